@@ -1,0 +1,209 @@
+"""What the controller needs from the outside world.
+
+Ray, vLLM and DeepSpeed stand behind these faces (package ``actors``); ``tests/fakes.py`` has others that run in
+milliseconds. Every call is idempotent: it is a pure function of its arguments and of what is on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from scpl_ray.records import Completion, Example, Judgement, Query, Score, Weights
+
+
+class Task(Protocol):
+    """What the model is asked to write, and how it is judged. One file per task in ``scpl_ray/tasks``."""
+
+    kinds: tuple[str, ...]
+    """Kinds of text, one per group in the order of the groups: kind k is the one that group k prefers."""
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        """New training queries: ``counts[group]`` of each, ids ``<prefix>-q00000``...; the same seed, the same queries."""
+        ...
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        """The fixed held-out evaluation prompts, equal in number per group."""
+        ...
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        """Fixed held-out prompts that any group could have asked."""
+        ...
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        """Real data: prompts and real answers."""
+        ...
+
+    def judge(self, query: Query, text: str, completion_id: str) -> Judgement:
+        """Kind and quality of one completion."""
+        ...
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        """The task's rule-based reward terms, by name, each in [0, 1]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One pairwise choice of one user, for a Bradley-Terry reward model."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Process:
+    """A live process behind a pool."""
+
+    role: str
+    index: int
+    actor_id: str
+    pid: int
+    node: str
+    restarts: int
+
+
+class Generator(Protocol):
+    """The generation pool."""
+
+    def refresh(self, weights: Weights) -> None:
+        """Serve these weights from now on, on every replica, prefix caches empty.
+
+        Raises:
+            RuntimeError: the replicas disagree on a probe prompt, or new weights left its log-probabilities unchanged.
+        """
+        ...
+
+    def stream(self, queries: Sequence[Query], *, samples_per_prompt: int, purpose: str) -> Iterator[list[Completion]]:
+        """Completions in chunks of ``generation.prompts_per_chunk`` queries, in any order of chunks.
+
+        ``purpose`` enters the per-completion seeds, SHA-256 of (run seed, purpose, query id, sample index).
+        """
+        ...
+
+    def processes(self) -> list[Process]: ...
+
+    def close(self) -> None: ...
+
+
+class Scorer(Protocol):
+    """The reward-model scorer pool."""
+
+    def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
+        """Train the task's own reward model (Bradley-Terry) into ``output``; returns its training figures."""
+        ...
+
+    def use(self, reward_model: Path | None) -> None:
+        """Score with this reward model from now on; ``None``: rule terms only."""
+        ...
+
+    def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
+        """Score one chunk in the background."""
+        ...
+
+    def collect(self) -> list[Score]:
+        """Wait for all submitted chunks; scores in the order of submission."""
+        ...
+
+    def negative_log_likelihood(self, model: Path, completions: Sequence[Completion]) -> list[tuple[float, int]]:
+        """Per completion: summed negative log-likelihood of its tokens given its prompt (nats), and their number."""
+        ...
+
+    def processes(self) -> list[Process]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One training phase."""
+
+    round: int
+    base: Path
+    """Folder of the base model."""
+    start: Weights
+    """Where training starts: the base (``policy_version`` 0), or the last policy."""
+    dataset: Path
+    """Parquet file of :class:`~scpl_ray.records.Example` rows."""
+    output: Path
+    """Existing empty folder. Receives ``adapter/`` (LoRA) and, with ``merge`` or without LoRA, ``model/``."""
+    merge: bool
+    """Also write the merged model, for ``generation.refresh: reload``."""
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training phase did; see DESIGN.md decision 5: steps > 0 and changed weights are asserted."""
+
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """Tokens with a loss, over all epochs and workers."""
+    first_loss: float
+    """Mean loss per token (nats) of the first step."""
+    last_loss: float
+    weight_change: float
+    """L2 norm of the change of the trained weights over the L2 norm of where they started (or of 1, if that is 0)."""
+    startup_seconds: float
+    """Waiting for workers before the first step could begin."""
+
+
+class Trainer(Protocol):
+    """Ray Train with DeepSpeed."""
+
+    def prepare(self) -> None:
+        """Begin to start workers in the background, if they are to live for the whole run."""
+        ...
+
+    def train(self, job: TrainingJob) -> TrainingResult: ...
+
+    def processes(self) -> list[Process]: ...
+
+    def close(self) -> None: ...
+
+
+class Population(Protocol):
+    """The feedback simulator: who asks what, and how that changes."""
+
+    def shares(self) -> dict[str, float]: ...
+
+    def draw(self, round_: int) -> list[Query]:
+        """Queries of a round from the current shares."""
+        ...
+
+    def choices(self, round_: int, count: int) -> list[Choice]:
+        """Pairwise choices of users drawn from the current shares (or balanced)."""
+        ...
+
+    def step(self, measured: Mapping[str, float]) -> None:
+        """Move the shares by the feedback rule."""
+        ...
+
+    def state(self) -> dict[str, object]:
+        """All there is to save, as JSON values."""
+        ...
+
+    def restore(self, state: Mapping[str, object]) -> None: ...
+
+
+__all__ = [
+    "Choice",
+    "Completion",
+    "Example",
+    "Generator",
+    "Judgement",
+    "Population",
+    "Process",
+    "Query",
+    "Score",
+    "Scorer",
+    "Task",
+    "Trainer",
+    "TrainingJob",
+    "TrainingResult",
+    "Weights",
+]

@@ -1,0 +1,178 @@
+"""The frozen records that flow between phases, and the Arrow schemas they are stored in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """One prompt that a user of a group asks."""
+
+    query_id: str
+    """Unique within a run, e.g. ``r003-q00017``."""
+    group: str | None
+    """The asking group; ``None`` for a neutral evaluation prompt."""
+    prompt: str
+    """What is sent to the model, template applied."""
+    reference: str | None = None
+    """A real answer, where one is known."""
+    topic: str | None = None
+    """The task's own label of the prompt, where it has one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer."""
+
+    completion_id: str
+    """``<query_id>-s<sample_index>``."""
+    query_id: str
+    sample_index: int
+    policy_version: int
+    """The round whose training made the weights that wrote this."""
+    seed: int
+    """The completion's own sampling seed."""
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    """Sampled tokens, the end-of-sequence token included where it was sampled."""
+    text: str
+    finish_reason: str
+    """``stop`` or ``length``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Score:
+    """The reward of one completion."""
+
+    completion_id: str
+    reward: float
+    """Weighted sum of the terms."""
+    terms: dict[str, float]
+    """Each term before its weight."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the task says of one completion."""
+
+    completion_id: str
+    kind: str | None
+    """The kind of text it is; ``None`` where the judge cannot tell."""
+    quality: float
+    """In [0, 1]."""
+    terms: dict[str, float]
+    """The named parts of the quality, each in [0, 1]."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence."""
+
+    example_id: str
+    origin: str
+    """``real`` or the round it was generated in, e.g. ``round 3``."""
+    group: str | None
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    weight: float
+    """Weight of the example's loss; the mean over a round's data is 1."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights of one policy version, on disk."""
+
+    policy_version: int
+    model: Path
+    """A folder that ``AutoModelForCausalLM`` loads: the base model, or the merged or fully trained policy."""
+    adapter: Path | None = None
+    """A PEFT adapter on top of the *base* model, where the policy is one; ``model`` is then the base."""
+
+
+_IDS = pa.list_(pa.int32())
+SCHEMAS: dict[type, pa.Schema] = {
+    Query: pa.schema(
+        [
+            pa.field("query_id", pa.string(), nullable=False),
+            pa.field("group", pa.string()),
+            pa.field("prompt", pa.string(), nullable=False),
+            pa.field("reference", pa.string()),
+            pa.field("topic", pa.string()),
+        ]
+    ),
+    Completion: pa.schema(
+        [
+            pa.field("completion_id", pa.string(), nullable=False),
+            pa.field("query_id", pa.string(), nullable=False),
+            pa.field("sample_index", pa.int32(), nullable=False),
+            pa.field("policy_version", pa.int32(), nullable=False),
+            pa.field("seed", pa.int64(), nullable=False),
+            pa.field("prompt_token_ids", _IDS, nullable=False),
+            pa.field("token_ids", _IDS, nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("finish_reason", pa.string(), nullable=False),
+        ]
+    ),
+    Score: pa.schema(
+        [
+            pa.field("completion_id", pa.string(), nullable=False),
+            pa.field("reward", pa.float64(), nullable=False),
+            pa.field("terms", pa.map_(pa.string(), pa.float64()), nullable=False),
+        ]
+    ),
+    Judgement: pa.schema(
+        [
+            pa.field("completion_id", pa.string(), nullable=False),
+            pa.field("kind", pa.string()),
+            pa.field("quality", pa.float64(), nullable=False),
+            pa.field("terms", pa.map_(pa.string(), pa.float64()), nullable=False),
+        ]
+    ),
+    Example: pa.schema(
+        [
+            pa.field("example_id", pa.string(), nullable=False),
+            pa.field("origin", pa.string(), nullable=False),
+            pa.field("group", pa.string()),
+            pa.field("prompt_token_ids", _IDS, nullable=False),
+            pa.field("token_ids", _IDS, nullable=False),
+            pa.field("weight", pa.float64(), nullable=False),
+        ]
+    ),
+}
+
+R = TypeVar("R", Query, Completion, Score, Judgement, Example)
+
+
+def to_table(records: Sequence[R], kind: type[R]) -> pa.Table:
+    """Records of one kind as an Arrow table with its schema; map columns are written in key order."""
+    schema = SCHEMAS[kind]
+    columns: dict[str, list[Any]] = {name: [getattr(r, name) for r in records] for name in schema.names}
+    if "terms" in columns:
+        columns["terms"] = [sorted(terms.items()) for terms in columns["terms"]]
+    return pa.table(columns, schema=schema)
+
+
+def from_table(table: pa.Table, kind: type[R]) -> list[R]:
+    """The inverse of :func:`to_table`.
+
+    Raises:
+        ValueError: the table's schema is not the one of this kind.
+    """
+    if not table.schema.equals(SCHEMAS[kind]):
+        raise ValueError(f"{kind.__name__} table has schema {table.schema}, expected {SCHEMAS[kind]}")
+    rows: Iterable[dict[str, Any]] = table.to_pylist()
+    records = []
+    for row in rows:
+        for name, value in row.items():
+            if name == "terms":
+                row[name] = dict(value)
+            elif isinstance(value, list):
+                row[name] = tuple(value)
+        records.append(kind(**row))
+    return records
