@@ -77,8 +77,8 @@ class Generator(Protocol):
         """
         ...
 
-    def stream(self, queries: Sequence[Query], *, samples_per_prompt: int, purpose: str) -> Iterator[list[Completion]]:
-        """Completions in chunks of ``generation.prompts_per_chunk`` queries, in any order of chunks.
+    def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
+        """``samples[i]`` completions of ``queries[i]``, in chunks of ``generation.prompts_per_chunk`` queries, in any order.
 
         ``purpose`` enters the per-completion seeds, SHA-256 of (run seed, purpose, query id, sample index).
         """
