@@ -7,11 +7,20 @@ milliseconds. Every call is idempotent: it is a pure function of its arguments a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from scpl_ray.records import Completion, Example, Judgement, Query, Score, Weights
+from scpl_ray.records import Completion, Judgement, Metric, Query, Score, Weights
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One pairwise choice of one user, for a Bradley-Terry reward model."""
+
+    prompt: str
+    chosen: str
+    rejected: str
 
 
 class Task(Protocol):
@@ -40,18 +49,13 @@ class Task(Protocol):
         """Kind and quality of one completion."""
         ...
 
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user, given by group; only needed where the reward model is the task's own."""
+        ...
+
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """The task's rule-based reward terms, by name, each in [0, 1]."""
         ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
-    """One pairwise choice of one user, for a Bradley-Terry reward model."""
-
-    prompt: str
-    chosen: str
-    rejected: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,14 +156,27 @@ class TrainingResult:
     """Waiting for workers before the first step could begin."""
 
 
+class TrainingError(RuntimeError):
+    """Training ran, but its outcome is worthless: no step, unchanged, diverged or broken weights. Not worth a retry."""
+
+
 class Trainer(Protocol):
     """Ray Train with DeepSpeed."""
 
     def prepare(self) -> None:
-        """Begin to start workers in the background, if they are to live for the whole run."""
+        """Begin to start the workers of the next job in the background, where none are waiting yet."""
         ...
 
-    def train(self, job: TrainingJob) -> TrainingResult: ...
+    def train(self, job: TrainingJob) -> TrainingResult:
+        """Run one job; a worker that dies costs a repetition from the job's start.
+
+        Raises:
+            ValueError: the job asks for something impossible.
+            TrainingError: its outcome is worthless.
+            RuntimeError: workers died too often.
+            TimeoutError: workers did not start, or made no progress.
+        """
+        ...
 
     def processes(self) -> list[Process]: ...
 
@@ -190,20 +207,35 @@ class Population(Protocol):
     def restore(self, state: Mapping[str, object]) -> None: ...
 
 
-__all__ = [
-    "Choice",
-    "Completion",
-    "Example",
-    "Generator",
-    "Judgement",
-    "Population",
-    "Process",
-    "Query",
-    "Score",
-    "Scorer",
-    "Task",
-    "Trainer",
-    "TrainingJob",
-    "TrainingResult",
-    "Weights",
-]
+Encode = Callable[[Query, str], tuple[tuple[int, ...], tuple[int, ...]]]
+"""Prompt and answer to token ids, end-of-sequence included: the one template of training, generation and scoring."""
+
+
+class Progress(Protocol):
+    """Where the controller reports; the command line draws bars, tests listen."""
+
+    def start(self, round_: int, phase: str, total: int) -> None:
+        """A phase begins; ``total`` units of work, 0 where it cannot be counted."""
+        ...
+
+    def advance(self, phase: str, count: int) -> None:
+        """Units done."""
+        ...
+
+    def done(self, round_: int, phase: str, seconds: float) -> None:
+        """A phase was committed."""
+        ...
+
+    def measured(self, round_: int, rows: Sequence[Metric]) -> None:
+        """A round's metrics, read from disk or just measured."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Engines:
+    """The live processes that serve a run. They are caches of what is on disk."""
+
+    generator: Generator
+    scorer: Scorer
+    trainer: Trainer
+    population: Population

@@ -90,9 +90,20 @@ class Weights:
 
     policy_version: int
     model: Path
-    """A folder that ``AutoModelForCausalLM`` loads: the base model, or the merged or fully trained policy."""
+    """A folder that ``AutoModelForCausalLM`` loads: the merged or fully trained policy, or the base model."""
     adapter: Path | None = None
-    """A PEFT adapter on top of the *base* model, where the policy is one; ``model`` is then the base."""
+    """The policy as a PEFT adapter on top of the *base* model, where it was trained as one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured number of one round."""
+
+    round: int
+    group: str | None
+    """``None``: over all groups."""
+    metric: str
+    value: float
 
 
 _IDS = pa.list_(pa.int32())
@@ -144,12 +155,20 @@ SCHEMAS: dict[type, pa.Schema] = {
             pa.field("weight", pa.float64(), nullable=False),
         ]
     ),
+    Metric: pa.schema(
+        [
+            pa.field("round", pa.int32(), nullable=False),
+            pa.field("group", pa.string()),
+            pa.field("metric", pa.string(), nullable=False),
+            pa.field("value", pa.float64(), nullable=False),
+        ]
+    ),
 }
 
-R = TypeVar("R", Query, Completion, Score, Judgement, Example)
+Record = TypeVar("Record", Query, Completion, Score, Judgement, Example, Metric)
 
 
-def to_table(records: Sequence[R], kind: type[R]) -> pa.Table:
+def to_table(records: Sequence[Record], kind: type[Record]) -> pa.Table:
     """Records of one kind as an Arrow table with its schema; map columns are written in key order."""
     schema = SCHEMAS[kind]
     columns: dict[str, list[Any]] = {name: [getattr(r, name) for r in records] for name in schema.names}
@@ -158,7 +177,7 @@ def to_table(records: Sequence[R], kind: type[R]) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def from_table(table: pa.Table, kind: type[R]) -> list[R]:
+def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
     """The inverse of :func:`to_table`.
 
     Raises:

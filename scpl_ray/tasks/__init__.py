@@ -1,0 +1,12 @@
+"""What a model can be asked to write. Adding a task is one file and one line of :data:`TASKS`."""
+
+from collections.abc import Callable
+
+from scpl_ray.config import Experiment
+from scpl_ray.protocols import Task
+from scpl_ray.tasks import language
+
+TASKS: dict[str, Callable[[Experiment], Task]] = {
+    "language": language.build,
+}
+"""Builders by ``task.name``."""

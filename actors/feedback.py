@@ -1,0 +1,84 @@
+"""The feedback simulator: one Ray actor that holds the population, so that users outlive no round's data but their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from scpl_ray.config import Experiment
+from scpl_ray.population import PopulationSimulator
+from scpl_ray.protocols import Choice, Task
+from scpl_ray.records import Query
+
+DEADLINE_S = 300.0
+"""Longest wait for one answer; drawing a round's queries takes milliseconds to seconds."""
+
+
+@ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)
+class _Simulator:
+    """:class:`PopulationSimulator` in a process of its own. Every call carries the state, so a restart loses nothing."""
+
+    def __init__(self, experiment: Experiment, task: Task) -> None:
+        self._simulator = PopulationSimulator(experiment, task)
+
+    def call(self, state: Mapping[str, object] | None, method: str, *args: Any) -> tuple[Any, dict[str, object]]:
+        if state is not None:
+            self._simulator.restore(state)
+        result = {
+            "shares": self._simulator.shares,
+            "draw": self._simulator.draw,
+            "choices": self._simulator.choices,
+            "step": self._simulator.step,
+        }[method](*args)
+        return result, self._simulator.state()
+
+
+class RayPopulation:
+    """:class:`scpl_ray.protocols.Population` on Ray.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: the actor does not answer within :data:`DEADLINE_S`.
+    """
+
+    def __init__(self, experiment: Experiment, task: Task) -> None:
+        self._actor = _Simulator.remote(experiment, task)
+        self._state: dict[str, object] = PopulationSimulator(experiment, task).state()
+
+    def _call(self, method: str, *args: Any) -> Any:
+        result, self._state = ray.get(self._actor.call.remote(self._state, method, *args), timeout=DEADLINE_S)
+        return result
+
+    def shares(self) -> dict[str, float]:
+        """Share of each group in the coming round's queries."""
+        shares: dict[str, float] = self._call("shares")
+        return shares
+
+    def draw(self, round_: int) -> list[Query]:
+        """Queries of a round from the current shares."""
+        queries: list[Query] = self._call("draw", round_)
+        return queries
+
+    def choices(self, round_: int, count: int) -> list[Choice]:
+        """Pairwise choices of users drawn from the current shares (or balanced)."""
+        choices: list[Choice] = self._call("choices", round_, count)
+        return choices
+
+    def step(self, measured: Mapping[str, float]) -> None:
+        """Move the shares by the feedback rule."""
+        self._call("step", measured)
+
+    def state(self) -> dict[str, object]:
+        """All there is to save, as JSON values."""
+        return self._state
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Continue from a saved state."""
+        self._state = dict(state)
+
+    def close(self) -> None:
+        """End the actor."""
+        ray.kill(self._actor)
+
+

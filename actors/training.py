@@ -1,0 +1,383 @@
+"""Ray Train + DeepSpeed: training phases, by workers that live for one round or for the whole run.
+
+Both lifetimes are one mechanism. A Ray Train run starts workers that wait at a mailbox, an actor, for jobs; with
+``training.worker_lifetime: round`` it is sent one job and then ended, with ``run`` it is sent all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from scpl_ray.config import Model, Training
+from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResult
+
+logger = logging.getLogger(__name__)
+
+LONG_POLL_S = 10.0
+PROGRESS_S = 30.0
+CLOSE_S = 20.0
+RAY_TRAIN_SETTINGS = {
+    # How often the controller looks at its workers; the end of a run waits for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+"""Ray Train reads these from the environment of the process that calls it, and from nowhere else."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Order:
+    """What a waiting worker is told."""
+
+    number: int
+    job: TrainingJob | None
+    """``None``: go home."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _News:
+    """What the mailbox tells the driver about the newest job."""
+
+    change: int
+    """Rises with everything that happens."""
+    processes: tuple[Process, ...]
+    step: int
+    """Optimizer steps done; -1 before the first one can begin."""
+    steps: int
+    result: TrainingResult | None
+    refusal: Exception | None
+
+
+class _Mailbox:
+    """The actor between the driver and the workers of one Ray Train run; every call returns within ``LONG_POLL_S``."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._order = _Order(0, None)
+        self._workers: dict[int, tuple[Process, Any]] = {}
+        self._news = _News(0, (), -1, 0, None, None)
+
+    async def _tell(self, **news: Any) -> None:
+        async with self._changed:
+            self._news = dataclasses.replace(self._news, change=self._news.change + 1, **news)
+            self._changed.notify_all()
+
+    async def _wait(self, seconds: float) -> None:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), seconds)
+            except TimeoutError:
+                return
+
+    async def enter(self, process: Process, actor: Any) -> None:
+        """A worker is ready for its first job."""
+        self._workers[process.index] = (process, actor)
+        await self._tell(processes=tuple(self._workers[rank][0] for rank in sorted(self._workers)))
+
+    async def next_order(self, done: int) -> _Order | None:
+        """The order after number ``done``, or ``None`` if there is none yet."""
+        if self._order.number <= done:
+            await self._wait(LONG_POLL_S)
+        return self._order if self._order.number > done else None
+
+    async def progress(self, step: int, steps: int) -> None:
+        """Worker 0 did a step, or is about to begin with the first (step 0)."""
+        await self._tell(step=step, steps=steps)
+
+    async def finish(self, result: TrainingResult) -> None:
+        """The job is done and its files are in place."""
+        await self._tell(result=result)
+
+    async def refuse(self, error: Exception) -> None:
+        """The job can not be done, however often it is tried."""
+        await self._tell(refusal=error)
+
+    async def post(self, job: TrainingJob | None) -> None:
+        """The driver has a job, or sends the workers home."""
+        self._order = _Order(self._order.number + 1, job)
+        await self._tell(step=-1, steps=0, result=None, refusal=None)
+
+    async def news(self, seen: int, seconds: float) -> _News:
+        """What happened after ``seen``; waits for something to happen."""
+        if self._news.change <= seen:
+            await self._wait(seconds)
+        return self._news
+
+    async def actors(self) -> list[Any]:
+        """The workers' actors, to end them by."""
+        return [actor for _, actor in self._workers.values()]
+
+
+def serve(config: Mapping[str, Any]) -> None:
+    """The train loop of Ray Train: what each worker process runs."""
+    import ray.train
+    import transformers
+
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    log = logging.FileHandler(Path(config["folder"]) / f"{config['name']}-worker{rank}.log")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(log)
+    logging.getLogger("scpl_ray").setLevel(logging.INFO)
+    transformers.utils.logging.disable_progress_bar()
+
+    from scpl_ray.learning.worker import Worker
+
+    worker = Worker(config["training"], config["model"], threads=config["threads"])
+    mailbox = config["mailbox"]
+    runtime = ray.get_runtime_context()
+    process = Process(
+        role="trainer",
+        index=rank,
+        actor_id=runtime.get_actor_id(),
+        pid=os.getpid(),
+        node=runtime.get_node_id(),
+        restarts=config["restarts"],
+    )
+    ray.get(mailbox.enter.remote(process, runtime.current_actor), timeout=60)
+
+    def report(step: int, steps: int) -> None:
+        if rank == 0:
+            mailbox.progress.remote(step, steps)
+
+    done = 0
+    while True:
+        order = ray.get(mailbox.next_order.remote(done), timeout=LONG_POLL_S + 60)
+        if order is None:
+            continue
+        if order.job is None:
+            return
+        try:
+            result = worker.run(order.job, report)
+        except (ValueError, TrainingError) as error:
+            logger.exception("round %d: refused", order.job.round)
+            ray.get(mailbox.refuse.remote(error), timeout=60)
+            raise
+        if rank == 0:
+            ray.get(mailbox.finish.remote(result), timeout=60)
+        done = order.number
+
+
+class _WorkersLostError(RuntimeError):
+    """The workers of a Ray Train run are gone, for a reason that need not come again."""
+
+
+class _Run:
+    """One Ray Train run, in a background thread."""
+
+    def __init__(self, name: str, *, folder: Path, workers: int, resources: dict[str, float], config: dict[str, Any]):
+        self.name = name
+        self._logs = folder / f"{name}-worker*.log"
+        self._workers, self._resources = workers, resources
+        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy="DEFAULT").remote()
+        self._error: Exception | None = None
+        self._idle = True
+        config = {**config, "name": name, "folder": str(folder), "mailbox": self._mailbox}
+        self._thread = threading.Thread(target=self._fit, args=(folder, config), name=name, daemon=True)
+        self._thread.start()
+
+    def _fit(self, folder: Path, config: dict[str, Any]) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpu = self._resources.get("GPU", 0) > 0
+        trainer = TorchTrainer(
+            serve,
+            train_loop_config=config,
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=self._workers, use_gpu=gpu, resources_per_worker=self._resources),
+            # Ray Train resumes silently by name, retries a broken controller for ever unless told otherwise, and
+            # would restart workers without their job: whole runs are repeated here instead.
+            run_config=RunConfig(
+                name=self.name,
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            ),
+        )
+        try:
+            trainer.fit()
+        except (TrainingFailedError, ray.exceptions.RayError) as error:
+            self._error = error
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
+    def _ask(self, call: Any, *arguments: Any) -> Any:
+        """A call of the mailbox.
+
+        Raises:
+            _WorkersLostError: the run or the mailbox has ended.
+        """
+        if not self.alive:
+            raise _WorkersLostError(f"the training workers of {self.name} ended: {self._error}; logs: {self._logs}")
+        try:
+            return ray.get(call.remote(*arguments), timeout=LONG_POLL_S + 60)
+        except ray.exceptions.RayError as error:
+            raise _WorkersLostError(f"the mailbox of {self.name} ended: {error}; logs: {self._logs}") from error
+
+    def train(self, job: TrainingJob, startup_deadline_s: float, stall_deadline_s: float) -> TrainingResult:
+        """One job; see :meth:`RayTrainer.train`."""
+        asked = changed = logged = time.monotonic()
+        self._idle = False
+        self._ask(self._mailbox.post, job)
+        startup: float | None = None
+        seen = -1
+        while True:
+            news: _News = self._ask(self._mailbox.news, seen, 1.0)
+            now = time.monotonic()
+            if news.change > seen:
+                seen, changed = news.change, now
+            if news.refusal is not None:
+                raise news.refusal
+            if startup is None and news.step >= 0:
+                startup = now - asked
+            if startup is not None and news.result is not None:
+                self._idle = True
+                return dataclasses.replace(news.result, startup_seconds=startup)
+            up = len(news.processes)
+            if up < self._workers:
+                where, deadline = f"{up} of {self._workers} training workers are up", startup_deadline_s
+            else:
+                where, deadline = f"training step {max(news.step, 0)} of {news.steps or '?'}", stall_deadline_s
+            if now - changed > deadline:
+                raise TimeoutError(
+                    f"round {job.round}: {where}, and nothing happened for {deadline:.0f} s; a worker needs "
+                    f"{self._resources}, free are {ray.available_resources()}; logs: {self._logs}"
+                )
+            if now - logged > PROGRESS_S:
+                logger.info("round %d: %s, after %.0f s", job.round, where, now - asked)
+                logged = now
+
+    def processes(self) -> list[Process]:
+        """The workers that are up."""
+        news: _News = self._ask(self._mailbox.news, -1, 0.0)
+        return list(news.processes)
+
+    def close(self) -> None:
+        """End all its processes: waiting workers are sent home, busy ones are killed."""
+        try:
+            if self._idle:
+                self._ask(self._mailbox.post, None)
+                self._thread.join(CLOSE_S)
+            for actor in self._ask(self._mailbox.actors):
+                ray.kill(actor)
+            self._thread.join(CLOSE_S)
+        except _WorkersLostError as error:
+            logger.debug("%s", error)
+        if self.alive:
+            logger.warning("Ray Train run %s did not end within %.0f s", self.name, CLOSE_S)
+        ray.kill(self._mailbox)
+
+
+class RayTrainer:
+    """:class:`scpl_ray.protocols.Trainer` on Ray Train V2."""
+
+    def __init__(
+        self,
+        training: Training,
+        model: Model,
+        *,
+        folder: Path,
+        resources_per_worker: Mapping[str, float],
+        threads_per_worker: int = 1,
+        attempts: int = 3,
+        startup_deadline_s: float = 180.0,
+        stall_deadline_s: float = 1800.0,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            training: the ``training`` section.
+            model: the ``model`` section.
+            folder: for Ray Train's state and the workers' logs; every node must see it.
+            resources_per_worker: logical ``CPU`` and ``GPU``, also fractions.
+            threads_per_worker: CPU threads of a worker.
+            attempts: how often a job is begun before lost workers are an error.
+            startup_deadline_s: longest wait for the next worker to come up.
+            stall_deadline_s: longest wait for a step, or for weights to be loaded or saved.
+        """
+        self._training = training
+        self._config = {"training": training, "model": model, "threads": threads_per_worker}
+        self._folder = folder.absolute()
+        self._resources = dict(resources_per_worker)
+        self._attempts = attempts
+        self._deadlines = startup_deadline_s, stall_deadline_s
+        self._token = uuid.uuid4().hex[:8]
+        self._started = self._lost = 0
+        self._run: _Run | None = None
+
+    def prepare(self) -> None:
+        """Begin to start the workers of the next job in the background, where none are waiting yet."""
+        if self._run is not None and self._run.alive:
+            return
+        self._drop()
+        for name, value in RAY_TRAIN_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._started += 1
+        self._run = _Run(
+            f"train-{self._token}-{self._started:03d}",
+            folder=self._folder,
+            workers=self._training.workers,
+            resources=self._resources,
+            config={**self._config, "restarts": self._lost},
+        )
+
+    def train(self, job: TrainingJob) -> TrainingResult:
+        """Run one job; where workers die, again from its start, at most ``attempts`` times.
+
+        Returns:
+            The job's figures; ``startup_seconds`` is how long its first step waited after this call.
+
+        Raises:
+            ValueError: the job asks for something impossible.
+            TrainingError: its outcome is worthless.
+            RuntimeError: workers died too often, or could not be started.
+            TimeoutError: workers did not come up, or made no progress.
+        """
+        for attempt in range(1, self._attempts + 1):
+            self.prepare()
+            run = self._run
+            assert run is not None
+            try:
+                result = run.train(job, *self._deadlines)
+            except _WorkersLostError as error:
+                self._lost += 1
+                self._drop()
+                logger.warning("round %d: attempt %d of %d: %s", job.round, attempt, self._attempts, error)
+                if attempt == self._attempts:
+                    raise
+            except BaseException:
+                self._drop()
+                raise
+            else:
+                if self._training.worker_lifetime == "round":
+                    self._drop()
+                return result
+        raise AssertionError("unreachable")
+
+    def processes(self) -> list[Process]:
+        """The workers that are up."""
+        return self._run.processes() if self._run is not None and self._run.alive else []
+
+    def close(self) -> None:
+        """End all processes."""
+        self._drop()
+
+    def _drop(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()

@@ -1,0 +1,141 @@
+"""The ``scpl`` command. Each subcommand is one job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.configs import CONFIGS
+from scpl_ray import configfile
+from scpl_ray.config import Experiment
+from scpl_ray.configfile import ConfigError
+from scpl_ray.store import Store, StoreError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Self-consuming performative loops of language models: run them, measure their bias, test the remedy.",
+)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...",
+        help="A YAML file or a built-in config (" + ", ".join(CONFIGS) + "), then keys to change, e.g. loop.rounds=3. "
+        "Without a config: the quick start, offline, on a CPU.",
+    ),
+]
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file, if one is named first, and the overrides."""
+    if arguments and "=" not in arguments[0]:
+        name, overrides = arguments[0], list(arguments[1:])
+        path: Path | None = CONFIGS.get(name, Path(name))
+        if path is not None and not path.exists():
+            raise ConfigError(
+                f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
+                f"({', '.join(CONFIGS)}), or only key=value pairs"
+            )
+        return path, overrides
+    return None, list(arguments)
+
+
+def fail(error: Exception) -> typer.Exit:
+    """One message on stderr, exit code 2: nothing was started."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"scpl: {error}", markup=False)
+    return typer.Exit(2)
+
+
+@app.command()
+def run(
+    arguments: Arguments = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder for this run [default: runs/NAME-TIME].")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run directory; only loop.rounds may be changed, to more.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Debug messages in logs/driver.log.")] = False,
+) -> None:
+    """Run a self-consuming performative loop.
+
+    [bold]scpl run[/] runs the quick start. [bold]scpl run loop.kind=retraining selection.strategy=tpp[/] changes it.
+    [bold]scpl run my.yaml --dry-run[/] shows the plan. [bold]scpl run --resume runs/NAME-TIME[/] goes on where a run
+    stopped, whatever stopped it.
+    """
+    from jobs import loop
+    from jobs.plan import print_plan
+
+    try:
+        if resume is not None:
+            store, experiment = _reopen(resume, arguments or [])
+            task = loop.plan(experiment)[0]
+        else:
+            experiment = configfile.load(*split_arguments(arguments or []))
+            task, placed = loop.plan(experiment)
+            if dry_run:
+                print_plan(Console(soft_wrap=True, highlight=False), experiment, task, placed)
+                return
+            store = Store.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
+    code = loop.supervise(store, experiment, task, verbose=verbose)
+    if code:
+        raise typer.Exit(code)
+
+
+def _reopen(run_dir: Path, overrides: Sequence[str]) -> tuple[Store, Experiment]:
+    store, experiment = Store.open(run_dir)
+    changed = [key for key, _ in map(configfile.parse_override, overrides) if key != "loop.rounds"]
+    if changed:
+        store.close()
+        raise StoreError(f"--resume {run_dir}: {', '.join(changed)} cannot change in a run; start a new run with it")
+    longer = configfile.load(run_dir / "config.yaml", overrides)
+    if longer.loop.rounds < experiment.loop.rounds:
+        store.close()
+        raise StoreError(
+            f"--resume {run_dir}: loop.rounds={longer.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
+        )
+    if longer != experiment:
+        store.extend(longer)
+    return store, longer
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("experiment.yaml"),
+    config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,
+) -> None:
+    """Write a config with every key, its default and its meaning."""
+    try:
+        experiment = configfile.load(*split_arguments([config] if config else []))
+        with path.open("x", encoding="utf-8") as file:
+            file.write(configfile.commented(experiment))
+    except FileExistsError as error:
+        raise fail(ConfigError(f"{path}: exists; give another name or remove it")) from error
+    except OSError as error:
+        raise fail(ConfigError(f"{path}: {error.strerror}; give a path that can be written")) from error
+    except ConfigError as error:
+        raise fail(error) from error
+    print(f"{path} written; change what you like, then: scpl run {path}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing and how to install it."""
+    from jobs.doctor import examine
+
+    if not examine(Console(soft_wrap=True, highlight=False)):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the ``scpl`` command."""
+    app(prog_name="scpl" if sys.argv[0].endswith("scpl") else None)

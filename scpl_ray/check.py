@@ -1,0 +1,51 @@
+"""What a config must satisfy beyond its types; every conflict is found before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Iterator
+
+from scpl_ray import feedback, remedies, selection, tasks
+from scpl_ray.config import Experiment
+
+
+def conflicts(experiment: Experiment) -> list[str]:
+    """All conflicts between keys, each as ``key = value: rule and way out``."""
+    return [*_registries(experiment), *_groups(experiment), *_engines(experiment)]
+
+
+def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:
+    if value not in known:
+        yield f"{key} = {value!r}: unknown; one of {', '.join(sorted(known))}"
+
+
+def _registries(experiment: Experiment) -> Iterator[str]:
+    yield from _unknown("task.name", experiment.task.name, tasks.TASKS)
+    yield from _unknown("selection.strategy", experiment.selection.strategy, selection.STRATEGIES)
+    if not experiment.reward.terms:
+        yield "reward.terms = {}: at least one term is needed, e.g. {model: 1.0}"
+
+
+def _groups(experiment: Experiment) -> Iterator[str]:
+    k = len(experiment.groups.names)
+    for rule in (
+        lambda: feedback.validate(experiment.feedback, k),
+        lambda: remedies.target_shares(experiment.selection, k, experiment.groups.shares),
+    ):
+        try:
+            rule()
+        except ValueError as error:
+            yield str(error)
+
+
+def _engines(experiment: Experiment) -> Iterator[str]:
+    if experiment.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield (
+            "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
+            "or set generation.engine=transformers"
+        )
+    if experiment.generation.refresh == "adapter" and experiment.model.lora is None:
+        yield "generation.refresh = 'adapter': full weights have no adapter; set generation.refresh=reload or model.lora"
+    best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
+    if experiment.selection.strategy == "best_of_n" and best_of > samples:
+        yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"

@@ -1,0 +1,218 @@
+"""Reading, overriding, explaining and writing experiment files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from scpl_ray import check
+from scpl_ray.config import Experiment, Section
+from scpl_ray.cycles import preset_overrides
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 8
+
+
+class ConfigError(ValueError):
+    """A config that cannot run. The message lists every conflict: what was given, where, and what to do."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error and aliases (billion laughs) are refused."""
+
+    def compose_node(self, parent: yaml.nodes.Node | None, index: int) -> yaml.nodes.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.nodes.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: nested too deeply; sections are at most 3 levels deep") from error
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not text, too large, not YAML, or not a mapping.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a YAML file (`scpl init` writes one)") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: {len(data):,} bytes; a config is at most {MAX_BYTES:,}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
+    value = _parse(text, str(path))
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}; a config is a mapping of sections")
+    if _depth(value) > MAX_DEPTH:
+        raise ConfigError(f"{path}: nested {_depth(value)} deep; at most {MAX_DEPTH}")
+    return value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``section.key=value`` with a YAML value.
+
+    Raises:
+        ConfigError: no ``=``, or no key.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r}: expected key=value, e.g. loop.rounds=3")
+    return key.strip(), _parse(value, f"{key.strip()}={value}")
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    *parents, last = dotted.split(".")
+    for depth, part in enumerate(parents):
+        child = tree.setdefault(part, {})
+        if child is None:
+            child = tree[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{where}: {'.'.join(parents[: depth + 1])} is {child!r}, not a section")
+        tree = child
+    tree[last] = value
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def all_keys(section: type[Section] = Experiment, prefix: str = "") -> Iterator[tuple[str, type[Section], str]]:
+    """Every key of the schema: dotted name, the section class that declares it, and its field name."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from all_keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", section, name
+
+
+def _problems(source: str, lines: Sequence[str]) -> str:
+    head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
+    return head + "".join(f"\n  {line}" for line in lines)
+
+
+def _explain(error: ValidationError) -> list[str]:
+    known = {key for key, _, _ in all_keys()} | {key.rsplit(".", 1)[0] for key, _, _ in all_keys()}
+    known |= {"model.lora.rank", "model.lora.alpha"}
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple", "literal[")))
+        given = item.get("input")
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            tail = {name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]}
+            lines.append(f"{key}: unknown key; the nearest is {min(tail) if tail else near[0]}")
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+            lines.append(f"{key}.{message}" if key else message)
+        else:
+            lines.append(f"{key} = {given!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return lines
+
+
+def build(values: Mapping[str, Any], source: str) -> Experiment:
+    """Validate a mapping, its preset expanded below the keys that were given.
+
+    Raises:
+        ConfigError: every conflict, one per line.
+    """
+    tree: dict[str, Any] = dict(values)
+    preset = tree.get("preset")
+    if isinstance(preset, str):
+        below: dict[str, Any] = {}
+        try:
+            for key, value in preset_overrides(preset).items():
+                _set(below, key, value, f"preset {preset}")
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from error
+        tree = _merge(below, tree)
+    try:
+        experiment = Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_problems(source, _explain(error))) from error
+    if found := check.conflicts(experiment):
+        raise ConfigError(_problems(source, found))
+    return experiment
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment from a file (``None``: all defaults, the quick start) and ``key=value`` overrides.
+
+    Raises:
+        ConfigError: a file, an override or a value is wrong; the message says where and what to do.
+    """
+    values: dict[str, Any] = {}
+    source = "quick start"
+    if path is not None:
+        source = str(path)
+        values = read(path)
+    for text in overrides:
+        key, value = parse_override(text)
+        _set(values, key, value, text)
+    return build(values, f"{source} with {' '.join(overrides)}" if overrides else source)
+
+
+def dump(experiment: Experiment) -> str:
+    """The whole config as YAML, in the schema's order; loading it gives an equal experiment."""
+    return str(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def commented(experiment: Experiment) -> str:
+    """The whole config as YAML with what each key means above it."""
+    return "\n".join(_comment(type(experiment), experiment.model_dump(mode="json"), 0)) + "\n"
+
+
+def _comment(section: type[Section], values: Mapping[str, Any], indent: int) -> Iterator[str]:
+    pad = "  " * indent
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield f"\n{pad}# {(annotation.__doc__ or '').strip().splitlines()[0]}"
+            yield f"{pad}{name}:"
+            yield from _comment(annotation, values[name], indent + 1)
+            continue
+        for line in (field.description or "").split("\n"):
+            yield f"{pad}# {line.replace('``', '`')}"
+        text = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=1 << 20)
+        yield f"{pad}{name}: {text.removesuffix('...' + chr(10)).rstrip()}"

@@ -1,0 +1,303 @@
+"""The self-consuming performative loop (Wang et al., ACL 2026), phase by phase.
+
+::
+
+    Q_t = draw(s_t)              queries       of the population
+    F_t = fit(choices(s_t))      reward_model  while the pool generates
+    Y_t ~ policy_{t-1}( . | Q_t) completions   scored chunk by chunk
+    R_t = reward(Q_t, Y_t)       scores
+    K_t = select(Q_t, Y_t, R_t)  selection
+    D_t = cycle(K_1..K_t, real)  dataset
+    policy_t = train(start, D_t) weights       start: base (retraining) or policy_{t-1} (incremental)
+    m_t = measure(policy_t)      evaluation    on two fixed held-out sets
+    s_{t+1} = rule(s_t, m_t)     feedback
+
+Every phase reads the files of earlier phases and commits its own. A run is resumed by walking the same path: a
+committed phase is read, the first that is not is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scpl_ray import assemble, cycles, measure, remedies, seeds, selection
+from scpl_ray.config import Experiment
+from scpl_ray.protocols import Encode, Engines, Process, Progress, Task, TrainingJob
+from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
+from scpl_ray.store import Phase, Store
+
+logger = logging.getLogger(__name__)
+
+CHOICES_PER_ROUND = 1024
+"""Pairwise choices that the task's own reward model is fitted on."""
+
+
+class Loop:
+    """One run of the loop.
+
+    Args:
+        experiment: the config.
+        task: prompts, references and judge.
+        store: the run directory.
+        engines: generator, scorer, trainer and population.
+        base: folder of the base model; policy version 0.
+        encode: the tokenizer's one template.
+        progress: where to report.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        store: Store,
+        engines: Engines,
+        base: Path,
+        encode: Encode,
+        progress: Progress,
+    ) -> None:
+        self.experiment = experiment
+        self.task = task
+        self.store = store
+        self.engines = engines
+        self.base = base
+        self.encode = encode
+        self.progress = progress
+        self._served: int | None = None
+
+    def run(self) -> list[Metric]:
+        """Run, or go on running, to the last round; all rows of metrics."""
+        rows = self.evaluation(0)
+        for t in range(1, self.experiment.loop.rounds + 1):
+            rows += self.round(t)
+        return rows
+
+    def round(self, t: int) -> list[Metric]:
+        """Round t: from the shares s_t to the metrics of policy_t and the shares s_{t+1}."""
+        if self.store.manifest(t, "feedback") is None:
+            self.engines.trainer.prepare()
+            queries = self.queries(t)
+            completions, scores = self.generation(t, queries)
+            self.selection(t, queries, completions, scores)
+            self.dataset(t)
+            self.weights(t)
+        rows = self.evaluation(t)
+        self.feedback(t, rows)
+        return rows
+
+    def queries(self, t: int) -> list[Query]:
+        """Q_t, and the population state it was drawn from: saved first, so that a retry sees the same world."""
+        with self._phase(t, "queries") as phase:
+            if phase:
+                if t > 1:
+                    self.engines.population.restore(self.store.read_json(t - 1, "feedback", "population"))
+                phase.write_json("population", self.engines.population.state())
+                phase.write_json("shares", self.engines.population.shares())
+                phase.write("queries", self.engines.population.draw(t), Query)
+        self.engines.population.restore(self.store.read_json(t, "queries", "population"))
+        return self.store.read(t, "queries", "queries", Query)
+
+    def generation(self, t: int, queries: Sequence[Query]) -> tuple[list[Completion], list[Score]]:
+        """Y_t and R_t: the reward model is fitted while the pool answers, then each chunk is scored as it arrives."""
+        by_id = {q.query_id: q for q in queries}
+        samples = self._samples(t, queries)
+        unscored: list[Sequence[Completion]] = []
+
+        def score() -> None:
+            while unscored:
+                chunk = unscored.pop(0)
+                self.engines.scorer.submit([by_id[c.query_id] for c in chunk], chunk)
+
+        with ThreadPoolExecutor(1) as background:
+            fitting = background.submit(self.reward_model, t)
+            with self._phase(t, "completions", total=sum(samples)) as phase:
+                if phase:
+                    self._serve(t - 1)
+                    drawn: list[Completion] = []
+                    for chunk in self.engines.generator.stream(queries, samples=samples, purpose=f"round {t}"):
+                        drawn += chunk
+                        unscored.append(chunk)
+                        self.progress.advance("completions", len(chunk))
+                        if fitting.done():
+                            fitting.result()
+                            score()
+                    fitting.result()
+                    phase.facts["processes"] = _facts(self.engines.generator.processes())
+                    phase.write("completions", assemble.in_order(drawn, queries, samples), Completion)
+                else:
+                    size = self.experiment.generation.prompts_per_chunk
+                    on_disk = self.store.read(t, "completions", "completions", Completion)
+                    unscored += [on_disk[i : i + size] for i in range(0, len(on_disk), size)]
+            fitting.result()
+        completions = self.store.read(t, "completions", "completions", Completion)
+        with self._phase(t, "scores", total=len(completions)) as phase:
+            if phase:
+                score()
+                scores = {s.completion_id: s for s in self.engines.scorer.collect()}
+                phase.facts["processes"] = _facts(self.engines.scorer.processes())
+                phase.write("scores", [scores[c.completion_id] for c in completions], Score)
+        return completions, self.store.read(t, "scores", "scores", Score)
+
+    def reward_model(self, t: int) -> None:
+        """F_t: the task's own reward model, fitted on choices of users drawn from s_t; or the one that was given."""
+        reward = self.experiment.reward
+        if not reward.terms.get("model"):
+            self.engines.scorer.use(None)
+        elif reward.model is not None:
+            self.engines.scorer.use(Path(reward.model))
+        else:
+            with self._phase(t, "reward_model", total=CHOICES_PER_ROUND) as phase:
+                if phase:
+                    choices = self.engines.population.choices(t, CHOICES_PER_ROUND)
+                    seed = seeds.derive_seed(self.experiment.seed, "reward model", t)
+                    phase.facts |= self.engines.scorer.fit(choices, base=self.base, output=phase.path, seed=seed)
+            self.engines.scorer.use(self.store.folder(t, "reward_model"))
+
+    def selection(
+        self, t: int, queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score]
+    ) -> None:
+        """K_t: the kept completions as weighted training examples, with the selector's own figures."""
+        with self._phase(t, "selection") as phase:
+            if phase is None:
+                return
+            names = self.experiment.groups.names
+            candidates = assemble.candidates(queries, completions, scores, names)
+            kept = selection.select(
+                candidates,
+                self.experiment.selection,
+                round_=t,
+                seed=self.experiment.seed,
+                initial_shares=np.array(self.experiment.groups.shares),
+            )
+            phase.facts |= assemble.selection_facts(kept, completions)
+            phase.write("kept", assemble.kept_examples(kept, candidates, completions, names, t), Example)
+
+    def dataset(self, t: int) -> None:
+        """D_t: what the data cycle makes of K_1..K_t and real data."""
+        with self._phase(t, "dataset") as phase:
+            if phase is None:
+                return
+            history = assemble.History(lambda i: self.store.read(i, "selection", "kept", Example), t)
+            examples = cycles.compose(
+                history, self._real_examples, self.experiment.cycle, round_=t, seed=self.experiment.seed
+            )
+            origins = [e.origin for e in examples]
+            phase.facts |= {"examples": len(examples), "real": origins.count("real")}
+            phase.write("dataset", examples, Example)
+
+    def weights(self, t: int) -> None:
+        """policy_t: trained from the base (retraining) or from policy_{t-1} (incremental)."""
+        with self._phase(t, "weights") as phase:
+            if phase is None:
+                return
+            start = self.policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
+            result = self.engines.trainer.train(
+                TrainingJob(
+                    round=t,
+                    base=self.base,
+                    start=start,
+                    dataset=self.store.folder(t, "dataset") / "dataset.parquet",
+                    output=phase.path,
+                    merge=self.experiment.generation.refresh == "reload",
+                    seed=seeds.derive_seed(self.experiment.seed, "training", t),
+                )
+            )
+            phase.facts |= dataclasses.asdict(result)
+            phase.facts["processes"] = _facts(self.engines.trainer.processes())
+
+    def evaluation(self, t: int) -> list[Metric]:
+        """m_t: policy_t on group prompts and neutral prompts; the same prompts and seeds every round."""
+        settings = self.experiment.evaluation
+        prompts = self.task.group_prompts(settings.prompts_per_group)
+        prompts += self.task.neutral_prompts(settings.neutral_prompts)
+        samples = [settings.samples_per_prompt] * len(prompts)
+        with self._phase(t, "evaluation", total=sum(samples)) as phase:
+            if phase:
+                self._serve(t)
+                drawn: list[Completion] = []
+                for chunk in self.engines.generator.stream(prompts, samples=samples, purpose="evaluation"):
+                    drawn += chunk
+                    self.progress.advance("evaluation", len(chunk))
+                completions = assemble.in_order(drawn, prompts, samples)
+                by_id = {q.query_id: q for q in prompts}
+                judged = [self.task.judge(by_id[c.query_id], c.text, c.completion_id) for c in completions]
+                fixed = self.engines.scorer.negative_log_likelihood(self.base, completions)
+                phase.write("completions", completions, Completion)
+                phase.write("judgements", judged, Judgement)
+                rows = measure.evaluate(
+                    measure.Answers(prompts, completions, judged, fixed),
+                    measure.history(self.store, t, self.experiment.groups),
+                    self.experiment,
+                    kinds=self.task.kinds,
+                    first=self._rows(0) if t else [],
+                )
+                phase.write("metrics", rows, Metric)
+        rows = self._rows(t)
+        self.progress.measured(t, rows)
+        return rows
+
+    def feedback(self, t: int, rows: Sequence[Metric]) -> None:
+        """s_{t+1}: the users react to what they were given."""
+        with self._phase(t, "feedback") as phase:
+            if phase:
+                self.engines.population.step(measure.reaction(rows, self.experiment.feedback.measure))
+                phase.write_json("population", self.engines.population.state())
+                phase.write_json("shares", self.engines.population.shares())
+
+    def policy(self, version: int) -> Weights:
+        """Where the weights of a policy version lie."""
+        if version == 0:
+            return Weights(0, self.base)
+        folder = self.store.folder(version, "weights")
+        adapter = folder / "adapter" if self.experiment.model.lora else None
+        merged = adapter is None or self.experiment.generation.refresh == "reload"
+        return Weights(version, folder / "model" if merged else self.base, adapter)
+
+    def _serve(self, version: int) -> None:
+        if self._served != version:
+            self.engines.generator.refresh(self.policy(version))
+            self._served = version
+
+    def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
+        """Candidates per query; the reweighting remedy asks for more where a group was served worse."""
+        names = self.experiment.groups.names
+        quality = np.array([r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"])
+        per_group = remedies.candidates_per_group(
+            self.experiment.selection, self.experiment.generation.samples_per_prompt, quality
+        )
+        return [int(per_group[names.index(str(q.group))]) for q in queries]
+
+    def _real_examples(self, count: int, seed: int) -> list[Example]:
+        examples = []
+        for query, answer in self.task.real_examples(count, seed=seed):
+            prompt_ids, ids = self.encode(query, answer)
+            examples.append(Example(query.query_id, "real", query.group, prompt_ids, ids, 1.0))
+        return examples
+
+    def _rows(self, t: int) -> list[Metric]:
+        return self.store.read(t, "evaluation", "metrics", Metric)
+
+    @contextmanager
+    def _phase(self, t: int, phase: str, total: int = 0) -> Iterator[Phase | None]:
+        """A phase to do, or ``None`` where it is committed."""
+        if self.store.manifest(t, phase) is not None:
+            yield None
+            return
+        self.progress.start(t, phase, total)
+        with self.store.phase(t, phase) as work:
+            yield work
+        manifest = self.store.manifest(t, phase)
+        assert manifest is not None
+        self.progress.done(t, phase, manifest.seconds)
+        logger.info("round %d %s: %.2f s", t, phase, manifest.seconds)
+
+
+def _facts(processes: Sequence[Process]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(p) for p in processes]

@@ -1,0 +1,155 @@
+"""LoRA adapters and models on disk: set up, start, save, merge, check."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from scpl_ray.config import Lora
+from scpl_ray.protocols import TrainingError
+from scpl_ray.seeds import derive_seed
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = ("*token*", "vocab.*", "merges.txt", "spiece.model", "chat_template*")
+"""What a tokenizer consists of, over all families; weights and the model's config never match."""
+
+
+def load_model(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model from safetensors, on the CPU."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+    )
+    return model
+
+
+def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """Freeze the model and put an update W + (alpha / rank) B A beside each linear layer (Hu et al. 2021).
+
+    Embeddings and the output head stay as they are.
+    """
+    head = model.get_output_embeddings()
+    linear = {
+        name.rsplit(".", 1)[-1]: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=sorted(linear),
+        # GPT-2 keeps its weights as (in, out).
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def fresh_adapter(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """The start of a new adapter: B = 0, and A uniform in +-1/sqrt(inputs) (PEFT's default), one stream per matrix.
+
+    Args:
+        shapes: by parameter name.
+        seed: of the job; the same seed gives the same adapter whatever was drawn before.
+    """
+    tensors = {}
+    for name, shape in shapes.items():
+        tensors[name] = torch.zeros(shape)
+        if ".lora_A." in name:
+            bound = 1.0 / math.sqrt(shape[1])
+            stream = torch.Generator().manual_seed(derive_seed(seed, "adapter", name))
+            tensors[name].uniform_(-bound, bound, generator=stream)
+    return tensors
+
+
+def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]], lora: Lora) -> dict[str, Tensor]:
+    """A saved adapter, by parameter name.
+
+    Raises:
+        ValueError: it was trained with other settings than ``lora``, or for another model.
+    """
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    if (config["r"], config["lora_alpha"]) != (lora.rank, lora.alpha):
+        raise ValueError(
+            f"model.lora: rank {lora.rank} and alpha {lora.alpha:g}, but the adapter {folder} to start from has rank "
+            f"{config['r']} and alpha {config['lora_alpha']:g}; use its settings or start from the base model"
+        )
+    saved = load_file(folder / ADAPTER_WEIGHTS)
+    expected = {_saved_name(name): name for name in shapes}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if found != {saved_name: tuple(shapes[name]) for saved_name, name in expected.items()}:
+        raise ValueError(f"the adapter {folder} to start from does not fit the base model: its tensors are {found}")
+    return {name: saved[saved_name] for saved_name, name in expected.items()}
+
+
+def _saved_name(parameter: str) -> str:
+    """PEFT leaves the adapter's name out of its files."""
+    return parameter.replace(".default.", ".")
+
+
+def save_adapter(tensors: Mapping[str, Tensor], config: LoraConfig, base: Path, folder: Path) -> None:
+    """Write a plain PEFT adapter of ``base``, byte for byte the same for the same weights."""
+    folder.mkdir()
+    saved = {_saved_name(name): tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    save_file(saved, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    settings |= {"base_model_name_or_path": str(base.absolute()), "inference_mode": True}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    check_saved(folder / ADAPTER_WEIGHTS, {name: tuple(tensor.shape) for name, tensor in saved.items()})
+
+
+def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> None:
+    """Write ``base`` with the adapter added to its weights; the sum is taken in float32 and stored as ``dtype``."""
+    model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    save_model(merged.to(dtype), base, folder)
+
+
+def save_model(model: PreTrainedModel, base: Path, folder: Path) -> None:
+    """Write config, weights and the tokenizer of ``base``."""
+    model.save_pretrained(folder)
+    for pattern in TOKENIZER_FILES:
+        for file in base.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for file in folder.glob("*.safetensors"):
+        check_saved(file, shapes)
+
+
+def check_saved(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Read weights back: every tensor has its full shape and is finite.
+
+    A partitioned model (ZeRO-3) that is saved without gathering it leaves tensors of shape (0,) and no error.
+
+    Raises:
+        TrainingError: naming the first tensor that is wrong.
+    """
+    with safe_open(file, framework="pt") as stored:
+        names = list(stored.keys())
+        if not names:
+            raise TrainingError(f"{file} holds no tensors")
+        for name in names:
+            tensor = stored.get_tensor(name)
+            if tensor.numel() == 0 or shapes.get(name, tuple(tensor.shape)) != tuple(tensor.shape):
+                raise TrainingError(
+                    f"{file}: {name} has shape {tuple(tensor.shape)}, the model has {shapes.get(name, 'another one')}"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingError(f"{file}: {name} is not finite; training diverged: lower training.learning_rate")
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Give a finished folder its name, in place of what an interrupted attempt left there."""
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.replace(final)

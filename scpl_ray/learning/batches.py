@@ -1,0 +1,204 @@
+"""Which tokens go through the model together: optimizer steps, worker shards, micro-batches.
+
+Everything here is planned up-front from lengths and a seed, so that every worker computes the same plan alone, an
+optimizer step holds the same sequences whatever the number of workers, and all workers run equally many forward passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scpl_ray.records import Example
+from scpl_ray.seeds import generator
+
+Rows = tuple[tuple[int, ...], ...]
+"""One micro-batch: per row, the indices of the sequences that stand in it from left to right."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """Prompt and completion of one example, as the loss sees them."""
+
+    token_ids: tuple[int, ...]
+    first_target: int
+    """Index of the first token with a loss; at least 1, because nothing predicts the first token."""
+    weight: float
+
+    @property
+    def target_tokens(self) -> int:
+        """Number of tokens with a loss."""
+        return len(self.token_ids) - self.first_target
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward pass; all arrays have shape (rows, width)."""
+
+    token_ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    """Restart at 0 with every sequence; the padding at the end of a row counts on."""
+    targets: NDArray[np.int64]
+    """The token that the position predicts."""
+    weights: NDArray[np.float32]
+    """Weight of that prediction; 0 where there is none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step."""
+
+    members: tuple[int, ...]
+    """Indices of all its sequences."""
+    shards: tuple[tuple[Rows, ...], ...]
+    """Micro-batches per worker; workers with fewer than the others hold empty ones at the end."""
+
+
+def training_sequences(examples: Iterable[Example], loss_on: Literal["completion", "all"]) -> list[TrainingSequence]:
+    """The sequences that have something to learn: a weight above 0 and at least one token with a loss.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or nothing is left.
+    """
+    examples = list(examples)
+    kept = []
+    for example in examples:
+        if not math.isfinite(example.weight) or example.weight < 0:
+            raise ValueError(f"example {example.example_id}: weight {example.weight} must be finite and at least 0")
+        first = len(example.prompt_token_ids) if loss_on == "completion" else 0
+        sequence = TrainingSequence(example.prompt_token_ids + example.token_ids, max(first, 1), example.weight)
+        if sequence.weight > 0 and sequence.target_tokens > 0:
+            kept.append(sequence)
+    if not kept:
+        raise ValueError(
+            f"none of the {len(examples)} training examples has a weight above 0 and a token to learn; "
+            "keep more completions (selection), or generate longer ones (generation.max_new_tokens)"
+        )
+    return kept
+
+
+def plan_steps(
+    lengths: Sequence[int],
+    *,
+    epochs: int,
+    tokens_per_step: int,
+    tokens_per_micro_batch: int,
+    workers: int,
+    packed: bool,
+    seed: int,
+) -> list[Step]:
+    """All optimizer steps of a training job.
+
+    Each epoch visits every sequence once, in its own order, in steps of about ``tokens_per_step`` tokens that are
+    as equal as whole sequences allow. A step is the same set of sequences for any number of workers.
+
+    Args:
+        lengths: tokens per sequence.
+        epochs: passes over the sequences.
+        tokens_per_step: tokens of a step over all workers, without padding.
+        tokens_per_micro_batch: rows times width of a forward pass, padding included.
+        workers: data-parallel workers.
+        packed: let several sequences share a row; only for models whose attention keeps them apart.
+        seed: of the order.
+
+    Raises:
+        ValueError: a sequence does not fit into a micro-batch.
+    """
+    longest = max(lengths)
+    if longest > tokens_per_micro_batch:
+        raise ValueError(
+            f"training.tokens_per_micro_batch: {tokens_per_micro_batch} is less than the longest sequence of the "
+            f"training data, {longest} tokens; raise it to at least {longest}"
+        )
+    steps = []
+    for epoch in range(epochs):
+        order = [int(i) for i in generator(seed, "training order", epoch).permutation(len(lengths))]
+        for members in _cut(order, lengths, tokens_per_step):
+            shards = [
+                _micro_batches(shard, lengths, tokens_per_micro_batch, packed)
+                for shard in _shard(members, lengths, workers)
+            ]
+            most = max(len(shard) for shard in shards)
+            steps.append(Step(tuple(members), tuple(tuple(s) + ((),) * (most - len(s)) for s in shards)))
+    return steps
+
+
+def _cut(order: Sequence[int], lengths: Sequence[int], tokens_per_step: int) -> list[list[int]]:
+    """Consecutive runs of the order with nearly equal numbers of tokens, each about ``tokens_per_step``."""
+    total = sum(lengths)
+    count = max(1, round(total / tokens_per_step))
+    runs: list[list[int]] = [[] for _ in range(count)]
+    before = 0
+    for index in order:
+        middle = before + lengths[index] / 2
+        runs[min(count - 1, int(middle * count / total))].append(index)
+        before += lengths[index]
+    return [run for run in runs if run]
+
+
+def _longest_first(members: Iterable[int], lengths: Sequence[int]) -> list[int]:
+    return sorted(members, key=lambda i: (-lengths[i], i))
+
+
+def _shard(members: Sequence[int], lengths: Sequence[int], workers: int) -> list[list[int]]:
+    """Longest first to the worker with the fewest tokens: at most one sequence of imbalance."""
+    shards: list[list[int]] = [[] for _ in range(workers)]
+    tokens = [0] * workers
+    for index in _longest_first(members, lengths):
+        rank = tokens.index(min(tokens))
+        shards[rank].append(index)
+        tokens[rank] += lengths[index]
+    return shards
+
+
+def _micro_batches(members: Sequence[int], lengths: Sequence[int], budget: int, packed: bool) -> list[Rows]:
+    """Rows as wide as their longest sequence, as many as the budget allows, filled first-fit longest-first."""
+    waiting = _longest_first(members, lengths)
+    micro_batches: list[Rows] = []
+    while waiting:
+        width = lengths[waiting[0]]
+        rows: list[list[int]] = []
+        free: list[int] = []
+        left = []
+        for index in waiting:
+            row = next((r for r, space in enumerate(free) if space >= lengths[index]), None) if packed else None
+            if row is not None:
+                rows[row].append(index)
+                free[row] -= lengths[index]
+            elif (len(rows) + 1) * width <= budget:
+                rows.append([index])
+                free.append(width - lengths[index])
+            else:
+                left.append(index)
+        micro_batches.append(tuple(tuple(row) for row in rows))
+        waiting = left
+    return micro_batches
+
+
+def collate(rows: Rows, sequences: Sequence[TrainingSequence]) -> MicroBatch:
+    """The arrays of one micro-batch; an empty one becomes two tokens without a loss.
+
+    Rows are padded on the right. A causal model's real tokens never attend to what comes after them, so no attention
+    mask is needed.
+    """
+    width = max((sum(len(sequences[i].token_ids) for i in row) for row in rows), default=2)
+    shape = (max(len(rows), 1), width)
+    token_ids, targets = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    position_ids = np.tile(np.arange(width, dtype=np.int64), (shape[0], 1))
+    weights = np.zeros(shape, dtype=np.float32)
+    for r, row in enumerate(rows):
+        start = 0
+        for index in row:
+            sequence = sequences[index]
+            end = start + len(sequence.token_ids)
+            token_ids[r, start:end] = sequence.token_ids
+            position_ids[r, start:] = np.arange(width - start)
+            targets[r, start : end - 1] = sequence.token_ids[1:]
+            weights[r, start + sequence.first_target - 1 : end - 1] = sequence.weight
+            start = end
+    return MicroBatch(token_ids, position_ids, targets, weights)

@@ -1,0 +1,290 @@
+"""The run directory: the only code that knows its layout.
+
+::
+
+    RUN_DIR/
+      config.yaml  run.json  lock
+      rounds/000/...                 round 0: base, evaluation
+      rounds/001/<phase>/...         the phases of PHASES, each with manifest.json, written last
+      metrics.parquet  summary.json  written when the run is finished
+      logs/  tensorboard/  ray/
+
+A phase is committed by its manifest (names, sizes, SHA-256, seconds). Every file is written under a temporary name
+and moved into place, so a phase without a manifest holds nothing that counts, and is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scpl_ray import configfile, records
+from scpl_ray.config import Experiment
+from scpl_ray.records import Metric, Record
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+PHASES = (
+    "base",
+    "queries",
+    "reward_model",
+    "completions",
+    "scores",
+    "selection",
+    "dataset",
+    "weights",
+    "evaluation",
+    "feedback",
+)
+"""Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
+
+
+class StoreError(RuntimeError):
+    """The run directory cannot be used; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a committed phase left behind."""
+
+    round: int
+    phase: str
+    seconds: float
+    """Wall-clock seconds of the phase."""
+    files: Mapping[str, Mapping[str, Any]]
+    """Name relative to the phase's folder -> ``{"bytes": int, "sha256": str}``."""
+    facts: Mapping[str, Any]
+    """Figures that are not records: steps, acceptance, process ids."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write under a temporary name, flush to disk, move into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Phase:
+    """A phase that is being done; its folder is :attr:`path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = {}
+
+    def write(self, name: str, rows: Sequence[Record], kind: type[Record]) -> None:
+        """Write records as ``<name>.parquet``."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(records.to_table(rows, kind), sink, compression="zstd")
+        write_atomically(self.path / f"{name}.parquet", sink.getvalue().to_pybytes())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON value as ``<name>.json``."""
+        write_atomically(self.path / f"{name}.json", _json(value))
+
+
+class Store:
+    """One run directory, locked by this process until :meth:`close`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = (root / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise StoreError(f"{root}: in use by {holder}; wait for it, stop it, or give another --run-dir") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        for name in ("rounds", "logs", "tensorboard", "ray"):
+            (root / name).mkdir(exist_ok=True)
+
+    @classmethod
+    def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
+        """A new run directory.
+
+        Raises:
+            StoreError: the folder exists and is not empty, or cannot be made.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if any(root.iterdir()):
+                raise StoreError(f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir")
+            store = cls(root)
+            write_atomically(root / "config.yaml", configfile.dump(experiment).encode())
+            run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}
+            write_atomically(root / "run.json", _json(run))
+        except OSError as error:
+            raise StoreError(f"{root}: {error.strerror}; give a folder that can be written with --run-dir") from error
+        return store
+
+    @classmethod
+    def open(cls, root: Path) -> tuple[Store, Experiment]:
+        """An existing run directory and its config, its phases checked.
+
+        Raises:
+            StoreError: not a run directory, of another format, in use, or with a committed phase that was changed.
+        """
+        try:
+            run = json.loads((root / "run.json").read_bytes())
+            experiment = configfile.load(root / "config.yaml")
+        except FileNotFoundError as error:
+            raise StoreError(f"{root}: not a run directory, {Path(error.filename).name} is missing") from error
+        except OSError as error:
+            raise StoreError(f"{root}: not a run directory: {error.strerror}") from error
+        except (ValueError, UnicodeDecodeError) as error:
+            raise StoreError(f"{root}: not a run directory: {error}") from error
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            given = run.get("format") if isinstance(run, dict) else run
+            raise StoreError(f"{root}: run format {given!r}; this version reads format {FORMAT}")
+        store = cls(root)
+        try:
+            store._check()
+        except StoreError:
+            store.close()
+            raise
+        return store, experiment
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.close()
+
+    def extend(self, experiment: Experiment) -> None:
+        """Record that the run is to have more rounds."""
+        write_atomically(self.root / "config.yaml", configfile.dump(experiment).encode())
+
+    def folder(self, round_: int, phase: str) -> Path:
+        """The folder of a phase."""
+        if phase not in PHASES:
+            raise ValueError(f"phase {phase!r}: one of {', '.join(PHASES)}")
+        return self.root / "rounds" / f"{round_:03d}" / phase
+
+    def manifest(self, round_: int, phase: str) -> Manifest | None:
+        """The manifest of a committed phase; ``None`` where the phase is still to be done."""
+        return _read_manifest(self.folder(round_, phase))
+
+    @contextlib.contextmanager
+    def phase(self, round_: int, phase: str) -> Iterator[Phase]:
+        """Do a phase: its folder is emptied first, and committed when the block ends without an error.
+
+        Raises:
+            StoreError: a later phase is committed already, so that this one would change what it was built on.
+        """
+        folder = self.folder(round_, phase)
+        after = [self.folder(round_, later) for later in PHASES[PHASES.index(phase) + 1 :]]
+        after += [self.folder(round_ + 1, later) for later in PHASES]
+        for later in after:
+            if (later / "manifest.json").exists():
+                raise StoreError(
+                    f"{self.root}: {folder.relative_to(self.root)} is missing but {later.relative_to(self.root)} was "
+                    f"built on it; restore it, or remove every later phase to do them again"
+                )
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        started = time.monotonic()
+        work = Phase(folder)
+        yield work
+        files = {
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = Manifest(round_, phase, time.monotonic() - started, files, work.facts)
+        write_atomically(folder / "manifest.json", _json(dataclasses.asdict(manifest)))
+
+    def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
+        """Records of a committed phase."""
+        return records.from_table(pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind)
+
+    def read_json(self, round_: int, phase: str, name: str) -> Any:
+        """A JSON value of a committed phase."""
+        return json.loads((self.folder(round_, phase) / f"{name}.json").read_bytes())
+
+    def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
+        """Write what a reader of the run looks for first."""
+        Phase(self.root).write("metrics", metrics, Metric)
+        write_atomically(self.root / "summary.json", _json(summary))
+
+    def committed(self) -> Iterator[Manifest]:
+        """All committed phases in order."""
+        for round_ in sorted(int(path.name) for path in (self.root / "rounds").iterdir() if path.name.isdigit()):
+            for phase in PHASES:
+                manifest = self.manifest(round_, phase)
+                if manifest is not None:
+                    yield manifest
+
+    def _check(self) -> None:
+        """Take back the last committed phase if its files are damaged; an earlier damaged one is an error."""
+        phases = list(self.committed())
+        for position, manifest in enumerate(phases):
+            folder = self.folder(manifest.round, manifest.phase)
+            fault = _damage(folder, manifest)
+            if fault is None:
+                continue
+            where = f"{folder.relative_to(self.root)}: {fault}"
+            if position + 1 < len(phases):
+                raise StoreError(
+                    f"{self.root}: {where}, and later phases were built on it; restore the file, or remove "
+                    f"{folder.relative_to(self.root)} and every later phase to do them again"
+                )
+            logger.warning("%s; the phase is done again", where)
+            (folder / "manifest.json").unlink()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _read_manifest(folder: Path) -> Manifest | None:
+    try:
+        value = json.loads((folder / "manifest.json").read_bytes())
+        return Manifest(**value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        logger.warning("%s: the manifest is damaged; the phase is done again", folder)
+        return None
+
+
+def _damage(folder: Path, manifest: Manifest) -> str | None:
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if folder.resolve() not in path.resolve().parents:
+            return f"{name} leads out of the folder"
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}"
+        if sha256(path) != expected["sha256"]:
+            return f"{name} was changed after it was written (SHA-256 differs)"
+    return None

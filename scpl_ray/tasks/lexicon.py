@@ -1,0 +1,100 @@
+"""The words of the built-in language, dealt out of the pools in ``lexicon.txt`` to any 2 to 12 groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+MAX_GROUPS = 12
+"""The pools hold this many topics and stances; each group needs one of its own."""
+STANCES_PER_KIND = 2
+"""More would make the language larger than a tiny model learns in half a minute."""
+MARKERS_PER_GROUP = 8
+
+TOPIC_CLASSES = ("ACTORS", "THING")
+KIND_CLASSES = ("VERBED", "ADJECTIVE", "FRAME")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lexicon:
+    """Word classes of one language. Every word belongs to one class and one variant of it."""
+
+    groups: tuple[str, ...]
+    """Names of the K groups, which are also the names of the K kinds."""
+    topics: tuple[str, ...]
+    """Names of the T topics; topic t is one of group ``t // (T / K)``'s own."""
+    classes: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Words by class and variant, the frequent ones first; all variants of a class are equally long.
+
+    ``ACTORS`` and ``THING`` have one variant per topic, ``VERBED``, ``ADJECTIVE`` and ``FRAME`` (the slanted words)
+    one per kind, ``MARKER`` one per group and a last one that reveals no group, all others a single one.
+    """
+
+    def __post_init__(self) -> None:
+        words = [word for variants in self.classes.values() for variant in variants for word in variant]
+        repeated = sorted({word for word in words if words.count(word) > 1}) if len(set(words)) < len(words) else []
+        if repeated:
+            raise ValueError(f"lexicon: {repeated} stand in more than one place; a word belongs to one class only")
+        for name, variants in self.classes.items():
+            if len({len(variant) for variant in variants}) != 1 or not variants[0]:
+                raise ValueError(f"lexicon: the variants of {name} must be equally long and not empty")
+
+
+def _pools() -> dict[str, tuple[str, ...]]:
+    """Section title -> words of ``lexicon.txt``."""
+    pools: dict[str, list[str]] = {}
+    title = ""
+    for line in resources.files(__package__).joinpath("lexicon.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            title = line.strip("[]")
+            pools[title] = []
+        elif line and not line.startswith("#"):
+            pools[title] += line.split()
+    return {title: tuple(words) for title, words in pools.items()}
+
+
+def deal(groups: Sequence[str]) -> Lexicon:
+    """The lexicon of these groups; the same names in the same order, the same lexicon.
+
+    With K groups each has ``12 // K`` topics of its own and its kind ``min(2, 12 // K)`` stances, neighbours in the
+    file, so that a kind has a recognisable leaning.
+
+    Raises:
+        ValueError: fewer than 2 groups or more than 12.
+    """
+    count = len(groups)
+    if not 2 <= count <= MAX_GROUPS:
+        raise ValueError(
+            f"groups.names: {count} groups; the built-in language takes 2 to {MAX_GROUPS} (each needs a topic and a "
+            "stance of its own), give fewer groups or extend scpl_ray/tasks/lexicon.txt"
+        )
+    pools = _pools()
+    topics = _names(pools, "topic")[: MAX_GROUPS // count * count]
+    stances_each = min(STANCES_PER_KIND, MAX_GROUPS // count)
+    stances = [_names(pools, "stance")[k * stances_each : (k + 1) * stances_each] for k in range(count)]
+    towns = pools["town"]
+    classes: dict[str, tuple[tuple[str, ...], ...]] = {
+        "ACTORS": tuple(pools[f"topic {topic} actors"] for topic in topics),
+        "THING": tuple(pools[f"topic {topic} things"] for topic in topics),
+        "MARKER": (
+            *(towns[k * MARKERS_PER_GROUP : (k + 1) * MARKERS_PER_GROUP] for k in range(count)),
+            pools["shared marker"],
+        ),
+    }
+    for name, part in zip(KIND_CLASSES, ("verbs", "adjectives", "frames"), strict=True):
+        classes[name] = tuple(_interleave([pools[f"stance {stance} {part}"] for stance in kind]) for kind in stances)
+    for title, words in pools.items():
+        if title.startswith("shared ") and title != "shared marker":
+            classes[title.removeprefix("shared ").upper()] = (words,)
+    return Lexicon(groups=tuple(groups), topics=topics, classes=classes)
+
+
+def _names(pools: Mapping[str, tuple[str, ...]], what: str) -> tuple[str, ...]:
+    """Names of the topics or stances, in the order of the file."""
+    return tuple(dict.fromkeys(title.split()[1] for title in pools if title.startswith(f"{what} ")))
+
+
+def _interleave(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Equal lists as one in which the frequent words of each come first."""
+    return tuple(word for ranked in zip(*lists, strict=True) for word in ranked)

@@ -1,0 +1,22 @@
+"""Fixtures that several rooms share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One private Ray for the whole session; logical CPUs are over-committed on purpose."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=256 * 2**20,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,166 @@
+"""A generator, scorer and trainer behind the real faces, for the loop in milliseconds.
+
+A policy is a JSON file with the log-odds of each kind; completions are one word naming a kind.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scpl_ray import seeds
+from scpl_ray.protocols import Choice, Process, TrainingJob, TrainingResult
+from scpl_ray.records import Completion, Example, Judgement, Query, Score, Weights, from_table
+
+WORDS = ("alpha", "beta", "gamma", "delta")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: not an Exception, so nothing may catch and survive it."""
+
+
+class FakeTask:
+    """Groups prefer words; quality is 1 for one's own word and .5 else."""
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        self.kinds = tuple(groups)
+
+    def _queries(self, counts: Mapping[str, int], prefix: str) -> list[Query]:
+        names = [g for g, n in counts.items() for _ in range(n)]
+        return [Query(f"{prefix}-q{i:05d}", g, f"to {g}", None, None) for i, g in enumerate(names)]
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        return self._queries(counts, prefix)
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        return self._queries(dict.fromkeys(self.kinds, per_group), "group")
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        return [Query(f"neutral-q{i:05d}", None, "to all", None, None) for i in range(count)]
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        queries = self._queries(dict.fromkeys(self.kinds, count), f"real-{seed % 97}")[:count]
+        return [(q, WORDS[self.kinds.index(str(q.group))]) for q in queries]
+
+    def judge(self, query: Query, text: str, completion_id: str) -> Judgement:
+        kind = self.kinds[WORDS.index(text)]
+        own = 1.0 if kind == query.group else 0.5
+        return Judgement(completion_id, kind, own, {"own_kind": own})
+
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        return [Choice("to all", WORDS[self.kinds.index(u)], WORDS[self.kinds.index(u) - 1]) for u in users]
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        return {"first": float(text == WORDS[0])}
+
+
+def encode(query: Query, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (9,), (WORDS.index(text),)
+
+
+def make_base(folder: Path, kinds: int) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "policy.json").write_text(json.dumps([0.0] * kinds))
+    return folder
+
+
+class FakeGenerator:
+    def __init__(self, seed: int, chunk: int = 7, kill_after_chunks: int | None = None) -> None:
+        self.seed = seed
+        self.chunk = chunk
+        self.kill_after_chunks = kill_after_chunks
+        self.version = -1
+        self.logits = np.zeros(1)
+
+    def refresh(self, weights: Weights) -> None:
+        self.version = weights.policy_version
+        self.logits = np.array(json.loads((weights.model / "policy.json").read_text()))
+
+    def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
+        p = np.exp(self.logits) / np.exp(self.logits).sum()
+        starts = list(range(0, len(queries), self.chunk))
+        for done, start in enumerate(reversed(starts)):
+            if self.kill_after_chunks is not None and done == self.kill_after_chunks:
+                raise Killed
+            chunk = []
+            for q, n in list(zip(queries, samples, strict=True))[start : start + self.chunk]:
+                for i in range(n):
+                    s = seeds.derive_seed(self.seed, "generation", purpose, q.query_id, i)
+                    k = int(np.random.default_rng(s).choice(len(p), p=p))
+                    cid = f"{q.query_id}-s{i}"
+                    chunk.append(Completion(cid, q.query_id, i, self.version, s, (9,), (k,), WORDS[k], "stop"))
+            yield chunk
+
+    def processes(self) -> list[Process]:
+        return [Process("engine", 0, "a", 1, "n", 0)]
+
+    def close(self) -> None:
+        return
+
+
+class FakeScorer:
+    def __init__(self, bias: float = 0.3) -> None:
+        self.bias = bias
+        self.waiting: list[Score] = []
+        self.weights: list[float] | None = None
+
+    def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
+        shares = [sum(c.chosen == w for c in choices) / len(choices) for w in WORDS]
+        (output / "reward.json").write_text(json.dumps(shares))
+        return {"accuracy": 1.0}
+
+    def use(self, reward_model: Path | None) -> None:
+        self.weights = json.loads((reward_model / "reward.json").read_text()) if reward_model else [0.0] * len(WORDS)
+
+    def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
+        assert self.weights is not None
+        for c in completions:
+            r = self.weights[c.token_ids[0]]
+            self.waiting.append(Score(c.completion_id, r, {"model": r}))
+
+    def collect(self) -> list[Score]:
+        scores, self.waiting = self.waiting, []
+        return scores
+
+    def negative_log_likelihood(self, model: Path, completions: Sequence[Completion]) -> list[tuple[float, int]]:
+        n = len(json.loads((model / "policy.json").read_text()))
+        return [(math.log(n), 1) for _ in completions]
+
+    def processes(self) -> list[Process]:
+        return [Process("scorer", 0, "b", 2, "n", 0)]
+
+    def close(self) -> None:
+        return
+
+
+class FakeTrainer:
+    """Adds the log of the data's kind counts to the start policy."""
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def train(self, job: TrainingJob) -> TrainingResult:
+        import pyarrow.parquet as pq
+
+        examples = from_table(pq.read_table(job.dataset), Example)
+        logits = np.array(json.loads((job.start.model / "policy.json").read_text()))
+        counts = np.ones(len(logits))
+        for e in examples:
+            counts[e.token_ids[0]] += e.weight
+        new = logits + 0.2 * np.log(counts / counts.mean())
+        (job.output / "model").mkdir()
+        (job.output / "model" / "policy.json").write_text(json.dumps(new.tolist()))
+        return TrainingResult(len(examples), len(examples), 1.0, 0.5, float(np.abs(new - logits).max()), 0.0)
+
+    def processes(self) -> list[Process]:
+        return [Process("training worker", 0, "c", 3, "n", 0)]
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,140 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.configs import CONFIGS
+from scpl_ray import configfile
+from scpl_ray.config import Experiment
+from scpl_ray.configfile import ConfigError
+
+
+def refuse(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        configfile.load(None, overrides)
+    return str(caught.value)
+
+
+def test_the_quick_start_needs_no_file() -> None:
+    assert configfile.load(None) == Experiment()
+
+
+def test_overrides_reach_their_keys() -> None:
+    e = configfile.load(None, ["loop.kind=retraining", "model.lora=null", "model.family=gpt2", "feedback.arrivals=[1, 2]"])
+    assert (e.loop.kind, e.model.lora, e.model.family, e.feedback.arrivals) == ("retraining", None, "gpt2", (1.0, 2.0))
+    assert configfile.load(None, ["model.lora=null", "model.lora.rank=4"]).model.lora is not None
+
+
+def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
+    e = configfile.load(None, ["loop.rounds=7", "model.lora=null", "groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]"])
+    (tmp_path / "c.yaml").write_text(configfile.dump(e))
+    assert configfile.load(tmp_path / "c.yaml") == e
+
+
+def test_the_commented_config_is_the_config_and_explains_every_key(tmp_path: Path) -> None:
+    text = configfile.commented(Experiment())
+    (tmp_path / "c.yaml").write_text(text)
+    assert configfile.load(tmp_path / "c.yaml") == Experiment()
+    for key, section, name in configfile.all_keys():
+        field = section.model_fields[name]
+        assert field.description, f"{key} has no description"
+        assert field.description.split("\n")[0].replace("``", "`") in text
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_built_in_config_is_valid(name: str) -> None:
+    configfile.load(CONFIGS[name])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.kin=retraining", "loop.kin: unknown key; the nearest is loop.kind"),
+        ("rounds=3", "rounds: unknown key; the nearest is loop.rounds"),
+        ("generation.replica=2", "generation.replica: unknown key; the nearest is generation.replicas"),
+        ("loop.rounds=three", "loop.rounds = 'three': input should be a valid integer"),
+        ("loop.rounds=0", "loop.rounds = 0: input should be greater than or equal to 1"),
+        ("loop.kind=both", "loop.kind = 'both': input should be 'retraining' or 'incremental'"),
+        ("model.lora.rank=1.5", "model.lora.rank = 1.5"),
+        ("training.learning_rate=.nan", "training.learning_rate = nan"),
+        ("seed=true", "seed = True: input should be a valid integer"),
+        ("groups.names=[one]", "groups.names: ['one'] holds 1 group; at least 2 are needed"),
+        ("groups.shares=[0.6, 0.6]", "groups.shares: [0.6, 0.6] sums to 1.2; shares are >= 0 and sum to 1"),
+        ("groups.shares=[0.5, 0.3, 0.2]", "groups.shares: 3 numbers for 2 groups; give one per group"),
+        ("groups.names=[a, a]", "must be distinct and not empty"),
+        ("selection.strategy=vrss", "selection.strategy = 'vrss': unknown; one of best_of_n"),
+        ("feedback.rule=love", "feedback.rule: 'love' is unknown; choose one of static"),
+        ("task.name=poems", "task.name = 'poems': unknown; one of language"),
+        ("preset=magic", "magic"),
+        ("feedback.rule=schedule", "feedback.step"),
+        ("feedback.rule=custom", "feedback.function"),
+        ("selection.target=[0.2, 0.2]", "selection.target"),
+        ("reward.terms={}", "reward.terms = {}"),
+        ("loop.rounds", "'loop.rounds': expected key=value"),
+        ("=3", "'=3': expected key=value"),
+        ("loop.rounds=[", "not valid YAML"),
+        ("seed.x=1", "seed = {'x': 1}: input should be a valid integer"),
+    ],
+)
+def test_bad_values_are_named(override: str, message: str) -> None:
+    assert message in refuse(override)
+
+
+def test_every_conflict_is_listed_at_once() -> None:
+    text = refuse("loop.kin=1", "loop.rounds=0", "groups.names=[x]")
+    assert "3 problems" in text and len(text.splitlines()) == 4
+    text = refuse("feedback.rule=x", "selection.strategy=y", "selection.best_of=9")
+    assert "2 problems" in text
+
+
+def test_conflicts_between_keys() -> None:
+    assert "only generation.samples_per_prompt = 4" in refuse("selection.strategy=best_of_n", "selection.best_of=9")
+    assert "full weights have no adapter" in refuse("model.lora=null", "generation.refresh=adapter")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1\n- 2", "holds a list; a config is a mapping of sections"),
+        ("loop: {rounds: 1}\nloop: {rounds: 2}", "given twice"),
+        ("1: 2", "key 1 is not text"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("[" * 2000, "nested too deeply"),
+        ("a: " + "{b: " * 12 + "1" + "}" * 12, "nested 13 deep"),
+        ("loop: 3", "loop = 3"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="c.yaml") as caught:
+        configfile.load(path)
+    assert message in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="scpl init"):
+        configfile.load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(ConfigError, match="byte 9 is not UTF-8"):
+        configfile.load(tmp_path / "latin.yaml")
+    (tmp_path / "big.yaml").write_bytes(b"#" * (1 << 20) + b"##")
+    with pytest.raises(ConfigError, match="at most 1,048,576"):
+        configfile.load(tmp_path / "big.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert configfile.load(tmp_path / "empty.yaml") == Experiment()
+
+
+def test_a_preset_stands_below_the_keys_that_are_given() -> None:
+    from scpl_ray.cycles import PRESETS
+
+    for name, keys in PRESETS.items():
+        e = configfile.load(None, [f"preset={name}"])
+        flat = yaml.safe_load(configfile.dump(e))
+        for dotted, value in keys.items():
+            section, key = dotted.split(".")
+            assert flat[section][key] == value
+    name = next(n for n, keys in PRESETS.items() if keys.get("loop.kind") == "retraining")
+    assert configfile.load(None, [f"preset={name}", "loop.kind=incremental"]).loop.kind == "incremental"
