@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ def serve(config: Mapping[str, Any]) -> None:
     logging.getLogger().addHandler(log)
     logging.getLogger("scpl_ray").setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()
+    # DeepSpeed calls what torch has renamed, once per bucket and step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
     from scpl_ray.learning.worker import Worker
 
@@ -282,6 +285,19 @@ class _Run:
         ray.kill(self._mailbox)
 
 
+def _absolute(job: TrainingJob) -> TrainingJob:
+    """Workers run in a folder of their own."""
+    start = job.start
+    adapter = None if start.adapter is None else start.adapter.absolute()
+    return dataclasses.replace(
+        job,
+        base=job.base.absolute(),
+        start=dataclasses.replace(start, model=start.model.absolute(), adapter=adapter),
+        dataset=job.dataset.absolute(),
+        output=job.output.absolute(),
+    )
+
+
 class RayTrainer:
     """:class:`scpl_ray.protocols.Trainer` on Ray Train V2."""
 
@@ -348,6 +364,7 @@ class RayTrainer:
             RuntimeError: workers died too often, or could not be started.
             TimeoutError: workers did not come up, or made no progress.
         """
+        job = _absolute(job)
         for attempt in range(1, self._attempts + 1):
             self.prepare()
             run = self._run

@@ -149,11 +149,16 @@ def _engines(
         stack.callback(generator.close)
         scorer = RayScorer(experiment, task, placed.scorer, logs)
         stack.callback(scorer.close)
-        base = _base(store, experiment, task)
-        trainer = RayTrainer(experiment, placed.worker, store.root / "ray", base)
+        trainer = RayTrainer(
+            experiment.training,
+            experiment.model,
+            folder=store.root / "ray",
+            resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
+            threads_per_worker=placed.worker.threads,
+        )
         stack.callback(trainer.close)
         trainer.prepare()
-        yield Engines(generator, scorer, trainer, population), base
+        yield Engines(generator, scorer, trainer, population), _base(store, experiment, task)
 
 
 def _base(store: Store, experiment: Experiment, task: Task) -> Path:

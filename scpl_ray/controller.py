@@ -233,9 +233,10 @@ class Loop:
                 phase.write("judgements", judged, Judgement)
                 rows = measure.evaluate(
                     measure.Answers(prompts, completions, judged, fixed),
-                    measure.history(self.store, t, self.experiment.groups),
+                    measure.asked(self.store, t, self.experiment.groups),
                     self.experiment,
                     kinds=self.task.kinds,
+                    confusion=self.task.confusion,
                     first=self._rows(0) if t else [],
                 )
                 phase.write("metrics", rows, Metric)

@@ -28,6 +28,8 @@ class Task(Protocol):
 
     kinds: tuple[str, ...]
     """Kinds of text, one per group in the order of the groups: kind k is the one that group k prefers."""
+    confusion: tuple[tuple[float, ...], ...] | None
+    """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: taken as without error."""
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """New training queries: ``counts[group]`` of each, ids ``<prefix>-q00000``...; the same seed, the same queries."""

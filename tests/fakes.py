@@ -26,6 +26,8 @@ class Killed(BaseException):
 class FakeTask:
     """Groups prefer words; quality is 1 for one's own word and .5 else."""
 
+    confusion = None
+
     def __init__(self, groups: Sequence[str]) -> None:
         self.kinds = tuple(groups)
 

@@ -111,6 +111,7 @@ class Worker:
             seed=job.seed,
         )
         start = self._start_from(job, loaded)
+        logger.info("round %d: %d steps on %d sequences begin", job.round, len(steps), len(sequences))
         report(0, len(steps))
         began = time.monotonic()
         losses = torch.zeros(len(steps), dtype=torch.float64)
@@ -122,7 +123,7 @@ class Worker:
             report(index + 1, len(steps))
         losses = self._sum(losses)
         change = self._save(job, loaded, start, losses)
-        logger.info("round %d: %d steps in %.1f s", job.round, len(steps), time.monotonic() - began)
+        logger.info("round %d: done and saved after %.1f s", job.round, time.monotonic() - began)
         return TrainingResult(
             steps=len(steps),
             tokens=self._training.epochs * sum(sequence.target_tokens for sequence in sequences),

@@ -12,7 +12,7 @@ STANCES_PER_KIND = 2
 """More would make the language larger than a tiny model learns in half a minute."""
 MARKERS_PER_GROUP = 8
 
-TOPIC_CLASSES = ("ACTORS", "THING")
+TOPIC_CLASSES = ("ACTORS", "THING", "TOPIC")
 KIND_CLASSES = ("VERBED", "ADJECTIVE", "FRAME")
 
 
@@ -27,7 +27,7 @@ class Lexicon:
     classes: Mapping[str, tuple[tuple[str, ...], ...]]
     """Words by class and variant, the frequent ones first; all variants of a class are equally long.
 
-    ``ACTORS`` and ``THING`` have one variant per topic, ``VERBED``, ``ADJECTIVE`` and ``FRAME`` (the slanted words)
+    ``ACTORS``, ``THING`` and ``TOPIC`` (its name, which prompts use) have one variant per topic, ``VERBED``, ``ADJECTIVE`` and ``FRAME`` (the slanted words)
     one per kind, ``MARKER`` one per group and a last one that reveals no group, all others a single one.
     """
 
@@ -77,6 +77,7 @@ def deal(groups: Sequence[str]) -> Lexicon:
     classes: dict[str, tuple[tuple[str, ...], ...]] = {
         "ACTORS": tuple(pools[f"topic {topic} actors"] for topic in topics),
         "THING": tuple(pools[f"topic {topic} things"] for topic in topics),
+        "TOPIC": tuple((topic,) for topic in topics),
         "MARKER": (
             *(towns[k * MARKERS_PER_GROUP : (k + 1) * MARKERS_PER_GROUP] for k in range(count)),
             pools["shared marker"],

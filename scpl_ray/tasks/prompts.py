@@ -2,10 +2,10 @@
 
 ::
 
-    on monday aldbury readers asked about the pier:      a town of one group: the prompt is marked
-    on monday several readers asked about the pier:      any group could have asked
+    on monday aldbury readers asked about the harbour:      a town of one group: the prompt is marked
+    on monday several readers asked about the harbour:      any group could have asked
 
-The topic is that of the last word. One day in seven is held out for evaluation: which one depends on the other words,
+One day in seven is held out for evaluation: which one depends on the other words,
 so evaluation prompts use no word that training prompts lack, and yet none of them is ever a training prompt.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scpl_ray.tasks.grammar import join_words, words_of
 from scpl_ray.tasks.lexicon import Lexicon
 
-SKELETON = ("on", "DAY", "MARKER", "AUDIENCE", "ASKED", "about", "the", "THING", ":")
+SKELETON = ("on", "DAY", "MARKER", "AUDIENCE", "ASKED", "about", "the", "TOPIC", ":")
 OWN_TOPICS = 0.6
 """Probability that a group asks about one of its own topics rather than one of the others'."""
 
@@ -38,7 +38,7 @@ class Prompts:
 class PromptGrammar:
     """Draws and parses prompts; each is a function of its own row of uniforms only."""
 
-    uniforms_per_prompt = 8
+    uniforms_per_prompt = 7
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.vocabulary: tuple[str, ...] = tuple(word for word in SKELETON if word not in lexicon.classes)
@@ -74,16 +74,15 @@ class PromptGrammar:
         marker = _below(uniforms[:, 3], sizes["MARKER"])
         audience = _below(uniforms[:, 4], sizes["AUDIENCE"])
         asked = _below(uniforms[:, 5], sizes["ASKED"])
-        thing = _below(uniforms[:, 6], sizes["THING"])
-        day = self._held_out_day(marker, audience, asked, thing)
+        day = self._held_out_day(marker, audience, asked)
         if not held_out:
-            day = (day + 1 + _below(uniforms[:, 7], sizes["DAY"] - 1)) % sizes["DAY"]
+            day = (day + 1 + _below(uniforms[:, 6], sizes["DAY"] - 1)) % sizes["DAY"]
         days, audiences, asks = (self._classes[name][0] for name in ("DAY", "AUDIENCE", "ASKED"))
-        towns, things = self._classes["MARKER"], self._classes["THING"]
-        rows = np.stack([day, markers, marker, audience, asked, topics, thing], axis=1).tolist()
+        towns, names = self._classes["MARKER"], self._classes["TOPIC"]
+        rows = np.stack([day, markers, marker, audience, asked, topics], axis=1).tolist()
         texts = [
-            f"on {days[d]} {towns[g][m]} {audiences[a]} {asks[s]} about the {things[t][w]}:"
-            for d, g, m, a, s, t, w in rows
+            f"on {days[d]} {towns[g][m]} {audiences[a]} {asks[s]} about the {names[t][0]}:"
+            for d, g, m, a, s, t in rows
         ]
         return Prompts(texts, markers, topics)
 
@@ -94,12 +93,12 @@ class PromptGrammar:
             ValueError: the text is no prompt of this language.
         """
         found = self._parse(prompt)
-        return found["MARKER"][0], found["THING"][0]
+        return found["MARKER"][0], found["TOPIC"][0]
 
     def is_held_out(self, prompt: str) -> bool:
         """Whether it is an evaluation prompt, which no training draw ever yields."""
         found = {name: np.array([index]) for name, (_, index) in self._parse(prompt).items()}
-        day = self._held_out_day(found["MARKER"], found["AUDIENCE"], found["ASKED"], found["THING"])
+        day = self._held_out_day(found["MARKER"], found["AUDIENCE"], found["ASKED"])
         return bool(day[0] == found["DAY"][0])
 
     def _parse(self, prompt: str) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,63 @@
+"""Text to token ids and back: the one template of training, generation and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
+
+Ids = tuple[int, ...]
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside a model's weights."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return tokenizer
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> Ids:
+    """A prompt as the model is asked it: its first ``max_tokens`` tokens.
+
+    The tokenizer adds its own special tokens, but no second beginning-of-sequence token where a chat template has
+    written one, and no end-of-sequence token: the model goes on writing. A prompt that is too long loses its end,
+    because beginning-of-sequence tokens and instructions stand first and an answer continues where a prompt stops.
+
+    Raises:
+        ValueError: nothing is left to condition on.
+    """
+    written = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
+    ids = list(tokenizer(prompt, add_special_tokens=not written)["input_ids"])
+    if ids and ids[-1] == tokenizer.eos_token_id and not prompt.rstrip().endswith(str(tokenizer.eos_token)):
+        ids.pop()
+    if not ids:
+        raise ValueError(f"prompt {prompt!r} has no tokens; give every query a prompt that is not empty")
+    return tuple(ids[:max_tokens])
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
+    """An answer as the model is to write it: its tokens and the end-of-sequence token.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-sequence token, so that a model could not learn to stop.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model.name: the tokenizer of {tokenizer.name_or_path} has no eos_token; choose another model")
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of a completion, special tokens left out."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> Ids:
+    """Every token that ends a completion: the tokenizer's, the model config's and the generation config's."""
+    named = [tokenizer.eos_token_id, AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).eos_token_id]
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+    ids: set[int] = set()
+    for one in named:
+        ids.update(one if isinstance(one, list) else [] if one is None else [one])
+    return tuple(sorted(ids))

@@ -1,0 +1,331 @@
+"""Preference bias: how far the kinds of text that a model writes lean to one group, and what a fallible judge hides.
+
+K kinds, one per group. Arrays may carry leading axes (seeds, rounds) before the kind axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import logit, rel_entr
+
+from scpl_ray.shares import FloatArray, IntArray, check_shares
+
+SMOOTHING = 0.5
+"""Added to both cells of a log-odds of counts (Haldane 1956, Anscombe 1956)."""
+SMALLEST_DETERMINANT = 1e-9
+"""Judges whose error rates have a smaller |TPR - FPR|, or singular value, tell nothing about the true shares."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KindCounts:
+    """How many completions are of each kind."""
+
+    kinds: tuple[str, ...]
+    counts: IntArray
+    """Shape (K,), in the order of ``kinds``."""
+    undecided: int
+    """Completions that the judge gave no kind; they are in no share."""
+
+    @property
+    def decided(self) -> int:
+        """Completions of any kind."""
+        return int(self.counts.sum())
+
+    def shares(self) -> FloatArray:
+        """Shares among the completions of any kind, shape (K,).
+
+        Raises:
+            ValueError: no completion has a kind.
+        """
+        if self.decided == 0:
+            raise ValueError(
+                f"counts: none of {self.undecided} completions is of a kind {list(self.kinds)}, so there are no "
+                "shares; read some of them: the model may have collapsed"
+            )
+        return self.counts / self.decided
+
+
+def count_kinds(judged: Iterable[str | None], kinds: Sequence[str]) -> KindCounts:
+    """Count the kinds of judged completions; ``None`` is a completion that the judge could not place.
+
+    Raises:
+        ValueError: fewer than two kinds, a repeated kind, or a judgement that is none of them.
+    """
+    _check_kinds(kinds)
+    tally = dict.fromkeys(kinds, 0)
+    undecided = 0
+    for kind in judged:
+        if kind is None:
+            undecided += 1
+        elif kind in tally:
+            tally[kind] += 1
+        else:
+            raise ValueError(f"judged: {kind!r} is none of the kinds {list(kinds)}; give one of them or None")
+    return KindCounts(tuple(kinds), np.array([tally[kind] for kind in kinds], dtype=np.int64), undecided)
+
+
+def kind_counts(counts: Mapping[str, int] | ArrayLike, kinds: Sequence[str], *, undecided: int = 0) -> KindCounts:
+    """Counts that are known already, by kind or in the order of ``kinds``.
+
+    Raises:
+        ValueError: an unknown or missing kind, a wrong length, or a count that is negative or not whole.
+    """
+    _check_kinds(kinds)
+    if isinstance(counts, Mapping):
+        if set(counts) != set(kinds):
+            raise ValueError(f"counts: has kinds {sorted(counts)}; give a count for each of {sorted(kinds)}")
+        counts = [counts[kind] for kind in kinds]
+    given = np.asarray(counts, dtype=np.float64)
+    if given.shape != (len(kinds),):
+        raise ValueError(f"counts: shape {given.shape} for {len(kinds)} kinds; give one count per kind")
+    for name, values in (("counts", given), ("undecided", np.array([float(undecided)]))):
+        if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any(values != np.floor(values)):
+            raise ValueError(f"{name}: {values.tolist()} holds a negative or broken number; counts are 0, 1, 2, ...")
+    return KindCounts(tuple(kinds), given.astype(np.int64), undecided)
+
+
+def advantaged_kind(kinds: Sequence[str], initial_shares: ArrayLike) -> str:
+    """The kind of the group that is largest at the start; of equally large ones, the first.
+
+    Raises:
+        ValueError: the shares are not one per kind, negative, or do not sum to 1.
+    """
+    return kinds[int(check_shares("initial_shares", initial_shares, len(kinds)).argmax())]
+
+
+def smoothed_logit(share: ArrayLike, total: ArrayLike) -> FloatArray:
+    """Log-odds of a share seen in ``total`` completions, ln((n s + 1/2) / (n (1 - s) + 1/2)): finite at 0 and at 1.
+
+    Its bias is O(1 / n^2) where the exact logit of a count has no mean at all (Haldane 1956, Anscombe 1956).
+
+    Raises:
+        ValueError: a share outside [0, 1] or a total below 1.
+    """
+    share, total = np.asarray(share, dtype=np.float64), np.asarray(total, dtype=np.float64)
+    if not np.all((share >= 0) & (share <= 1)):
+        raise ValueError(f"share: {share.tolist()} must lie in [0, 1]")
+    if not np.all((total >= 1) & np.isfinite(total)):
+        raise ValueError(f"total: {total.tolist()} must be at least 1 completion")
+    return np.asarray(np.log((total * share + SMOOTHING) / (total * (1.0 - share) + SMOOTHING)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreferenceBias:
+    """How far shares of kinds are from a reference."""
+
+    shares: FloatArray
+    """s, shape (..., K)."""
+    reference: FloatArray
+    """tau, shape (..., K)."""
+    differences: FloatArray
+    """s - tau, shape (..., K); sums to 0."""
+    kind_log_odds: FloatArray
+    """logit s_k - logit tau_k of every kind, nats, shape (..., K)."""
+    log_odds: FloatArray
+    """That of the advantaged kind A, logit s_A - logit tau_A, shape (...)."""
+    total_variation: FloatArray
+    """sum |s - tau| / 2 in [0, 1], shape (...)."""
+    kl: FloatArray
+    """KL(s || tau) in nats, shape (...); infinite where a kind that the reference lacks was written."""
+
+
+def preference_bias(
+    shares: ArrayLike,
+    reference: ArrayLike,
+    *,
+    advantaged: int,
+    total: ArrayLike | None = None,
+    reference_total: ArrayLike | None = None,
+) -> PreferenceBias:
+    """Preference bias of shares of kinds against one reference.
+
+    Log-odds is the natural scale: selection and feedback act on it linearly. Without totals it is exact, and infinite
+    where a share is 0 or 1 (NaN where both are the same such number); with them it is :func:`smoothed_logit`.
+
+    Args:
+        shares: s, shape (..., K).
+        reference: tau, shape (..., K): equal shares (:func:`balanced`), or the shares of round 0.
+        advantaged: index of the kind A whose log-odds is taken.
+        total: completions behind ``shares``, shape (...).
+        reference_total: completions behind ``reference`` where it was measured, shape (...); ``None``: exactly known.
+
+    Raises:
+        ValueError: shares that do not sum to 1, lengths that differ, or an index outside 0..K-1.
+    """
+    s = check_shares("shares", shares)
+    tau = check_shares("reference", reference, s.shape[-1])
+    if not 0 <= advantaged < s.shape[-1]:
+        raise ValueError(f"advantaged: {advantaged} is no kind; give an index from 0 to {s.shape[-1] - 1}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_odds = _log_odds(s, total) - _log_odds(tau, reference_total)
+    return PreferenceBias(
+        shares=s,
+        reference=tau,
+        differences=s - tau,
+        kind_log_odds=log_odds,
+        log_odds=np.asarray(log_odds[..., advantaged]),
+        total_variation=np.asarray(np.abs(s - tau).sum(axis=-1) / 2.0),
+        kl=np.asarray(rel_entr(s, tau).sum(axis=-1)),
+    )
+
+
+def balanced(n_kinds: int) -> FloatArray:
+    """The reference of equal shares, shape (K,)."""
+    return np.full(n_kinds, 1.0 / n_kinds)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preference:
+    """The preference bias of one round: against both references, as judged and corrected for the judge's errors."""
+
+    kinds: tuple[str, ...]
+    advantaged: str
+    decided: int
+    """Completions of any kind."""
+    undecided: int
+    """Completions that the judge could not place; in no share."""
+    balanced: PreferenceBias
+    """Raw shares against equal shares."""
+    round_0: PreferenceBias
+    """Raw shares against those of round 0."""
+    correction: Correction | None
+    """``None`` where the judge's errors are not known."""
+    corrected_balanced: PreferenceBias | None
+    """Corrected shares against equal shares."""
+    corrected_round_0: PreferenceBias | None
+    """Corrected shares against the corrected ones of round 0."""
+
+
+def measure_preference(
+    counts: KindCounts, round_0: KindCounts, *, advantaged: str, confusion: ArrayLike | None = None
+) -> Preference:
+    """All of a round's preference bias, log-odds smoothed.
+
+    Args:
+        counts: the round's counts on neutral prompts.
+        round_0: those of the base model.
+        advantaged: the kind whose log-odds is taken, e.g. :func:`advantaged_kind`.
+        confusion: P(judged j | true i), shape (K, K), rows sum to 1; see :func:`correct_shares`.
+
+    Raises:
+        ValueError: other kinds in round 0, an unknown advantaged kind, no decided completion, or an unusable confusion.
+    """
+    if counts.kinds != round_0.kinds:
+        raise ValueError(f"round_0: kinds {list(round_0.kinds)} are not {list(counts.kinds)}; count the same kinds")
+    if advantaged not in counts.kinds:
+        raise ValueError(f"advantaged: {advantaged!r} is none of the kinds {list(counts.kinds)}")
+    index = counts.kinds.index(advantaged)
+    even = balanced(len(counts.kinds))
+
+    def both(shares: FloatArray, first: FloatArray) -> tuple[PreferenceBias, PreferenceBias]:
+        return (
+            preference_bias(shares, even, advantaged=index, total=counts.decided),
+            preference_bias(shares, first, advantaged=index, total=counts.decided, reference_total=round_0.decided),
+        )
+
+    raw = both(counts.shares(), round_0.shares())
+    head = (counts.kinds, advantaged, counts.decided, counts.undecided)
+    if confusion is None:
+        return Preference(*head, *raw, None, None, None)
+    correction = correct_shares(counts.shares(), confusion)
+    corrected = both(correction.shares, correct_shares(round_0.shares(), confusion).shares)
+    return Preference(*head, *raw, correction, *corrected)
+
+
+def rogan_gladen(observed: ArrayLike, true_positive_rate: float, false_positive_rate: float) -> FloatArray:
+    """True share of one of two kinds from the judged one, (observed - FPR) / (TPR - FPR) clipped to [0, 1].
+
+    Rogan and Gladen (1978). Keep ``observed`` beside it: the correction divides its noise by TPR - FPR.
+
+    Args:
+        observed: judged share of the kind, any shape.
+        true_positive_rate: TPR, P(judged the kind | is the kind).
+        false_positive_rate: FPR, P(judged the kind | is the other).
+
+    Raises:
+        ValueError: a number outside [0, 1], or TPR = FPR: such a judge tells nothing.
+    """
+    observed = np.asarray(observed, dtype=np.float64)
+    for name, value in (
+        ("observed", observed),
+        ("true_positive_rate", np.asarray(true_positive_rate)),
+        ("false_positive_rate", np.asarray(false_positive_rate)),
+    ):
+        if not np.all((value >= 0) & (value <= 1)):
+            raise ValueError(f"{name}: {value.tolist()} must lie in [0, 1]")
+    informedness = true_positive_rate - false_positive_rate
+    if abs(informedness) < SMALLEST_DETERMINANT:
+        raise ValueError(
+            f"true_positive_rate: {true_positive_rate} equals false_positive_rate {false_positive_rate}; "
+            "the judge does not tell the kinds apart, so use another judge"
+        )
+    return np.asarray(np.clip((observed - false_positive_rate) / informedness, 0.0, 1.0))
+
+
+def confusion_of_counts(counts: ArrayLike) -> FloatArray:
+    """P(judged j | true i), shape (K, K), from counts of held-out texts: row i is the true kind, column j the judged.
+
+    Raises:
+        ValueError: not square, a negative or not finite count, or a true kind without texts.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < 2:
+        raise ValueError(f"counts: shape {table.shape} must be (K, K) with K >= 2")
+    if not np.all(np.isfinite(table)) or np.any(table < 0):
+        raise ValueError(f"counts: {table.tolist()} holds a negative or not finite count")
+    totals = table.sum(axis=1, keepdims=True)
+    if np.any(totals == 0):
+        empty = np.flatnonzero(totals[:, 0] == 0).tolist()
+        raise ValueError(f"counts: true kinds {empty} have no held-out texts; judge some of each kind")
+    return np.asarray(table / totals)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Correction:
+    """Shares corrected for the errors of a judge."""
+
+    observed: FloatArray
+    """As judged, shape (..., K)."""
+    unclipped: FloatArray
+    """Solution of the linear system; sums to 1, may leave [0, 1] through sampling noise."""
+    shares: FloatArray
+    """``unclipped`` clipped to [0, 1] and renormalised, shape (..., K)."""
+
+
+def correct_shares(observed: ArrayLike, confusion: ArrayLike) -> Correction:
+    """True shares s from judged ones o, solving o_j = sum_i s_i P(judged j | true i); K = 2 is Rogan and Gladen (1978).
+
+    Args:
+        observed: o, shape (..., K).
+        confusion: P(judged j | true i) among texts that the judge decides, shape (K, K), rows sum to 1.
+
+    Raises:
+        ValueError: shares or rows that do not sum to 1, a wrong shape, or a singular confusion.
+    """
+    o = check_shares("observed", observed)
+    rates = check_shares("confusion", confusion)
+    if rates.shape != (o.shape[-1], o.shape[-1]):
+        raise ValueError(f"confusion: shape {rates.shape} for {o.shape[-1]} kinds; give (K, K)")
+    if np.linalg.svd(rates, compute_uv=False).min() < SMALLEST_DETERMINANT:
+        raise ValueError(
+            f"confusion: {rates.tolist()} is singular: the judge does not tell all kinds apart; merge kinds or use "
+            "another judge"
+        )
+    solved = np.linalg.solve(rates.T, o[..., None])[..., 0]
+    # the rows of the confusion sum to 1, so the solution does too, and clipping leaves at least mass 1
+    clipped = np.clip(solved, 0.0, None)
+    return Correction(o, np.asarray(solved), np.asarray(clipped / clipped.sum(axis=-1, keepdims=True)))
+
+
+def _log_odds(share: FloatArray, total: ArrayLike | None) -> FloatArray:
+    """Exact, or smoothed where totals of shape (...) stand behind shares of shape (..., K)."""
+    return np.asarray(logit(share)) if total is None else smoothed_logit(share, np.asarray(total)[..., None])
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    if len(kinds) < 2 or len(set(kinds)) != len(kinds):
+        raise ValueError(f"kinds: {list(kinds)} must be two or more distinct names")

@@ -1,0 +1,264 @@
+"""Disparate bias: how unequal the quality is that groups receive, what chance alone would show, and levelling down.
+
+A gap never stands alone: beside it stand the mean, the worst group, the gap that chance would show, and whether it
+fell because quality fell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from scpl_ray import seeds
+from scpl_ray.shares import FloatArray, IntArray
+
+CHUNK = 4_000_000
+"""Numbers held at once while resampling."""
+ROUNDING = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DisparateBias:
+    """How unequal the qualities of groups are; every field has the shape of the leading axes."""
+
+    gap: FloatArray
+    """Largest minus smallest."""
+    std: FloatArray
+    """Population standard deviation over groups (divided by K)."""
+    ratio: FloatArray
+    """Smallest over largest, in [0, 1]; 1 where all are 0."""
+    worst: FloatArray
+    """Quality of the group that is served worst."""
+    mean: FloatArray
+    """Mean over groups, each with equal weight."""
+
+
+def disparate_bias(quality: ArrayLike) -> DisparateBias:
+    """Disparate bias of per-group quality.
+
+    The gap of noisy means is biased upward even among equals: print :func:`gap_null` beside it.
+
+    Args:
+        quality: q_k in [0, 1], shape (..., K), K >= 2.
+
+    Raises:
+        ValueError: fewer than two groups, or a quality outside [0, 1].
+    """
+    q = _check_quality("quality", quality)
+    if q.ndim == 0 or q.shape[-1] < 2:
+        raise ValueError(f"quality: {q.tolist()} holds fewer than 2 groups; give one number per group")
+    worst, best = q.min(axis=-1), q.max(axis=-1)
+    ratio = np.divide(worst, best, out=np.ones_like(worst), where=best > 0)
+    return DisparateBias(
+        gap=np.asarray(best - worst),
+        std=np.asarray(q.std(axis=-1)),
+        ratio=np.asarray(ratio),
+        worst=np.asarray(worst),
+        mean=np.asarray(q.mean(axis=-1)),
+    )
+
+
+def group_means(quality: ArrayLike, groups: ArrayLike, n_groups: int) -> FloatArray:
+    """Mean quality per group, shape (K,).
+
+    Args:
+        quality: one number per completion or prompt, in [0, 1], shape (N,).
+        groups: index of each one's group, 0..K-1, shape (N,).
+        n_groups: K.
+
+    Raises:
+        ValueError: shapes that differ, a quality outside [0, 1], an index outside 0..K-1, or a group without any.
+    """
+    q = _check_quality("quality", quality)
+    labels = _check_groups(groups, q.shape, n_groups)
+    return np.asarray(np.bincount(labels, weights=q, minlength=n_groups) / np.bincount(labels, minlength=n_groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class GapNull:
+    """The gap between groups beside the gap that chance alone shows."""
+
+    gap: float
+    """Observed max - min of group means."""
+    null_mean: float
+    """Mean gap when the groups' names are shuffled: what equal groups show."""
+    null_95: float
+    """Its 95% quantile."""
+    p: float
+    """P(gap under the null >= observed), (1 + exceedances) / (1 + permutations) (Phipson and Smyth 2010)."""
+    permutations: int
+
+
+def gap_null(quality: ArrayLike, groups: ArrayLike, n_groups: int, *, seed: int, permutations: int = 2000) -> GapNull:
+    """Permutation null of the gap: group names are shuffled over the prompts, group sizes kept.
+
+    Args:
+        quality: one number per *prompt*, shape (N,). Completions of one prompt are not exchangeable with those of
+            others: average them first.
+        groups: index of each prompt's group, 0..K-1, shape (N,).
+        n_groups: K >= 2.
+        seed: seed of the shuffles; the same seed, the same null.
+        permutations: number of shuffles.
+
+    Raises:
+        ValueError: as :func:`group_means`; fewer than two groups; fewer than one permutation.
+    """
+    if permutations < 1:
+        raise ValueError(f"permutations: {permutations} must be at least 1")
+    observed = float(disparate_bias(group_means(quality, groups, n_groups)).gap)
+    q, labels = np.asarray(quality, dtype=np.float64), np.asarray(groups, dtype=np.int64)
+    sizes = np.bincount(labels, minlength=n_groups)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rng = seeds.generator(seed, "permutation null of the gap")
+    gaps = np.empty(permutations)
+    rows = max(1, CHUNK // len(q))
+    for first in range(0, permutations, rows):
+        block = gaps[first : first + rows]
+        shuffled = rng.permuted(np.broadcast_to(q, (len(block), len(q))), axis=1)
+        means = np.add.reduceat(shuffled, starts, axis=1) / sizes
+        block[:] = means.max(axis=1) - means.min(axis=1)
+    exceedances = int((gaps >= observed - ROUNDING).sum())
+    return GapNull(
+        gap=observed,
+        null_mean=float(gaps.mean()),
+        null_95=float(np.quantile(gaps, 0.95)),
+        p=(1 + exceedances) / (1 + permutations),
+        permutations=permutations,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Change:
+    """A change since the first round with its two-sided interval; arrays of one shape."""
+
+    estimate: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LevelledDown:
+    """Whether a gap that fell did so because quality fell."""
+
+    gap: Change
+    mean: Change
+    worst: Change
+    flag: NDArray[np.bool_]
+    """The gap's estimate fell, and the interval of the mean or of the worst group lies below 0.
+
+    The gap's own fall need not be beyond chance: the flag guards every fall that might be reported.
+    """
+
+
+def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95) -> LevelledDown:
+    """Levelling down in rounds 1..T against round 0, with t-intervals between seeds; fields have shape (T,).
+
+    Args:
+        quality: q_k of every seed and round, shape (S, T + 1, K) with S >= 2, T >= 1 and K >= 2.
+        confidence: of the two-sided intervals.
+
+    Raises:
+        ValueError: a wrong shape, fewer than two seeds, a quality outside [0, 1], or a confidence outside (0, 1).
+    """
+    q = _check_quality("quality", quality)
+    if q.ndim != 3 or q.shape[0] < 2 or q.shape[1] < 2:
+        raise ValueError(f"quality: shape {q.shape} must be (seeds, rounds, groups) with 2 or more seeds and rounds")
+    _check_confidence(confidence)
+    bias = disparate_bias(q)
+    half_widths = stats.t.ppf(0.5 + confidence / 2.0, len(q) - 1) / np.sqrt(len(q))
+
+    def change(values: FloatArray) -> Change:
+        moved = values[:, 1:] - values[:, :1]
+        estimate, half = moved.mean(axis=0), half_widths * moved.std(axis=0, ddof=1)
+        return Change(estimate, estimate - half, estimate + half)
+
+    return _flagged(change(bias.gap), change(bias.mean), change(bias.worst))
+
+
+def levelled_down_within_run(
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> LevelledDown:
+    """Levelling down between two rounds of *one* run; fields have shape ().
+
+    Prompts are resampled within their group, both rounds together, as the held-out prompts are the same; intervals are
+    percentiles. They speak of the noise of this evaluation only: another seed of the loop may go elsewhere.
+
+    Args:
+        before: quality per held-out prompt in the earlier round, shape (P,).
+        after: the same prompts in the later round, shape (P,).
+        groups: index of each prompt's group, 0..K-1, shape (P,).
+        n_groups: K >= 2.
+        seed: seed of the resampling.
+        resamples: number of bootstrap resamples.
+        confidence: of the two-sided intervals.
+
+    Raises:
+        ValueError: as :func:`group_means`; fewer than one resample; a confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples: {resamples} must be at least 1")
+    means = np.stack([group_means(before, groups, n_groups), group_means(after, groups, n_groups)])
+    pair = np.stack([np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)], axis=-1)
+    labels = np.asarray(groups, dtype=np.int64)
+    rng = seeds.generator(seed, "levelled down within a run")
+    drawn = np.empty((resamples, 2, n_groups))
+    for k in range(n_groups):
+        own = pair[labels == k]
+        rows = max(1, CHUNK // len(own))
+        for first in range(0, resamples, rows):
+            size = min(rows, resamples - first)
+            weights = rng.multinomial(len(own), np.full(len(own), 1.0 / len(own)), size=size)
+            drawn[first : first + size, :, k] = weights @ own / len(own)
+    # sums of floats may leave [0, 1] by a rounding
+    observed, resampled = disparate_bias(means), disparate_bias(np.clip(drawn, 0.0, 1.0))
+    tails = [0.5 - confidence / 2.0, 0.5 + confidence / 2.0]
+
+    def change(values: FloatArray, replicates: FloatArray) -> Change:
+        low, high = np.quantile(replicates[:, 1] - replicates[:, 0], tails)
+        return Change(np.asarray(values[1] - values[0]), np.asarray(low), np.asarray(high))
+
+    return _flagged(
+        change(observed.gap, resampled.gap),
+        change(observed.mean, resampled.mean),
+        change(observed.worst, resampled.worst),
+    )
+
+
+def _flagged(gap: Change, mean: Change, worst: Change) -> LevelledDown:
+    fell = (mean.high < -ROUNDING) | (worst.high < -ROUNDING)
+    return LevelledDown(gap, mean, worst, np.asarray((gap.estimate < -ROUNDING) & fell))
+
+
+def _check_quality(name: str, values: ArrayLike) -> FloatArray:
+    q = np.asarray(values, dtype=np.float64)
+    if not np.all((q >= 0) & (q <= 1 + ROUNDING)):
+        raise ValueError(f"{name}: {q.tolist()} holds a number outside [0, 1]; quality is a fraction")
+    return q
+
+
+def _check_groups(groups: ArrayLike, shape: tuple[int, ...], n_groups: int) -> IntArray:
+    labels = np.asarray(groups)
+    if len(shape) != 1 or labels.shape != shape:
+        raise ValueError(f"groups: shape {labels.shape} for quality of shape {shape}; both are (N,)")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0 or labels.max(initial=0) >= n_groups:
+        raise ValueError(f"groups: {labels.tolist()} holds no indices from 0 to {n_groups - 1}")
+    empty = np.flatnonzero(np.bincount(labels, minlength=n_groups) == 0).tolist()
+    if empty:
+        raise ValueError(f"groups: groups {empty} have no quality; measure every group or leave it out of the config")
+    return labels.astype(np.int64)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, e.g. 0.95")

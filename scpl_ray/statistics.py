@@ -1,0 +1,346 @@
+"""What may be claimed from a few seeds: intervals, paired differences, verdicts.
+
+The independent unit of a loop is its seed. Rounds of one run depend on each other and completions of one round share a
+policy, so intervals are taken between seeds, never between generations of one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+from scipy.optimize import brentq
+
+from scpl_ray import seeds
+from scpl_ray.shares import FloatArray
+
+RELATIVE_ROUNDING = 1e-12
+"""Spread below this multiple of the numbers themselves is rounding, not spread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate with a two-sided interval."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    n: int
+    """Independent units behind it: seeds, or completions for a share."""
+
+
+def wilson_interval(count: int, total: int, *, confidence: float = 0.95) -> Interval:
+    """Score interval of one share (Wilson 1927): stays in [0, 1] and has a width at counts of 0.
+
+    Raises:
+        ValueError: total < 1, a count outside 0..total, or a confidence outside (0, 1).
+    """
+    _check_share_of("count", count, "total", total)
+    z = _normal_quantile(confidence)
+    share, shrink = count / total, 1.0 + z**2 / total
+    centre = (share + z**2 / (2.0 * total)) / shrink
+    half = z * np.sqrt(share * (1.0 - share) / total + z**2 / (4.0 * total**2)) / shrink
+    # at a count of 0 or of all the bounds are 0 and 1 exactly, up to rounding
+    low = 0.0 if count == 0 else float(centre - half)
+    high = 1.0 if count == total else float(centre + half)
+    return Interval(share, low, high, confidence, total)
+
+
+def share_difference(count_a: int, total_a: int, count_b: int, total_b: int, *, confidence: float = 0.95) -> Interval:
+    """Share a minus share b of two independent samples, with its large-sample interval; ``n`` is the smaller total.
+
+    For two evaluations of *one* run: it holds the noise of the completions, not that of the loop.
+
+    Raises:
+        ValueError: as :func:`wilson_interval`.
+    """
+    _check_share_of("count_a", count_a, "total_a", total_a)
+    _check_share_of("count_b", count_b, "total_b", total_b)
+    a, b = count_a / total_a, count_b / total_b
+    half = _normal_quantile(confidence) * float(np.sqrt(a * (1.0 - a) / total_a + b * (1.0 - b) / total_b))
+    return Interval(a - b, a - b - half, a - b + half, confidence, min(total_a, total_b))
+
+
+def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Student interval of the mean between seeds.
+
+    Args:
+        values: one number per seed, shape (S,), S >= 2.
+        confidence: of the two-sided interval.
+
+    Raises:
+        ValueError: fewer than two seeds, a number that is not finite, or a confidence outside (0, 1).
+    """
+    x = _check_seeds(values)
+    _check_fraction("confidence", confidence)
+    half = stats.t.ppf(0.5 + confidence / 2.0, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), confidence, len(x))
+
+
+def _mean(resampled: FloatArray) -> FloatArray:
+    return np.asarray(resampled.mean(axis=1))
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    *,
+    seed: int,
+    statistic: Callable[[FloatArray], FloatArray] = _mean,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of a statistic when whole seeds are resampled (Efron and Tibshirani 1993).
+
+    For statistics without a formula. It is too short for few seeds (of a mean at 5 seeds, about a third shorter than
+    Student's): prefer :func:`t_interval` for means.
+
+    Args:
+        values: one row per seed, shape (S, ...), S >= 2.
+        seed: seed of the resampling.
+        statistic: maps resamples of shape (B, S, ...) to (B,); the mean over seeds by default.
+        resamples: B.
+        confidence: of the two-sided interval.
+
+    Raises:
+        ValueError: fewer than two seeds, a number that is not finite, fewer than one resample, or a confidence outside
+            (0, 1).
+    """
+    x = _check_seeds(values, one_row=False)
+    _check_fraction("confidence", confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples: {resamples} must be at least 1")
+    rows = seeds.generator(seed, "bootstrap of seeds").integers(len(x), size=(resamples, len(x)))
+    low, high = np.quantile(statistic(x[rows]), [0.5 - confidence / 2.0, 0.5 + confidence / 2.0])
+    return Interval(float(statistic(x[None])[0]), float(low), float(high), confidence, len(x))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairedDifferences:
+    """Treatment minus control of the same seed."""
+
+    seeds: tuple[int, ...]
+    """Seeds that both arms have, ascending."""
+    differences: FloatArray
+    """Shape (S,), in the order of ``seeds``."""
+    without_control: tuple[int, ...] = ()
+    """Seeds that only the treatment has; not in the differences."""
+    without_treatment: tuple[int, ...] = ()
+    """Seeds that only the control has; not in the differences."""
+
+
+def paired_differences(treatment: Mapping[int, float], control: Mapping[int, float]) -> PairedDifferences:
+    """Join two arms by seed; what cannot be joined is named in the result.
+
+    Raises:
+        ValueError: no seed in common, or a number that is not finite.
+    """
+    for name, arm in (("treatment", treatment), ("control", control)):
+        broken = {seed: value for seed, value in arm.items() if not np.isfinite(value)}
+        if broken:
+            raise ValueError(f"{name}: seeds {broken} are not finite; leave these runs out of both arms, by name")
+    both = sorted(treatment.keys() & control.keys())
+    if not both:
+        raise ValueError(
+            f"control: seeds {sorted(control)} and treatment seeds {sorted(treatment)} have none in common; "
+            "run the control with the treatment's seeds"
+        )
+    return PairedDifferences(
+        seeds=tuple(both),
+        differences=np.array([treatment[seed] - control[seed] for seed in both], dtype=np.float64),
+        without_control=tuple(sorted(treatment.keys() - control.keys())),
+        without_treatment=tuple(sorted(control.keys() - treatment.keys())),
+    )
+
+
+def slopes_per_round(values: ArrayLike) -> FloatArray:
+    """Least-squares slope of every seed's path over its rounds, shape (S,); put it into :func:`t_interval`.
+
+    Args:
+        values: e.g. smoothed log-odds, shape (S, T + 1) with T >= 1, per round.
+
+    Raises:
+        ValueError: fewer than two rounds, or a number that is not finite (log-odds of 0 or all: smooth them).
+    """
+    y = np.asarray(values, dtype=np.float64)
+    if y.ndim != 2 or y.shape[1] < 2:
+        raise ValueError(f"values: shape {y.shape} must be (seeds, rounds) with 2 or more rounds")
+    if not np.all(np.isfinite(y)):
+        raise ValueError("values: a number is not finite; use smoothed log-odds, which are finite at shares of 0 and 1")
+    rounds = np.arange(y.shape[1]) - (y.shape[1] - 1) / 2.0
+    return np.asarray(y @ rounds / (rounds @ rounds))
+
+
+def one_sided_p(differences: ArrayLike) -> FloatArray:
+    """P-value of Student's test that the mean between seeds is not above 0, shape (...) for differences (..., S).
+
+    Where all seeds agree exactly Student's t is infinite or undefined: the p-value is then that of the sign test,
+    2^-S for a difference above 0, 1 for one below, and 1/2 for none.
+
+    Raises:
+        ValueError: fewer than two seeds or a number that is not finite.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim == 0 or d.shape[-1] < 2:
+        raise ValueError(f"differences: shape {d.shape} holds fewer than 2 seeds; one seed shows no spread")
+    if not np.all(np.isfinite(d)):
+        raise ValueError(f"differences: {d.tolist()} holds a number that is not finite")
+    n = d.shape[-1]
+    mean, sd = d.mean(axis=-1), d.std(axis=-1, ddof=1)
+    agree = sd <= RELATIVE_ROUNDING * np.abs(d).max(axis=-1)
+    t = np.divide(mean * np.sqrt(n), sd, out=np.zeros_like(mean), where=~agree)
+    exact = np.where(mean > 0, 0.5**n, np.where(mean < 0, 1.0, 0.5))
+    return np.asarray(np.where(agree, exact, stats.t.sf(t, n - 1)))
+
+
+def holm(p: ArrayLike) -> FloatArray:
+    """P-values adjusted for a family of M claims, shape (M,): at most 5% chance of any false one at 0.05 (Holm 1979).
+
+    Raises:
+        ValueError: not one row, or a number outside [0, 1].
+    """
+    values = np.asarray(p, dtype=np.float64)
+    if values.ndim != 1 or not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"p: {values.tolist()} must be one row of numbers in [0, 1]")
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return adjusted
+
+
+def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, power: float = 0.8) -> float:
+    """Smallest mean difference that the one-sided t-test finds with the given power, in the units of ``sd``.
+
+    The mean that makes the noncentral t with S - 1 degrees of freedom exceed its critical value with that probability.
+
+    Args:
+        sd: standard deviation of the differences between seeds, >= 0.
+        n_seeds: S >= 2.
+        level: of the one-sided test.
+        power: wanted probability of detection, above ``level``.
+
+    Raises:
+        ValueError: a number outside these ranges.
+    """
+    if n_seeds < 2:
+        raise ValueError(f"n_seeds: {n_seeds} must be at least 2")
+    if not (np.isfinite(sd) and sd >= 0):
+        raise ValueError(f"sd: {sd} must be a finite number >= 0")
+    _check_fraction("level", level)
+    _check_fraction("power", power)
+    if power <= level:
+        raise ValueError(f"power: {power} must exceed the level {level}: any test has that much without an effect")
+    critical = float(stats.t.ppf(1.0 - level, n_seeds - 1))
+    high = 1.0
+    while stats.nct.sf(critical, n_seeds - 1, high) < power:
+        high *= 2.0
+    shift = brentq(lambda x: stats.nct.sf(critical, n_seeds - 1, x) - power, 0.0, high)
+    return float(shift) * sd / float(np.sqrt(n_seeds))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Claim:
+    """Something to be shown: that paired differences lie on one side of 0."""
+
+    name: str
+    """E.g. ``preference log-odds rise``."""
+    paired: PairedDifferences
+    direction: Literal["above 0", "below 0"] = "above 0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a claim's seeds say."""
+
+    claim: Claim
+    """With its seeds, and those that had no partner."""
+    estimate: float
+    """Mean difference, treatment minus control."""
+    interval: Interval
+    """Two-sided t-interval of that mean."""
+    p: float
+    """One-sided, for the claimed direction."""
+    p_adjusted: float
+    """After Holm's correction over the family."""
+    minimum_detectable_effect: float
+    """Size of the mean difference that these seeds find with ``power`` at the family's strictest level, level / M."""
+    power: float
+    verdict: Literal["supported", "opposite", "cannot tell"]
+
+
+def judge_claims(
+    claims: Sequence[Claim], *, level: float = 0.05, power: float = 0.8, confidence: float = 0.95
+) -> tuple[Verdict, ...]:
+    """Verdicts of a family of claims that are published together.
+
+    ``supported``: the adjusted one-sided p-value is below ``level``. ``opposite``: the same of the opposite claims,
+    corrected as a family of their own. Else ``cannot tell``, which is no evidence of absence: see the minimum
+    detectable effect.
+
+    Args:
+        claims: all claims of the family; leaving some out understates the p-values.
+        level: of the one-sided tests, for the whole family.
+        power: of the minimum detectable effect.
+        confidence: of the two-sided intervals, each by itself.
+
+    Raises:
+        ValueError: no claim, a repeated name, an unknown direction, fewer than two paired seeds, or a number out of
+            range.
+    """
+    names = [claim.name for claim in claims]
+    if not claims or len(set(names)) != len(names):
+        raise ValueError(f"claims: {names} must be one or more claims of distinct names")
+    _check_fraction("level", level)
+    for claim in claims:
+        if claim.direction not in ("above 0", "below 0"):
+            raise ValueError(f"direction: {claim.direction!r} of {claim.name!r} must be 'above 0' or 'below 0'")
+    towards = [one_sided_p(c.paired.differences * (1 if c.direction == "above 0" else -1)) for c in claims]
+    against = [one_sided_p(c.paired.differences * (-1 if c.direction == "above 0" else 1)) for c in claims]
+    adjusted, adjusted_against = holm(towards), holm(against)
+    verdicts = []
+    for i, claim in enumerate(claims):
+        d = claim.paired.differences
+        says: Literal["supported", "opposite", "cannot tell"] = "cannot tell"
+        if adjusted[i] < level:
+            says = "supported"
+        elif adjusted_against[i] < level:
+            says = "opposite"
+        interval = t_interval(d, confidence=confidence)
+        smallest = minimum_detectable_effect(float(d.std(ddof=1)), len(d), level=level / len(claims), power=power)
+        verdicts.append(
+            Verdict(claim, interval.estimate, interval, float(towards[i]), float(adjusted[i]), smallest, power, says)
+        )
+    return tuple(verdicts)
+
+
+def _check_seeds(values: ArrayLike, *, one_row: bool = True) -> FloatArray:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim == 0 or len(x) < 2 or (one_row and x.ndim != 1):
+        raise ValueError(
+            f"values: shape {x.shape} must be one number per seed with 2 or more seeds; one seed has no interval"
+        )
+    if not np.all(np.isfinite(x)):
+        raise ValueError(f"values: {x.tolist()} holds a number that is not finite")
+    return x
+
+
+def _check_share_of(name: str, count: int, total_name: str, total: int) -> None:
+    if total < 1:
+        raise ValueError(f"{total_name}: {total} must be at least 1")
+    if not 0 <= count <= total:
+        raise ValueError(f"{name}: {count} must lie between 0 and {total_name} = {total}")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: {value} must lie between 0 and 1, both excluded")
+
+
+def _normal_quantile(confidence: float) -> float:
+    _check_fraction("confidence", confidence)
+    return float(stats.norm.ppf(0.5 + confidence / 2.0))

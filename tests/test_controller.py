@@ -1,0 +1,263 @@
+"""The loop with fakes: milliseconds a run."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from scpl_ray import configfile
+from scpl_ray.config import Experiment
+from scpl_ray.controller import Loop
+from scpl_ray.population import PopulationSimulator
+from scpl_ray.protocols import Engines
+from scpl_ray.records import Completion, Example, Metric, Query
+from scpl_ray.store import PHASES, Store, StoreError
+from tests import fakes
+
+SMALL = [
+    "queries.prompts_per_round=40",
+    "generation.samples_per_prompt=4",
+    "evaluation.prompts_per_group=12",
+    "evaluation.neutral_prompts=30",
+    "generation.engine=transformers",
+    "loop.rounds=3",
+]
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.phases: list[tuple[int, str]] = []
+
+    def start(self, round_: int, phase: str, total: int) -> None: ...
+    def advance(self, phase: str, count: int) -> None: ...
+    def done(self, round_: int, phase: str, seconds: float) -> None:
+        self.phases.append((round_, phase))
+
+    def measured(self, round_: int, rows: Sequence[Metric]) -> None: ...
+
+
+def small(*overrides: str) -> Experiment:
+    return configfile.load(None, [*SMALL, *overrides])
+
+
+def loop(store: Store, experiment: Experiment, base: Path, *, progress: Silent | None = None, **generator: int) -> Loop:
+    task = fakes.FakeTask(experiment.groups.names)
+    engines = Engines(
+        fakes.FakeGenerator(experiment.seed, **generator),
+        fakes.FakeScorer(),
+        fakes.FakeTrainer(),
+        PopulationSimulator(experiment, task),
+    )
+    return Loop(experiment, task, store, engines, base, fakes.encode, progress or Silent())
+
+
+def run(root: Path, experiment: Experiment, **generator: int) -> tuple[list[Metric], dict[str, bytes]]:
+    base = root.parent / "base"
+    if not base.exists():
+        fakes.make_base(base, len(experiment.groups.names))
+    store = Store.create(root, experiment, {})
+    rows = loop(store, experiment, base, **generator).run()
+    store.close()
+    return rows, records_of(root)
+
+
+def records_of(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.parquet")} | {
+        str(p.relative_to(root)): p.read_bytes() for p in root.rglob("feedback/*.json") if p.name != "manifest.json"
+    }
+
+
+def value(rows: Sequence[Metric], round_: int, metric: str, group: str | None = None) -> float:
+    (found,) = [r.value for r in rows if (r.round, r.metric, r.group) == (round_, metric, group)]
+    return found
+
+
+def test_a_round_commits_its_phases_in_order(tmp_path: Path) -> None:
+    experiment = small("loop.rounds=1")
+    progress = Silent()
+    store = Store.create(tmp_path / "run", experiment, {})
+    loop(store, experiment, fakes.make_base(tmp_path / "base", 2), progress=progress).run()
+    assert progress.phases == [(0, "evaluation")] + [(1, phase) for phase in PHASES if phase != "base"]
+
+
+@pytest.mark.parametrize("kind", ["retraining", "incremental"])
+@pytest.mark.parametrize("strategy", ["none", "random", "vrs", "tpp", "top", "best_of_n", "quotas", "reweight"])
+def test_the_same_seed_gives_the_same_bytes_whatever_the_chunks(tmp_path: Path, kind: str, strategy: str) -> None:
+    experiment = small(f"loop.kind={kind}", f"selection.strategy={strategy}", "loop.rounds=2")
+    first = run(tmp_path / "a", experiment)
+    assert first == run(tmp_path / "b", experiment, chunk=3)
+    other = small(f"loop.kind={kind}", f"selection.strategy={strategy}", "loop.rounds=2", "seed=1")
+    assert first != run(tmp_path / "c", other)
+
+
+def test_retraining_starts_from_the_base_and_incremental_from_the_last_policy(tmp_path: Path) -> None:
+    for kind, versions in (("retraining", [0, 0, 0]), ("incremental", [0, 1, 2])):
+        experiment = small(f"loop.kind={kind}")
+        store = Store.create(tmp_path / kind, experiment, {})
+        base = fakes.make_base(tmp_path / f"base {kind}", 2)
+        it = loop(store, experiment, base)
+        starts: list[int] = []
+        train = it.engines.trainer.train
+        it.engines.trainer.train = lambda job, train=train, starts=starts: (starts.append(job.start.policy_version), train(job))[1]
+        it.run()
+        assert starts == versions
+        store.close()
+
+
+def test_completions_are_stamped_with_the_policy_that_wrote_them(tmp_path: Path) -> None:
+    experiment = small()
+    run(tmp_path / "run", experiment)
+    store, _ = Store.open(tmp_path / "run")
+    for t in (1, 2, 3):
+        assert {c.policy_version for c in store.read(t, "completions", "completions", Completion)} == {t - 1}
+        assert {c.policy_version for c in store.read(t, "evaluation", "completions", Completion)} == {t}
+    store.close()
+
+
+def test_evaluation_prompts_and_seeds_are_the_same_every_round(tmp_path: Path) -> None:
+    run(tmp_path / "run", small())
+    store, _ = Store.open(tmp_path / "run")
+    keys = [
+        [(c.query_id, c.sample_index, c.seed) for c in store.read(t, "evaluation", "completions", Completion)]
+        for t in range(4)
+    ]
+    assert keys[0] == keys[1] == keys[2] == keys[3]
+    store.close()
+
+
+def test_static_shares_stay_and_softmax_shares_move(tmp_path: Path) -> None:
+    rows, _ = run(tmp_path / "static", small("feedback.rule=static"))
+    assert [value(rows, t, "share", "north") for t in range(4)] == pytest.approx([0.6] * 4)
+    rows, _ = run(tmp_path / "softmax", small("feedback.rule=softmax"))
+    assert value(rows, 1, "share", "north") == pytest.approx(0.6)
+    assert value(rows, 2, "share", "north") != pytest.approx(0.6)
+
+
+def test_choice_by_a_majority_pulls_the_kinds_to_it(tmp_path: Path) -> None:
+    """Users choose their own kind, the reward model learns from them, selection follows it (Wang et al. 2026)."""
+    rows, _ = run(tmp_path / "run", small("selection.strategy=top", "feedback.rule=static", "loop.rounds=4"))
+    assert value(rows, 4, "preference_log_odds_balanced") > value(rows, 0, "preference_log_odds_balanced") + 0.5
+
+
+def test_accumulate_trains_on_all_rounds_and_real_data_is_added(tmp_path: Path) -> None:
+    run(tmp_path / "run", small("cycle.kind=accumulate", "cycle.real_share=0.25"))
+    store, _ = Store.open(tmp_path / "run")
+    examples = store.read(3, "dataset", "dataset", Example)
+    assert {e.origin for e in examples} == {"round 1", "round 2", "round 3", "real"}
+    assert sum(e.origin == "real" for e in examples) / len(examples) == pytest.approx(0.25, abs=0.01)
+    store.close()
+
+
+def test_reused_prompts_are_those_of_the_first_round(tmp_path: Path) -> None:
+    run(tmp_path / "run", small("queries.prompts=reused"))
+    store, _ = Store.open(tmp_path / "run")
+    asked = [{q.prompt for q in store.read(t, "queries", "queries", Query)} for t in (1, 2, 3)]
+    assert asked[0] >= asked[1] and asked[0] >= asked[2]
+    store.close()
+
+
+def test_k_groups(tmp_path: Path) -> None:
+    rows, _ = run(tmp_path / "run", small("groups.names=[a, b, c, d]", "groups.shares=[0.4, 0.3, 0.2, 0.1]"))
+    assert sum(value(rows, 3, "share", g) for g in "abcd") == pytest.approx(1)
+    assert sum(value(rows, 3, "kind_share", g) for g in "abcd") == pytest.approx(1)
+
+
+@pytest.mark.parametrize("phase", [p for p in PHASES if p != "base"])
+@pytest.mark.parametrize("round_", [1, 2])
+def test_killed_in_any_phase_and_resumed_the_records_are_the_same(tmp_path: Path, phase: str, round_: int) -> None:
+    experiment = small("loop.rounds=2", "cycle.kind=accumulate")
+    undisturbed = run(tmp_path / "whole", experiment)
+    store = Store.create(tmp_path / "killed", experiment, {})
+    real_phase = store.phase
+
+    def killing(t: int, name: str):  # type: ignore[no-untyped-def]
+        if (t, name) == (round_, phase):
+            (store.folder(t, name)).mkdir(parents=True, exist_ok=True)
+            (store.folder(t, name) / ".half.tmp").write_text("torn")
+            raise fakes.Killed
+        return real_phase(t, name)
+
+    store.phase = killing  # type: ignore[method-assign]
+    with pytest.raises(fakes.Killed):
+        loop(store, experiment, tmp_path / "base").run()
+    store.close()
+    again, same = Store.open(tmp_path / "killed")
+    assert same == experiment
+    rows = loop(again, same, tmp_path / "base").run()
+    again.close()
+    assert (rows, records_of(tmp_path / "killed")) == undisturbed
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_killed_between_chunks_and_resumed(tmp_path: Path) -> None:
+    experiment = small("loop.rounds=2")
+    undisturbed = run(tmp_path / "whole", experiment)
+    store = Store.create(tmp_path / "killed", experiment, {})
+    it = loop(store, experiment, tmp_path / "base")
+    it.evaluation(0)
+    it.engines.generator.kill_after_chunks = 2  # type: ignore[attr-defined]
+    with pytest.raises(fakes.Killed):
+        it.round(1)
+    store.close()
+    again, _ = Store.open(tmp_path / "killed")
+    rows = loop(again, experiment, tmp_path / "base").run()
+    again.close()
+    assert (rows, records_of(tmp_path / "killed")) == undisturbed
+
+
+def test_a_finished_run_is_read_and_nothing_is_done_again(tmp_path: Path) -> None:
+    experiment = small()
+    rows, _ = run(tmp_path / "run", experiment)
+    store, _ = Store.open(tmp_path / "run")
+    progress = Silent()
+    assert loop(store, experiment, tmp_path / "base", progress=progress).run() == rows
+    assert progress.phases == []
+    store.close()
+
+
+def test_more_rounds_can_be_added_to_a_finished_run(tmp_path: Path) -> None:
+    short, long = small("loop.rounds=2"), small("loop.rounds=3")
+    run(tmp_path / "run", short)
+    store, _ = Store.open(tmp_path / "run")
+    rows = loop(store, long, tmp_path / "base").run()
+    store.close()
+    assert (rows, records_of(tmp_path / "run")) == run(tmp_path / "long", long)
+
+
+def test_a_phase_removed_below_others_is_refused(tmp_path: Path) -> None:
+    experiment = small()
+    run(tmp_path / "run", experiment)
+    shutil.rmtree(tmp_path / "run" / "rounds" / "001" / "weights")
+    store, _ = Store.open(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "rounds" / "001" / "feedback")
+    with pytest.raises(StoreError, match="weights is missing"):
+        loop(store, experiment, tmp_path / "base").run()
+    store.close()
+
+
+def test_lost_or_doubled_completions_are_an_error(tmp_path: Path) -> None:
+    experiment = small()
+    store = Store.create(tmp_path / "run", experiment, {})
+    it = loop(store, experiment, fakes.make_base(tmp_path / "base", 2))
+    stream = it.engines.generator.stream
+
+    def losing(*a, **k):  # type: ignore[no-untyped-def]
+        chunks = list(stream(*a, **k))
+        yield from chunks[:-1]
+
+    it.engines.generator.stream = losing  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"missing, first"):
+        it.run()
+    store.close()
+
+
+def test_a_given_reward_model_is_used_and_rule_terms_need_none(tmp_path: Path) -> None:
+    given = tmp_path / "reward"
+    given.mkdir()
+    (given / "reward.json").write_text("[0.0, 5.0, 0.0, 0.0]")
+    rows, _ = run(tmp_path / "a", small(f"reward.model={given}", "selection.strategy=top", "feedback.rule=static"))
+    assert value(rows, 3, "preference_log_odds_balanced") < -0.5
+    assert not list((tmp_path / "a").rglob("reward_model"))
+    run(tmp_path / "b", small("reward.terms={first: 1.0}"))
+    assert not list((tmp_path / "b").rglob("reward_model"))

@@ -1,0 +1,303 @@
+"""The DeepSpeed worker against plain PyTorch, and the Ray Train actor around it."""
+
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from scpl_ray.config import Lora, Model, Training
+from scpl_ray.learning.adapters import add_adapter, fresh_adapter, load_model
+from scpl_ray.learning.batches import plan_steps, training_sequences
+from scpl_ray.learning.worker import learning_rates
+from scpl_ray.protocols import TrainingError, TrainingJob
+from scpl_ray.records import Weights
+from tests.tiny_models import FAMILIES, examples, save_examples, save_model
+from tests.training_group import join, run, run_group
+
+pytestmark = pytest.mark.engines
+
+ADAPTER, FULL = Model(lora=Lora(rank=4, alpha=8.0)), Model(lora=None)
+SMALL = Training(zero_stage=2, learning_rate=1e-2, epochs=2, tokens_per_step=200, tokens_per_micro_batch=64)
+TOKENS = torch.tensor([[3, 14, 15, 92, 65, 35]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory) -> Iterator[None]:
+    """This process as a group of one."""
+    join(0, 1, tmp_path_factory.mktemp("group") / "rendezvous")
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {family: save_model(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return save_examples(tmp_path_factory.mktemp("data") / "examples.parquet", examples(60))
+
+
+@pytest.fixture
+def job(bases, dataset, tmp_path):
+    """Makes jobs: ``job(round)`` starts from the base, ``job(round, after=earlier)`` where an earlier one ended."""
+
+    def make(round_: int, *, after: TrainingJob | None = None, family="llama", name="", **changes) -> TrainingJob:
+        base = bases[family]
+        start = Weights(0, base)
+        if after is not None:
+            adapter, model = after.output / "adapter", after.output / "model"
+            start = Weights(after.round, model if model.exists() else base, adapter if adapter.exists() else None)
+        output = tmp_path / f"{name}round{round_}"
+        output.mkdir()
+        settings = {"base": base, "start": start, "dataset": dataset, "output": output, "merge": False, "seed": round_}
+        return TrainingJob(round=round_, **(settings | changes))
+
+    return make
+
+
+def written(job: TrainingJob) -> dict[str, bytes]:
+    """Every weight file of a finished job."""
+    return {str(f.relative_to(job.output)): f.read_bytes() for f in sorted(job.output.rglob("*.safetensors"))}
+
+
+def tensors(job: TrainingJob) -> dict[str, torch.Tensor]:
+    (file,) = job.output.rglob("*.safetensors")
+    return load_file(file)
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(input_ids=TOKENS).logits
+
+
+def reference(training: Training, model: Model, job: TrainingJob) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same job in a dozen lines of plain PyTorch, one sequence at a time, without padding or packing."""
+    sequences = training_sequences(examples(60), training.loss_on)
+    steps = plan_steps(
+        [len(s.token_ids) for s in sequences],
+        epochs=training.epochs,
+        tokens_per_step=training.tokens_per_step,
+        tokens_per_micro_batch=10_000,
+        workers=1,
+        packed=False,
+        seed=job.seed,
+    )
+    network = load_model(job.base, torch.float32)
+    if model.lora is not None:
+        network = add_adapter(network, model.lora)
+        shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if p.requires_grad}
+        network.load_state_dict(fresh_adapter(shapes, job.seed), strict=False)
+    network.eval()
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), weight_decay=training.weight_decay)
+    losses = []
+    rates = learning_rates(len(steps), training.learning_rate, training.warmup_fraction)
+    for step, rate in zip(steps, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        total = torch.tensor(0.0)
+        for sequence in (sequences[i] for i in step.members):
+            ids = torch.tensor([sequence.token_ids])
+            nll = F.cross_entropy(network(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none")
+            total = total + sequence.weight * nll[sequence.first_target - 1 :].sum()
+        loss = total / sum(sequences[i].weight * sequences[i].target_tokens for i in step.members)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), training.max_grad_norm)
+        optimizer.step()
+        losses.append(loss.item())
+    return {name.replace(".default.", "."): p.detach() for name, p in parameters.items()}, losses
+
+
+def assert_equals_reference(training: Training, model: Model, job: TrainingJob, result) -> None:
+    expected, losses = reference(training, model, job)
+    saved = tensors(job)
+    assert saved.keys() == expected.keys()
+    for name in saved:
+        torch.testing.assert_close(saved[name], expected[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert result.steps == len(losses)
+    assert result.first_loss == pytest.approx(losses[0], abs=1e-5)
+    assert result.last_loss == pytest.approx(losses[-1], abs=1e-5)
+
+
+# --- one worker against plain PyTorch
+
+
+@pytest.mark.parametrize("model", [ADAPTER, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_one_worker_equals_plain_pytorch(zero_stage, model, job):
+    training = SMALL.model_copy(update={"zero_stage": zero_stage, "learning_rate": 1e-3})
+    todo = job(1)
+    (result,) = run((training, model, [todo]))
+    assert_equals_reference(training, model, todo, result)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("model", [ADAPTER, FULL], ids=["lora", "full"])
+def test_families_equal_plain_pytorch(family, model, job):
+    training = SMALL.model_copy(update={"loss_on": "all", "weight_decay": 0.1, "learning_rate": 1e-3})
+    todo = job(1, family=family)
+    (result,) = run((training, model, [todo]))
+    assert_equals_reference(training, model, todo, result)
+
+
+# --- several workers
+
+
+@pytest.fixture(scope="module")
+def two_workers(bases, dataset, tmp_path_factory):
+    """Jobs of all kinds, done by one group of two workers."""
+    root = tmp_path_factory.mktemp("two")
+    wide = save_model(root / "wide", "llama", hidden=128)
+    cases = {}
+    for name, model, stage, base in [
+        ("lora 0", ADAPTER, 0, bases["llama"]),
+        ("lora 2", ADAPTER, 2, bases["llama"]),
+        ("lora 3", ADAPTER, 3, bases["gpt2"]),
+        ("full 0", FULL, 0, bases["llama"]),
+        ("full 1", FULL, 1, bases["llama"]),
+        ("full 2", FULL, 2, bases["gpt2"]),
+        ("full 3", FULL, 3, bases["llama"]),
+        # Large enough that ZeRO-3 really splits the adapter: it leaves parameters of under 100,000 numbers whole.
+        ("split 3", Model(lora=Lora(rank=800, alpha=800.0)), 3, wide),
+    ]:
+        training = SMALL.model_copy(update={"zero_stage": stage, "workers": 2, "learning_rate": 1e-3})
+        output = root / name
+        output.mkdir()
+        todo = TrainingJob(1, base, Weights(0, base), dataset, output, merge=False, seed=1)
+        cases[name] = (training, model, [todo])
+    results = run_group(2, root / "rendezvous", list(cases.values()))
+    return {name: (*case, result) for (name, case), result in zip(cases.items(), results, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["lora 0", "lora 2", "lora 3", "full 0", "full 1", "full 2", "full 3", "split 3"])
+def test_two_workers_equal_plain_pytorch(name, two_workers):
+    training, model, (todo,), (result,) = two_workers[name]
+    assert_equals_reference(training, model, todo, result)
+
+
+# --- what a job leaves
+
+
+def test_the_result_describes_the_job(job):
+    todo = job(1)
+    (result,) = run((SMALL, ADAPTER, [todo]))
+    sequences = training_sequences(examples(60), "completion")
+    assert result.steps == 2 * round(sum(len(s.token_ids) for s in sequences) / 200)
+    assert result.tokens == 2 * sum(s.target_tokens for s in sequences)
+    assert 0 < result.weight_change
+    assert result.last_loss < result.first_loss
+    assert {f.name for f in todo.output.iterdir()} == {"adapter"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapter_and_merged_model_reload_to_the_same_logits(family, job):
+    todo = job(1, family=family, merge=True)
+    run((SMALL, ADAPTER, [todo]))
+    adapter = AutoPeftModelForCausalLM.from_pretrained(todo.output / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(todo.output / "model")
+    torch.testing.assert_close(logits(merged), logits(adapter), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits(merged), logits(load_model(todo.base, torch.float32)), atol=1e-3)
+
+
+def test_weight_change_is_relative_to_the_start(job):
+    todo = job(1)
+    (result,) = run((SMALL, FULL, [todo]))
+    before, after = dict(load_model(todo.base, torch.float32).named_parameters()), tensors(todo)
+    moved = sum(float((after[n] - before[n].detach()).double().square().sum()) for n in after) ** 0.5
+    length = sum(float(before[n].detach().double().square().sum()) for n in after) ** 0.5
+    assert result.weight_change == pytest.approx(moved / length, rel=1e-6)
+
+
+def test_leftovers_of_an_interrupted_attempt_are_replaced(job):
+    todo = job(1)
+    for leftover in (".partial", "adapter", "model"):
+        (todo.output / leftover).mkdir()
+        (todo.output / leftover / "junk").touch()
+    run((SMALL, ADAPTER, [todo]))
+    assert {f.name for f in todo.output.rglob("*")} == {"adapter", "adapter_config.json", "adapter_model.safetensors"}
+
+
+# --- jobs one after the other in one worker equal jobs in workers of their own
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [ADAPTER.lora, None], ids=["lora", "full"])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_used_worker_gives_the_bytes_of_a_new_one(zero_stage, lora, dtype, job):
+    training = SMALL.model_copy(update={"zero_stage": zero_stage})
+    model = Model(lora=lora, dtype=dtype)
+    shared = [job(1, name="shared-")]
+    run((training, model, shared))
+    rounds = [job(1, name="run-")]
+    rounds.append(job(2, name="run-", after=dataclasses.replace(shared[0])))
+    rounds.append(job(3, name="run-"))
+    run((training, model, rounds))
+    for round_, after in ((1, None), (2, shared[0]), (3, None)):
+        alone = job(round_, name="alone-", after=after)
+        run((training, model, [alone]))
+        assert written(alone) == written(rounds[round_ - 1]), f"round {round_}"
+
+
+def test_incremental_rounds_continue_and_retraining_rounds_do_not(job):
+    first = job(1)
+    run((SMALL, ADAPTER, [first]))
+    again, onward = job(2, name="retrained-"), job(2, name="continued-", after=first)
+    retrained, continued = run((SMALL, ADAPTER, [again, onward]))
+    assert continued.first_loss < retrained.first_loss - 0.05
+
+
+def test_a_worker_changes_to_another_base_model(job):
+    first, other = job(1), job(1, family="gpt2", name="other-")
+    run((SMALL, ADAPTER, [first, other]))
+    alone = job(1, family="gpt2", name="alone-")
+    run((SMALL, ADAPTER, [alone]))
+    assert written(other) == written(alone)
+
+
+# --- refusals
+
+
+def test_a_policy_without_adapter_is_no_start_for_one(job):
+    todo = job(2)
+    todo = dataclasses.replace(todo, start=Weights(1, todo.base))
+    with pytest.raises(ValueError, match="policy version 1 to start from has no adapter"):
+        run((SMALL, ADAPTER, [todo]))
+
+
+def test_a_start_of_another_shape_is_refused(job, bases):
+    todo = job(2)
+    todo = dataclasses.replace(todo, start=Weights(1, bases["gpt2"]))
+    with pytest.raises(ValueError, match="does not have the weights of"):
+        run((SMALL, FULL, [todo]))
+
+
+def test_unchanged_weights_are_an_error(job):
+    with pytest.raises(TrainingError, match=r"\d+ optimizer steps changed the weights by 0"):
+        run((SMALL.model_copy(update={"learning_rate": 1e-45}), FULL, [job(1)]))
+
+
+def test_divergence_is_an_error(job):
+    with pytest.raises(TrainingError, match=r"(the loss of step \d+ of \d+ is nan|not finite).*learning_rate"):
+        run((SMALL.model_copy(update={"learning_rate": 1e30}), FULL, [job(1)]))
+
+
+def test_learning_rates_warm_up_and_decay():
+    assert learning_rates(1, 3.0, 0.05) == [3.0]
+    assert learning_rates(6, 6.0, 0.34) == pytest.approx([2.0, 4.0, 6.0, 4.5, 3.0, 1.5])
+    assert learning_rates(4, 1.0, 0.0) == [1.0, 0.75, 0.5, 0.25]
+    assert max(learning_rates(4, 1.0, 1.0)) == 1.0
