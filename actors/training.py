@@ -6,7 +6,6 @@ Both lifetimes are one mechanism. A Ray Train run starts workers that wait at a 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import os
@@ -20,12 +19,12 @@ from typing import Any
 
 import ray
 
+from actors.mailbox import LONG_POLL_S, Mailbox, News
 from scpl_ray.config import Model, Training
 from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResult
 
 logger = logging.getLogger(__name__)
 
-LONG_POLL_S = 10.0
 PROGRESS_S = 30.0
 CLOSE_S = 20.0
 RAY_TRAIN_SETTINGS = {
@@ -35,89 +34,6 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 """Ray Train reads these from the environment of the process that calls it, and from nowhere else."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Order:
-    """What a waiting worker is told."""
-
-    number: int
-    job: TrainingJob | None
-    """``None``: go home."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _News:
-    """What the mailbox tells the driver about the newest job."""
-
-    change: int
-    """Rises with everything that happens."""
-    processes: tuple[Process, ...]
-    step: int
-    """Optimizer steps done; -1 before the first one can begin."""
-    steps: int
-    result: TrainingResult | None
-    refusal: Exception | None
-
-
-class _Mailbox:
-    """The actor between the driver and the workers of one Ray Train run; every call returns within ``LONG_POLL_S``."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._order = _Order(0, None)
-        self._workers: dict[int, tuple[Process, Any]] = {}
-        self._news = _News(0, (), -1, 0, None, None)
-
-    async def _tell(self, **news: Any) -> None:
-        async with self._changed:
-            self._news = dataclasses.replace(self._news, change=self._news.change + 1, **news)
-            self._changed.notify_all()
-
-    async def _wait(self, seconds: float) -> None:
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), seconds)
-            except TimeoutError:
-                return
-
-    async def enter(self, process: Process, actor: Any) -> None:
-        """A worker is ready for its first job."""
-        self._workers[process.index] = (process, actor)
-        await self._tell(processes=tuple(self._workers[rank][0] for rank in sorted(self._workers)))
-
-    async def next_order(self, done: int) -> _Order | None:
-        """The order after number ``done``, or ``None`` if there is none yet."""
-        if self._order.number <= done:
-            await self._wait(LONG_POLL_S)
-        return self._order if self._order.number > done else None
-
-    async def progress(self, step: int, steps: int) -> None:
-        """Worker 0 did a step, or is about to begin with the first (step 0)."""
-        await self._tell(step=step, steps=steps)
-
-    async def finish(self, result: TrainingResult) -> None:
-        """The job is done and its files are in place."""
-        await self._tell(result=result)
-
-    async def refuse(self, error: Exception) -> None:
-        """The job can not be done, however often it is tried."""
-        await self._tell(refusal=error)
-
-    async def post(self, job: TrainingJob | None) -> None:
-        """The driver has a job, or sends the workers home."""
-        self._order = _Order(self._order.number + 1, job)
-        await self._tell(step=-1, steps=0, result=None, refusal=None)
-
-    async def news(self, seen: int, seconds: float) -> _News:
-        """What happened after ``seen``; waits for something to happen."""
-        if self._news.change <= seen:
-            await self._wait(seconds)
-        return self._news
-
-    async def actors(self) -> list[Any]:
-        """The workers' actors, to end them by."""
-        return [actor for _, actor in self._workers.values()]
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -183,7 +99,7 @@ class _Run:
         self.name = name
         self._logs = folder / f"{name}-worker*.log"
         self._workers, self._resources = workers, resources
-        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy="DEFAULT").remote()
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy="DEFAULT").remote()
         self._error: Exception | None = None
         self._idle = True
         config = {**config, "name": name, "folder": str(folder), "mailbox": self._mailbox}
@@ -239,7 +155,7 @@ class _Run:
         startup: float | None = None
         seen = -1
         while True:
-            news: _News = self._ask(self._mailbox.news, seen, 1.0)
+            news: News = self._ask(self._mailbox.news, seen, 1.0)
             now = time.monotonic()
             if news.change > seen:
                 seen, changed = news.change, now
@@ -266,7 +182,7 @@ class _Run:
 
     def processes(self) -> list[Process]:
         """The workers that are up."""
-        news: _News = self._ask(self._mailbox.news, -1, 0.0)
+        news: News = self._ask(self._mailbox.news, -1, 0.0)
         return list(news.processes)
 
     def close(self) -> None:
@@ -328,7 +244,7 @@ class RayTrainer:
         self._training = training
         self._config = {"training": training, "model": model, "threads": threads_per_worker}
         self._folder = folder.absolute()
-        self._resources = dict(resources_per_worker)
+        self._resources = {name: amount for name, amount in resources_per_worker.items() if amount > 0}
         self._attempts = attempts
         self._deadlines = startup_deadline_s, stall_deadline_s
         self._token = uuid.uuid4().hex[:8]
@@ -337,11 +253,13 @@ class RayTrainer:
 
     def prepare(self) -> None:
         """Begin to start the workers of the next job in the background, where none are waiting yet."""
+        self._waiting()
+
+    def _waiting(self) -> _Run:
         if self._run is not None and self._run.alive:
-            return
-        self._drop()
-        for name, value in RAY_TRAIN_SETTINGS.items():
-            os.environ.setdefault(name, value)
+            return self._run
+        self.close()
+        os.environ.update(RAY_TRAIN_SETTINGS, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(self._deadlines[0]))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._started += 1
         self._run = _Run(
@@ -351,6 +269,7 @@ class RayTrainer:
             resources=self._resources,
             config={**self._config, "restarts": self._lost},
         )
+        return self._run
 
     def train(self, job: TrainingJob) -> TrainingResult:
         """Run one job; where workers die, again from its start, at most ``attempts`` times.
@@ -361,30 +280,26 @@ class RayTrainer:
         Raises:
             ValueError: the job asks for something impossible.
             TrainingError: its outcome is worthless.
-            RuntimeError: workers died too often, or could not be started.
+            RuntimeError: workers died too often.
             TimeoutError: workers did not come up, or made no progress.
         """
         job = _absolute(job)
+        lost: _WorkersLostError | None = None
         for attempt in range(1, self._attempts + 1):
-            self.prepare()
-            run = self._run
-            assert run is not None
+            run = self._waiting()
+            keep = False
             try:
                 result = run.train(job, *self._deadlines)
-            except _WorkersLostError as error:
-                self._lost += 1
-                self._drop()
-                logger.warning("round %d: attempt %d of %d: %s", job.round, attempt, self._attempts, error)
-                if attempt == self._attempts:
-                    raise
-            except BaseException:
-                self._drop()
-                raise
-            else:
-                if self._training.worker_lifetime == "round":
-                    self._drop()
+                keep = self._training.worker_lifetime == "run"
                 return result
-        raise AssertionError("unreachable")
+            except _WorkersLostError as error:
+                lost = error
+                self._lost += 1
+                logger.warning("round %d: attempt %d of %d: %s", job.round, attempt, self._attempts, error)
+            finally:
+                if not keep:
+                    self.close()
+        raise RuntimeError(f"round {job.round}: gave up after {self._attempts} attempts: {lost}") from lost
 
     def processes(self) -> list[Process]:
         """The workers that are up."""
@@ -392,9 +307,6 @@ class RayTrainer:
 
     def close(self) -> None:
         """End all processes."""
-        self._drop()
-
-    def _drop(self) -> None:
         run, self._run = self._run, None
         if run is not None:
             run.close()

@@ -27,9 +27,10 @@ from jobs.display import Display, chatter_to, closing_table, lookup
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
-from scpl_ray.learning.models import base_model, load_encoder
-from scpl_ray.protocols import Engines, Task
-from scpl_ray.records import Metric
+from scpl_ray.learning.models import base_model
+from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
+from scpl_ray.protocols import Encode, Engines, Task
+from scpl_ray.records import Metric, Query
 from scpl_ray.store import Store, StoreError, sha256
 from scpl_ray.tracking import TensorBoard
 
@@ -92,6 +93,7 @@ class Outcome:
     """A finished run."""
 
     run_dir: Path
+    base: Path
     rounds: list[tuple[int, list[Metric], float]]
 
 
@@ -117,7 +119,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
     ):
         display.note(f"run directory {store.root}")
         with connected(None) as resources, _engines(store, experiment, task, resources, display) as (engines, base):
-            encode = load_encoder(experiment, base)
+            encode = _encoder(experiment, base)
             loop = Loop(experiment, task, store, engines, base, encode, display)
             board = TensorBoard(store.root / "tensorboard")
             rows: list[Metric] = []
@@ -127,7 +129,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
                 rows += of_round
             board.close()
             _keep_ray_logs(store.root / "logs" / "ray")
-        outcome = Outcome(store.root, _by_round(store, experiment, rows))
+        outcome = Outcome(store.root, base, _by_round(store, experiment, rows))
         store.finish(rows, summary(experiment, outcome))
         display.console.print(closing_table(outcome.rounds, experiment.groups.names))
         display.console.print(_seconds_table(store))
@@ -159,6 +161,16 @@ def _engines(
         stack.callback(trainer.close)
         trainer.prepare()
         yield Engines(generator, scorer, trainer, population), _base(store, experiment, task)
+
+
+def _encoder(experiment: Experiment, base: Path) -> Encode:
+    tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
+
+    def encode(query: Query, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        prompt = encode_prompt(tokenizer, query.prompt, experiment.task.max_prompt_tokens)
+        return prompt, encode_answer(tokenizer, answer)
+
+    return encode
 
 
 def _base(store: Store, experiment: Experiment, task: Task) -> Path:

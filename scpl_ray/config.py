@@ -270,16 +270,24 @@ class Analytic(Section):
 
     seeds: PositiveInt = 1000
     """Independent repetitions."""
+    own_kind: Fraction = 0.8
+    """Share of kind k in the base model's answers to prompts that reveal group k; the other kinds split the rest."""
+    prior_rows: Annotated[float, Field(ge=0.0)] = 100.0
+    """Rows of data that the starting weights count for; 0: training forgets them, and the loop kinds are alike."""
+    spillover: Fraction = 0.0
+    """Pull of the training data's kind mix on neutral prompts, in log-odds per log-odds (0: covariate-shift null)."""
+    choice_gain: float = 1.0
+    """Mean reward of a kind per share of users who prefer it, where the reward model is learned from choices."""
+    kind_advantage: float = 0.0
+    """Reward of the first kind above the others' that any scorer gives."""
+    reward_sd: Floats | PositiveFloat = 0.25
+    """Standard deviation of rewards within a kind; one number or one per kind."""
     quality_ceiling: Fraction = 0.9
-    """q0 of the learning curve q_k = q0 * (share of group k in the training data * K) ** gamma, clipped to [0, 1]."""
+    """q0 of the learning curve L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1."""
     learning_exponent: Annotated[float, Field(ge=0.0)] = 0.2
     """gamma of the learning curve."""
-    kind_advantage: float = 0.0
-    """Reward of the first kind above the others' that the group-neutral scorer gives."""
-    reward_sd: PositiveFloat = 0.25
-    """Standard deviation of rewards within a kind."""
-    spillover: Annotated[float, Field(ge=0.0)] = 0.0
-    """Pull of the training data's kind mix on neutral prompts, in log-odds per log-odds (0: covariate-shift null)."""
+    own_kind_weight: Fraction = 1 / 3
+    """w of quality (1 - w) * learning curve + w * share of answers of the group's own kind."""
 
 
 class Experiment(Section):

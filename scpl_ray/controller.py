@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -121,8 +122,10 @@ class Loop:
                 if phase:
                     self._serve(t - 1)
                     drawn: list[Completion] = []
+                    started = time.monotonic()
                     for chunk in self.engines.generator.stream(queries, samples=samples, purpose=f"round {t}"):
                         drawn += chunk
+                        phase.facts["generation_seconds"] = time.monotonic() - started
                         unscored.append(chunk)
                         self.progress.advance("completions", len(chunk))
                         if fitting.done():
@@ -197,7 +200,7 @@ class Loop:
         with self._phase(t, "weights") as phase:
             if phase is None:
                 return
-            start = self.policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
+            start = self._policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
             result = self.engines.trainer.train(
                 TrainingJob(
                     round=t,
@@ -252,18 +255,12 @@ class Loop:
                 phase.write_json("population", self.engines.population.state())
                 phase.write_json("shares", self.engines.population.shares())
 
-    def policy(self, version: int) -> Weights:
-        """Where the weights of a policy version lie."""
-        if version == 0:
-            return Weights(0, self.base)
-        folder = self.store.folder(version, "weights")
-        adapter = folder / "adapter" if self.experiment.model.lora else None
-        merged = adapter is None or self.experiment.generation.refresh == "reload"
-        return Weights(version, folder / "model" if merged else self.base, adapter)
+    def _policy(self, version: int) -> Weights:
+        return policy(self.store, self.experiment, self.base, version)
 
     def _serve(self, version: int) -> None:
         if self._served != version:
-            self.engines.generator.refresh(self.policy(version))
+            self.engines.generator.refresh(self._policy(version))
             self._served = version
 
     def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
@@ -298,6 +295,16 @@ class Loop:
         assert manifest is not None
         self.progress.done(t, phase, manifest.seconds)
         logger.info("round %d %s: %.2f s", t, phase, manifest.seconds)
+
+
+def policy(store: Store, experiment: Experiment, base: Path, version: int) -> Weights:
+    """Where the weights of a policy version lie."""
+    if version == 0:
+        return Weights(0, base)
+    folder = store.folder(version, "weights")
+    adapter = folder / "adapter" if experiment.model.lora else None
+    merged = adapter is None or experiment.generation.refresh == "reload"
+    return Weights(version, folder / "model" if merged else base, adapter)
 
 
 def _facts(processes: Sequence[Process]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import digamma
 
 from scpl_ray.shares import FloatArray, normalise
 
@@ -23,6 +24,15 @@ def replaced_variance(draws: ArrayLike, rounds: ArrayLike) -> FloatArray:
     stays: the null model of every claim about bias.
     """
     return np.asarray((1.0 - 1.0 / _array(draws)) ** _array(rounds))
+
+
+def typical_decay(draws: ArrayLike) -> FloatArray:
+    """E ln(variance' / variance) per round on the newest n draws with the unbiased estimate of the variance, below 0.
+
+    digamma((n - 1) / 2) - ln((n - 1) / 2): the mean variance stays, the typical chain collapses all the same.
+    """
+    half = (_array(draws) - 1.0) / 2.0
+    return np.asarray(digamma(half) - np.log(half))
 
 
 def accumulated_variance(draws: float, rounds: int) -> FloatArray:

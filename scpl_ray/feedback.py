@@ -115,7 +115,7 @@ def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
     shares = [
         check_shares(
             f"feedback.function: what {feedback.function} returned",
-            function(row.copy(), m.copy(), initial_shares=i.copy(), round_=moment.round_, seed=moment.seed),
+            function(row, m.copy(), initial_shares=i.copy(), round_=moment.round_, seed=moment.seed),
             rows.shape[-1],
         )
         for row, m, i in zip(rows, measured, initial, strict=True)

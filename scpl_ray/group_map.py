@@ -37,7 +37,7 @@ class GroupMap:
     reason: str
     """Why it cannot tell; empty otherwise."""
     fixed_point: FloatArray
-    """Fitted fixed point, shape (K,), in the units given; NaN where it cannot be estimated."""
+    """Fitted fixed point, shape (K,), in the units given; NaN where there is none or it cannot be estimated."""
     distance: float
     """Of the fixed point from the mean of the visited states, in their standard deviations (Mahalanobis)."""
     jacobian: FloatArray
@@ -56,10 +56,14 @@ def estimate_group_map(paths: ArrayLike, *, state: Literal["shares", "arrivals"]
 
     Method: x_{t+1} = c + J x_t + noise is fitted by least squares to the transitions of all seeds together, in log
     ratios to the last group (``shares``) or in logs (``arrivals``); rho does not depend on the coordinates. Seeds are
-    left out one at a time: the jackknife corrects the bias of rho (short paths pull it down) and gives its standard
-    error, and the interval is Student's with S - 1 degrees of freedom. Resampled seeds would do worse: on simulated
-    first-order paths of 5 to 20 seeds and 5 or 20 rounds with rho of 0.9 to 1.1, nominal 95% intervals held the truth in
-    94-96% of cases by this method, and in 62-91% by percentiles of a bootstrap of the seeds.
+    left out one at a time: the jackknife (Efron and Tibshirani 1993) corrects the bias of rho, which short paths pull
+    down and repeated eigenvalues push up, and gives its standard error, to which that bias is added in quadrature. The
+    interval is Student's with S - 1 degrees of freedom.
+
+    On simulated first-order paths of 5 to 20 seeds and 5 or 20 rounds, nominal 95% intervals held the truth in 94-98%
+    of cases for two groups and in 89-99% for three and five, repeated eigenvalues included, but in down to 85% for a
+    strongly non-normal Jacobian; at rho = 1 each wrong verdict appeared in at most 5%. Percentiles of a bootstrap of
+    the seeds held the truth in 62-91% for two groups.
 
     ``stable`` needs the whole interval below 1 and ``unstable`` above 1, and both that the fitted fixed point lies
     within two standard deviations of the states that were visited: elsewhere the fit describes a transient far from
@@ -96,13 +100,14 @@ def estimate_group_map(paths: ArrayLike, *, state: Literal["shares", "arrivals"]
 
     fitted = np.linalg.solve(grams, crosses)
     radii = np.abs(np.linalg.eigvals(fitted[:, 1:])).max(axis=-1)
-    rho = float(n_seeds * radii[0] - (n_seeds - 1) * radii[1:].mean())
-    error = float(np.sqrt((n_seeds - 1) * radii[1:].var()))
+    bias = (n_seeds - 1) * float(radii[1:].mean() - radii[0])
+    rho = float(radii[0]) - bias
+    error = float(np.sqrt((n_seeds - 1) * radii[1:].var() + bias**2))
     half = float(stats.t.ppf(0.5 + confidence / 2.0, n_seeds - 1)) * error
 
     slope = fitted[0, 1:].T
     fixed_point, distance = np.full(values.shape[-1], np.nan), float("inf")
-    if np.linalg.cond(np.eye(len(slope)) - slope) < LARGEST_CONDITION:
+    if np.linalg.svd(np.eye(len(slope)) - slope, compute_uv=False).min() > 1.0 / LARGEST_CONDITION:
         rest = np.linalg.solve(np.eye(len(slope)) - slope, fitted[0, 0])
         visited = z.reshape(-1, len(slope))
         distance = float(np.sqrt(rest @ np.linalg.solve(np.atleast_2d(np.cov(visited.T)), rest)))

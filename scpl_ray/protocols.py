@@ -44,7 +44,7 @@ class Task(Protocol):
         ...
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real data: prompts and real answers."""
+        """Real data: prompts and real answers; with one seed, a smaller ``count`` gives the first of a larger one."""
         ...
 
     def judge(self, query: Query, text: str, completion_id: str) -> Judgement:

@@ -30,7 +30,7 @@ def target_shares(selection: Selection, n_groups: int, initial_shares: ArrayLike
 
 
 def candidates_per_group(selection: Selection, samples_per_prompt: int, quality: ArrayLike) -> IntArray:
-    """Completions to sample per query of each group, shape (K,).
+    """Completions to sample per query of each group, shape (..., K).
 
     ``reweight`` shares out by what each group lacks: n_g = n (1 - q_g) / mean_j (1 - q_j), rounded, at least 1 and at
     most 2 n. Asked equally, the groups together get about n per query, less where the cap of the weakest binds. Where
@@ -39,7 +39,7 @@ def candidates_per_group(selection: Selection, samples_per_prompt: int, quality:
     Args:
         selection: the strategy.
         samples_per_prompt: n >= 1.
-        quality: q_g in [0, 1] of the policy that answers, shape (K,).
+        quality: q_g in [0, 1] of the policy that answers, shape (..., K).
 
     Raises:
         ValueError: a quality that is NaN or outside [0, 1], or fewer than one sample.
@@ -49,11 +49,13 @@ def candidates_per_group(selection: Selection, samples_per_prompt: int, quality:
         raise ValueError(f"quality: {q.tolist()} holds NaN or a number outside [0, 1]; measure every group")
     if samples_per_prompt < 1:
         raise ValueError(f"samples_per_prompt: {samples_per_prompt} is below 1; sample at least one completion")
+    samples = np.full(q.shape, samples_per_prompt)
+    if selection.strategy != "reweight":
+        return samples
     lack = 1.0 - q
-    if selection.strategy != "reweight" or lack.sum() == 0:
-        return np.full(q.shape, samples_per_prompt)
-    wanted = np.floor(samples_per_prompt * lack / lack.mean() + 0.5).astype(np.int64)
-    return np.asarray(np.clip(wanted, 1, 2 * samples_per_prompt))
+    mean = np.broadcast_to(lack.mean(axis=-1, keepdims=True), q.shape)
+    wanted = np.divide(samples * lack, mean, out=samples.astype(np.float64), where=mean > 0)
+    return np.asarray(np.clip(np.floor(wanted + 0.5), 1, 2 * samples_per_prompt), dtype=np.int64)
 
 
 def importance(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import comb
+from scipy.special import comb, ndtr
 from scipy.stats import norm
 
 from scpl_ray.shares import FloatArray, normalise
@@ -143,16 +143,17 @@ def best_of_n_divergence_bound(n: int) -> float:
 
 
 def best_of_n_shares(shares: ArrayLike, means: ArrayLike, sds: ArrayLike, n: int) -> FloatArray:
-    """Group shares of the best of n draws from the mixture of N(mu_g, sd_g^2), shape (K,): p_g E_g[n F(r)^(n-1)].
+    """Group shares of the best of n draws from the mixture of N(mu_g, sd_g^2), shape (..., K): p_g E_g[n F(r)^(n-1)].
 
-    The trapezoid rule with steps of a 16th of the smallest sd over 10 sd on either side: exact to about 1e-12.
+    The trapezoid rule with steps of an 8th of the smallest sd over 10 sd on either side: exact to about 1e-12.
     """
     shares, means, sds = np.broadcast_arrays(_array(shares), _array(means), _array(sds))
     low, high = (means - 10.0 * sds).min(), (means + 10.0 * sds).max()
-    rewards = np.linspace(low, high, 2 + int(np.ceil(16.0 * (high - low) / sds.min())))[:, None]
-    below = (shares * norm.cdf(rewards, means, sds)).sum(axis=-1, keepdims=True)
-    density = shares * norm.pdf(rewards, means, sds) * n * below ** (n - 1)
-    return np.asarray(np.trapezoid(density, rewards, axis=0))
+    grid = np.linspace(low, high, 2 + int(np.ceil(8.0 * (high - low) / sds.min())))
+    z = (grid.reshape(-1, *[1] * shares.ndim) - means) / sds
+    below = (shares * ndtr(z)).sum(axis=-1, keepdims=True)
+    density = shares * np.exp(-(z**2) / 2.0) / (np.sqrt(2.0 * np.pi) * sds) * n * below ** (n - 1)
+    return np.asarray(np.trapezoid(density, grid, axis=0))
 
 
 def top_fraction(

@@ -10,7 +10,7 @@ IntArray = NDArray[np.int64]
 
 SUM_TOLERANCE = 1e-6
 ROUNDING = 9
-"""Decimals to which quotas and remainders are compared, so that 0.29 * 100 counts as 29 and equal remainders tie."""
+"""Decimals to which remainders are compared, so that those that are equal tie in floating point too."""
 
 
 def check_shares(name: str, values: ArrayLike, n_groups: int | None = None) -> FloatArray:
@@ -61,7 +61,7 @@ def largest_remainder(shares: ArrayLike, total: int) -> IntArray:
     """
     if total < 0:
         raise ValueError(f"total: {total} is negative; give 0 or more")
-    quotas = np.round(check_shares("shares", shares) * total, ROUNDING)
+    quotas = check_shares("shares", shares) * total
     counts = np.floor(quotas).astype(np.int64)
     remainders = np.round(quotas - counts, ROUNDING)
     order = np.argsort(-remainders, kind="stable")

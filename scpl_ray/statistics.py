@@ -7,6 +7,7 @@ policy, so intervals are taken between seeds, never between generations of one r
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -235,12 +236,17 @@ def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, p
     _check_fraction("power", power)
     if power <= level:
         raise ValueError(f"power: {power} must exceed the level {level}: any test has that much without an effect")
+    return _detectable_shift(n_seeds, level, power) * sd / float(np.sqrt(n_seeds))
+
+
+@functools.lru_cache(maxsize=1024)
+def _detectable_shift(n_seeds: int, level: float, power: float) -> float:
+    """Noncentrality at which the one-sided t-test has this power."""
     critical = float(stats.t.ppf(1.0 - level, n_seeds - 1))
     high = 1.0
     while stats.nct.sf(critical, n_seeds - 1, high) < power:
         high *= 2.0
-    shift = brentq(lambda x: stats.nct.sf(critical, n_seeds - 1, x) - power, 0.0, high)
-    return float(shift) * sd / float(np.sqrt(n_seeds))
+    return float(brentq(lambda shift: stats.nct.sf(critical, n_seeds - 1, shift) - power, 0.0, high))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -66,6 +66,8 @@ class Manifest:
     phase: str
     seconds: float
     """Wall-clock seconds of the phase."""
+    committed_at: float
+    """Unix time; for people and for the spans between phases, never for the order of phases."""
     files: Mapping[str, Mapping[str, Any]]
     """Name relative to the phase's folder -> ``{"bytes": int, "sha256": str}``."""
     facts: Mapping[str, Any]
@@ -109,11 +111,65 @@ class Phase:
         write_atomically(self.path / f"{name}.json", _json(value))
 
 
-class Store:
-    """One run directory, locked by this process until :meth:`close`."""
+class Reader:
+    """One run directory, only read: it takes no lock and writes nothing."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @classmethod
+    def open(cls, root: Path) -> tuple[Reader, Experiment]:
+        """An existing run directory and its config.
+
+        Raises:
+            StoreError: not a run directory, or of another format.
+        """
+        try:
+            run = json.loads((root / "run.json").read_bytes())
+            experiment = configfile.load(root / "config.yaml")
+        except FileNotFoundError as error:
+            raise StoreError(f"{root}: not a run directory, {Path(error.filename).name} is missing") from error
+        except OSError as error:
+            raise StoreError(f"{root}: not a run directory: {error.strerror}") from error
+        except (ValueError, UnicodeDecodeError) as error:
+            raise StoreError(f"{root}: not a run directory: {error}") from error
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            given = run.get("format") if isinstance(run, dict) else run
+            raise StoreError(f"{root}: run format {given!r}; this version reads format {FORMAT}")
+        return cls(root), experiment
+
+    def folder(self, round_: int, phase: str) -> Path:
+        """The folder of a phase."""
+        if phase not in PHASES:
+            raise ValueError(f"phase {phase!r}: one of {', '.join(PHASES)}")
+        return self.root / "rounds" / f"{round_:03d}" / phase
+
+    def manifest(self, round_: int, phase: str) -> Manifest | None:
+        """The manifest of a committed phase; ``None`` where the phase is still to be done."""
+        return _read_manifest(self.folder(round_, phase))
+
+    def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
+        """Records of a committed phase."""
+        return records.from_table(pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind)
+
+    def read_json(self, round_: int, phase: str, name: str) -> Any:
+        """A JSON value of a committed phase."""
+        return json.loads((self.folder(round_, phase) / f"{name}.json").read_bytes())
+
+    def committed(self) -> Iterator[Manifest]:
+        """All committed phases in order."""
+        for round_ in sorted(int(path.name) for path in (self.root / "rounds").iterdir() if path.name.isdigit()):
+            for phase in PHASES:
+                manifest = self.manifest(round_, phase)
+                if manifest is not None:
+                    yield manifest
+
+
+class Store(Reader):
+    """One run directory, locked by this process until :meth:`close`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
         self._lock = (root / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,18 +210,7 @@ class Store:
         Raises:
             StoreError: not a run directory, of another format, in use, or with a committed phase that was changed.
         """
-        try:
-            run = json.loads((root / "run.json").read_bytes())
-            experiment = configfile.load(root / "config.yaml")
-        except FileNotFoundError as error:
-            raise StoreError(f"{root}: not a run directory, {Path(error.filename).name} is missing") from error
-        except OSError as error:
-            raise StoreError(f"{root}: not a run directory: {error.strerror}") from error
-        except (ValueError, UnicodeDecodeError) as error:
-            raise StoreError(f"{root}: not a run directory: {error}") from error
-        if not isinstance(run, dict) or run.get("format") != FORMAT:
-            given = run.get("format") if isinstance(run, dict) else run
-            raise StoreError(f"{root}: run format {given!r}; this version reads format {FORMAT}")
+        _, experiment = Reader.open(root)
         store = cls(root)
         try:
             store._check()
@@ -181,16 +226,6 @@ class Store:
     def extend(self, experiment: Experiment) -> None:
         """Record that the run is to have more rounds."""
         write_atomically(self.root / "config.yaml", configfile.dump(experiment).encode())
-
-    def folder(self, round_: int, phase: str) -> Path:
-        """The folder of a phase."""
-        if phase not in PHASES:
-            raise ValueError(f"phase {phase!r}: one of {', '.join(PHASES)}")
-        return self.root / "rounds" / f"{round_:03d}" / phase
-
-    def manifest(self, round_: int, phase: str) -> Manifest | None:
-        """The manifest of a committed phase; ``None`` where the phase is still to be done."""
-        return _read_manifest(self.folder(round_, phase))
 
     @contextlib.contextmanager
     def phase(self, round_: int, phase: str) -> Iterator[Phase]:
@@ -219,29 +254,13 @@ class Store:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-        manifest = Manifest(round_, phase, time.monotonic() - started, files, work.facts)
+        manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
         write_atomically(folder / "manifest.json", _json(dataclasses.asdict(manifest)))
-
-    def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
-        """Records of a committed phase."""
-        return records.from_table(pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind)
-
-    def read_json(self, round_: int, phase: str, name: str) -> Any:
-        """A JSON value of a committed phase."""
-        return json.loads((self.folder(round_, phase) / f"{name}.json").read_bytes())
 
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write what a reader of the run looks for first."""
         Phase(self.root).write("metrics", metrics, Metric)
         write_atomically(self.root / "summary.json", _json(summary))
-
-    def committed(self) -> Iterator[Manifest]:
-        """All committed phases in order."""
-        for round_ in sorted(int(path.name) for path in (self.root / "rounds").iterdir() if path.name.isdigit()):
-            for phase in PHASES:
-                manifest = self.manifest(round_, phase)
-                if manifest is not None:
-                    yield manifest
 
     def _check(self) -> None:
         """Take back the last committed phase if its files are damaged; an earlier damaged one is an error."""

@@ -21,7 +21,8 @@ from scpl_ray.learning.adapters import (
     save_model,
 )
 from scpl_ray.protocols import TrainingError
-from tests.tiny_models import FAMILIES, save_model as save_tiny_model
+from tests.tiny_models import FAMILIES
+from tests.tiny_models import save_model as save_tiny_model
 
 LORA = Lora(rank=4, alpha=6.0)
 TOKENS = torch.tensor([[3, 14, 15, 92, 65, 35]])
@@ -133,7 +134,7 @@ def test_an_adapter_is_read_back(base, tmp_path):
 def test_an_adapter_of_other_settings_or_another_model_is_refused(llama, tmp_path):
     model = adapted(llama)
     save_adapter(trained_tensors(model), model.peft_config["default"], llama, tmp_path / "adapter")
-    with pytest.raises(ValueError, match="rank 8 and alpha 6, but .* has rank 4 and alpha 6"):
+    with pytest.raises(ValueError, match=r"rank 8 and alpha 6, but .* has rank 4 and alpha 6"):
         read_adapter(tmp_path / "adapter", shapes(model), Lora(rank=8, alpha=6.0))
     other = add_adapter(load_model(save_tiny_model(tmp_path / "wide", "llama", hidden=96), torch.float32), LORA)
     with pytest.raises(ValueError, match="does not fit the base model"):

@@ -28,6 +28,13 @@ def test_replace_broadcasts():
     np.testing.assert_allclose(grid, [[1, 0.348678, 0.005154], [1, 0.904382, 0.605006]], atol=1e-6)
 
 
+def test_the_typical_chain_decays_though_the_mean_does_not():
+    assert theory.typical_decay(10) == pytest.approx(-0.11520647041674525, abs=1e-12)
+    draws = np.random.default_rng(2).normal(size=(40_000, 7)).var(axis=1, ddof=1)
+    assert draws.mean() == pytest.approx(1.0, abs=4 * draws.std() / 200)
+    assert np.log(draws).mean() == pytest.approx(float(theory.typical_decay(7)), abs=4 * np.log(draws).std() / 200)
+
+
 def test_accumulate():
     path = theory.accumulated_variance(10, 50)
     wanted = [1.0, 0.9, 0.8775, 0.851502062947372, 0.8451076382143026]

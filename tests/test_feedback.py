@@ -50,7 +50,9 @@ def move(state, measured, feedback, *, round_=1, seed=0, initial=None):
 
 def towards_quality(shares, measured, *, initial_shares, round_, seed):
     mixed = 0.5 * shares + 0.5 * (measured + 0.1) / (measured + 0.1).sum()
-    shares[:] = -1.0  # a rule that spoils its arguments must not spoil the state
+    # a rule that spoils its arguments must not spoil the state, or what the caller passed
+    for argument in (shares, measured, initial_shares):
+        argument[:] = -1.0
     return mixed
 
 
@@ -243,9 +245,9 @@ def test_replicator_of_payoffs():
 
 @pytest.mark.parametrize("ratio", [True, False])
 def test_replicator_rule_keeps_zeros_and_its_form(ratio):
-    feedback = Feedback(rule="replicator", ratio=ratio, beta=900.0)
+    feedback = Feedback(rule="replicator", ratio=ratio, beta=3000.0)
     after = move(fb.PopulationState((0.0, 30.0, 70.0)), [1.0, 0.5, 0.25], feedback).shares
-    weights = np.array([30 * 0.5, 70 * 0.25]) if ratio else np.array([30.0, 70.0 * np.exp(-0.25 * 900)])
+    weights = np.array([30 * 0.5, 70 * 0.25]) if ratio else np.array([30.0, 70.0 * np.exp(-0.25 * 3000)])
     np.testing.assert_allclose(after, [0.0, *(weights / weights.sum())], atol=1e-12)
 
 
@@ -286,10 +288,11 @@ def test_softmax_bifurcates_at_its_threshold(coupling, bifurcates):
 
 
 def test_custom_rule_leaves_the_state_alone_and_keeps_users():
-    state = fb.PopulationState((60.0, 40.0))
+    state, measured, initial = fb.PopulationState((60.0, 40.0)), np.array([0.4, 0.4]), np.array([0.6, 0.4])
     feedback = Feedback(rule="custom", function="tests.test_feedback:towards_quality")
-    after = move(state, np.array([0.4, 0.4]), feedback)
+    after = move(state, measured, feedback, initial=initial)
     assert state.arrivals == (60.0, 40.0)
+    assert measured.tolist() == [0.4, 0.4] and initial.tolist() == [0.6, 0.4]
     np.testing.assert_allclose(after.arrivals, [55.0, 45.0], atol=1e-9)
 
 
@@ -330,7 +333,7 @@ def test_measure_must_be_a_number_in_the_unit_interval(measured):
 
 @pytest.mark.parametrize("measured", [[0.5], [0.5, 0.5, 0.5], 0.5])
 def test_measure_must_have_one_number_per_group(measured):
-    with pytest.raises(ValueError, match="measured: shape .* one number per group"):
+    with pytest.raises(ValueError, match=r"measured: shape .* one number per group"):
         move(fb.PopulationState((1.0, 1.0)), measured, Feedback(rule="linear"))
 
 

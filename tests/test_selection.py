@@ -238,7 +238,7 @@ def loop(rounds, size, means, sds, start=0.5, seed=0, **selection):
 
 @pytest.mark.parametrize(("means", "sds"), [([0.1, 0.0], [0.25, 0.25]), ([0.0, 0.0], [0.35, 0.2])])
 def test_biased_rewards_move_log_odds_by_the_predicted_slope(means, sds):
-    size, rounds = 20_000, 4
+    size, rounds = 10_000, 3
     path, kept = loop(rounds, size, means, sds, strategy="vrs")
     drift = float(selection_drift(means[0] - means[1], sds, 0.5))
     error = np.sqrt((1 / (path * (1 - path)))[1:] / kept)
@@ -249,7 +249,7 @@ def test_biased_rewards_move_log_odds_by_the_predicted_slope(means, sds):
 
 
 def test_quotas_and_weights_hold_a_share_and_a_penalty_does_not():
-    size, means, sds = 20_000, [0.2, 0.0], [0.2, 0.2]
+    size, means, sds = 10_000, [0.2, 0.0], [0.2, 0.2]
     held, _ = loop(4, size, means, sds, start=0.7, strategy="quotas", target=(0.7, 0.3))
     np.testing.assert_allclose(held, 0.7, atol=1 / (0.25 * size) + 1e-9)
     weighted, _ = loop(4, size, means, sds, start=0.7, strategy="importance", target="initial")
@@ -365,6 +365,11 @@ def test_more_candidates_for_the_weaker_group(quality, expected):
     assert candidates_per_group(Selection(strategy="vrs"), 4, quality).tolist() == [4] * len(quality)
 
 
+def test_candidates_of_a_batch_are_those_of_its_rows():
+    batch = candidates_per_group(Selection(strategy="reweight"), 4, [[0.9, 0.8], [1.0, 1.0], [1.0, 0.2]])
+    assert batch.tolist() == [[3, 5], [4, 4], [1, 8]]
+
+
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(1, 16))
 def test_candidates_per_group_keep_the_budget(quality, n):
     counts = candidates_per_group(Selection(strategy="reweight"), n, quality)
@@ -375,7 +380,7 @@ def test_candidates_per_group_keep_the_budget(quality, n):
 
 @pytest.mark.parametrize("quality", [[0.5, float("nan")], [0.5, 1.1], [-0.1, 0.5]])
 def test_quality_must_be_measured(quality):
-    with pytest.raises(ValueError, match="quality: .* NaN or a number outside"):
+    with pytest.raises(ValueError, match=r"quality: .* NaN or a number outside"):
         candidates_per_group(Selection(strategy="reweight"), 4, quality)
     with pytest.raises(ValueError, match="samples_per_prompt: 0 is below 1"):
         candidates_per_group(Selection(strategy="reweight"), 0, [0.5, 0.5])
@@ -395,7 +400,10 @@ def test_control_keeps_what_the_strategy_fixes_but_not_by_reward(strategy):
     assert control.strategy == f"random control of {strategy}"
     assert len(control.indices) == len(kept.indices) == len(set(control.indices.tolist()))
     assert control.acceptance_rate == kept.acceptance_rate
-    fixes = STRATEGIES[strategy].fixes
+    fixes = {"tpp": "prompts", "best_of_n": "prompts"} | dict.fromkeys(
+        ("importance", "quotas", "calibrated", "reweight"), "groups"
+    )
+    fixes = fixes.get(strategy, "size")
     if fixes == "prompts":
         assert np.array_equal(np.bincount(prompts[control.indices]), np.bincount(prompts[kept.indices]))
     if fixes in ("groups", "prompts"):
@@ -477,7 +485,7 @@ def test_bad_settings_are_named(selection, message):
 
 def test_bad_beta_is_named_even_past_the_config():
     selection = Selection().model_copy(update={"beta": 0.0})
-    with pytest.raises(ValueError, match="beta: 0.0 must be above 0"):
+    with pytest.raises(ValueError, match=r"beta: 0.0 must be above 0"):
         select(matrix(), selection, round_=1, seed=0, initial_shares=[0.5, 0.5])
 
 
@@ -487,7 +495,7 @@ def test_nothing_accepted_says_what_to_do():
 
 
 def test_initial_shares_are_checked_where_they_are_the_target():
-    with pytest.raises(ValueError, match="initial_shares: .* sums to"):
+    with pytest.raises(ValueError, match=r"initial_shares: .* sums to"):
         run(matrix(), strategy="quotas", target="initial", initial=[0.5, 0.4])
 
 

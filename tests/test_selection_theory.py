@@ -30,7 +30,7 @@ def test_acceptance_broadcasts_over_temperatures():
 
 @pytest.mark.parametrize("beta", [0.0, -0.5, float("nan")])
 def test_beta_must_be_positive(beta):
-    with pytest.raises(ValueError, match="beta: .* must be above 0"):
+    with pytest.raises(ValueError, match=r"beta: .* must be above 0"):
         theory.vrs_acceptance([0.1], beta, 1.0)
     with pytest.raises(ValueError, match="beta: "):
         theory.tilted_gaussian_shares([0.5, 0.5], [0.1, 0.0], 1.0, beta)
@@ -39,7 +39,7 @@ def test_beta_must_be_positive(beta):
 
 
 def test_bound_must_bound():
-    with pytest.raises(ValueError, match="r_max: 1.0 does not bound the rewards, the largest is 1.2"):
+    with pytest.raises(ValueError, match=r"r_max: 1.0 does not bound the rewards, the largest is 1.2"):
         theory.vrs_acceptance([0.3, 1.2], 0.5, 1.0)
     with pytest.raises(ValueError, match="r_max: "):
         theory.vrs_acceptance([0.3, float("nan")], 0.5, 1.0)
@@ -77,7 +77,7 @@ def test_per_prompt_maximum_against_enumeration(n_groups, candidates, beta, seed
 def test_per_prompt_maximum_tends_to_the_tilt():
     accept = theory.prompt_max_acceptance([0.5, 0.5], LAWS, VALUES, 0.5, 200)
     np.testing.assert_allclose(accept, theory.group_acceptance(LAWS, VALUES, 0.5), atol=1e-12)
-    with pytest.raises(ValueError, match="values: .* must ascend"):
+    with pytest.raises(ValueError, match=r"values: .* must ascend"):
         theory.prompt_max_acceptance([0.5, 0.5], LAWS, VALUES[::-1], 0.5, 2)
 
 
@@ -177,6 +177,11 @@ def test_best_of_n_shares(n, share):
     shares = theory.best_of_n_shares([0.5, 0.5], [0.5, 0.0], 1.0, n)
     assert shares[0] == pytest.approx(share, abs=1e-6)
     assert shares.sum() == pytest.approx(1.0, abs=1e-10)
+
+
+def test_best_of_n_where_one_group_always_wins():
+    shares = theory.best_of_n_shares([0.5, 0.5], [100.0, 0.0], 1.0, 4)
+    np.testing.assert_allclose(shares, [0.9375, 0.0625], atol=1e-9)
 
 
 def test_best_of_n_shares_with_a_narrow_group():
@@ -323,7 +328,7 @@ def test_chi_square_ball_that_reaches_the_corner():
     assert (worst.primal, worst.dual) == (2.0, 2.0)
     np.testing.assert_allclose(worst.shares, [0.4, 0.6, 0.0])
     assert theory.chi_square_worst_case([0.5, 0.5], [1.0, 1.0], 0.1).primal == 1.0
-    with pytest.raises(ValueError, match="radius: 0.0 must be above 0"):
+    with pytest.raises(ValueError, match=r"radius: 0.0 must be above 0"):
         theory.chi_square_worst_case([0.5, 0.5], [1.0, 2.0], 0.0)
 
 

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,11 +17,22 @@ from scpl_ray.shares import check_shares, largest_remainder, normalise
         ([0.25, 0.75], 2, [1, 1]),
         ([0.1, 0.2, 0.7], 7, [1, 1, 5]),
         ([0.0, 1.0], 5, [0, 5]),
+        ([0.05, 0.15, 0.8], 8, [1, 1, 6]),
         ([0.6, 0.4], 0, [0, 0]),
     ],
 )
 def test_largest_remainder(shares, total, counts):
     assert largest_remainder(shares, total).tolist() == counts
+
+
+@given(st.lists(st.integers(1, 19), min_size=2, max_size=6), st.integers(0, 200))
+def test_largest_remainder_is_exact_on_rationals(masses, total):
+    quotas = [Fraction(m * total, sum(masses)) for m in masses]
+    expected = [int(q) for q in quotas]
+    order = sorted(range(len(masses)), key=lambda g: (expected[g] - quotas[g], g))
+    for g in order[: total - sum(expected)]:
+        expected[g] += 1
+    assert largest_remainder(np.array(masses) / sum(masses), total).tolist() == expected
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(sum), st.integers(0, 5000))

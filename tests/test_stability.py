@@ -73,7 +73,7 @@ def test_path_without_newcomers():
 
 @pytest.mark.parametrize("rate", [1.0, 1.2, -0.1])
 def test_no_fixed_point_without_leaving(rate):
-    with pytest.raises(ValueError, match="rate: .* must lie in"):
+    with pytest.raises(ValueError, match=r"rate: .* must lie in"):
         stability.retention_fixed_point([rate, 0.5], 1.0)
 
 
@@ -215,9 +215,9 @@ def test_exponential_eigenvalue_is_that_of_the_map():
 @pytest.mark.parametrize("sensitivity", [0.0, 2.0])
 def test_clipped_rates_have_no_closed_form(sensitivity):
     world = TwoGaussians(0.5, 1.0)
-    with pytest.raises(ValueError, match="sensitivity: .* must lie in"):
+    with pytest.raises(ValueError, match=r"sensitivity: .* must lie in"):
         world.fair_mass(sensitivity, 1.0)
-    with pytest.raises(ValueError, match="sensitivity: .* must lie in"):
+    with pytest.raises(ValueError, match=r"sensitivity: .* must lie in"):
         world.linear_eigenvalues(sensitivity)
 
 
@@ -314,7 +314,7 @@ def test_crowding_cycle_numbers_and_their_absence():
     assert stability.crowding_cycle(-1.9) == (0.5, 0.5)
     # inertia of one half holds the eigenvalue at -.25: no cycle
     assert stability.crowding_cycle(-3.0, inertia=0.5) == (0.5, 0.5)
-    with pytest.raises(ValueError, match="coupling: 1.0 must be below 0"):
+    with pytest.raises(ValueError, match=r"coupling: 1.0 must be below 0"):
         stability.crowding_cycle(1.0)
 
 
@@ -381,5 +381,5 @@ def test_damped_paths():
 
 def test_the_stable_point_is_not_the_optimum():
     assert stability.linear_loss_points(-0.5, 2.0) == (0.25, 0.125)
-    with pytest.raises(ValueError, match="slope: 0.0 must be above 0"):
+    with pytest.raises(ValueError, match=r"slope: 0.0 must be above 0"):
         stability.linear_loss_points(1.0, 0.0)

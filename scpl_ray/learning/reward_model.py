@@ -206,6 +206,6 @@ def _train(reward_model: RewardModel, pairs: Sequence[tuple[Ids, Ids]], seed: in
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            total += float(loss.sum())
+            total += float(loss.detach().sum())
         logger.info("reward model: epoch %d of %d, loss %.4f nats", epoch + 1, EPOCHS, total / len(pairs))
     return steps, total / len(pairs)

@@ -25,9 +25,9 @@ class DriftNull:
 def drift_null(share: float, draws: int, rounds: int, judged: int) -> DriftNull:
     """How far the measured share of a kind moves between round 0 and round t by chance alone.
 
-    p (1 - p) times (1 - h) for the walk of the share itself, h / m for judging it at the end and 1 / m for judging it at
-    the start, with h = (1 - 1/n)^t. The model is taken to learn the shares of its n training rows exactly
-    (Wright-Fisher); one that moves only part of the way drifts less.
+    The variance is p (1 - p) times the sum of 1 - h for the walk of the share itself, h / m for judging it at the end
+    and 1 / m for judging it at the start, with h = (1 - 1/n)^t. The model is taken to learn the shares of its n
+    training rows exactly (Wright-Fisher); one that moves only part of the way drifts less.
 
     Args:
         share: p of the kind at round 0, in (0, 1).

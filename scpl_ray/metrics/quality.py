@@ -37,8 +37,8 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> FloatArray:
     wrong = n - c
     some_pass_surely = wrong < k
     left = np.where(some_pass_surely, k, wrong)
-    log_all_fail = gammaln(left + 1) - gammaln(left - k + 1) - gammaln(n + 1) + gammaln(n - k + 1)
-    # the two logarithms cancel exactly where nothing is correct, so that Pass@k is then exactly 0
+    # paired so that they cancel exactly where nothing is correct, and Pass@k is then exactly 0
+    log_all_fail = (gammaln(left + 1) - gammaln(n + 1)) + (gammaln(n - k + 1) - gammaln(left - k + 1))
     return np.asarray(np.where(some_pass_surely, 1.0, -np.expm1(log_all_fail)))
 
 

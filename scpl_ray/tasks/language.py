@@ -1,8 +1,8 @@
 """The built-in offline task: news-like sentences of a known grammar, for any 2 to 12 groups.
 
-Each group has topics that it asks about most and a *kind* of text that it prefers: the one with its kind's slanted verbs,
-adjectives and nouns. The true answer to a prompt depends on what the prompt reveals: marked prompts get the asking
-group's own kind with probability 0.8, unmarked ones every kind equally. True shares, kinds and likelihoods are exact.
+Each group has topics that it asks about most and a *kind* of text that it prefers: the one with its kind's slanted
+verbs, adjectives and nouns. The true answer depends on what the prompt reveals: marked prompts get the asking group's
+own kind with probability 0.8, unmarked ones every kind equally. True shares, kinds and likelihoods are exact.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Language:
         self._marker_strength = marker_strength
         self._count = len(groups)
         self.kinds: tuple[str, ...] = tuple(groups)
+        # Kinds share no slanted word, so the judge never takes a true text of one kind for another.
+        self.confusion: tuple[tuple[float, ...], ...] | None = None
         self.topics = self._lexicon.topics
         self.vocabulary = tuple(sorted({*self._grammar.vocabulary, *self._prompts.vocabulary}))
         self._judge = Judge(self._grammar)
@@ -69,7 +71,7 @@ class Language:
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines the language, hexadecimal."""
         facts = {
-            "lexicon": {name: variants for name, variants in self._lexicon.classes.items()},
+            "lexicon": dict(self._lexicon.classes),
             "topics": self._lexicon.topics,
             "templates": grammar_module.TEMPLATES,
             "skeleton": prompts_module.SKELETON,
@@ -120,9 +122,9 @@ class Language:
         """Real text under held-out prompts, the same in every run: for perplexities."""
         return self._examples(count, generator(EVALUATION_SEED, "language held-out text"), held_out=True)
 
-    def choices(self, groups_of_users: Sequence[str], seed: int) -> list[Choice]:
-        """One pairwise choice per user; see :class:`scpl_ray.tasks.users.Users`."""
-        return self._users.choices(groups_of_users, seed)
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user, given by group; see :class:`scpl_ray.tasks.users.Users`."""
+        return self._users.choices(users, seed)
 
     def log_probability(self, prompt: str, text: str) -> float:
         """Exact log p(text, end of sequence | prompt), nats, the kind summed out; -inf where it is impossible.

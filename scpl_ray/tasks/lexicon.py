@@ -27,8 +27,9 @@ class Lexicon:
     classes: Mapping[str, tuple[tuple[str, ...], ...]]
     """Words by class and variant, the frequent ones first; all variants of a class are equally long.
 
-    ``ACTORS``, ``THING`` and ``TOPIC`` (its name, which prompts use) have one variant per topic, ``VERBED``, ``ADJECTIVE`` and ``FRAME`` (the slanted words)
-    one per kind, ``MARKER`` one per group and a last one that reveals no group, all others a single one.
+    One variant per topic: ``ACTORS``, ``THING`` and ``TOPIC`` (its name, which prompts use). One per kind: the slanted
+    words ``VERBED``, ``ADJECTIVE`` and ``FRAME``. One per group, and a last one that reveals no group: ``MARKER``.
+    All others have a single one.
     """
 
     def __post_init__(self) -> None:

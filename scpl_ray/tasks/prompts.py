@@ -81,8 +81,7 @@ class PromptGrammar:
         towns, names = self._classes["MARKER"], self._classes["TOPIC"]
         rows = np.stack([day, markers, marker, audience, asked, topics], axis=1).tolist()
         texts = [
-            f"on {days[d]} {towns[g][m]} {audiences[a]} {asks[s]} about the {names[t][0]}:"
-            for d, g, m, a, s, t in rows
+            f"on {days[d]} {towns[g][m]} {audiences[a]} {asks[s]} about the {names[t][0]}:" for d, g, m, a, s, t in rows
         ]
         return Prompts(texts, markers, topics)
 

@@ -36,16 +36,16 @@ class Users:
         self._groups = grammar.lexicon.groups
         self._topics = len(grammar.lexicon.topics)
 
-    def choices(self, groups_of_users: Sequence[str], seed: int) -> list[Choice]:
+    def choices(self, users: Sequence[str], seed: int) -> list[Choice]:
         """One choice per user; the i-th pair of texts depends on the seed and i only.
 
         Raises:
             ValueError: a user's group is not of this language.
         """
-        unknown = sorted(set(groups_of_users) - set(self._groups))
+        unknown = sorted(set(users) - set(self._groups))
         if unknown:
-            raise ValueError(f"groups_of_users: unknown groups {unknown}; the groups are {list(self._groups)}")
-        count = len(groups_of_users)
+            raise ValueError(f"users: unknown groups {unknown}; the groups are {list(self._groups)}")
+        count = len(users)
         rng = generator(seed, "language choices")
         # All columns of a row are drawn together, so that more users do not change the first users' pairs.
         askers, chosen, prompts, first, second = np.split(
@@ -58,7 +58,7 @@ class Users:
         pairs = zip(self._texts(asked.topics, first), self._texts(asked.topics, second), strict=True)
         choices = []
         for i, (a, b) in enumerate(pairs):
-            user, topic = groups_of_users[i], int(asked.topics[i])
+            user, topic = users[i], int(asked.topics[i])
             margin = self.utility(user, a, topic) - self.utility(user, b, topic)
             prefers_a = bool(chosen[i, 0] < 1.0 / (1.0 + np.exp(-margin)))
             choices.append(Choice(asked.texts[i], a if prefers_a else b, b if prefers_a else a))

@@ -1,0 +1,166 @@
+"""The face of the engines that write completions.
+
+They take token ids and one seed per completion, and give token ids. On a CPU in float32 with one thread a completion
+is a function of weights, prompt and seed alone, to the bit: not of what else is generated, when, or in which process.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from scpl_ray.config import Experiment
+from scpl_ray.learning.tokens import Ids, load_tokenizer, stop_ids
+from scpl_ray.records import Weights
+
+logger = logging.getLogger(__name__)
+
+PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
+PROBE_STRIDE = 7919
+"""A prime: the probe prompt's ids wander over any vocabulary."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine must know before it sees a model."""
+
+    max_prompt_tokens: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    adapter_rank: int | None
+    """Largest LoRA rank that is served; ``None``: adapters are not served, merged weights are reloaded."""
+    dtype: Literal["float32", "bfloat16"]
+    gpus: float
+    """Share of a GPU; 0: on the CPU."""
+    trust_remote_code: bool
+
+    @classmethod
+    def of(cls, experiment: Experiment, gpus: float) -> EngineSettings:
+        """The settings that an experiment asks for."""
+        model, generation = experiment.model, experiment.generation
+        served = model.lora if generation.refresh == "adapter" else None
+        return cls(
+            max_prompt_tokens=experiment.task.max_prompt_tokens,
+            max_new_tokens=generation.max_new_tokens,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            adapter_rank=served.rank if served else None,
+            dtype=("bfloat16" if gpus else "float32") if model.dtype == "auto" else model.dtype,
+            gpus=gpus,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to write."""
+
+    prompt_token_ids: Ids
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sampled:
+    """One completion."""
+
+    token_ids: Ids
+    finish_reason: str
+    """``stop`` or ``length``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """What an engine says to the probe prompt: greedy tokens and their log-probabilities (nats)."""
+
+    token_ids: Ids
+    log_probabilities: tuple[float, ...]
+
+
+class Engine(abc.ABC):
+    """A model in memory that writes completions. The constructor only imports; the first :meth:`load` reads a model."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.weights: Weights | None = None
+        self._stop: Ids = ()
+        self._probe_prompt: Ids = ()
+
+    def check(self, weights: Weights) -> None:
+        """Whether these weights can be served at all.
+
+        Raises:
+            ValueError: files are missing, or the model's context is too short.
+        """
+        adapter = self._served_adapter(weights)
+        wanted = [(weights.model, "config.json"), (weights.model, "*.safetensors")]
+        wanted += [(adapter, "adapter_config.json"), (adapter, "*.safetensors")] if adapter else []
+        for folder, pattern in wanted:
+            if not any(folder.glob(pattern)):
+                raise ValueError(
+                    f"weights of policy version {weights.policy_version}: {folder} holds no {pattern}; "
+                    "give a folder written by save_pretrained as safetensors"
+                )
+
+    def load(self, weights: Weights) -> None:
+        """Serve these weights from now on. Without an adapter to serve, the model is read from disk even if its
+        path is the one already served."""
+        logger.info("loading policy version %d from %s", weights.policy_version, weights)
+        adapter = self._served_adapter(weights)
+        config = self._prepare(weights.model)
+        if self.weights is None or self.weights.model != weights.model or adapter is None:
+            self._read_model(weights.model, config)
+        self._serve_adapter(adapter)
+        self.weights = weights
+
+    @abc.abstractmethod
+    def generate(self, requests: Sequence[Request]) -> list[Sampled]:
+        """One completion per request, in order."""
+
+    @abc.abstractmethod
+    def probe(self) -> Probe:
+        """The probe prompt's greedy continuation.
+
+        Raises:
+            RuntimeError: it depends on what was computed with earlier weights.
+        """
+
+    @abc.abstractmethod
+    def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
+        """Read a model from disk; nothing that was computed with earlier weights may be used any more."""
+
+    @abc.abstractmethod
+    def _serve_adapter(self, adapter: Path | None) -> None:
+        """Put this adapter, or none, in place of the last one."""
+
+    def _served_adapter(self, weights: Weights) -> Path | None:
+        return weights.adapter if self.settings.adapter_rank else None
+
+    @property
+    def _positions(self) -> int:
+        return self.settings.max_prompt_tokens + self.settings.max_new_tokens
+
+    @property
+    def _probe_tokens(self) -> int:
+        return min(self.settings.max_new_tokens, PROBE_NEW_TOKENS)
+
+    def _prepare(self, folder: Path) -> PreTrainedConfig:
+        """What generation needs to know of a model besides its weights."""
+        trust = self.settings.trust_remote_code
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust).get_text_config()
+        if config.max_position_embeddings < self._positions:
+            raise ValueError(
+                f"task.max_prompt_tokens + generation.max_new_tokens = {self._positions}: the model in {folder} has "
+                f"{config.max_position_embeddings} positions; lower one of the two"
+            )
+        self._stop = stop_ids(folder, load_tokenizer(folder, trust_remote_code=trust), trust_remote_code=trust)
+        # As long as the longest prompt, so that whatever a cache can have kept of a prompt shows here.
+        length = min(self.settings.max_prompt_tokens, PROBE_PROMPT_TOKENS)
+        self._probe_prompt = tuple(PROBE_STRIDE * (i + 1) % config.vocab_size for i in range(length))
+        return config

@@ -1,0 +1,249 @@
+"""Replicas of one kind of actor: started together, given work where there is least, waited for with a deadline.
+
+A call must be idempotent and carry all that it needs: a process that dies is restarted by Ray, and its calls are
+repeated there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.placement import Role
+from scpl_ray.protocols import Process
+
+logger = logging.getLogger(__name__)
+
+MAX_RESTARTS = 5
+"""Of one replica, over its whole life."""
+MAX_TASK_RETRIES = 3
+"""Of one call: what kills its process again and again is not worth more."""
+PROGRESS_S = 30.0
+DEADLINE_S = 1800.0
+"""Longest time without any answer; reading a large model from a slow disk takes minutes."""
+START_POLL_S = 0.2
+CLOSE_S = 20.0
+LOG_TAIL_LINES = 15
+
+
+class Replica:
+    """What every actor of a pool is: a process with a log file of its own.
+
+    Args:
+        log_file: receives logging, standard output and standard error of this process and of what it loads.
+    """
+
+    def __init__(self, log_file: Path) -> None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        stream = log_file.open("a", buffering=1, encoding="utf-8")
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        sys.stdout = sys.stderr = stream
+        logging.basicConfig(
+            stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+        )
+        logger.info("process %d started", os.getpid())
+
+
+class EndsProcess:
+    """A block in which an engine works: an error there ends the process, so that Ray's restart applies.
+
+    An engine that failed inside stays broken: its actor would live on and fail every retry alike.
+
+    Args:
+        spare: errors that leave no broken engine behind and go to the caller.
+    """
+
+    def __init__(self, *spare: type[Exception]) -> None:
+        self._spare = spare
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, self._spare):
+            return
+        logger.critical("the engine failed; process %d ends", os.getpid(), exc_info=error)
+        logging.shutdown()
+        os._exit(1)
+
+
+class Pool:
+    """``role.count`` actors of one class.
+
+    Creation returns at once; the processes start meanwhile.
+
+    Args:
+        actor_class: subclass of :class:`Replica`; its constructor takes a log file and ``arguments``.
+        role: how many, and what each reserves.
+        arguments: of the constructor.
+        environment: variables of the processes, besides their thread count.
+        logs: folder of the log files, one per replica.
+        deadline_s: longest time without an answer.
+    """
+
+    def __init__(
+        self,
+        actor_class: type[Replica],
+        role: Role,
+        arguments: Sequence[Any],
+        *,
+        environment: Mapping[str, str],
+        logs: Path,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._role = role
+        self._deadline_s = deadline_s
+        self._logs = [logs.absolute() / f"{role.name.replace(' ', '-')}-{i}.log" for i in range(role.count)]
+        variables = {"OMP_NUM_THREADS": str(role.threads), "TOKENIZERS_PARALLELISM": "false", **environment}
+        remote = ray.remote(actor_class).options(
+            num_cpus=role.cpus,
+            num_gpus=role.gpus,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_TASK_RETRIES,
+            runtime_env={"env_vars": variables},
+            # Not inside the placement group of a trial that happens to run the driver.
+            scheduling_strategy="DEFAULT",
+        )
+        self._actors = [remote.remote(log, *arguments) for log in self._logs]
+        self._load = [0] * role.count
+        self._replica_of: dict[Any, int] = {}
+
+    def __len__(self) -> int:
+        return self._role.count
+
+    @property
+    def least_load(self) -> int:
+        """Unfinished calls of the replica that has the fewest."""
+        return min(self._load)
+
+    def submit(self, method: str, *arguments: Any, replica: int | None = None) -> Any:
+        """Start a call on the given replica, or on the one with the fewest unfinished calls; its object reference."""
+        index = self._load.index(min(self._load)) if replica is None else replica
+        reference = getattr(self._actors[index], method).remote(*arguments)
+        self._replica_of[reference] = index
+        self._load[index] += 1
+        return reference
+
+    def wait_any(self, references: Sequence[Any], what: str) -> Any:
+        """One of the references, whose call has ended.
+
+        Args:
+            references: of unfinished calls.
+            what: they are doing, for progress and errors.
+
+        Raises:
+            TimeoutError: none has ended within the deadline; names what is missing and the logs.
+        """
+        started = time.monotonic()
+        while True:
+            waited = time.monotonic() - started
+            ready, _ = ray.wait(list(references), num_returns=1, timeout=min(PROGRESS_S, self._deadline_s - waited))
+            if ready:
+                return ready[0]
+            waited = time.monotonic() - started
+            replicas = sorted({self._replica_of[r] for r in references})
+            missing = f"{len(references)} calls on {self._role.name} {', '.join(map(str, replicas))}"
+            if waited >= self._deadline_s:
+                raise TimeoutError(
+                    f"{what}: no answer for {waited:.0f} s; missing: {missing}; "
+                    f"logs: {', '.join(str(self._logs[i]) for i in replicas)}"
+                )
+            logger.info("%s: waiting for %s, %.0f s", what, missing, waited)
+
+    def result(self, reference: Any) -> Any:
+        """What an ended call returned.
+
+        Raises:
+            Exception: what the call raised.
+            RuntimeError: the replica died more often than it may be restarted; shows the end of its log.
+        """
+        index = self._replica_of[reference]
+        self.forget([reference])
+        try:
+            return ray.get(reference, timeout=self._deadline_s)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            raise RuntimeError(
+                f"{self._role.name} {index} is gone ({MAX_TASK_RETRIES} retries of a call, {MAX_RESTARTS} restarts): "
+                f"{str(error).strip().splitlines()[0]}\nend of {self._logs[index]}:\n{self._log_tail(index)}"
+            ) from error
+
+    def results(self, references: Sequence[Any], what: str) -> list[Any]:
+        """What all calls returned, in the order of the references; raises like :meth:`wait_any` and :meth:`result`."""
+        waiting = list(references)
+        done = {}
+        while waiting:
+            reference = self.wait_any(waiting, what)
+            waiting.remove(reference)
+            done[reference] = self.result(reference)
+        return [done[reference] for reference in references]
+
+    def everywhere(self, method: str, *arguments: Any, what: str) -> list[Any]:
+        """Call all replicas; their answers in order."""
+        return self.results([self.submit(method, *arguments, replica=i) for i in range(len(self))], what)
+
+    def forget(self, references: Sequence[Any]) -> None:
+        """These calls no longer count as unfinished."""
+        for reference in references:
+            self._load[self._replica_of.pop(reference)] -= 1
+
+    def processes(self) -> list[Process]:
+        """The processes, in order of their index; waits for those that are (re)starting.
+
+        Raises:
+            RuntimeError: a replica is gone.
+            TimeoutError: one has not started within the deadline.
+        """
+        until = time.monotonic() + self._deadline_s
+        for index in range(len(self)):
+            while (state := self._facts(index)["State"]) != "ALIVE":
+                if state == "DEAD":
+                    raise RuntimeError(
+                        f"{self._role.name} {index} is gone; end of {self._logs[index]}:\n{self._log_tail(index)}"
+                    )
+                if time.monotonic() > until:
+                    raise TimeoutError(
+                        f"{self._role.name} {index}: {state} for {self._deadline_s:.0f} s; log: {self._logs[index]}"
+                    )
+                time.sleep(START_POLL_S)
+        facts = [self._facts(i) for i in range(len(self))]
+        return [
+            Process(self._role.name, i, f["ActorID"], int(f["Pid"]), f["Address"]["NodeID"], int(f["NumRestarts"]))
+            for i, f in enumerate(facts)
+        ]
+
+    def _facts(self, index: int) -> dict[str, Any]:
+        # Ray shows process ids and restarts without its dashboard nowhere else.
+        facts: dict[str, Any] = ray._private.state.actors(actor_id=self._actors[index]._actor_id.hex())
+        return facts
+
+    def close(self) -> None:
+        """End all processes, and wait until those of this machine are gone."""
+        here = ray.get_runtime_context().get_node_id()
+        facts = [self._facts(i) for i in range(len(self))]
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+        pids = [int(f["Pid"]) for f in facts if f["State"] == "ALIVE" and f["Address"]["NodeID"] == here]
+        _, left = psutil.wait_procs([p for p in psutil.process_iter() if p.pid in pids], timeout=CLOSE_S)
+        for process in left:
+            logger.warning("%s process %d outlived its pool by %.0f s", self._role.name, process.pid, CLOSE_S)
+
+    def _log_tail(self, index: int) -> str:
+        if not self._logs[index].is_file():
+            return "(no log on this machine)"
+        lines = self._logs[index].read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])

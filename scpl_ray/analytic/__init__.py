@@ -1,0 +1,1 @@
+"""The parts of the analytic mode: settings and formulas of the model, selection on counts, and points of rest."""

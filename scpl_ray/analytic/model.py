@@ -1,0 +1,244 @@
+"""The formulas of the analytic mode, and the settings of many experiments as arrays.
+
+The model itself is written down in :mod:`scpl_ray.simulate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit
+
+from scpl_ray import feedback, remedies
+from scpl_ray.config import Experiment
+from scpl_ray.cycles import real_rows_needed
+from scpl_ray.selection import STRATEGIES
+from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder
+
+CONTEXTS = 2
+"""A prompt reveals its group (0) or is neutral (1)."""
+WIN_NODES, WIN_WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """The kinds that the base model writes."""
+
+    revealing: FloatArray
+    """P_0(kind | a prompt that reveals group g), shape (K, K)."""
+    neutral: FloatArray
+    """P_0(kind | a neutral prompt), shape (K,)."""
+
+    def __post_init__(self) -> None:
+        check_shares("start.neutral", self.neutral)
+        check_shares("start.revealing", self.revealing, len(self.neutral))
+
+
+def assumed_start(experiment: Experiment) -> Start:
+    """Own kind with probability ``analytic.own_kind`` where the prompt reveals the group, every kind equally where not.
+
+    These are the true shares of the built-in language.
+    """
+    k = len(experiment.groups.names)
+    own = experiment.analytic.own_kind
+    revealing = np.full((k, k), (1.0 - own) / (k - 1))
+    np.fill_diagonal(revealing, own)
+    return Start(revealing, np.full(k, 1.0 / k))
+
+
+def learning_curve(data_share: ArrayLike, ceiling: ArrayLike, exponent: ArrayLike) -> FloatArray:
+    """L_k = min(1, q0 (K d_k)^gamma), shape (..., K): q0 is reached at an equal share of the training data."""
+    share = np.asarray(data_share, dtype=np.float64)
+    return np.asarray(np.minimum(1.0, np.asarray(ceiling) * (share.shape[-1] * share) ** np.asarray(exponent)))
+
+
+def asked_law(revealing: FloatArray, neutral: FloatArray, marked: ArrayLike) -> FloatArray:
+    """P(kind | group) over a group's prompts, shape (..., K, K), of which a fraction ``marked`` reveals the group."""
+    m = np.asarray(marked, dtype=np.float64)
+    return np.asarray(m * revealing + (1.0 - m) * neutral[..., None, :])
+
+
+def own_kind_share(law: FloatArray) -> FloatArray:
+    """P(kind g | group g), shape (..., K), of P(kind | group), shape (..., K, K)."""
+    return np.asarray(np.diagonal(law, axis1=-2, axis2=-1))
+
+
+def mean_rewards(choices: FloatArray, gain: ArrayLike, advantage: ArrayLike) -> FloatArray:
+    """mu_k = gain (c_k - 1/K) + advantage [k is the first kind], shape (..., K), from the shares c of users who chose.
+
+    ``gain`` broadcasts against ``choices``, ``advantage`` against one number per row.
+    """
+    means = np.asarray(gain) * (choices - 1.0 / choices.shape[-1])
+    means[..., 0] += advantage
+    return np.asarray(means, dtype=np.float64)
+
+
+def win_rates(means: FloatArray, sds: FloatArray) -> FloatArray:
+    """E logistic(r) of r ~ N(mu, sd^2), shape (..., K): Gauss-Hermite, error below 1e-6 for sd up to 1."""
+    values = expit(means[..., None] + sds[..., None] * WIN_NODES)
+    return np.asarray(values @ WIN_WEIGHTS / WIN_WEIGHTS.sum())
+
+
+def choice_gain(experiment: Experiment) -> float:
+    """Reward per share of choosing users: 0 where the reward model is not learned from their choices."""
+    learned = experiment.reward.model is None
+    return experiment.analytic.choice_gain * experiment.reward.terms.get("model", 0.0) * learned
+
+
+def reward_sds(experiment: Experiment) -> FloatArray:
+    """Standard deviation of rewards within each kind, shape (K,)."""
+    return np.broadcast_to(np.asarray(experiment.analytic.reward_sd, dtype=np.float64), len(experiment.groups.names))
+
+
+def validate(experiment: Experiment) -> None:
+    """Check what the analytic mode uses of a config, beyond what the schema checks.
+
+    Raises:
+        ValueError: an unknown strategy, a target that is no share vector, wrong feedback settings, both kinds of real
+            rows, more candidates than are drawn, or standard deviations that are not one per kind and above 0.
+    """
+    k = len(experiment.groups.names)
+    chosen, sd = experiment.selection, experiment.analytic.reward_sd
+    if chosen.strategy not in STRATEGIES:
+        raise ValueError(f"selection.strategy: {chosen.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+    if isinstance(sd, tuple) and (len(sd) != k or min(sd) <= 0):
+        raise ValueError(f"analytic.reward_sd: {list(sd)}; give one number above 0, or one per kind, {k}")
+    if chosen.strategy == "best_of_n" and chosen.best_of > experiment.generation.samples_per_prompt:
+        raise ValueError(
+            f"selection.best_of: {chosen.best_of} but generation.samples_per_prompt is "
+            f"{experiment.generation.samples_per_prompt}; lower it or draw more"
+        )
+    remedies.target_shares(chosen, k, experiment.groups.shares)
+    feedback.validate(experiment.feedback, k)
+    real_rows_needed(1, experiment.cycle)
+
+
+def without_effect(experiment: Experiment) -> list[str]:
+    """Settings that were given and change nothing in this model, as ``key=value``."""
+    found = {
+        "queries.prompts=reused": experiment.queries.prompts == "reused",
+        f"generation.top_p={experiment.generation.top_p:g}": experiment.generation.top_p < 1,
+        "training.loss_on=all": experiment.training.loss_on == "all",
+    }
+    return [text for text, given in found.items() if given]
+
+
+def shape_of(experiment: Experiment) -> Hashable:
+    """What experiments must have in common to be simulated in one batch: everything that is not a number of a row."""
+    e = experiment
+    return (
+        len(e.groups.names),
+        e.loop.rounds,
+        e.loop.kind,
+        e.generation.samples_per_prompt,
+        e.generation.temperature,
+        e.reward.choices,
+        (e.selection.strategy, e.selection.matched_control, e.selection.r_max, e.selection.best_of),
+        (e.cycle.kind, e.cycle.window_rounds, e.cycle.real),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Settings:
+    """The numbers of B = G S rows: row i is seed i mod S of experiment i // S."""
+
+    common: Experiment
+    """An experiment of the batch, for what all have in common (:func:`shape_of`)."""
+    experiments: tuple[Experiment, ...]
+    seeds: int
+    n_groups: int
+    initial_shares: FloatArray
+    """Shape (B, K), as are ``reward_sd``, ``target`` and ``quotas``; all others (B,)."""
+    marked: FloatArray
+    prompts: IntArray
+    gain: FloatArray
+    advantage: FloatArray
+    reward_sd: FloatArray
+    beta: FloatArray
+    reward_bound: FloatArray
+    threshold: FloatArray
+    penalty: FloatArray
+    target: FloatArray
+    budget: IntArray
+    """Completions that ``keep_fraction`` allows."""
+    quotas: IntArray
+    cycle_size: IntArray
+    real_share: FloatArray
+    real_rows: IntArray
+    group_answers: IntArray
+    """Evaluated answers per group."""
+    neutral_answers: IntArray
+    prior_rows: FloatArray
+    spillover: FloatArray
+    ceiling: FloatArray
+    exponent: FloatArray
+    own_weight: FloatArray
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.prompts)
+
+
+def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
+    """Settings of experiments that have :func:`shape_of` in common, ``seeds`` rows each.
+
+    Raises:
+        ValueError: as :func:`validate`; ``keep_fraction`` keeps nothing.
+    """
+    for experiment in experiments:
+        validate(experiment)
+    k = len(experiments[0].groups.names)
+
+    def column(value: Callable[[Experiment], ArrayLike]) -> FloatArray:
+        return np.repeat(np.array([value(e) for e in experiments], dtype=np.float64), seeds, axis=0)
+
+    def count(value: Callable[[Experiment], ArrayLike]) -> IntArray:
+        return np.repeat(np.array([value(e) for e in experiments], dtype=np.int64), seeds, axis=0)
+
+    def target(e: Experiment) -> FloatArray:
+        return remedies.target_shares(e.selection, k, e.groups.shares)
+
+    return Settings(
+        common=experiments[0],
+        experiments=tuple(experiments),
+        seeds=seeds,
+        n_groups=k,
+        initial_shares=column(lambda e: e.groups.shares),
+        marked=column(lambda e: e.task.marker_strength),
+        prompts=count(lambda e: e.queries.prompts_per_round),
+        gain=column(choice_gain),
+        advantage=column(lambda e: e.analytic.kind_advantage),
+        reward_sd=column(reward_sds),
+        beta=column(lambda e: e.selection.beta),
+        reward_bound=column(lambda e: e.selection.reward_bound),
+        threshold=column(lambda e: e.selection.threshold),
+        penalty=column(lambda e: e.selection.penalty),
+        target=column(target),
+        budget=count(_budget),
+        quotas=count(lambda e: largest_remainder(target(e), _budget(e))),
+        cycle_size=count(lambda e: e.cycle.size),
+        real_share=column(lambda e: e.cycle.real_share),
+        real_rows=count(lambda e: e.cycle.real_rows),
+        group_answers=count(lambda e: e.evaluation.prompts_per_group * e.evaluation.samples_per_prompt),
+        neutral_answers=count(lambda e: e.evaluation.neutral_prompts * e.evaluation.samples_per_prompt),
+        prior_rows=column(lambda e: e.analytic.prior_rows),
+        spillover=column(lambda e: e.analytic.spillover),
+        ceiling=column(lambda e: e.analytic.quality_ceiling),
+        exponent=column(lambda e: e.analytic.learning_exponent),
+        own_weight=column(lambda e: e.analytic.own_kind_weight),
+    )
+
+
+def _budget(experiment: Experiment) -> int:
+    completions = experiment.queries.prompts_per_round * experiment.generation.samples_per_prompt
+    rows = int(np.floor(round(experiment.selection.keep_fraction * completions, 9)))
+    if rows == 0 and experiment.selection.strategy in ("random", "top", "quotas"):
+        raise ValueError(
+            f"selection.keep_fraction: {experiment.selection.keep_fraction} of {completions} completions keeps none; "
+            "raise it"
+        )
+    return rows

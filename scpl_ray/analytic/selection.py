@@ -1,0 +1,337 @@
+"""Selection by the numbers of completions per group, context and kind, without drawing every completion.
+
+Rewards are N(mu_k, sd_k^2) by kind and independent between completions. What a strategy keeps is then drawn exactly,
+cell by cell; a cell is (group, context, kind). One function and one line in :data:`STRATEGIES` per strategy of
+:data:`scpl_ray.selection.STRATEGIES`.
+
+Where the reference r_max is the round's largest reward, that maximum R is drawn first. Given R all other rewards
+follow their laws cut off at R, and are accepted independently with probability
+
+    E[exp((r - R) / beta) | r <= R] = exp((mu - R) / beta + sd^2 / (2 beta^2)) Phi(z - sd / beta) / Phi(z),
+
+z = (R - mu) / sd. The best M of N are found by halving the range of rewards and drawing how many fall into each half.
+Only ``r_max: prompt`` draws every reward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import log_ndtr, ndtr, ndtri
+
+from scpl_ray import selection as strategies
+from scpl_ray.analytic.model import CONTEXTS, Settings
+from scpl_ray.selection_theory import best_of_n_shares, calibrated_multipliers, importance_weights
+from scpl_ray.shares import FloatArray, IntArray
+
+CHUNK = 2_000_000
+"""Rewards held at once where every one is drawn."""
+WIDEST = 40.0
+"""Standard deviations from every mean beyond which no reward is looked for."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answered:
+    """The completions of a round, counted."""
+
+    round: int
+    prompts: IntArray
+    """Queries per group and context, shape (B, K, 2)."""
+    samples: IntArray
+    """Completions per query of each group, shape (B, K)."""
+    law: FloatArray
+    """P(kind | group, context), shape (B, K, 2, K)."""
+    counts: IntArray
+    """Completions per cell, shape (B, K, 2, K)."""
+    means: FloatArray
+    """Mean reward of each kind, shape (B, K)."""
+
+    @property
+    def group_counts(self) -> IntArray:
+        """Completions per group, shape (B, K)."""
+        return np.asarray(self.counts.sum(axis=(2, 3)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeptCounts:
+    """What was kept of a round."""
+
+    rows: IntArray
+    """Kept completions per cell, shape (B, K, 2, K)."""
+    weights: FloatArray
+    """Training weight of a kept row by group, mean 1 over the kept, shape (B, K)."""
+
+    @property
+    def mass(self) -> FloatArray:
+        """Weighted rows per cell, shape (B, K, 2, K)."""
+        return np.asarray(self.rows * self.weights[:, :, None, None])
+
+
+_Keep = Callable[[Answered, Settings, np.random.Generator], tuple[IntArray, FloatArray | None]]
+"""Kept rows per cell, and weights by group up to a factor; ``None``: all alike."""
+
+
+def select(answered: Answered, settings: Settings, draws: np.random.Generator) -> KeptCounts:
+    """Keep completions by the configured strategy, or its matched random control.
+
+    Raises:
+        ValueError: in one of the rows nothing is kept, nothing of a wanted group is, a quota exceeds its group, or a
+            reward exceeds ``reward_bound``: a run with that seed would stop there.
+    """
+    chosen = settings.common.selection
+    rows, weights = STRATEGIES[chosen.strategy](answered, settings, draws)
+    if chosen.matched_control:
+        rows = _matched_random(answered.counts, rows, strategies.STRATEGIES[chosen.strategy].fixes, draws)
+    kept = rows.sum(axis=(1, 2, 3))
+    _refuse(kept == 0, answered, "nothing was kept", "keep more: raise selection.beta, or lower selection.threshold")
+    if weights is None:
+        return KeptCounts(rows, np.ones(rows.shape[:2]))
+    mass = (weights * rows.sum(axis=(2, 3))).sum(axis=-1)
+    return KeptCounts(rows, np.asarray(weights * (kept / mass)[:, None]))
+
+
+def without_replacement(counts: IntArray, size: IntArray, draws: np.random.Generator) -> IntArray:
+    """A uniform sample of ``size`` rows (...) from cells of ``counts`` rows (..., C), as counts of shape (..., C)."""
+    rest, wanted = counts.sum(axis=-1), size.copy()
+    taken = np.empty_like(counts)
+    for cell in range(counts.shape[-1]):
+        rest = rest - counts[..., cell]
+        taken[..., cell] = draws.hypergeometric(counts[..., cell], rest, wanted)
+        wanted -= taken[..., cell]
+    return taken
+
+
+def keep_best(
+    counts: IntArray, means: FloatArray, sds: FloatArray, size: IntArray, draws: np.random.Generator
+) -> IntArray:
+    """The cells of the ``size`` (R,) best of all rows, shape (R, C): ``counts`` (R, C) rewards of N(means, sds^2) each.
+
+    The range of rewards is halved until the last one kept and the first one not kept are apart.
+    """
+    kept, left, open_ = np.zeros_like(counts), size.copy(), counts.copy()
+    low, high = (means - WIDEST * sds).min(axis=-1), (means + WIDEST * sds).max(axis=-1)
+    while True:
+        everything = left >= open_.sum(axis=-1)
+        kept += open_ * everything[:, None]
+        open_ *= ~(everything | (left == 0))[:, None]
+        if not open_.any():
+            return kept
+        middle = (low + high) / 2.0
+        above, below, split = (ndtr((means - x[:, None]) / sds) for x in (high, low, middle))
+        inside = below - above
+        upper = np.divide(split - above, inside, out=np.full(means.shape, 0.5), where=inside > 0)
+        found = draws.binomial(open_, np.clip(upper, 0.0, 1.0))
+        take = found.sum(axis=-1) <= left
+        kept += found * take[:, None]
+        left -= found.sum(axis=-1) * take
+        open_ = np.where(take[:, None], open_ - found, found)
+        low, high = np.where(take, low, middle), np.where(take, middle, high)
+
+
+def _none(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    return answered.counts, None
+
+
+def _random(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    return without_replacement(_flat(answered.counts), settings.budget, draws).reshape(answered.counts.shape), None
+
+
+def _vrs(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    return _accepted(answered, settings, draws), None
+
+
+def _tpp(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    return _best_per_prompt(answered, settings, settings.common.generation.samples_per_prompt, draws), None
+
+
+def _best_of_n(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    return _best_per_prompt(answered, settings, settings.common.selection.best_of, draws), None
+
+
+def _best_per_prompt(answered: Answered, settings: Settings, n: int, draws: np.random.Generator) -> IntArray:
+    law = best_of_n_shares(answered.law, answered.means[:, None, None], settings.reward_sd[:, None, None], n)
+    return draws.multinomial(answered.prompts, law / law.sum(axis=-1, keepdims=True))
+
+
+def _top(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    shape = answered.counts.shape
+    means = np.broadcast_to(answered.means[:, None, None], shape)
+    sds = np.broadcast_to(settings.reward_sd[:, None, None], shape)
+    kept = keep_best(_flat(answered.counts), _flat(means), _flat(sds), settings.budget, draws)
+    return kept.reshape(shape), None
+
+
+def _threshold(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    above = ndtr((answered.means - settings.threshold[:, None]) / settings.reward_sd)
+    return draws.binomial(answered.counts, above[:, None, None]), None
+
+
+def _importance(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    counts = answered.group_counts
+    _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
+    weights = importance_weights(counts / counts.sum(axis=-1, keepdims=True), settings.target)
+    return answered.counts * (settings.target > 0)[:, :, None, None], weights
+
+
+def _quotas(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    short = (settings.quotas > answered.group_counts).any(axis=-1)
+    _refuse(short, answered, "a quota exceeds what its group has", "lower selection.keep_fraction")
+    b, k = answered.means.shape
+    shape = (b, k, CONTEXTS, k)
+    means = np.broadcast_to(answered.means[:, None, None], shape).reshape(b * k, -1)
+    sds = np.broadcast_to(settings.reward_sd[:, None, None], shape).reshape(b * k, -1)
+    kept = keep_best(answered.counts.reshape(b * k, -1), means, sds, settings.quotas.reshape(-1), draws)
+    return kept.reshape(shape), None
+
+
+def _calibrated(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    _refuse_missing(
+        answered.group_counts, answered, settings, "among the completions", "raise queries.prompts_per_round"
+    )
+    return _accepted(answered, settings, draws, calibrate=True), None
+
+
+def _penalty(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+    if np.any(settings.target == 0):
+        raise ValueError("selection.target: holds a 0, where the log excess is infinite; use quotas")
+    counts = answered.group_counts
+    _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
+    excess = np.log(counts / counts.sum(axis=-1, keepdims=True) / settings.target)
+    return _accepted(answered, settings, draws, cost=settings.penalty[:, None] * excess), None
+
+
+def _reweight(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    rows = _accepted(answered, settings, draws)
+    counts = rows.sum(axis=(2, 3))
+    _refuse_missing(counts, answered, settings, "accepted", "raise selection.beta or generation.samples_per_prompt")
+    weights = importance_weights(counts / counts.sum(axis=-1, keepdims=True), settings.target)
+    return rows * (settings.target > 0)[:, :, None, None], weights
+
+
+STRATEGIES: dict[str, _Keep] = {
+    "none": _none,
+    "random": _random,
+    "vrs": _vrs,
+    "tpp": _tpp,
+    "top": _top,
+    "best_of_n": _best_of_n,
+    "threshold": _threshold,
+    "importance": _importance,
+    "quotas": _quotas,
+    "calibrated": _calibrated,
+    "penalty": _penalty,
+    "reweight": _reweight,
+}
+
+
+def _accepted(
+    answered: Answered,
+    settings: Settings,
+    draws: np.random.Generator,
+    *,
+    cost: FloatArray | None = None,
+    calibrate: bool = False,
+) -> IntArray:
+    """Rows accepted with exp((r - cost_g - r_max) / beta), times the group's multiplier where calibrated.
+
+    A calibrated multiplier follows the expected acceptance of the group, given the largest reward.
+    """
+    penalty = np.zeros(answered.means.shape) if cost is None else cost
+    if settings.common.selection.r_max == "prompt":
+        # within a prompt all candidates bear the same cost, which leaves their distance to its maximum alone
+        return _accepted_per_prompt(answered, settings, draws, calibrate)
+    means = answered.means[:, None, None] - penalty[:, :, None, None]
+    sds, beta = settings.reward_sd[:, None, None], settings.beta[:, None, None, None]
+    shape = answered.counts.shape
+    maxima = _maxima(answered.counts, np.broadcast_to(means, shape), np.broadcast_to(sds, shape), draws)
+    at_top = np.zeros(shape, dtype=np.int64)
+    if settings.common.selection.r_max == "bound":
+        over = (maxima + penalty[:, :, None, None] > settings.reward_bound[:, None, None, None]).any(axis=(1, 2, 3))
+        _refuse(over, answered, "a reward exceeds selection.reward_bound", "raise it, or use selection.r_max: batch")
+        reach = settings.reward_bound[:, None] - penalty
+        reference = (settings.reward_bound - penalty.min(axis=-1))[:, None, None, None]
+        ceiling = np.broadcast_to(reach[:, :, None, None], shape)
+    else:
+        np.put_along_axis(_flat(at_top), _flat(maxima).argmax(axis=-1)[:, None], 1, axis=-1)
+        reference = maxima.max(axis=(1, 2, 3), keepdims=True)
+        ceiling = np.broadcast_to(reference, shape)
+    z = (ceiling - means) / sds
+    exponent = (means - reference) / beta + sds**2 / (2.0 * beta**2) + log_ndtr(z - sds / beta) - log_ndtr(z)
+    accept = np.exp(np.minimum(exponent, 0.0))
+    others = answered.counts - at_top
+    if not calibrate:
+        return at_top + draws.binomial(others, accept)
+    mass = (others * accept + at_top).sum(axis=(2, 3))
+    _refuse_missing(mass, answered, settings, "accepted, every acceptance underflows", "raise selection.beta")
+    multiplier = calibrated_multipliers(mass, settings.target, 1.0)[:, :, None, None]
+    return draws.binomial(at_top, multiplier) + draws.binomial(others, accept * multiplier)
+
+
+def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: np.random.Generator) -> FloatArray:
+    """The largest of each cell's rewards, shape of ``counts``; -inf in an empty cell."""
+    # U^(1/n) is the largest of n uniforms; its distance to 1 keeps the precision of the upper tail
+    tail = -np.expm1(np.log(draws.random(counts.shape)) / np.maximum(counts, 1))
+    return np.where(counts > 0, means - sds * ndtri(tail), -np.inf)
+
+
+def _accepted_per_prompt(
+    answered: Answered, settings: Settings, draws: np.random.Generator, calibrate: bool
+) -> IntArray:
+    """Rejection sampling against each prompt's own maximum, every reward drawn."""
+    b, k = answered.means.shape
+    most = int(answered.samples.max())
+    queries = int(answered.prompts.sum(axis=(1, 2)).max())
+    kept = np.zeros((b, k, CONTEXTS, k), dtype=np.int64)
+    chunk = max(1, CHUNK // (queries * most))
+    for first in range(0, b, chunk):
+        part = slice(first, min(b, first + chunk))
+        prompts = answered.prompts[part].reshape(-1, k * CONTEXTS)
+        row, cell = np.nonzero(prompts)
+        repeats = prompts[row, cell]
+        row, cell = np.repeat(row, repeats), np.repeat(cell, repeats)
+        cumulative = np.cumsum(answered.law[part].reshape(-1, k * CONTEXTS, k)[row, cell], axis=-1)
+        uniforms = draws.random((len(row), most))
+        kind = (uniforms[:, :, None] >= cumulative[:, None, :-1]).sum(axis=-1)
+        means, sds = answered.means[part], settings.reward_sd[part]
+        rewards = means[row[:, None], kind] + sds[row[:, None], kind] * draws.standard_normal(kind.shape)
+        group = cell // CONTEXTS
+        drawn = np.arange(most) < answered.samples[part][row, group][:, None]
+        rewards = np.where(drawn, rewards, -np.inf)
+        accept = np.exp((rewards - rewards.max(axis=-1, keepdims=True)) / settings.beta[part][row, None])
+        if calibrate:
+            mass = np.bincount(row * k + group, accept.sum(axis=-1), minlength=len(prompts) * k).reshape(-1, k)
+            accept *= calibrated_multipliers(mass, settings.target[part], 1.0)[row, group][:, None]
+        taken = draws.random(accept.shape) < accept
+        index = ((row * k * CONTEXTS + cell)[:, None] * k + kind)[taken]
+        kept[part] = np.bincount(index, minlength=prompts.size * k).reshape(-1, k, CONTEXTS, k)
+    return kept
+
+
+def _matched_random(counts: IntArray, kept: IntArray, fixes: str, draws: np.random.Generator) -> IntArray:
+    """As many rows as were kept, in all or from each group, chosen by chance.
+
+    One candidate of each prompt is, among the completions of a group, any: their kinds are independent.
+    """
+    if fixes == "size":
+        size = kept.sum(axis=(1, 2, 3))
+        return without_replacement(_flat(counts), size, draws).reshape(counts.shape)
+    by_group = counts.reshape(*counts.shape[:2], -1)
+    return without_replacement(by_group, kept.sum(axis=(2, 3)), draws).reshape(counts.shape)
+
+
+def _flat[T: (IntArray, FloatArray)](cells: T) -> T:
+    return cells.reshape(len(cells), -1)
+
+
+def _refuse_missing(masses: FloatArray | IntArray, answered: Answered, settings: Settings, where: str, do: str) -> None:
+    missing = ((masses == 0) & (settings.target > 0)).any(axis=-1)
+    _refuse(missing, answered, f"selection.target wants a group of which nothing is {where}", do)
+
+
+def _refuse(rows: FloatArray, answered: Answered, fault: str, remedy: str) -> None:
+    if rows.any():
+        raise ValueError(
+            f"selection: in round {answered.round}, {int(rows.sum())} of {len(rows)} simulated seeds: {fault}; {remedy}"
+        )
