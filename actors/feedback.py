@@ -1,8 +1,8 @@
-"""The feedback simulator: one Ray actor that holds the population, so that users outlive no round's data but their own."""
+"""The feedback simulator: one Ray actor that holds the population."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -16,9 +16,8 @@ DEADLINE_S = 300.0
 """Longest wait for one answer; drawing a round's queries takes milliseconds to seconds."""
 
 
-@ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)
 class _Simulator:
-    """:class:`PopulationSimulator` in a process of its own. Every call carries the state, so a restart loses nothing."""
+    """The simulator in a process of its own. Every call carries the state, so a restart loses nothing."""
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
         self._simulator = PopulationSimulator(experiment, task)
@@ -26,12 +25,13 @@ class _Simulator:
     def call(self, state: Mapping[str, object] | None, method: str, *args: Any) -> tuple[Any, dict[str, object]]:
         if state is not None:
             self._simulator.restore(state)
-        result = {
+        methods: dict[str, Callable[..., Any]] = {
             "shares": self._simulator.shares,
             "draw": self._simulator.draw,
             "choices": self._simulator.choices,
             "step": self._simulator.step,
-        }[method](*args)
+        }
+        result = methods[method](*args)
         return result, self._simulator.state()
 
 
@@ -43,7 +43,8 @@ class RayPopulation:
     """
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
-        self._actor = _Simulator.remote(experiment, task)
+        remote = ray.remote(_Simulator).options(num_cpus=0, max_restarts=3, max_task_retries=3)
+        self._actor = remote.remote(experiment, task)
         self._state: dict[str, object] = PopulationSimulator(experiment, task).state()
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -80,5 +81,3 @@ class RayPopulation:
     def close(self) -> None:
         """End the actor."""
         ray.kill(self._actor)
-
-

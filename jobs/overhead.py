@@ -37,9 +37,7 @@ def overhead(experiment: Experiment, console: Console) -> None:
         started = time.monotonic()
         base = loop.run(store, experiment, task).base
         wall = time.monotonic() - started
-        by_round = [
-            [m for m in store.committed() if m.round == t] for t in range(1, experiment.loop.rounds + 1)
-        ]
+        by_round = [[m for m in store.committed() if m.round == t] for t in range(1, experiment.loop.rounds + 1)]
         console.print(phase_table(by_round, wall))
 
         last = experiment.loop.rounds

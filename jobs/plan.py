@@ -40,12 +40,13 @@ def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
     shares = ", ".join(f"{g} {s:g}" for g, s in zip(e.groups.names, e.groups.shares, strict=True))
     completions = e.queries.prompts_per_round * e.generation.samples_per_prompt
     evaluated = e.evaluation.samples_per_prompt * (
-        len(task.group_prompts(e.evaluation.prompts_per_group)) + len(task.neutral_prompts(e.evaluation.neutral_prompts))
+        len(task.group_prompts(e.evaluation.prompts_per_group))
+        + len(task.neutral_prompts(e.evaluation.neutral_prompts))
     )
     lora = e.model.lora
     lines = {
         "queries": f"{e.queries.prompts_per_round} {e.queries.prompts} prompts of {e.task.name}; first shares {shares}",
-        "completions": f"{completions:,} completions of up to {e.generation.max_new_tokens} tokens by {e.generation.engine}",
+        "completions": f"{completions:,} completions by {e.generation.engine}, <= {e.generation.max_new_tokens} tokens",
         "scores": " + ".join(f"{weight:g} x {name}" for name, weight in e.reward.terms.items()),
         "selection": e.selection.strategy + (", then a matched random control" if e.selection.matched_control else ""),
         "dataset": f"{e.cycle.kind}, real share {e.cycle.real_share:g}",

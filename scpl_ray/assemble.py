@@ -86,8 +86,8 @@ class History(Sequence[Sequence[Example]]):
     @overload
     def __getitem__(self, index: int) -> list[Example]: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Sequence[Example]]: ...
-    def __getitem__(self, index: int | slice) -> list[Example] | list[Sequence[Example]]:
+    def __getitem__(self, index: slice) -> Sequence[Sequence[Example]]: ...
+    def __getitem__(self, index: int | slice) -> Sequence[Example] | Sequence[Sequence[Example]]:
         if isinstance(index, slice):
             return [self._read(round_) for round_ in self._rounds[index]]
         return self._read(self._rounds[index])

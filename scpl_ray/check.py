@@ -45,7 +45,7 @@ def _engines(experiment: Experiment) -> Iterator[str]:
             "or set generation.engine=transformers"
         )
     if experiment.generation.refresh == "adapter" and experiment.model.lora is None:
-        yield "generation.refresh = 'adapter': full weights have no adapter; set generation.refresh=reload or model.lora"
+        yield "generation.refresh = 'adapter': full weights have no adapter; set refresh=reload, or model.lora"
     best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
     if experiment.selection.strategy == "best_of_n" and best_of > samples:
         yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"

@@ -27,15 +27,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.nodes.Node | None, index: int) -> yaml.nodes.Node | None:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", None)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.nodes.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
@@ -46,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
@@ -137,7 +135,9 @@ def _explain(error: ValidationError) -> list[str]:
     known |= {"model.lora.rank", "model.lora.alpha"}
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple", "literal[")))
+        key = ".".join(
+            str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple", "literal["))
+        )
         given = item.get("input")
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)

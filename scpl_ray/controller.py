@@ -266,7 +266,9 @@ class Loop:
     def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
         """Candidates per query; the reweighting remedy asks for more where a group was served worse."""
         names = self.experiment.groups.names
-        quality = np.array([r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"])
+        quality = np.array(
+            [r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"]
+        )
         per_group = remedies.candidates_per_group(
             self.experiment.selection, self.experiment.generation.samples_per_prompt, quality
         )

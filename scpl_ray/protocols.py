@@ -32,7 +32,7 @@ class Task(Protocol):
     """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: taken as without error."""
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries: ``counts[group]`` of each, ids ``<prefix>-q00000``...; the same seed, the same queries."""
+        """New training queries, ``counts[group]`` of each: a function of the seed. Ids are ``<prefix>-q00000``..."""
         ...
 
     def group_prompts(self, per_group: int) -> list[Query]:
@@ -84,7 +84,7 @@ class Generator(Protocol):
         ...
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
-        """``samples[i]`` completions of ``queries[i]``, in chunks of ``generation.prompts_per_chunk`` queries, in any order.
+        """``samples[i]`` completions of ``queries[i]``; chunks of ``generation.prompts_per_chunk`` queries in any order.
 
         ``purpose`` enters the per-completion seeds, SHA-256 of (run seed, purpose, query id, sample index).
         """

@@ -150,7 +150,9 @@ class Reader:
 
     def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
         """Records of a committed phase."""
-        return records.from_table(pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind)
+        return records.from_table(
+            pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind
+        )
 
     def read_json(self, round_: int, phase: str, name: str) -> Any:
         """A JSON value of a committed phase."""
@@ -194,7 +196,9 @@ class Store(Reader):
         try:
             root.mkdir(parents=True, exist_ok=True)
             if any(root.iterdir()):
-                raise StoreError(f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir")
+                raise StoreError(
+                    f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir"
+                )
             store = cls(root)
             write_atomically(root / "config.yaml", configfile.dump(experiment).encode())
             run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}

@@ -95,5 +95,3 @@ def test_doctor_finds_what_is_installed() -> None:
 def test_help_teaches(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0 and len(result.output) > 200
-
-

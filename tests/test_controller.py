@@ -99,7 +99,12 @@ def test_retraining_starts_from_the_base_and_incremental_from_the_last_policy(tm
         it = loop(store, experiment, base)
         starts: list[int] = []
         train = it.engines.trainer.train
-        it.engines.trainer.train = lambda job, train=train, starts=starts: (starts.append(job.start.policy_version), train(job))[1]
+
+        def spy(job, train=train, starts=starts):  # type: ignore[no-untyped-def]
+            starts.append(job.start.policy_version)
+            return train(job)
+
+        it.engines.trainer.train = spy  # type: ignore[method-assign]
         it.run()
         assert starts == versions
         store.close()

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
 from scpl_ray import selection as strategies
@@ -26,6 +28,7 @@ from scpl_ray.analytic.model import CONTEXTS, Settings
 from scpl_ray.selection_theory import best_of_n_shares, calibrated_multipliers, importance_weights
 from scpl_ray.shares import FloatArray, IntArray
 
+Number = TypeVar("Number", np.int64, np.float64)
 CHUNK = 2_000_000
 """Rewards held at once where every one is drawn."""
 WIDEST = 40.0
@@ -272,7 +275,7 @@ def _accepted(
 def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: np.random.Generator) -> FloatArray:
     """The largest of each cell's rewards, shape of ``counts``; -inf in an empty cell."""
     # U^(1/n) is the largest of n uniforms; its distance to 1 keeps the precision of the upper tail
-    tail = -np.expm1(np.log(draws.random(counts.shape)) / np.maximum(counts, 1))
+    tail = -np.expm1(np.log(1.0 - draws.random(counts.shape)) / np.maximum(counts, 1))
     return np.where(counts > 0, means - sds * ndtri(tail), -np.inf)
 
 
@@ -310,18 +313,17 @@ def _accepted_per_prompt(
 
 
 def _matched_random(counts: IntArray, kept: IntArray, fixes: str, draws: np.random.Generator) -> IntArray:
-    """As many rows as were kept, in all or from each group, chosen by chance.
+    """As many rows as were kept in all, or from each stratum that the strategy fixes, chosen by chance.
 
-    One candidate of each prompt is, among the completions of a group, any: their kinds are independent.
+    One candidate of each prompt is any of its context's completions, whose kinds are independent.
     """
-    if fixes == "size":
-        size = kept.sum(axis=(1, 2, 3))
-        return without_replacement(_flat(counts), size, draws).reshape(counts.shape)
-    by_group = counts.reshape(*counts.shape[:2], -1)
-    return without_replacement(by_group, kept.sum(axis=(2, 3)), draws).reshape(counts.shape)
+    b, k = counts.shape[:2]
+    strata = {"size": (b, 1), "groups": (b, k), "prompts": (b, k * CONTEXTS)}[fixes]
+    size = kept.reshape(*strata, -1).sum(axis=-1)
+    return without_replacement(counts.reshape(*strata, -1), size, draws).reshape(counts.shape)
 
 
-def _flat[T: (IntArray, FloatArray)](cells: T) -> T:
+def _flat(cells: NDArray[Number]) -> NDArray[Number]:
     return cells.reshape(len(cells), -1)
 
 
@@ -330,7 +332,7 @@ def _refuse_missing(masses: FloatArray | IntArray, answered: Answered, settings:
     _refuse(missing, answered, f"selection.target wants a group of which nothing is {where}", do)
 
 
-def _refuse(rows: FloatArray, answered: Answered, fault: str, remedy: str) -> None:
+def _refuse(rows: NDArray[np.bool_], answered: Answered, fault: str, remedy: str) -> None:
     if rows.any():
         raise ValueError(
             f"selection: in round {answered.round}, {int(rows.sum())} of {len(rows)} simulated seeds: {fault}; {remedy}"

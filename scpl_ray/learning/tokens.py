@@ -43,7 +43,9 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
         ValueError: the tokenizer has no end-of-sequence token, so that a model could not learn to stop.
     """
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"model.name: the tokenizer of {tokenizer.name_or_path} has no eos_token; choose another model")
+        raise ValueError(
+            f"model.name: the tokenizer of {tokenizer.name_or_path} has no eos_token; choose another model"
+        )
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
@@ -54,7 +56,10 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> Ids:
     """Every token that ends a completion: the tokenizer's, the model config's and the generation config's."""
-    named = [tokenizer.eos_token_id, AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).eos_token_id]
+    named = [
+        tokenizer.eos_token_id,
+        AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).eos_token_id,
+    ]
     if (folder / GENERATION_CONFIG_NAME).is_file():
         named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
     ids: set[int] = set()
