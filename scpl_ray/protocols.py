@@ -84,7 +84,7 @@ class Generator(Protocol):
         ...
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
-        """``samples[i]`` completions of ``queries[i]``; chunks of ``generation.prompts_per_chunk`` queries in any order.
+        """``samples[i]`` completions of ``queries[i]``: chunks of ``generation.prompts_per_chunk`` queries, any order.
 
         ``purpose`` enters the per-completion seeds, SHA-256 of (run seed, purpose, query id, sample index).
         """

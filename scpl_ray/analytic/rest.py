@@ -1,0 +1,203 @@
+"""Where the groups of an experiment come to rest, and whether they stay there.
+
+The round of :mod:`scpl_ray.simulate` is reduced to the groups alone: infinitely many users, the kinds of text held at
+those of the base model, the newest data only. What is left is a map of the groups' user masses,
+
+    shares -> kept shares (closed forms of :mod:`scpl_ray.selection_theory`) -> data shares -> quality -> feedback rule,
+
+whose points of rest are found by iterating it, and whose Jacobian there by central differences. Its eigenvalues agree
+with the closed forms of :mod:`scpl_ray.stability` where those apply. Data of earlier rounds slow the map down; they
+move neither its points of rest nor the border between growing and dying deviations where eigenvalues are positive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.special import ndtr
+
+from scpl_ray import feedback, remedies
+from scpl_ray.analytic import model
+from scpl_ray.analytic.model import Start
+from scpl_ray.config import Experiment
+from scpl_ray.selection import STRATEGIES
+from scpl_ray.selection_theory import accepted_shares, penalised_shares, top_fraction
+from scpl_ray.shares import FloatArray
+from scpl_ray.stability import spectral_radius
+
+PATIENCE = 1_000
+"""Rounds of the map that are tried."""
+HORIZON = 1e8
+"""Rounds over which slow groups are followed after that."""
+TOLERANCE = 1e-9
+"""Change of any share per round below which the groups are at rest."""
+SMALLEST_SHARE = 1e-6
+"""Of a group that has not died out."""
+STEP = 1e-6
+"""Of the central differences, relative to all users."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rest:
+    """A point of rest."""
+
+    arrivals: FloatArray
+    """User mass per group, shape (K,)."""
+    rho: float
+    """Spectral radius of the Jacobian: below 1 deviations die out. NaN where a group has died out."""
+
+    @property
+    def shares(self) -> FloatArray:
+        """Shape (K,)."""
+        return np.asarray(self.arrivals / self.arrivals.sum())
+
+
+class GroupsAlone:
+    """The reduced map of an experiment.
+
+    Raises:
+        ValueError: a setting that the analytic mode refuses, or no closed form: see :func:`obstacle`.
+    """
+
+    def __init__(self, experiment: Experiment, start: Start | None = None) -> None:
+        model.validate(experiment)
+        if reason := obstacle(experiment):
+            raise ValueError(reason)
+        self._experiment = experiment
+        self._rule = experiment.feedback.model_copy(update={"agents": False})
+        start = start or model.assumed_start(experiment)
+        self._law = model.asked_law(start.revealing, start.neutral, experiment.task.marker_strength)
+        self._sds = model.reward_sds(experiment)
+
+    def step(self, arrivals: FloatArray) -> FloatArray:
+        """Expected users of the next round, shape (K,)."""
+        return feedback.advance(
+            arrivals,
+            self.measured(arrivals / arrivals.sum()),
+            self._rule,
+            initial_shares=self._experiment.groups.shares,
+            round_=1,
+            seed=self._experiment.seed,
+        )
+
+    def measured(self, shares: FloatArray) -> FloatArray:
+        """What the groups react to, shape (K,)."""
+        analytic = self._experiment.analytic
+        own = model.own_kind_share(self._law)
+        match self._rule.measure:
+            case "own_kind":
+                return own
+            case "reward":
+                return np.asarray(self._law @ model.win_rates(self._means(shares), self._sds))
+            case "quality":
+                curve = model.learning_curve(
+                    self.data_shares(shares), analytic.quality_ceiling, analytic.learning_exponent
+                )
+                return np.asarray((1.0 - analytic.own_kind_weight) * curve + analytic.own_kind_weight * own)
+
+    def data_shares(self, shares: FloatArray) -> FloatArray:
+        """Group shares of the training data, real rows included, shape (K,)."""
+        share = self._experiment.cycle.real_share
+        return np.asarray((1.0 - share) * self.kept_shares(shares) + share / len(shares))
+
+    def kept_shares(self, shares: FloatArray) -> FloatArray:
+        """Expected weighted group shares of what selection keeps, shape (K,)."""
+        chosen = self._experiment.selection
+        fixes = STRATEGIES[chosen.strategy].fixes
+        if fixes == "prompts" or (chosen.matched_control and fixes == "size"):
+            return shares
+        target = remedies.target_shares(chosen, len(shares), self._experiment.groups.shares)
+        means = self._means(shares)
+        match chosen.strategy:
+            case "none" | "random":
+                return shares
+            case "vrs" | "penalty":
+                exponent = means / chosen.beta + self._sds**2 / (2.0 * chosen.beta**2)
+                acceptance = self._law @ np.exp(exponent - exponent.max())
+                if chosen.strategy == "vrs":
+                    return accepted_shares(shares, acceptance)
+                return penalised_shares(shares, chosen.beta * np.log(acceptance), target, chosen.beta, chosen.penalty)
+            case "threshold":
+                return accepted_shares(shares, self._law @ ndtr((means - chosen.threshold) / self._sds))
+            case "top":
+                cells = (shares[:, None] * self._law).ravel()
+                _, kept = top_fraction(
+                    cells, np.tile(means, len(shares)), np.tile(self._sds, len(shares)), chosen.keep_fraction
+                )
+                return np.asarray(kept.reshape(self._law.shape).sum(axis=-1))
+        return target
+
+    def equal_rest(self) -> Rest | None:
+        """The point where all groups are equal; ``None`` where the map leads away from it."""
+        arrivals = np.full(len(self._experiment.groups.names), float(self._experiment.feedback.users))
+        arrivals = arrivals / len(arrivals)
+        for _ in range(PATIENCE):
+            users = self.step(arrivals)
+            if np.ptp(users) > TOLERANCE * users.sum():
+                return None
+            moved = np.abs(users - arrivals).max()
+            arrivals = np.full(len(users), users.mean())
+            if moved < TOLERANCE * users.sum():
+                return self._rest(arrivals)
+        return None
+
+    def rest_from(self, arrivals: FloatArray) -> Rest | None:
+        """Where the map leads from these users; ``None`` where that is no point of rest, or not found."""
+        for _ in range(PATIENCE):
+            users = self.step(arrivals)
+            moved = np.abs(users - arrivals).max()
+            arrivals = users
+            if moved < TOLERANCE * users.sum():
+                return self._rest(arrivals)
+        return self._slow_rest(arrivals)
+
+    def _slow_rest(self, arrivals: FloatArray) -> Rest | None:
+        """The same for users that still move, but slowly: the flow d users / dt = step(users) - users is stiff there."""
+
+        def flow(_: float, users: FloatArray) -> FloatArray:
+            return self.step(np.maximum(users, 0.0)) - users
+
+        total = arrivals.sum()
+        end = solve_ivp(flow, (0.0, HORIZON), arrivals, method="LSODA", rtol=1e-10, atol=TOLERANCE * total).y[:, -1]
+        moved = np.abs(flow(0.0, end)).max()
+        if moved > TOLERANCE * end.sum():
+            return None
+        found = self._rest(np.maximum(end, 0.0))
+        # the flow rests at points around which the rounds themselves swing ever wider
+        return found if not found.rho >= 1.0 else None
+
+    def _rest(self, arrivals: FloatArray) -> Rest:
+        if (arrivals < SMALLEST_SHARE * arrivals.sum()).any():
+            return Rest(arrivals, float("nan"))
+        return Rest(arrivals, float(spectral_radius(self.jacobian(arrivals))))
+
+    def jacobian(self, arrivals: FloatArray) -> FloatArray:
+        """Of the map at these users: of masses (K, K) where totals move (retention), else of shares (K - 1, K - 1)."""
+        directions = self._directions(len(arrivals))
+        step = STEP * arrivals.sum()
+        columns = [(self.step(arrivals + step * v) - self.step(arrivals - step * v)) / (2.0 * step) for v in directions.T]
+        return np.asarray(directions.T @ np.array(columns).T)
+
+    def _directions(self, k: int) -> FloatArray:
+        """Orthonormal directions in which the users can move, as columns: all, or those in which the total stays."""
+        if self._rule.rule == "retention":
+            return np.eye(k)
+        return np.asarray(np.linalg.svd(np.ones((1, k)))[2][1:].T)
+
+    def _means(self, shares: FloatArray) -> FloatArray:
+        choosing = shares if self._experiment.reward.choices == "population" else np.full(len(shares), 1 / len(shares))
+        return model.mean_rewards(choosing, model.choice_gain(self._experiment), self._experiment.analytic.kind_advantage)
+
+
+def obstacle(experiment: Experiment) -> str:
+    """Why an experiment has no reduced map; empty where it has one."""
+    rule, chosen = experiment.feedback.rule, experiment.selection
+    if rule in ("static", "schedule"):
+        return f"feedback.rule: {rule}: users do not react, so there is no point of rest to speak of"
+    if chosen.r_max == "prompt" and chosen.strategy in ("vrs", "penalty") and not chosen.matched_control:
+        return f"selection.r_max: prompt: the shares that {chosen.strategy} keeps have no closed form"
+    if experiment.cycle.real_rows:
+        return "cycle.real_rows: a number of real rows has no share that all rounds have in common"
+    return ""
