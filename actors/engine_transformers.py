@@ -95,23 +95,24 @@ class TransformersEngine(Engine):
         cache = DynamicCache()
         # Each prompt is read once, whatever the number of its completions.
         logits = self._forward([prompts[i] for i in _filled(range(len(prompts)))], cache)
-        live = list(range(len(requests)))
-        """Completions that are being written, in the order of their rows; the rows after them are filler."""
-        rows = [row_of[r.prompt_token_ids] for r in requests]
+        rows = _filled([row_of[r.prompt_token_ids] for r in requests])
+        cache.batch_select_indices(torch.tensor(rows, device=self._device))
+        logits = logits[rows]
         tokens: list[list[int]] = [[] for _ in requests]
+        # Completions that are being written, in the order of their rows; the rows after them are filler.
+        live = list(range(len(requests)))
         for step in range(settings.max_new_tokens):
-            kept = torch.tensor(_filled(rows), device=self._device)
-            if len(kept) != len(logits) or rows != list(range(len(rows))):
-                cache.batch_select_indices(kept)
-                logits = logits[kept]
             drawn = self._draw(logits[: len(live)], uniforms[live, step]).tolist()
             for index, token in zip(live, drawn, strict=True):
                 tokens[index].append(token)
-            rows = [row for row, token in enumerate(drawn) if token not in self._stop]
-            live = [live[row] for row in rows]
-            if not live or step + 1 == settings.max_new_tokens:
+            going = [row for row, token in enumerate(drawn) if token not in self._stop]
+            if not going or step + 1 == settings.max_new_tokens:
                 break
-            logits = self._forward([(t,) for t in drawn] + [(0,)] * (len(logits) - len(drawn)), cache)
+            rows = _filled(going)
+            if len(going) < len(live):
+                cache.batch_select_indices(torch.tensor(rows, device=self._device))
+                live = [live[row] for row in going]
+            logits = self._forward([(drawn[row],) for row in rows], cache)
         ended = {index for index, ids in enumerate(tokens) if ids[-1] in self._stop}
         return [Sampled(tuple(ids), "stop" if i in ended else "length") for i, ids in enumerate(tokens)]
 
@@ -128,7 +129,7 @@ class TransformersEngine(Engine):
             return logits.argmax(-1)
         probabilities = (logits.double() / self.settings.temperature).softmax(-1)
         if self.settings.top_p < 1:
-            ordered, order = probabilities.sort(-1, descending=True, stable=True)
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
             # The smallest set of tokens that reaches top_p; the most probable one always stays.
             ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.settings.top_p, 0.0)
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)

@@ -57,6 +57,7 @@ class VllmEngine(Engine):
         self._llm: Any = None
         self._adapter: Any = None
         self._adapters_served = 0
+        self._probes = 0
 
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
         """One completion per request, in order."""
@@ -81,9 +82,10 @@ class VllmEngine(Engine):
         greedy = self._vllm.SamplingParams(
             temperature=0.0, max_tokens=self._probe_tokens, ignore_eos=True, logprobs=0, detokenize=False
         )
+        self._probes += 1
         answers = []
-        # A salt nobody else has finds nothing in the cache.
-        for asked in (prompt, {**prompt, "cache_salt": f"probe-{self._adapters_served}-{id(prompt)}"}):
+        # Under a salt that nobody used before, nothing is found in the cache.
+        for asked in (prompt, {**prompt, "cache_salt": f"probe {self._probes}"}):
             (output,) = self._run([asked], [greedy])
             logprobs = tuple(float(step[t].logprob) for t, step in zip(output.token_ids, output.logprobs, strict=True))
             answers.append(Probe(tuple(output.token_ids), logprobs))
@@ -169,14 +171,15 @@ def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype)
         ValueError: not even one sequence fits.
     """
     values = config.to_dict()
-    heads = values.get("num_key_value_heads") or config.num_attention_heads
-    head_width = values.get("head_dim") or config.hidden_size // config.num_attention_heads
-    block = 2 * config.num_hidden_layers * heads * head_width * dtype.itemsize * CPU_BLOCK_TOKENS
+    heads = int(values.get("num_key_value_heads") or config.num_attention_heads)
+    head_width = int(values.get("head_dim") or config.hidden_size // config.num_attention_heads)
+    block = 2 * int(config.num_hidden_layers) * heads * head_width * dtype.itemsize * CPU_BLOCK_TOKENS
     blocks_per_sequence = -(-positions // CPU_BLOCK_TOKENS)
     # One block more than sequences need stays unused as vLLM's null block.
     if block * (blocks_per_sequence + 1) > CPU_KV_CACHE_BYTES:
         raise ValueError(
             f"task.max_prompt_tokens + generation.max_new_tokens = {positions}: keys and values of one sequence need "
-            f"{block * (blocks_per_sequence + 1)} bytes, an engine on a CPU has {CPU_KV_CACHE_BYTES}; lower one of the two"
+            f"{block * (blocks_per_sequence + 1)} bytes and an engine on a CPU has {CPU_KV_CACHE_BYTES}; lower one of "
+            "the two"
         )
     return min(CPU_KV_CACHE_BYTES, block * (blocks_per_sequence * MAX_SEQUENCES + 1))

@@ -22,6 +22,8 @@ from scpl_ray.records import Weights
 logger = logging.getLogger(__name__)
 
 PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
+GPU_TOLERANCE = 0.05
+"""Nats; bfloat16 keeps 8 bits."""
 PROBE_STRIDE = 7919
 """A prime: the probe prompt's ids wander over any vocabulary."""
 
@@ -40,6 +42,11 @@ class EngineSettings:
     gpus: float
     """Share of a GPU; 0: on the CPU."""
     trust_remote_code: bool
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference of log-probabilities (nats) between engines that agree; on a CPU they are equal."""
+        return GPU_TOLERANCE if self.gpus else 0.0
 
     @classmethod
     def of(cls, experiment: Experiment, gpus: float) -> EngineSettings:
@@ -81,6 +88,20 @@ class Probe:
 
     token_ids: Ids
     log_probabilities: tuple[float, ...]
+
+    def agrees(self, other: Probe, tolerance: float) -> bool:
+        """Whether two engines hold the same weights: equal log-probabilities up to the first different token.
+
+        With a tolerance, tokens may part where two are equally probable; what follows cannot be compared.
+        """
+        for ours, theirs, a, b in zip(
+            self.token_ids, other.token_ids, self.log_probabilities, other.log_probabilities, strict=True
+        ):
+            if abs(a - b) > tolerance:
+                return False
+            if ours != theirs:
+                return tolerance > 0
+        return True
 
 
 class Engine(abc.ABC):

@@ -111,6 +111,39 @@ def _reopen(run_dir: Path, overrides: Sequence[str]) -> tuple[Store, Experiment]
 
 
 @app.command()
+def simulate(
+    arguments: Arguments = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option("--from", help="Fit to the first rounds of this run and predict its later ones; no CONFIG then."),
+    ] = None,
+    fit_rounds: Annotated[int | None, typer.Option(help="With --from: rounds to fit on [default: half].")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write every seed's numbers to this Parquet file.")] = None,
+) -> None:
+    """Simulate the same loop without a language model: thousands of seeds in seconds.
+
+    [bold]scpl simulate[/] simulates the quick start. [bold]scpl simulate my.yaml loop.rounds=100
+    analytic.seeds=1000[/] looks further ahead. [bold]scpl simulate --from runs/NAME-TIME
+    selection.strategy=quotas[/] fits a run and says what it would have done with another selection.
+    """
+    from jobs import simulate as job
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        path, overrides = split_arguments(arguments or [])
+        if from_run is None:
+            if fit_rounds is not None:
+                raise ConfigError(f"--fit-rounds {fit_rounds}: needs a run to fit to, --from RUN_DIR")
+            job.run(configfile.load(path, overrides), console, output=output)
+        elif path is not None:
+            raise ConfigError(f"--from {from_run}: brings its own config; leave {path} out, give only key=value pairs")
+        else:
+            job.run_from(from_run, overrides, console, output=output, fit_rounds=fit_rounds)
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("experiment.yaml"),
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +25,8 @@ from rich.table import Table
 
 from scpl_ray.records import Metric
 
+TABLE_WIDTH = 112
+"""The closing table needs this many columns."""
 SHOWN_GROUPS = 4
 """Groups with a column of their own; with more, the smallest and largest share are shown."""
 
@@ -61,6 +64,7 @@ class Display:
 
     def __init__(self, screen: TextIO, groups: Sequence[str], rounds: int) -> None:
         self.console = Console(file=screen, highlight=False, soft_wrap=True)
+        self.console.width = max(self.console.width, TABLE_WIDTH)
         self._groups = list(groups)
         self._rounds = rounds
         self._bars = Progress(
@@ -102,7 +106,8 @@ class Display:
     def done(self, round_: int, phase: str, seconds: float) -> None:
         """A phase was committed."""
         with self._lock:
-            self._bars.remove_task(self._tasks.pop(phase))
+            if phase in self._tasks:
+                self._bars.remove_task(self._tasks.pop(phase))
             self._seconds.setdefault(round_, {})[phase] = seconds
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None:
@@ -122,7 +127,9 @@ class Display:
             parts.append(f"kept {kept:.0%}")
         if seconds:
             each = " ".join(f"{phase} {s:.1f}" for phase, s in seconds.items() if s >= 0.05)
-            parts.append(f"{sum(seconds.values()):.1f} s ({each})")
+            # the reward model is fitted while completions are drawn
+            total = sum(s for phase, s in seconds.items() if phase != "reward_model")
+            parts.append(f"{total:.1f} s ({each})")
         else:
             parts.append("read from disk")
         self.note("  ".join(parts))
@@ -130,7 +137,7 @@ class Display:
 
 def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str]) -> Table:
     """One row per round: ``rounds`` holds the round, its metrics and its seconds."""
-    table = Table(title="shares ask, the policy after the round answers", title_justify="left")
+    table = Table(title="shares ask, the policy after the round answers", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("round", justify="right")
     shown = list(groups)[:SHOWN_GROUPS]
     for group in shown:

@@ -18,6 +18,7 @@ from types import FrameType
 import ray
 from actors.generation import RayGenerator
 from actors.reward import RayScorer
+from rich import box
 from rich.table import Table
 from scpl_ray.learning.models import base_model
 
@@ -103,7 +104,7 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
     """
-    task = tasks.build(experiment)
+    task = tasks.TASKS[experiment.task.name](experiment)
     placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
     return task, placed or layout(experiment, Resources(float("inf"), 0.0))
 
@@ -160,7 +161,7 @@ def _engines(
         )
         stack.callback(trainer.close)
         trainer.prepare()
-        yield Engines(generator, scorer, trainer, population), _base(store, experiment, task)
+        yield Engines(generator, scorer, trainer, population), _base(store, experiment, task, display)
 
 
 def _encoder(experiment: Experiment, base: Path) -> Encode:
@@ -173,20 +174,37 @@ def _encoder(experiment: Experiment, base: Path) -> Encode:
     return encode
 
 
-def _base(store: Store, experiment: Experiment, task: Task) -> Path:
+def _base(store: Store, experiment: Experiment, task: Task, display: Display) -> Path:
     """The base model, committed by its weights' SHA-256: a resumed run must find the same one.
 
     Raises:
         StoreError: the run was started from other weights.
     """
-    base = base_model(experiment, task)
-    digests = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
+
+
+    def built(done: int, total: int) -> None:
+        if done == 1:
+            display.note("training the tiny base model, once; it is kept for other runs")
+            display.start(0, "base", total)
+        display.advance("base", 1)
+
     if store.manifest(0, "base") is None:
         with store.phase(0, "base") as phase:
-            phase.write_json("base", digests)
+            base = base_model(experiment, task, built)
+            phase.write_json("base", _digests(base))
+        committed = store.manifest(0, "base")
+        assert committed is not None
+        display.done(0, "base", committed.seconds)
+    else:
+        base = base_model(experiment, task)
+    digests = _digests(base)
     if (before := store.read_json(0, "base", "base")) != digests:
         raise StoreError(f"{store.root}: started from {before}, but {base} holds {digests}; bring the first model back")
     return base
+
+
+def _digests(base: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
 
 
 def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:
@@ -234,7 +252,7 @@ def _seconds_table(store: Store) -> Table:
     totals: dict[str, list[float]] = {}
     for manifest in store.committed():
         totals.setdefault(manifest.phase, []).append(manifest.seconds)
-    table = Table(title="seconds per phase", title_justify="left")
+    table = Table(title="seconds per phase", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("phase", "times", "median", "total"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for phase, values in totals.items():

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scpl_ray.store import sha256
+
 logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
@@ -34,12 +36,6 @@ def directory() -> Path:
 def key_of(facts: Mapping[str, Any]) -> str:
     """SHA-256, hexadecimal, of JSON values."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:

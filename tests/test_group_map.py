@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 
 from scpl_ray.group_map import estimate_group_map
 from scpl_ray.stability import LearningCurve, TwoGaussians
@@ -107,6 +107,29 @@ def noisy_linear(jacobian, n_seeds, n_rounds, rng, start=0.2):
         x.append(x[-1] @ np.asarray(jacobian).T + 0.1 * rng.normal(size=x[-1].shape))
     x = np.stack(x, axis=1)
     return softmax(np.concatenate([x, np.zeros((*x.shape[:2], 1))], axis=-1), axis=-1)
+
+
+def test_one_log_ratio_by_hand():
+    """The jackknife of the slope of an ordinary regression of each logit on the one before."""
+    paths = noisy_linear([[0.8]], 6, 9, np.random.default_rng(6))
+    x = logit(paths[..., 0])
+
+    def regress(rows):
+        return np.polyfit(rows[:, :-1].ravel(), rows[:, 1:].ravel(), 1)
+
+    slope, intercept = regress(x)
+    left_out = np.array([regress(np.delete(x, i, axis=0))[0] for i in range(6)])
+    bias = 5 * (left_out.mean() - slope)
+    error = np.sqrt(5 / 6 * ((left_out - left_out.mean()) ** 2).sum() + bias**2)
+    found = estimate_group_map(paths, state="shares", confidence=0.9)
+    assert found.jacobian == pytest.approx(np.array([[slope]]))
+    assert found.rho == pytest.approx(slope - bias)
+    # t of .95 with 5 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((found.rho - 2.0150484 * error, found.rho + 2.0150484 * error))
+    rest = intercept / (1 - slope)
+    assert found.fixed_point == pytest.approx([expit(rest), expit(-rest)])
+    assert found.distance == pytest.approx(abs(rest - x.mean()) / x.std(ddof=1))
+    assert (found.rounds, found.seeds, found.confidence) == (9, 6, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_known_counts_come_by_kind_or_in_order():
     in_order = bias.kind_counts([1, 2, 3], KINDS, undecided=4)
     assert by_name.counts.tolist() == in_order.counts.tolist() == [1, 2, 3]
     assert by_name.undecided == 4
+    assert bias.kind_counts([1, 2, 3], KINDS).undecided == 0
 
 
 def test_the_advantaged_kind_is_that_of_the_largest_group():

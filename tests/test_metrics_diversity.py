@@ -146,6 +146,7 @@ def test_entropy_is_at_most_that_of_equal_shares(counts):
         (lambda: diversity.entropy([0.5]), "counts: .* whole counts >= 0"),
         (lambda: diversity.entropy([[1, 2]]), "counts: .* one row"),
         (lambda: diversity.entropy([float("nan")]), "counts: .* whole counts"),
+        (lambda: diversity.entropy([1, float("inf")]), "counts: .* whole counts"),
     ],
 )
 def test_bad_input_names_field_value_and_rule(call, message):

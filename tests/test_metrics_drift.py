@@ -43,6 +43,7 @@ def test_simulated_drift_depends_on_its_seed_only():
     paths = [drift.wright_fisher((0.5, 0.5), draws=50, rounds=3, runs=4, seed=seed) for seed in (1, 1, 2)]
     assert np.array_equal(paths[0], paths[1])
     assert not np.array_equal(paths[0], paths[2])
+    assert drift.wright_fisher((0.2, 0.8), draws=5, rounds=0, runs=1, seed=0).tolist() == [[[0.2, 0.8]]]
 
 
 @given(

@@ -78,6 +78,16 @@ def test_words_of_any_script(text, words):
     assert unicode_words(text) == words
 
 
+@pytest.mark.parametrize("letter", ["ก", "ກ", "က", "ក", "あ", "ア", "㐀", "一", "龥", "﨎", "𠀀"])
+def test_letters_of_scripts_without_spaces_stand_alone(letter):
+    assert unicode_words(f"x{letter}{letter}y") == ["x", letter, letter, "y"]
+
+
+@pytest.mark.parametrize("letter", ["я", "ω", "ع", "ש", "한", "ა", "ए", "ཀ", "ሀ"])
+def test_letters_of_scripts_with_spaces_join(letter):
+    assert unicode_words(f"{letter}{letter} {letter}") == [letter * 2, letter]
+
+
 def test_perplexity_weighs_tokens_and_not_completions():
     assert quality.perplexity([2.0, 6.0], [1, 3]) == pytest.approx(np.exp(2))
     assert quality.perplexity([0.0, 9.0], [9, 1]) == pytest.approx(np.exp(0.9))

@@ -1,7 +1,9 @@
 """Training workers without Ray: a process group of this process, or of processes of its own."""
 
+import contextlib
 import multiprocessing
 import os
+import queue
 from pathlib import Path
 
 import torch.distributed as dist
@@ -45,8 +47,11 @@ def run_group(world_size: int, rendezvous: Path, cases: list[Case]) -> list[list
     for member in members:
         member.start()
     try:
-        return results.get(timeout=240)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return results.get(timeout=0.5)
+            assert not any(member.exitcode for member in members), "a worker died"
     finally:
         for member in members:
-            member.join(timeout=30)
+            member.join(timeout=5)
             member.kill()

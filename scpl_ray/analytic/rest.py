@@ -21,7 +21,9 @@ from scipy.special import ndtr
 from scpl_ray import feedback, remedies
 from scpl_ray.analytic import model
 from scpl_ray.analytic.model import Start
+from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
+from scpl_ray.group_map import GroupMap, estimate_group_map
 from scpl_ray.selection import STRATEGIES
 from scpl_ray.selection_theory import accepted_shares, penalised_shares, top_fraction
 from scpl_ray.shares import FloatArray
@@ -154,7 +156,7 @@ class GroupsAlone:
         return self._slow_rest(arrivals)
 
     def _slow_rest(self, arrivals: FloatArray) -> Rest | None:
-        """The same for users that still move, but slowly: the flow d users / dt = step(users) - users is stiff there."""
+        """The same for users that still move, but slowly: along the flow d users / dt = step(users) - users."""
 
         def flow(_: float, users: FloatArray) -> FloatArray:
             return self.step(np.maximum(users, 0.0)) - users
@@ -177,8 +179,9 @@ class GroupsAlone:
         """Of the map at these users: of masses (K, K) where totals move (retention), else of shares (K - 1, K - 1)."""
         directions = self._directions(len(arrivals))
         step = STEP * arrivals.sum()
-        columns = [(self.step(arrivals + step * v) - self.step(arrivals - step * v)) / (2.0 * step) for v in directions.T]
-        return np.asarray(directions.T @ np.array(columns).T)
+        ahead = np.array([self.step(arrivals + step * direction) for direction in directions.T])
+        behind = np.array([self.step(arrivals - step * direction) for direction in directions.T])
+        return np.asarray(directions.T @ (ahead - behind).T / (2.0 * step))
 
     def _directions(self, k: int) -> FloatArray:
         """Orthonormal directions in which the users can move, as columns: all, or those in which the total stays."""
@@ -187,8 +190,9 @@ class GroupsAlone:
         return np.asarray(np.linalg.svd(np.ones((1, k)))[2][1:].T)
 
     def _means(self, shares: FloatArray) -> FloatArray:
-        choosing = shares if self._experiment.reward.choices == "population" else np.full(len(shares), 1 / len(shares))
-        return model.mean_rewards(choosing, model.choice_gain(self._experiment), self._experiment.analytic.kind_advantage)
+        experiment = self._experiment
+        choosing = np.full(len(shares), 1.0 / len(shares)) if experiment.reward.choices == "balanced" else shares
+        return model.mean_rewards(choosing, model.choice_gain(experiment), experiment.analytic.kind_advantage)
 
 
 def obstacle(experiment: Experiment) -> str:
@@ -201,3 +205,54 @@ def obstacle(experiment: Experiment) -> str:
     if experiment.cycle.real_rows:
         return "cycle.real_rows: a number of real rows has no share that all rounds have in common"
     return ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LongRun:
+    """Points of rest while the kinds of text stay as they are."""
+
+    equal: Rest | None
+    """Where all groups are equal; ``None``: that is no point of rest."""
+    settled: Rest | None
+    """Where the groups come to rest; ``None``: nowhere, or not found."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stability:
+    """What is known of the groups of an experiment in the long run."""
+
+    obstacle: str
+    """Why there is no reduced map; empty where there is one."""
+    at_start: LongRun | None
+    """With the kinds of the base model, from the config's shares."""
+    at_end: LongRun | None
+    """With the mean kinds of the last round, from its mean users."""
+    estimate: GroupMap | None
+    """From the second half of the simulated rounds; ``None`` with fewer than 4, or where a group has died out."""
+
+
+def stability(paths: Paths) -> Stability:
+    """Points of rest of the reduced map, and what the simulated paths themselves say of the groups' Jacobian.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    experiment = paths.experiment
+    rounds = paths.arrivals.shape[1] - 1
+    estimate = None
+    late = paths.arrivals[:, rounds - rounds // 2 :]
+    if len(late) < 2:
+        raise ValueError(f"analytic.seeds: {len(late)}; stability needs at least 2 seeds")
+    if rounds >= 4 and (late > 0).all():
+        if experiment.feedback.rule == "retention":
+            estimate = estimate_group_map(late, state="arrivals")
+        else:
+            estimate = estimate_group_map(late / late.sum(axis=-1, keepdims=True), state="shares")
+    if reason := obstacle(experiment):
+        return Stability(reason, None, None, estimate)
+    long_runs = []
+    for t in (0, rounds):
+        kinds = Start(paths.revealing_law[:, t].mean(axis=0), paths.neutral_law[:, t].mean(axis=0))
+        groups = GroupsAlone(experiment, kinds)
+        long_runs.append(LongRun(groups.equal_rest(), groups.rest_from(paths.arrivals[:, t].mean(axis=0))))
+    return Stability("", long_runs[0], long_runs[1], estimate)

@@ -179,7 +179,7 @@ def _importance(answered: Answered, settings: Settings, draws: np.random.Generat
 
 
 def _quotas(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
-    short = (settings.quotas > answered.group_counts).any(axis=-1)
+    short = np.any(settings.quotas > answered.group_counts, axis=-1)
     _refuse(short, answered, "a quota exceeds what its group has", "lower selection.keep_fraction")
     b, k = answered.means.shape
     shape = (b, k, CONTEXTS, k)
@@ -251,7 +251,7 @@ def _accepted(
     maxima = _maxima(answered.counts, np.broadcast_to(means, shape), np.broadcast_to(sds, shape), draws)
     at_top = np.zeros(shape, dtype=np.int64)
     if settings.common.selection.r_max == "bound":
-        over = (maxima + penalty[:, :, None, None] > settings.reward_bound[:, None, None, None]).any(axis=(1, 2, 3))
+        over = np.any(maxima + penalty[:, :, None, None] > settings.reward_bound[:, None, None, None], axis=(1, 2, 3))
         _refuse(over, answered, "a reward exceeds selection.reward_bound", "raise it, or use selection.r_max: batch")
         reach = settings.reward_bound[:, None] - penalty
         reference = (settings.reward_bound - penalty.min(axis=-1))[:, None, None, None]
@@ -328,12 +328,12 @@ def _flat(cells: NDArray[Number]) -> NDArray[Number]:
 
 
 def _refuse_missing(masses: FloatArray | IntArray, answered: Answered, settings: Settings, where: str, do: str) -> None:
-    missing = ((masses == 0) & (settings.target > 0)).any(axis=-1)
+    missing = np.any((masses == 0) & (settings.target > 0), axis=-1)
     _refuse(missing, answered, f"selection.target wants a group of which nothing is {where}", do)
 
 
 def _refuse(rows: NDArray[np.bool_], answered: Answered, fault: str, remedy: str) -> None:
-    if rows.any():
+    if np.any(rows):
         raise ValueError(
             f"selection: in round {answered.round}, {int(rows.sum())} of {len(rows)} simulated seeds: {fault}; {remedy}"
         )

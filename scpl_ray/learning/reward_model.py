@@ -162,7 +162,8 @@ def fit(
     mean, sd = float(rewards[training].mean()), float(rewards[training].std(correction=0))
     if not sd > 1e-6:
         raise ValueError(
-            f"choices: all {2 * len(training)} texts have the same reward (sd {sd:.1e}); the choices carry no preference"
+            f"choices: the rewards of all {2 * len(training)} texts came out equal (sd {sd:.1e}); chosen and rejected "
+            "texts must differ"
         )
     margins = rewards[held_out, 0] - rewards[held_out, 1]
     with torch.no_grad():

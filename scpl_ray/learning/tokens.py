@@ -28,11 +28,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
         ValueError: nothing is left to condition on.
     """
     written = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
-    ids = list(tokenizer(prompt, add_special_tokens=not written)["input_ids"])
-    if ids and ids[-1] == tokenizer.eos_token_id and not prompt.rstrip().endswith(str(tokenizer.eos_token)):
-        ids.pop()
-    if not ids:
+    text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if not text:
         raise ValueError(f"prompt {prompt!r} has no tokens; give every query a prompt that is not empty")
+    ids = list(text if written else tokenizer(prompt)["input_ids"])
+    while ids[-len(text) :] != text:
+        ids.pop()
     return tuple(ids[:max_tokens])
 
 

@@ -144,10 +144,6 @@ class Worker:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        if self._device is not None:
-            model.to(self._device)
-        packed = packing_is_exact(model)
-        logger.info("%s: sequences %s rows", base, "share" if packed else "do not share")
         module = model if self._lora is None else add_adapter(model, self._lora)
         trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
@@ -159,6 +155,9 @@ class Worker:
             config=deepspeed_config(self._training, self._dtype),
             dist_init_required=False,
         )
+        engine.eval()
+        packed = int(self._sum(torch.tensor([packing_is_exact(engine)], dtype=torch.int64))) == self._workers
+        logger.info("%s: sequences %s rows", base, "share" if packed else "do not share")
         engine.train()
         self._loaded = _Loaded(base, engine, optimizer, trained, shapes, packed)
         return self._loaded
@@ -237,7 +236,10 @@ class Worker:
             shutil.rmtree(leftover, ignore_errors=True)
         if self._lora is None:
             model = self._start_model(job)
-            model.load_state_dict(trained, strict=False)
+            # Not strict: tied weights are named once.
+            unknown = model.load_state_dict(trained, strict=False).unexpected_keys
+            if unknown:
+                raise TrainingError(f"{job.start.model} has no weights {unknown}")
             save_model(model, job.base, partial)
             commit(partial, job.output / "model")
             return

@@ -65,7 +65,9 @@ class DataReport:
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()) if count)
-        return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept" + (f" (dropped: {reasons})" if reasons else "")
+        return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept" + (
+            f" (dropped: {reasons})" if reasons else ""
+        )
 
 
 def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list[Row]:
@@ -81,7 +83,9 @@ def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list
     """
     known = (*fields.required, *fields.optional)
     if unknown := sorted(set(columns) - set(known)):
-        raise DataError(f"task.fields: {', '.join(unknown)} is no field of this task; its fields are {', '.join(known)}")
+        raise DataError(
+            f"task.fields: {', '.join(unknown)} is no field of this task; its fields are {', '.join(known)}"
+        )
     if source is None:
         raise DataError(
             f"task.data: no data given; give a {', '.join(SUFFIXES)} file or a Hub data set id with the columns "
@@ -104,7 +108,9 @@ def check_unique(rows: Iterable[Row], field: str) -> None:
         if value is None:
             continue
         if value in seen:
-            raise DataError(f"{row.where}: {field} {value!r} is that of {seen[value]} too; give every row its own {field}")
+            raise DataError(
+                f"{row.where}: {field} {value!r} is that of {seen[value]} too; give every row its own {field}"
+            )
         seen[value] = row.where
 
 
@@ -176,7 +182,9 @@ def _raw_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
-            raise DataError(f"{source}: files are read by their suffix, one of {', '.join(SUFFIXES)}; rename or convert it")
+            raise DataError(
+                f"{source}: files are read by their suffix, one of {', '.join(SUFFIXES)}; rename or convert it"
+            )
         if path.stat().st_size == 0:
             raise DataError(f"{source}: the file is empty; give a file with one row per item")
         readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

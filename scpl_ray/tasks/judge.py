@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from scpl_ray.tasks.grammar import Grammar
 from scpl_ray.tasks.lexicon import KIND_CLASSES, TOPIC_CLASSES
@@ -31,19 +30,24 @@ class Judge:
         a kind words are equally likely whoever writes. With n_k slanted words of kind k the posterior is therefore
         p_k ~ ((1 - slip) (K - 1) / slip) ^ n_k.
         """
-        counts = np.zeros(len(self._kinds))
+        counts = np.array(self._slanted(words))
+        weights = ((1.0 - SLIP) * (len(counts) - 1) / SLIP) ** (counts - counts.max()).astype(np.float64)
+        return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+    def kind(self, words: Sequence[str]) -> str | None:
+        """The most probable kind: the one with most slanted words; ``None`` without any and on a tie."""
+        counts = self._slanted(words)
+        most = max(counts)
+        return self._kinds[counts.index(most)] if counts.count(most) == 1 else None
+
+    def _slanted(self, words: Sequence[str]) -> list[int]:
+        """The number of slanted words of each kind."""
+        counts = [0] * len(self._kinds)
         for word in words:
             place = self._grammar.place(word)
             if place is not None and place[0] in KIND_CLASSES:
                 counts[place[1]] += 1
-        logits = counts * np.log((1.0 - SLIP) * (len(counts) - 1) / SLIP)
-        return np.asarray(np.exp(logits - logsumexp(logits)), dtype=np.float64)
-
-    def kind(self, words: Sequence[str]) -> str | None:
-        """The most probable kind; ``None`` without evidence and on a tie."""
-        posterior = self.kind_posterior(words)
-        best = np.flatnonzero(np.isclose(posterior, posterior.max(), rtol=1e-9, atol=0.0))
-        return self._kinds[int(best[0])] if len(best) == 1 else None
+        return counts
 
     def well_formed(self, words: Sequence[str]) -> float:
         """1 if the words are a sentence of the grammar, of whatever kinds and topics, else 0."""

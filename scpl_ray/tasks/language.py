@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Choice
@@ -134,7 +133,7 @@ class Language:
         """
         marker, topic = self._prompts.parse(prompt)
         prior = self._kind_law(np.array([marker]))[0]
-        return float(logsumexp(self._grammar.log_likelihoods(words_of(text), topic), b=prior))
+        return float(np.logaddexp.reduce(self._grammar.log_likelihoods(words_of(text), topic) + np.log(prior)))
 
     def nats_per_token(self, examples: Sequence[tuple[Query, str]]) -> float:
         """Mean exact negative log-likelihood of real answers per token (word, mark or end of sequence)."""

@@ -1,0 +1,176 @@
+"""The scorer pool: reward models and rule terms, likelihoods, and the training of the task's own reward model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.placement import Role
+from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
+from scpl_ray.config import Experiment
+from scpl_ray.learning import reward_model
+from scpl_ray.learning.adapters import load_model
+from scpl_ray.learning.likelihood import negative_log_likelihood
+from scpl_ray.learning.tokens import Ids
+from scpl_ray.protocols import Choice, Process, Task
+from scpl_ray.records import Completion, Query, Score
+
+logger = logging.getLogger(__name__)
+
+MODEL_TERM = "model"
+LANGUAGE_MODELS_KEPT = 2
+"""In memory for likelihoods: the base model and the current policy."""
+COMPLETIONS_PER_CALL = 256
+"""Completions whose likelihood one scorer is asked for at a time."""
+
+
+class ScoringActor(Replica):
+    """One scorer. Every call names the models it needs; they stay in memory until others are needed."""
+
+    def __init__(self, log_file: Path, experiment: Experiment, task: Task, gpus: float) -> None:
+        super().__init__(log_file)
+        self._task = task
+        self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
+        self._tokens_per_batch = experiment.reward.tokens_per_batch
+        self._trust_remote_code = experiment.model.trust_remote_code
+        self._device = "cuda" if gpus else "cpu"
+        automatic = torch.bfloat16 if gpus else torch.float32
+        self._dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[experiment.model.dtype]
+        self._reward_model: tuple[Path, reward_model.RewardModel] | None = None
+        self._language_models: dict[Path, Any] = {}
+
+    def fit(self, choices: Sequence[Choice], base: Path, output: Path, seed: int) -> dict[str, float]:
+        """Train the task's own reward model into ``output``."""
+        with EndsProcess(ValueError, OSError):
+            return reward_model.fit(
+                choices,
+                base=base,
+                output=output,
+                seed=seed,
+                tokens_per_batch=self._tokens_per_batch,
+                device=self._device,
+            )
+
+    def score(self, source: Path | None, work: Sequence[tuple[Query, str, str]]) -> list[Score]:
+        """Scores of (query, completion id, text), in order."""
+        terms: list[dict[str, float]] = [{} for _ in work]
+        if MODEL_TERM in self._terms:
+            texts = [(query.prompt, text) for query, _, text in work]
+            for of_one, reward in zip(terms, self._model_rewards(source, texts), strict=True):
+                of_one[MODEL_TERM] = reward
+        rules = [name for name in self._terms if name != MODEL_TERM]
+        for of_one, (query, _, text) in zip(terms, work, strict=True):
+            found = self._task.rule_terms(query, text) if rules else {}
+            if unknown := [name for name in rules if name not in found]:
+                raise ValueError(f"reward.terms: unknown {unknown}; this task has {[MODEL_TERM, *sorted(found)]}")
+            of_one.update((name, found[name]) for name in rules)
+        return [
+            Score(completion_id, sum(weight * of_one[name] for name, weight in self._terms.items()), of_one)
+            for (_, completion_id, _), of_one in zip(work, terms, strict=True)
+        ]
+
+    def likelihoods(self, model: Path, sequences: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
+        """Negative log-likelihoods of completions (nats) and their numbers of tokens."""
+        if model not in self._language_models:
+            while len(self._language_models) >= LANGUAGE_MODELS_KEPT:
+                del self._language_models[next(iter(self._language_models))]
+            loaded = load_model(model, self._dtype, trust_remote_code=self._trust_remote_code)
+            self._language_models[model] = loaded.to(self._device).eval()
+        self._language_models[model] = self._language_models.pop(model)
+        with EndsProcess(ValueError):
+            return negative_log_likelihood(self._language_models[model], sequences, self._tokens_per_batch)
+
+    def _model_rewards(self, source: Path | None, texts: Sequence[tuple[str, str]]) -> list[float]:
+        if source is None:
+            raise ValueError(
+                "reward.terms: 'model' has a weight but there is no reward model; fit one, or name one in use"
+            )
+        if self._reward_model is None or self._reward_model[0] != source:
+            self._reward_model = None
+            self._reward_model = (source, reward_model.load(source, self._dtype, self._device))
+        with EndsProcess():
+            return self._reward_model[1].score(texts, self._tokens_per_batch)
+
+
+class RayScorer:
+    """:class:`scpl_ray.protocols.Scorer` on Ray.
+
+    Args:
+        experiment: the config.
+        task: its rule terms are computed where the rewards are.
+        role: how many scorers, and what each reserves.
+        logs: folder of the scorers' log files.
+        deadline_s: longest time without any answer.
+    """
+
+    def __init__(
+        self, experiment: Experiment, task: Task, role: Role, logs: Path, *, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._pool = Pool(
+            ScoringActor, role, (experiment, task, role.gpus), environment={}, logs=logs, deadline_s=deadline_s
+        )
+        self._source: Path | None = None
+        self._submitted: list[Any] = []
+
+    def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
+        """Train the task's own reward model into ``output``; see :func:`scpl_ray.learning.reward_model.fit`."""
+        call = self._pool.submit("fit", list(choices), base.absolute(), output.absolute(), seed)
+        figures: dict[str, float]
+        (figures,) = self._pool.results([call], "reward model training")
+        return figures
+
+    def use(self, reward_model: Path | None) -> None:
+        """Score with this reward model from now on; ``None``: rule terms only."""
+        is_folder = reward_model is not None and reward_model.exists()
+        self._source = reward_model.absolute() if reward_model and is_folder else reward_model
+
+    def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
+        """Score one chunk in the background.
+
+        Args:
+            queries: those of the completions, in any order and number.
+            completions: the chunk.
+
+        Raises:
+            ValueError: a completion's query is not given.
+        """
+        by_id = {q.query_id: q for q in queries}
+        if missing := sorted({c.query_id for c in completions} - by_id.keys()):
+            raise ValueError(f"queries: {len(missing)} of the completions' queries are not given, first {missing[0]}")
+        work = [(by_id[c.query_id], c.completion_id, c.text) for c in completions]
+        self._submitted.append(self._pool.submit("score", self._source, work))
+
+    def collect(self) -> list[Score]:
+        """Wait for all submitted chunks; scores in the order of submission.
+
+        Raises:
+            ValueError: a term of ``reward.terms`` is unknown to the task, or there is no reward model to use.
+            RuntimeError: a scorer died too often.
+            TimeoutError: no scorer answered within the deadline.
+        """
+        submitted, self._submitted = self._submitted, []
+        chunks: list[list[Score]] = self._pool.results(submitted, "scoring")
+        return [score for chunk in chunks for score in chunk]
+
+    def negative_log_likelihood(self, model: Path, completions: Sequence[Completion]) -> list[tuple[float, int]]:
+        """Per completion: summed negative log-likelihood of its tokens given its prompt (nats), and their number."""
+        sequences = [(c.prompt_token_ids, c.token_ids) for c in completions]
+        size = COMPLETIONS_PER_CALL
+        calls = [
+            self._pool.submit("likelihoods", model.absolute(), sequences[i : i + size])
+            for i in range(0, len(sequences), size)
+        ]
+        answers: list[list[tuple[float, int]]] = self._pool.results(calls, f"likelihoods under {model.name}")
+        return [one for answer in answers for one in answer]
+
+    def processes(self) -> list[Process]:
+        """The scorers' processes."""
+        return self._pool.processes()
+
+    def close(self) -> None:
+        """End the scorers."""
+        self._pool.close()

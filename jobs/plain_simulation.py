@@ -1,0 +1,81 @@
+"""The quick start's analytic mode once more in plain Python, one completion at a time: slow, short, and independent.
+
+The benchmark divides by it, and the tests hold the array code against it. It knows one set-up only: rejection sampling
+against the round's maximum, the newest data, incremental training, users who choose by softmax on quality.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+from scpl_ray.config import Experiment
+from scpl_ray.controller import CHOICES_PER_ROUND
+
+
+def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float]], list[float]]:
+    """One seed: shares per round, T + 1 lists of K numbers, and the exact final kinds on neutral prompts, K numbers.
+
+    Raises:
+        ValueError: another set-up than the quick start's.
+    """
+    e, a = experiment, experiment.analytic
+    shape = (e.selection.strategy, e.selection.r_max, e.selection.matched_control, e.cycle.kind, e.loop.kind)
+    rule = (e.feedback.rule, e.feedback.measure, e.reward.choices)
+    if shape != ("vrs", "batch", False, "replace", "incremental") or rule != ("softmax", "quality", "population"):
+        raise ValueError(f"experiment: {shape} {rule}; the plain loop knows the quick start's set-up only")
+    draws = random.Random(seed)
+    k = len(e.groups.names)
+    sds = list(a.reward_sd) if isinstance(a.reward_sd, tuple) else [a.reward_sd] * k
+    own, other = a.own_kind, (1.0 - a.own_kind) / (k - 1)
+    # K laws for prompts that reveal their group, the last for neutral ones
+    laws = [[own if j == g else other for j in range(k)] for g in range(k)] + [[1.0 / k] * k]
+    shares, path = list(e.groups.shares), [list(e.groups.shares), list(e.groups.shares)]
+    for t in range(1, e.loop.rounds + 1):
+        choosing = draws.choices(range(k), shares, k=CHOICES_PER_ROUND)
+        gain = a.choice_gain * e.reward.terms["model"]
+        means = [gain * (choosing.count(j) / CHOICES_PER_ROUND - 1.0 / k) for j in range(k)]
+        means[0] += a.kind_advantage
+        answered = []
+        for _ in range(e.queries.prompts_per_round):
+            group = draws.choices(range(k), shares)[0]
+            context = group if draws.random() < e.task.marker_strength else k
+            for _ in range(e.generation.samples_per_prompt):
+                kind = draws.choices(range(k), laws[context])[0]
+                answered.append((group, context, kind, draws.gauss(means[kind], sds[kind])))
+        highest = max(reward for *_, reward in answered)
+        counts = [[0.0] * k for _ in range(k + 1)]
+        groups = [0] * k
+        for group, context, kind, reward in answered:
+            if draws.random() < math.exp((reward - highest) / e.selection.beta):
+                counts[context][kind] += 1
+                groups[group] += 1
+        for context, law in enumerate(laws):
+            total = sum(counts[context]) + a.prior_rows
+            laws[context] = [(n + a.prior_rows * p) / total for n, p in zip(counts[context], law, strict=True)]
+        if t < e.loop.rounds:
+            shares = _next(e, shares, [n / sum(groups) for n in groups], laws, draws)
+            path.append(shares)
+    return path, laws[k]
+
+
+def _next(
+    e: Experiment, shares: Sequence[float], data: Sequence[float], laws: Sequence[Sequence[float]], draws: random.Random
+) -> list[float]:
+    """Shares of the next round after a measurement on finitely many prompts."""
+    k, a, m = len(shares), e.analytic, e.task.marker_strength
+    n = e.evaluation.prompts_per_group * e.evaluation.samples_per_prompt
+    odds = []
+    for g in range(k):
+        curve = min(1.0, a.quality_ceiling * (k * data[g]) ** a.learning_exponent)
+        own = m * laws[g][g] + (1.0 - m) * laws[k][g]
+        learned = sum(draws.random() < curve for _ in range(n)) / n
+        found = sum(draws.random() < own for _ in range(n)) / n
+        quality = (1.0 - a.own_kind_weight) * learned + a.own_kind_weight * found
+        odds.append(math.exp(e.feedback.beta * quality))
+    inertia, noise = e.feedback.inertia, e.feedback.noise
+    return [
+        inertia * s + (1 - inertia) * ((1 - noise) * o / sum(odds) + noise / k)
+        for s, o in zip(shares, odds, strict=True)
+    ]

@@ -1,0 +1,187 @@
+"""The analytic mode on a terminal: what ``scpl simulate`` prints and writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.display import SHOWN_GROUPS
+from scpl_ray import calibrate, configfile
+from scpl_ray.analytic.model import Start, without_effect
+from scpl_ray.analytic.paths import Paths, band
+from scpl_ray.analytic.rest import LongRun, Rest, stability
+from scpl_ray.calibrate import Calibration, PredictionError
+from scpl_ray.config import Experiment
+from scpl_ray.metrics.disparity import levelled_down_between_seeds
+from scpl_ray.simulate import simulate
+from scpl_ray.store import Reader
+
+SHOWN_ROUNDS = 20
+
+
+def run(experiment: Experiment, console: Console, *, output: Path | None, start: Start | None = None) -> Paths:
+    """Simulate and print: a line per round, points of rest, stability; optionally write all numbers.
+
+    Raises:
+        ValueError: a setting that cannot be simulated, or a file that cannot be written.
+    """
+    began = time.perf_counter()
+    paths = simulate(experiment, start=start)
+    seconds = time.perf_counter() - began
+    seeds, rounds = experiment.analytic.seeds, experiment.loop.rounds
+    console.print(round_table(paths))
+    for line in (*levelled_lines(paths), *stability_lines(paths), *_notes(experiment)):
+        console.print(line, markup=False)
+    console.print(f"{seeds * rounds:,} rounds simulated in {seconds:.2f} s: a model of the loop, not the loop")
+    if output is not None:
+        write(paths, output)
+        console.print(f"{output} written: one row per seed, round, group and metric", markup=False)
+    return paths
+
+
+def run_from(
+    run_dir: Path, overrides: Sequence[str], console: Console, *, output: Path | None, fit_rounds: int | None
+) -> None:
+    """Fit to the first rounds of a run, print how well its later rounds are predicted, then simulate what was asked.
+
+    Args:
+        run_dir: the run; its lock is not taken.
+        overrides: ``key=value`` for the simulation after the fit: what the run would have done.
+        console: where to print.
+        output: Parquet file to write.
+        fit_rounds: rounds to fit on; ``None``: half.
+
+    Raises:
+        ValueError: a run that cannot be fitted, or a setting that cannot be simulated.
+        StoreError: not a run directory.
+    """
+    reader, experiment = Reader.open(run_dir)
+    fitted = calibrate.calibrate(calibrate.observe(reader, experiment), fit_rounds)
+    _, errors = calibrate.predict(fitted)
+    console.print(_parameter_table(fitted, run_dir))
+    console.print(_error_table(fitted, errors))
+    learned = [f"analytic.{p.name}={p.after!r}" for p in fitted.parameters if p.identified]
+    run(configfile.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
+
+
+def write(paths: Paths, output: Path) -> None:
+    """All numbers as Parquet: the columns of a run's metrics, and ``seed``.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    try:
+        with output.open("wb") as file:
+            pq.write_table(paths.table(), file, compression="zstd")
+    except OSError as error:
+        raise ValueError(f"--output {output}: {error.strerror}; give a file in a folder that can be written") from error
+
+
+def round_table(paths: Paths) -> Table:
+    """Rounds in rows: means over seeds, and below each the bounds between which 95% of the seeds lie."""
+    experiment = paths.experiment
+    rounds = experiment.loop.rounds
+    every = -(-rounds // SHOWN_ROUNDS)
+    title = f"{experiment.name}: mean over seeds, and the bounds between which 95% of the seeds lie"
+    if every > 1:
+        title += f"; rounds in steps of {every}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("\nround", justify="right")
+    columns: list[tuple[str, str, str | None]] = [
+        (f"share\n{group}", "share", group) for group in experiment.groups.names[:SHOWN_GROUPS]
+    ]
+    columns += [
+        ("log-odds\nbalanced", "preference_log_odds_balanced", None),
+        ("log-odds\nround 0", "preference_log_odds_round0", None),
+        ("\ngap", "disparate_gap", None),
+        ("gap by\nchance", "disparate_gap_null", None),
+        ("worst\nquality", "quality_worst", None),
+        ("mean\nquality", "quality_mean", None),
+    ]
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    series = paths.series()
+    bands = [("+" if "log_odds" in metric else "", band(series[metric, group])) for _, metric, group in columns]
+    for t in sorted({*range(0, rounds + 1, every), rounds}):
+        cells = [f"{b.mean[t]:{sign}.3f}\n[dim]{b.low[t]:{sign}.3f}\n{b.high[t]:{sign}.3f}[/]" for sign, b in bands]
+        table.add_row(str(t), *cells)
+    return table
+
+
+def levelled_lines(paths: Paths) -> list[str]:
+    """The rounds whose gap is below that of round 0 because quality fell."""
+    if paths.experiment.analytic.seeds < 2:
+        return []
+    flagged = (np.flatnonzero(levelled_down_between_seeds(paths.quality).flag) + 1).tolist()
+    listed = ", ".join(map(str, flagged[:SHOWN_ROUNDS])) + (" ..." if len(flagged) > SHOWN_ROUNDS else "")
+    return [f"levelled down: the gap fell because quality fell, in rounds {listed}"] if flagged else []
+
+
+def stability_lines(paths: Paths) -> list[str]:
+    """Where the groups come to rest and whether deviations die out, in words."""
+    experiment = paths.experiment
+    if experiment.analytic.seeds < 2:
+        return ["stability: analytic.seeds is 1; give at least 2"]
+    found = stability(paths)
+    names = experiment.groups.names
+    lines = []
+    if found.obstacle:
+        lines.append(f"fixed points: none to give ({found.obstacle})")
+    for when, long_run in (("round 0", found.at_start), (f"round {experiment.loop.rounds}", found.at_end)):
+        if long_run is not None:
+            lines.append(f"fixed points with the kinds of {when}: {_long_run(long_run, names)}")
+    if found.estimate is None:
+        lines.append("stability of the simulated paths: cannot tell with fewer than 4 rounds or a group that died out")
+    else:
+        lines.append(f"stability of the simulated paths: {found.estimate}")
+    return lines
+
+
+def _long_run(found: LongRun, names: Sequence[str]) -> str:
+    equal = "equal groups are none"
+    if found.equal is not None:
+        equal = f"equal groups, {_verdict(found.equal)}"
+    if found.settled is None:
+        return f"{equal}; the groups come to rest nowhere within reach"
+    shares = " ".join(f"{name} {share:.3f}" for name, share in zip(names, found.settled.shares, strict=True))
+    return f"{equal}; the groups come to rest at {shares}, {_verdict(found.settled)}"
+
+
+def _verdict(rest: Rest) -> str:
+    if rest.rho != rest.rho:
+        return "where a group has died out"
+    return f"rho(J) = {rest.rho:.3f}, {'stable' if rest.rho < 1 else 'unstable'}"
+
+
+def _notes(experiment: Experiment) -> list[str]:
+    ignored = without_effect(experiment)
+    return [f"without effect in the analytic mode: {', '.join(ignored)}"] if ignored else []
+
+
+def _parameter_table(fitted: Calibration, run_dir: Path) -> Table:
+    table = Table(title=f"fitted to rounds 0 to {fitted.fit_rounds} of {run_dir}", title_justify="left")
+    for column in ("parameter", "before", "fitted"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for p in fitted.parameters:
+        table.add_row(f"analytic.{p.name}", f"{p.before:.4g}", f"{p.after:.4g}" if p.identified else "cannot tell")
+    return table
+
+
+def _error_table(fitted: Calibration, errors: Sequence[PredictionError]) -> Table:
+    first, last = fitted.fit_rounds + 1, fitted.observed.rounds
+    table = Table(title=f"prediction of rounds {first} to {last}: root mean squared error", title_justify="left")
+    table.add_column("metric")
+    for column in ("model", f"no change since round {fitted.fit_rounds}", "inside the 95% band", "numbers"):
+        table.add_column(column, justify="right")
+    for e in errors:
+        table.add_row(
+            e.metric.replace("_", " "), f"{e.model:.4f}", f"{e.no_change:.4f}", f"{e.within_band:.0%}", str(e.numbers)
+        )
+    return table

@@ -1,0 +1,160 @@
+"""Where a model lies: built here, converted from a package, downloaded from the Hub, or a folder. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from scpl_ray.config import Experiment
+from scpl_ray.learning import base, smollm
+from scpl_ray.protocols import Task
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_SECONDS = 10.0
+"""Longest wait for the Hub's first answer."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+WEIGHTS = "*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TINY = "tiny"
+
+
+def base_model(experiment: Experiment, task: Task, progress: base.Progress | None = None) -> Path:
+    """The folder of the base model of a run, policy version 0.
+
+    Args:
+        experiment: ``model.name`` and what belongs to it.
+        task: whose text a tiny model learns.
+        progress: told of the training steps of a tiny model that is not in the cache.
+
+    Raises:
+        ValueError: no such model, or one that cannot be used; see :func:`resolve`.
+        RuntimeError: a model that was built or converted here is not what it should be.
+    """
+    if experiment.model.name == TINY:
+        return base.ensure_base(experiment, task, progress=progress).path
+    return resolve_model(experiment)
+
+
+def resolve_model(experiment: Experiment) -> Path:
+    """The folder of a model that is not built here; weights included."""
+    model = experiment.model
+    if model.name == smollm.NAME:
+        return smollm.ensure()
+    folder = _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=True)
+    return checked(folder, "model.name", model.name, trust_remote_code=model.trust_remote_code)
+
+
+def resolve_reward_model(experiment: Experiment) -> Path | None:
+    """The folder of ``reward.model``; ``None`` where the task's own is trained."""
+    name = experiment.reward.model
+    if name is None:
+        return None
+    trust = experiment.model.trust_remote_code
+    return checked(
+        _locate(name, "reward.model", None, trust, weights=True), "reward.model", name, trust_remote_code=trust
+    )
+
+
+def resolve_tokenizer(experiment: Experiment) -> Path:
+    """The folder of a model's tokenizer; of a Hub model nothing but small files is downloaded.
+
+    Raises:
+        ValueError: as :func:`base_model`, or the model is a tiny one, whose tokenizer is built from its task's text.
+    """
+    model = experiment.model
+    if model.name == TINY:
+        raise ValueError(
+            f"model.name: 'tiny' is trained on the built-in language, not on task.name {experiment.task.name!r}; "
+            f"use task.name=language, or give {smollm.NAME}, a Hub id or a folder as model.name"
+        )
+    if model.name == smollm.NAME:
+        return smollm.ensure()
+    return _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=False)
+
+
+def checked(folder: Path, key: str, name: str, *, trust_remote_code: bool) -> Path:
+    """The folder, if it holds a whole model that can be loaded without running anyone's code.
+
+    Raises:
+        ValueError: config, weights or tokenizer are missing or broken, the weights are pickles, it is only an adapter,
+            or its architecture is code of its own and that is not allowed.
+    """
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(f"{key}: {name} is an adapter; merge it into its base model and give that folder")
+        raise ValueError(f"{key}: {name} has no config.json; give a folder that save_pretrained wrote")
+    weights = sorted(folder.glob(WEIGHTS))
+    if not weights:
+        pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
+        found = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
+        raise ValueError(
+            f"{key}: {name} holds {found}; only safetensors are loaded, because a pickle can run any code when it is "
+            "read: convert it with save_pretrained on a machine where you trust it, or use a revision with safetensors"
+        )
+    _check_weights(folder, weights, key, name)
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise ValueError(f"{key}: {name} has no tokenizer; save it into the same folder with save_pretrained")
+    if not trust_remote_code:
+        _check_architecture(folder, key, name)
+    return folder
+
+
+def _check_weights(folder: Path, weights: Sequence[Path], key: str, name: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(wanted - {path.name for path in weights}):
+            raise ValueError(f"{key}: {name} lacks {', '.join(missing[:3])} of {len(wanted)} shards; copy it again")
+    for path in weights:
+        try:
+            with safe_open(path, framework="np") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{key}: {path} is damaged ({error}); copy or download it again (git-lfs leaves such stubs)"
+            ) from error
+
+
+def _check_architecture(folder: Path, key: str, name: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{key}: {name} is of model_type {kind!r}, which transformers does not know; its own code would have to "
+            "run: set model.trust_remote_code=true if you trust it, or choose another model"
+        )
+
+
+def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, *, weights: bool) -> Path:
+    """A local folder as it is, or a snapshot of a Hub model."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    if folder.exists() or not HUB_ID.fullmatch(name):
+        raise ValueError(f"{key}: {name}: no such folder; give a folder with a model, a Hub id, or {smollm.NAME}")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [*SMALL_FILES, *([WEIGHTS] if weights else []), *(["*.py"] if trust_remote_code else [])]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+                etag_timeout=HUB_SECONDS,
+            )
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{key}: {name!r} is no folder here and could not be had from the Hugging Face Hub ({reason}); give the "
+            f"folder of a copy instead: {key}=FOLDER (for SmolLM2-135M-Instruct also model.name={smollm.NAME})"
+        ) from error
