@@ -105,6 +105,7 @@ class VllmEngine(Engine):
             self._llm = self._start(folder, config)
         else:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            self._llm.apply_model(pack_embeddings)
         self._reset_prefix_cache()
 
     def _serve_adapter(self, adapter: Path | None) -> None:
@@ -157,6 +158,19 @@ class VllmEngine(Engine):
             seed=0,
             **options,
         )
+
+
+def pack_embeddings(model: torch.nn.Module) -> None:
+    """Pack embeddings for their kernels as after a first load.
+
+    On a CPU vLLM computes logits from a packed copy of the output embedding, which a reload renews only where the
+    checkpoint holds that tensor: a model with tied embeddings would keep its old output layer.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype) -> int:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from scpl_ray.records import Metric
 
-TABLE_WIDTH = 112
+TABLE_WIDTH = 120
 """The closing table needs this many columns."""
 SHOWN_GROUPS = 4
 """Groups with a column of their own; with more, the smallest and largest share are shown."""
@@ -137,15 +137,20 @@ class Display:
 
 def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str]) -> Table:
     """One row per round: ``rounds`` holds the round, its metrics and its seconds."""
-    table = Table(title="shares ask, the policy after the round answers", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("round", justify="right")
+    table = Table(
+        title="each round: the shares that asked, and how the policy it trained answers",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("round", justify="right", no_wrap=True)
     shown = list(groups)[:SHOWN_GROUPS]
     for group in shown:
-        table.add_column(f"share\n{group}", justify="right")
-    for name in ("preference\nlog-odds", "vs\nround 0", "disparate\ngap", "gap by\nchance", "worst\nquality"):
-        table.add_column(name, justify="right")
-    for name in ("mean\nquality", "distinct-2", "perplexity", "kept", "seconds"):
-        table.add_column(name, justify="right")
+        table.add_column(f"share\n{group}", justify="right", no_wrap=True)
+    columns = ("preference\nlog-odds", "since\nround 0", "quality\ngap", "gap by\nchance", "worst\nquality")
+    for name in (*columns, "mean\nquality", "distinct\n2-grams", "perplex-\nity", "kept", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for round_, rows, seconds in rounds:
         kept = lookup(rows, "kept_fraction")
         table.add_row(

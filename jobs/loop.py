@@ -32,7 +32,8 @@ from scpl_ray.controller import Loop
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Engines, Task
 from scpl_ray.records import Metric, Query
-from scpl_ray.store import Store, StoreError, sha256
+from scpl_ray.files import sha256
+from scpl_ray.store import Store, StoreError
 from scpl_ray.tracking import TensorBoard
 
 logger = logging.getLogger(__name__)

@@ -67,7 +67,7 @@ def run_from(
     _, errors = calibrate.predict(fitted)
     console.print(_parameter_table(fitted, run_dir))
     console.print(_error_table(fitted, errors))
-    learned = [f"analytic.{p.name}={p.after!r}" for p in fitted.parameters if p.identified]
+    learned = [f"analytic.{p.name}={p.after:.12f}" for p in fitted.parameters if p.identified]
     run(configfile.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
 
 
@@ -176,10 +176,10 @@ def _parameter_table(fitted: Calibration, run_dir: Path) -> Table:
 
 def _error_table(fitted: Calibration, errors: Sequence[PredictionError]) -> Table:
     first, last = fitted.fit_rounds + 1, fitted.observed.rounds
-    table = Table(title=f"prediction of rounds {first} to {last}: root mean squared error", title_justify="left")
-    table.add_column("metric")
-    for column in ("model", f"no change since round {fitted.fit_rounds}", "inside the 95% band", "numbers"):
-        table.add_column(column, justify="right")
+    title = f"rounds {first} to {last}: root mean squared error of the prediction, and of no change since {first - 1}"
+    table = Table(title=title, title_justify="left")
+    for column in ("metric", "model", "no change", "in 95% band", "numbers"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
     for e in errors:
         table.add_row(
             e.metric.replace("_", " "), f"{e.model:.4f}", f"{e.no_change:.4f}", f"{e.within_band:.0%}", str(e.numbers)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.store import sha256
+from scpl_ray.files import sha256
 
 logger = logging.getLogger(__name__)
 

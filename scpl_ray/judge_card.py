@@ -42,9 +42,7 @@ class Measured:
     @property
     def true_positive_rates(self) -> tuple[float, ...]:
         """P(judged k | is k) per label."""
-        return tuple(
-            row[k] / max(1, sum(row) + self.undecided[k]) for k, row in enumerate(self.confusion)
-        )
+        return tuple(row[k] / max(1, sum(row) + self.undecided[k]) for k, row in enumerate(self.confusion))
 
     @property
     def false_positive_rates(self) -> tuple[float, ...]:
@@ -136,8 +134,7 @@ class JudgeCard:
             del facts["table"]
             measured = tuple(
                 Measured(
-                    **one
-                    | {"confusion": tuple(map(tuple, one["confusion"])), "undecided": tuple(one["undecided"])}
+                    **one | {"confusion": tuple(map(tuple, one["confusion"])), "undecided": tuple(one["undecided"])}
                 )
                 for one in facts["measured"]
             )
@@ -204,15 +201,11 @@ def measure_protocols(
                 tested = new
             if {article.label for article in tested} == set(labels):
                 name = f"{protocol}, published {part}"
-                found += _summarise(
-                    name, labels, len(fitted), *_judge_all(judge, tested, window_words), window_words
-                )
+                found += _summarise(name, labels, len(fitted), *_judge_all(judge, tested, window_words), window_words)
     return tuple(found), {reason: count for reason, count in left_out.items() if count}
 
 
-def _judge_all(
-    judge: LeaningJudge, articles: Sequence[LabelledText], window_words: int
-) -> tuple[_Judged, _Judged]:
+def _judge_all(judge: LeaningJudge, articles: Sequence[LabelledText], window_words: int) -> tuple[_Judged, _Judged]:
     whole = [(article.label, judge.label(article.text)) for article in articles]
     cut = [
         (article.label, judge.label(text))

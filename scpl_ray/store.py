@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ import pyarrow.parquet as pq
 
 from scpl_ray import configfile, records
 from scpl_ray.config import Experiment
+from scpl_ray.files import sha256, write_atomically
 from scpl_ray.records import Metric, Record
 
 logger = logging.getLogger(__name__)
@@ -72,25 +72,6 @@ class Manifest:
     """Name relative to the phase's folder -> ``{"bytes": int, "sha256": str}``."""
     facts: Mapping[str, Any]
     """Figures that are not records: steps, acceptance, process ids."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name, flush to disk, move into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Phase:

@@ -156,11 +156,11 @@ def test_weights_that_cannot_be_served(families: dict[str, Path], tmp_path: Path
     made = TransformersEngine(dataclasses.replace(SETTINGS, adapter_rank=4))
     with pytest.raises(ValueError, match=r"policy version 3: .*nowhere holds no config.json"):
         made.check(Weights(3, tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="holds no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"holds no adapter_config\.json"):
         made.check(Weights(3, families["llama"], tmp_path / "nowhere"))
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_text("pickle")
-    with pytest.raises(ValueError, match="holds no .*safetensors"):
+    with pytest.raises(ValueError, match=r"holds no .*safetensors"):
         made.check(Weights(3, families["llama"], tmp_path))
     made.check(Weights(3, families["llama"]))
     with pytest.raises(ValueError, match=r"max_new_tokens = 164: the model .* has 128 positions"):

@@ -198,7 +198,7 @@ def test_settings_that_cannot_be_simulated(section: str, key: str, value: object
 def test_more_candidates_wanted_than_drawn() -> None:
     plain = experiment()
     chosen = plain.selection.model_copy(update={"strategy": "best_of_n", "best_of": 9})
-    with pytest.raises(ValueError, match="selection.best_of: 9 but generation.samples_per_prompt is 3"):
+    with pytest.raises(ValueError, match=r"selection.best_of: 9 but generation.samples_per_prompt is 3"):
         stack([plain.model_copy(update={"selection": chosen})], 2)
 
 

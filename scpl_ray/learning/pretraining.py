@@ -83,12 +83,15 @@ def train(model: PreTrainedModel, pairs: Sequence[Pair], progress: Callable[[int
 
 def nats_per_token(model: PreTrainedModel, pairs: Sequence[Pair], pairs_per_batch: int = 256) -> float:
     """Mean negative log-likelihood of the answers' tokens given their prompts, nats."""
-    total, tokens = 0.0, 0
-    with torch.no_grad():
-        for start in range(0, len(pairs), pairs_per_batch):
+
+    def negative_log_likelihood(start: int) -> tuple[float, int]:
+        with torch.no_grad():
             loss, count = _loss(model, pairs[start : start + pairs_per_batch])
-            total, tokens = total + float(loss), tokens + count
-    return total / tokens
+        return float(loss), count
+
+    with _one_thread_per_operation(), ThreadPoolExecutor(SHARDS) as pool:
+        batches = list(pool.map(negative_log_likelihood, range(0, len(pairs), pairs_per_batch)))
+    return sum(loss for loss, _ in batches) / sum(count for _, count in batches)
 
 
 def _loss(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[torch.Tensor, int]:

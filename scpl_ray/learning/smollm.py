@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 
 from scpl_ray import cache
-from scpl_ray.store import sha256
+from scpl_ray.files import sha256
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
-from scpl_ray.tasks import language
+from scpl_ray.tasks import language, news
 
 TASKS: dict[str, Callable[[Experiment], Task]] = {
     "language": language.build,
+    "news": news.build,
 }
 """Builders by ``task.name``."""

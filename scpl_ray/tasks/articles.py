@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 FIELDS = Fields(
     required=("label", "source", "topic", "title", "text"), optional=("id", "part", "split_random", "split_media")
 )
-"""Leaning of the outlet, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation, judge."""
+"""Leaning, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation and judge."""
 OPENING_WORDS = 24
 """Words of the body that the prompt gives away."""
 WORDS_PER_TOKEN = 0.75
@@ -91,8 +91,8 @@ def load(experiment: Experiment) -> Corpus:
     data.check_groups(rows, "label", groups, source)
     data.check_values(rows, "part", tuple(PARTS))
     data.check_disjoint(rows, "part", "outlet", lambda row: outlet(row["source"]))
-    for split in ("split_random", "split_media"):
-        data.check_disjoint(rows, split, "text", lambda row: _digest(row["text"]))
+    for published in ("split_random", "split_media"):
+        data.check_disjoint(rows, published, "text", lambda row: _digest(row["text"]))
     words = answer_words(experiment)
     kept, dropped = _usable(rows, groups, words)
     part_of, given = _parts(kept, groups, source)

@@ -8,22 +8,17 @@ evaluation and judge data share no outlet.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib.metadata
-import json
+import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 
-from scpl_ray import cache, judge_card, judges
 from scpl_ray.config import Experiment
 from scpl_ray.judge_card import JudgeCard
-from scpl_ray.judges import LabelledText, LeaningJudge
+from scpl_ray.judges import LeaningJudge
 from scpl_ray.learning.sentences import SentenceEncoder
 from scpl_ray.learning.template import Template
 from scpl_ray.metrics.quality import rouge_l
@@ -32,9 +27,10 @@ from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.tasks import articles
-from scpl_ray.tasks.articles import Article, Corpus
+from scpl_ray.tasks.articles import Article
 from scpl_ray.tasks.data import DataError
-from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
+from scpl_ray.tasks.leaning import leaning_judge, usable_confusion
+from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +38,7 @@ EVALUATION_SEED = 20_260_105
 """Orders the held-out prompts: the same for every run, whatever its seed."""
 ARTICLE_REQUEST = "Write a news article with this headline: {title}"
 TOPIC_REQUEST = "Write a news article about {topic}."
-"""What a user says to a chat model, whose answer then starts with the opening; other models read headline and opening."""
+"""What a user says to a chat model, whose answer starts with the opening; others read headline and opening only."""
 NEUTRAL_OPENINGS = (
     "The latest on {topic}:",
     "What is known today about {topic}:",
@@ -86,7 +82,7 @@ class News:
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card = card
-        self.confusion = _usable_confusion(card)
+        self.confusion = usable_confusion(card)
         self._judge = judge
         self._template = template
         self._answer_words = answer_words
@@ -156,7 +152,7 @@ class News:
             Query(
                 f"eval-neutral-q{i:05d}",
                 None,
-                self._prompt(TOPIC_REQUEST.format(topic=_spoken(topic)), None, opening.format(topic=_spoken(topic))),
+                neutral_prompt(self._template, opening, topic),
                 None,
                 topic,
             )
@@ -164,7 +160,7 @@ class News:
         ]
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix of more."""
+        """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
         turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
         of_group = [
             _cycle(self._train[group], n, generator(seed, "news real", group))
@@ -184,10 +180,10 @@ class News:
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
         """One pairwise choice per user between two continuations on the topic of an article's opening.
 
-        The two come from outlets of two leanings, and each is shuffled with probability :data:`SHUFFLED`. A user of group
-        g prefers text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952), u = 3 [not shuffled] +
-        2 [from an outlet of leaning g]. Opening and texts do not depend on the user; the i-th pair depends on the seed
-        and i only.
+        The two come from outlets of two leanings, and each is shuffled with probability :data:`SHUFFLED`. A user of
+        group g prefers text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952),
+        u = 3 [not shuffled] + 2 [from an outlet of leaning g]. Opening and texts do not depend on the user; the i-th
+        pair depends on the seed and i only.
 
         Raises:
             ValueError: an unknown group, or no topic with two training articles of every group.
@@ -202,7 +198,7 @@ class News:
         return [self._choice(user, seed, i) for i, user in enumerate(users)]
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
-        """The terms of the quality, ``finished``, and ``own_leaning``: P(the asking group's kind | text) by the judge."""
+        """The terms of the quality, ``finished``, and ``own_leaning``: the judge's P(asking group's kind | text)."""
         terms = self._terms(query, text) | {"finished": float(text.rstrip().endswith(_ENDS))}
         if query.group is not None:
             found = self._judge.probabilities(text)
@@ -236,23 +232,31 @@ class News:
             utilities.append(REAL_WEIGHT * (not shuffled) + OWN_LEANING_WEIGHT * (leaning == user))
         if rng.random() >= expit(utilities[0] - utilities[1]):
             texts.reverse()
-        return Choice(self._article_prompt(asked), texts[0], texts[1])
+        return Choice(article_prompt(self._template, asked), texts[0], texts[1])
 
     def _query(self, query_id: str, article: Article) -> Query:
-        return Query(query_id, article.group, self._article_prompt(article), article.reference, article.topic)
+        prompt = article_prompt(self._template, article)
+        return Query(query_id, article.group, prompt, article.reference, article.topic)
 
-    def _article_prompt(self, article: Article) -> str:
-        return self._prompt(ARTICLE_REQUEST.format(title=article.title), article.title, article.opening)
 
-    def _prompt(self, request: str, title: str | None, opening: str) -> str:
-        """What is sent to the model; its answer goes on from the opening in either form."""
-        if self._template.is_chat:
-            return self._template.apply(request, opening)
-        return opening if title is None else f"{title}\n\n{opening}"
+def article_prompt(template: Template, article: Article) -> str:
+    """What a user of the article's group sends: an answer goes on from its opening."""
+    if template.is_chat:
+        return template.apply(ARTICLE_REQUEST.format(title=article.title), article.opening)
+    return f"{article.title}\n\n{article.opening}"
+
+
+def neutral_prompt(template: Template, opening: str, topic: str) -> str:
+    """What any user could send: an answer goes on from one of :data:`NEUTRAL_OPENINGS`."""
+    spoken = topic.replace("_", " ")
+    start = opening.format(topic=spoken)
+    return template.apply(TOPIC_REQUEST.format(topic=spoken), start) if template.is_chat else start
 
 
 def build(experiment: Experiment) -> News:
-    """The task of an experiment: data, judge and prompts are checked here, in seconds, before anything starts.
+    """The task of an experiment: data, judge and prompts are checked here, before anything starts.
+
+    Seconds, but for what is made once and cached: the judge (seconds) and a converted model (half a minute).
 
     Raises:
         DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.articles.load`.
@@ -261,21 +265,83 @@ def build(experiment: Experiment) -> News:
     encoder = SentenceEncoder() if experiment.task.similarity else None
     corpus = articles.load(experiment)
     judge, card = leaning_judge(corpus, experiment)
-    template, count_tokens = _model_side(experiment)
+    template, tokens_of = _model_side(experiment)
     limit = experiment.task.max_prompt_tokens
+    parts: dict[str, tuple[Article, ...]] = {}
+    for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
+        parts[part] = tuple(a for a in of_part if tokens_of(article_prompt(template, a)) <= limit)
+        if cut := len(of_part) - len(parts[part]):
+            logger.info("%s: %d prompts are longer than task.max_prompt_tokens = %d: left out", part, cut, limit)
+        if lacking := sorted(set(experiment.groups.names) - {article.group for article in parts[part]}):
+            raise DataError(
+                f"task.max_prompt_tokens = {limit}: no {part} prompt of {', '.join(lacking)} is that short; set it to "
+                f"{max(tokens_of(article_prompt(template, article)) for article in of_part)} to use every article"
+            )
+    task = News(
+        experiment.groups.names,
+        parts[TRAIN],
+        parts[EVALUATION],
+        judge=judge,
+        card=card,
+        template=template,
+        answer_words=articles.answer_words(experiment),
+        encoder=encoder,
+    )
+    task.group_prompts(experiment.evaluation.prompts_per_group)
+    for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
+        if (length := tokens_of(query.prompt)) > limit:
+            raise ValueError(
+                f"task.max_prompt_tokens = {limit}: the neutral prompt on {query.topic!r} has {length} tokens; "
+                f"set it to {length} or more"
+            )
+    return task
 
-    def task_of(train: Sequence[Article], evaluation: Sequence[Article]) -> News:
-        return News(
-            experiment.groups.names,
-            train,
-            evaluation,
-            judge=judge,
-            card=card,
-            template=template,
-            answer_words=articles.answer_words(experiment),
-            encoder=encoder,
-        )
 
-    everything = task_of(corpus.train, corpus.evaluation)
-    fits = lambda article: count_tokens(everything._article_prompt(article)) <= limit  # noqa: E731
-    raise NotImplementedError
+def _model_side(experiment: Experiment) -> tuple[Template, Callable[[str], int]]:
+    """The model's template, and how many of its tokens a prompt has."""
+    from scpl_ray.learning.models import resolve_tokenizer
+    from scpl_ray.learning.template import template_of
+    from scpl_ray.learning.tokens import encode_prompt, load_tokenizer
+
+    folder = resolve_tokenizer(experiment)
+    tokenizer = load_tokenizer(folder, trust_remote_code=experiment.model.trust_remote_code)
+    longest = 2**20
+    return template_of(tokenizer), lambda prompt: len(encode_prompt(tokenizer, prompt, longest))
+
+
+def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:
+    """The group's articles in an order that neither the file's order nor the run's seed changes."""
+    of_group = [article for article in found if article.group == group]
+    return sorted(of_group, key=lambda article: derive_seed(EVALUATION_SEED, "news order", article.article_id))
+
+
+def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
+    """Topics on which every group has at least so many articles, by falling number of the group with fewest."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for article in found:
+        counts[article.topic][article.group] += 1
+    fewest = {topic: min(of_topic[group] for group in groups) for topic, of_topic in counts.items()}
+    return sorted((topic for topic in fewest if fewest[topic] >= least), key=lambda topic: (-fewest[topic], topic))
+
+
+def _cycle(found: Sequence[Article], count: int, rng: np.random.Generator) -> list[Article]:
+    """``count`` articles in random order, every one once before any comes again."""
+    chosen: list[Article] = []
+    while len(chosen) < count:
+        chosen += [found[i] for i in rng.permutation(len(found))]
+    return chosen[:count]
+
+
+def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
+    return found[int(rng.integers(len(found)))]
+
+
+def _answer(text: str) -> str:
+    """A continuation as a model writes it: its prompt ends with a word."""
+    return f" {text}"
+
+
+def _repetition_free(words: Sequence[str]) -> float:
+    """Distinct pairs of neighbouring words over all of them; 0 for a text without words."""
+    pairs = list(itertools.pairwise(words))
+    return len(set(pairs)) / len(pairs) if pairs else float(bool(words))
