@@ -210,7 +210,7 @@ class Pool:
         """
         until = time.monotonic() + self._deadline_s
         for index in range(len(self)):
-            while (state := self._facts(index)["State"]) != "ALIVE":
+            while (state := self._facts(index).get("State", "not registered")) != "ALIVE":
                 if state == "DEAD":
                     raise RuntimeError(
                         f"{self._role.name} {index} is gone; end of {self._logs[index]}:\n{self._log_tail(index)}"
@@ -237,7 +237,7 @@ class Pool:
         facts = [self._facts(i) for i in range(len(self))]
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
-        pids = [int(f["Pid"]) for f in facts if f["State"] == "ALIVE" and f["Address"]["NodeID"] == here]
+        pids = [int(f["Pid"]) for f in facts if f.get("State") == "ALIVE" and f["Address"]["NodeID"] == here]
         _, left = psutil.wait_procs([p for p in psutil.process_iter() if p.pid in pids], timeout=CLOSE_S)
         for process in left:
             logger.warning("%s process %d outlived its pool by %.0f s", self._role.name, process.pid, CLOSE_S)

@@ -135,13 +135,7 @@ class _Run:
         return self._thread.is_alive()
 
     def _ask(self, call: Any, *arguments: Any) -> Any:
-        """A call of the mailbox.
-
-        Raises:
-            _WorkersLostError: the run or the mailbox has ended.
-        """
-        if not self.alive:
-            raise _WorkersLostError(f"the training workers of {self.name} ended: {self._error}; logs: {self._logs}")
+        """A call of the mailbox; it outlives the run."""
         try:
             return ray.get(call.remote(*arguments), timeout=LONG_POLL_S + 60)
         except ray.exceptions.RayError as error:
@@ -155,6 +149,7 @@ class _Run:
         startup: float | None = None
         seen = -1
         while True:
+            alive = self.alive
             news: News = self._ask(self._mailbox.news, seen, 1.0)
             now = time.monotonic()
             if news.change > seen:
@@ -166,6 +161,8 @@ class _Run:
             if startup is not None and news.result is not None:
                 self._idle = True
                 return dataclasses.replace(news.result, startup_seconds=startup)
+            if not alive:
+                raise _WorkersLostError(f"the training workers of {self.name} ended: {self._error}; logs: {self._logs}")
             up = len(news.processes)
             if up < self._workers:
                 where, deadline = f"{up} of {self._workers} training workers are up", startup_deadline_s

@@ -158,9 +158,11 @@ def _value(where: str, raw: Mapping[str, Any], field: str, columns: Mapping[str,
     if column not in raw:
         if not needed and field not in columns:
             return None
+        absent = [f for f in (*fields.required, *columns) if columns.get(f, f) not in raw]
+        names = ", ".join(dict.fromkeys(columns.get(f, f) for f in absent))
         raise DataError(
-            f"{where}: no field {column!r}; the row has {', '.join(map(str, raw)) or 'none'}: name yours with "
-            f"task.fields={{{field}: COLUMN}}"
+            f"{where}: no field {names}; the row has {', '.join(map(str, raw)) or 'none'}: name yours with "
+            f"task.fields={{{', '.join(f'{f}: COLUMN' for f in dict.fromkeys(absent))}}}"
         )
     value = raw[column]
     if isinstance(value, float) and math.isnan(value):

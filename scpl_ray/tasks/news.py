@@ -21,7 +21,6 @@ from scpl_ray.judge_card import JudgeCard
 from scpl_ray.judges import LeaningJudge
 from scpl_ray.learning.sentences import SentenceEncoder
 from scpl_ray.learning.template import Template
-from scpl_ray.metrics.quality import rouge_l
 from scpl_ray.metrics.words import unicode_words
 from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
@@ -207,6 +206,8 @@ class News:
         return terms
 
     def _terms(self, query: Query, text: str) -> dict[str, float]:
+        from scpl_ray.metrics.quality import rouge_l  # brings NLTK: seconds that other tasks need not wait
+
         words = unicode_words(text)
         terms = {
             "repetition_free": _repetition_free(words),

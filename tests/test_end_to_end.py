@@ -1,0 +1,136 @@
+"""Whole runs by the command line, with the real engines: Ray, vLLM, the reward model, Ray Train and DeepSpeed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scpl_ray.files import sha256
+from scpl_ray.records import Completion, Metric
+from scpl_ray.store import Reader
+
+pytestmark = pytest.mark.engines
+
+SMALL = [
+    "model.base_training_sentences=2000",
+    "loop.rounds=2",
+    "queries.prompts_per_round=48",
+    "generation.samples_per_prompt=2",
+    "generation.prompts_per_chunk=16",
+    "evaluation.prompts_per_group=10",
+    "evaluation.neutral_prompts=20",
+    "selection.strategy=tpp",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Working folder of all runs here; they share one cached base model."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "SCPL_CACHE": str(folder / "cache")}
+    code = "import sys; sys.argv[0] = 'scpl'; from jobs.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "run", *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+def run(folder: Path, name: str, *overrides: str) -> Path:
+    output = finish(command(folder, "--run-dir", name, *SMALL, *overrides))
+    assert "each round: the shares that asked" in output and "seconds per phase" in output
+    return folder / name
+
+
+def records(run_dir: Path) -> dict[str, str]:
+    """SHA-256 of every record of every round."""
+    return {str(p.relative_to(run_dir)): sha256(p) for p in sorted(run_dir.glob("rounds/*/*/*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Path:
+    return run(folder, "reference")
+
+
+def test_a_run_leaves_what_the_readme_says(reference: Path) -> None:
+    reader, experiment = Reader.open(reference)
+    assert experiment.loop.rounds == 2
+    for name in ("metrics.parquet", "summary.json", "config.yaml", "logs/driver.log", "logs/ray"):
+        assert (reference / name).exists()
+    assert list((reference / "tensorboard").glob("events.*"))
+    completions = reader.read(2, "completions", "completions", Completion)
+    assert len(completions) == 96 and {c.policy_version for c in completions} == {1}
+    assert len({c.seed for c in completions}) == 96
+    rows = reader.read(2, "evaluation", "metrics", Metric)
+    assert {"preference_log_odds_round0", "disparate_gap", "quality_worst", "perplexity_round0"} <= {
+        r.metric for r in rows
+    }
+    assert reader.manifest(2, "weights").facts["steps"] > 0
+    assert reader.manifest(2, "weights").facts["weight_change"] > 0
+
+
+def test_no_process_restarts_between_rounds(reference: Path) -> None:
+    reader, _ = Reader.open(reference)
+    for phase in ("completions", "scores", "weights"):
+        first, second = (
+            [(p["actor_id"], p["pid"], p["restarts"]) for p in reader.manifest(t, phase).facts["processes"]]
+            for t in (1, 2)
+        )
+        assert first and first == second
+
+
+def test_two_replicas_of_each_give_the_same_bytes(folder: Path, reference: Path) -> None:
+    again = run(folder, "replicas", "generation.replicas=2", "reward.replicas=2")
+    assert records(again) == records(reference)
+
+
+def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_process(
+    folder: Path, reference: Path
+) -> None:
+    process = command(folder, "--run-dir", "killed", *SMALL)
+    deadline = time.monotonic() + 300
+    while not (folder / "killed/rounds/002/completions").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "killed" / "summary.json").exists()
+    output = finish(command(folder, "--resume", "killed"))
+    assert "read from disk" in output
+    assert records(folder / "killed") == records(reference)
+    psutil.wait_procs(children, timeout=30)
+    assert [p.name() for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("zero3", ["training.workers=2", "training.zero_stage=3", "loop.kind=retraining", "feedback.rule=linear"]),
+        ("full", ["model.lora=null", "generation.engine=transformers", "training.worker_lifetime=round"]),
+        (
+            "adapter",
+            ["generation.refresh=adapter", "selection.strategy=vrs", "cycle.kind=accumulate", "model.family=gpt2"],
+        ),
+    ],
+)
+def test_other_ways_to_run(folder: Path, name: str, overrides: list[str]) -> None:
+    reader, _ = Reader.open(run(folder, name, *overrides))
+    assert reader.manifest(2, "weights").facts["weight_change"] > 0
