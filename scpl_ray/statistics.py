@@ -327,9 +327,7 @@ def judge_claims(
 def _check_seeds(values: ArrayLike, *, one_row: bool = True) -> FloatArray:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim == 0 or len(x) < 2 or (one_row and x.ndim != 1):
-        raise ValueError(
-            f"values: shape {x.shape} must be one number per seed with 2 or more seeds; one seed has no interval"
-        )
+        raise ValueError(f"values: shape {x.shape} must be a number for each of 2+ seeds; one seed has no interval")
     if not np.all(np.isfinite(x)):
         raise ValueError(f"values: {x.tolist()} holds a number that is not finite")
     return x

@@ -60,6 +60,7 @@ def test_expectation_adjusted_distinct():
     assert diversity.expectation_adjusted_distinct(9, 15, 9) == pytest.approx(1.2061100104508633, abs=1e-12)
     assert diversity.expectation_adjusted_distinct(9, 15, 1000) == pytest.approx(0.6042112055614846, abs=1e-12)
     assert diversity.expectation_adjusted_distinct(1, 5, 1) == 1.0
+    assert diversity.expectation_adjusted_distinct(2, 2, 2) == pytest.approx(2 / 1.5)
 
 
 def test_expectation_adjusted_distinct_of_uniform_draws_is_1():

@@ -36,6 +36,8 @@ def test_the_drift_null_without_judging_noise_is_about_the_square_root_of_time()
     null = drift.drift_null(0.3, draws=10_000, rounds=20, judged=10**12)
     assert null.share_sd == pytest.approx(np.sqrt(20 * 0.3 * 0.7 / 10_000), rel=1e-3)
     assert null.log_odds_sd == pytest.approx(null.share_sd / 0.21)
+    # two draws of n = 2 leave (1/2)^2 of the spread: 3/4 walk, (1/4) / 5 judging at the end, 1/5 at the start
+    assert drift.drift_null(0.3, draws=2, rounds=2, judged=5).share_sd == pytest.approx(np.sqrt(0.21))
     assert drift.drift_null(0.3, draws=10, rounds=0, judged=50).share_sd == pytest.approx(np.sqrt(2 * 0.21 / 50))
 
 
@@ -68,6 +70,7 @@ HALF = (0.5, 0.5)
     ("call", "message"),
     [
         (lambda: drift.drift_null(1.0, 10, 1, 10), "share: 1.0 must lie between 0 and 1"),
+        (lambda: drift.drift_null(0.0, 10, 1, 10), "share: 0.0 must lie between 0 and 1"),
         (lambda: drift.drift_null(0.5, 0, 1, 10), "draws: 0 must be at least 1"),
         (lambda: drift.drift_null(0.5, 10, -1, 10), "rounds: -1 is negative"),
         (lambda: drift.drift_null(0.5, 10, 1, 0), "judged: 0 must be at least 1"),

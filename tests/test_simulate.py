@@ -354,6 +354,7 @@ def test_groups_that_alternate_or_grow_for_ever_rest_nowhere() -> None:
     forever = groups_alone("feedback.rule=retention", "feedback.retention=constant", "feedback.sensitivity=0.0")
     assert forever.rest_from(np.array([501.0, 499.0])) is None
     assert forever.equal_rest() is None
+    assert groups_alone("feedback.rule=retention", "feedback.arrivals=0.0").equal_rest() is None
 
 
 def test_real_data_weakens_the_pull_of_shares() -> None:

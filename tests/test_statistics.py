@@ -304,6 +304,10 @@ def test_selection_by_a_group_biased_reward_is_called_an_amplification():
             lambda: statistics.minimum_detectable_effect(1.0, 5, level=0.5, power=0.4),
             "power: 0.4 must exceed the level",
         ),
+        (
+            lambda: statistics.minimum_detectable_effect(1.0, 5, level=0.5, power=0.5),
+            "power: 0.5 must exceed the level",
+        ),
         (lambda: statistics.judge_claims([]), "claims: .* one or more"),
         (lambda: statistics.judge_claims([Claim("a", paired([1, 2]))] * 2), "claims: .* distinct names"),
         (lambda: statistics.judge_claims([Claim("a", paired([1, 2]))], level=2), "level: 2 must"),

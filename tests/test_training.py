@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -91,6 +92,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def reference(training: Training, model: Model, job: TrainingJob) -> tuple[Tensors, list[float], list[float]]:
+    """Weights, losses and gradient norms that a job must give, however it is spread over workers."""
+    return _reference(training.model_copy(update={"zero_stage": 0, "workers": 1}), model, job.base, job.seed)
+
+
+@functools.cache
+def _reference(training: Training, model: Model, base: Path, seed: int) -> tuple[Tensors, list[float], list[float]]:
     """The same job in a dozen lines of plain PyTorch, one sequence at a time, without padding or packing."""
     sequences = training_sequences(examples(60), training.loss_on)
     steps = plan_steps(
@@ -100,13 +107,13 @@ def reference(training: Training, model: Model, job: TrainingJob) -> tuple[Tenso
         tokens_per_micro_batch=10_000,
         workers=1,
         packed=False,
-        seed=job.seed,
+        seed=seed,
     )
-    network = load_model(job.base, torch.float32)
+    network = load_model(base, torch.float32)
     if model.lora is not None:
         network = add_adapter(network, model.lora)
         shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if p.requires_grad}
-        network.load_state_dict(fresh_adapter(shapes, job.seed), strict=False)
+        network.load_state_dict(fresh_adapter(shapes, seed), strict=False)
     network.eval()
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=training.weight_decay)
@@ -133,7 +140,7 @@ def comparable(model: Model, job: TrainingJob, **changes) -> Training:
 
     Adam does not see a constant factor; clipping does, where some steps are clipped and others are not.
     """
-    training = SMALL.model_copy(update={"learning_rate": 2e-4, "max_grad_norm": 1e9} | changes)
+    training = SMALL.model_copy(update={"epochs": 1, "learning_rate": 2e-4, "max_grad_norm": 1e9} | changes)
     norms = reference(training, model, job)[2]
     return training.model_copy(update={"max_grad_norm": statistics.median(norms)})
 

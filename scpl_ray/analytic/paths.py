@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,7 @@ class Paths:
         """Of the measured quality; fields of shape (S, T + 1)."""
         return disparity.disparate_bias(self.quality)
 
-    def preference(self, reference: str) -> bias.PreferenceBias:
+    def preference(self, reference: Literal["balanced", "round0"]) -> bias.PreferenceBias:
         """Preference bias against equal shares (``balanced``) or those measured in ``round0``."""
         groups, evaluated = self.experiment.groups, self.experiment.evaluation
         total = evaluated.neutral_prompts * evaluated.samples_per_prompt
@@ -76,8 +77,7 @@ class Paths:
                 ("kept_share", self.kept_shares),
             ):
                 found[metric, name] = values[..., k]
-        for reference in ("balanced", "round0"):
-            preference = self.preference(reference)
+        for reference, preference in (("balanced", self.preference("balanced")), ("round0", self.preference("round0"))):
             found[f"preference_log_odds_{reference}", None] = preference.log_odds
             found[f"total_variation_{reference}", None] = preference.total_variation
         found["disparate_gap", None] = unequal.gap

@@ -27,7 +27,7 @@ from scpl_ray.group_map import GroupMap, estimate_group_map
 from scpl_ray.selection import STRATEGIES
 from scpl_ray.selection_theory import accepted_shares, penalised_shares, top_fraction
 from scpl_ray.shares import FloatArray
-from scpl_ray.stability import spectral_radius
+from scpl_ray.stability import retention_fixed_point, spectral_radius
 
 PATIENCE = 1_000
 """Rounds of the map that are tried."""
@@ -132,18 +132,20 @@ class GroupsAlone:
         return target
 
     def equal_rest(self) -> Rest | None:
-        """The point where all groups are equal; ``None`` where the map leads away from it."""
-        arrivals = np.full(len(self._experiment.groups.names), float(self._experiment.feedback.users))
-        arrivals = arrivals / len(arrivals)
-        for _ in range(PATIENCE):
-            users = self.step(arrivals)
-            if np.ptp(users) > TOLERANCE * users.sum():
+        """The point where all groups are equal; ``None`` where the map leads away from it or grows for ever."""
+        k = len(self._experiment.groups.names)
+        equal = np.full(k, self._experiment.feedback.users / k)
+        users = self.step(equal)
+        if self._rule.rule == "retention":
+            # equal shares fix the measurement, hence the rate of staying, whatever the total
+            newcomers = np.broadcast_to(np.asarray(self._rule.arrivals, dtype=np.float64), k)
+            rate = (users - newcomers) / equal
+            if rate.max() > 1.0 - TOLERANCE or not newcomers.any():
                 return None
-            moved = np.abs(users - arrivals).max()
-            arrivals = np.full(len(users), users.mean())
-            if moved < TOLERANCE * users.sum():
-                return self._rest(arrivals)
-        return None
+            users = retention_fixed_point(rate, newcomers)
+        if np.ptp(users) > TOLERANCE * users.sum():
+            return None
+        return self._rest(np.full(k, users.mean()))
 
     def rest_from(self, arrivals: FloatArray) -> Rest | None:
         """Where the map leads from these users; ``None`` where that is no point of rest, or not found."""

@@ -11,7 +11,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.learning import base, smollm
 from scpl_ray.protocols import Task
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
 """Longest wait for the Hub's first answer."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")

@@ -19,7 +19,7 @@ from typing import Any
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_LINE_BYTES = 10 * 2**20
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
 """Longest wait for the Hub's first answer."""
 
@@ -241,13 +241,23 @@ def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import datasets
 
     header = ""
+    rows = False
     for number, line in _lines(path):
         header = header if number > 1 else line
+        rows = rows or (number > 1 and bool(line.strip()))
+    if not rows:
+        return
     columns = next(csv.reader(io.StringIO(header)), [])
     if len(set(columns)) != len(columns) or not all(column.strip() for column in columns):
         raise DataError(f"{path} line 1: the columns {columns} must be distinct and not empty; give the file a header")
     text = datasets.Features({column: datasets.Value("string") for column in columns})
-    yield from _local(path, lambda cache: datasets.Dataset.from_csv(str(path), features=text, cache_dir=cache))
+    yield from _local(
+        path,
+        # words such as NA and null are words; only an empty cell is empty
+        lambda cache: datasets.Dataset.from_csv(
+            str(path), features=text, cache_dir=cache, keep_default_na=False, na_values=[""]
+        ),
+    )
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
