@@ -1,4 +1,4 @@
-"""Speed, measured: ``python -m jobs.benchmark simulate``."""
+"""Speed, measured: ``python -m jobs.benchmark overhead`` and ``simulate``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def simulate(arguments: Arguments = None) -> None:
         path, overrides = split_arguments(arguments or [])
         experiment = configfile.load(path, overrides if path else ["loop.rounds=100", *overrides])
         simulation(experiment, Console(soft_wrap=True, highlight=False))
+    except ValueError as error:
+        raise fail(error) from error
+
+
+@app.command()
+def overhead(arguments: Arguments = None) -> None:
+    """Seconds per phase of a run, beside bare vLLM and bare DeepSpeed on the same work; three rounds unless told."""
+    from jobs.overhead import overhead as measure
+
+    try:
+        path, overrides = split_arguments(arguments or [])
+        experiment = configfile.load(path, overrides if path else ["loop.rounds=3", *overrides])
+        measure(experiment, Console(soft_wrap=True, highlight=False))
     except ValueError as error:
         raise fail(error) from error
 

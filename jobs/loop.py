@@ -16,23 +16,23 @@ from pathlib import Path
 from types import FrameType
 
 import ray
-from actors.generation import RayGenerator
-from actors.reward import RayScorer
 from rich import box
 from rich.table import Table
-from scpl_ray.learning.models import base_model
 
 from actors.feedback import RayPopulation
+from actors.generation import RayGenerator
 from actors.placement import Layout, Resources, layout
+from actors.reward import RayScorer
 from actors.training import RayTrainer
 from jobs.display import Display, chatter_to, closing_table, lookup
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
+from scpl_ray.files import sha256
+from scpl_ray.learning.models import base_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Engines, Task
 from scpl_ray.records import Metric, Query
-from scpl_ray.files import sha256
 from scpl_ray.store import Store, StoreError
 from scpl_ray.tracking import TensorBoard
 
@@ -181,7 +181,6 @@ def _base(store: Store, experiment: Experiment, task: Task, display: Display) ->
     Raises:
         StoreError: the run was started from other weights.
     """
-
 
     def built(done: int, total: int) -> None:
         if done == 1:

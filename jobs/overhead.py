@@ -83,9 +83,9 @@ def phase_table(by_round: Sequence[Sequence[Manifest]], wall: float) -> Table:
     table = Table(title=f"median seconds per phase over {len(by_round)} rounds", title_justify="left")
     for column in ("phase", "seconds", "of a round"):
         table.add_column(column, justify="left" if column == "phase" else "right")
-    for phase, seconds in median.items():
+    for phase, typical in median.items():
         inside = " (while completions are drawn)" if phase == "reward_model" else ""
-        table.add_row(phase.replace("_", " ") + inside, f"{seconds:.2f}", f"{seconds / span:.0%}")
+        table.add_row(phase.replace("_", " ") + inside, f"{typical:.2f}", f"{typical / span:.0%}")
     rest = span - sum(median.get(phase, 0.0) for phase in WORK)
     startup = max(m.facts["startup_seconds"] for of in by_round for m in of if m.phase == "weights")
     table.add_row("whole round", f"{span:.2f}", "100%", style="bold")

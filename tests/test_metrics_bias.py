@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scpl_ray.metrics import bias
@@ -108,6 +108,7 @@ def test_rogan_gladen():
     assert bias.rogan_gladen(0.3 * 0.1 + 0.7 * 0.8, 0.1, 0.8) == pytest.approx(0.3)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_two_kinds_are_corrected_alike_by_both_formulas(observed, tpr, fpr):
     if abs(tpr - fpr) < 1e-3:
@@ -117,6 +118,7 @@ def test_two_kinds_are_corrected_alike_by_both_formulas(observed, tpr, fpr):
     assert corrected[0] == pytest.approx(float(bias.rogan_gladen(observed, tpr, fpr)), abs=1e-9)
 
 
+@settings(max_examples=60, deadline=None)
 @given(shares_of(2, 6), st.floats(0.3, 1.0), st.randoms(use_true_random=False))
 def test_a_correction_inverts_the_judge_and_follows_a_permutation_of_the_kinds(true, reliability, random):
     k = len(true)
@@ -145,6 +147,7 @@ def test_confusion_of_held_out_counts():
     assert bias.confusion_of_counts([[9, 1], [4, 16]]) == pytest.approx(np.array([[0.9, 0.1], [0.2, 0.8]]))
 
 
+@settings(max_examples=60, deadline=None)
 @given(shares_of(), st.data())
 def test_preference_bias_is_bounded_and_follows_a_permutation_of_the_kinds(shares, data):
     k = len(shares)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scpl_ray.metrics import disparity
@@ -23,6 +23,7 @@ def test_disparate_bias_has_leading_axes_and_a_ratio_where_nothing_works():
     assert found.gap == pytest.approx([0.0, 0.5, 0.1])
 
 
+@settings(max_examples=60, deadline=None)
 @given(QUALITIES, st.randoms(use_true_random=False))
 def test_disparate_bias_is_bounded_and_ignores_the_order_of_groups(quality, random):
     found = disparity.disparate_bias(quality)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scpl_ray.metrics import diversity
@@ -48,6 +48,7 @@ def test_distinct_n_of_too_short_documents_is_not_a_number():
     assert np.isnan(diversity.distinct_n([], 1, budget_tokens=5, seed=0).value)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=8), st.integers(1, 4), st.integers(1, 40))
 def test_distinct_n_is_a_fraction(documents, n, budget):
     found = diversity.distinct_n(documents, n, budget_tokens=budget, seed=0)
@@ -126,6 +127,7 @@ def test_miller_madow_removes_most_of_the_bias():
     assert abs(corrected) < 0.01
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any))
 def test_entropy_is_at_most_that_of_equal_shares(counts):
     found = diversity.entropy(counts)

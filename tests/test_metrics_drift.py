@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scpl_ray.metrics import bias, drift
@@ -48,6 +48,13 @@ def test_simulated_drift_depends_on_its_seed_only():
     assert drift.wright_fisher((0.2, 0.8), draws=5, rounds=0, runs=1, seed=0).tolist() == [[[0.2, 0.8]]]
 
 
+def test_shares_that_miss_1_by_a_rounding_are_drawn_from():
+    almost = (1.0000004, 0.0)
+    assert drift.wright_fisher(almost, draws=5, rounds=2, runs=1, seed=0)[0, 2].tolist() == [1.0, 0.0]
+    assert drift.judged_counts(almost, completions=5, seed=0).tolist() == [5, 0]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=2, max_size=20).filter(any),
     st.integers(1, 50),

@@ -2,7 +2,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scpl_ray.metrics import quality
@@ -28,6 +28,7 @@ def test_pass_at_k_takes_many_problems():
     assert quality.pass_at_k(10, [0, 3, 10], 1) == pytest.approx([0.0, 0.3, 1.0])
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 9), st.data())
 def test_pass_at_k_is_the_fraction_of_draws_that_hold_a_correct_one(n, data):
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
@@ -83,7 +84,7 @@ def test_letters_of_scripts_without_spaces_stand_alone(letter):
     assert unicode_words(f"x{letter}{letter}y") == ["x", letter, letter, "y"]
 
 
-@pytest.mark.parametrize("letter", ["я", "ω", "ع", "ש", "한", "ა", "ए", "ཀ", "ሀ"])
+@pytest.mark.parametrize("letter", ["я", "ω", "ع", "ש", "한", "ა", "ए", "ཀ"])
 def test_letters_of_scripts_with_spaces_join(letter):
     assert unicode_words(f"{letter}{letter} {letter}") == [letter * 2, letter]
 

@@ -57,7 +57,9 @@ def test_reused_prompts_come_from_the_first_round_even_for_a_group_that_was_abse
     assert len({q.query_id for q in later}) == len(later)
 
 
-@pytest.mark.parametrize("state", [{}, {"round": 1}, {"round": 1, "arrivals": [1.0]}, {"round": "1", "arrivals": [1, 2]}])
+@pytest.mark.parametrize(
+    "state", [{}, {"round": 1}, {"round": 1, "arrivals": [1.0]}, {"round": "1", "arrivals": [1, 2]}]
+)
 def test_a_state_of_another_shape_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="population state"):
         population()[0].restore(state)

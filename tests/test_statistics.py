@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
@@ -28,6 +28,7 @@ def test_wilson_interval():
     assert found.n == 1518
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 500), st.data(), st.floats(0.5, 0.999))
 def test_wilson_interval_stays_in_the_unit_interval_and_inverts_the_score_test(total, data, confidence):
     count = data.draw(st.integers(0, total))
@@ -139,6 +140,7 @@ def test_holm():
     assert statistics.holm([0.02]) == pytest.approx([0.02])
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
 def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(p):
     adjusted = statistics.holm(p)

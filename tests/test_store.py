@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scpl_ray.config import Experiment
-from scpl_ray.records import Metric
 from scpl_ray.files import write_atomically
+from scpl_ray.records import Metric
 from scpl_ray.store import Store, StoreError
 
 ROW = [Metric(1, None, "gap", 0.25), Metric(1, "north", "share", 0.6)]

@@ -129,7 +129,9 @@ def test_the_base_model_loads_and_answers(small: BaseModel, language: Language) 
         (tokenizer(query.prompt)["input_ids"], [*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
         for query, text in held_out
     ]
-    assert pretraining.nats_per_token(model.eval(), pairs) == pytest.approx(small.card.held_out_nats_per_token, abs=1e-5)
+    assert pretraining.nats_per_token(model.eval(), pairs) == pytest.approx(
+        small.card.held_out_nats_per_token, abs=1e-5
+    )
     alone = [pretraining.nats_per_token(model, [pair]) * len(pair[1]) for pair in pairs[:40]]
     together = pretraining.nats_per_token(model, pairs[:40]) * sum(len(answer) for _, answer in pairs[:40])
     assert sum(alone) == pytest.approx(together, rel=1e-5)

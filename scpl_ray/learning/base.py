@@ -15,11 +15,11 @@ import transformers
 
 from scpl_ray import cache
 from scpl_ray.config import Experiment, Model
+from scpl_ray.files import sha256
 from scpl_ray.learning import pretraining, tiny
 from scpl_ray.protocols import Task
 from scpl_ray.records import Query
 from scpl_ray.seeds import derive_seed
-from scpl_ray.files import sha256
 from scpl_ray.tasks.language import Language
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from scpl_ray import seeds
 from scpl_ray.cycle_theory import drift_sd
-from scpl_ray.shares import FloatArray, IntArray, check_shares
+from scpl_ray.shares import FloatArray, IntArray, check_shares, normalise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,8 @@ def wright_fisher(
     Raises:
         ValueError: shares that do not sum to 1, a number below 1 (rounds: below 0), or alpha outside [0, 1].
     """
-    start = check_shares("shares", shares)
+    # shares may miss 1 by a rounding, which a multinomial draw refuses
+    start = normalise("shares", check_shares("shares", shares))
     if start.ndim != 1:
         raise ValueError(f"shares: shape {start.shape} must be (K,)")
     _check_positive(draws=draws, runs=runs)
@@ -93,7 +94,8 @@ def judged_counts(shares: ArrayLike, *, completions: int, seed: int) -> IntArray
     """
     _check_positive(completions=completions)
     rng = seeds.generator(seed, "judged counts")
-    return np.asarray(rng.multinomial(completions, check_shares("shares", shares)), dtype=np.int64)
+    drawn_from = normalise("shares", check_shares("shares", shares))
+    return np.asarray(rng.multinomial(completions, drawn_from), dtype=np.int64)
 
 
 def _check_positive(**counts: int) -> None:
