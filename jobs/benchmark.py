@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cli import Arguments, fail, split_arguments
+from jobs.display import wide_console
 from jobs.plain_simulation import simulate_plainly
 from scpl_ray import configfile
 from scpl_ray.config import Experiment
@@ -31,7 +32,7 @@ def simulate(arguments: Arguments = None) -> None:
     try:
         path, overrides = split_arguments(arguments or [])
         experiment = configfile.load(path, overrides if path else ["loop.rounds=100", *overrides])
-        simulation(experiment, Console(soft_wrap=True, highlight=False))
+        simulation(experiment, wide_console())
     except ValueError as error:
         raise fail(error) from error
 
@@ -44,7 +45,7 @@ def overhead(arguments: Arguments = None) -> None:
     try:
         path, overrides = split_arguments(arguments or [])
         experiment = configfile.load(path, overrides if path else ["loop.rounds=3", *overrides])
-        measure(experiment, Console(soft_wrap=True, highlight=False))
+        measure(experiment, wide_console())
     except ValueError as error:
         raise fail(error) from error
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from jobs.configs import CONFIGS
+from jobs.display import wide_console
 from scpl_ray import configfile
 from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
@@ -83,7 +84,7 @@ def run(
             experiment = configfile.load(*split_arguments(arguments or []))
             task, placed = loop.plan(experiment)
             if dry_run:
-                print_plan(Console(soft_wrap=True, highlight=False), experiment, task, placed)
+                print_plan(wide_console(), experiment, task, placed)
                 return
             store = Store.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
     except (ValueError, StoreError) as error:
@@ -128,7 +129,7 @@ def simulate(
     """
     from jobs import simulate as job
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = wide_console()
     try:
         path, overrides = split_arguments(arguments or [])
         if from_run is None:
@@ -167,7 +168,7 @@ def doctor() -> None:
     """Say what is installed, what is missing and how to install it."""
     from jobs.doctor import examine
 
-    if not examine(Console(soft_wrap=True, highlight=False)):
+    if not examine(wide_console()):
         raise typer.Exit(1)
 
 

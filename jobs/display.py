@@ -36,6 +36,13 @@ def lookup(rows: Sequence[Metric], metric: str, group: str | None = None) -> flo
     return next((r.value for r in rows if r.metric == metric and r.group == group), float("nan"))
 
 
+def wide_console(screen: TextIO | None = None) -> Console:
+    """A console wide enough for the tables; lines are not wrapped."""
+    console = Console(file=screen, highlight=False, soft_wrap=True)
+    console.width = max(console.width, TABLE_WIDTH)
+    return console
+
+
 @contextlib.contextmanager
 def chatter_to(path: Path) -> Iterator[TextIO]:
     """Send everything written to stdout and stderr, by any library or child, to a file; yields the real stdout."""
@@ -63,8 +70,7 @@ class Display:
     """:class:`scpl_ray.protocols.Progress` on a terminal, or as plain lines where there is none."""
 
     def __init__(self, screen: TextIO, groups: Sequence[str], rounds: int) -> None:
-        self.console = Console(file=screen, highlight=False, soft_wrap=True)
-        self.console.width = max(self.console.width, TABLE_WIDTH)
+        self.console = wide_console(screen)
         self._groups = list(groups)
         self._rounds = rounds
         self._bars = Progress(

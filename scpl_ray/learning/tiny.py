@@ -1,4 +1,4 @@
-"""Tiny language models with a real tokenizer, small enough to train from nothing on two cores in half a minute."""
+"""Tiny language models with a real tokenizer, small enough to train from nothing on a CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Family = Literal["llama", "qwen2", "gpt2"]
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 LAYERS, HEADS, HIDDEN, POSITIONS = 2, 3, 96, 128
-"""vLLM's CPU attention wants 32 dimensions per head; two layers are what it takes to look up topic and kind."""
+"""vLLM's CPU attention wants 32 dimensions per head."""
 GATED_WIDTH, PLAIN_WIDTH = 256, 384
 """Width of the feed-forward layer with (Llama, Qwen2) and without (GPT-2) a gate: as many weights."""
 

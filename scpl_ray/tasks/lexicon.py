@@ -9,7 +9,7 @@ from importlib import resources
 MAX_GROUPS = 12
 """The pools hold this many topics and stances; each group needs one of its own."""
 STANCES_PER_KIND = 2
-"""More would make the language larger than a tiny model learns in half a minute."""
+"""More would make the language larger than a tiny model learns quickly."""
 MARKERS_PER_GROUP = 8
 
 TOPIC_CLASSES = ("ACTORS", "THING", "TOPIC")
