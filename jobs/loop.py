@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import shutil
@@ -105,6 +106,11 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
     """
+    if experiment.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
+            "or set generation.engine=transformers"
+        )
     task = tasks.TASKS[experiment.task.name](experiment)
     placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
     return task, placed or layout(experiment, Resources(float("inf"), 0.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Iterator
 
 from scpl_ray import feedback, remedies, selection, tasks
@@ -39,11 +38,6 @@ def _groups(experiment: Experiment) -> Iterator[str]:
 
 
 def _engines(experiment: Experiment) -> Iterator[str]:
-    if experiment.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        yield (
-            "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
-            "or set generation.engine=transformers"
-        )
     if experiment.generation.refresh == "adapter" and experiment.model.lora is None:
         yield "generation.refresh = 'adapter': full weights have no adapter; set refresh=reload, or model.lora"
     best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt

@@ -118,9 +118,14 @@ def evaluate(
 
 
 def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
-    """What the groups react to: ``quality``, ``reward`` (as a win rate) or ``own_kind``, each in [0, 1]."""
+    """What the groups react to: ``quality``, ``reward`` (as a win rate) or ``own_kind``, each in [0, 1].
+
+    A group that asked nothing got no rewards; it reacts as if it had been served like the others on average.
+    """
     metric = {"quality": "quality", "reward": "win_rate", "own_kind": "own_kind_share"}[measure]
-    return {r.group: r.value for r in rows if r.metric == metric and r.group is not None}
+    measured = {r.group: r.value for r in rows if r.metric == metric and r.group is not None}
+    names = [r.group for r in rows if r.metric == "share" and r.group is not None]
+    return {name: measured.get(name, float(np.mean(list(measured.values())))) for name in names}
 
 
 _Rows = Iterator[tuple[str | None, str, float]]

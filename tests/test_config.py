@@ -27,6 +27,11 @@ def test_overrides_reach_their_keys() -> None:
     assert configfile.load(None, ["model.lora=null", "model.lora.rank=4"]).model.lora is not None
 
 
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001"])
+def test_numbers_in_scientific_notation_are_numbers(text: str) -> None:
+    assert configfile.load(None, [f"training.learning_rate={text}"]).training.learning_rate == 0.001
+
+
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
     e = configfile.load(
         None, ["loop.rounds=7", "model.lora=null", "groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]"]

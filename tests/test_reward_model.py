@@ -21,6 +21,7 @@ from scpl_ray.learning.likelihood import equal_width_batches, negative_log_likel
 from scpl_ray.protocols import Choice
 from tests.tiny_models import FAMILIES, VOCABULARY, save_model
 
+PAIRS = 3000
 GOOD, BAD = 150, 151
 """A word that users like, and one that they do not."""
 
@@ -65,12 +66,12 @@ def texts_of(made: list[Choice]) -> list[tuple[str, str]]:
 def fitted(families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("fitted") / "model"
     torch.set_num_threads(1)
-    return folder, fit(families["llama"], folder, choices(600))
+    return folder, fit(families["llama"], folder, choices(PAIRS))
 
 
 def test_fit_learns_what_users_prefer(fitted: tuple[Path, dict[str, float]]) -> None:
     folder, figures = fitted
-    assert (figures["pairs"], figures["held_out_pairs"], figures["steps"]) == (540, 60, 34)
+    assert (figures["pairs"], figures["held_out_pairs"], figures["steps"]) == (2700, 300, 170)
     # the best possible are accuracy .75 and -.75 log .75 - .25 log .25 = .562 nats; a guess is .5 and .693
     assert figures["held_out_accuracy"] > 0.62
     assert figures["held_out_loss"] < 0.66
@@ -83,19 +84,12 @@ def test_fit_learns_what_users_prefer(fitted: tuple[Path, dict[str, float]]) -> 
 
 def test_rewards_are_standardised_on_the_training_choices(fitted: tuple[Path, dict[str, float]]) -> None:
     model = reward_model.load(fitted[0], torch.float32, "cpu")
-    order = reward_model.generator(4, "reward model split").permutation(600)
-    training = [choices(600)[i] for i in order[60:]]
+    order = reward_model.generator(4, "reward model split").permutation(PAIRS)
+    made = choices(PAIRS)
+    training = [made[i] for i in order[PAIRS // 10 :]]
     rewards = np.array(model.score(texts_of(training), 4096))
     assert rewards.mean() == pytest.approx(0.0, abs=1e-4)
     assert rewards.std() == pytest.approx(1.0, abs=1e-4)
-
-
-def test_prompts_do_not_shift_rewards(fitted: tuple[Path, dict[str, float]]) -> None:
-    model = reward_model.load(fitted[0], torch.float32, "cpu")
-    made = choices(30, seed=2)
-    prompts = [c.prompt for c in made]
-    rewards = np.array(model.score([(p, c.chosen) for p in prompts for c in made], 4096)).reshape(30, 30)
-    assert rewards.mean(axis=1).std() < 0.35 * rewards.mean(axis=0).std()
 
 
 def test_held_out_accuracy_is_of_pairs_that_were_not_trained_on(

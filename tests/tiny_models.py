@@ -43,7 +43,9 @@ def save_model(folder: Path, family: str, hidden: int = 64) -> Path:
     words = {f"w{i}": i for i in range(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1").save_pretrained(folder)
+    # without the map AutoTokenizer would put Qwen2's own byte-level class in its place
+    mapping = {"auto_map": {"AutoTokenizer": [None, "PreTrainedTokenizerFast"]}} if family == "qwen2" else {}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", **mapping).save_pretrained(folder)
     return folder
 
 
