@@ -150,7 +150,9 @@ class Pool:
         started = time.monotonic()
         while True:
             waited = time.monotonic() - started
-            ready, _ = ray.wait(list(references), num_returns=1, timeout=min(PROGRESS_S, self._deadline_s - waited))
+            ready, _ = ray.wait(
+                list(references), num_returns=1, timeout=max(0.0, min(PROGRESS_S, self._deadline_s - waited))
+            )
             if ready:
                 return ready[0]
             waited = time.monotonic() - started

@@ -30,7 +30,7 @@ from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
-from scpl_ray.learning.models import base_model
+from scpl_ray.learning.models import base_model, resolve_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Engines, Task
 from scpl_ray.records import Metric, Query
@@ -128,7 +128,8 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         display.note(f"run directory {store.root}")
         with connected(None) as resources, _engines(store, experiment, task, resources, display) as (engines, base):
             encode = _encoder(experiment, base)
-            loop = Loop(experiment, task, store, engines, base, encode, display)
+            given = resolve_reward_model(experiment)
+            loop = Loop(experiment, task, store, engines, base, encode, display, reward_model=given)
             board = TensorBoard(store.root / "tensorboard")
             rows: list[Metric] = []
             for round_ in range(experiment.loop.rounds + 1):

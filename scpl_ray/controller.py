@@ -52,6 +52,7 @@ class Loop:
         base: folder of the base model; policy version 0.
         encode: the tokenizer's one template.
         progress: where to report.
+        reward_model: folder of a reward model that was given; ``None``: the task's own is fitted each round.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Loop:
         base: Path,
         encode: Encode,
         progress: Progress,
+        reward_model: Path | None = None,
     ) -> None:
         self.experiment = experiment
         self.task = task
@@ -71,6 +73,7 @@ class Loop:
         self.base = base
         self.encode = encode
         self.progress = progress
+        self.given_reward_model = reward_model
         self._served: int | None = None
 
     def run(self) -> list[Metric]:
@@ -150,11 +153,10 @@ class Loop:
 
     def reward_model(self, t: int) -> None:
         """F_t: the task's own reward model, fitted on choices of users drawn from s_t; or the one that was given."""
-        reward = self.experiment.reward
-        if not reward.terms.get("model"):
+        if not self.experiment.reward.terms.get("model"):
             self.engines.scorer.use(None)
-        elif reward.model is not None:
-            self.engines.scorer.use(Path(reward.model))
+        elif self.given_reward_model is not None:
+            self.engines.scorer.use(self.given_reward_model)
         else:
             with self._phase(t, "reward_model", total=CHOICES_PER_ROUND) as phase:
                 if phase:

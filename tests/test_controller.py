@@ -49,7 +49,8 @@ def loop(store: Store, experiment: Experiment, base: Path, *, progress: Silent |
         fakes.FakeTrainer(),
         PopulationSimulator(experiment, task),
     )
-    return Loop(experiment, task, store, engines, base, fakes.encode, progress or Silent())
+    given = Path(experiment.reward.model) if experiment.reward.model else None
+    return Loop(experiment, task, store, engines, base, fakes.encode, progress or Silent(), given)
 
 
 def run(root: Path, experiment: Experiment, **generator: int) -> tuple[list[Metric], dict[str, bytes]]:
