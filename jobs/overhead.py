@@ -20,7 +20,6 @@ from rich.table import Table
 
 from jobs import loop
 from scpl_ray.config import Experiment
-from scpl_ray.controller import policy
 from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Weights
 from scpl_ray.store import PHASES, Manifest, Store
@@ -44,7 +43,7 @@ def overhead(experiment: Experiment, console: Console) -> None:
         facts = {m.phase: m.facts for m in by_round[-1]}
         completions = store.read(last, "completions", "completions", Completion)
         requests = [(c.prompt_token_ids, c.seed) for c in completions]
-        weights = policy(store, experiment, base, last - 1)
+        weights = store.policy(experiment, base, last - 1)
         table = Table(title=f"the same work by the bare engine (round {last})", title_justify="left")
         for column in ("engine", "work", "bare s", "loop s", "loop / bare speed"):
             table.add_column(column, justify="left" if column in ("engine", "work") else "right")
@@ -57,7 +56,7 @@ def overhead(experiment: Experiment, console: Console) -> None:
         job = TrainingJob(
             round=last,
             base=base,
-            start=policy(store, experiment, base, 0 if experiment.loop.kind == "retraining" else last - 1),
+            start=store.policy(experiment, base, 0 if experiment.loop.kind == "retraining" else last - 1),
             dataset=store.folder(last, "dataset") / "dataset.parquet",
             output=Path(folder) / "bare",
             merge=experiment.generation.refresh == "reload",

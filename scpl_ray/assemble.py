@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
 
+from scpl_ray.protocols import Process
 from scpl_ray.records import Completion, Example, Query, Score
 from scpl_ray.selection import Candidates, Selected
 
@@ -71,6 +73,11 @@ def selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[s
         "shares_after": kept.shares_after.tolist(),
         "duplicates": len(completions) - len({(c.query_id, c.token_ids) for c in completions}),
     }
+
+
+def process_facts(processes: Sequence[Process]) -> list[dict[str, object]]:
+    """Live processes as JSON values for a manifest."""
+    return [dataclasses.asdict(process) for process in processes]
 
 
 class History(Sequence[Sequence[Example]]):

@@ -25,14 +25,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scpl_ray import assemble, cycles, measure, remedies, seeds, selection
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Encode, Engines, Process, Progress, Task, TrainingJob
-from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
+from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
+from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score
 from scpl_ray.store import Phase, Store
 
 logger = logging.getLogger(__name__)
@@ -135,7 +134,7 @@ class Loop:
                             fitting.result()
                             score()
                     fitting.result()
-                    phase.facts["processes"] = _facts(self.engines.generator.processes())
+                    phase.facts["processes"] = assemble.process_facts(self.engines.generator.processes())
                     phase.write("completions", assemble.in_order(drawn, queries, samples), Completion)
                 else:
                     size = self.experiment.generation.prompts_per_chunk
@@ -147,7 +146,7 @@ class Loop:
             if phase:
                 score()
                 scores = {s.completion_id: s for s in self.engines.scorer.collect()}
-                phase.facts["processes"] = _facts(self.engines.scorer.processes())
+                phase.facts["processes"] = assemble.process_facts(self.engines.scorer.processes())
                 phase.write("scores", [scores[c.completion_id] for c in completions], Score)
         return completions, self.store.read(t, "scores", "scores", Score)
 
@@ -202,7 +201,9 @@ class Loop:
         with self._phase(t, "weights") as phase:
             if phase is None:
                 return
-            start = self._policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
+            start = self.store.policy(
+                self.experiment, self.base, 0 if self.experiment.loop.kind == "retraining" else t - 1
+            )
             result = self.engines.trainer.train(
                 TrainingJob(
                     round=t,
@@ -215,7 +216,7 @@ class Loop:
                 )
             )
             phase.facts |= dataclasses.asdict(result)
-            phase.facts["processes"] = _facts(self.engines.trainer.processes())
+            phase.facts["processes"] = assemble.process_facts(self.engines.trainer.processes())
 
     def evaluation(self, t: int) -> list[Metric]:
         """m_t: policy_t on group prompts and neutral prompts; the same prompts and seeds every round."""
@@ -257,12 +258,9 @@ class Loop:
                 phase.write_json("population", self.engines.population.state())
                 phase.write_json("shares", self.engines.population.shares())
 
-    def _policy(self, version: int) -> Weights:
-        return policy(self.store, self.experiment, self.base, version)
-
     def _serve(self, version: int) -> None:
         if self._served != version:
-            self.engines.generator.refresh(self._policy(version))
+            self.engines.generator.refresh(self.store.policy(self.experiment, self.base, version))
             self._served = version
 
     def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
@@ -299,17 +297,3 @@ class Loop:
         assert manifest is not None
         self.progress.done(t, phase, manifest.seconds)
         logger.info("round %d %s: %.2f s", t, phase, manifest.seconds)
-
-
-def policy(store: Store, experiment: Experiment, base: Path, version: int) -> Weights:
-    """Where the weights of a policy version lie."""
-    if version == 0:
-        return Weights(0, base)
-    folder = store.folder(version, "weights")
-    adapter = folder / "adapter" if experiment.model.lora else None
-    merged = adapter is None or experiment.generation.refresh == "reload"
-    return Weights(version, folder / "model" if merged else base, adapter)
-
-
-def _facts(processes: Sequence[Process]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(p) for p in processes]

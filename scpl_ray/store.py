@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from scpl_ray import configfile, records
 from scpl_ray.config import Experiment
 from scpl_ray.files import sha256, write_atomically
-from scpl_ray.records import Metric, Record
+from scpl_ray.records import Metric, Record, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,15 @@ class Reader:
         return records.from_table(
             pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind
         )
+
+    def policy(self, experiment: Experiment, base: Path, version: int) -> Weights:
+        """Where the weights of a policy version lie; version 0 is the base model."""
+        if version == 0:
+            return Weights(0, base)
+        folder = self.folder(version, "weights")
+        adapter = folder / "adapter" if experiment.model.lora else None
+        merged = adapter is None or experiment.generation.refresh == "reload"
+        return Weights(version, folder / "model" if merged else base, adapter)
 
     def read_json(self, round_: int, phase: str, name: str) -> Any:
         """A JSON value of a committed phase."""
