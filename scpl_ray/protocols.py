@@ -143,7 +143,7 @@ class TrainingJob:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a training phase did; see DESIGN.md decision 5: steps > 0 and changed weights are asserted."""
+    """What a training phase did; a job without steps or without changed weights is an error."""
 
     steps: int
     """Optimizer steps."""
