@@ -32,6 +32,8 @@ PROGRESS_S = 30.0
 DEADLINE_S = 1800.0
 """Longest time without any answer; reading a large model from a slow disk takes minutes."""
 START_POLL_S = 0.2
+WAKE_S = 0.01
+"""Ray may end a wait this much too early."""
 CLOSE_S = 20.0
 LOG_TAIL_LINES = 15
 
@@ -158,7 +160,7 @@ class Pool:
             waited = time.monotonic() - started
             replicas = sorted({self._replica_of[r] for r in references})
             missing = f"{len(references)} calls on {self._role.name} {', '.join(map(str, replicas))}"
-            if waited >= self._deadline_s:
+            if waited >= self._deadline_s - WAKE_S:
                 raise TimeoutError(
                     f"{what}: no answer for {waited:.0f} s; missing: {missing}; "
                     f"logs: {', '.join(str(self._logs[i]) for i in replicas)}"

