@@ -45,7 +45,7 @@ def overhead(arguments: Arguments = None) -> None:
     try:
         path, overrides = split_arguments(arguments or [])
         experiment = configfile.load(path, overrides if path else ["loop.rounds=3", *overrides])
-        measure(experiment, wide_console())
+        measure(experiment)
     except ValueError as error:
         raise fail(error) from error
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from jobs import loop
+from jobs.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Weights
@@ -28,9 +28,10 @@ WORK = ("completions", "scores", "weights", "evaluation")
 """Phases that generate (and fit the reward model meanwhile), score, train or evaluate; the rest is overhead."""
 
 
-def overhead(experiment: Experiment, console: Console) -> None:
+def overhead(experiment: Experiment) -> None:
     """Run the experiment, then the bare engines on its last round, and print both."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
+        console = wide_console(screen)
         task, placed = loop.plan(experiment)
         store = Store.create(Path(folder) / "run", experiment, loop.versions())
         started = time.monotonic()
