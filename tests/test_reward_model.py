@@ -21,8 +21,8 @@ from scpl_ray.learning.likelihood import equal_width_batches, negative_log_likel
 from scpl_ray.protocols import Choice
 from tests.tiny_models import FAMILIES, VOCABULARY, save_model
 
-PAIRS = 3000
-GOOD, BAD = 150, 151
+PAIRS = 1000
+GOOD, BAD = 90, 91
 """A word that users like, and one that they do not."""
 
 
@@ -40,15 +40,15 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def words(draw: np.random.Generator, count: int) -> str:
-    return " ".join(f"w{i}" for i in draw.integers(3, 140, count))
+    return " ".join(f"w{i}" for i in draw.integers(20, 90, count))
 
 
 def choices(count: int, seed: int = 0) -> list[Choice]:
-    """Texts that differ in one word; three users in four prefer the good one."""
+    """Texts that end in one of two words; three users in four prefer the good one."""
     draw = np.random.default_rng(seed)
     made = []
     for _ in range(count):
-        texts = [f"{words(draw, draw.integers(1, 6))} w{w} {words(draw, draw.integers(1, 4))}" for w in (GOOD, BAD)]
+        texts = [f"{words(draw, draw.integers(1, 6))} w{w}" for w in (GOOD, BAD)]
         made.append(Choice(words(draw, draw.integers(1, 8)), *(texts if draw.random() < 0.75 else texts[::-1])))
     return made
 
@@ -71,14 +71,14 @@ def fitted(families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 def test_fit_learns_what_users_prefer(fitted: tuple[Path, dict[str, float]]) -> None:
     folder, figures = fitted
-    assert (figures["pairs"], figures["held_out_pairs"], figures["steps"]) == (2700, 300, 170)
+    assert (figures["pairs"], figures["held_out_pairs"], figures["steps"]) == (900, 100, 58)
     # the best possible are accuracy .75 and -.75 log .75 - .25 log .25 = .562 nats; a guess is .5 and .693
     assert figures["held_out_accuracy"] > 0.62
     assert figures["held_out_loss"] < 0.66
     model = reward_model.load(folder, torch.float32, "cpu")
     fresh = choices(200, seed=1)
     rewards = np.array(model.score(texts_of(fresh), 4096)).reshape(-1, 2)
-    good_first = np.array([f"w{GOOD} " in c.chosen for c in fresh])
+    good_first = np.array([c.chosen.endswith(f"w{GOOD}") for c in fresh])
     assert np.mean((rewards[:, 0] > rewards[:, 1]) == good_first) > 0.95
 
 
