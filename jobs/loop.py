@@ -126,6 +126,8 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
     ):
         display.note(f"run directory {store.root}")
+        if task.judge_card is not None:
+            task.judge_card.save(store.root)
         with connected(None) as resources, _engines(store, experiment, task, resources, display) as (engines, base):
             encode = _encoder(experiment, base)
             given = resolve_reward_model(experiment)
@@ -141,6 +143,8 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         outcome = Outcome(store.root, base, _by_round(store, experiment, rows))
         store.finish(rows, summary(experiment, outcome))
         display.console.print(closing_table(outcome.rounds, experiment.groups.names))
+        if task.judge_card is not None:
+            display.note(task.judge_card.summary())
         display.console.print(_seconds_table(store))
         display.note(f"run directory {store.root}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
     return outcome

@@ -233,7 +233,7 @@ class Loop:
                     self.progress.advance("evaluation", len(chunk))
                 completions = assemble.in_order(drawn, prompts, samples)
                 by_id = {q.query_id: q for q in prompts}
-                judged = [self.task.judge(by_id[c.query_id], c.text, c.completion_id) for c in completions]
+                judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
                 fixed = self.engines.scorer.negative_log_likelihood(self.base, completions)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)

@@ -23,6 +23,22 @@ class Choice:
     rejected: str
 
 
+class Card(Protocol):
+    """What is known of a judge's errors."""
+
+    def summary(self) -> str:
+        """One line to stand beside every share that the judge produced."""
+        ...
+
+    def table(self) -> list[dict[str, str | int | float]]:
+        """One row per measurement, as plain values in the order they are to be shown."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write ``card.json`` into an existing folder."""
+        ...
+
+
 class Task(Protocol):
     """What the model is asked to write, and how it is judged. One file per task in ``scpl_ray/tasks``."""
 
@@ -30,6 +46,8 @@ class Task(Protocol):
     """Kinds of text, one per group in the order of the groups: kind k is the one that group k prefers."""
     confusion: tuple[tuple[float, ...], ...] | None
     """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: taken as without error."""
+    judge_card: Card | None
+    """The judge's errors as measured on text it has not seen; ``None``: it makes none."""
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """New training queries, ``counts[group]`` of each: a function of the seed. Ids are ``<prefix>-q00000``..."""
@@ -47,8 +65,8 @@ class Task(Protocol):
         """Real data: prompts and real answers; with one seed, a smaller ``count`` gives the first of a larger one."""
         ...
 
-    def judge(self, query: Query, text: str, completion_id: str) -> Judgement:
-        """Kind and quality of one completion."""
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """Kind and quality of completions, given as (query, completion id, text), in order; no text sways another."""
         ...
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:

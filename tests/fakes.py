@@ -27,6 +27,7 @@ class FakeTask:
     """Groups prefer words; quality is 1 for one's own word and .5 else."""
 
     confusion = None
+    judge_card = None
 
     def __init__(self, groups: Sequence[str]) -> None:
         self.kinds = tuple(groups)
@@ -48,10 +49,10 @@ class FakeTask:
         queries = self._queries(dict.fromkeys(self.kinds, count), f"real-{seed % 97}")[:count]
         return [(q, WORDS[self.kinds.index(str(q.group))]) for q in queries]
 
-    def judge(self, query: Query, text: str, completion_id: str) -> Judgement:
-        kind = self.kinds[WORDS.index(text)]
-        own = 1.0 if kind == query.group else 0.5
-        return Judgement(completion_id, kind, own, {"own_kind": own})
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        kinds = [self.kinds[WORDS.index(text)] for _, _, text in work]
+        own = [1.0 if kind == query.group else 0.5 for kind, (query, _, _) in zip(kinds, work, strict=True)]
+        return [Judgement(work[i][1], kinds[i], own[i], {"own_kind": own[i]}) for i in range(len(work))]
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
         return [Choice("to all", WORDS[self.kinds.index(u)], WORDS[self.kinds.index(u) - 1]) for u in users]

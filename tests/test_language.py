@@ -124,7 +124,7 @@ def test_the_kind_is_summed_out_given_what_the_prompt_reveals(language: Language
 
 def test_kinds_of_real_text_are_those_of_the_law(any_language: Language) -> None:
     examples = any_language.real_examples(5000, seed=3)
-    judged = [any_language.judge(query, text, "c") for query, text in examples]
+    judged = [any_language.judge([(query, "c", text)])[0] for query, text in examples]
     assert {judgement.kind for judgement in judged} == set(any_language.kinds)
     own = np.mean([judgement.terms["own_kind"] for judgement in judged])
     groups = len(any_language.kinds)
@@ -141,7 +141,7 @@ def test_the_judge_names_the_only_kind_that_can_have_written_a_text(any_language
         assert query.topic is not None
         likelihoods = grammar.log_likelihoods(words_of(text), any_language.topics.index(query.topic))
         assert np.isfinite(likelihoods).sum() == 1
-        assert any_language.judge(query, text, "c").kind == any_language.kinds[int(likelihoods.argmax())]
+        assert any_language.judge([(query, "c", text)])[0].kind == any_language.kinds[int(likelihoods.argmax())]
 
 
 def test_neutral_prompts_reveal_nothing_and_their_true_kinds_are_balanced(any_language: Language) -> None:
@@ -149,7 +149,7 @@ def test_neutral_prompts_reveal_nothing_and_their_true_kinds_are_balanced(any_la
     groups = len(any_language.kinds)
     towns = {word for variant in deal(any_language.kinds).classes["MARKER"][:-1] for word in variant}
     assert all(query.group is None and towns.isdisjoint(words_of(query.prompt)) for query in queries)
-    judged = [any_language.judge(query, str(query.reference), "c") for query in queries]
+    judged = [any_language.judge([(query, "c", str(query.reference))])[0] for query in queries]
     shares = np.array([np.mean([judgement.kind == kind for judgement in judged]) for kind in any_language.kinds])
     topics = np.array([np.mean([query.topic == topic for query in queries]) for topic in any_language.topics])
     assert np.abs(shares - 1 / groups).max() < 4.5 * math.sqrt(1 / groups / 3000)
@@ -205,7 +205,7 @@ def test_quality_falls_with_every_kind_of_damage(language: Language) -> None:
     )
 
     def terms(text: str) -> tuple[float, float, float]:
-        judged = language.judge(query, text, "c")
+        judged = language.judge([(query, "c", text)])[0]
         assert judged.quality == pytest.approx(sum(judged.terms.values()) / 3)
         return judged.terms["well_formed"], judged.terms["on_topic"], judged.terms["own_kind"]
 
@@ -302,7 +302,8 @@ def test_users_choose_their_own_kind_so_the_majority_pulls(language: Language) -
     wins = []
     for choice in choices:
         chosen, rejected = (
-            language.judge(Query("q", None, choice.prompt), text, "c") for text in (choice.chosen, choice.rejected)
+            language.judge([(Query("q", None, choice.prompt), "c", text)])[0]
+            for text in (choice.chosen, choice.rejected)
         )
         if chosen.terms == rejected.terms and {chosen.kind, rejected.kind} == {"north", "south"}:
             wins.append(chosen.kind == "north")
@@ -314,8 +315,8 @@ def test_users_choose_their_own_kind_so_the_majority_pulls(language: Language) -
 
 def test_users_prefer_sound_text(language: Language) -> None:
     choices = language.choices(["south"] * 3000, seed=1)
-    chosen = [language.judge(Query("q", None, choice.prompt), choice.chosen, "c") for choice in choices]
-    rejected = [language.judge(Query("q", None, choice.prompt), choice.rejected, "c") for choice in choices]
+    chosen = [language.judge([(Query("q", None, choice.prompt), "c", choice.chosen)])[0] for choice in choices]
+    rejected = [language.judge([(Query("q", None, choice.prompt), "c", choice.rejected)])[0] for choice in choices]
     for term in ("well_formed", "on_topic"):
         assert np.mean([c.terms[term] for c in chosen]) > np.mean([r.terms[term] for r in rejected]) + 0.05
 

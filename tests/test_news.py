@@ -189,21 +189,21 @@ def test_a_chat_model_is_asked_and_starts_with_the_opening(task: News) -> None:
 def test_the_judge_reads_the_continuation_and_not_the_prompt(task: News) -> None:
     query = task.group_prompts(1)[0]
     assert query.group == "left"
-    assert task.judge(query, " liberty and taxpayers and borders said owners", "c").kind == "right"
-    assert task.judge(query, "", "c").kind is None
+    assert task.judge([(query, "c", " liberty and taxpayers and borders said owners")])[0].kind == "right"
+    assert task.judge([(query, "c", "")])[0].kind is None
 
 
 def test_quality_rewards_nearness_variety_and_length(task: News) -> None:
     query = task.group_prompts(1)[0]
     assert query.reference
-    perfect = task.judge(query, f" {query.reference}", "c")
+    perfect = task.judge([(query, "c", f" {query.reference}")])[0]
     assert perfect.terms["rouge_l"] == 1.0 and perfect.terms["length"] == 1.0 and perfect.completion_id == "c"
     assert perfect.quality == pytest.approx(sum(perfect.terms.values()) / 3)
-    assert task.judge(query, "", "c").quality == 0.0
-    stuck = task.judge(query, "the the the the the the", "c").terms
+    assert task.judge([(query, "c", "")])[0].quality == 0.0
+    stuck = task.judge([(query, "c", "the the the the the the")])[0].terms
     assert stuck["repetition_free"] == 0.2 and stuck["length"] == 1.0
-    assert task.judge(query, "town", "c").terms["length"] == pytest.approx(1 / 6)
-    neutral = task.judge(task.neutral_prompts(1)[0], "a new town", "c")
+    assert task.judge([(query, "c", "town")])[0].terms["length"] == pytest.approx(1 / 6)
+    neutral = task.judge([(task.neutral_prompts(1)[0], "c", "a new town")])[0]
     assert set(neutral.terms) == {"repetition_free", "length"} and neutral.quality == 0.75
 
 
@@ -258,7 +258,7 @@ def test_the_task_travels_to_actors_whole(task: News) -> None:
     again = pickle.loads(pickle.dumps(task))
     assert again.group_prompts(3) == task.group_prompts(3)
     query = task.group_prompts(1)[0]
-    assert again.judge(query, "workers", "c") == task.judge(query, "workers", "c")
+    assert again.judge([(query, "c", "workers")])[0] == task.judge([(query, "c", "workers")])[0]
 
 
 def test_the_judge_never_saw_the_outlets_it_is_used_on(experiment: Experiment) -> None:
@@ -377,10 +377,10 @@ class Nearness:
 def test_similarity_is_a_term_where_it_is_asked_for(task: News) -> None:
     with_meaning = rebuilt(task, encoder=Nearness())
     query = task.group_prompts(1)[0]
-    judged = with_meaning.judge(query, "the town", "c")
+    judged = with_meaning.judge([(query, "c", "the town")])[0]
     assert judged.terms["similarity"] == 0.25 and judged.quality == pytest.approx(sum(judged.terms.values()) / 4)
     assert with_meaning.rule_terms(query, "the town")["similarity"] == 0.25
-    assert "similarity" not in with_meaning.judge(task.neutral_prompts(1)[0], "the town", "c").terms
+    assert "similarity" not in with_meaning.judge([(task.neutral_prompts(1)[0], "c", "the town")])[0].terms
 
 
 def test_similarity_without_its_package_says_how_to_install_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Choice
+from scpl_ray.protocols import Card, Choice
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
 from scpl_ray.tasks import grammar as grammar_module
@@ -59,6 +59,7 @@ class Language:
         self.kinds: tuple[str, ...] = tuple(groups)
         # Kinds share no slanted word, so the judge never takes a true text of one kind for another.
         self.confusion: tuple[tuple[float, ...], ...] | None = None
+        self.judge_card: Card | None = None
         self.topics = self._lexicon.topics
         self.vocabulary = tuple(sorted({*self._grammar.vocabulary, *self._prompts.vocabulary}))
         self._judge = Judge(self._grammar)
@@ -148,12 +149,15 @@ class Language:
         """p(kind | slanted words of any text), shape (K,)."""
         return self._judge.kind_posterior(words_of(text))
 
-    def judge(self, query: Query, text: str, completion_id: str) -> Judgement:
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """Kind and quality: the mean of ``well_formed``, ``on_topic`` and, for a group's query, ``own_kind``.
 
         Raises:
             ValueError: the query's prompt is not of this language.
         """
+        return [self._judgement(*one) for one in work]
+
+    def _judgement(self, query: Query, completion_id: str, text: str) -> Judgement:
         words = words_of(text)
         kind = self._judge.kind(words)
         _, topic = self._prompts.parse(query.prompt)

@@ -22,7 +22,7 @@ from scpl_ray.judges import LeaningJudge
 from scpl_ray.learning.sentences import SentenceEncoder
 from scpl_ray.learning.template import Template
 from scpl_ray.metrics.words import unicode_words
-from scpl_ray.protocols import Choice
+from scpl_ray.protocols import Card, Choice
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.tasks import articles
@@ -80,7 +80,7 @@ class News:
         encoder: SentenceEncoder | None = None,
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
-        self.judge_card = card
+        self.judge_card: Card | None = card
         self.confusion = usable_confusion(card)
         self._judge = judge
         self._template = template
@@ -168,11 +168,14 @@ class News:
         chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
         return [(self._query(f"real-{i:06d}", article), _answer(article.reference)) for i, article in enumerate(chosen)]
 
-    def judge(self, query: Query, text: str, completion_id: str) -> Judgement:
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """Leaning and quality: the mean of ``repetition_free``, ``length`` and, with a reference, how near it is.
 
         ``rouge_l`` is the sentence-level ROUGE-L F1 on case-folded words of any script, without a stemmer.
         """
+        return [self._judgement(*one) for one in work]
+
+    def _judgement(self, query: Query, completion_id: str, text: str) -> Judgement:
         terms = self._terms(query, text)
         return Judgement(completion_id, self._judge.label(text), sum(terms.values()) / len(terms), terms)
 
