@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,12 +133,14 @@ def all_keys(section: type[Section] = Experiment, prefix: str = "") -> Iterator[
             yield f"{prefix}{name}", section, name
 
 
-def _problems(source: str, lines: Sequence[str]) -> str:
+def problems(source: str, lines: Sequence[str]) -> str:
+    """One message from all complaints about a file."""
     head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
     return head + "".join(f"\n  {line}" for line in lines)
 
 
-def _explain(error: ValidationError) -> list[str]:
+def explain(error: ValidationError) -> list[str]:
+    """Pydantic's complaints, each as ``key = value: rule``."""
     known = {key for key, _, _ in all_keys()} | {key.rsplit(".", 1)[0] for key, _, _ in all_keys()}
     known |= {"model.lora.rank", "model.lora.alpha"}
     lines = []
@@ -177,10 +180,22 @@ def build(values: Mapping[str, Any], source: str) -> Experiment:
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_problems(source, _explain(error))) from error
+        raise ConfigError(problems(source, explain(error))) from error
     if found := check.conflicts(experiment):
-        raise ConfigError(_problems(source, found))
+        raise ConfigError(problems(source, found))
     return experiment
+
+
+def overlay(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with some keys, by dotted name, set on top.
+
+    Raises:
+        ConfigError: a key lies below something that is no section.
+    """
+    tree = copy.deepcopy(dict(values))
+    for key, value in keys.items():
+        _set(tree, key, value, key)
+    return tree
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
@@ -200,9 +215,9 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     return build(values, f"{source} with {' '.join(overrides)}" if overrides else source)
 
 
-def dump(experiment: Experiment) -> str:
-    """The whole config as YAML, in the schema's order; loading it gives an equal experiment."""
-    return str(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+def dump(section: Section) -> str:
+    """The whole config as YAML, in the schema's order; loading it gives an equal one."""
+    return str(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def commented(experiment: Experiment) -> str:
