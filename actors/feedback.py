@@ -17,14 +17,17 @@ DEADLINE_S = 300.0
 
 
 class _Simulator:
-    """The simulator in a process of its own. Every call carries the state, so a restart loses nothing."""
+    """The simulator in a process of its own. Calls name the run and carry the state: a restart loses nothing."""
 
-    def __init__(self, experiment: Experiment, task: Task) -> None:
-        self._simulator = PopulationSimulator(experiment, task)
+    def __init__(self) -> None:
+        self._run: Any = None
 
-    def call(self, state: Mapping[str, object] | None, method: str, *args: Any) -> tuple[Any, dict[str, object]]:
-        if state is not None:
-            self._simulator.restore(state)
+    def call(self, run: list[Any], state: Mapping[str, object], method: str, *args: Any) -> Any:
+        """``run`` holds the reference of (experiment, task); it is fetched when another run begins."""
+        if self._run != run:
+            self._simulator = PopulationSimulator(*ray.get(run[0], timeout=DEADLINE_S))
+            self._run = run
+        self._simulator.restore(state)
         methods: dict[str, Callable[..., Any]] = {
             "shares": self._simulator.shares,
             "draw": self._simulator.draw,
@@ -43,12 +46,21 @@ class RayPopulation:
     """
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
-        remote = ray.remote(_Simulator).options(num_cpus=0, max_restarts=3, max_task_retries=3)
-        self._actor = remote.remote(experiment, task)
+        remote = ray.remote(_Simulator).options(
+            num_cpus=0, max_restarts=3, max_task_retries=3, scheduling_strategy="DEFAULT"
+        )
+        self._actor = remote.remote()
+        self.begin(experiment, task)
+
+    def begin(self, experiment: Experiment, task: Task) -> None:
+        """Simulate the users of this run from now on, from their first round."""
+        self._run = [ray.put((experiment, task))]
         self._state: dict[str, object] = PopulationSimulator(experiment, task).state()
 
     def _call(self, method: str, *args: Any) -> Any:
-        result, self._state = ray.get(self._actor.call.remote(self._state, method, *args), timeout=DEADLINE_S)
+        result, self._state = ray.get(
+            self._actor.call.remote(self._run, self._state, method, *args), timeout=DEADLINE_S
+        )
         return result
 
     def shares(self) -> dict[str, float]:

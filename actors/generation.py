@@ -31,6 +31,7 @@ CHUNKS_IN_FLIGHT = 2
 class Chunk:
     """Work for one engine: the completions of some queries."""
 
+    run_seed: int
     purpose: str
     queries: tuple[tuple[str, str, int], ...]
     """Query id, prompt, number of completions."""
@@ -43,10 +44,9 @@ class GenerationActor(Replica):
     loads them first.
     """
 
-    def __init__(self, log_file: Path, engine: type[Engine], settings: EngineSettings, run_seed: int) -> None:
+    def __init__(self, log_file: Path, engine: type[Engine], settings: EngineSettings) -> None:
         super().__init__(log_file)
         self._settings = settings
-        self._run_seed = run_seed
         self._engine = engine(settings)
         self._tokenizer: Any = None
 
@@ -67,7 +67,7 @@ class GenerationActor(Replica):
             ids = whole[: self._settings.max_prompt_tokens]
             cut += len(whole) > len(ids)
             for i in range(samples):
-                seed = derive_seed(self._run_seed, "generation", chunk.purpose, query_id, i)
+                seed = derive_seed(chunk.run_seed, "generation", chunk.purpose, query_id, i)
                 numbered.append((query_id, i))
                 requests.append(Request(ids, seed))
         if cut:
@@ -115,18 +115,23 @@ class RayGenerator:
 
     def __init__(self, experiment: Experiment, role: Role, logs: Path, *, deadline_s: float = DEADLINE_S) -> None:
         generation = experiment.generation
-        self._chunk_size = generation.prompts_per_chunk
+        self.begin(experiment)
         self._settings = EngineSettings.of(experiment, role.gpus)
         self._pool = Pool(
             GenerationActor,
             role,
-            (ENGINES[generation.engine], self._settings, experiment.seed),
+            (ENGINES[generation.engine], self._settings),
             environment=engine_vllm.environment(role.gpus) if generation.engine == "vllm" else {},
             logs=logs,
             deadline_s=deadline_s,
         )
         self._weights: Weights | None = None
         self._probe: Probe | None = None
+
+    def begin(self, experiment: Experiment) -> None:
+        """Work for this run from now on, which asks for the same engines."""
+        self._chunk_size = experiment.generation.prompts_per_chunk
+        self._run_seed = experiment.seed
 
     def refresh(self, weights: Weights) -> None:
         """Serve these weights from now on, on every replica, prefix caches empty.
@@ -170,7 +175,8 @@ class RayGenerator:
             raise RuntimeError("no weights are served yet; call refresh first")
         wanted = [(q.query_id, q.prompt, n) for q, n in zip(queries, samples, strict=True) if n > 0]
         size = self._chunk_size
-        waiting = [Chunk(purpose, tuple(wanted[i : i + size])) for i in range(0, len(wanted), size)][::-1]
+        cut = [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
+        waiting = [Chunk(self._run_seed, purpose, of_one) for of_one in reversed(cut)]
         running: list[Any] = []
         done, total = 0, len(waiting)
         try:

@@ -116,6 +116,11 @@ class RayScorer:
         self._source: Path | None = None
         self._submitted: list[Any] = []
 
+    def begin(self) -> None:
+        """Work for another run from now on, one that asks for the same scorers."""
+        self._pool.forget(self._submitted)
+        self._source, self._submitted = None, []
+
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
         """Train the task's own reward model into ``output``; see :func:`scpl_ray.learning.reward_model.fit`."""
         call = self._pool.submit("fit", list(choices), base.absolute(), output.absolute(), seed)

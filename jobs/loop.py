@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import importlib.util
 import logging
@@ -20,11 +19,8 @@ import ray
 from rich import box
 from rich.table import Table
 
-from actors.feedback import RayPopulation
-from actors.generation import RayGenerator
+from actors.house import House
 from actors.placement import Layout, Resources, layout
-from actors.reward import RayScorer
-from actors.training import RayTrainer
 from jobs.display import Display, chatter_to, closing_table, lookup
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
@@ -32,7 +28,7 @@ from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
 from scpl_ray.learning.models import base_model, resolve_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
-from scpl_ray.protocols import Encode, Engines, Task
+from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
 from scpl_ray.store import Store, StoreError
 from scpl_ray.tracking import TensorBoard
@@ -91,15 +87,6 @@ def connected(resources: Resources | None) -> Iterator[Resources]:
         ray.shutdown()
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A finished run."""
-
-    run_dir: Path
-    base: Path
-    rounds: list[tuple[int, list[Metric], float]]
-
-
 def plan(experiment: Experiment) -> tuple[Task, Layout]:
     """Everything that can be checked without starting anything.
 
@@ -116,64 +103,47 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
     return task, placed or layout(experiment, Resources(float("inf"), 0.0))
 
 
-def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> Outcome:
+def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
     """Run, or go on running, the loop of a run directory to its end."""
     os.environ.update(QUIET)
-    _log_to(store.root / "logs" / "driver.log", verbose)
+    log_to(store.root / "logs" / "driver.log", verbose=verbose)
     with (
         _terminated_as_interrupt(),
         chatter_to(store.root / "logs" / "output.log") as screen,
         Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
     ):
         display.note(f"run directory {store.root}")
-        if task.judge_card is not None:
-            task.judge_card.save(store.root)
-        with connected(None) as resources, _engines(store, experiment, task, resources, display) as (engines, base):
-            encode = _encoder(experiment, base)
-            given = resolve_reward_model(experiment)
-            loop = Loop(experiment, task, store, engines, base, encode, display, reward_model=given)
-            board = TensorBoard(store.root / "tensorboard")
-            rows: list[Metric] = []
-            for round_ in range(experiment.loop.rounds + 1):
-                of_round = loop.round(round_) if round_ else loop.evaluation(0)
-                board.write(of_round)
-                rows += of_round
-            board.close()
+        with connected(None) as resources, House(store.root, resources) as house:
+            measured = list(rounds(store, experiment, task, house, display))
             _keep_ray_logs(store.root / "logs" / "ray")
-        outcome = Outcome(store.root, base, _by_round(store, experiment, rows))
-        store.finish(rows, summary(experiment, outcome))
-        display.console.print(closing_table(outcome.rounds, experiment.groups.names))
+        seconds = _seconds(store, experiment)
+        table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
+        display.console.print(closing_table(table, experiment.groups.names))
         if task.judge_card is not None:
             display.note(task.judge_card.summary())
         display.console.print(_seconds_table(store))
         display.note(f"run directory {store.root}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
-    return outcome
 
 
-@contextlib.contextmanager
-def _engines(
-    store: Store, experiment: Experiment, task: Task, resources: Resources, display: Display
-) -> Iterator[tuple[Engines, Path]]:
-    """Start every process at once, build or load the base model meanwhile, and end them all afterwards."""
-    placed = layout(experiment, resources)
-    logs = store.root / "logs"
-    with contextlib.ExitStack() as stack:
-        population = RayPopulation(experiment, task)
-        stack.callback(population.close)
-        generator = RayGenerator(experiment, placed.engine, logs)
-        stack.callback(generator.close)
-        scorer = RayScorer(experiment, task, placed.scorer, logs)
-        stack.callback(scorer.close)
-        trainer = RayTrainer(
-            experiment.training,
-            experiment.model,
-            folder=store.root / "ray",
-            resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
-            threads_per_worker=placed.worker.threads,
-        )
-        stack.callback(trainer.close)
-        trainer.prepare()
-        yield Engines(generator, scorer, trainer, population), _base(store, experiment, task, display)
+def rounds(
+    store: Store, experiment: Experiment, task: Task, house: House, progress: Progress
+) -> Iterator[list[Metric]]:
+    """The loop of a run directory in the processes of a house, a round at a time: the metrics of rounds 0, 1, ..."""
+    if task.judge_card is not None:
+        task.judge_card.save(store.root)
+    engines = house.engines(experiment, task)
+    base = _base(store, experiment, task, progress)
+    given = resolve_reward_model(experiment)
+    loop = Loop(experiment, task, store, engines, base, _encoder(experiment, base), progress, reward_model=given)
+    board = TensorBoard(store.root / "tensorboard")
+    measured: list[list[Metric]] = []
+    for round_ in range(experiment.loop.rounds + 1):
+        measured.append(loop.round(round_) if round_ else loop.evaluation(0))
+        board.write(measured[-1])
+        if round_ == experiment.loop.rounds:
+            board.close()
+            store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
+        yield measured[-1]
 
 
 def _encoder(experiment: Experiment, base: Path) -> Encode:
@@ -186,7 +156,7 @@ def _encoder(experiment: Experiment, base: Path) -> Encode:
     return encode
 
 
-def _base(store: Store, experiment: Experiment, task: Task, display: Display) -> Path:
+def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) -> Path:
     """The base model, committed by its weights' SHA-256: a resumed run must find the same one.
 
     Raises:
@@ -195,9 +165,9 @@ def _base(store: Store, experiment: Experiment, task: Task, display: Display) ->
 
     def built(done: int, total: int) -> None:
         if done == 1:
-            display.note("training the tiny base model, once; it is kept for other runs")
-            display.start(0, "base", total)
-        display.advance("base", 1)
+            progress.note("training the tiny base model, once; it is kept for other runs")
+            progress.start(0, "base", total)
+        progress.advance("base", 1)
 
     if store.manifest(0, "base") is None:
         with store.phase(0, "base") as phase:
@@ -205,7 +175,7 @@ def _base(store: Store, experiment: Experiment, task: Task, display: Display) ->
             phase.write_json("base", _digests(base))
         committed = store.manifest(0, "base")
         assert committed is not None
-        display.done(0, "base", committed.seconds)
+        progress.done(0, "base", committed.seconds)
     else:
         base = base_model(experiment, task)
     digests = _digests(base)
@@ -235,27 +205,27 @@ def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool
         store.close()
 
 
-def summary(experiment: Experiment, outcome: Outcome) -> dict[str, object]:
+def summary(store: Store, experiment: Experiment, last: Sequence[Metric]) -> dict[str, object]:
     """What a script wants to know of a finished run."""
-    _, last, _ = outcome.rounds[-1]
     return {
         "name": experiment.name,
         "seed": experiment.seed,
         "rounds": experiment.loop.rounds,
-        "seconds": sum(seconds for _, _, seconds in outcome.rounds),
+        "seconds": sum(_seconds(store, experiment).values()),
         "shares": {g: lookup(last, "share", g) for g in experiment.groups.names},
         "metrics": {r.metric: r.value for r in last if r.group is None and r.value == r.value},
         "versions": versions(),
     }
 
 
-def _by_round(store: Store, experiment: Experiment, rows: Sequence[Metric]) -> list[tuple[int, list[Metric], float]]:
+def _seconds(store: Store, experiment: Experiment) -> dict[int, float]:
+    """Seconds by round."""
     seconds = dict.fromkeys(range(experiment.loop.rounds + 1), 0.0)
     for manifest in store.committed():
         # the reward model is fitted while the pool generates: its seconds are inside those of the completions
         if manifest.phase != "reward_model" and manifest.round in seconds:
             seconds[manifest.round] += manifest.seconds
-    return [(t, [r for r in rows if r.round == t], s) for t, s in seconds.items()]
+    return seconds
 
 
 def _seconds_table(store: Store) -> Table:
@@ -273,7 +243,8 @@ def _seconds_table(store: Store) -> Table:
     return table
 
 
-def _log_to(path: Path, verbose: bool) -> None:
+def log_to(path: Path, *, verbose: bool) -> None:
+    """Send this process's log messages to a file."""
     logging.basicConfig(
         filename=path,
         level=logging.DEBUG if verbose else logging.INFO,

@@ -20,6 +20,7 @@ from rich.table import Table
 from jobs import loop
 from jobs.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
+from scpl_ray.learning.models import base_model
 from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Weights
 from scpl_ray.store import PHASES, Manifest, Store
@@ -35,8 +36,9 @@ def overhead(experiment: Experiment) -> None:
         task, placed = loop.plan(experiment)
         store = Store.create(Path(folder) / "run", experiment, loop.versions())
         started = time.monotonic()
-        base = loop.run(store, experiment, task).base
+        loop.run(store, experiment, task)
         wall = time.monotonic() - started
+        base = base_model(experiment, task)
         by_round = [[m for m in store.committed() if m.round == t] for t in range(1, experiment.loop.rounds + 1)]
         console.print(phase_table(by_round, wall))
 

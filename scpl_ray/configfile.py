@@ -215,6 +215,15 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     return build(values, f"{source} with {' '.join(overrides)}" if overrides else source)
 
 
+def loads(text: str, source: str) -> Experiment:
+    """The inverse of :func:`dump`.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    return build(_parse(text, source), source)
+
+
 def dump(section: Section) -> str:
     """The whole config as YAML, in the schema's order; loading it gives an equal one."""
     return str(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

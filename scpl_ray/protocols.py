@@ -232,7 +232,11 @@ Encode = Callable[[Query, str], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 class Progress(Protocol):
-    """Where the controller reports; the command line draws bars, tests listen."""
+    """Where a run reports; the command line draws bars, tests listen."""
+
+    def note(self, text: str) -> None:
+        """A line for people."""
+        ...
 
     def start(self, round_: int, phase: str, total: int) -> None:
         """A phase begins; ``total`` units of work, 0 where it cannot be counted."""

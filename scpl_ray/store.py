@@ -54,8 +54,16 @@ PHASES = (
 """Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
 
 
+FRAME = ("config.yaml", "lock", "logs", "ray", "rounds", "tensorboard")
+"""What :meth:`Store.create` makes before a run exists."""
+
+
 class StoreError(RuntimeError):
     """The run directory cannot be used; the message says why and what to do."""
+
+
+class InUseError(StoreError):
+    """Another process holds the run directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +177,7 @@ class Store(Reader):
             self._lock.seek(0)
             holder = self._lock.read().strip()
             self._lock.close()
-            raise StoreError(f"{root}: in use by {holder}; wait for it, stop it, or give another --run-dir") from None
+            raise InUseError(f"{root}: in use by {holder}; wait for it, stop it, or give another --run-dir") from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
@@ -178,14 +186,14 @@ class Store(Reader):
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
-        """A new run directory.
+        """A new run directory; the frame of one whose process died before it began is taken over.
 
         Raises:
             StoreError: the folder exists and is not empty, or cannot be made.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
-            if any(root.iterdir()):
+            if any(path.name not in FRAME and not path.name.endswith(".tmp") for path in root.iterdir()):
                 raise StoreError(
                     f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir"
                 )
