@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.configs import CONFIGS
+from jobs.configs import CONFIGS, STUDIES
 from jobs.display import wide_console
-from scpl_ray import configfile
+from scpl_ray import configfile, study
 from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
 from scpl_ray.store import Store, StoreError
@@ -142,6 +142,48 @@ def simulate(
             job.run_from(from_run, overrides, console, output=output, fit_rounds=fit_rounds)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
+
+
+@app.command()
+def sweep(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[STUDY]", help="A study file, or a built-in study (" + ", ".join(STUDIES) + ")."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
+    study_dir: Annotated[Path | None, typer.Option(help="Folder of the study [default: studies/NAME-TIME].")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this study folder; finished rounds stay.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every arm, list the trials, start nothing.")
+    ] = False,
+) -> None:
+    """Run a study: arms, controls and seeds under Ray Tune, or without a language model.
+
+    [bold]scpl sweep study_paper_tiny --quick[/] is a first look at the paper's claims on the built-in task.
+    [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/study.py` says what a study file holds. [bold]scpl sweep
+    --resume studies/NAME-TIME[/] goes on where a study stopped. [bold]scpl report studies/NAME-TIME[/] makes the page.
+    """
+    from jobs import sweep as job
+
+    try:
+        if (config is None) == (resume is None):
+            raise ConfigError("give a study file or a built-in study to begin, or --resume STUDY_DIR to go on")
+        if resume is not None:
+            plan, folder = job.open_study(resume), resume
+        else:
+            plan = study.load(STUDIES.get(str(config), Path(str(config))), CONFIGS, quick=quick)
+            folder = study_dir or job.new_folder(plan)
+        trials = study.trials(plan, CONFIGS)
+        if dry_run:
+            job.print_plan(wide_console(), plan, trials)
+            return
+        if resume is None:
+            job.create(folder, plan)
+        code = job.run(folder, plan, trials)
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -39,6 +39,7 @@ PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vl
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
@@ -108,7 +109,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
     os.environ.update(QUIET)
     log_to(store.root / "logs" / "driver.log", verbose=verbose)
     with (
-        _terminated_as_interrupt(),
+        terminated_as_interrupt(),
         chatter_to(store.root / "logs" / "output.log") as screen,
         Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
     ):
@@ -262,7 +263,7 @@ def _keep_ray_logs(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
+def terminated_as_interrupt() -> Iterator[None]:
     """SIGTERM (``ray job stop``, a scheduler) ends the run like Ctrl-C: processes closed, state on disk."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:

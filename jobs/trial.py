@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,9 @@ class Quiet:
 class LoopTrial(tune.Trainable):  # type: ignore[misc]
     """Trials in one process, one after the other; those that need the same engines share them.
 
-    The config holds ``study`` (absolute folder), ``folder`` (of the trial, below it), ``experiment`` (YAML), ``cpus``
-    and ``gpus`` (of the machine or cluster, for this process's share of the trials).
+    The config holds ``study`` (absolute folder), ``cpus`` and ``gpus`` (this process's share of the machine or
+    cluster), ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search ``sampled`` keys;
+    there the folder is named by their hash.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -95,8 +98,9 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         """Nothing: the run directory is walked again."""
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._folder = config["folder"]
-        self._rounds = self._play(Path(config["study"]) / self._folder, config["experiment"])
+        self._folder = trial_folder(config)
+        run_dir = Path(config["study"]) / self._folder
+        self._rounds = self._play(run_dir, config["trial"]["experiment"], config.get("sampled", {}))
 
     def _end(self) -> None:
         self._rounds.close()
@@ -104,9 +108,9 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
             self._store.close()
             self._store = None
 
-    def _play(self, run_dir: Path, text: str) -> Iterator[list[Metric]]:
+    def _play(self, run_dir: Path, text: str, sampled: Mapping[str, Any]) -> Generator[list[Metric], None, None]:
         """The rounds of the trial, resumed where its directory is there already."""
-        self._experiment = configfile.loads(text, str(run_dir))
+        self._experiment = configfile.loads(text, str(run_dir), sampled)
         self._store = open_or_create(run_dir, self._experiment)
         loop.log_to(run_dir / "logs" / "driver.log", verbose=False)
         task = self._task_of(self._experiment)
@@ -119,6 +123,14 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         if self._task is None or self._task[0] != key:
             self._task = (key, tasks.TASKS[experiment.task.name](experiment))
         return self._task[1]
+
+
+def trial_folder(config: Mapping[str, Any]) -> str:
+    """Run directory of a trial, below the study's folder."""
+    if not config.get("sampled"):
+        return str(config["trial"]["folder"])
+    text = json.dumps(config["sampled"], sort_keys=True)
+    return f"runs/sampled/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def open_or_create(run_dir: Path, experiment: Experiment) -> Store:

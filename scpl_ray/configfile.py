@@ -215,13 +215,13 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     return build(values, f"{source} with {' '.join(overrides)}" if overrides else source)
 
 
-def loads(text: str, source: str) -> Experiment:
-    """The inverse of :func:`dump`.
+def loads(text: str, source: str, keys: Mapping[str, Any] | None = None) -> Experiment:
+    """The inverse of :func:`dump`, with some keys, by dotted name, set on top.
 
     Raises:
         ConfigError: as :func:`load`.
     """
-    return build(_parse(text, source), source)
+    return build(overlay(_parse(text, source), keys or {}), source)
 
 
 def dump(section: Section) -> str:

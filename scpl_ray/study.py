@@ -66,6 +66,23 @@ class StudyClaim(Section):
     """The last round, or the mean over rounds 1 to the last."""
 
 
+class Range(Section):
+    """An axis of ``mode: search`` that is sampled between two numbers."""
+
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    log: bool = False
+    """Sampled evenly on the logarithm."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low = {self.low}, high = {self.high}: low < high, and low > 0 with log")
+        return self
+
+
 class Search(Section):
     """``mode: search``: one trial after the other looks for the best setting."""
 
@@ -107,8 +124,8 @@ class Study(Section):
     """Seeds per arm, from the base config's ``seed`` on."""
     arms: dict[str, dict[str, Any]] = Field(default_factory=_one_arm)
     """Keys by arm. Later ones win: base, ``set``, axes, arm."""
-    axes: dict[str, Annotated[tuple[Any, ...], BeforeValidator(_tuple)]] = Field(default_factory=dict)
-    """Values by key: a grid. In ``mode: search`` the values are sampled; ``[low, high, log]`` is a range."""
+    axes: dict[str, Range | Annotated[tuple[Any, ...], BeforeValidator(_tuple)]] = Field(default_factory=dict)
+    """Values by key: a grid. In ``mode: search`` one is sampled, from the list or from ``{low: 0.1, high: 2}``."""
     claims: Annotated[tuple[StudyClaim, ...], BeforeValidator(_tuple)] = ()
     """One family: p-values are adjusted over all of them (Holm)."""
     quick: Quick = Quick()
@@ -122,12 +139,17 @@ class Study(Section):
             raise ValueError(f"arms: {bad[0]!r}: letters, digits, . _ - only; arms name folders")
         if not self.arms:
             raise ValueError("arms = {}: at least one arm is needed")
-        if empty := [key for key, values in self.axes.items() if not values]:
-            raise ValueError(f"axes.{empty[0]} = []: at least one value is needed")
+        for key, values in self.axes.items():
+            if values == ():
+                raise ValueError(f"axes.{key} = []: at least one value is needed")
+            if isinstance(values, Range) and self.mode != "search":
+                raise ValueError(f"axes.{key}: a range is sampled, with mode=search; a grid needs a list of values")
         if unknown := sorted(set(self.quick.arms or ()) - set(self.arms)):
             raise ValueError(f"quick.arms: {unknown[0]!r} is no arm; the arms are {', '.join(self.arms)}")
         if (self.mode == "search") != (self.search is not None):
             raise ValueError(f"mode = {self.mode!r}: a section `search` is given with mode=search, and only then")
+        if self.mode == "search" and (len(self.arms) > 1 or not self.axes):
+            raise ValueError(f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; one arm and some axes")
         names = [claim.name for claim in self.claims]
         for claim in self.claims:
             if names.count(claim.name) > 1:
@@ -201,12 +223,15 @@ def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Stu
 
 
 def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
-    """Every trial, seed by seed: a study that is stopped early has whole pairs.
+    """Every trial, seed by seed: a study that is stopped early has whole pairs. With ``mode: search``, the base of all.
 
     Raises:
         ConfigError: an arm's config cannot run; the message names the arm.
     """
-    points = list(itertools.product(*([(key, value) for value in values] for key, values in study.axes.items())))
+    grid = {key: values for key, values in study.axes.items() if not isinstance(values, Range)}
+    points = list(itertools.product(*([(key, value) for value in values] for key, values in grid.items())))
+    if study.mode == "search":
+        points = [()]
     if len(points) * len(study.arms) * study.seeds > MAX_TRIALS:
         raise ConfigError(
             f"{study.name}: {len(study.arms)} arms x {len(points)} points x {study.seeds} seeds are more than "
