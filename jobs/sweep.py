@@ -9,25 +9,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from ray import tune
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from actors.house import asks
-from actors.placement import PlacementError, Resources, layout
-from jobs import loop
 from jobs.configs import CONFIGS
-from jobs.display import chatter_to, wide_console
-from jobs.trial import LoopTrial, trial_folder
-from scpl_ray import configfile, results, study, tasks
+from jobs.display import wide_console
+from scpl_ray import results, study
 from scpl_ray.files import write_atomically
-from scpl_ray.learning.models import base_model
 from scpl_ray.records import Metric
 from scpl_ray.simulate import simulate
 from scpl_ray.store import InUseError, StoreError
@@ -36,17 +28,7 @@ from scpl_ray.study import Study, Trial
 logger = logging.getLogger(__name__)
 
 FAILED = "failed.json"
-TRIAL_CPUS = 0.01
-"""What the process that drives a trial reserves: its engines reserve their own."""
-SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-"""Ray Tune's own log files repeat what is in the run directories, and its handler of Ctrl-C waits for whole rounds."""
 SHOWN = ("preference_log_odds_round0", "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "kept_fraction")
-GRACE_ROUNDS = 2
-"""Rounds, round 0 among them, before ASHA stops a trial."""
 
 
 def new_folder(plan: Study) -> Path:
@@ -96,10 +78,9 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
             if plan.mode == "analytic":
                 found = _simulated(plan, trials, console)
             else:
-                run_trials = _search if plan.mode == "search" else _grid
-                os.environ.update(loop.QUIET | SETTINGS)
-                with loop.terminated_as_interrupt(), chatter_to(folder / "output.log") as screen:
-                    failed = run_trials(folder.absolute(), plan, trials, wide_console(screen))
+                from jobs import tuning  # brings Ray: seconds that a study without a language model need not wait
+
+                failed = tuning.run(folder, plan, trials)
                 found = collect(folder, plan, trials)
         except KeyboardInterrupt:
             print(f"scpl: stopped; finished rounds are on disk; {again}", file=sys.stderr)
@@ -139,26 +120,6 @@ def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
     return results.table([(arm, seed, results.run_rows(path)) for arm, seed, path in found])
 
 
-def concurrent_trials(trials: Sequence[Trial], resources: Resources) -> int:
-    """How many trials fit the machine or cluster side by side.
-
-    Raises:
-        PlacementError: not even one.
-    """
-    fits = 0
-    while fits < len(trials):
-        share = Resources(resources.cpus / (fits + 1), resources.gpus / (fits + 1))
-        try:
-            for trial in trials:
-                layout(trial.experiment, share)
-        except PlacementError:
-            if fits:
-                break
-            raise
-        fits += 1
-    return fits
-
-
 def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Table:
     """All arms without a language model, each with all its seeds at once."""
     began = time.perf_counter()
@@ -176,168 +137,6 @@ def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Tab
         f"{len(arms)} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
     )
     return found
-
-
-class _Progress(tune.Callback):  # type: ignore[misc]
-    """A bar over all rounds, a line per finished trial; collects what failed."""
-
-    def __init__(self, console: Console, trials: int, rounds: int) -> None:
-        self.failed: dict[str, str] = {}
-        self._console, self._trials, self._finished = console, trials, 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("rounds", total=rounds)
-        self._bar.start()
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
-    ) -> None:
-        """A round is done."""
-        self._bar.advance(self._task, 1)
-        if "error" in result:
-            self._end(result["folder"], f"failed: {result['error']}")
-            self.failed[result["folder"]] = result["error"]
-        elif result["done"]:
-            shown = {"preference": "preference_log_odds_round0", "gap": "disparate_gap", "quality": "quality_mean"}
-            figures = (f"{name} {result[metric]:+.3f}" for name, metric in shown.items() if metric in result)
-            self._end(result["folder"], f"{'  '.join(figures)}  {result['time_total_s']:.0f} s")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """The process of a trial died."""
-        folder = trial_folder(trial.config)
-        lines = str(trial.get_error() or "the process of the trial died").strip().splitlines()
-        self.failed[folder] = lines[-1]
-        self._end(folder, f"failed: {lines[-1]}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray Tune saves its callbacks; nothing reads this one again."""
-        return {}
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
-
-    def _end(self, folder: str, text: str) -> None:
-        self._finished += 1
-        self._console.print(f"trial {self._finished}/{self._trials}  {folder}  {text}", markup=False)
-
-
-def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
-    """All trials that are not finished, under Ray Tune; what failed, by folder."""
-    left = [trial for trial in trials if not (folder / trial.folder / "summary.json").exists()]
-    console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
-    if not left:
-        return {}
-    prepare(left, console)
-    with loop.connected(None) as resources:
-        side_by_side = concurrent_trials(trials, resources)
-        share = {"cpus": resources.cpus / side_by_side, "gpus": resources.gpus / side_by_side}
-        # trials that share their engines come one after the other, seed by seed
-        keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
-        ordered = sorted(left, key=lambda trial: keys.index(str(asks(trial.experiment))))
-        space = [{"folder": trial.folder, "experiment": configfile.dump(trial.experiment)} for trial in ordered]
-        progress = _Progress(console, len(left), sum(trial.experiment.loop.rounds + 1 for trial in left))
-        try:
-            tune.Tuner(
-                tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
-                param_space={"study": str(folder), **share, "trial": tune.grid_search(space)},
-                tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
-                run_config=_run_config(folder, progress),
-            ).fit()
-        finally:
-            progress.close()
-    return progress.failed
-
-
-def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
-    """Sample settings, one trial each; writes the best to ``search.json``. What failed, by folder.
-
-    The sampler is seeded and settings name the run directories: a search that is resumed asks for the same settings
-    again and finds their rounds on disk.
-    """
-    assert plan.search is not None
-    prepare(trials, console)
-    rounds = trials[0].experiment.loop.rounds + 1
-    progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
-    with loop.connected(None) as resources:
-        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, resources)
-        try:
-            found = tune.Tuner(
-                tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
-                param_space={
-                    "study": str(folder),
-                    "cpus": resources.cpus / side_by_side,
-                    "gpus": resources.gpus / side_by_side,
-                    "trial": {"folder": "", "experiment": configfile.dump(trials[0].experiment)},
-                    "sampled": {key: _sampler(values) for key, values in plan.axes.items()},
-                },
-                tune_config=tune.TuneConfig(
-                    metric=plan.search.metric,
-                    mode=plan.search.direction,
-                    num_samples=plan.search.trials,
-                    max_concurrent_trials=side_by_side,
-                    reuse_actors=True,
-                    scheduler=_scheduler(plan.search, rounds),
-                    search_alg=_sampling(plan.search, trials[0].experiment.seed),
-                ),
-                run_config=_run_config(folder, progress),
-            ).fit()
-        finally:
-            progress.close()
-    best = found.get_best_result(plan.search.metric, plan.search.direction)
-    value = best.metrics[plan.search.metric]
-    facts = {"metric": plan.search.metric, "value": value, "keys": best.config["sampled"]}
-    write_atomically(folder / "search.json", (json.dumps(facts, indent=1) + "\n").encode())
-    keys = " ".join(f"{key}={setting}" for key, setting in best.config["sampled"].items())
-    console.print(f"best: {plan.search.metric} {value:.4f} with {keys}", markup=False)
-    return progress.failed
-
-
-def _sampler(values: study.Range | tuple[Any, ...]) -> Any:
-    if isinstance(values, tuple):
-        return tune.choice(list(values))
-    return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
-
-
-def _scheduler(search: study.Search, rounds: int) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
-    if search.scheduler == "fifo":
-        return FIFOScheduler()
-    return ASHAScheduler(time_attr="training_iteration", max_t=rounds, grace_period=min(GRACE_ROUNDS, rounds))
-
-
-def _sampling(search: study.Search, seed: int) -> Any:
-    from ray.tune.search import BasicVariantGenerator
-    from ray.tune.search.optuna import OptunaSearch
-
-    return OptunaSearch(seed=seed) if search.sampler == "optuna" else BasicVariantGenerator(random_state=seed)
-
-
-def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
-    name = time.strftime("%Y%m%d-%H%M%S")
-    return tune.RunConfig(name=name, storage_path=str(folder / "tune"), callbacks=[progress], verbose=0)
-
-
-def prepare(trials: Sequence[Trial], console: Console) -> None:
-    """Build or find the base models of all trials, once each, before any trial starts."""
-    done = set()
-    for trial in trials:
-        experiment = trial.experiment
-        key = repr((experiment.model, experiment.task, experiment.groups.names, experiment.generation))
-        if key not in done:
-            done.add(key)
-            base = base_model(experiment, tasks.TASKS[experiment.task.name](experiment))
-            logger.info("base model of %s: %s", trial.label, base)
-    console.print(f"base models ready: {len(done)} set-ups", markup=False)
 
 
 def last_round(found: pa.Table) -> Table:
@@ -371,3 +170,11 @@ def _locked(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
+
+
+if __name__ == "__main__":
+    import typer
+
+    from jobs.cli import sweep
+
+    typer.run(sweep)

@@ -13,8 +13,8 @@ import pytest
 
 from actors.house import asks
 from actors.placement import PlacementError, Resources
-from jobs.sweep import concurrent_trials
 from jobs.trial import trial_folder
+from jobs.tuning import concurrent_trials
 from scpl_ray import configfile, results, study
 from scpl_ray.config import Experiment
 from tests.test_end_to_end import SMALL
