@@ -22,7 +22,7 @@ from rich.table import Table
 from actors.house import House
 from actors.placement import Layout, Resources, layout
 from jobs.display import Display, chatter_to, closing_table, lookup
-from scpl_ray import tasks
+from scpl_ray import tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
@@ -31,7 +31,6 @@ from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenize
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
 from scpl_ray.store import Store, StoreError
-from scpl_ray.tracking import TensorBoard
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +98,7 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
             "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
             "or set generation.engine=transformers"
         )
+    tracking.check(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
     placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
     return task, placed or layout(experiment, Resources(float("inf"), 0.0))
@@ -136,15 +136,19 @@ def rounds(
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, _encoder(experiment, base), progress, reward_model=given)
-    board = TensorBoard(store.root / "tensorboard")
     measured: list[list[Metric]] = []
-    for round_ in range(experiment.loop.rounds + 1):
-        measured.append(loop.round(round_) if round_ else loop.evaluation(0))
-        board.write(measured[-1])
-        if round_ == experiment.loop.rounds:
-            board.close()
-            store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
-        yield measured[-1]
+    boards = tracking.trackers(experiment, store.root)
+    try:
+        for round_ in range(experiment.loop.rounds + 1):
+            measured.append(loop.round(round_) if round_ else loop.evaluation(0))
+            for board in boards:
+                board.write(measured[-1])
+            if round_ == experiment.loop.rounds:
+                store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
+            yield measured[-1]
+    finally:
+        for board in boards:
+            board.close(finished=len(measured) > experiment.loop.rounds)
 
 
 def _encoder(experiment: Experiment, base: Path) -> Encode:

@@ -267,6 +267,15 @@ class Evaluation(Section):
     """Completions per evaluation prompt."""
 
 
+class Tracking(Section):
+    """Where metrics go besides the run directory and its TensorBoard files."""
+
+    to: Literal["mlflow", "wandb"] | None = None
+    """``mlflow`` (``MLFLOW_TRACKING_URI`` says where) or ``wandb``; both are packages of their own."""
+    project: str = "scpl_ray"
+    """MLflow experiment, or W&B project."""
+
+
 class Analytic(Section):
     """``scpl simulate``: the same loop without a language model."""
 
@@ -313,4 +322,5 @@ class Experiment(Section):
     cycle: Cycle = Cycle()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
     analytic: Analytic = Analytic()

@@ -1,28 +1,158 @@
-"""TensorBoard event files of a run."""
+"""Metrics for dashboards: TensorBoard event files always, MLflow or Weights & Biases where the config says so.
+
+The run directory stays the record. A resumed run goes on in the same dashboard run, and a round is written there once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
-
+from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
+
+PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
+RUN_TAG = "scpl_ray.run_dir"
+WRITTEN = "rounds_written"
+"""Metric of a dashboard run: what has been written there already."""
+
+
+class Tracker(Protocol):
+    """One dashboard."""
+
+    def write(self, rows: Sequence[Metric]) -> None:
+        """Write a round's metrics."""
+        ...
+
+    def close(self, *, finished: bool) -> None:
+        """End the dashboard's run."""
+        ...
+
+
+def check(experiment: Experiment) -> None:
+    """Whether the package is installed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    to = experiment.tracking.to
+    if to is not None and importlib.util.find_spec(to) is None:
+        raise ValueError(f"tracking.to = {to!r}: not installed; pip install {PACKAGES[to]}, or leave tracking.to out")
+
+
+def trackers(experiment: Experiment, run_dir: Path) -> list[Tracker]:
+    """The dashboards of a run."""
+    found: list[Tracker] = [TensorBoard(run_dir / "tensorboard")]
+    if experiment.tracking.to == "mlflow":
+        found.append(MLflow(experiment, run_dir))
+    elif experiment.tracking.to == "wandb":
+        found.append(WeightsAndBiases(experiment, run_dir))
+    return found
+
+
+def scalars(rows: Sequence[Metric]) -> dict[str, float]:
+    """``<metric>/<group>`` or ``<metric>``, and its value."""
+    return {row.metric if row.group is None else f"{row.metric}/{row.group}": row.value for row in rows}
 
 
 class TensorBoard:
-    """Writes one scalar per metric and round: ``<metric>/<group>`` or ``<metric>``."""
+    """Event files in the run directory."""
 
     def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(folder))
 
     def write(self, rows: Sequence[Metric]) -> None:
         """Write a round's metrics."""
-        for row in rows:
-            tag = row.metric if row.group is None else f"{row.metric}/{row.group}"
-            self._writer.add_scalar(tag, row.value, row.round)
+        for tag, value in scalars(rows).items():
+            self._writer.add_scalar(tag, value, rows[0].round)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         """Close the event file."""
         self._writer.close()
+
+
+class MLflow:
+    """A run of an MLflow experiment, found again by the run directory."""
+
+    def __init__(self, experiment: Experiment, run_dir: Path) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param, RunTag
+
+        self._client = MlflowClient()
+        name = experiment.tracking.project
+        known = self._client.get_experiment_by_name(name)
+        where = known.experiment_id if known else self._client.create_experiment(name)
+        here = str(run_dir.absolute())
+        before = self._client.search_runs([where], f"tags.`{RUN_TAG}` = '{here.replace(chr(39), '')}'", max_results=1)
+        if before:
+            self._run = before[0].info.run_id
+            self._client.update_run(self._run, status="RUNNING")
+        else:
+            run = self._client.create_run(where, run_name=run_dir.name, tags={RUN_TAG: here.replace("'", "")})
+            self._run = run.info.run_id
+            params = [Param(key, str(value)) for key, value in flat(experiment).items()]
+            self._client.log_batch(self._run, params=params, tags=[RunTag("scpl_ray.name", experiment.name)])
+        self._written = {int(m.value) for m in self._client.get_metric_history(self._run, WRITTEN)} if before else set()
+
+    def write(self, rows: Sequence[Metric]) -> None:
+        """Write a round's metrics, once."""
+        import time
+
+        from mlflow.entities import Metric as Point
+
+        round_ = rows[0].round
+        if round_ in self._written:
+            return
+        now = int(time.time() * 1000)
+        points = [Point(tag, value, now, round_) for tag, value in scalars(rows).items()]
+        for start in range(0, len(points), 900):
+            self._client.log_batch(self._run, metrics=points[start : start + 900])
+        self._client.log_batch(self._run, metrics=[Point(WRITTEN, round_, now, round_)])
+        self._written.add(round_)
+
+    def close(self, *, finished: bool) -> None:
+        """Mark the run as finished or stopped."""
+        self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
+
+
+class WeightsAndBiases:
+    """A run of a W&B project, its id derived from the run directory; rounds are its steps."""
+
+    def __init__(self, experiment: Experiment, run_dir: Path) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=experiment.tracking.project,
+            name=run_dir.name,
+            id=hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(run_dir),
+            config=dict(flat(experiment)),
+        )
+
+    def write(self, rows: Sequence[Metric]) -> None:
+        """Write a round's metrics; W&B itself leaves out a step that it has."""
+        self._run.log(scalars(rows), step=rows[0].round)
+
+    def close(self, *, finished: bool) -> None:
+        """Mark the run as finished or stopped."""
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Every key of the config by its dotted name."""
+    return dict(_leaves(experiment.model_dump(mode="json"), ""))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,69 @@
+"""Dashboards: TensorBoard files, a real local MLflow store, a real offline W&B run."""
+
+from pathlib import Path
+
+import pytest
+
+from scpl_ray import configfile, tracking
+from scpl_ray.config import Experiment
+from scpl_ray.records import Metric
+
+ROUNDS = [[Metric(t, "north", "share", 0.6 - t / 10), Metric(t, None, "disparate_gap", t / 10)] for t in range(3)]
+
+
+@pytest.fixture
+def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def write(experiment: Experiment, run_dir: Path, rounds: list[list[Metric]], finished: bool) -> None:
+    boards = tracking.trackers(experiment, run_dir)
+    for rows in rounds:
+        for board in boards:
+            board.write(rows)
+    for board in boards:
+        board.close(finished=finished)
+
+
+def test_tensorboard_is_always_there(tmp_path: Path) -> None:
+    write(Experiment(), tmp_path, ROUNDS, True)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path: Path, mlflow_store: None) -> None:
+    from mlflow import MlflowClient
+
+    experiment = configfile.load(None, ["tracking.to=mlflow", "tracking.project=p", "loop.rounds=2"])
+    write(experiment, tmp_path / "it's", ROUNDS[:2], False)
+    client = MlflowClient()
+    where = client.get_experiment_by_name("p").experiment_id
+    (stopped,) = client.search_runs([where])
+    assert stopped.info.status == "KILLED" and stopped.data.params["loop.rounds"] == "2"
+    write(experiment, tmp_path / "it's", ROUNDS, True)
+    (run,) = client.search_runs([where])
+    assert run.info.status == "FINISHED" and run.info.run_id == stopped.info.run_id
+    for tag, values in (("share/north", [0.6, 0.5, 0.4]), ("disparate_gap", [0.0, 0.1, 0.2])):
+        points = client.get_metric_history(run.info.run_id, tag)
+        assert [(p.step, p.value) for p in points] == list(enumerate(map(pytest.approx, values)))
+    write(experiment, tmp_path / "other", ROUNDS, True)
+    assert len(client.search_runs([where])) == 2
+
+
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    write(configfile.load(None, ["tracking.to=wandb"]), tmp_path, ROUNDS, True)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"tracking.to = 'mlflow': not installed; pip install mlflow-skinny"):
+        tracking.check(configfile.load(None, ["tracking.to=mlflow"]))
+    tracking.check(Experiment())
+
+
+def test_every_key_is_a_parameter() -> None:
+    found = tracking.flat(Experiment())
+    assert found["loop.rounds"] == 5 and found["model.lora.rank"] == 16 and found["task.fields"] == {}
