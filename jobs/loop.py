@@ -8,12 +8,10 @@ import importlib.util
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 import ray
 from rich import box
@@ -22,6 +20,7 @@ from rich.table import Table
 from actors.house import House
 from actors.placement import Layout, Resources, layout
 from jobs.display import Display, chatter_to, closing_table, lookup
+from jobs.interrupts import STOPPED, Interrupts
 from scpl_ray import tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
@@ -108,8 +107,10 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
     """Run, or go on running, the loop of a run directory to its end."""
     os.environ.update(QUIET)
     log_to(store.root / "logs" / "driver.log", verbose=verbose)
+    interrupts = Interrupts()
+    store.commits = interrupts.commit
     with (
-        terminated_as_interrupt(),
+        interrupts.handled(),
         chatter_to(store.root / "logs" / "output.log") as screen,
         Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
     ):
@@ -201,7 +202,7 @@ def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool
         return 0
     except KeyboardInterrupt:
         print(f"scpl: stopped; {again}", file=sys.stderr)
-        return 130
+        return STOPPED
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         logger.exception("the run stopped")
         print(f"scpl: {error}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
@@ -264,20 +265,6 @@ def _keep_ray_logs(target: Path) -> None:
         return
     session = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
     shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-
-
-@contextlib.contextmanager
-def terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM (``ray job stop``, a scheduler) ends the run like Ctrl-C: processes closed, state on disk."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def new_run_dir(experiment: Experiment) -> Path:

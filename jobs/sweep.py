@@ -18,6 +18,7 @@ from rich.table import Table
 
 from jobs.configs import CONFIGS
 from jobs.display import wide_console
+from jobs.interrupts import STOPPED
 from scpl_ray import results, study
 from scpl_ray.files import write_atomically
 from scpl_ray.records import Metric
@@ -84,7 +85,7 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
                 found = collect(folder, plan, trials)
         except KeyboardInterrupt:
             print(f"scpl: stopped; finished rounds are on disk; {again}", file=sys.stderr)
-            return 130
+            return STOPPED
         write_atomically(folder / FAILED, (json.dumps(failed, indent=1) + "\n").encode())
         results.write(found, folder)
     console.print(last_round(found))

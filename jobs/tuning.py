@@ -18,6 +18,7 @@ from actors.house import asks
 from actors.placement import PlacementError, Resources, layout
 from jobs import loop
 from jobs.display import chatter_to, wide_console
+from jobs.interrupts import Interrupts
 from jobs.trial import LoopTrial, trial_folder
 from scpl_ray import configfile, study
 from scpl_ray.files import write_atomically
@@ -46,7 +47,7 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
         KeyboardInterrupt: also for SIGTERM.
     """
     os.environ.update(loop.QUIET | SETTINGS)
-    with loop.terminated_as_interrupt(), chatter_to(folder / "output.log") as screen:
+    with Interrupts().handled(), chatter_to(folder / "output.log") as screen:
         by_mode = _search if plan.mode == "search" else _grid
         return by_mode(folder.absolute(), plan, trials, wide_console(screen))
 

@@ -24,7 +24,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,8 @@ class Store(Reader):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        """Entered around every commit: who handles Ctrl-C waits until the commit is whole."""
         self._lock = (root / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,6 +185,8 @@ class Store(Reader):
         self._lock.flush()
         for name in ("rounds", "logs", "tensorboard", "ray"):
             (root / name).mkdir(exist_ok=True)
+        for leftover in root.glob(".*.tmp"):
+            leftover.unlink()
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
@@ -251,13 +255,14 @@ class Store(Reader):
         started = time.monotonic()
         work = Phase(folder)
         yield work
-        files = {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
-        write_atomically(folder / "manifest.json", _json(dataclasses.asdict(manifest)))
+        with self.commits():
+            files = {
+                str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+            manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
+            write_atomically(folder / "manifest.json", _json(dataclasses.asdict(manifest)))
 
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write what a reader of the run looks for first."""

@@ -22,7 +22,7 @@ from tests.test_end_to_end import SMALL
 STUDY = """
 name: small
 set: {{{keys}}}
-seeds: 2
+seeds: 1
 arms:
   static: {{feedback.rule: static}}
   performative: {{}}
@@ -99,9 +99,9 @@ def test_a_study_killed_and_resumed_has_the_table_of_an_undisturbed_one(tmp_path
     keys = [key for key in SMALL if not key.startswith("generation.prompts")]
     path.write_text(STUDY.format(keys=", ".join(key.replace("=", ": ", 1) for key in keys)))
     output = finish(command(tmp_path, str(path), "--study-dir", "whole"), 1)
-    assert "2 of 6 trials failed" in output and "lower training.learning_rate" in output
+    assert "1 of 3 trials failed" in output and "lower training.learning_rate" in output
     failed = json.loads((tmp_path / "whole/failed.json").read_text())
-    assert sorted(failed) == ["runs/broken/seed-000", "runs/broken/seed-001"]
+    assert list(failed) == ["runs/broken/seed-000"]
 
     process = command(tmp_path, str(path), "--study-dir", "killed")
     deadline = time.monotonic() + 300
