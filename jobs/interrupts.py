@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -19,6 +19,8 @@ class Interrupts:
     """The signals of this process, inside :meth:`handled`."""
 
     def __init__(self) -> None:
+        self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+        """How a person is told that the first signal was heard."""
         self._told = 0
         self._committing = False
 
@@ -48,7 +50,7 @@ class Interrupts:
         self._told += 1
         if self._told > 1:
             os._exit(STOPPED)
+        self.say("stopping; again: end at once")
         if self._committing:
             return
-        print("stopping; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
         raise KeyboardInterrupt

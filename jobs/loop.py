@@ -114,6 +114,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         chatter_to(store.root / "logs" / "output.log") as screen,
         Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
     ):
+        interrupts.say = display.note
         display.note(f"run directory {store.root}")
         with connected(None) as resources, House(store.root, resources) as house:
             measured = list(rounds(store, experiment, task, house, display))
