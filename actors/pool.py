@@ -32,6 +32,8 @@ PROGRESS_S = 30.0
 DEADLINE_S = 1800.0
 """Longest time without any answer; reading a large model from a slow disk takes minutes."""
 START_POLL_S = 0.2
+PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
+"""States of an actor without a process."""
 WAKE_S = 0.01
 """Ray may end a wait this much too early."""
 CLOSE_S = 20.0
@@ -165,6 +167,18 @@ class Pool:
                     f"{what}: no answer for {waited:.0f} s; missing: {missing}; "
                     f"logs: {', '.join(str(self._logs[i]) for i in replicas)}"
                 )
+            if homeless := [i for i in replicas if self._facts(i).get("State") in PENDING]:
+                logger.warning(
+                    "%s: %s %s still to be placed after %.0f s; each asks for %g CPUs and %g GPUs; free are %s of %s",
+                    what,
+                    self._role.name,
+                    ", ".join(map(str, homeless)),
+                    waited,
+                    self._role.cpus,
+                    self._role.gpus,
+                    _shown(ray.available_resources()),
+                    _shown(ray.cluster_resources()),
+                )
             logger.info("%s: waiting for %s, %.0f s", what, missing, waited)
 
     def result(self, reference: Any) -> Any:
@@ -251,3 +265,8 @@ class Pool:
             return "(no log on this machine)"
         lines = self._logs[index].read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _shown(resources: Mapping[str, float]) -> str:
+    """CPUs and GPUs, for people."""
+    return f"{resources.get('CPU', 0.0):g} CPUs, {resources.get('GPU', 0.0):g} GPUs"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +28,7 @@ from scpl_ray.records import Metric
 
 TABLE_WIDTH = 120
 """The closing table needs this many columns."""
+OURS = ("scpl_ray", "actors", "jobs")
 SHOWN_GROUPS = 4
 """Groups with a column of their own; with more, the smallest and largest share are shown."""
 
@@ -66,6 +68,22 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
         screen.close()
 
 
+class Warnings(logging.Handler):
+    """Shows warnings of this project on the screen; everything is in the log file."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Ours, not a library's; errors end the run with a message of their own."""
+        return record.name.split(".")[0] in OURS and record.levelno < logging.ERROR
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        self._show(f"warning: {record.getMessage()}")
+
+
 class Display:
     """:class:`scpl_ray.protocols.Progress` on a terminal, or as plain lines where there is none."""
 
@@ -86,12 +104,15 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._seconds: dict[int, dict[str, float]] = {}
         self._lock = threading.Lock()
+        self._warnings = Warnings(self.note)
 
     def __enter__(self) -> Display:
         self._bars.start()
+        logging.getLogger().addHandler(self._warnings)
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self._warnings)
         self._bars.stop()
 
     def note(self, text: str) -> None:

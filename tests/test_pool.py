@@ -168,3 +168,17 @@ def test_everything_is_written_to_the_log(two: Pool, capfd: pytest.CaptureFixtur
         for said in (f"process {process.pid} started", "printed", "complained", "spoken by a child", "anyone: logged"):
             assert said in text
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_what_cannot_be_placed_says_what_is_asked_and_what_is_free(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("actors.pool.PROGRESS_S", 0.4)
+    pool = Pool(
+        Worker, Role("huge worker", 1, 1000.0, 0.0, 1), ("hello",), environment={}, logs=tmp_path, deadline_s=1.2
+    )
+    with pytest.raises(TimeoutError, match="no answer for 1 s"):
+        pool.everywhere("greet", "you", what="greeting")
+    pool.close()
+    assert "huge worker 0 still to be placed after" in caplog.text and "each asks for 1000 CPUs" in caplog.text
+    assert "of 8 CPUs" in caplog.text
