@@ -293,13 +293,30 @@ def _json(value: Any) -> bytes:
 
 def _read_manifest(folder: Path) -> Manifest | None:
     try:
-        value = json.loads((folder / "manifest.json").read_bytes())
-        return Manifest(**value)
+        manifest = Manifest(**json.loads((folder / "manifest.json").read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
+        manifest = None
+    if manifest is None or not _is_of(folder, manifest):
         logger.warning("%s: the manifest is damaged; the phase is done again", folder)
         return None
+    return manifest
+
+
+def _is_of(folder: Path, manifest: Manifest) -> bool:
+    """Whether a manifest has the types of one and names the folder that it lies in."""
+    numbers = all(type(value) in (int, float) for value in (manifest.seconds, manifest.committed_at))
+    mappings = isinstance(manifest.facts, dict) and isinstance(manifest.files, dict)
+    return (
+        numbers
+        and mappings
+        and (manifest.round, manifest.phase) == (int(folder.parent.name), folder.name)
+        and all(
+            isinstance(file, dict) and type(file.get("bytes")) is int and type(file.get("sha256")) is str
+            for file in manifest.files.values()
+        )
+    )
 
 
 def _damage(folder: Path, manifest: Manifest) -> str | None:
