@@ -196,7 +196,7 @@ class ArmFlags:
     amplified: Verdict | None
     """Whether preference bias rose since round 0; ``None``: fewer than two seeds."""
     levelled_down: tuple[int, ...] | None
-    """Rounds whose gap fell against round 0 because quality fell; ``None``: fewer than two whole seeds, rounds or groups."""
+    """Rounds whose gap fell against round 0 because quality fell; ``None``: fewer than two whole seeds or groups."""
     stability: GroupMap | None
     """Of the groups' shares; ``None``: see ``unknown``."""
     unknown: str

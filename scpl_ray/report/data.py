@@ -107,12 +107,13 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
                 try:
                     runs.append(_run(run_dir, label))
                 except (StoreError, ConfigError) as error:
-                    notes.append(f"{run_dir.relative_to(folder)} cannot be read and is left out: {error}")
+                    why = " ".join(str(error).split())
+                    notes.append(f"{run_dir.relative_to(folder)} cannot be read and is left out: {why}")
     if (folder / results.FILE).exists():
         table = results.read(folder)
     elif runs:
         table = results.table([(run.arm, run.seed, results.run_rows(run.reader.root)) for run in runs])
-        notes.append(f"There is no {results.FILE} yet: the numbers were read from the {len(runs)} run directories.")
+        notes.append(f"There is no {results.FILE} yet: the numbers were read from {len(runs)} run directories.")
     else:
         raise StoreError(f"{folder}: a study without any result; run it first")
     if not table.num_rows:
@@ -153,7 +154,7 @@ def _single(runs: Sequence[Run]) -> Part:
     """Runs whose configs differ only in seed and name are seeds of one arm."""
     arms: dict[str, list[Run]] = {}
     for run in runs:
-        key = run.experiment.model_copy(update={"seed": 0, "name": "", "loop": run.experiment.loop}).model_dump_json()
+        key = run.experiment.model_copy(update={"seed": 0, "name": ""}).model_dump_json()
         arms.setdefault(key, []).append(run)
     named: list[Run] = []
     taken: set[str] = set()

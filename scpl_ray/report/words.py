@@ -66,7 +66,7 @@ def left_out(judged: Judged) -> str:
 def levelling(flags: ArmFlags) -> str:
     """Whether the gap of an arm fell because quality fell."""
     if flags.levelled_down is None:
-        return "cannot tell: fewer than 2 whole seeds, rounds or groups"
+        return "cannot tell: fewer than 2 whole seeds or groups"
     if not flags.levelled_down:
         return "no"
     rounds = ", ".join(map(str, flags.levelled_down[:8])) + (" …" if len(flags.levelled_down) > 8 else "")
