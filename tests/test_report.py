@@ -255,7 +255,7 @@ def test_selection_is_described_by_what_it_saw_and_kept(folder: Path) -> None:
     found = evidence.selected(part.series, part.runs, "performative")
     assert found is not None and found.round == 3 and 0 < found.kept_fraction < 1
     (north, asked, before, kept), (_, other_asked, other_before, other_kept) = found.shares
-    assert north == NORTH and asked == pytest.approx(0.8)
+    assert north == NORTH and asked == pytest.approx(0.8) and before is not None and other_before is not None
     assert [before + other_before, kept + other_kept, asked + other_asked] == pytest.approx([1.0, 1.0, 1.0])
 
 
@@ -324,7 +324,7 @@ def analytic(folder: Path, arms: int, *, died: bool = False) -> Path:
 def test_of_many_arms_those_of_claims_come_first(tmp_path: Path) -> None:
     page = report.write([analytic(tmp_path / "wide", 30)], None)
     said = read(page).said()
-    assert "12 of 30 arms with results are listed and drawn on this page" in said
+    assert "14 of 30 arms with results are listed and drawn on this page" in said
     assert "arm07" in said and "arm05" in said and "arm09" in said and "arm29" not in said
     assert "There are no run directories" in said
     assert len(json.loads((page.parent / "report.json").read_text())["parts"][0]["arms"]) == 30

@@ -95,8 +95,9 @@ class Selected:
     round: int
     kept_fraction: float
     effective_sample_size: float
-    shares: tuple[tuple[str, float, float, float], ...]
-    """Per group: share of the queries, of the completions to choose from, and (by weight) of what was kept."""
+    shares: tuple[tuple[str, float, float | None, float], ...]
+    """Per group: share of the queries, of the completions to choose from (``None`` without run directories), and by
+    weight of what was kept."""
 
 
 def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
@@ -119,8 +120,7 @@ def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
             for group, share in zip(run.experiment.groups.names, manifest.facts["shares_before"], strict=True):
                 before.setdefault(group, []).append(share)
     shares = tuple(
-        (g, mean("share", g), float(np.mean(before[g])) if before[g] else float("nan"), mean("kept_share", g))
-        for g in groups
+        (g, mean("share", g), float(np.mean(before[g])) if before[g] else None, mean("kept_share", g)) for g in groups
     )
     return Selected(arm, last, mean("kept_fraction"), mean("effective_sample_size"), shares)
 

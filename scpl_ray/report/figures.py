@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 """Okabe and Ito's palette for all kinds of colour vision, without its yellow, which is too light for a line."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
-MAX_ARMS = 12
+MAX_ARMS = 14
 """Arms in one figure."""
 MAX_POINTS = 200
 """Rounds that are drawn; of longer paths, evenly spaced ones."""

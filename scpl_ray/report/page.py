@@ -45,6 +45,8 @@ class View:
     flags: Mapping[str, ArmFlags]
     """Of every arm with results."""
     figures: tuple[Figure, ...]
+    differing: Mapping[str, Mapping[str, Any]]
+    """Per arm: the config keys in which the arms differ."""
 
 
 def view(part: Part, slug: str) -> View:
@@ -53,7 +55,8 @@ def view(part: Part, slug: str) -> View:
     shown = tuple(there[:MAX_ARMS])
     family = verdicts.judge(part.series, part.study) if part.study is not None and part.study.claims else None
     described = {arm: verdicts.flags(part.series, arm) for arm in there}
-    return View(slug, part, shown, family, described, tuple(figures.draw_all(part, shown)))
+    drawn = tuple(figures.draw_all(part, shown))
+    return View(slug, part, shown, family, described, drawn, _differing(part.experiments))
 
 
 def write(parts: Sequence[Part], output: Path) -> Path:
@@ -101,6 +104,7 @@ def render(views: Sequence[View], created: str) -> str:
 
 def _context(one: View) -> dict[str, Any]:
     part = one.part
+    usual = _usual(one.differing)
     changes = {metric: text.metric_name(metric) for metric in verdicts.CHANGES}
     seeds: dict[tuple[str, str], list[int]] = {}
     for gap in part.gaps:
@@ -111,7 +115,10 @@ def _context(one: View) -> dict[str, Any]:
         "part": part,
         "shown": one.shown,
         "facts": _facts(one),
-        "arms": [_arm(one, arm) for arm in part.arms if arm in one.shown or arm not in one.flags][: 4 * MAX_ARMS],
+        "usual": usual,
+        "arms": [_arm(one, arm, usual) for arm in part.arms if arm in one.shown or arm not in one.flags][
+            : 4 * MAX_ARMS
+        ],
         "gaps": gaps[:MAX_GAPS],
         "more_gaps": len(gaps[MAX_GAPS:]),
         "claims": _claims(one.family) if one.family else [],
@@ -148,13 +155,14 @@ def _facts(one: View) -> dict[str, str]:
     }
 
 
-def _arm(one: View, arm: str) -> dict[str, Any]:
+def _arm(one: View, arm: str, usual: Mapping[str, Any]) -> dict[str, Any]:
     reached = one.part.series.reached(arm)
+    own = one.differing.get(arm, {})
     return {
         "label": arm,
         "seeds": int((reached >= 0).sum()),
         "rounds": int(reached.max(initial=-1)),
-        "keys": _differing(one.part.experiments).get(arm, {}),
+        "keys": {key: value for key, value in own.items() if repr(value) != repr(usual[key])},
         "known": arm in one.part.experiments,
     }
 
@@ -212,6 +220,17 @@ def _differing(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any
     return {arm: {key: values[key] for key in keys} for arm, values in flat.items()}
 
 
+def _usual(differing: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The most common value of every key in which the arms differ; of those that tie, the first arm's."""
+    keys = next(iter(differing.values()), {})
+    found = {}
+    for key in keys:
+        values = [own[key] for own in differing.values()]
+        shown = [repr(value) for value in values]
+        found[key] = max(values, key=lambda value: shown.count(repr(value)))
+    return found
+
+
 def _common(experiments: Mapping[str, Experiment]) -> dict[str, Any]:
     """The keys in which all arms agree."""
     flat = [_flat(experiment) for experiment in experiments.values()]
@@ -230,7 +249,6 @@ def _versions(part: Part) -> dict[str, str]:
 def summary(one: View) -> dict[str, Any]:
     """Everything the page says of a part in numbers, for all arms, as plain values."""
     part = one.part
-    differing = _differing(part.experiments)
     return {
         "title": part.title,
         "source": part.source,
@@ -242,7 +260,7 @@ def summary(one: View) -> dict[str, Any]:
         "claims": [_claim(judged, one.family) for judged in one.family.judged] if one.family else [],
         "arms": {
             arm: {
-                "config": differing.get(arm),
+                "config": one.differing.get(arm),
                 "rounds": flags.last,
                 "changes_since_round_0": {metric: dataclasses.asdict(found) for metric, found in flags.changes.items()},
                 "amplified_p": None if flags.amplified is None else flags.amplified.p,

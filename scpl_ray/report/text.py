@@ -9,6 +9,8 @@ import unicodedata
 CUT = 600
 """Characters of one text that are shown."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+ROUNDING = 1e-12
+"""Differences of numbers around 1 below this are rounding."""
 NOTHING = "\N{EN DASH}"
 """Stands for a number that does not exist."""
 
@@ -39,11 +41,12 @@ def cut(text: str) -> str:
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three digits after the point, or three significant ones where it is below 0.001 or large."""
+    """Three digits after the point, or three significant ones where it is small or large; rounding errors are 0."""
     if value is None or math.isnan(value):
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
+    value = 0.0 if abs(value) < ROUNDING else value
     size = abs(value)
     form = ".3f" if size == 0 or 0.001 <= size < 1000 else ".3g"
     return f"{value:{'+' if signed else ''}{form}}".replace("-", MINUS)
