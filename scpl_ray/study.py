@@ -34,7 +34,8 @@ from scpl_ray.config import Experiment, Names, PositiveInt, Section
 from scpl_ray.configfile import ConfigError
 
 QUICK_START = "quickstart"
-STUDY_FILE = "study.yaml"
+STUDY_FILE, FAILED_FILE = "study.yaml", "failed.json"
+"""In the folder of a study; the second holds reasons by trial folder."""
 NAME = re.compile(r"[\w.-]+")
 MAX_TRIALS = 100_000
 

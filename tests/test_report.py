@@ -25,7 +25,7 @@ from scpl_ray.judge_card import DEPLOYED, JudgeCard, Measured
 from scpl_ray.records import Completion, Metric, from_table, to_table
 from scpl_ray.report import data, evidence, text
 from scpl_ray.store import Store, StoreError
-from scpl_ray.study import Study, StudyClaim
+from scpl_ray.study import Search, Study, StudyClaim
 from tests import fakes
 from tests.test_controller import loop
 
@@ -92,7 +92,7 @@ def write_study(folder: Path, base: Path) -> Path:
             shutil.rmtree(run_dir / "rounds" / "002" / "feedback")
         found.append((trial.label, trial.seed, results.run_rows(run_dir)))
     results.write(results.table(found), folder)
-    (folder / data.FAILED_FILE).write_text(json.dumps({"runs/static/seed-002": f"out of memory {HOSTILE} \x1b[31m"}))
+    (folder / study.FAILED_FILE).write_text(json.dumps({"runs/static/seed-002": f"out of memory {HOSTILE} \x1b[31m"}))
     return folder
 
 
@@ -294,6 +294,21 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm(folder: Path, tmp_path:
         data.load([static / "seed-000", copy], {})
 
 
+def test_what_a_search_sampled_is_listed_by_its_folder(folder: Path, tmp_path: Path) -> None:
+    found = Study(
+        name="best", mode="search", search=Search(metric="disparate_gap"), axes={"selection.beta": (0.5, 1.0)}
+    )
+    sampled = tmp_path / "runs" / "sampled"
+    shutil.copytree(folder / "runs/static/seed-000", sampled / "0a1b")
+    shutil.copytree(folder / "runs/performative/seed-000", sampled / "2c3d")
+    (tmp_path / study.STUDY_FILE).write_text(study.dump(found))
+    (tmp_path / study.FAILED_FILE).write_text(json.dumps({"runs/sampled/4e5f": "out of memory"}))
+    said = read(report.write([tmp_path], None)).said()
+    assert "0a1b 1 3 as usual" in said and "2c3d 1 3 feedback.rule=schedule" in said and ": no result" not in said
+    assert "1 of 1 have results" in said
+    assert "4e5f: failed: out of memory" in said and "The study states no claims" in said
+
+
 def analytic(folder: Path, arms: int, *, died: bool = False) -> Path:
     """A study of the analytic mode: no run directories."""
     found = Study(
@@ -363,10 +378,10 @@ def test_folders_that_cannot_be_written_and_files_that_are_damaged(folder: Path,
     assert result.exit_code == 2 and "--output" in result.stderr
     for content, message in (("[]", "holds a list"), ("{", "not JSON")):
         copy = shutil.copytree(folder, tmp_path / f"copy{len(content)}")
-        (copy / data.FAILED_FILE).write_text(content)
+        (copy / study.FAILED_FILE).write_text(content)
         with pytest.raises(StoreError, match=message):
             data.load([copy], {})
-    (copy / data.FAILED_FILE).unlink()
+    (copy / study.FAILED_FILE).unlink()
     (copy / "runs/static/seed-000/card.json").write_text("{}")
     (part,) = data.load([copy], {})
     with pytest.raises(StoreError, match="no judge card"):

@@ -15,9 +15,8 @@ from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
 from scpl_ray.series import Series
 from scpl_ray.store import Reader, StoreError
-from scpl_ray.study import STUDY_FILE, Study, arm_folder, arm_label
+from scpl_ray.study import FAILED_FILE, STUDY_FILE, Study, arm_folder, arm_label
 
-FAILED_FILE = "failed.json"
 SEED_FOLDER = re.compile(r"seed-(\d+)")
 
 
@@ -38,7 +37,8 @@ class Gap:
     """A run that is missing or stopped early."""
 
     arm: str
-    seed: int
+    seed: int | None
+    """``None``: one that a search sampled."""
     reason: str
 
 
@@ -97,18 +97,19 @@ def _run(folder: Path, arm: str = "") -> Run:
 
 def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
     found = study.load(folder / STUDY_FILE, configs)
-    labels = _labels(found)
-    by_folder = {arm_folder(label): label for label in labels}
+    planned = _labels(found)
+    by_folder = {arm_folder(label): label for label in planned}
     runs, notes = [], []
-    for arm_dir in sorted((folder / "runs").glob("*")):
-        label = by_folder.get(f"runs/{arm_dir.name}", arm_dir.name)
-        for run_dir in sorted(arm_dir.glob("seed-*")):
-            if (run_dir / "run.json").exists():
-                try:
-                    runs.append(_run(run_dir, label))
-                except (StoreError, ConfigError) as error:
-                    why = " ".join(str(error).split())
-                    notes.append(f"{run_dir.relative_to(folder)} cannot be read and is left out: {why}")
+    for run_dir in sorted((folder / "runs").glob("*/*")):
+        if (run_dir / "run.json").exists():
+            # what a search sampled is named by its folder
+            above = run_dir.parent.name
+            label = run_dir.name if found.mode == "search" else by_folder.get(f"runs/{above}", above)
+            try:
+                runs.append(_run(run_dir, label))
+            except (StoreError, ConfigError) as error:
+                why = " ".join(str(error).split())
+                notes.append(f"{run_dir.relative_to(folder)} cannot be read and is left out: {why}")
     if (folder / results.FILE).exists():
         table = results.read(folder)
     elif runs:
@@ -119,7 +120,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
     if not table.num_rows:
         raise StoreError(f"{folder}: no round was evaluated yet; let the study go on")
     series = Series.of(table)
-    labels += [arm for arm in series.arms if arm not in labels]
+    labels = planned + [arm for arm in series.arms if arm not in planned]
     experiments = {run.arm: run.experiment for run in runs}
     if found.mode != "search":
         try:
@@ -136,7 +137,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
         series=series,
         experiments=experiments,
         runs=tuple(runs),
-        gaps=_gaps(series, labels, runs, _failed(folder), by_folder, found.seeds),
+        gaps=_gaps(series, planned, runs, _failed(folder), by_folder, found.seeds),
         notes=tuple(notes),
     )
 
@@ -208,14 +209,15 @@ def _gaps(
     by_folder: Mapping[str, str],
     n_seeds: int,
 ) -> tuple[Gap, ...]:
-    found: dict[tuple[str, int], str] = {(gap.arm, gap.seed): gap.reason for gap in _unfinished(runs)}
+    found: dict[tuple[str, int | None], str] = {(gap.arm, gap.seed): gap.reason for gap in _unfinished(runs)}
     seeds = set(series.seeds)
     for name, reason in failed.items():
         arm, _, last = name.rpartition("/")
-        number = SEED_FOLDER.fullmatch(last)
-        seed = int(number[1]) if number else -1
-        found[by_folder.get(arm, arm), seed] = f"failed: {reason}"
-        seeds |= {seed} if number else set()
+        if number := SEED_FOLDER.fullmatch(last):
+            seeds.add(int(number[1]))
+            found[by_folder.get(arm, arm), int(number[1])] = f"failed: {reason}"
+        else:
+            found[last, None] = f"failed: {reason}"
     if seeds:
         seeds |= set(range(min(seeds), min(seeds) + n_seeds))
     for label in labels:

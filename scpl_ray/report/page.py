@@ -108,7 +108,7 @@ def _context(one: View) -> dict[str, Any]:
     changes = {metric: text.metric_name(metric) for metric in verdicts.CHANGES}
     seeds: dict[tuple[str, str], list[int]] = {}
     for gap in part.gaps:
-        seeds.setdefault((gap.arm, gap.reason), []).append(gap.seed)
+        seeds.setdefault((gap.arm, gap.reason), []).extend([] if gap.seed is None else [gap.seed])
     gaps = [(arm, reason, missing) for (arm, reason), missing in seeds.items()]
     there = [m for m in changes if any(m in one.flags[arm].changes for arm in one.shown)]
     return {
@@ -140,7 +140,7 @@ def _facts(one: View) -> dict[str, str]:
     part = one.part
     seeds = part.series.seeds
     rounds = sorted({int(flags.last) for flags in one.flags.values()})
-    planned = part.study.seeds if part.study is not None else len(seeds)
+    planned = part.study.seeds if part.study is not None and part.study.mode != "search" else len(seeds)
     kinds = {e.task.name for e in part.experiments.values()}, {e.model.name for e in part.experiments.values()}
     analytic = part.study is not None and part.study.mode == "analytic"
     groups = {" / ".join(e.groups.names) for e in part.experiments.values()}
