@@ -193,6 +193,8 @@ class ArmFlags:
     """Last round that any seed reached; -1 without results."""
     changes: Mapping[str, Interval]
     """Mean change from round 0 to the last, by metric; left out where fewer than two seeds have both."""
+    ends: Mapping[str, tuple[float, float]]
+    """Means in round 0 and the last, by metric, over the seeds that have both."""
     amplified: Verdict | None
     """Whether preference bias rose since round 0; ``None``: fewer than two seeds."""
     levelled_down: tuple[int, ...] | None
@@ -206,13 +208,16 @@ class ArmFlags:
 def flags(series: Series, arm: str) -> ArmFlags:
     """Describe one arm."""
     last = int(series.reached(arm).max(initial=-1))
-    changes = {}
+    changes, ends = {}, {}
     for metric in CHANGES:
         moved = _since_round_0(series, arm, metric)
+        if moved.seeds:
+            both = series.path(arm, metric)[[series.seeds.index(seed) for seed in moved.seeds]]
+            ends[metric] = (float(both[:, 0].mean()), float(both[:, last].mean()))
         if len(moved.seeds) >= 2:
             changes[metric] = t_interval(moved.differences)
     stable, unknown = _stability(series, arm)
-    return ArmFlags(arm, last, changes, amplified(series, arm), _levelled_down(series, arm), stable, unknown)
+    return ArmFlags(arm, last, changes, ends, amplified(series, arm), _levelled_down(series, arm), stable, unknown)
 
 
 def amplified(series: Series, arm: str, *, metric: str = PREFERENCE, level: float = 0.05) -> Verdict | None:

@@ -207,6 +207,7 @@ def test_flags_of_an_arm() -> None:
     found = verdicts.flags(Series.of(results.table(table)), "x")
     assert found.levelled_down == (2,) and found.last == 2
     assert found.changes[verdicts.PREFERENCE].estimate == pytest.approx(2.03)
+    assert found.ends[verdicts.PREFERENCE] == pytest.approx((0.0, 2.03))
     assert found.amplified is not None and found.amplified.verdict == "supported"
     assert found.stability is not None and found.unknown == ""
 
@@ -217,6 +218,7 @@ def test_flags_of_arms_that_cannot_be_described() -> None:
     assert found.stability is None and "died out" in found.unknown and found.levelled_down == ()
     alone = verdicts.flags(Series.of(results.table(died[:1])), "x")
     assert alone.amplified is None and alone.levelled_down is None and alone.changes == {} and alone.stability is None
+    assert alone.ends[verdicts.PREFERENCE] == (0.0, 2.0)
     absent = verdicts.flags(Series.of(results.table(died)), "y")
     assert absent.last == -1 and absent.stability is None and absent.amplified is None
     lonely = [(arm, seed, [Metric(r.round, "a", "share", 0.5) for r in own[::5]]) for arm, seed, own in died]

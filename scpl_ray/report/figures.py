@@ -33,6 +33,10 @@ BANDS_UP_TO = 4
 """With more arms in a figure, shaded bands would hide each other: intervals are drawn as bars."""
 WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
 
+FRACTIONS = ("share", "quality", "disparate_gap", "distinct_")
+"""Metrics that lie in [0, 1]."""
+MARGIN = 0.02
+
 Panel = tuple[str, str | None]
 """Metric and group."""
 
@@ -160,6 +164,10 @@ def _dress(axis: Axes, panel: Panel) -> None:
     axis.grid(axis="y", color="#dddddd", lw=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+    if metric.startswith(FRACTIONS):
+        # a t-interval of few seeds may reach where no number can be
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, -MARGIN), min(high, 1.0 + MARGIN))
     if "log_odds" in metric:
         axis.axhline(0.0, color="#777777", lw=0.8)
 

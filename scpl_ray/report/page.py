@@ -110,7 +110,7 @@ def _context(one: View) -> dict[str, Any]:
     for gap in part.gaps:
         seeds.setdefault((gap.arm, gap.reason), []).extend([] if gap.seed is None else [gap.seed])
     gaps = [(arm, reason, missing) for (arm, reason), missing in seeds.items()]
-    there = [m for m in changes if any(m in one.flags[arm].changes for arm in one.shown)]
+    there = [m for m in changes if any(m in one.flags[arm].ends for arm in one.shown)]
     return {
         "part": part,
         "shown": one.shown,
@@ -263,6 +263,7 @@ def summary(one: View) -> dict[str, Any]:
                 "config": one.differing.get(arm),
                 "rounds": flags.last,
                 "changes_since_round_0": {metric: dataclasses.asdict(found) for metric, found in flags.changes.items()},
+                "round_0_and_last": flags.ends,
                 "amplified_p": None if flags.amplified is None else flags.amplified.p,
                 "levelled_down_rounds": flags.levelled_down,
                 "rho": None if flags.stability is None else flags.stability.rho,

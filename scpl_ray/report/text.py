@@ -41,14 +41,18 @@ def cut(text: str) -> str:
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three digits after the point, or three significant ones where it is small or large; rounding errors are 0."""
+    """Three digits after the point, three significant ones where it is small; rounding errors are 0."""
     if value is None or math.isnan(value):
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
-    value = 0.0 if abs(value) < ROUNDING else value
     size = abs(value)
-    form = ".3f" if size == 0 or 0.001 <= size < 1000 else ".3g"
+    if size < ROUNDING:
+        value, form = 0.0, ".3f"
+    elif size < 0.001 or size >= 1e9:
+        form = ".3g"
+    else:
+        form = ".3f" if size < 1000 else ",.0f"
     return f"{value:{'+' if signed else ''}{form}}".replace("-", MINUS)
 
 

@@ -68,7 +68,7 @@ def levelling(flags: ArmFlags) -> str:
     if flags.levelled_down is None:
         return "cannot tell: fewer than 2 whole seeds or groups"
     if not flags.levelled_down:
-        return "no"
+        return "not shown"
     rounds = ", ".join(map(str, flags.levelled_down[:8])) + (" …" if len(flags.levelled_down) > 8 else "")
     return f"levelled down in round{'s' if len(flags.levelled_down) > 1 else ''} {rounds}"
 
