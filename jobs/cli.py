@@ -187,6 +187,26 @@ def sweep(
 
 
 @app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders of studies or of runs.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write to [default: PATH/report; ./report for several PATHs].")
+    ] = None,
+) -> None:
+    """Write what a study or single runs say on one page: verdicts, paths, flags, samples.
+
+    [bold]scpl report studies/NAME[/] writes report.html, its figures and report.json. The page needs no network.
+    """
+    from jobs import report as job
+
+    try:
+        page = job.write(paths, output)
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
+    print(f"{page} written")
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("experiment.yaml"),
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,

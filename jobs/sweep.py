@@ -28,7 +28,6 @@ from scpl_ray.study import Study, Trial
 
 logger = logging.getLogger(__name__)
 
-FAILED = "failed.json"
 SHOWN = ("preference_log_odds_round0", "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "kept_fraction")
 
 
@@ -86,7 +85,7 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
         except KeyboardInterrupt:
             print(f"scpl: stopped; finished rounds are on disk; {again}", file=sys.stderr)
             return STOPPED
-        write_atomically(folder / FAILED, (json.dumps(failed, indent=1) + "\n").encode())
+        write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
         results.write(found, folder)
     console.print(last_round(found))
     for name, reason in failed.items():

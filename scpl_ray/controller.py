@@ -235,6 +235,7 @@ class Loop:
                 by_id = {q.query_id: q for q in prompts}
                 judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
                 fixed = self.engines.scorer.negative_log_likelihood(self.base, completions)
+                phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)
                 rows = measure.evaluate(
@@ -246,8 +247,7 @@ class Loop:
                     first=self._rows(0) if t else [],
                 )
                 phase.write("metrics", rows, Metric)
-        rows = self._rows(t)
-        self.progress.measured(t, rows)
+        self.progress.measured(t, rows := self._rows(t))
         return rows
 
     def feedback(self, t: int, rows: Sequence[Metric]) -> None:

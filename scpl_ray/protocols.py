@@ -35,7 +35,7 @@ class Card(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write ``card.json`` into an existing folder."""
+        """Write ``card.json`` into an existing folder: its key ``table`` holds :meth:`table`."""
         ...
 
 

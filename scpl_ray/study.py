@@ -34,7 +34,8 @@ from scpl_ray.config import Experiment, Names, PositiveInt, Section
 from scpl_ray.configfile import ConfigError
 
 QUICK_START = "quickstart"
-STUDY_FILE = "study.yaml"
+STUDY_FILE, FAILED_FILE = "study.yaml", "failed.json"
+"""In the folder of a study; the second holds reasons by trial folder."""
 NAME = re.compile(r"[\w.-]+")
 MAX_TRIALS = 100_000
 
@@ -185,12 +186,25 @@ class Trial:
     @property
     def folder(self) -> str:
         """Run directory below the study's folder."""
-        return f"runs/{self.label.replace(' ', ',').replace('/', '_')}/seed-{self.seed:03d}"
+        return f"{arm_folder(self.label)}/seed-{self.seed:03d}"
 
 
 def arm_label(arm: str, cell: Sequence[tuple[str, Any]]) -> str:
     """Name of an arm at a point of the axes."""
     return " ".join([arm, *(f"{key}={value}" for key, value in cell)])
+
+
+def arm_folder(label: str) -> str:
+    """Folder of an arm's run directories below the study's folder."""
+    return f"runs/{label.replace(' ', ',').replace('/', '_')}"
+
+
+def points(study: Study) -> list[tuple[tuple[str, Any], ...]]:
+    """The points of the axes' grid, each as keys and values; one empty point without axes, and for a search."""
+    if study.mode == "search":
+        return [()]
+    grid = {key: values for key, values in study.axes.items() if not isinstance(values, Range)}
+    return list(itertools.product(*([(key, value) for value in values] for key, values in grid.items())))
 
 
 def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Study:
@@ -228,19 +242,16 @@ def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
     Raises:
         ConfigError: an arm's config cannot run; the message names the arm.
     """
-    grid = {key: values for key, values in study.axes.items() if not isinstance(values, Range)}
-    points = list(itertools.product(*([(key, value) for value in values] for key, values in grid.items())))
-    if study.mode == "search":
-        points = [()]
-    if len(points) * len(study.arms) * study.seeds > MAX_TRIALS:
+    grid = points(study)
+    if len(grid) * len(study.arms) * study.seeds > MAX_TRIALS:
         raise ConfigError(
-            f"{study.name}: {len(study.arms)} arms x {len(points)} points x {study.seeds} seeds are more than "
+            f"{study.name}: {len(study.arms)} arms x {len(grid)} points x {study.seeds} seeds are more than "
             f"{MAX_TRIALS:,} trials; narrow the axes"
         )
     values = base_values(study, configs)
     built = [
         (arm, cell, configfile.build(configfile.overlay(values, {**study.set, **dict(cell), **keys}), where))
-        for cell in points
+        for cell in grid
         for arm, keys in study.arms.items()
         for where in [f"study {study.name}, arm {arm_label(arm, cell)}"]
     ]

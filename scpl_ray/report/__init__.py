@@ -1,0 +1,1 @@
+"""What a study or single runs say, on one page."""

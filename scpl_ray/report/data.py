@@ -1,0 +1,239 @@
+"""What was run: a frozen view of study folders and run directories, and of what is missing in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from scpl_ray import results, study
+from scpl_ray.config import Experiment
+from scpl_ray.configfile import ConfigError
+from scpl_ray.series import Series
+from scpl_ray.store import Reader, StoreError
+from scpl_ray.study import FAILED_FILE, STUDY_FILE, Study, arm_folder, arm_label
+
+SEED_FOLDER = re.compile(r"seed-(\d+)")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One run directory."""
+
+    arm: str
+    """Label of its arm in the results."""
+    seed: int
+    reader: Reader
+    experiment: Experiment
+    versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """A run that is missing or stopped early."""
+
+    arm: str
+    seed: int | None
+    """``None``: one that a search sampled."""
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A study, or the single runs that were given together."""
+
+    title: str
+    source: str
+    """Folder, or folders, that it was read from."""
+    study: Study | None
+    """``None`` for single runs: no claims."""
+    arms: tuple[str, ...]
+    """All labels, those without any result included; arms of claims first."""
+    table: pa.Table
+    """The tidy results, :data:`scpl_ray.results.SCHEMA`."""
+    series: Series
+    experiments: Mapping[str, Experiment]
+    """By label, where they are known."""
+    runs: tuple[Run, ...]
+    """Empty for the analytic mode."""
+    gaps: tuple[Gap, ...]
+    notes: tuple[str, ...]
+    """What a reader must know about this folder."""
+
+
+def load(paths: Sequence[Path], configs: Mapping[str, Path]) -> list[Part]:
+    """Read study folders and run directories; all run directories make one part, at the end.
+
+    Args:
+        paths: one or more of either.
+        configs: built-in configs by name, for the base of a study.
+
+    Raises:
+        StoreError: a path that is neither, or that holds no results.
+        ConfigError: a study file that cannot be read.
+        ValueError: a damaged results table.
+    """
+    studies, runs = [], []
+    for path in dict.fromkeys(p.resolve() for p in paths):
+        if (path / STUDY_FILE).is_file():
+            studies.append(_study(path, configs))
+        elif (path / "run.json").is_file():
+            runs.append(_run(path))
+        else:
+            what = "no such folder" if not path.exists() else f"neither {STUDY_FILE} nor run.json in it"
+            raise StoreError(f"{path}: {what}; give the folder of a study or of a run")
+    return [*studies, *([_single(runs)] if runs else [])]
+
+
+def _run(folder: Path, arm: str = "") -> Run:
+    reader, experiment = Reader.open(folder)
+    versions = json.loads((folder / "run.json").read_bytes()).get("versions", {})
+    return Run(arm or experiment.name, experiment.seed, reader, experiment, {k: str(v) for k, v in versions.items()})
+
+
+def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
+    found = study.load(folder / STUDY_FILE, configs)
+    planned = _labels(found)
+    by_folder = {arm_folder(label): label for label in planned}
+    runs, notes = [], []
+    for run_dir in sorted((folder / "runs").glob("*/*")):
+        if (run_dir / "run.json").exists():
+            # what a search sampled is named by its folder
+            above = run_dir.parent.name
+            label = run_dir.name if found.mode == "search" else by_folder.get(f"runs/{above}", above)
+            try:
+                runs.append(_run(run_dir, label))
+            except (StoreError, ConfigError) as error:
+                why = " ".join(str(error).split())
+                notes.append(f"{run_dir.relative_to(folder)} cannot be read and is left out: {why}")
+    if (folder / results.FILE).exists():
+        table = results.read(folder)
+    elif runs:
+        table = results.table([(run.arm, run.seed, results.run_rows(run.reader.root)) for run in runs])
+        notes.append(f"There is no {results.FILE} yet: the numbers were read from {len(runs)} run directories.")
+    else:
+        raise StoreError(f"{folder}: a study without any result; run it first")
+    if not table.num_rows:
+        raise StoreError(f"{folder}: no round was evaluated yet; let the study go on")
+    series = Series.of(table)
+    labels = planned + [arm for arm in series.arms if arm not in planned]
+    experiments = {run.arm: run.experiment for run in runs}
+    if found.mode != "search":
+        try:
+            trials = study.trials(found.model_copy(update={"seeds": 1}), configs)
+            experiments = {trial.label: trial.experiment for trial in trials} | experiments
+        except ConfigError as error:
+            notes.append(f"The configs of arms without run directories are not shown: {error}")
+    return Part(
+        title=found.title or found.name,
+        source=str(folder),
+        study=found,
+        arms=tuple(labels),
+        table=table,
+        series=series,
+        experiments=experiments,
+        runs=tuple(runs),
+        gaps=_gaps(series, planned, runs, _failed(folder), by_folder, found.seeds),
+        notes=tuple(notes),
+    )
+
+
+def _labels(found: Study) -> list[str]:
+    """Arms of claims first; a search has no grid."""
+    if found.mode == "search":
+        return []
+    in_claims = {arm for claim in found.claims for arm in claim.contrast}
+    pairs = [(arm, cell) for cell in study.points(found) for arm in found.arms]
+    return [arm_label(arm, cell) for arm, cell in sorted(pairs, key=lambda pair: pair[0] not in in_claims)]
+
+
+def _single(runs: Sequence[Run]) -> Part:
+    """Runs whose configs differ only in seed and name are seeds of one arm."""
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        key = run.experiment.model_copy(update={"seed": 0, "name": ""}).model_dump_json()
+        arms.setdefault(key, []).append(run)
+    named: list[Run] = []
+    taken: set[str] = set()
+    for members in arms.values():
+        label = members[0].experiment.name
+        if label in taken:
+            label = f"{label}-{len(taken) + 1}"
+        taken.add(label)
+        seeds = [run.seed for run in members]
+        if len(set(seeds)) < len(seeds):
+            twice = [str(run.reader.root) for run in members if seeds.count(run.seed) > 1]
+            raise StoreError(f"{' and '.join(twice)}: the same config and seed; give one of them")
+        named += [dataclasses.replace(run, arm=label) for run in members]
+    table = results.table([(run.arm, run.seed, results.run_rows(run.reader.root)) for run in named])
+    if not table.num_rows:
+        raise StoreError(f"{named[0].reader.root}: no round was evaluated yet; let the run go on")
+    series, labels = Series.of(table), list(dict.fromkeys(run.arm for run in named))
+    return Part(
+        title=named[0].experiment.name if len(named) == 1 else f"{len(named)} runs",
+        source=", ".join(str(run.reader.root) for run in named),
+        study=None,
+        arms=tuple(labels),
+        table=table,
+        series=series,
+        experiments={run.arm: run.experiment for run in reversed(named)},
+        runs=tuple(named),
+        gaps=tuple(_unfinished(named)),
+        notes=(),
+    )
+
+
+def _failed(folder: Path) -> dict[str, str]:
+    """Reasons by trial folder."""
+    path = folder / FAILED_FILE
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(f"{path}: not JSON ({error}); remove it or resume the study") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: holds a {type(value).__name__}; expected reasons by trial folder")
+    return {str(key): str(reason) for key, reason in value.items()}
+
+
+def _gaps(
+    series: Series,
+    labels: Sequence[str],
+    runs: Sequence[Run],
+    failed: Mapping[str, str],
+    by_folder: Mapping[str, str],
+    n_seeds: int,
+) -> tuple[Gap, ...]:
+    found: dict[tuple[str, int | None], str] = {(gap.arm, gap.seed): gap.reason for gap in _unfinished(runs)}
+    seeds = set(series.seeds)
+    for name, reason in failed.items():
+        arm, _, last = name.rpartition("/")
+        if number := SEED_FOLDER.fullmatch(last):
+            seeds.add(int(number[1]))
+            found[by_folder.get(arm, arm), int(number[1])] = f"failed: {reason}"
+        else:
+            found[last, None] = f"failed: {reason}"
+    if seeds:
+        seeds |= set(range(min(seeds), min(seeds) + n_seeds))
+    for label in labels:
+        there = dict(zip(series.seeds, series.reached(label).tolist(), strict=True))
+        for seed in sorted(seeds):
+            if there.get(seed, -1) < 0:
+                found.setdefault((label, seed), "no result")
+    return tuple(Gap(arm, seed, reason) for (arm, seed), reason in found.items())
+
+
+def _unfinished(runs: Sequence[Run]) -> list[Gap]:
+    gaps = []
+    for run in runs:
+        rounds = run.experiment.loop.rounds
+        done = [t for t in range(rounds + 1) if run.reader.manifest(t, "evaluation") is not None]
+        if len(done) <= rounds:
+            reached = f"stopped after round {done[-1]} of {rounds}" if done else "stopped before round 0 was evaluated"
+            gaps.append(Gap(run.arm, run.seed, reached))
+    return gaps

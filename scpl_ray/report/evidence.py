@@ -1,0 +1,206 @@
+"""What stands behind the numbers of a few arms: seconds, selection, judges, and what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from scpl_ray.records import Completion, Judgement, Query
+from scpl_ray.report.data import Part, Run
+from scpl_ray.series import Series
+from scpl_ray.store import PHASES, StoreError
+
+CARD_FILE = "card.json"
+SIDE_BY_SIDE = "reward_model"
+"""The phase that runs while completions are drawn: in no round's total."""
+PROMPTS_PER_GROUP = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSeconds:
+    """One phase of an arm, over the self-consuming rounds of all its seeds."""
+
+    arm: str
+    phase: str
+    times: int
+    median: float
+    """Seconds."""
+    share: float | None
+    """Of the seconds of all rounds; ``None`` for a phase that runs beside another."""
+    limit: float | None
+    """Median least seconds, where the files say what that is; else ``None``."""
+
+    @property
+    def limit_over_measured(self) -> float | None:
+        """1: as fast as can be."""
+        return None if self.limit is None or self.median <= 0 else self.limit / self.median
+
+
+def phase_seconds(runs: Sequence[Run], arm: str) -> list[PhaseSeconds]:
+    """Seconds per phase of an arm.
+
+    The limit of ``completions`` is the round's sampled tokens at the best rate that generation reached in any round of
+    the same run: it shows what uneven rounds and waiting cost, not what other hardware or settings would give. The
+    files hold no limit of other phases.
+    """
+    seconds: dict[str, list[float]] = {}
+    limits: list[float] = []
+    for run in runs:
+        if run.arm != arm:
+            continue
+        generated: list[tuple[int, float]] = []
+        for t in range(1, run.experiment.loop.rounds + 1):
+            for phase in PHASES:
+                manifest = run.reader.manifest(t, phase)
+                if manifest is None:
+                    continue
+                seconds.setdefault(phase, []).append(manifest.seconds)
+                spent = manifest.facts.get("generation_seconds", 0.0)
+                if phase == "completions" and spent > 0:
+                    generated.append((_tokens(run, t), spent))
+        best = max((tokens / spent for tokens, spent in generated), default=0.0)
+        limits += [tokens / best for tokens, _ in generated if best > 0]
+    total = sum(sum(values) for phase, values in seconds.items() if phase != SIDE_BY_SIDE)
+    return [
+        PhaseSeconds(
+            arm=arm,
+            phase=phase,
+            times=len(seconds[phase]),
+            median=float(np.median(seconds[phase])),
+            share=sum(seconds[phase]) / total if phase != SIDE_BY_SIDE and total > 0 else None,
+            limit=float(np.median(limits)) if phase == "completions" and limits else None,
+        )
+        for phase in PHASES
+        if phase in seconds
+    ]
+
+
+def _tokens(run: Run, t: int) -> int:
+    path = run.reader.folder(t, "completions") / "completions.parquet"
+    column = pq.read_table(path, columns=["token_ids"], partitioning=None)["token_ids"]
+    return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selected:
+    """What selection did in the last round of an arm, mean between seeds; NaN where it was not measured."""
+
+    arm: str
+    round: int
+    kept_fraction: float
+    effective_sample_size: float
+    shares: tuple[tuple[str, float, float | None, float], ...]
+    """Per group: share of the queries, of the completions to choose from (``None`` without run directories), and by
+    weight of what was kept."""
+
+
+def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
+    """Selection diagnostics of an arm; ``None`` before its first self-consuming round."""
+    last = int(series.reached(arm).max(initial=-1))
+    if last < 1:
+        return None
+
+    def mean(metric: str, group: str | None = None) -> float:
+        path = series.path(arm, metric, group)
+        found = path[:, last] if path.shape[1] > last else np.empty(0)
+        found = found[~np.isnan(found)]
+        return float(found.mean()) if len(found) else float("nan")
+
+    groups = series.groups(arm, "share")
+    before: dict[str, list[float]] = {group: [] for group in groups}
+    for run in runs:
+        manifest = run.reader.manifest(last, "selection") if run.arm == arm else None
+        if manifest is not None:
+            for group, share in zip(run.experiment.groups.names, manifest.facts["shares_before"], strict=True):
+                before.setdefault(group, []).append(share)
+    shares = tuple(
+        (g, mean("share", g), float(np.mean(before[g])) if before[g] else None, mean("kept_share", g)) for g in groups
+    )
+    return Selected(arm, last, mean("kept_fraction"), mean("effective_sample_size"), shares)
+
+
+@dataclasses.dataclass(frozen=True)
+class CardTable:
+    """A judge card as plain values."""
+
+    arms: tuple[str, ...]
+    """Arms whose shares this judge produced."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+
+def cards(part: Part, arms: Sequence[str]) -> list[CardTable]:
+    """The judge cards in the run directories, each once.
+
+    Raises:
+        StoreError: a card that cannot be read.
+    """
+    found: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
+    for run in part.runs:
+        path = run.reader.root / CARD_FILE
+        if run.arm not in arms or not path.exists():
+            continue
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))["table"]
+            columns = [tuple(row) for row in table]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: no judge card that can be read ({error!r})") from error
+        if table and len(set(columns)) == 1:
+            users = found.setdefault(json.dumps(table, sort_keys=True), (table, []))[1]
+            users += [run.arm] if run.arm not in users else []
+    return [
+        CardTable(tuple(users), tuple(table[0]), tuple(tuple(row.values()) for row in table))
+        for table, users in found.values()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One answer to a held-out prompt."""
+
+    round: int
+    group: str | None
+    prompt: str
+    completion: str
+    kind: str | None
+    quality: float
+
+
+def samples(part: Part, arm: str) -> list[Sample]:
+    """Answers to the same held-out prompts in the first, a middle and the last round of the arm's first seed.
+
+    For each group and for no group: the first prompt of the evaluation set; nothing is picked by what was answered.
+    """
+    run = next((run for run in part.runs if run.arm == arm), None)
+    if run is None:
+        return []
+    done = [t for t in range(run.experiment.loop.rounds + 1) if _has_prompts(run, t)]
+    rounds = sorted({done[0], done[len(done) // 2], done[-1]}) if done else []
+    return [sample for t in rounds for sample in _answers(run, t)]
+
+
+def _has_prompts(run: Run, t: int) -> bool:
+    manifest = run.reader.manifest(t, "evaluation")
+    return manifest is not None and "prompts.parquet" in manifest.files
+
+
+def _answers(run: Run, t: int) -> list[Sample]:
+    asked: dict[str | None, list[Query]] = {}
+    for query in run.reader.read(t, "evaluation", "prompts", Query):
+        asked.setdefault(query.group, []).append(query)
+    shown = {q.query_id: q for queries in asked.values() for q in queries[:PROMPTS_PER_GROUP]}
+    judged: Mapping[str, Judgement] = {
+        j.completion_id: j for j in run.reader.read(t, "evaluation", "judgements", Judgement)
+    }
+    found = []
+    for completion in run.reader.read(t, "evaluation", "completions", Completion):
+        if completion.query_id in shown and completion.sample_index == 0:
+            query, judgement = shown[completion.query_id], judged[completion.completion_id]
+            found.append(Sample(t, query.group, query.prompt, completion.text, judgement.kind, judgement.quality))
+    return found

@@ -1,0 +1,188 @@
+"""Paths per round with bands between seeds, as SVG and PNG."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from scpl_ray.report.data import Part
+from scpl_ray.report.text import metric_name, number, visible
+from scpl_ray.series import MeanPath, Series, mean_path
+from scpl_ray.shares import IntArray
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+"""Okabe and Ito's palette for all kinds of colour vision, without its yellow, which is too light for a line."""
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
+MAX_ARMS = 14
+"""Arms in one figure."""
+MAX_POINTS = 200
+"""Rounds that are drawn; of longer paths, evenly spaced ones."""
+MAX_GROUPS = 4
+"""Groups whose shares get a panel of their own."""
+BANDS_UP_TO = 4
+"""With more arms in a figure, shaded bands would hide each other: intervals are drawn as bars."""
+WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
+
+FRACTIONS = ("share", "quality", "disparate_gap", "distinct_")
+"""Metrics that lie in [0, 1]."""
+MARGIN = 0.02
+
+Panel = tuple[str, str | None]
+"""Metric and group."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One drawing."""
+
+    name: str
+    """Of its files, without ending."""
+    title: str
+    alt: str
+    """What it shows, in words."""
+    svg: bytes
+    png: bytes
+
+
+def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
+    """The figures of a part: what no arm has a number for is left out.
+
+    Args:
+        part: the results.
+        arms: the arms to draw, at most ``MAX_ARMS``.
+    """
+    series = part.series
+    groups = list(dict.fromkeys(g for arm in arms for g in series.groups(arm, "share")))
+    # of two groups the second share is what is left
+    shares: list[Panel] = [("share", g) for g in (groups[:1] if len(groups) == 2 else groups[:MAX_GROUPS])]
+    share_title = "Share of queries" + (f" ({groups[1]}: the rest)" if len(groups) == 2 else "")
+    plans: list[tuple[str, str, list[Panel]]] = [
+        ("shares", share_title, shares),
+        (
+            "preference",
+            "Preference bias on neutral prompts",
+            [("preference_log_odds_balanced", None), ("preference_log_odds_round0", None)],
+        ),
+        (
+            "disparity",
+            "Disparate gap, with the quality behind it",
+            [("disparate_gap", None), ("quality_worst", None), ("quality_mean", None)],
+        ),
+        ("diversity", "Diversity on neutral prompts", [("distinct_2", None), ("self_bleu", None)]),
+        ("perplexity", "Perplexity on neutral prompts", [("perplexity_round0", None)]),
+    ]
+    drawn = {panel for _, _, panels in plans for panel in panels}
+    for claim in part.study.claims if part.study else ():
+        panel = (claim.metric, claim.group)
+        if panel not in drawn:
+            drawn.add(panel)
+            name = "claim-" + "-".join(str(p) for p in panel if p).replace("_", "-")
+            plans.append(("".join(c if c.isalnum() or c == "-" else "_" for c in name), "Metric of a claim", [panel]))
+    figures = []
+    for name, title, panels in plans:
+        there = [p for p in panels if any(not np.isnan(series.path(arm, *p)).all() for arm in arms)]
+        if there:
+            figures.append(_draw(series, name, title, there, arms))
+    return figures
+
+
+def _draw(series: Series, name: str, title: str, panels: Sequence[Panel], arms: Sequence[str]) -> Figure:
+    paths = {panel: {arm: mean_path(series.path(arm, *panel)) for arm in arms} for panel in panels}
+    columns = 1 if max(map(len, arms), default=0) > 26 else 2
+    height = PANEL_INCHES * len(panels) + LEGEND_INCHES * -(-len(arms) // columns) + 0.4
+    with (
+        matplotlib.rc_context(
+            {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9.0}
+        ),
+        warnings.catch_warnings(),
+    ):
+        # the SVG holds text as text; only the PNG may lack a glyph
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas = Canvas(figsize=(WIDTH_INCHES, height), layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        for axis, panel in zip(axes, panels, strict=True):
+            for row, arm in enumerate(arms):
+                _line(axis, paths[panel][arm], row, visible(arm), len(arms))
+            _dress(axis, panel)
+        axes[-1].set_xlabel("round")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        canvas.suptitle(visible(title), fontsize=10, fontweight="bold", x=0.02, ha="left")
+        handles, labels = axes[0].get_legend_handles_labels()
+        canvas.legend(
+            handles, labels, loc="outside lower left", ncols=columns, fontsize=8, frameon=False, handlelength=3.2
+        )
+        svg, png = io.BytesIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.savefig(png, format="png", dpi=160)
+    return Figure(name, title, _alt(title, paths), svg.getvalue(), png.getvalue())
+
+
+def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None:
+    rounds = _drawn_rounds(len(path.mean))
+    colour = COLOURS[row % len(COLOURS)]
+    low, high = path.low[rounds], path.high[rounds]
+    x = rounds.astype(np.float64)
+    if n_arms > BANDS_UP_TO:
+        # side by side within a round, so that no bar hides another
+        x += (row - (n_arms - 1) / 2) * 0.6 / n_arms * max(1.0, rounds[-1] / MAX_POINTS)
+    axis.plot(
+        x,
+        path.mean[rounds],
+        color=colour,
+        label=label,
+        linestyle=LINES[row % len(LINES)],
+        linewidth=1.5,
+        marker=MARKERS[row % len(MARKERS)],
+        markersize=3.5,
+        markevery=max(1, len(rounds) // 12),
+    )
+    if n_arms <= BANDS_UP_TO:
+        axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    else:
+        bars = slice(None) if len(rounds) <= 12 else slice(-1, None)
+        axis.vlines(x[bars], low[bars], high[bars], color=colour, linewidth=1.0, alpha=0.8)
+
+
+def _drawn_rounds(n: int) -> IntArray:
+    return np.unique(np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(np.int64))
+
+
+def _dress(axis: Axes, panel: Panel) -> None:
+    metric, group = panel
+    axis.set_title(visible(metric_name(metric, group)), fontsize=9, loc="left")
+    axis.grid(axis="y", color="#dddddd", lw=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if metric.startswith(FRACTIONS):
+        # a t-interval of few seeds may reach where no number can be
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, -MARGIN), min(high, 1.0 + MARGIN))
+    if "log_odds" in metric:
+        axis.axhline(0.0, color="#777777", lw=0.8)
+
+
+def _alt(title: str, paths: dict[Panel, dict[str, MeanPath]]) -> str:
+    parts = []
+    for (metric, group), by_arm in paths.items():
+        ends = []
+        for arm, path in by_arm.items():
+            there = np.flatnonzero(~np.isnan(path.mean))
+            if len(there):
+                first, last = there[0], there[-1]
+                ends.append(
+                    f"{arm} from {number(float(path.mean[first]))} in round {first} to "
+                    f"{number(float(path.mean[last]))} in round {last}"
+                )
+        parts.append(f"{metric_name(metric, group)}: {'; '.join(ends)}")
+    return f"Line chart. {title}. {'. '.join(parts)}."

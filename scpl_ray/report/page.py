@@ -1,0 +1,322 @@
+"""The page: ``report.html``, its figures and ``report.json``."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from scpl_ray import verdicts
+from scpl_ray.config import Experiment, Section
+from scpl_ray.files import write_atomically
+from scpl_ray.report import evidence, figures, text, words
+from scpl_ray.report.data import Part
+from scpl_ray.report.figures import MAX_ARMS, Figure
+from scpl_ray.series import mean_path
+from scpl_ray.verdicts import ArmFlags, Family
+
+TEMPLATE = "page.html"
+FORMAT = 1
+MAX_CLAIMS = 60
+"""Claims in the page's table."""
+MAX_GAPS = 50
+"""Lines of missing runs on the page."""
+UNSHOWN_KEYS = ("name", "seed")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A part with everything that is said about it."""
+
+    slug: str
+    """Prefix of its figures' files."""
+    part: Part
+    shown: tuple[str, ...]
+    """Arms with results that are drawn and listed."""
+    family: Family | None
+    flags: Mapping[str, ArmFlags]
+    """Of every arm with results."""
+    figures: tuple[Figure, ...]
+    differing: Mapping[str, Mapping[str, Any]]
+    """Per arm: the config keys in which the arms differ."""
+
+
+def view(part: Part, slug: str) -> View:
+    """Judge, describe and draw."""
+    there = [arm for arm in part.arms if arm in part.series.values]
+    shown = tuple(there[:MAX_ARMS])
+    family = verdicts.judge(part.series, part.study) if part.study is not None and part.study.claims else None
+    described = {arm: verdicts.flags(part.series, arm) for arm in there}
+    drawn = tuple(figures.draw_all(part, shown))
+    return View(slug, part, shown, family, described, drawn, _differing(part.experiments))
+
+
+def write(parts: Sequence[Part], output: Path) -> Path:
+    """Write the report into a folder, made where it does not exist; returns the path of the page.
+
+    Raises:
+        OSError: the folder cannot be written.
+        StoreError: a judge card that cannot be read.
+        ValueError: results that cannot be judged, e.g. a quality outside [0, 1].
+    """
+    views = [view(part, f"part{i + 1}-" if len(parts) > 1 else "") for i, part in enumerate(parts)]
+    created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    output.mkdir(parents=True, exist_ok=True)
+    for one in views:
+        for figure in one.figures:
+            write_atomically(output / f"{one.slug}{figure.name}.svg", figure.svg)
+            write_atomically(output / f"{one.slug}{figure.name}.png", figure.png)
+    facts = {"format": FORMAT, "created": created, "parts": [summary(one) for one in views]}
+    encoded = json.dumps(_plain(facts), allow_nan=False)
+    write_atomically(output / "report.json", f"{encoded}\n".encode())
+    page = render(views, created)
+    write_atomically(output / "report.html", page.encode())
+    return output / "report.html"
+
+
+def render(views: Sequence[View], created: str) -> str:
+    """The page as HTML: one file, nothing is loaded and nothing runs."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: text.visible(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name, function in (("number", text.number), ("signed", text.signed), ("percent", text.percent)):
+        environment.filters[name] = function
+    environment.filters["cut"] = text.cut
+    environment.filters["config_value"] = text.config_value
+    title = " · ".join(one.part.title for one in views)
+    return environment.get_template(TEMPLATE).render(
+        title=title, created=created, parts=[_context(one) for one in views]
+    )
+
+
+def _context(one: View) -> dict[str, Any]:
+    part = one.part
+    usual = _usual(one.differing)
+    changes = {metric: text.metric_name(metric) for metric in verdicts.CHANGES}
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for gap in part.gaps:
+        seeds.setdefault((gap.arm, gap.reason), []).extend([] if gap.seed is None else [gap.seed])
+    gaps = [(arm, reason, missing) for (arm, reason), missing in seeds.items()]
+    there = [m for m in changes if any(m in one.flags[arm].ends for arm in one.shown)]
+    return {
+        "part": part,
+        "shown": one.shown,
+        "facts": _facts(one),
+        "usual": usual,
+        "arms": [_arm(one, arm, usual) for arm in part.arms if arm in one.shown or arm not in one.flags][
+            : 4 * MAX_ARMS
+        ],
+        "gaps": gaps[:MAX_GAPS],
+        "more_gaps": len(gaps[MAX_GAPS:]),
+        "claims": _claims(one.family) if one.family else [],
+        "family": one.family,
+        "max_claims": MAX_CLAIMS,
+        "figures": [(figure, Markup(base64.b64encode(figure.svg).decode())) for figure in one.figures],
+        "changes": {metric: changes[metric] for metric in there},
+        "flags": [_flags(one, arm) for arm in one.shown],
+        "cards": evidence.cards(part, one.shown),
+        "selected": [s for arm in one.shown if (s := evidence.selected(part.series, part.runs, arm)) is not None],
+        "phases": [(arm, rows) for arm in one.shown if (rows := evidence.phase_seconds(part.runs, arm))],
+        "samples": [(arm, answers) for arm in one.shown if (answers := evidence.samples(part, arm))],
+        "common": _common(part.experiments),
+        "versions": _versions(part),
+    }
+
+
+def _facts(one: View) -> dict[str, str]:
+    part = one.part
+    seeds = part.series.seeds
+    rounds = sorted({int(flags.last) for flags in one.flags.values()})
+    planned = part.study.seeds if part.study is not None and part.study.mode != "search" else len(seeds)
+    kinds = {e.task.name for e in part.experiments.values()}, {e.model.name for e in part.experiments.values()}
+    analytic = part.study is not None and part.study.mode == "analytic"
+    groups = {" / ".join(e.groups.names) for e in part.experiments.values()}
+    return {
+        "Arms": f"{len(one.flags)} of {len(part.arms)} have results",
+        "Seeds": f"{len(seeds)} of {planned} have results",
+        "Rounds": " or ".join(map(str, rounds)) + " after round 0",
+        "Groups": ", ".join(sorted(groups)) or text.NOTHING,
+        "Task": ", ".join(sorted(kinds[0])) or text.NOTHING,
+        "Model": "none: the analytic model of the loop" if analytic else ", ".join(sorted(kinds[1])) or text.NOTHING,
+        "Read from": part.source,
+    }
+
+
+def _arm(one: View, arm: str, usual: Mapping[str, Any]) -> dict[str, Any]:
+    reached = one.part.series.reached(arm)
+    own = one.differing.get(arm, {})
+    return {
+        "label": arm,
+        "seeds": int((reached >= 0).sum()),
+        "rounds": int(reached.max(initial=-1)),
+        "keys": {key: value for key, value in own.items() if repr(value) != repr(usual[key])},
+        "known": arm in one.part.experiments,
+    }
+
+
+def _claims(family: Family) -> list[dict[str, Any]]:
+    return [
+        {
+            "judged": judged,
+            "symbol": words.SYMBOLS[judged.outcome],
+            "badge": judged.outcome.replace(" ", "-"),
+            "contrast": words.contrast(judged),
+            "point": words.point(judged),
+            "measured": words.measured(judged),
+            "interval": ""
+            if judged.verdict is None
+            else text.interval(judged.verdict.interval.low, judged.verdict.interval.high, signed=True),
+            "p": "" if judged.verdict is None else text.p_value(judged.verdict.p_adjusted),
+            "sentence": words.sentence(judged, family),
+            "left_out": words.left_out(judged),
+        }
+        for judged in family.judged[:MAX_CLAIMS]
+    ]
+
+
+def _flags(one: View, arm: str) -> dict[str, Any]:
+    flags = one.flags[arm]
+    experiment = one.part.experiments.get(arm)
+    return {
+        "flags": flags,
+        "levelled": words.levelling(flags),
+        "stability": words.stability(flags, experiment.feedback.rule if experiment is not None else None),
+        "amplified": words.amplification(flags),
+        "intervals": {
+            metric: text.interval(found.low, found.high, signed=True) for metric, found in flags.changes.items()
+        },
+    }
+
+
+def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section) and name != "lora":
+            found |= _flat(value, f"{prefix}{name}.")
+        elif prefix or name not in UNSHOWN_KEYS:
+            found[f"{prefix}{name}"] = value.model_dump() if isinstance(value, Section) else value
+    return found
+
+
+def _differing(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any]]:
+    """Per arm: the keys in which the arms differ."""
+    flat = {arm: _flat(experiment) for arm, experiment in experiments.items()}
+    keys = [key for key in next(iter(flat.values()), {}) if len({repr(values[key]) for values in flat.values()}) > 1]
+    return {arm: {key: values[key] for key in keys} for arm, values in flat.items()}
+
+
+def _usual(differing: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The most common value of every key in which the arms differ; of those that tie, the first arm's."""
+    keys = next(iter(differing.values()), {})
+    found = {}
+    for key in keys:
+        values = [own[key] for own in differing.values()]
+        shown = [repr(value) for value in values]
+        found[key] = max(values, key=lambda value: shown.count(repr(value)))
+    return found
+
+
+def _common(experiments: Mapping[str, Experiment]) -> dict[str, Any]:
+    """The keys in which all arms agree."""
+    flat = [_flat(experiment) for experiment in experiments.values()]
+    first = flat[0] if flat else {}
+    return {key: value for key, value in first.items() if all(repr(other[key]) == repr(value) for other in flat)}
+
+
+def _versions(part: Part) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for run in part.runs:
+        for package, version in run.versions.items():
+            found.setdefault(package, set()).add(version)
+    return {package: " and ".join(sorted(versions)) for package, versions in sorted(found.items())}
+
+
+def summary(one: View) -> dict[str, Any]:
+    """Everything the page says of a part in numbers, for all arms, as plain values."""
+    part = one.part
+    return {
+        "title": part.title,
+        "source": part.source,
+        "notes": part.notes,
+        "seeds": part.series.seeds,
+        "missing": [dataclasses.asdict(gap) for gap in part.gaps],
+        "level": one.family.level if one.family else None,
+        "power": one.family.power if one.family else None,
+        "claims": [_claim(judged, one.family) for judged in one.family.judged] if one.family else [],
+        "arms": {
+            arm: {
+                "config": one.differing.get(arm),
+                "rounds": flags.last,
+                "changes_since_round_0": {metric: dataclasses.asdict(found) for metric, found in flags.changes.items()},
+                "round_0_and_last": flags.ends,
+                "amplified_p": None if flags.amplified is None else flags.amplified.p,
+                "levelled_down_rounds": flags.levelled_down,
+                "rho": None if flags.stability is None else flags.stability.rho,
+                "rho_interval": None if flags.stability is None else (flags.stability.low, flags.stability.high),
+                "stability": "cannot tell" if flags.stability is None else flags.stability.verdict,
+                "paths": [
+                    {"metric": metric, "group": group, "mean": path.mean, "low": path.low, "high": path.high}
+                    for (metric, group), values in part.series.values[arm].items()
+                    for path in [mean_path(values)]
+                ],
+            }
+            for arm, flags in one.flags.items()
+        },
+    }
+
+
+def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
+    verdict = judged.verdict
+    numbers = {} if verdict is None else {
+        "estimate": verdict.estimate,
+        "low": verdict.interval.low,
+        "high": verdict.interval.high,
+        "confidence": verdict.interval.confidence,
+        "p": verdict.p,
+        "p_adjusted": verdict.p_adjusted,
+        "minimum_detectable_effect": verdict.minimum_detectable_effect,
+        "differences": dict(
+            zip(map(str, verdict.claim.paired.seeds), verdict.claim.paired.differences.tolist(), strict=True)
+        ),
+    }  # fmt: skip
+    return {
+        "name": judged.name,
+        "question": judged.claim.question,
+        "metric": judged.claim.metric,
+        "group": judged.claim.group,
+        "at": judged.claim.at,
+        "round": judged.round,
+        "direction": judged.claim.direction,
+        "contrast": dict(judged.contrast),
+        "outcome": judged.outcome,
+        "levelled_down": judged.levelled_down,
+        "not_compared": {str(seed): arms for seed, arms in judged.left_out.items()},
+        "sentence": words.sentence(judged, family),
+        **numbers,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON values; a number that does not exist is null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return [_plain(item) for item in value]

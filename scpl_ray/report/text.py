@@ -1,0 +1,96 @@
+"""Numbers and foreign text as a reader may see them."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+
+CUT = 600
+"""Characters of one text that are shown."""
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+ROUNDING = 1e-12
+"""Differences of numbers around 1 below this are rounding."""
+NOTHING = "\N{EN DASH}"
+"""Stands for a number that does not exist."""
+
+
+def visible(text: str) -> str:
+    """Text in which nothing acts: controls, direction overrides and lone surrogates are spelled out.
+
+    Tabs and line breaks stay, marked. Letters of any script stay as they are.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character == "\n":
+        return "↵\n"
+    if character == "\t":
+        return "⇥\t"
+    category = unicodedata.category(character)
+    # Cf: invisible format characters, among them the direction overrides; joiners are part of words
+    if category in ("Cc", "Cs", "Co") or (category == "Cf" and character not in "\u200c\u200d"):
+        return f"⟨U+{ord(character):04X}⟩"
+    return character
+
+
+def cut(text: str) -> str:
+    """The beginning of a long text, said aloud."""
+    return text if len(text) <= CUT else f"{text[:CUT]} … [{len(text) - CUT} more characters]"
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Three digits after the point, three significant ones where it is small; rounding errors are 0."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    size = abs(value)
+    if size < ROUNDING:
+        value, form = 0.0, ".3f"
+    elif size < 0.001 or size >= 1e9:
+        form = ".3g"
+    else:
+        form = ".3f" if size < 1000 else ",.0f"
+    return f"{value:{'+' if signed else ''}{form}}".replace("-", MINUS)
+
+
+def signed(value: float | None) -> str:
+    """As :func:`number`, with its sign."""
+    return number(value, signed=True)
+
+
+def interval(low: float, high: float, *, signed: bool = False) -> str:
+    """``low to high``."""
+    return f"{number(low, signed=signed)} to {number(high, signed=signed)}"
+
+
+def p_value(value: float) -> str:
+    """Never 0."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """Whole percents."""
+    return NOTHING if value is None or math.isnan(value) else f"{value:.0%}"
+
+
+def config_value(value: object) -> str:
+    """As it stands in a config."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def metric_name(metric: str, group: str | None = None) -> str:
+    """A metric in words."""
+    names = {
+        "preference_log_odds_balanced": "preference log-odds above balance",
+        "preference_log_odds_round0": "preference log-odds since round 0",
+        "disparate_gap": "disparate gap",
+        "quality_worst": "quality of the worst-served group",
+        "quality_mean": "mean quality",
+        "distinct_2": "distinct 2-grams",
+        "perplexity_round0": "perplexity under the base model",
+    }
+    words = names.get(metric, metric.replace("_", " "))
+    return words if group is None else f"{words}, {group}"
