@@ -16,7 +16,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.learning import reward_model
 from scpl_ray.learning.likelihood import negative_log_likelihood
 from scpl_ray.protocols import Choice
-from scpl_ray.records import Completion, Query, Score
+from scpl_ray.records import Completion, Query, Score, Weights
 from tests.tiny_models import save_model
 
 pytestmark = pytest.mark.engines
@@ -118,7 +118,7 @@ def test_one_or_two_replicas_any_chunks_any_death(
     two.use(fitted[0])
     expected = score(two)
     _, completions = answered(60)
-    likelihoods = two.negative_log_likelihood(base, completions * 3)
+    likelihoods = two.negative_log_likelihood(Weights(0, base), completions * 3)
     one = start(1, model=1.0, first=0.5, on_topic=-2.0)
     one.use(fitted[0])
     assert score(one, chunk=7) == expected
@@ -128,7 +128,7 @@ def test_one_or_two_replicas_any_chunks_any_death(
         one.submit(queries, completions[i : i + 10])
     os.kill(before.pid, signal.SIGKILL)
     assert one.collect() == expected
-    assert one.negative_log_likelihood(base, completions * 3) == likelihoods
+    assert one.negative_log_likelihood(Weights(0, base), completions * 3) == likelihoods
     (after,) = one.processes()
     assert (after.actor_id, after.restarts) == (before.actor_id, 1)
 
@@ -159,8 +159,8 @@ def test_likelihoods(two: RayScorer, base: Path) -> None:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     expected = negative_log_likelihood(model, [(c.prompt_token_ids, c.token_ids) for c in completions], 8192)
-    assert two.negative_log_likelihood(base, completions) == expected
-    assert two.negative_log_likelihood(base, []) == []
+    assert two.negative_log_likelihood(Weights(0, base), completions) == expected
+    assert two.negative_log_likelihood(Weights(0, base), []) == []
 
 
 def test_model_is_not_asked_without_a_weight(start: Start) -> None:
