@@ -44,13 +44,13 @@ class _Drawn:
 
 
 def _accepted_rejected(candidates: Candidates, kept: Selected, chance: FloatArray | None) -> _Drawn:
-    """Each kept completion with its weight, against the not-kept one of its prompt that has the lowest reward.
+    """Each kept completion with its weight, against the worst one of its prompt that was not kept.
 
-    In a control, against the not-kept one that chance puts first.
+    The worst has the lowest reward and is the last of several; in a control it is the one that chance puts first.
     """
     is_kept = np.zeros(candidates.size, dtype=bool)
     is_kept[kept.indices] = True
-    order = _worst_first(candidates) if chance is None else np.lexsort((candidates.candidate_rank, chance))
+    order = candidates.best_first[::-1] if chance is None else np.lexsort((candidates.candidate_rank, chance))
     partner = _first_per_prompt(candidates, order[~is_kept[order]])
     rejected = [partner.get(int(prompt), _NONE) for prompt in candidates.prompts[kept.indices]]
     return _Drawn(kept.indices, np.array(rejected, dtype=np.int64), kept.weights)
@@ -59,10 +59,10 @@ def _accepted_rejected(candidates: Candidates, kept: Selected, chance: FloatArra
 def _best_worst(candidates: Candidates, kept: Selected, chance: FloatArray | None) -> _Drawn:
     """Of each prompt the completion with the highest reward against the one with the lowest, weight 1.
 
-    In a control chance says which of the two is chosen.
+    Of several these are the first and the last; in a control chance says which of the two is chosen.
     """
     best = _first_per_prompt(candidates, candidates.best_first)
-    worst = _first_per_prompt(candidates, _worst_first(candidates))
+    worst = _first_per_prompt(candidates, candidates.best_first[::-1])
     chosen = np.array(list(best.values()), dtype=np.int64)
     rejected = np.array([worst[prompt] for prompt in best], dtype=np.int64)
     whole = chosen != rejected
@@ -127,11 +127,6 @@ def pair(
         left_out=left_out,
         inverted=int((rewards[chosen] < rewards[rejected]).sum()),
     )
-
-
-def _worst_first(candidates: Candidates) -> IntArray:
-    """Rows by (reward, candidate), shape (N,)."""
-    return np.asarray(np.lexsort((candidates.candidate_rank, candidates.rewards)))
 
 
 def _first_per_prompt(candidates: Candidates, order: IntArray) -> dict[int, int]:

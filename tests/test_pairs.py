@@ -53,9 +53,9 @@ def test_accepted_against_the_worst_rejected_by_hand() -> None:
     assert made.chosen.effective_sample_size == pytest.approx(9 / 5)
 
 
-def test_the_rejected_one_has_the_lowest_reward_and_then_the_lowest_number() -> None:
+def test_the_rejected_one_has_the_lowest_reward_and_is_the_last_such() -> None:
     of = candidates([0.5, 0.2, 0.1, 0.1], [0, 0, 0, 0])
-    assert rows(make("accepted_rejected", of, kept([0], of=of))) == [(0, 2)]
+    assert rows(make("accepted_rejected", of, kept([0], of=of))) == [(0, 3)]
 
 
 def test_equal_texts_are_no_pair() -> None:
