@@ -86,8 +86,12 @@ def connected(resources: Resources | None) -> Iterator[Resources]:
         ray.shutdown()
 
 
-def plan(experiment: Experiment) -> tuple[Task, Layout]:
+def plan(experiment: Experiment, resources: Resources | None = None) -> tuple[Task, Layout]:
     """Everything that can be checked without starting anything.
+
+    Args:
+        experiment: the config.
+        resources: what to plan for; ``None``: this machine, or a cluster of any size where one is to be connected to.
 
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
@@ -99,8 +103,9 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
         )
     tracking.check(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
-    placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
-    return task, placed or layout(experiment, Resources(float("inf"), 0.0))
+    if resources is None:
+        resources = Resources(float("inf"), 0.0) if os.environ.get("RAY_ADDRESS") else local_resources()
+    return task, layout(experiment, resources)
 
 
 def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
