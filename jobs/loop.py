@@ -142,7 +142,7 @@ def rounds(
     engines = house.engines(experiment, task)
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
-    loop = Loop(experiment, task, store, engines, base, _encoder(experiment, base), progress, reward_model=given)
+    loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
     boards = tracking.trackers(experiment, store.root)
     try:
@@ -158,7 +158,8 @@ def rounds(
             board.close(finished=len(measured) > experiment.loop.rounds)
 
 
-def _encoder(experiment: Experiment, base: Path) -> Encode:
+def encoder(experiment: Experiment, base: Path) -> Encode:
+    """The one template of training, generation and scoring, with the tokenizer of a base model."""
     tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
 
     def encode(query: Query, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
