@@ -30,7 +30,7 @@ SIZES = {
 DATA: dict[str, tuple[Callable[[], list[dict[str, Any]]], list[str]]] = {
     "news": (news_data.rows, []),
 }
-"""By task: made-up rows, and what makes them the config's."""
+"""By task: made-up rows, and overrides that make them the config's; ``{model}`` stands for a tiny model's folder."""
 
 
 def flat(name: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, mon
         [
             *(f"task.data={data}", f"model.name={folder}", "evaluation.prompts_per_group=3"),
             *("evaluation.neutral_prompts=8", "generation.max_new_tokens=16", "generation.engine=transformers"),
-            *overrides,
+            *(override.format(model=folder) for override in overrides),
         ],
     )
     task, placed = loop.plan(experiment, Resources(64, 8))
