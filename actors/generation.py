@@ -142,9 +142,7 @@ class RayGenerator:
                 probe's log-probabilities unchanged.
             TimeoutError: no engine answered within the deadline.
         """
-        weights = dataclasses.replace(
-            weights, model=weights.model.absolute(), adapter=weights.adapter.absolute() if weights.adapter else None
-        )
+        weights = weights.absolute()
         probes: list[Probe] = self._pool.everywhere(
             "refresh", weights, what=f"loading policy version {weights.policy_version}"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from actors.placement import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
@@ -17,7 +18,7 @@ from scpl_ray.learning.adapters import load_model
 from scpl_ray.learning.likelihood import negative_log_likelihood
 from scpl_ray.learning.tokens import Ids
 from scpl_ray.protocols import Choice, Process, Task
-from scpl_ray.records import Completion, Query, Score
+from scpl_ray.records import Completion, Query, Score, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class ScoringActor(Replica):
         self._dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[experiment.model.dtype]
         self._reward_model: tuple[Path, reward_model.RewardModel] | None = None
         self._language_models: dict[Path, Any] = {}
+        self._adapters_are_served = experiment.generation.refresh == "adapter"
 
     def fit(self, choices: Sequence[Choice], base: Path, output: Path, seed: int) -> dict[str, float]:
         """Train the task's own reward model into ``output``."""
@@ -73,16 +75,29 @@ class ScoringActor(Replica):
             for (_, completion_id, _), of_one in zip(work, terms, strict=True)
         ]
 
-    def likelihoods(self, model: Path, sequences: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
-        """Negative log-likelihoods of completions (nats) and their numbers of tokens."""
+    def likelihoods(self, policy: Weights, sequences: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
+        """Negative log-likelihoods of completions (nats) and their numbers of tokens.
+
+        An adapter that is served is put into the base model for the call, so that there is no second copy of it.
+        """
+        model = self._language_model(policy.model)
+        with EndsProcess(ValueError):
+            if policy.adapter is None or not self._adapters_are_served:
+                return negative_log_likelihood(model, sequences, self._tokens_per_batch)
+            adapted = PeftModel.from_pretrained(model, policy.adapter, autocast_adapter_dtype=False).eval()
+            try:
+                return negative_log_likelihood(model, sequences, self._tokens_per_batch)
+            finally:
+                adapted.unload()
+
+    def _language_model(self, model: Path) -> Any:
         if model not in self._language_models:
             while len(self._language_models) >= LANGUAGE_MODELS_KEPT:
                 del self._language_models[next(iter(self._language_models))]
             loaded = load_model(model, self._dtype, trust_remote_code=self._trust_remote_code)
             self._language_models[model] = loaded.to(self._device).eval()
         self._language_models[model] = self._language_models.pop(model)
-        with EndsProcess(ValueError):
-            return negative_log_likelihood(self._language_models[model], sequences, self._tokens_per_batch)
+        return self._language_models[model]
 
     def _model_rewards(self, source: Path | None, texts: Sequence[tuple[str, str]]) -> list[float]:
         if source is None:
@@ -161,15 +176,16 @@ class RayScorer:
         chunks: list[list[Score]] = self._pool.results(submitted, "scoring")
         return [score for chunk in chunks for score in chunk]
 
-    def negative_log_likelihood(self, model: Path, completions: Sequence[Completion]) -> list[tuple[float, int]]:
+    def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
         """Per completion: summed negative log-likelihood of its tokens given its prompt (nats), and their number."""
+        policy = policy.absolute()
         sequences = [(c.prompt_token_ids, c.token_ids) for c in completions]
         size = COMPLETIONS_PER_CALL
         calls = [
-            self._pool.submit("likelihoods", model.absolute(), sequences[i : i + size])
-            for i in range(0, len(sequences), size)
+            self._pool.submit("likelihoods", policy, sequences[i : i + size]) for i in range(0, len(sequences), size)
         ]
-        answers: list[list[tuple[float, int]]] = self._pool.results(calls, f"likelihoods under {model.name}")
+        what = f"likelihoods under policy version {policy.policy_version}"
+        answers: list[list[tuple[float, int]]] = self._pool.results(calls, what)
         return [one for answer in answers for one in answer]
 
     def processes(self) -> list[Process]:

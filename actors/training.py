@@ -200,12 +200,10 @@ class _Run:
 
 def _absolute(job: TrainingJob) -> TrainingJob:
     """Workers run in a folder of their own."""
-    start = job.start
-    adapter = None if start.adapter is None else start.adapter.absolute()
     return dataclasses.replace(
         job,
         base=job.base.absolute(),
-        start=dataclasses.replace(start, model=start.model.absolute(), adapter=adapter),
+        start=job.start.absolute(),
         dataset=job.dataset.absolute(),
         output=job.output.absolute(),
     )

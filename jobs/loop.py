@@ -86,8 +86,12 @@ def connected(resources: Resources | None) -> Iterator[Resources]:
         ray.shutdown()
 
 
-def plan(experiment: Experiment) -> tuple[Task, Layout]:
+def plan(experiment: Experiment, resources: Resources | None = None) -> tuple[Task, Layout]:
     """Everything that can be checked without starting anything.
+
+    Args:
+        experiment: the config.
+        resources: what to plan for; ``None``: this machine, or a cluster of any size where one is to be connected to.
 
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
@@ -99,8 +103,9 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
         )
     tracking.check(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
-    placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
-    return task, placed or layout(experiment, Resources(float("inf"), 0.0))
+    if resources is None:
+        resources = Resources(float("inf"), 0.0) if os.environ.get("RAY_ADDRESS") else local_resources()
+    return task, layout(experiment, resources)
 
 
 def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
@@ -137,7 +142,7 @@ def rounds(
     engines = house.engines(experiment, task)
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
-    loop = Loop(experiment, task, store, engines, base, _encoder(experiment, base), progress, reward_model=given)
+    loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
     boards = tracking.trackers(experiment, store.root)
     try:
@@ -153,7 +158,8 @@ def rounds(
             board.close(finished=len(measured) > experiment.loop.rounds)
 
 
-def _encoder(experiment: Experiment, base: Path) -> Encode:
+def encoder(experiment: Experiment, base: Path) -> Encode:
+    """The one template of training, generation and scoring, with the tokenizer of a base model."""
     tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
 
     def encode(query: Query, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -43,16 +43,19 @@ def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
         len(task.group_prompts(e.evaluation.prompts_per_group))
         + len(task.neutral_prompts(e.evaluation.neutral_prompts))
     )
-    lora = e.model.lora
+    lora, dpo = e.model.lora, e.training.objective == "dpo"
     lines = {
         "queries": f"{e.queries.prompts_per_round} {e.queries.prompts} prompts of {e.task.name}; first shares {shares}",
         "completions": f"{completions:,} completions by {e.generation.engine}, <= {e.generation.max_new_tokens} tokens",
         "scores": " + ".join(f"{weight:g} x {name}" for name, weight in e.reward.terms.items()),
-        "selection": e.selection.strategy + (", then a matched random control" if e.selection.matched_control else ""),
+        "selection": e.selection.strategy
+        + (", then a matched random control" if e.selection.matched_control else "")
+        + (f"; {e.training.dpo_pairs} pairs" if dpo else ""),
         "dataset": f"{e.cycle.kind}, real share {e.cycle.real_share:g}",
         "weights": f"{e.loop.kind} from {'the base' if e.loop.kind == 'retraining' else 'the last policy'}; "
         + (f"LoRA rank {lora.rank}" if lora else "all weights")
-        + f"; DeepSpeed ZeRO {e.training.zero_stage}, {e.training.workers} worker(s), loss on {e.training.loss_on}",
+        + f"; DeepSpeed ZeRO {e.training.zero_stage}, {e.training.workers} worker(s), "
+        + (f"DPO against the {e.training.dpo_reference}" if dpo else f"loss on {e.training.loss_on}"),
         "evaluation": f"{evaluated:,} completions of fixed held-out prompts",
         "feedback": f"{e.feedback.rule} on {e.feedback.measure}",
     }

@@ -8,6 +8,8 @@ from typing import overload
 
 import numpy as np
 
+from scpl_ray import pairs
+from scpl_ray.config import Experiment
 from scpl_ray.protocols import Process
 from scpl_ray.records import Completion, Example, Query, Score
 from scpl_ray.selection import Candidates, Selected
@@ -45,24 +47,44 @@ def candidates(
     )
 
 
-def kept_examples(
-    kept: Selected, chosen_from: Candidates, completions: Sequence[Completion], groups: Sequence[str], round_: int
-) -> list[Example]:
-    """The kept completions as weighted training examples."""
-    return [
+def training_data(
+    kept: Selected, chosen_from: Candidates, completions: Sequence[Completion], experiment: Experiment, round_: int
+) -> tuple[list[Example], dict[str, object]]:
+    """What was kept as weighted training examples, pairs where the objective is DPO, and the selector's own figures.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    facts: dict[str, object] = {}
+    rejected: list[tuple[int, ...] | None] = [None] * len(kept.indices)
+    if experiment.training.objective == "dpo":
+        made = pairs.pair(
+            chosen_from,
+            kept,
+            [completion.token_ids for completion in completions],
+            experiment.training.dpo_pairs,
+            control=experiment.selection.matched_control,
+            round_=round_,
+            seed=experiment.seed,
+        )
+        kept, rejected = made.chosen, [completions[i].token_ids for i in made.rejected]
+        facts = {"pairs_left_out": made.left_out, "pairs_inverted": made.inverted}
+    examples = [
         Example(
             example_id=completions[i].completion_id,
             origin=f"round {round_}",
-            group=groups[chosen_from.groups[i]],
+            group=experiment.groups.names[chosen_from.groups[i]],
             prompt_token_ids=completions[i].prompt_token_ids,
             token_ids=completions[i].token_ids,
             weight=float(weight),
+            rejected_token_ids=worse,
         )
-        for i, weight in zip(kept.indices.tolist(), kept.weights, strict=True)
+        for i, weight, worse in zip(kept.indices.tolist(), kept.weights, rejected, strict=True)
     ]
+    return examples, _selection_facts(kept, completions) | facts
 
 
-def selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[str, object]:
+def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[str, object]:
     """The selector's own figures; ``duplicates`` counts completions that repeat another one of the same query."""
     return {
         "candidates": len(completions),

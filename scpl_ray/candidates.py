@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from scpl_ray.config import Selection
-from scpl_ray.selection_theory import vrs_acceptance
+from scpl_ray.selection_theory import effective_sample_size, vrs_acceptance
 from scpl_ray.shares import FloatArray, IntArray
 
 
@@ -135,6 +135,28 @@ class Kept:
     """Kept positions, any order, shape (M,)."""
     group_weights: FloatArray | None = None
     """Weight of a kept row by group up to a factor, shape (K,); ``None``: all alike."""
+
+
+def selected(candidates: Candidates, indices: IntArray, weights: FloatArray, strategy: str) -> Selected:
+    """What was kept, with its figures.
+
+    Args:
+        candidates: the completions.
+        indices: ascending positions of the kept, shape (M,).
+        weights: their weights up to a factor, shape (M,).
+        strategy: what kept them.
+    """
+    groups = candidates.groups[indices]
+    weights = weights / weights.mean()
+    return Selected(
+        indices=indices,
+        weights=weights,
+        acceptance_rate=len(indices) / candidates.size,
+        effective_sample_size=effective_sample_size(weights),
+        shares_before=candidates.shares,
+        shares_after=np.bincount(groups, weights=weights, minlength=candidates.n_groups) / weights.sum(),
+        strategy=strategy,
+    )
 
 
 def acceptance(candidates: Candidates, selection: Selection, excess: FloatArray | None = None) -> FloatArray:

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator
 
 from scpl_ray import feedback, remedies, selection, tasks
 from scpl_ray.config import Experiment
+from scpl_ray.pairs import KEEP_ALL
 
 
 def conflicts(experiment: Experiment) -> list[str]:
     """All conflicts between keys, each as ``key = value: rule and way out``."""
-    return [*_registries(experiment), *_groups(experiment), *_engines(experiment)]
+    return [*_registries(experiment), *_groups(experiment), *_engines(experiment), *_pairs(experiment)]
 
 
 def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:
@@ -43,3 +44,27 @@ def _engines(experiment: Experiment) -> Iterator[str]:
     best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
     if experiment.selection.strategy == "best_of_n" and best_of > samples:
         yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"
+
+
+def _pairs(experiment: Experiment) -> Iterator[str]:
+    if experiment.training.objective != "dpo":
+        return
+    dpo = "training.objective = 'dpo'"
+    if experiment.generation.samples_per_prompt < 2:
+        yield f"generation.samples_per_prompt = 1: {dpo} pairs two answers to one prompt; draw at least 2, or use sft"
+    for key, value in (("real_share", experiment.cycle.real_share), ("real_rows", experiment.cycle.real_rows)):
+        if value:
+            yield f"cycle.{key} = {value:g}: {dpo}, and a real answer has no rejected one beside it; set 0, or use sft"
+    if experiment.training.loss_on == "all":
+        yield f"training.loss_on = 'all': {dpo} compares two completions of one prompt; set completion, or use sft"
+    rule, strategy = experiment.training.dpo_pairs, experiment.selection.strategy
+    if rule == "best_worst" and strategy != "none":
+        yield (
+            f"selection.strategy = {strategy!r}: training.dpo_pairs = 'best_worst' makes its pairs of all completions; "
+            "set none, or use accepted_rejected"
+        )
+    if rule == "accepted_rejected" and strategy in KEEP_ALL:
+        yield (
+            f"selection.strategy = {strategy!r}: rejects nothing that training.dpo_pairs = 'accepted_rejected' could "
+            "pair; choose another, or use best_worst with none"
+        )

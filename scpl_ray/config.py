@@ -236,6 +236,14 @@ class Training(Section):
     """Data-parallel workers; on GPUs one each."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """DeepSpeed ZeRO stage."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """``sft``: likelihood of what was kept; ``dpo``: preference of what was chosen over what was rejected."""
+    dpo_beta: PositiveFloat = 0.1
+    """dpo: strength of the pull towards the reference, beta."""
+    dpo_reference: Literal["base", "start"] = "start"
+    """dpo: the reference policy: the base model, or the weights that the round's training starts from."""
+    dpo_pairs: Literal["accepted_rejected", "best_worst"] = "accepted_rejected"
+    """dpo: each kept completion against its prompt's worst not kept; or each prompt's best against its worst."""
     epochs: PositiveInt = 1
     """Passes over the round's data."""
     learning_rate: PositiveFloat = 1e-3

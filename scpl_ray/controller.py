@@ -31,7 +31,7 @@ import numpy as np
 from scpl_ray import assemble, cycles, measure, remedies, seeds, selection
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
-from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score
+from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
 from scpl_ray.store import Phase, Store
 
 logger = logging.getLogger(__name__)
@@ -167,12 +167,11 @@ class Loop:
     def selection(
         self, t: int, queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score]
     ) -> None:
-        """K_t: the kept completions as weighted training examples, with the selector's own figures."""
+        """K_t: the kept completions as weighted training examples (DPO: pairs), with the selector's own figures."""
         with self._phase(t, "selection") as phase:
             if phase is None:
                 return
-            names = self.experiment.groups.names
-            candidates = assemble.candidates(queries, completions, scores, names)
+            candidates = assemble.candidates(queries, completions, scores, self.experiment.groups.names)
             kept = selection.select(
                 candidates,
                 self.experiment.selection,
@@ -180,8 +179,9 @@ class Loop:
                 seed=self.experiment.seed,
                 initial_shares=np.array(self.experiment.groups.shares),
             )
-            phase.facts |= assemble.selection_facts(kept, completions)
-            phase.write("kept", assemble.kept_examples(kept, candidates, completions, names, t), Example)
+            examples, facts = assemble.training_data(kept, candidates, completions, self.experiment, t)
+            phase.facts |= facts
+            phase.write("kept", examples, Example)
 
     def dataset(self, t: int) -> None:
         """D_t: what the data cycle makes of K_1..K_t and real data."""
@@ -201,9 +201,7 @@ class Loop:
         with self._phase(t, "weights") as phase:
             if phase is None:
                 return
-            start = self.store.policy(
-                self.experiment, self.base, 0 if self.experiment.loop.kind == "retraining" else t - 1
-            )
+            start = self._policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
             result = self.engines.trainer.train(
                 TrainingJob(
                     round=t,
@@ -234,12 +232,13 @@ class Loop:
                 completions = assemble.in_order(drawn, prompts, samples)
                 by_id = {q.query_id: q for q in prompts}
                 judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
-                fixed = self.engines.scorer.negative_log_likelihood(self.base, completions)
+                scorer = self.engines.scorer
+                nats = {v: scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)
                 rows = measure.evaluate(
-                    measure.Answers(prompts, completions, judged, fixed),
+                    measure.Answers(prompts, completions, judged, nats[0], nats[t]),
                     measure.asked(self.store, t, self.experiment.groups),
                     self.experiment,
                     kinds=self.task.kinds,
@@ -260,8 +259,11 @@ class Loop:
 
     def _serve(self, version: int) -> None:
         if self._served != version:
-            self.engines.generator.refresh(self.store.policy(self.experiment, self.base, version))
+            self.engines.generator.refresh(self._policy(version))
             self._served = version
+
+    def _policy(self, version: int) -> Weights:
+        return self.store.policy(self.experiment, self.base, version)
 
     def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
         """Candidates per query; the reweighting remedy asks for more where a group was served worse."""
@@ -275,11 +277,8 @@ class Loop:
         return [int(per_group[names.index(str(q.group))]) for q in queries]
 
     def _real_examples(self, count: int, seed: int) -> list[Example]:
-        examples = []
-        for query, answer in self.task.real_examples(count, seed=seed):
-            prompt_ids, ids = self.encode(query, answer)
-            examples.append(Example(query.query_id, "real", query.group, prompt_ids, ids, 1.0))
-        return examples
+        rows = self.task.real_examples(count, seed=seed)
+        return [Example(query.query_id, "real", query.group, *self.encode(query, text), 1.0) for query, text in rows]
 
     def _rows(self, t: int) -> list[Metric]:
         return self.store.read(t, "evaluation", "metrics", Metric)

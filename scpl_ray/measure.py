@@ -12,7 +12,8 @@ Metrics of a group:
 ``kind_log_odds_balanced``     its log-odds above equal shares (smoothed); ``_round0``: above round 0's
 ``kind_difference_balanced``   its share above equal shares; ``_round0``: above round 0's
 ``distinct_1``, ``distinct_2`` over the group's answers, at a fixed token budget
-``perplexity_round0``          of the group's answers under the base model
+``perplexity_round0``          of the group's answers under the base model; ``perplexity_current``: under the policy
+                               itself, where a collapsing policy finds its own answers ever more likely
 ``reward``                     mean reward of the round's completions for the group
 ``win_rate``                   mean logistic(reward): how often such an answer beats an average one (Bradley-Terry)
 ``kept_share``                 weighted share of the group in what selection kept
@@ -21,8 +22,8 @@ Metrics of a group:
 Metrics of a round (no group): ``preference_log_odds`` of the kind of the group that was largest in round 1,
 ``total_variation`` and ``kl`` of the kinds' shares, each with ``_balanced`` and ``_round0``, and the log-odds also with
 ``_corrected``; ``undecided_count``; ``disparate_gap`` with its permutation null ``disparate_gap_null`` and ``_p``,
-``disparate_std``, ``disparate_ratio``, ``quality_worst``, ``quality_mean``; ``distinct_1``, ``distinct_2`` and
-``perplexity_round0`` on neutral prompts; ``kept_fraction``, ``effective_sample_size``, ``duplicate_fraction``.
+``disparate_std``, ``disparate_ratio``, ``quality_worst``, ``quality_mean``; ``distinct_1``, ``distinct_2`` and both
+perplexities on neutral prompts; ``kept_fraction``, ``effective_sample_size``, ``duplicate_fraction``.
 
 A number that does not exist (no kept data in round 0, no completion of any kind after a collapse) has no row.
 """
@@ -55,6 +56,8 @@ class Answers:
     judgements: Sequence[Judgement]
     negative_log_likelihoods: Sequence[tuple[float, int]]
     """Under the base model: summed nats and tokens."""
+    current_negative_log_likelihoods: Sequence[tuple[float, int]]
+    """Under the policy that wrote them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +222,10 @@ def _text(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experi
         for n in (1, 2):
             found = diversity.distinct_n(documents, n, budget_tokens=DISTINCT_TOKENS, seed=experiment.seed)
             yield name, f"distinct_{n}", found.value
-        nats, tokens = zip(*(answers.negative_log_likelihoods[i] for i in indices), strict=True)
-        if sum(tokens):
-            yield name, "perplexity_round0", quality.perplexity(nats, tokens)
+        for policy, likelihoods in (
+            ("round0", answers.negative_log_likelihoods),
+            ("current", answers.current_negative_log_likelihoods),
+        ):
+            nats, tokens = zip(*(likelihoods[i] for i in indices), strict=True)
+            if sum(tokens):
+                yield name, f"perplexity_{policy}", quality.perplexity(nats, tokens)

@@ -132,7 +132,7 @@ class Scorer(Protocol):
         """Wait for all submitted chunks; scores in the order of submission."""
         ...
 
-    def negative_log_likelihood(self, model: Path, completions: Sequence[Completion]) -> list[tuple[float, int]]:
+    def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
         """Per completion: summed negative log-likelihood of its tokens given its prompt (nats), and their number."""
         ...
 
@@ -166,14 +166,16 @@ class TrainingResult:
     steps: int
     """Optimizer steps."""
     tokens: int
-    """Tokens with a loss, over all epochs and workers."""
+    """Tokens with a loss, over all epochs and workers; of a pair both answers'."""
     first_loss: float
-    """Mean loss per token (nats) of the first step."""
+    """Mean loss of the first step: per token (nats), or per pair where the objective is DPO."""
     last_loss: float
     weight_change: float
     """L2 norm of the change of the trained weights over the L2 norm of where they started (or of 1, if that is 0)."""
     startup_seconds: float
     """Waiting for workers before the first step could begin."""
+    last_figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What else the objective measures, of the last step; DPO: ``reward_margin`` and ``reward_accuracy``."""
 
 
 class TrainingError(RuntimeError):

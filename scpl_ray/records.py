@@ -72,7 +72,7 @@ class Judgement:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """One training sequence."""
+    """One training sequence, or one pair of a chosen and a rejected one."""
 
     example_id: str
     origin: str
@@ -82,6 +82,8 @@ class Example:
     token_ids: tuple[int, ...]
     weight: float
     """Weight of the example's loss; the mean over a round's data is 1."""
+    rejected_token_ids: tuple[int, ...] | None = None
+    """The rejected answer to the same prompt where this is a pair (``training.objective: dpo``)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +95,10 @@ class Weights:
     """A folder that ``AutoModelForCausalLM`` loads: the merged or fully trained policy, or the base model."""
     adapter: Path | None = None
     """The policy as a PEFT adapter on top of the *base* model, where it was trained as one."""
+
+    def absolute(self) -> Weights:
+        """The same for processes with another working directory."""
+        return dataclasses.replace(self, model=self.model.absolute(), adapter=self.adapter and self.adapter.absolute())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,6 +159,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             pa.field("prompt_token_ids", _IDS, nullable=False),
             pa.field("token_ids", _IDS, nullable=False),
             pa.field("weight", pa.float64(), nullable=False),
+            pa.field("rejected_token_ids", _IDS),
         ]
     ),
     Metric: pa.schema(

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scpl_ray import remedies
-from scpl_ray.candidates import Candidates, Draw, Kept, Selected, acceptance, accepted, budget
+from scpl_ray.candidates import Candidates, Draw, Kept, Selected, acceptance, accepted, budget, selected
 from scpl_ray.config import Selection
 from scpl_ray.remedies import candidates_per_group
 from scpl_ray.seeds import uniforms
-from scpl_ray.selection_theory import effective_sample_size
 from scpl_ray.shares import FloatArray, IntArray
 
 __all__ = ["STRATEGIES", "Candidates", "Selected", "Strategy", "candidates_per_group", "select"]
@@ -156,15 +155,5 @@ def _matched_random(candidates: Candidates, kept: Kept, fixes: str, chance: Floa
 
 def _selected(candidates: Candidates, kept: Kept, strategy: str) -> Selected:
     indices = np.sort(kept.rows)
-    groups = candidates.groups[indices]
-    weights = np.ones(len(indices)) if kept.group_weights is None else kept.group_weights[groups]
-    weights = weights / weights.mean()
-    return Selected(
-        indices=indices,
-        weights=weights,
-        acceptance_rate=len(indices) / candidates.size,
-        effective_sample_size=effective_sample_size(weights),
-        shares_before=candidates.shares,
-        shares_after=np.bincount(groups, weights=weights, minlength=candidates.n_groups) / weights.sum(),
-        strategy=strategy,
-    )
+    weights = np.ones(len(indices)) if kept.group_weights is None else kept.group_weights[candidates.groups[indices]]
+    return selected(candidates, indices, weights, strategy)

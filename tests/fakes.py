@@ -6,7 +6,6 @@ A policy is a JSON file with the log-odds of each kind; completions are one word
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -129,9 +128,10 @@ class FakeScorer:
         scores, self.waiting = self.waiting, []
         return scores
 
-    def negative_log_likelihood(self, model: Path, completions: Sequence[Completion]) -> list[tuple[float, int]]:
-        n = len(json.loads((model / "policy.json").read_text()))
-        return [(math.log(n), 1) for _ in completions]
+    def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
+        logits = np.array(json.loads((policy.model / "policy.json").read_text()))
+        log_p = logits - np.log(np.exp(logits).sum())
+        return [(-float(log_p[c.token_ids[0]]), 1) for c in completions]
 
     def processes(self) -> list[Process]:
         return [Process("scorer", 0, "b", 2, "n", 0)]

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scpl_ray.learning.batches import Step, TrainingSequence, collate, plan_steps, training_sequences
+from scpl_ray.learning.batches import (
+    Step,
+    TrainingSequence,
+    collate,
+    plan_steps,
+    sequence_rows,
+    training_pairs,
+    training_sequences,
+    unit_lengths,
+)
 from scpl_ray.records import Example
+from tests.tiny_models import pairs as tiny_pairs
 
 EXAMPLE = Example("e", "real", None, (5, 6, 7), (8, 9), 2.0)
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(2, 31, 157)]
@@ -47,6 +57,35 @@ def test_examples_with_nothing_to_learn_are_left_out():
     assert len(training_sequences([silent, EXAMPLE, weightless], "completion")) == 1
     with pytest.raises(ValueError, match="none of the 2 training examples"):
         training_sequences([silent, weightless], "completion")
+
+
+def test_a_pair_is_its_chosen_and_then_its_rejected_sequence():
+    pair = dataclasses.replace(EXAMPLE, rejected_token_ids=(4,))
+    silent = dataclasses.replace(pair, rejected_token_ids=())
+    weightless = dataclasses.replace(pair, weight=0.0)
+    assert training_pairs([silent, pair, weightless]) == [
+        TrainingSequence((5, 6, 7, 8, 9), 3, 2.0),
+        TrainingSequence((5, 6, 7, 4), 3, 2.0),
+    ]
+    with pytest.raises(ValueError, match=r"example e: no rejected answer, which training\.objective = 'dpo' needs"):
+        training_pairs([pair, EXAMPLE])
+    with pytest.raises(ValueError, match="none of the 1 training examples"):
+        training_pairs([silent])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_both_sequences_of_a_pair_are_in_one_micro_batch_within_the_budget(packed):
+    pairs = training_pairs(tiny_pairs(40))
+    lengths = unit_lengths(pairs, 2, packed)
+    for step in plan(lengths=lengths, packed=packed, workers=2):
+        for units in (rows for shard in step.shards for rows in shard):
+            rows = sequence_rows(units, 2, packed)
+            batch = collate(rows, pairs)
+            members = [index for row in rows for index in row]
+            assert members == [2 * unit + k for row in units for unit in row for k in (0, 1)]
+            assert batch.sequences == tuple(pairs[i] for i in members)
+            assert batch.token_ids.size <= 96
+            assert packed or len(rows) == len(members)
 
 
 @pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf")])

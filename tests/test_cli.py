@@ -76,6 +76,13 @@ def test_dry_run_prints_the_plan_and_starts_nothing() -> None:
         assert text in result.output
 
 
+def test_the_plan_of_preference_training_names_pairs_and_reference() -> None:
+    result = runner.invoke(app, ["run", "--dry-run", "training.objective=dpo"])
+    assert result.exit_code == 0, result.output
+    assert "vrs; accepted_rejected pairs" in result.output
+    assert "DPO against the start" in result.output
+
+
 def test_init_writes_a_config_that_runs(tmp_path: Path) -> None:
     assert runner.invoke(app, ["init", "mine.yaml"]).exit_code == 0
     assert runner.invoke(app, ["run", "mine.yaml", "--dry-run"]).exit_code == 0

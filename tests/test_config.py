@@ -102,6 +102,34 @@ def test_conflicts_between_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["generation.samples_per_prompt=1"],
+            "generation.samples_per_prompt = 1: training.objective = 'dpo' pairs two",
+        ),
+        (["cycle.real_share=0.5"], "cycle.real_share = 0.5: training.objective = 'dpo', and a real answer has no rej"),
+        (["cycle.real_rows=7"], "cycle.real_rows = 7: training.objective = 'dpo', and a real answer has no rejected"),
+        (["preset=incremental-real"], "cycle.real_share = 0.5: training.objective = 'dpo'"),
+        (["training.loss_on=all"], "training.loss_on = 'all': training.objective = 'dpo' compares two completions"),
+        (["training.dpo_pairs=best_worst"], "selection.strategy = 'vrs': training.dpo_pairs = 'best_worst' makes its"),
+        (["selection.strategy=none"], "selection.strategy = 'none': rejects nothing that training.dpo_pairs = 'acc"),
+        (["selection.strategy=importance"], "selection.strategy = 'importance': rejects nothing"),
+        (["training.dpo_beta=0.0"], "training.dpo_beta = 0.0: input should be greater than 0"),
+        (["training.dpo_reference=last"], "training.dpo_reference = 'last': input should be 'base' or 'start'"),
+    ],
+)
+def test_what_dpo_cannot_go_with(overrides: list[str], message: str) -> None:
+    assert message in refuse("training.objective=dpo", *overrides)
+
+
+def test_what_dpo_goes_with() -> None:
+    configfile.load(None, ["training.objective=dpo"])
+    configfile.load(None, ["training.objective=dpo", "training.dpo_pairs=best_worst", "selection.strategy=none"])
+    configfile.load(None, ["cycle.real_share=0.5", "training.loss_on=all", "generation.samples_per_prompt=1"])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),

@@ -11,7 +11,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.population import PopulationSimulator
 from scpl_ray.protocols import Engines
-from scpl_ray.records import Completion, Example, Metric, Query
+from scpl_ray.records import Completion, Example, Metric, Query, Score
 from scpl_ray.store import PHASES, Store, StoreError
 from tests import fakes
 
@@ -161,6 +161,57 @@ def test_reused_prompts_are_those_of_the_first_round(tmp_path: Path) -> None:
     asked = [{q.prompt for q in store.read(t, "queries", "queries", Query)} for t in (1, 2, 3)]
     assert asked[0] >= asked[1] and asked[0] >= asked[2]
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("rule", "strategy"), [("best_worst", "none"), ("accepted_rejected", "tpp"), ("accepted_rejected", "reweight")]
+)
+def test_dpo_trains_on_pairs_of_one_prompt_through_every_phase(tmp_path: Path, rule: str, strategy: str) -> None:
+    experiment = small(
+        "training.objective=dpo",
+        f"training.dpo_pairs={rule}",
+        f"selection.strategy={strategy}",
+        "cycle.kind=accumulate",
+        "loop.rounds=2",
+    )
+    first = run(tmp_path / "a", experiment)
+    assert first == run(tmp_path / "b", experiment, chunk=3)
+    store, _ = Store.open(tmp_path / "a")
+    for t in (1, 2):
+        answers = {c.completion_id: c for c in store.read(t, "completions", "completions", Completion)}
+        rewards = {s.completion_id: s.reward for s in store.read(t, "scores", "scores", Score)}
+        reward_of = {(answers[i].query_id, answers[i].token_ids): reward for i, reward in rewards.items()}
+        kept = store.read(t, "selection", "kept", Example)
+        for example in kept:
+            query = answers[example.example_id].query_id
+            assert example.rejected_token_ids is not None
+            worse = reward_of[query, example.rejected_token_ids]
+            assert rewards[example.example_id] != worse
+            assert strategy == "reweight" or rewards[example.example_id] > worse
+        manifest = store.manifest(t, "selection")
+        assert manifest is not None and manifest.facts["kept"] == len(kept)
+        left_out = manifest.facts["pairs_left_out"]
+        assert sum(left_out.values()) > 0 and set(left_out) == {"no_partner", "identical", "tie"}
+        assert strategy != "tpp" or len(kept) + sum(left_out.values()) == 40
+    dataset = store.read(2, "dataset", "dataset", Example)
+    assert {e.origin for e in dataset} == {"round 1", "round 2"}
+    assert all(e.rejected_token_ids for e in dataset)
+    assert sum(e.weight for e in dataset) / len(dataset) == pytest.approx(1.0)
+    store.close()
+
+
+def test_without_dpo_no_example_has_a_rejected_answer(tmp_path: Path) -> None:
+    run(tmp_path / "run", small("loop.rounds=1", "cycle.real_share=0.25"))
+    store, _ = Store.open(tmp_path / "run")
+    assert {e.rejected_token_ids for e in store.read(1, "dataset", "dataset", Example)} == {None}
+    store.close()
+
+
+def test_perplexity_under_the_policy_itself_falls_as_it_collapses(tmp_path: Path) -> None:
+    rows, _ = run(tmp_path / "run", small("selection.strategy=top", "feedback.rule=static", "loop.rounds=4"))
+    assert value(rows, 0, "perplexity_current") == value(rows, 0, "perplexity_round0") == pytest.approx(2.0)
+    assert value(rows, 4, "perplexity_round0") == pytest.approx(2.0)
+    assert value(rows, 4, "perplexity_current") < 1.8
 
 
 def test_k_groups(tmp_path: Path) -> None:

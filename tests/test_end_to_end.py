@@ -137,8 +137,17 @@ def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_proces
             "adapter",
             ["generation.refresh=adapter", "selection.strategy=vrs", "cycle.kind=accumulate", "model.family=qwen2"],
         ),
+        ("dpo", ["training.objective=dpo", "training.dpo_reference=base", "training.worker_lifetime=round"]),
     ],
 )
 def test_other_ways_to_run(folder: Path, name: str, overrides: list[str]) -> None:
     reader, _ = Reader.open(run(folder, name, *overrides))
-    assert reader.manifest(2, "weights").facts["weight_change"] > 0
+    facts = reader.manifest(2, "weights").facts
+    assert facts["weight_change"] > 0
+    assert set(facts["last_figures"]) == ({"reward_margin", "reward_accuracy"} if name == "dpo" else set())
+    rows = reader.read(2, "evaluation", "metrics", Metric)
+    own, fixed = (
+        next(r.value for r in rows if (r.group, r.metric) == (None, f"perplexity_{policy}"))
+        for policy in ("current", "round0")
+    )
+    assert own != fixed

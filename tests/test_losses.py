@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from scpl_ray.learning.batches import TrainingSequence, collate, training_sequences
-from scpl_ray.learning.losses import OBJECTIVES, packing_is_exact, weighted_nll, weighted_tokens
+from scpl_ray.learning.losses import packing_is_exact, weighted_nll, weighted_tokens
 from tests.tiny_models import FAMILIES, config, examples
 
 
@@ -32,14 +32,14 @@ def model(request):
 
 def test_loss_is_the_weighted_sum_over_completion_tokens():
     sequences = [TrainingSequence((10, 11, 12, 13), 2, 0.5), TrainingSequence((20, 21), 1, 3.0)]
-    total = weighted_nll(Uniform(), collate(((0,), (1,)), sequences))
+    total, _ = weighted_nll(Uniform(), collate(((0,), (1,)), sequences))
     assert float(total.detach()) == pytest.approx((0.5 * 2 + 3.0 * 1) * math.log(50))
     assert [weighted_tokens(s) for s in sequences] == [1.0, 3.0]
 
 
 def test_an_empty_micro_batch_has_loss_zero_and_gradient_zero():
     model = Uniform()
-    total = weighted_nll(model, collate((), []))
+    total, _ = weighted_nll(model, collate((), []))
     total.backward()
     assert float(total.detach()) == 0.0
     assert model.bias.grad is not None and not model.bias.grad.any()
@@ -53,7 +53,7 @@ def test_loss_agrees_with_the_model_s_own(model):
     labels[:, : sequence.first_target] = -100
     with torch.no_grad():
         own = model(input_ids=ids, labels=labels).loss
-        ours = weighted_nll(model, collate(((0,),), [sequence])) / weighted_tokens(sequence)
+        ours = weighted_nll(model, collate(((0,),), [sequence]))[0] / weighted_tokens(sequence)
     assert float(ours) == pytest.approx(float(own), rel=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_packed_rows_give_the_losses_and_gradients_of_rows_of_their_own(model):
     results = []
     for rows in (((0, 1, 2), (3, 4), (5, 6, 7)), tuple((i,) for i in range(8))):
         model.zero_grad()
-        total = weighted_nll(model, collate(rows, sequences))
+        total, _ = weighted_nll(model, collate(rows, sequences))
         total.backward()
         results.append((float(total.detach()), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (packed, packed_gradient), (alone, gradient) = results
@@ -86,8 +86,3 @@ def test_packing_is_found_out_where_sequences_see_each_other(model):
             return self.inner(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **arguments)
 
     assert not packing_is_exact(Leaky())
-
-
-def test_objectives_are_found_by_name():
-    assert OBJECTIVES["sft"].total is weighted_nll
-    assert OBJECTIVES["sft"].mass is weighted_tokens

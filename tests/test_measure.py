@@ -30,7 +30,7 @@ def answers(kinds: list[str | None]) -> measure.Answers:
     judged = [
         Judgement(c.completion_id, k, 0.5, {}) for c, k in zip(completions, ["north", "north", *kinds], strict=True)
     ]
-    return measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts))
+    return measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts))
 
 
 def evaluate(kinds: list[str | None], first: list[Metric]) -> dict[tuple[str | None, str], float]:
@@ -47,6 +47,7 @@ def test_shares_of_kinds_and_own_kind_by_hand() -> None:
     assert found["north", "kind_difference_balanced"] == 0.25
     assert found[None, "preference_log_odds_round0"] == 0.0
     assert found["north", "perplexity_round0"] == pytest.approx(2.718281828**0.5)
+    assert found["north", "perplexity_current"] == pytest.approx(2.718281828**0.25)
     assert found[None, "disparate_gap"] == 0.0
 
 

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from actors.placement import Role
 from actors.reward import RayScorer
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, Lora
 from scpl_ray.learning import reward_model
+from scpl_ray.learning.adapters import add_adapter, load_model, merge_adapter, save_adapter
 from scpl_ray.learning.likelihood import negative_log_likelihood
 from scpl_ray.protocols import Choice
-from scpl_ray.records import Completion, Query, Score
+from scpl_ray.records import Completion, Query, Score, Weights
 from tests.tiny_models import save_model
 
 pytestmark = pytest.mark.engines
@@ -40,8 +41,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     scorers = []
 
-    def new(replicas: int, **terms: float) -> RayScorer:
-        experiment = Experiment.model_validate({"reward": {"terms": terms}})
+    def new(replicas: int, generation: dict[str, str] | None = None, **terms: float) -> RayScorer:
+        experiment = Experiment.model_validate({"reward": {"terms": terms}, "generation": generation or {}})
         role = Role("scorer", replicas, 0.2, 0.0, 1)
         scorers.append(RayScorer(experiment, Rules(), role, tmp_path_factory.mktemp("logs"), deadline_s=120.0))
         return scorers[-1]
@@ -118,7 +119,7 @@ def test_one_or_two_replicas_any_chunks_any_death(
     two.use(fitted[0])
     expected = score(two)
     _, completions = answered(60)
-    likelihoods = two.negative_log_likelihood(base, completions * 3)
+    likelihoods = two.negative_log_likelihood(Weights(0, base), completions * 3)
     one = start(1, model=1.0, first=0.5, on_topic=-2.0)
     one.use(fitted[0])
     assert score(one, chunk=7) == expected
@@ -128,7 +129,7 @@ def test_one_or_two_replicas_any_chunks_any_death(
         one.submit(queries, completions[i : i + 10])
     os.kill(before.pid, signal.SIGKILL)
     assert one.collect() == expected
-    assert one.negative_log_likelihood(base, completions * 3) == likelihoods
+    assert one.negative_log_likelihood(Weights(0, base), completions * 3) == likelihoods
     (after,) = one.processes()
     assert (after.actor_id, after.restarts) == (before.actor_id, 1)
 
@@ -159,8 +160,32 @@ def test_likelihoods(two: RayScorer, base: Path) -> None:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     expected = negative_log_likelihood(model, [(c.prompt_token_ids, c.token_ids) for c in completions], 8192)
-    assert two.negative_log_likelihood(base, completions) == expected
-    assert two.negative_log_likelihood(base, []) == []
+    assert two.negative_log_likelihood(Weights(0, base), completions) == expected
+    assert two.negative_log_likelihood(Weights(0, base), []) == []
+
+
+def test_likelihoods_of_a_served_adapter_are_those_of_the_merged_model(
+    start: Start, base: Path, tmp_path: Path
+) -> None:
+    _, completions = answered(40)
+    network = add_adapter(load_model(base, torch.float32), Lora(rank=4, alpha=8.0))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(0.0, 0.05)
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    save_adapter(trained, network.peft_config["default"], base, tmp_path / "adapter")
+    merge_adapter(base, tmp_path / "adapter", tmp_path / "model", torch.float32, trust_remote_code=False)
+    scorer = start(1, generation={"refresh": "adapter"}, model=1.0)
+    before = scorer.negative_log_likelihood(Weights(0, base), completions)
+    served = scorer.negative_log_likelihood(Weights(1, base, tmp_path / "adapter"), completions)
+    merged = start(1, model=1.0).negative_log_likelihood(
+        Weights(1, tmp_path / "model", tmp_path / "adapter"), completions
+    )
+    assert [n for _, n in served] == [n for _, n in merged]
+    assert [nats for nats, _ in served] == pytest.approx([nats for nats, _ in merged], abs=1e-3)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(served, before, strict=True)) > 0.1
+    assert scorer.negative_log_likelihood(Weights(0, base), completions) == before
 
 
 def test_model_is_not_asked_without_a_weight(start: Start) -> None:

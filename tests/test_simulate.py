@@ -265,6 +265,11 @@ def test_real_data_given_twice() -> None:
         simulate(twice)
 
 
+def test_preference_training_is_not_modelled():
+    with pytest.raises(ValueError, match=r"training\.objective: 'dpo' is not modelled in the analytic mode"):
+        simulate(small("training.objective=dpo", "selection.strategy=vrs"))
+
+
 def test_what_has_no_effect_is_named() -> None:
     assert model.without_effect(small()) == []
     given = ("queries.prompts=reused", "generation.top_p=0.9", "training.loss_on=all")

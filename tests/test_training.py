@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import logging
+import math
 import os
 import signal
 import statistics
@@ -17,22 +18,24 @@ import torch
 import torch.nn.functional as F
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from actors.training import RayTrainer
 from scpl_ray.config import Lora, Model, Training
-from scpl_ray.learning.adapters import add_adapter, fresh_adapter, load_model
-from scpl_ray.learning.batches import plan_steps, training_sequences
+from scpl_ray.learning.adapters import add_adapter, fresh_adapter, load_model, read_adapter
+from scpl_ray.learning.batches import TrainingSequence, plan_steps, training_pairs, training_sequences, unit_lengths
 from scpl_ray.learning.worker import learning_rates
 from scpl_ray.protocols import TrainingError, TrainingJob
 from scpl_ray.records import Weights
-from tests.tiny_models import FAMILIES, examples, save_examples, save_model
+from tests.tiny_models import FAMILIES, examples, pairs, save_examples, save_model
 from tests.training_group import join, run, run_group
 
 pytestmark = pytest.mark.engines
 
 ADAPTER, FULL = Model(lora=Lora(rank=4, alpha=8.0)), Model(lora=None)
 SMALL = Training(zero_stage=2, learning_rate=1e-2, epochs=2, tokens_per_step=200, tokens_per_micro_batch=64)
+DPO = {"objective": "dpo", "dpo_beta": 0.3}
 TOKENS = torch.tensor([[3, 14, 15, 92, 65, 35]])
 
 
@@ -52,7 +55,7 @@ def bases(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    return save_examples(tmp_path_factory.mktemp("data") / "examples.parquet", examples(60))
+    return save_examples(tmp_path_factory.mktemp("data") / "examples.parquet", pairs(60))
 
 
 @pytest.fixture
@@ -93,15 +96,35 @@ Tensors = dict[str, torch.Tensor]
 
 def reference(training: Training, model: Model, job: TrainingJob) -> tuple[Tensors, list[float], list[float]]:
     """Weights, losses and gradient norms that a job must give, however it is spread over workers."""
-    return _reference(training.model_copy(update={"zero_stage": 0, "workers": 1}), model, job.base, job.seed)
+    alone = training.model_copy(update={"zero_stage": 0, "workers": 1})
+    return _reference(alone, model, job.base, job.start, job.seed)
+
+
+def network(model: Model, base: Path, policy: Weights, seed: int) -> nn.Module:
+    if model.lora is None:
+        return load_model(policy.model, torch.float32).eval()
+    made = add_adapter(load_model(base, torch.float32), model.lora)
+    shapes = {name: tuple(p.shape) for name, p in made.named_parameters() if p.requires_grad}
+    start = fresh_adapter(shapes, seed) if policy.adapter is None else read_adapter(policy.adapter, shapes, model.lora)
+    made.load_state_dict(start, strict=False)
+    return made.eval()
+
+
+def log_p(policy: nn.Module, sequence: TrainingSequence) -> torch.Tensor:
+    ids = torch.tensor([sequence.token_ids])
+    nll = F.cross_entropy(policy(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none")
+    return -nll[sequence.first_target - 1 :].sum()
 
 
 @functools.cache
-def _reference(training: Training, model: Model, base: Path, seed: int) -> tuple[Tensors, list[float], list[float]]:
-    """The same job in a dozen lines of plain PyTorch, one sequence at a time, without padding or packing."""
-    sequences = training_sequences(examples(60), training.loss_on)
+def _reference(
+    training: Training, model: Model, base: Path, start: Weights, seed: int
+) -> tuple[Tensors, list[float], list[float]]:
+    """The same job in plain PyTorch, one sequence at a time, without padding or packing."""
+    dpo = training.objective == "dpo"
+    sequences = training_pairs(pairs(60)) if dpo else training_sequences(pairs(60), training.loss_on)
     steps = plan_steps(
-        [len(s.token_ids) for s in sequences],
+        unit_lengths(sequences, 2 if dpo else 1, True),
         epochs=training.epochs,
         tokens_per_step=training.tokens_per_step,
         tokens_per_micro_batch=10_000,
@@ -109,24 +132,27 @@ def _reference(training: Training, model: Model, base: Path, seed: int) -> tuple
         packed=False,
         seed=seed,
     )
-    network = load_model(base, torch.float32)
-    if model.lora is not None:
-        network = add_adapter(network, model.lora)
-        shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if p.requires_grad}
-        network.load_state_dict(fresh_adapter(shapes, seed), strict=False)
-    network.eval()
-    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    policy = network(model, base, start, seed)
+    other = network(model, base, Weights(0, base) if training.dpo_reference == "base" else start, seed)
+    parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=training.weight_decay)
     losses, norms = [], []
     rates = learning_rates(len(steps), training.learning_rate, training.warmup_fraction)
     for step, rate in zip(steps, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
-        total = torch.tensor(0.0)
-        for sequence in (sequences[i] for i in step.members):
-            ids = torch.tensor([sequence.token_ids])
-            nll = F.cross_entropy(network(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none")
-            total = total + sequence.weight * nll[sequence.first_target - 1 :].sum()
-        loss = total / sum(sequences[i].weight * sequences[i].target_tokens for i in step.members)
+        total, mass = torch.tensor(0.0), 0.0
+        for unit in step.members:
+            if dpo:
+                chosen, rejected = (
+                    log_p(policy, s) - log_p(other, s).detach() for s in sequences[2 * unit : 2 * unit + 2]
+                )
+                weight = sequences[2 * unit].weight
+                total = total - weight * F.logsigmoid(training.dpo_beta * (chosen - rejected))
+                mass += weight
+            else:
+                total = total - sequences[unit].weight * log_p(policy, sequences[unit])
+                mass += sequences[unit].weight * sequences[unit].target_tokens
+        loss = total / mass
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters.values(), training.max_grad_norm)))
@@ -180,6 +206,36 @@ def test_families_equal_plain_pytorch(family, model, job):
     assert_equals_reference(training, model, todo, result)
 
 
+@pytest.mark.parametrize(
+    ("zero_stage", "model", "against"),
+    [
+        (0, ADAPTER, "start"),
+        (1, FULL, "base"),
+        (2, ADAPTER, "base"),
+        (2, FULL, "start"),
+        (3, ADAPTER, "base"),
+        (3, FULL, "start"),
+    ],
+)
+def test_dpo_from_a_later_policy_equals_plain_pytorch(zero_stage, model, against, job):
+    first = job(1)
+    run((SMALL, model, [first]))
+    todo = job(2, after=first)
+    training = comparable(model, todo, zero_stage=zero_stage, **DPO, dpo_reference=against)
+    (result,) = run((training, model, [todo]))
+    assert_equals_reference(training, model, todo, result)
+    assert (abs(result.first_loss - math.log(2)) < 1e-5) == (against == "start")
+
+
+def test_dpo_prefers_what_was_chosen(job):
+    todo = job(1)
+    training = SMALL.model_copy(update={**DPO, "epochs": 4})
+    (result,) = run((training, ADAPTER, [todo]))
+    assert result.first_loss == pytest.approx(math.log(2), abs=1e-5) and result.last_loss < 0.6
+    assert result.last_figures["reward_margin"] > 0.2 and result.last_figures["reward_accuracy"] > 0.9
+    assert result.tokens == 4 * sum(s.target_tokens for s in training_pairs(pairs(60)))
+
+
 # --- several workers
 
 
@@ -187,6 +243,8 @@ def test_families_equal_plain_pytorch(family, model, job):
 def two_workers(bases, dataset, tmp_path_factory):
     """Jobs of all kinds, done by one group of two workers."""
     root = tmp_path_factory.mktemp("two")
+    later = TrainingJob(1, bases["llama"], Weights(0, bases["llama"]), dataset, root, merge=False, seed=5)
+    run((SMALL, ADAPTER, [later]))
     wide = save_model(root / "wide", "llama", hidden=128)
     cases = {}
     for name, model, stage, base in [
@@ -204,11 +262,24 @@ def two_workers(bases, dataset, tmp_path_factory):
         output.mkdir()
         todo = TrainingJob(1, base, Weights(0, base), dataset, output, merge=False, seed=1)
         cases[name] = (comparable(model, todo, zero_stage=stage, workers=2), model, [todo])
+    for name, model, stage, start in [
+        ("dpo lora 2", ADAPTER, 2, Weights(1, bases["llama"], root / "adapter")),
+        ("dpo full 3", FULL, 3, Weights(0, bases["llama"])),
+    ]:
+        (root / name).mkdir()
+        todo = TrainingJob(2, bases["llama"], start, dataset, root / name, merge=False, seed=2)
+        cases[name] = (comparable(model, todo, zero_stage=stage, workers=2, **DPO, dpo_reference="base"), model, [todo])
     results = run_group(2, root / "rendezvous", list(cases.values()))
     return {name: (*case, result) for (name, case), result in zip(cases.items(), results, strict=True)}
 
 
-@pytest.mark.parametrize("name", ["lora 0", "lora 2", "lora 3", "full 0", "full 1", "full 2", "full 3", "split 3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lora 0", "lora 2", "lora 3", "full 0", "full 1", "full 2", "full 3", "split 3"),
+        *("dpo lora 2", "dpo full 3"),
+    ],
+)
 def test_two_workers_equal_plain_pytorch(name, two_workers):
     training, model, (todo,), (result,) = two_workers[name]
     assert_equals_reference(training, model, todo, result)
@@ -263,8 +334,17 @@ def test_leftovers_of_an_interrupted_attempt_are_replaced(job):
 @pytest.mark.parametrize("lora", [ADAPTER.lora, None], ids=["lora", "full"])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_used_worker_gives_the_bytes_of_a_new_one(zero_stage, lora, dtype, job):
-    training = SMALL.model_copy(update={"zero_stage": zero_stage, "epochs": 1, "tokens_per_micro_batch": 256})
-    model = Model(lora=lora, dtype=dtype)
+    used_equals_new(Model(lora=lora, dtype=dtype), job, zero_stage=zero_stage)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("lora", [ADAPTER.lora, None], ids=["lora", "full"])
+def test_a_worker_used_for_dpo_gives_the_bytes_of_a_new_one(zero_stage, lora, job):
+    used_equals_new(Model(lora=lora), job, zero_stage=zero_stage, **DPO, dpo_reference="base")
+
+
+def used_equals_new(model: Model, job, **changes) -> None:
+    training = SMALL.model_copy(update={"epochs": 1, "tokens_per_micro_batch": 256} | changes)
     first = job(1)
     run((training, model, [first]))
     second = job(2, after=first)
@@ -356,7 +436,7 @@ def gone(pid: int) -> bool:
 
 def test_both_lifetimes_give_the_same_weights(trainer, job):
     """Two successive jobs of two workers: in one Ray Train run, and in one of its own each."""
-    training = SMALL.model_copy(update={"workers": 2, "epochs": 1})
+    training = SMALL.model_copy(update={"workers": 2, "epochs": 1, "tokens_per_micro_batch": 96} | DPO)
     jobs: dict[str, list[TrainingJob]] = {}
     for lifetime in ("run", "round"):
         works = trainer(training.model_copy(update={"worker_lifetime": lifetime}))

@@ -1,5 +1,6 @@
 """Untrained models of the three families, a toy tokenizer, and training data for them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def examples(count: int, seed: int = 0, *, weighted: bool = True) -> list[Exampl
 
     weight = draw.uniform(0.2, 1.8, count) if weighted else np.ones(count)
     return [Example(f"e{i}", "real", None, tokens(2, 8), tokens(1, 20), float(weight[i])) for i in range(count)]
+
+
+def pairs(count: int, seed: int = 0) -> list[Example]:
+    """Examples with a rejected answer each."""
+    others = examples(count, seed + 1000)
+    return [
+        dataclasses.replace(example, rejected_token_ids=other.token_ids)
+        for example, other in zip(examples(count, seed), others, strict=True)
+    ]
 
 
 def save_examples(file: Path, rows: list[Example]) -> Path:

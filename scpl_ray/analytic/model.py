@@ -97,13 +97,18 @@ def validate(experiment: Experiment) -> None:
     """Check what the analytic mode uses of a config, beyond what the schema checks.
 
     Raises:
-        ValueError: an unknown strategy, a target that is no share vector, wrong feedback settings, both kinds of real
-            rows, more candidates than are drawn, or standard deviations that are not one per kind and above 0.
+        ValueError: an unknown strategy, another objective than SFT, a target that is no share vector, wrong feedback
+            settings, both kinds of real rows, more candidates than are drawn, or standard deviations that are not one
+            per kind and above 0.
     """
     k = len(experiment.groups.names)
     chosen, sd = experiment.selection, experiment.analytic.reward_sd
     if chosen.strategy not in STRATEGIES:
         raise ValueError(f"selection.strategy: {chosen.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+    if experiment.training.objective != "sft":
+        raise ValueError(
+            f"training.objective: {experiment.training.objective!r} is not modelled in the analytic mode; set sft"
+        )
     if isinstance(sd, tuple) and (len(sd) != k or min(sd) <= 0):
         raise ValueError(f"analytic.reward_sd: {list(sd)}; give one number above 0, or one per kind, {k}")
     if chosen.strategy == "best_of_n" and chosen.best_of > experiment.generation.samples_per_prompt:

@@ -1,5 +1,7 @@
 """Which tokens go through the model together: optimizer steps, worker shards, micro-batches.
 
+What is planned are units: a sequence, or a pair of sequences that stay together.
+
 Everything here is planned up-front from lengths and a seed, so that every worker computes the same plan alone, an
 optimizer step holds the same sequences whatever the number of workers, and all workers run equally many forward passes.
 """
@@ -7,6 +9,7 @@ optimizer step holds the same sequences whatever the number of workers, and all 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -18,7 +21,7 @@ from scpl_ray.records import Example
 from scpl_ray.seeds import generator
 
 Rows = tuple[tuple[int, ...], ...]
-"""One micro-batch: per row, the indices of the sequences that stand in it from left to right."""
+"""One micro-batch: per row, the indices of the units or sequences that stand in it from left to right."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class TrainingSequence:
     first_target: int
     """Index of the first token with a loss; at least 1, because nothing predicts the first token."""
     weight: float
+    reference: float = 0.0
+    """Log-probability of the tokens with a loss under the reference policy (nats), for objectives that have one."""
 
     @property
     def target_tokens(self) -> int:
@@ -47,6 +52,8 @@ class MicroBatch:
     """The token that the position predicts."""
     weights: NDArray[np.float32]
     """Weight of that prediction; 0 where there is none."""
+    sequences: tuple[TrainingSequence, ...]
+    """Those in it, by row and from left to right."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,32 +61,68 @@ class Step:
     """One optimizer step."""
 
     members: tuple[int, ...]
-    """Indices of all its sequences."""
+    """Indices of all its units."""
     shards: tuple[tuple[Rows, ...], ...]
     """Micro-batches per worker; workers with fewer than the others hold empty ones at the end."""
 
 
-def training_sequences(examples: Iterable[Example], loss_on: Literal["completion", "all"]) -> list[TrainingSequence]:
+def training_sequences(examples: Sequence[Example], loss_on: Literal["completion", "all"]) -> list[TrainingSequence]:
     """The sequences that have something to learn: a weight above 0 and at least one token with a loss.
 
     Raises:
         ValueError: a weight is negative or not finite, or nothing is left.
     """
-    examples = list(examples)
-    kept = []
+    made = [_sequence(example, example.token_ids, loss_on) for example in examples]
+    return _learnable([(sequence,) for sequence in made])
+
+
+def training_pairs(examples: Sequence[Example]) -> list[TrainingSequence]:
+    """The pairs that have something to learn, as sequences: chosen, rejected, chosen, rejected, and so on.
+
+    Raises:
+        ValueError: an example has no rejected answer, a weight is negative or not finite, or nothing is left.
+    """
+    made = []
     for example in examples:
-        if not math.isfinite(example.weight) or example.weight < 0:
-            raise ValueError(f"example {example.example_id}: weight {example.weight} must be finite and at least 0")
-        first = len(example.prompt_token_ids) if loss_on == "completion" else 0
-        sequence = TrainingSequence(example.prompt_token_ids + example.token_ids, max(first, 1), example.weight)
-        if sequence.weight > 0 and sequence.target_tokens > 0:
-            kept.append(sequence)
+        if example.rejected_token_ids is None:
+            raise ValueError(
+                f"example {example.example_id}: no rejected answer, which training.objective = 'dpo' needs; start a "
+                "new run with this objective"
+            )
+        answers = example.token_ids, example.rejected_token_ids
+        made.append([_sequence(example, answer, "completion") for answer in answers])
+    return _learnable(made)
+
+
+def _sequence(example: Example, answer: tuple[int, ...], loss_on: str) -> TrainingSequence:
+    if not math.isfinite(example.weight) or example.weight < 0:
+        raise ValueError(f"example {example.example_id}: weight {example.weight} must be finite and at least 0")
+    first = len(example.prompt_token_ids) if loss_on == "completion" else 0
+    return TrainingSequence(example.prompt_token_ids + answer, max(first, 1), example.weight)
+
+
+def _learnable(units: Sequence[Sequence[TrainingSequence]]) -> list[TrainingSequence]:
+    """The sequences of the units whose every sequence has a weight above 0 and a token with a loss."""
+    kept = [s for unit in units if all(s.weight > 0 and s.target_tokens > 0 for s in unit) for s in unit]
     if not kept:
         raise ValueError(
-            f"none of the {len(examples)} training examples has a weight above 0 and a token to learn; "
+            f"none of the {len(units)} training examples has a weight above 0 and a token to learn; "
             "keep more completions (selection), or generate longer ones (generation.max_new_tokens)"
         )
     return kept
+
+
+def unit_lengths(sequences: Sequence[TrainingSequence], per_unit: int, packed: bool) -> list[int]:
+    """Tokens of each unit of ``per_unit`` successive sequences; with a row each, all are as wide as the longest."""
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    units = [lengths[i : i + per_unit] for i in range(0, len(lengths), per_unit)]
+    return [sum(unit) if packed else per_unit * max(unit) for unit in units]
+
+
+def sequence_rows(rows: Rows, per_unit: int, packed: bool) -> Rows:
+    """Rows of units as rows of sequences; a unit's sequences share its row, or have successive rows of their own."""
+    whole = tuple(tuple(per_unit * unit + k for unit in row for k in range(per_unit)) for row in rows)
+    return whole if packed else tuple((index,) for row in whole for index in row)
 
 
 def plan_steps(
@@ -94,26 +137,26 @@ def plan_steps(
 ) -> list[Step]:
     """All optimizer steps of a training job.
 
-    Each epoch visits every sequence once, in its own order, in steps of about ``tokens_per_step`` tokens that are
-    as equal as whole sequences allow. A step is the same set of sequences for any number of workers.
+    Each epoch visits every unit once, in its own order, in steps of about ``tokens_per_step`` tokens that are
+    as equal as whole units allow. A step is the same set of units for any number of workers.
 
     Args:
-        lengths: tokens per sequence.
+        lengths: tokens per unit.
         epochs: passes over the sequences.
         tokens_per_step: tokens of a step over all workers, without padding.
         tokens_per_micro_batch: rows times width of a forward pass, padding included.
         workers: data-parallel workers.
-        packed: let several sequences share a row; only for models whose attention keeps them apart.
+        packed: let several units share a row; only for models whose attention keeps their sequences apart.
         seed: of the order.
 
     Raises:
-        ValueError: a sequence does not fit into a micro-batch.
+        ValueError: a unit does not fit into a micro-batch.
     """
     longest = max(lengths)
     if longest > tokens_per_micro_batch:
         raise ValueError(
-            f"training.tokens_per_micro_batch: {tokens_per_micro_batch} is less than the longest sequence of the "
-            f"training data, {longest} tokens; raise it to at least {longest}"
+            f"training.tokens_per_micro_batch: {tokens_per_micro_batch} is less than the longest sequence or pair of "
+            f"the training data, {longest} tokens; raise it to at least {longest}"
         )
     steps = []
     for epoch in range(epochs):
@@ -146,7 +189,7 @@ def _longest_first(members: Iterable[int], lengths: Sequence[int]) -> list[int]:
 
 
 def _shard(members: Sequence[int], lengths: Sequence[int], workers: int) -> list[list[int]]:
-    """Longest first to the worker with the fewest tokens: at most one sequence of imbalance."""
+    """Longest first to the worker with the fewest tokens: at most one unit of imbalance."""
     shards: list[list[int]] = [[] for _ in range(workers)]
     tokens = [0] * workers
     for index in _longest_first(members, lengths):
@@ -201,4 +244,6 @@ def collate(rows: Rows, sequences: Sequence[TrainingSequence]) -> MicroBatch:
             targets[r, start : end - 1] = sequence.token_ids[1:]
             weights[r, start + sequence.first_target - 1 : end - 1] = sequence.weight
             start = end
-    return MicroBatch(token_ids, position_ids, targets, weights)
+    return MicroBatch(
+        token_ids, position_ids, targets, weights, tuple(sequences[i] for i in itertools.chain.from_iterable(rows))
+    )

@@ -1,29 +1,43 @@
-"""What training minimises: one objective per name, each a sum over sequences and what that sum is divided by."""
+"""What training minimises: one objective per name, each a sum over units and what that sum is divided by."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scpl_ray.learning.batches import MicroBatch, TrainingSequence
+from scpl_ray.config import Training
+from scpl_ray.learning.batches import MicroBatch, TrainingSequence, training_pairs, training_sequences
+from scpl_ray.records import Example
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss that does not depend on how sequences are spread over micro-batches and workers.
+    """A loss that does not depend on how units are spread over micro-batches and workers.
 
     The loss of an optimizer step is the sum of ``total`` over its micro-batches on all workers, divided by the sum of
-    ``mass`` over its sequences.
+    ``mass`` over its units.
     """
 
-    total: Callable[[nn.Module, MicroBatch], Tensor]
-    """Summed loss of one micro-batch, a float32 scalar with a gradient; 0 for an empty micro-batch."""
+    sequences: Callable[[Sequence[Example]], list[TrainingSequence]]
+    """The training data as sequences, ``per_unit`` successive ones to a unit."""
+    total: Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
+    """Of one micro-batch the summed loss, a float32 scalar with a gradient, and the summed ``figures`` without one,
+    shape (figures,); 0 for an empty micro-batch."""
     mass: Callable[[TrainingSequence], float]
-    """What one sequence adds to the divisor."""
+    """What a unit, given by its first sequence, adds to the divisor."""
+    per_unit: int = 1
+    """Sequences of a unit, which stay in one micro-batch."""
+    figures: tuple[str, ...] = ()
+    """What else is measured, divided like the loss."""
+    reference: Literal["base", "start"] | None = None
+    """The policy under which the sequences' ``reference`` is wanted."""
 
 
 def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
@@ -41,7 +55,7 @@ def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
     return logits
 
 
-def weighted_nll(model: nn.Module, batch: MicroBatch) -> Tensor:
+def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Weighted negative log-likelihood, sum_i w_i sum_t -log p(y_it | x_i, y_i<t), in nats.
 
     With the mass w_i n_i of :func:`weighted_tokens` the step's loss is
@@ -51,14 +65,9 @@ def weighted_nll(model: nn.Module, batch: MicroBatch) -> Tensor:
     a mean over tokens, so that equal weights give the usual language-model loss and a long completion counts more
     than a short one of the same weight.
     """
-    logits = predictions(model, batch)
-    weights = torch.from_numpy(batch.weights).to(logits.device)
-    trained = weights > 0
-    nll = F.cross_entropy(
-        logits[trained].float(), torch.from_numpy(batch.targets).to(logits.device)[trained], reduction="none"
-    )
-    # The second term is 0; it ties an empty micro-batch to the graph, so that its backward pass runs like the others.
-    return (weights[trained] * nll).sum() + 0.0 * logits[:, :1].float().sum()
+    nll, tie = _nll(model, batch)
+    weights = torch.from_numpy(batch.weights[batch.weights > 0]).to(nll.device)
+    return (weights * nll).sum() + tie, nll.new_zeros(0)
 
 
 def weighted_tokens(sequence: TrainingSequence) -> float:
@@ -66,7 +75,67 @@ def weighted_tokens(sequence: TrainingSequence) -> float:
     return sequence.weight * sequence.target_tokens
 
 
-OBJECTIVES: dict[str, Objective] = {"sft": Objective(weighted_nll, weighted_tokens)}
+def preference_loss(model: nn.Module, batch: MicroBatch, *, beta: float) -> tuple[Tensor, Tensor]:
+    """Direct preference optimisation (Rafailov et al. 2023, equation 7), weighted: sum_i w_i l_i over pairs, with
+
+        l_i = -log sigmoid(m_i),   m_i = beta ((log pi(c_i) - log ref(c_i)) - (log pi(r_i) - log ref(r_i)))
+
+    for prompt, chosen c and rejected r, log-probabilities summed over the tokens of an answer. With the mass w_i of
+    :func:`pair_weight` a step's loss is a weighted mean over pairs.
+
+    The figures are w_i m_i (``reward_margin``: of the rewards beta log pi/ref that the policy implies) and
+    w_i [m_i > 0] (``reward_accuracy``), summed.
+    """
+    log_p, tie = sequence_log_probabilities(model, batch)
+    of_pairs = torch.tensor([[s.reference, s.weight] for s in batch.sequences], device=log_p.device).view(-1, 2, 2)
+    ratios = log_p.view(-1, 2) - of_pairs[..., 0]
+    margins = beta * (ratios[:, 0] - ratios[:, 1])
+    weights = of_pairs[:, 0, 1]
+    figures = torch.stack([(weights * margins).sum(), weights[margins > 0].sum()]).detach()
+    return -(weights * F.logsigmoid(margins)).sum() + tie, figures
+
+
+def pair_weight(chosen: TrainingSequence) -> float:
+    """w_i: the weight of a pair."""
+    return chosen.weight
+
+
+def sequence_log_probabilities(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Log-probability of each sequence's tokens with a loss (nats), shape (sequences,), and a 0 with a gradient."""
+    nll, tie = _nll(model, batch)
+    owner = np.repeat(np.arange(len(batch.sequences)), [s.target_tokens for s in batch.sequences])
+    sums = nll.new_zeros(len(batch.sequences)).index_add(0, torch.from_numpy(owner).to(nll.device), nll)
+    return -sums, tie
+
+
+def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Of each token with a loss, by row and from left to right, shape (tokens,); and a 0 with a gradient.
+
+    The 0 ties an empty micro-batch to the graph, so that its backward pass runs like the others.
+    """
+    logits = predictions(model, batch)
+    trained = torch.from_numpy(batch.weights > 0).to(logits.device)
+    targets = torch.from_numpy(batch.targets).to(logits.device)
+    nll = F.cross_entropy(logits[trained].float(), targets[trained], reduction="none")
+    return nll, 0.0 * logits[:, :1].float().sum()
+
+
+def _sft(training: Training) -> Objective:
+    return Objective(partial(training_sequences, loss_on=training.loss_on), weighted_nll, weighted_tokens)
+
+
+def _dpo(training: Training) -> Objective:
+    return Objective(
+        training_pairs,
+        partial(preference_loss, beta=training.dpo_beta),
+        pair_weight,
+        per_unit=2,
+        figures=("reward_margin", "reward_accuracy"),
+        reference=training.dpo_reference,
+    )
+
+
+OBJECTIVES: dict[str, Callable[[Training], Objective]] = {"sft": _sft, "dpo": _dpo}
 
 
 @torch.no_grad()

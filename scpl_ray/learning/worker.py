@@ -34,15 +34,24 @@ from scpl_ray.learning.adapters import (
     save_adapter,
     save_model,
 )
-from scpl_ray.learning.batches import Step, TrainingSequence, collate, plan_steps, training_sequences
-from scpl_ray.learning.losses import OBJECTIVES, packing_is_exact
+from scpl_ray.learning.batches import (
+    MicroBatch,
+    Rows,
+    Step,
+    TrainingSequence,
+    collate,
+    plan_steps,
+    sequence_rows,
+    unit_lengths,
+)
+from scpl_ray.learning.losses import OBJECTIVES, packing_is_exact, sequence_log_probabilities
 from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult
-from scpl_ray.records import Example, from_table
+from scpl_ray.records import Example, Weights, from_table
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
-"""Called with (optimizer steps done, all steps); first with 0 when the first step is about to begin."""
+"""Called with (optimizer steps done, all steps); with 0 while the reference is computed and before the first step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +76,18 @@ class Worker:
     Dropout is off: with it, results would depend on the number of workers.
     """
 
-    def __init__(self, training: Training, model: Model, *, objective: str = "sft", threads: int = 1) -> None:
+    def __init__(self, training: Training, model: Model, *, threads: int = 1) -> None:
         """Set up for any number of jobs.
 
         Args:
             training: the ``training`` section.
             model: the ``model`` section: adapter or full weights, and the number format.
-            objective: a name in :data:`~scpl_ray.learning.losses.OBJECTIVES`.
             threads: CPU threads of this process.
         """
         self._training = training
         self._lora = model.lora
         self._trust_remote_code = model.trust_remote_code
-        self._objective = OBJECTIVES[objective]
+        self._objective = OBJECTIVES[training.objective](training)
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
         automatic = torch.float32 if self._device is None else torch.bfloat16
@@ -99,38 +107,38 @@ class Worker:
         """
         asked = time.monotonic()
         examples = from_table(pq.read_table(job.dataset), Example)
-        sequences = training_sequences(examples, self._training.loss_on)
+        sequences = self._objective.sequences(examples)
         loaded = self._load(job.base)
-        steps = plan_steps(
-            [len(sequence.token_ids) for sequence in sequences],
-            epochs=self._training.epochs,
-            tokens_per_step=self._training.tokens_per_step,
-            tokens_per_micro_batch=self._training.tokens_per_micro_batch,
-            workers=self._workers,
-            packed=loaded.packed,
-            seed=job.seed,
-        )
-        start = self._start_from(job, loaded)
+        steps = self._steps(loaded, sequences, self._training.epochs, job.seed)
+        if self._objective.reference is not None:
+            policy = job.start if self._objective.reference == "start" else Weights(0, job.base)
+            self._put(loaded, self._tensors(job, policy, loaded))
+            logger.info("round %d: log-probabilities under the reference policy begin", job.round)
+            once = self._steps(loaded, sequences, 1, job.seed)
+            sequences = self._with_reference(loaded, once, sequences, lambda: report(0, len(steps)))
+        start = self._tensors(job, job.start, loaded)
+        self._put(loaded, start)
         logger.info("round %d: %d steps on %d sequences begin", job.round, len(steps), len(sequences))
         report(0, len(steps))
         began = time.monotonic()
-        losses = torch.zeros(len(steps), dtype=torch.float64)
+        measured = torch.zeros(len(steps), 1 + len(self._objective.figures), dtype=torch.float64)
         rates = learning_rates(len(steps), self._training.learning_rate, self._training.warmup_fraction)
         for index, (step, rate) in enumerate(zip(steps, rates, strict=True)):
             for group in loaded.optimizer.param_groups:
                 group["lr"] = rate
-            losses[index] = self._step(loaded.engine, step, sequences)
+            measured[index] = self._step(loaded, step, sequences)
             report(index + 1, len(steps))
-        losses = self._sum(losses)
-        change = self._save(job, loaded, start, losses)
+        measured = self._sum(measured)
+        change = self._save(job, loaded, start, measured[:, 0])
         logger.info("round %d: done and saved after %.1f s", job.round, time.monotonic() - began)
         return TrainingResult(
             steps=len(steps),
             tokens=self._training.epochs * sum(sequence.target_tokens for sequence in sequences),
-            first_loss=float(losses[0]),
-            last_loss=float(losses[-1]),
+            first_loss=float(measured[0, 0]),
+            last_loss=float(measured[-1, 0]),
             weight_change=change,
             startup_seconds=began - asked,
+            last_figures=dict(zip(self._objective.figures, measured[-1, 1:].tolist(), strict=True)),
         )
 
     def _load(self, base: Path) -> _Loaded:
@@ -140,7 +148,7 @@ class Worker:
             self._loaded.engine.destroy()
             self._loaded = None
             gc.collect()
-        model = load_model(base, self._dtype, trust_remote_code=self._trust_remote_code)
+        model = self._model(base)
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -162,22 +170,37 @@ class Worker:
         self._loaded = _Loaded(base, engine, optimizer, trained, shapes, packed)
         return self._loaded
 
-    def _start_from(self, job: TrainingJob, loaded: _Loaded) -> Mapping[str, Tensor]:
-        """Put the start weights into the engine and forget what the optimizer knows; returns them, on the CPU."""
+    def _steps(self, loaded: _Loaded, sequences: list[TrainingSequence], epochs: int, seed: int) -> list[Step]:
+        return plan_steps(
+            unit_lengths(sequences, self._objective.per_unit, loaded.packed),
+            epochs=epochs,
+            tokens_per_step=self._training.tokens_per_step,
+            tokens_per_micro_batch=self._training.tokens_per_micro_batch,
+            workers=self._workers,
+            packed=loaded.packed,
+            seed=seed,
+        )
+
+    def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> Mapping[str, Tensor]:
+        """What a policy has in place of the trained weights, on the CPU; a new adapter is the base model."""
         if self._lora is None:
-            tensors: Mapping[str, Tensor] = dict(self._start_model(job).named_parameters())
-        elif job.start.adapter is not None:
-            tensors = read_adapter(job.start.adapter, loaded.shapes, self._lora)
-        elif job.start.policy_version == 0:
+            tensors: Mapping[str, Tensor] = dict(self._model(policy.model).named_parameters())
+        elif policy.adapter is not None:
+            tensors = read_adapter(policy.adapter, loaded.shapes, self._lora)
+        elif policy.policy_version == 0:
             tensors = fresh_adapter(loaded.shapes, job.seed)
         else:
             raise ValueError(
-                f"model.lora: policy version {job.start.policy_version} to start from has no adapter; it was trained "
+                f"model.lora: policy version {policy.policy_version} to start from has no adapter; it was trained "
                 "with model.lora: null"
             )
         tensors = {name: tensor.detach().to(self._dtype) for name, tensor in tensors.items()}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != loaded.shapes:
-            raise ValueError(f"the model {job.start.model} to start from does not have the weights of {job.base}")
+            raise ValueError(f"the model {policy.model} to start from does not have the weights of {job.base}")
+        return tensors
+
+    def _put(self, loaded: _Loaded, tensors: Mapping[str, Tensor]) -> None:
+        """Put weights into the engine and forget what the optimizer knows."""
         for name, parameter in loaded.trained.items():
             with self._whole(parameter, modified=True), torch.no_grad():
                 parameter.copy_(tensors[name])
@@ -187,24 +210,51 @@ class Worker:
         for state in loaded.optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()
-        return tensors
 
-    def _start_model(self, job: TrainingJob) -> PreTrainedModel:
-        return load_model(job.start.model, self._dtype, trust_remote_code=self._trust_remote_code)
+    def _model(self, folder: Path) -> PreTrainedModel:
+        return load_model(folder, self._dtype, trust_remote_code=self._trust_remote_code)
 
-    def _step(self, engine: Any, step: Step, sequences: list[TrainingSequence]) -> float:
-        """One optimizer step; returns this worker's part of its loss."""
-        mass = sum(self._objective.mass(sequences[i]) for i in step.members)
-        shard = step.shards[self._rank]
-        total = 0.0
-        for index, rows in enumerate(shard):
-            loss = self._objective.total(engine, collate(rows, sequences)) / mass
+    def _micro_batches(
+        self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]
+    ) -> Iterator[tuple[Rows, MicroBatch]]:
+        """This worker's part of a step: the sequences of each micro-batch, and their arrays."""
+        for units in step.shards[self._rank]:
+            rows = sequence_rows(units, self._objective.per_unit, loaded.packed)
+            yield rows, collate(rows, sequences)
+
+    @torch.no_grad()
+    def _with_reference(
+        self, loaded: _Loaded, steps: list[Step], sequences: list[TrainingSequence], alive: Callable[[], None]
+    ) -> list[TrainingSequence]:
+        """The sequences with their log-probabilities under the weights that are in the engine."""
+        found = torch.zeros(len(sequences), dtype=torch.float64)
+        loaded.engine.eval()
+        for step in steps:
+            for rows, batch in self._micro_batches(loaded, step, sequences):
+                members = torch.tensor([index for row in rows for index in row], dtype=torch.int64)
+                found[members] = sequence_log_probabilities(loaded.engine, batch)[0].double().cpu()
+            alive()
+        loaded.engine.train()
+        return [
+            dataclasses.replace(sequence, reference=log_p)
+            for sequence, log_p in zip(sequences, self._sum(found).tolist(), strict=True)
+        ]
+
+    def _step(self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]) -> Tensor:
+        """One optimizer step; returns this worker's part of its loss and figures, on the CPU."""
+        mass = sum(self._objective.mass(sequences[i * self._objective.per_unit]) for i in step.members)
+        last = len(step.shards[self._rank]) - 1
+        measured = torch.zeros(1 + len(self._objective.figures), dtype=torch.float64)
+        for index, (_, batch) in enumerate(self._micro_batches(loaded, step, sequences)):
+            total, figures = self._objective.total(loaded.engine, batch)
+            loss = total / mass
             # Gradients are summed over the micro-batches of a step, but averaged over the workers.
-            engine.set_gradient_accumulation_boundary(index == len(shard) - 1)
-            engine.backward(loss * self._workers)
-            total += loss.item()
-        engine.step()
-        return total
+            loaded.engine.set_gradient_accumulation_boundary(index == last)
+            loaded.engine.backward(loss * self._workers)
+            measured[0] += loss.item()
+            measured[1:] += figures.double().cpu() / mass
+        loaded.engine.step()
+        return measured
 
     def _save(self, job: TrainingJob, loaded: _Loaded, start: Mapping[str, Tensor], losses: Tensor) -> float:
         """Write the trained weights; returns the relative change. Worker 0 writes, the others hand it their parts."""
@@ -235,7 +285,7 @@ class Worker:
         for leftover in (partial, job.output / "adapter", job.output / "model"):
             shutil.rmtree(leftover, ignore_errors=True)
         if self._lora is None:
-            model = self._start_model(job)
+            model = self._model(job.start.model)
             # Not strict: tied weights are named once.
             unknown = model.load_state_dict(trained, strict=False).unexpected_keys
             if unknown:

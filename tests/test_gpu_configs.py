@@ -1,0 +1,82 @@
+"""The configs for GPUs: a CPU config's experiment at another size, planned for 8 GPUs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from actors.placement import Resources
+from jobs import loop
+from jobs.configs import CONFIGS
+from jobs.plan import print_plan
+from scpl_ray import configfile
+from tests import news_data
+from tests.tiny_models import save_model
+
+GPU_CONFIGS = [name for name in CONFIGS if "_qwen_" in name]
+SIZES = {
+    *("name", "loop.rounds", "queries.prompts_per_round"),
+    *("model.name", "model.revision", "model.lora", "model.dtype"),
+    *("generation.replicas", "generation.max_new_tokens", "generation.prompts_per_chunk", "generation.refresh"),
+    *("reward.replicas", "reward.tokens_per_batch"),
+    *("training.workers", "training.zero_stage", "training.learning_rate", "training.worker_lifetime"),
+    *("training.tokens_per_step", "training.tokens_per_micro_batch"),
+    *("evaluation.prompts_per_group", "evaluation.neutral_prompts"),
+}
+"""Keys in which a GPU config may differ from its CPU config."""
+DATA: dict[str, tuple[Callable[[], list[dict[str, Any]]], list[str]]] = {
+    "news": (news_data.rows, []),
+}
+"""By task: made-up rows, and overrides that make them the config's; ``{model}`` stands for a tiny model's folder."""
+
+
+def flat(name: str) -> dict[str, Any]:
+    values = yaml.safe_load(configfile.dump(configfile.load(CONFIGS[name])))
+    sections = {key: value for key, value in values.items() if isinstance(value, dict)}
+    top = {key: value for key, value in values.items() if key not in sections}
+    return top | {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+
+
+def test_there_is_one_per_task_and_size() -> None:
+    assert {f"{task}_qwen_{size}" for task in DATA for size in ("1_5b", "7b")} == set(GPU_CONFIGS)
+
+
+@pytest.mark.parametrize("name", GPU_CONFIGS)
+def test_everything_but_the_sizes_is_the_cpu_configs(name: str) -> None:
+    gpu, cpu = flat(name), flat(f"{name.partition('_')[0]}_smollm2")
+    assert {key for key in gpu if gpu[key] != cpu[key]} <= SIZES
+    assert (gpu["loop.rounds"], gpu["generation.samples_per_prompt"], gpu["training.worker_lifetime"]) == (
+        5,
+        4,
+        "round",
+    )
+    assert len(gpu["model.revision"]) == 40
+
+
+@pytest.mark.parametrize("name", GPU_CONFIGS)
+def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model nothing but its tokenizer is read, so a tiny one stands in for it."""
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
+    rows, overrides = DATA[name.partition("_")[0]]
+    data = news_data.write_jsonl(tmp_path / "rows.jsonl", rows())
+    folder = save_model(tmp_path / "model", "qwen2", hidden=32)
+    experiment = configfile.load(
+        CONFIGS[name],
+        [
+            *(f"task.data={data}", f"model.name={folder}", "evaluation.prompts_per_group=3"),
+            *("evaluation.neutral_prompts=8", "generation.max_new_tokens=16", "generation.engine=transformers"),
+            *(override.format(model=folder) for override in overrides),
+        ],
+    )
+    task, placed = loop.plan(experiment, Resources(64, 8))
+    assert sum(role.count * role.gpus for role in placed.roles) == pytest.approx(8)
+    assert all(role.gpus > 0 for role in placed.roles)
+    console = Console(record=True, width=160)
+    print_plan(console, experiment, task, placed)
+    printed = console.export_text()
+    trained = "all weights" if experiment.model.lora is None else "LoRA rank 16"
+    for text in ("8,192 completions by transformers", f"from the last policy; {trained}", "nothing was started"):
+        assert text in printed
