@@ -239,8 +239,8 @@ class Maths:
     def _other_answer(self, problem: Problem, rng: np.random.Generator) -> str:
         """The answer of another problem of the group that has another one."""
         right, others = _value(problem.answer), self._train[problem.group]
-        in_turn = (others[i].answer for i in rng.permutation(len(others)).tolist())
-        return next(answer for answer in in_turn if _value(answer) != right)
+        order: list[int] = rng.permutation(len(others)).tolist()
+        return next(others[i].answer for i in order if _value(others[i].answer) != right)
 
     def _query(self, query_id: str, problem: Problem) -> Query:
         return Query(query_id, problem.group, self._prompt(problem.text), problem.solution, None)
