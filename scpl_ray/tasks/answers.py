@@ -114,13 +114,13 @@ def extract(text: str) -> str | None:
     to the end of its sentence; without that the last number.
     """
     tail = text[-TAIL:]
-    marked = [(match.start(), _braced(tail, match.end())) for match in _BOX.finditer(tail)]
-    marked += [(match.start(), match[1]) for match in _HASHES.finditer(tail)]
-    said = [(match.start(), _first_sentence(match[1])) for match in _PHRASE.finditer(tail)]
-    for found in (marked, said):
-        given = [(start, stripped) for start, inside in found if (stripped := _stripped(inside))]
-        if given:
-            return _bounded(max(given)[1])
+    marks = [*_BOX.finditer(tail), *_HASHES.finditer(tail)]
+    for mark in sorted(marks, key=lambda match: match.start(), reverse=True):
+        if found := _stripped(mark[1] if mark.re is _HASHES else _braced(tail, mark.end())):
+            return _bounded(found)
+    for phrase in reversed(list(_PHRASE.finditer(tail))):
+        if found := _stripped(_first_sentence(phrase[1])):
+            return _bounded(found)
     numbers = _IN_TEXT.findall(tail)
     return _bounded(numbers[-1]) if numbers else None
 

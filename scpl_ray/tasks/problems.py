@@ -86,7 +86,7 @@ def load(experiment: Experiment) -> Corpus:
     data.check_values(rows, "part", tuple(PARTS))
     data.check_disjoint(rows, "part", "problem", lambda row: _digest(row["problem"]))
     kept, dropped = _usable(rows, groups)
-    given = _is_split(kept)
+    given = _is_split(rows)
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
     for row in kept:
         parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row))

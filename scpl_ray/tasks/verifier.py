@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import re
@@ -17,7 +16,7 @@ from scpl_ray.tasks import answers, verifier_process
 logger = logging.getLogger(__name__)
 
 KNOWN = 1 << 16
-"""Comparisons by math-verify that are remembered."""
+"""Comparisons by math-verify that are remembered at a time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Verifier:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._verified = functools.lru_cache(KNOWN)(self._verify)
+        self._known: dict[tuple[str, str], Comparison] = {}
 
     def __reduce__(self) -> tuple[type[Verifier], tuple[()]]:
         # a process stays where it is
@@ -64,21 +63,28 @@ class Verifier:
             return Comparison(parsed=answers.words(answer) != "", equal=False)
         if given is None and not answers.is_mathematics(answer):
             return NO_ANSWER
-        return self._verified(_listed(gold), _listed(answer))
-
-    def _verify(self, gold: str, answer: str) -> Comparison:
+        pair = _listed(gold), _listed(answer)
         with self._lock:
-            process = self._process or self._started()
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps([gold, answer]) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if line:
-                parsed, equal = json.loads(line)
-                return Comparison(parsed=parsed, equal=equal)
-            logger.warning("answer %r: math-verify gave up (exit code %d): unreadable", answer, process.wait())
-            self._process = None
-            return NO_ANSWER
+            if pair not in self._known:
+                if len(self._known) == KNOWN:
+                    self._known.clear()
+                self._known[pair] = self._verified(*pair)
+            return self._known[pair]
+
+    def _verified(self, gold: str, answer: str) -> Comparison:
+        process = self._process
+        if process is None or process.poll() is not None:
+            process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([gold, answer]) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if line:
+            parsed, equal = json.loads(line)
+            return Comparison(parsed=parsed, equal=equal)
+        logger.warning("answer %r: math-verify gave up (exit code %d): unreadable", answer, process.wait())
+        self._process = None
+        return NO_ANSWER
 
     def _started(self) -> subprocess.Popen[str]:
         # by its path and without its folder on sys.path: it imports nothing of ours, and starts in half a second
