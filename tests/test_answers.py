@@ -124,6 +124,7 @@ CASES = [
     ("The answer is 3:30 p.m.", "3:30 p.m", "3:30 p.m.", RIGHT),
     ("The answer is 5/6.", "5/6", "5:6", WRONG),
     ("The answer is D.", "D", r"\text{(D)}", RIGHT),
+    ("The answer is A. That is all.", "A", r"\text{(A)}", RIGHT),
     ("The answer is banana.", "banana", "5", UNREADABLE),
     ("The answer is 6th.", "6th", "6th", RIGHT),
     # too much

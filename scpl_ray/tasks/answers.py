@@ -16,7 +16,7 @@ TAIL = 20_000
 TOLERANCE = Fraction(1, 10**9)
 """Relative difference that two numbers may have where one is no whole number: what decimals of a float lose."""
 
-_ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)(?<!\b[apAP])"
+_ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}[.?](?=\s|$)|,?\s(?:because|since)\s")
 _PHRASE = re.compile(r"\banswer\b(?:[^.\n:=]{0,60}?\b(?:is|equals)\b|\s*[:=])[\s:*]*(?=([^\n]*))", re.IGNORECASE)
 _HASHES = re.compile(r"^\s*####([^\n]*)", re.MULTILINE)
