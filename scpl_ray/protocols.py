@@ -48,6 +48,9 @@ class Task(Protocol):
     """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: taken as without error."""
     judge_card: Card | None
     """The judge's errors as measured on text it has not seen; ``None``: it makes none."""
+    tokenizer: Path | None
+    """Folder of the tokenizer that prompts were measured with, where it was made from the task's own text for a tiny
+    model, which then keeps it; ``None``: a tiny model makes one from real examples."""
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """New training queries, ``counts[group]`` of each: a function of the seed. Ids are ``<prefix>-q00000``..."""

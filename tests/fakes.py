@@ -27,6 +27,7 @@ class FakeTask:
 
     confusion = None
     judge_card = None
+    tokenizer = None
 
     def __init__(self, groups: Sequence[str]) -> None:
         self.kinds = tuple(groups)

@@ -179,7 +179,7 @@ def test_a_judge_is_trained_from_a_file_and_is_the_one_of_a_run(
     assert JudgeCard.load(tmp_path / "judge") == card and card.window_words == WORDS
     assert card.measured[0].protocol == DEPLOYED and len(card.measured) == 10
     assert card.find(DEPLOYED, windows=True).macro_f1 > 0.8
-    (used,) = (tmp_path / "cache").glob("leaning-judge-*/judge.safetensors")
+    (used,) = (tmp_path / "cache").glob("kind-judge-*/judge.safetensors")
     assert used.read_bytes() == (tmp_path / "judge" / "judge.safetensors").read_bytes()
     with pytest.raises(ValueError, match="not an empty folder"):
         leaning.train_judge(experiment, tmp_path / "judge")

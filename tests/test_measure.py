@@ -1,6 +1,10 @@
+from collections.abc import Sequence
+
 import pytest
 
 from scpl_ray import measure
+from scpl_ray.config import Experiment
+from scpl_ray.metrics import diversity
 from scpl_ray.records import Completion, Judgement, Metric, Query
 from tests.test_controller import small
 
@@ -56,3 +60,93 @@ def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:
     assert (None, "preference_log_odds_balanced") not in found and found[None, "undecided_count"] == 2
     first = [Metric(0, g, "kind_count", 0.0) for g in ("north", "south")]
     assert (None, "preference_log_odds_round0") not in evaluate(["north"], first)
+
+
+Found = dict[tuple[str | None, str], float]
+
+
+def judged_right(correct: dict[str, Sequence[int]], samples: int) -> Found:
+    """Metrics where the i-th prompt of a group has so many right ones among its answers."""
+    prompts = [Query(f"{g}{i}", g, "p") for g, passed in correct.items() for i in range(len(passed))]
+    prompts.append(Query("n", None, "p"))
+    right = {f"{g}{i}": n for g, passed in correct.items() for i, n in enumerate(passed)}
+    completions, judgements = [], []
+    for query in prompts:
+        for i in range(samples):
+            completions.append(Completion(f"{query.query_id}-s{i}", query.query_id, i, 1, 0, (1,), (2,), "x", "stop"))
+            terms = {"correct": float(i < right[query.query_id])} if query.group else {"parsed": 1.0}
+            judgements.append(Judgement(f"{query.query_id}-s{i}", None, sum(terms.values()), terms))
+    experiment = Experiment.model_validate(
+        {"groups": {"names": list(correct)}, "evaluation": {"samples_per_prompt": samples}}
+    )
+    rows = measure.evaluate(
+        measure.Answers(prompts, completions, judgements, [(1.0, 1)] * len(completions)),
+        measure.Asked(0, dict.fromkeys(correct, 0.5), {}, {}),
+        experiment,
+        kinds=tuple(correct),
+        confusion=None,
+        first=[],
+    )
+    return {(r.group, r.metric): r.value for r in rows}
+
+
+def test_pass_at_k_of_right_and_wrong_answers() -> None:
+    found = judged_right({"a": [3, 3], "b": [0, 10]}, samples=10)
+    assert {metric for _, metric in found if metric.startswith("pass_at")} == {f"pass_at_{k}" for k in (1, 2, 4, 8)}
+    assert found["a", "pass_at_1"] == pytest.approx(0.3) == found["a", "quality"]
+    assert found["a", "pass_at_2"] == pytest.approx(1 - 21 / 45)
+    assert found["b", "pass_at_1"] == found["b", "pass_at_8"] == pytest.approx(0.5)
+    assert found[None, "pass_at_1"] == pytest.approx(0.4)
+    assert found[None, "pass_at_2"] == pytest.approx((2 * (1 - 21 / 45) + 1) / 4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "right", "k", "value"),
+    [(4, 3, 2, 1.0), (10, 0, 8, 0.0), (5, 2, 1, 0.4), (5, 2, 4, 1.0), (1, 1, 1, 1.0)],
+)
+def test_pass_at_k_by_hand(samples: int, right: int, k: int, value: float) -> None:
+    assert judged_right({"a": [right], "b": [right]}, samples)["a", f"pass_at_{k}"] == pytest.approx(value)
+
+
+def test_without_right_and_wrong_there_is_no_pass_at_k() -> None:
+    assert not [metric for _, metric in evaluate(["north"], []) if metric.startswith("pass_at")]
+
+
+def written(texts: Sequence[str]) -> Found:
+    """Metrics where the north was given these texts, by word as their tokens."""
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(" ".join(texts).split()))}
+    prompts = [Query(f"g{i}", "north", "p") for i in range(len(texts))]
+    prompts += [Query("s", "south", "p"), Query("n", None, "p")]
+    completions = [
+        Completion(
+            f"{q.query_id}-s0", q.query_id, 0, 1, 0, (1,), tuple(vocabulary[w] for w in text.split()), text, "stop"
+        )
+        for q, text in zip(prompts, [*texts, texts[0], texts[0]], strict=True)
+    ]
+    judgements = [Judgement(c.completion_id, "north", 0.5, {}) for c in completions]
+    rows = measure.evaluate(
+        measure.Answers(prompts, completions, judgements, [(1.0, 2)] * len(completions)),
+        measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {}),
+        small(),
+        kinds=("north", "south"),
+        confusion=None,
+        first=[],
+    )
+    return {(r.group, r.metric): r.value for r in rows}
+
+
+def test_distinct_n_pools_documents_without_crossing_them() -> None:
+    found = written(["the cat sat on the mat", "the cat sat on the rug", "a dog ran"])
+    assert found["north", "distinct_1"] == pytest.approx(0.6)
+    assert found["north", "distinct_2"] == pytest.approx(0.666667, abs=1e-6)
+
+
+def test_self_bleu_compares_a_fixed_number_of_answers() -> None:
+    texts = [f"{a}{b} is {b}{a} and {i} of {a}{i} said it" for i in "123" for a in "abcd" for b in "klmn"]
+    found = written(texts)
+    wanted = diversity.self_bleu(texts, size=measure.SELF_BLEU_ANSWERS, seed=small().seed)
+    assert found["north", "self_bleu"] == pytest.approx(wanted) and 0.5 < wanted < 1.0
+    assert written(["one and the same text"] * 40)["north", "self_bleu"] == pytest.approx(1.0)
+    # too few answers to compare
+    assert ("south", "self_bleu") not in found and (None, "self_bleu") not in found
+    assert ("north", "self_bleu") not in written(texts[: measure.SELF_BLEU_ANSWERS - 1])

@@ -41,7 +41,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 def test_a_folder_is_used_as_it_is(whole: Path) -> None:
     assert models.resolve_model(named(whole)) == whole
     assert models.base_model(named(whole), FakeTask(("a", "b"))) == whole
-    assert models.resolve_tokenizer(named(whole)) == whole
+    assert models.resolve_tokenizer(named(whole), []) == whole
 
 
 def test_a_pickle_is_never_loaded(copy: Path) -> None:
@@ -99,11 +99,6 @@ def test_without_a_network_a_hub_id_asks_for_a_folder(tmp_path: Path, monkeypatc
 def test_a_reward_model_is_a_folder_or_the_tasks_own(whole: Path) -> None:
     assert models.resolve_reward_model(Experiment()) is None
     assert models.resolve_reward_model(Experiment.model_validate({"reward": {"model": str(whole)}})) == whole
-
-
-def test_tiny_has_no_tokenizer_of_its_own_for_other_tasks() -> None:
-    with pytest.raises(ValueError, match="'tiny' is trained on the built-in language"):
-        models.resolve_tokenizer(Experiment.model_validate({"task": {"name": "news"}}))
 
 
 def test_a_package_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,14 @@ from scpl_ray.config import Experiment
 from scpl_ray.judge_card import DEPLOYED, JudgeCard, Measured
 from scpl_ray.judges import LeaningJudge
 from scpl_ray.learning import sentences
-from scpl_ray.learning.template import Template
+from scpl_ray.learning.template import PLAIN, Template
 from scpl_ray.protocols import Task
 from scpl_ray.records import Query
 from scpl_ray.tasks import TASKS, articles, news
 from scpl_ray.tasks.data import DataError
 from scpl_ray.tasks.leaning import leaning_judge, usable_confusion
 from scpl_ray.tasks.news import News
+from scpl_ray.tasks.texts import ModelSide
 from tests import news_data
 from tests.tiny_models import save_model
 
@@ -170,7 +171,7 @@ def rebuilt(task: News, **changes: Any) -> News:
         "evaluation": [a for of_group in task._evaluation.values() for a in of_group],
         "judge": task._judge,
         "card": task.judge_card,
-        "template": Template("", ""),
+        "side": ModelSide(PLAIN, len, None),
         "answer_words": ANSWER_WORDS,
     }
     parts |= changes
@@ -178,7 +179,7 @@ def rebuilt(task: News, **changes: Any) -> News:
 
 
 def test_a_chat_model_is_asked_and_starts_with_the_opening(task: News) -> None:
-    chat = rebuilt(task, template=CHAT)
+    chat = rebuilt(task, side=ModelSide(CHAT, len, None))
     for plain, asked in zip(task.group_prompts(2), chat.group_prompts(2), strict=True):
         title, opening = plain.prompt.split("\n\n")
         assert asked.prompt == f"<|u|>Write a news article with this headline: {title}<|a|>{opening}"
@@ -205,6 +206,13 @@ def test_quality_rewards_nearness_variety_and_length(task: News) -> None:
     assert task.judge([(query, "c", "town")])[0].terms["length"] == pytest.approx(1 / 6)
     neutral = task.judge([(task.neutral_prompts(1)[0], "c", "a new town")])[0]
     assert set(neutral.terms) == {"repetition_free", "length"} and neutral.quality == 0.75
+
+
+def test_rouge_l_is_that_of_the_literature(task: News) -> None:
+    query = Query("q", "left", "p", "police killed the gunman", None)
+    for text, f1 in (("police kill the gunman", 0.75), ("police killed the gunman", 1.0), ("a dog ran", 0.0)):
+        assert task.judge([(query, "c", text)])[0].terms["rouge_l"] == pytest.approx(f1)
+        assert task.rule_terms(query, text)["rouge_l"] == pytest.approx(f1)
 
 
 def test_rule_terms_add_an_ending_and_the_users_own_leaning(task: News) -> None:

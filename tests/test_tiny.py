@@ -17,10 +17,8 @@ from scpl_ray.learning import pretraining
 from scpl_ray.learning.base import BASE_SEED, BaseModel, Card, base_key, check_learned, ensure_base
 from scpl_ray.learning.tiny import Family, build_model, build_tokenizer
 from scpl_ray.seeds import derive_seed
-from scpl_ray.tasks import TASKS
 from scpl_ray.tasks.grammar import words_of
 from scpl_ray.tasks.language import Language, build
-from tests.fakes import FakeTask
 
 FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "gpt2")
 
@@ -223,10 +221,3 @@ def test_a_model_that_did_not_learn_is_refused(caplog: pytest.LogCaptureFixture)
     assert not caplog.text
     check_learned(dataclasses.replace(card, sentences=default - 1))
     assert "do for tests, not for findings" in caplog.text
-
-
-def test_the_tiny_model_is_for_the_built_in_language() -> None:
-    config = experiment(task={"name": "news"})
-    with pytest.raises(ValueError, match=r"model\.name: 'tiny' is trained on the built-in language, not on.*'news'"):
-        ensure_base(config, FakeTask(("a", "b")))
-    assert "language" in TASKS

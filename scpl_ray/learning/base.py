@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -17,7 +18,6 @@ from scpl_ray import cache
 from scpl_ray.config import Experiment, Model
 from scpl_ray.files import sha256
 from scpl_ray.learning import pretraining, tiny
-from scpl_ray.protocols import Task
 from scpl_ray.records import Query
 from scpl_ray.seeds import derive_seed
 from scpl_ray.tasks.language import Language
@@ -67,8 +67,12 @@ class BaseModel:
 
 def base_key(config: Experiment, task: Language) -> str:
     """SHA-256, hexadecimal, of everything that determines the base model; the run's seed is not part of it."""
-    facts = {
-        "language": task.fingerprint,
+    return cache.key_of({"language": task.fingerprint, **recipe(config)})
+
+
+def recipe(config: Experiment) -> dict[str, Any]:
+    """How a tiny base model is built and trained, as JSON values."""
+    return {
         "family": config.model.family,
         "sentences": config.model.base_training_sentences,
         "seed": BASE_SEED,
@@ -84,10 +88,9 @@ def base_key(config: Experiment, task: Language) -> str:
         ],
         "libraries": [torch.__version__, transformers.__version__],
     }
-    return cache.key_of(facts)
 
 
-def ensure_base(config: Experiment, task: Task, *, progress: Progress | None = None) -> BaseModel:
+def ensure_base(config: Experiment, task: Language, *, progress: Progress | None = None) -> BaseModel:
     """The base model of this experiment: from the cache, or trained now on two threads and cached.
 
     Args:
@@ -96,23 +99,17 @@ def ensure_base(config: Experiment, task: Task, *, progress: Progress | None = N
         progress: told of training steps; never called where the cache has the model.
 
     Raises:
-        ValueError: the task is not the built-in language, or the cache cannot be written.
+        ValueError: the cache cannot be written.
         RuntimeError: with ``model.base_training_sentences`` at its default or above, the model's held-out perplexity is
             more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer a warning is logged instead.
         TimeoutError: another process has been training the same model for half an hour.
     """
-    if not isinstance(task, Language):
-        raise ValueError(
-            f"model.name: 'tiny' is trained on the built-in language, not on task.name {config.task.name!r}; "
-            "use task.name=language, or give a Hub id or a folder as model.name"
-        )
-    language = task
 
     def make(folder: Path) -> None:
-        card = _build(config, language, folder, progress or (lambda done, steps: None))
+        card = _build(config, task, folder, progress or (lambda done, steps: None))
         (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
 
-    folder = cache.entry(f"base-{config.model.family}", base_key(config, language), make)
+    folder = cache.entry(f"base-{config.model.family}", base_key(config, task), make)
     card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
     check_learned(card)
     return BaseModel(folder, card)

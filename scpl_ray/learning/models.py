@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scpl_ray.config import Experiment
-from scpl_ray.learning import base, smollm
+from scpl_ray.learning import base, smollm, task_base
 from scpl_ray.protocols import Task
+from scpl_ray.tasks.language import Language
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
@@ -34,7 +35,9 @@ def base_model(experiment: Experiment, task: Task, progress: base.Progress | Non
         RuntimeError: a model that was built or converted here is not what it should be.
     """
     if experiment.model.name == TINY:
-        return base.ensure_base(experiment, task, progress=progress).path
+        if isinstance(task, Language):
+            return base.ensure_base(experiment, task, progress=progress).path
+        return task_base.ensure_task_base(experiment, task, progress=progress).path
     return resolve_model(experiment)
 
 
@@ -58,18 +61,19 @@ def resolve_reward_model(experiment: Experiment) -> Path | None:
     )
 
 
-def resolve_tokenizer(experiment: Experiment) -> Path:
+def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
     """The folder of a model's tokenizer; of a Hub model nothing but small files is downloaded.
 
+    Args:
+        experiment: ``model.name`` and what belongs to it.
+        texts: the task's training text, which a tiny model's tokenizer is made from; others do not read it.
+
     Raises:
-        ValueError: as :func:`base_model`, or the model is a tiny one, whose tokenizer is built from its task's text.
+        ValueError: as :func:`base_model`.
     """
     model = experiment.model
     if model.name == TINY:
-        raise ValueError(
-            f"model.name: 'tiny' is trained on the built-in language, not on task.name {experiment.task.name!r}; "
-            f"use task.name=language, or give {smollm.NAME}, a Hub id or a folder as model.name"
-        )
+        return task_base.ensure_tokenizer(experiment, texts)
     if model.name == smollm.NAME:
         return smollm.ensure()
     return _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=False)

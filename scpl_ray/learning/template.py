@@ -49,6 +49,10 @@ class Template:
         return f"{self.before}{user_text.strip()}{self.after}{answer_start}"
 
 
+PLAIN = Template("", "")
+"""No chat template."""
+
+
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     """The template of a tokenizer: one user message, then the start of the assistant's answer.
 
@@ -58,7 +62,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
         ValueError: the template does not write a user's text exactly once and as it is.
     """
     if not tokenizer.chat_template:
-        return Template("", "")
+        return PLAIN
     rendered = str(
         tokenizer.apply_chat_template(
             [{"role": "user", "content": _USER}],

@@ -12,6 +12,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -41,6 +42,37 @@ def build_tokenizer(texts: Iterable[str], family: Family) -> PreTrainedTokenizer
     # Ids by frequency, ties by spelling: the same texts give the same ids.
     trainer = trainers.WordLevelTrainer(special_tokens=[PAD, UNKNOWN, END], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    return _wrapped(tokenizer, family, POSITIONS)
+
+
+def build_subword_tokenizer(
+    texts: Iterable[str], family: Family, vocabulary: int, positions: int
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019): any text comes back exactly.
+
+    Args:
+        texts: what it is trained on; the same texts give the same ids.
+        family: of the model that it is for.
+        vocabulary: tokens, 3 special ones and 256 bytes included; fewer where the texts hold fewer pairs.
+        positions: longest sequence, in tokens.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        # digits one by one: numbers are read, not memorised
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, UNKNOWN, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _wrapped(tokenizer, family, positions)
+
+
+def _wrapped(tokenizer: Tokenizer, family: Family, positions: int) -> PreTrainedTokenizerFast:
     # AutoTokenizer replaces the tokenizer of any folder with a Qwen2 model by Qwen2's own class, whose byte-level rules
     # do not fit this vocabulary, unless the folder maps it; without trust_remote_code the map is then ignored.
     mapping = {"auto_map": {"AutoTokenizer": [None, "PreTrainedTokenizerFast"]}} if family == "qwen2" else {}
@@ -49,15 +81,15 @@ def build_tokenizer(texts: Iterable[str], family: Family) -> PreTrainedTokenizer
         pad_token=PAD,
         unk_token=UNKNOWN,
         eos_token=END,
-        model_max_length=POSITIONS,
+        model_max_length=positions,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         **mapping,
     )
 
 
-def build_model(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """An untrained float32 model of about 0.3 million parameters, input and output embeddings tied.
+def build_model(family: Family, tokenizer: PreTrainedTokenizerBase, positions: int = POSITIONS) -> PreTrainedModel:
+    """An untrained float32 model of about 0.3 to 0.5 million parameters, input and output embeddings tied.
 
     Draws from torch's global random generator.
     """
@@ -76,7 +108,7 @@ def build_model(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTraine
                 n_inner=PLAIN_WIDTH,
                 n_layer=LAYERS,
                 n_head=HEADS,
-                n_positions=POSITIONS,
+                n_positions=positions,
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
                 attn_pdrop=0.0,
@@ -89,7 +121,7 @@ def build_model(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTraine
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
-        "max_position_embeddings": POSITIONS,
+        "max_position_embeddings": positions,
     }
     if family == "qwen2":
         return Qwen2ForCausalLM(Qwen2Config(**sizes, **common))

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
-from scpl_ray.tasks import language, news
+from scpl_ray.tasks import language, maths, news
 
 TASKS: dict[str, Callable[[Experiment], Task]] = {
     "language": language.build,
+    "maths": maths.build,
     "news": news.build,
 }
 """Builders by ``task.name``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ class Language:
         # Kinds share no slanted word, so the judge never takes a true text of one kind for another.
         self.confusion: tuple[tuple[float, ...], ...] | None = None
         self.judge_card: Card | None = None
+        self.tokenizer: Path | None = None
         self.topics = self._lexicon.topics
         self.vocabulary = tuple(sorted({*self._grammar.vocabulary, *self._prompts.vocabulary}))
         self._judge = Judge(self._grammar)

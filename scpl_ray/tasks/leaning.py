@@ -1,4 +1,4 @@
-"""The leaning judge of a corpus of articles: fitted on the judge's outlets, measured on those it has not seen."""
+"""The judge of kinds of a task: fitted on the judge's part of its data, measured on the parts it has not seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from scpl_ray import cache, judge_card, judges
@@ -17,32 +17,47 @@ from scpl_ray.judges import LabelledText, LeaningJudge
 from scpl_ray.tasks import articles
 from scpl_ray.tasks.articles import Corpus
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
+from scpl_ray.tasks.texts import answer_words
 
 logger = logging.getLogger(__name__)
 
 
 def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[LeaningJudge, JudgeCard]:
-    """The judge of a corpus, from the cache or fitted now (seconds): on the judge's outlets, measured on all others."""
-    groups, window_words = experiment.groups.names, articles.answer_words(experiment)
+    """The judge of a corpus of articles: of leanings, on windows as long as an answer."""
+    return fitted_judge(corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
+
+
+def fitted_judge(
+    labelled: Mapping[str, Sequence[LabelledText]], labels: Sequence[str], window_words: int, sources: str
+) -> tuple[LeaningJudge, JudgeCard]:
+    """A judge, from the cache or fitted now (seconds): on the judge's part, measured on all others.
+
+    Args:
+        labelled: texts by part; no source is in two parts.
+        labels: kinds of text.
+        window_words: words of the texts that it will judge.
+        sources: what the parts share none of, e.g. ``outlets``.
+    """
     facts = {
-        "articles": {part: _sha256(texts) for part, texts in corpus.labelled.items()},
-        "labels": groups,
+        "texts": {part: _sha256(texts) for part, texts in labelled.items()},
+        "labels": labels,
         "window_words": window_words,
+        "sources": sources,
         "settings": judges.SETTINGS,
         "test_windows": judge_card.TEST_WINDOWS_PER_ARTICLE,
         "scikit-learn": importlib.metadata.version("scikit-learn"),
     }
 
     def make(folder: Path) -> None:
-        logger.info("fitting the leaning judge")
-        judge = judges.fit(corpus.labelled[JUDGE], groups, window_words)
-        held_out = [*corpus.labelled[TRAIN], *corpus.labelled[EVALUATION]]
-        measured = judge_card.measure_deployed(judge, len(corpus.labelled[JUDGE]), held_out, window_words)
-        everything = [*held_out, *corpus.labelled[JUDGE]]
+        logger.info("fitting the judge of %s", ", ".join(labels))
+        judge = judges.fit(labelled[JUDGE], labels, window_words)
+        held_out = [*labelled[TRAIN], *labelled[EVALUATION]]
+        measured = judge_card.measure_deployed(judge, len(labelled[JUDGE]), held_out, window_words)
+        digest = _sha256([*held_out, *labelled[JUDGE]])
         judge.save(folder)
-        JudgeCard(groups, window_words, _sha256(everything), judges.SETTINGS, measured, {}).save(folder)
+        JudgeCard(tuple(labels), window_words, digest, judges.SETTINGS, measured, {}, sources).save(folder)
 
-    folder = cache.entry("leaning-judge", cache.key_of(facts), make)
+    folder = cache.entry("kind-judge", cache.key_of(facts), make)
     return LeaningJudge.load(folder), JudgeCard.load(folder)
 
 
@@ -79,8 +94,9 @@ def usable_confusion(card: JudgeCard) -> tuple[tuple[float, ...], ...] | None:
     rates = zip(card.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
     if chance := [label for label, true, false in rates if true <= false]:
         logger.warning(
-            "on outlets it has not seen the judge tells %s no better than chance (macro F1 %.2f): shares of kinds are "
-            "not corrected for its errors",
+            "on %s it has not seen the judge tells %s no better than chance (macro F1 %.2f): shares of kinds are not "
+            "corrected for its errors",
+            card.sources,
             ", ".join(chance),
             found.macro_f1,
         )

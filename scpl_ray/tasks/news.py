@@ -8,10 +8,10 @@ evaluation and judge data share no outlet.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
@@ -20,7 +20,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.judge_card import JudgeCard
 from scpl_ray.judges import LeaningJudge
 from scpl_ray.learning.sentences import SentenceEncoder
-from scpl_ray.learning.template import Template
+from scpl_ray.learning.template import PLAIN, Template
 from scpl_ray.metrics.words import unicode_words
 from scpl_ray.protocols import Card, Choice
 from scpl_ray.records import Judgement, Query
@@ -30,6 +30,7 @@ from scpl_ray.tasks.articles import Article
 from scpl_ray.tasks.data import DataError
 from scpl_ray.tasks.leaning import leaning_judge, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
+from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,6 @@ REAL_WEIGHT, OWN_LEANING_WEIGHT = 3.0, 2.0
 """Utility of a text to its reader, in nats of log-odds of being chosen."""
 SHUFFLED = 0.25
 """Fraction of the texts of a choice whose words are shuffled."""
-_ENDS = (".", "!", "?", "”", '"')
 
 
 class News:
@@ -62,7 +62,7 @@ class News:
         evaluation: articles of the evaluation outlets, one or more per group.
         judge: tells the leaning of a text.
         card: the judge's errors.
-        template: the model's chat template.
+        side: the model's template and tokenizer.
         answer_words: words of a full-length continuation.
         encoder: measures ``similarity``, if wanted.
     """
@@ -75,7 +75,7 @@ class News:
         *,
         judge: LeaningJudge,
         card: JudgeCard,
-        template: Template,
+        side: ModelSide,
         answer_words: int,
         encoder: SentenceEncoder | None = None,
     ) -> None:
@@ -83,7 +83,8 @@ class News:
         self.judge_card: Card | None = card
         self.confusion = usable_confusion(card)
         self._judge = judge
-        self._template = template
+        self.tokenizer: Path | None = side.made
+        self._template = side.template
         self._answer_words = answer_words
         self._encoder = encoder
         self._train = {group: _in_fixed_order(train, group) for group in groups}
@@ -109,7 +110,7 @@ class News:
             raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
         queries: list[Query] = []
         for group in self.kinds:
-            for article in _cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
+            for article in cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
                 queries.append(self._query(f"{prefix}-q{len(queries):05d}", article))
         return queries
 
@@ -162,7 +163,7 @@ class News:
         """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
         turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
         of_group = [
-            _cycle(self._train[group], n, generator(seed, "news real", group))
+            cycle(self._train[group], n, generator(seed, "news real", group))
             for group, n in zip(self.kinds, turns, strict=True)
         ]
         chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
@@ -201,7 +202,7 @@ class News:
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """The terms of the quality, ``finished``, and ``own_leaning``: the judge's P(asking group's kind | text)."""
-        terms = self._terms(query, text) | {"finished": float(text.rstrip().endswith(_ENDS))}
+        terms = self._terms(query, text) | {"finished": finished(text)}
         if query.group is not None:
             found = self._judge.probabilities(text)
             position = self.kinds.index(query.group)
@@ -212,10 +213,7 @@ class News:
         from scpl_ray.metrics.quality import rouge_l  # brings NLTK: seconds that other tasks need not wait
 
         words = unicode_words(text)
-        terms = {
-            "repetition_free": _repetition_free(words),
-            "length": min(1.0, 2 * len(words) / self._answer_words),
-        }
+        terms = form_terms(words, self._answer_words)
         if query.reference is not None:
             terms["rouge_l"] = float(rouge_l([query.reference], [text], tokenizer="unicode").f1[0])
             if self._encoder is not None:
@@ -269,7 +267,9 @@ def build(experiment: Experiment) -> News:
     encoder = SentenceEncoder() if experiment.task.similarity else None
     corpus = articles.load(experiment)
     judge, card = leaning_judge(corpus, experiment)
-    template, tokens_of = _model_side(experiment)
+    texts = (f"{article_prompt(PLAIN, article)}{_answer(article.reference)}" for article in corpus.train)
+    side = model_side(experiment, texts)
+    template, tokens_of = side.template, side.tokens_of
     limit = experiment.task.max_prompt_tokens
     parts: dict[str, tuple[Article, ...]] = {}
     for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
@@ -287,8 +287,8 @@ def build(experiment: Experiment) -> News:
         parts[EVALUATION],
         judge=judge,
         card=card,
-        template=template,
-        answer_words=articles.answer_words(experiment),
+        side=side,
+        answer_words=answer_words(experiment),
         encoder=encoder,
     )
     task.group_prompts(experiment.evaluation.prompts_per_group)
@@ -299,18 +299,6 @@ def build(experiment: Experiment) -> News:
                 f"set it to {length} or more"
             )
     return task
-
-
-def _model_side(experiment: Experiment) -> tuple[Template, Callable[[str], int]]:
-    """The model's template, and how many of its tokens a prompt has."""
-    from scpl_ray.learning.models import resolve_tokenizer
-    from scpl_ray.learning.template import template_of
-    from scpl_ray.learning.tokens import encode_prompt, load_tokenizer
-
-    folder = resolve_tokenizer(experiment)
-    tokenizer = load_tokenizer(folder, trust_remote_code=experiment.model.trust_remote_code)
-    longest = 2**20
-    return template_of(tokenizer), lambda prompt: len(encode_prompt(tokenizer, prompt, longest))
 
 
 def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:
@@ -328,14 +316,6 @@ def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: in
     return sorted((topic for topic in fewest if fewest[topic] >= least), key=lambda topic: (-fewest[topic], topic))
 
 
-def _cycle(found: Sequence[Article], count: int, rng: np.random.Generator) -> list[Article]:
-    """``count`` articles in random order, every one once before any comes again."""
-    chosen: list[Article] = []
-    while len(chosen) < count:
-        chosen += [found[i] for i in rng.permutation(len(found))]
-    return chosen[:count]
-
-
 def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
     return found[int(rng.integers(len(found)))]
 
@@ -343,9 +323,3 @@ def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
 def _answer(text: str) -> str:
     """A continuation as a model writes it: its prompt ends with a word."""
     return f" {text}"
-
-
-def _repetition_free(words: Sequence[str]) -> float:
-    """Distinct pairs of neighbouring words over all of them; 0 for a text without words."""
-    pairs = list(itertools.pairwise(words))
-    return len(set(pairs)) / len(pairs) if pairs else float(bool(words))

@@ -1,0 +1,62 @@
+"""Whole runs on users' data, with the real engines and a tiny model that learned the data's own text."""
+
+from pathlib import Path
+
+import pytest
+
+from scpl_ray.records import Completion, Judgement, Metric, Query
+from scpl_ray.store import Reader
+from tests import maths_data, news_data
+from tests.test_end_to_end import command, finish
+
+pytestmark = pytest.mark.engines
+
+SMALL = [
+    "model.base_training_sentences=256",
+    "model.vocabulary=512",
+    "task.max_prompt_tokens=160",
+    "loop.rounds=2",
+    "queries.prompts_per_round=24",
+    "generation.samples_per_prompt=2",
+    "generation.max_new_tokens=32",
+    "generation.prompts_per_chunk=12",
+    "selection.strategy=tpp",
+    "evaluation.prompts_per_group=8",
+    "evaluation.neutral_prompts=16",
+    "evaluation.samples_per_prompt=2",
+]
+TASKS = {
+    "maths": (
+        maths_data.rows,
+        "maths_tiny",
+        ["groups.names=[farm, shop]", "groups.shares=[0.6, 0.4]"],
+        {"pass_at_1", "pass_at_2", "quality_correct", "quality_parsed"},
+    ),
+    "news": (news_data.rows, "news_tiny", [], {"quality_rouge_l", "quality_repetition_free"}),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
+    rows, config, overrides, metrics = TASKS[name]
+    data = news_data.write_jsonl(tmp_path / "data.jsonl", rows())
+    output = finish(command(tmp_path, "--run-dir", "run", config, f"task.data={data}", *SMALL, *overrides))
+    assert "training the tiny base model" in output and "kinds by a TF-IDF classifier: macro F1" in output
+    reader, experiment = Reader.open(tmp_path / "run")
+    groups = experiment.groups.names
+    # the base model that the run started from learned this task's text
+    (card,) = (tmp_path / "cache").glob(f"base-{name}-llama-*/card.json")
+    assert '"examples": 256' in card.read_text()
+    for round_ in (0, 1, 2):
+        found = reader.read(round_, "evaluation", "metrics", Metric)
+        assert metrics <= {r.metric for r in found if r.group in groups}
+        assert {"disparate_gap", "undecided_count"} <= {r.metric for r in found if r.group is None}
+        assert all(0.0 <= r.value <= 1.0 for r in found if r.metric == "quality")
+        assert len(reader.read(round_, "evaluation", "judgements", Judgement)) == 2 * (2 * 8 + 16)
+    queries = reader.read(2, "queries", "queries", Query)
+    assert len(queries) == 24 and {q.group for q in queries} == set(groups)
+    assert all(q.reference for q in queries)
+    completions = reader.read(2, "completions", "completions", Completion)
+    assert {c.policy_version for c in completions} == {1} and all(c.prompt_token_ids for c in completions)
+    weights = reader.manifest(2, "weights")
+    assert weights is not None and weights.facts["steps"] > 0 and weights.facts["weight_change"] > 0
