@@ -152,7 +152,7 @@ def test_a_card_is_saved_with_its_rates_and_reloads(tmp_path: Path) -> None:
     card = JudgeCard(("left", "right"), 12, "0" * 64, judges.SETTINGS, measured, {"why": 3})
     card.save(tmp_path)
     assert JudgeCard.load(tmp_path) == card
-    assert card.confusion_rates() == ((0.75, 0.25), (0.3, 0.7))
+    assert measured[1].confusion_rates() == ((0.75, 0.25), (0.3, 0.7))
     row = card.table()[1]
     assert row["texts"] == "windows of 12 words" and row["TPR left"] == 0.6 and row["undecided"] == 4
     assert json.loads((tmp_path / "card.json").read_text())["table"] == card.table()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from scpl_ray.judges import LabelledText
 from scpl_ray.tasks import data
 from scpl_ray.tasks.data import DataError, DataReport, Fields, Row
 from scpl_ray.tasks.outlets import EVALUATION, PARTS, TRAIN, assign, outlet
+from scpl_ray.tasks.texts import answer_words, digest, first_words, readable
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +22,6 @@ FIELDS = Fields(
 """Leaning, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation and judge."""
 OPENING_WORDS = 24
 """Words of the body that the prompt gives away."""
-WORDS_PER_TOKEN = 0.75
-"""English words per token of a subword vocabulary."""
-SHORTEST_ANSWER_WORDS = 8
-_SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,11 +69,6 @@ class Corpus:
     """The same articles and the judge's, whole, by part."""
 
 
-def answer_words(experiment: Experiment) -> int:
-    """Words of a continuation: as many as ``generation.max_new_tokens`` make, at least 8."""
-    return max(SHORTEST_ANSWER_WORDS, round(WORDS_PER_TOKEN * experiment.generation.max_new_tokens))
-
-
 def load(experiment: Experiment) -> Corpus:
     """Read, check and split ``task.data``.
 
@@ -92,7 +83,7 @@ def load(experiment: Experiment) -> Corpus:
     data.check_values(rows, "part", tuple(PARTS))
     data.check_disjoint(rows, "part", "outlet", lambda row: outlet(row["source"]))
     for published in ("split_random", "split_media"):
-        data.check_disjoint(rows, published, "text", lambda row: _digest(row["text"]))
+        data.check_disjoint(rows, published, "text", lambda row: digest(row["text"]))
     words = answer_words(experiment)
     kept, dropped = _usable(rows, groups, words)
     part_of, given = _parts(kept, groups, source)
@@ -115,16 +106,16 @@ def load(experiment: Experiment) -> Corpus:
 def _usable(rows: Sequence[Row], groups: Sequence[str], words: int) -> tuple[list[Row], dict[str, int]]:
     kept, dropped, seen = [], Counter[str](), set()
     for row in rows:
-        digest = _digest(row["text"])
+        text = digest(row["text"])
         if row["label"] not in groups:
             dropped["of a label that is no group"] += 1
-        elif digest in seen:
+        elif text in seen:
             dropped["with a text that an earlier row has"] += 1
-        elif len(row["text"].split()) < OPENING_WORDS + words or not _readable(_reference(row, words)):
+        elif len(row["text"].split()) < OPENING_WORDS + words or not readable(_reference(row, words)):
             dropped[f"shorter than {OPENING_WORDS} + {words} words"] += 1
         else:
             kept.append(row)
-        seen.add(digest)
+        seen.add(text)
     return kept, dict(dropped)
 
 
@@ -181,19 +172,9 @@ def _labelled(row: Row) -> LabelledText:
 
 
 def _id(row: Row) -> str:
-    return row.values["id"] or _digest(row["text"])[:16]
+    return row.values["id"] or digest(row["text"])[:16]
 
 
 def _reference(row: Row, words: int) -> str:
-    """The words after the opening, back to the last end of a sentence in their second half: answers end as texts do."""
-    following = row["text"].split()[OPENING_WORDS : OPENING_WORDS + words]
-    ends = [i + 1 for i, word in enumerate(following) if word.endswith(_SENTENCE_ENDS) and i + 1 >= words / 2]
-    return " ".join(following[: ends[-1]] if ends else following)
-
-
-def _readable(text: str) -> bool:
-    return any(char.isalnum() for char in text)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+    """What follows the opening."""
+    return first_words(" ".join(row["text"].split()[OPENING_WORDS:]), words)

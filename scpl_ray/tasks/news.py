@@ -2,23 +2,22 @@
 
 A user of a group asks for the continuation of an article from an outlet of that leaning: the prompt is its headline and
 first 24 words, the reference the words that follow. Neutral prompts open a report on a topic that outlets of every
-group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.judges`) from the continuation alone. Training,
-evaluation and judge data share no outlet.
+group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.leaning`) from the continuation alone.
+Training, evaluation and judge data share no outlet.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import expit
 
 from scpl_ray.config import Experiment
 from scpl_ray.judge_card import JudgeCard
-from scpl_ray.judges import LeaningJudge
+from scpl_ray.judges import Judge
 from scpl_ray.learning.sentences import SentenceEncoder
 from scpl_ray.learning.template import Template
 from scpl_ray.metrics.words import unicode_words
@@ -30,6 +29,7 @@ from scpl_ray.tasks.articles import Article
 from scpl_ray.tasks.data import DataError
 from scpl_ray.tasks.leaning import leaning_judge, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
+from scpl_ray.tasks.texts import answer_words, cycle, finished, form_terms, model_side
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,6 @@ REAL_WEIGHT, OWN_LEANING_WEIGHT = 3.0, 2.0
 """Utility of a text to its reader, in nats of log-odds of being chosen."""
 SHUFFLED = 0.25
 """Fraction of the texts of a choice whose words are shuffled."""
-_ENDS = (".", "!", "?", "”", '"')
 
 
 class News:
@@ -73,7 +72,7 @@ class News:
         train: Sequence[Article],
         evaluation: Sequence[Article],
         *,
-        judge: LeaningJudge,
+        judge: Judge,
         card: JudgeCard,
         template: Template,
         answer_words: int,
@@ -109,7 +108,7 @@ class News:
             raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
         queries: list[Query] = []
         for group in self.kinds:
-            for article in _cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
+            for article in cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
                 queries.append(self._query(f"{prefix}-q{len(queries):05d}", article))
         return queries
 
@@ -162,7 +161,7 @@ class News:
         """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
         turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
         of_group = [
-            _cycle(self._train[group], n, generator(seed, "news real", group))
+            cycle(self._train[group], n, generator(seed, "news real", group))
             for group, n in zip(self.kinds, turns, strict=True)
         ]
         chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
@@ -201,7 +200,7 @@ class News:
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """The terms of the quality, ``finished``, and ``own_leaning``: the judge's P(asking group's kind | text)."""
-        terms = self._terms(query, text) | {"finished": float(text.rstrip().endswith(_ENDS))}
+        terms = self._terms(query, text) | {"finished": finished(text)}
         if query.group is not None:
             found = self._judge.probabilities(text)
             position = self.kinds.index(query.group)
@@ -212,10 +211,7 @@ class News:
         from scpl_ray.metrics.quality import rouge_l  # brings NLTK: seconds that other tasks need not wait
 
         words = unicode_words(text)
-        terms = {
-            "repetition_free": _repetition_free(words),
-            "length": min(1.0, 2 * len(words) / self._answer_words),
-        }
+        terms = form_terms(words, self._answer_words)
         if query.reference is not None:
             terms["rouge_l"] = float(rouge_l([query.reference], [text], tokenizer="unicode").f1[0])
             if self._encoder is not None:
@@ -269,7 +265,7 @@ def build(experiment: Experiment) -> News:
     encoder = SentenceEncoder() if experiment.task.similarity else None
     corpus = articles.load(experiment)
     judge, card = leaning_judge(corpus, experiment)
-    template, tokens_of = _model_side(experiment)
+    template, tokens_of = model_side(experiment)
     limit = experiment.task.max_prompt_tokens
     parts: dict[str, tuple[Article, ...]] = {}
     for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
@@ -288,7 +284,7 @@ def build(experiment: Experiment) -> News:
         judge=judge,
         card=card,
         template=template,
-        answer_words=articles.answer_words(experiment),
+        answer_words=answer_words(experiment),
         encoder=encoder,
     )
     task.group_prompts(experiment.evaluation.prompts_per_group)
@@ -299,18 +295,6 @@ def build(experiment: Experiment) -> News:
                 f"set it to {length} or more"
             )
     return task
-
-
-def _model_side(experiment: Experiment) -> tuple[Template, Callable[[str], int]]:
-    """The model's template, and how many of its tokens a prompt has."""
-    from scpl_ray.learning.models import resolve_tokenizer
-    from scpl_ray.learning.template import template_of
-    from scpl_ray.learning.tokens import encode_prompt, load_tokenizer
-
-    folder = resolve_tokenizer(experiment)
-    tokenizer = load_tokenizer(folder, trust_remote_code=experiment.model.trust_remote_code)
-    longest = 2**20
-    return template_of(tokenizer), lambda prompt: len(encode_prompt(tokenizer, prompt, longest))
 
 
 def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:
@@ -328,14 +312,6 @@ def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: in
     return sorted((topic for topic in fewest if fewest[topic] >= least), key=lambda topic: (-fewest[topic], topic))
 
 
-def _cycle(found: Sequence[Article], count: int, rng: np.random.Generator) -> list[Article]:
-    """``count`` articles in random order, every one once before any comes again."""
-    chosen: list[Article] = []
-    while len(chosen) < count:
-        chosen += [found[i] for i in rng.permutation(len(found))]
-    return chosen[:count]
-
-
 def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
     return found[int(rng.integers(len(found)))]
 
@@ -343,9 +319,3 @@ def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
 def _answer(text: str) -> str:
     """A continuation as a model writes it: its prompt ends with a word."""
     return f" {text}"
-
-
-def _repetition_free(words: Sequence[str]) -> float:
-    """Distinct pairs of neighbouring words over all of them; 0 for a text without words."""
-    pairs = list(itertools.pairwise(words))
-    return len(set(pairs)) / len(pairs) if pairs else float(bool(words))

@@ -1,0 +1,87 @@
+"""What tasks on people's texts share: how long an answer is, how it is cut, how its form is rated."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from scpl_ray.config import Experiment
+from scpl_ray.learning.template import Template
+
+WORDS_PER_TOKEN = 0.75
+"""English words per token of a subword vocabulary."""
+SHORTEST_ANSWER_WORDS = 8
+ENDS = (".", "!", "?", "”", '"')
+"""How a finished text ends."""
+_SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
+_WORD = re.compile(r"\S+")
+
+Thing = TypeVar("Thing")
+
+
+def answer_words(experiment: Experiment) -> int:
+    """Words of an answer: as many as ``generation.max_new_tokens`` make, at least 8."""
+    return max(SHORTEST_ANSWER_WORDS, round(WORDS_PER_TOKEN * experiment.generation.max_new_tokens))
+
+
+def first_words(text: str, words: int) -> str:
+    """The first words of a text, back to the last end of a sentence in their second half: answers end as texts do."""
+    found = list(itertools.islice(_WORD.finditer(text), words))
+    if len(found) < words:
+        return text.strip()
+    ends = [i for i, word in enumerate(found) if word.group().endswith(_SENTENCE_ENDS) and i + 1 >= words / 2]
+    return text[found[0].start() : found[ends[-1] if ends else -1].end()]
+
+
+def readable(text: str) -> bool:
+    """Whether it holds a letter or a digit."""
+    return any(char.isalnum() for char in text)
+
+
+def digest(text: str) -> str:
+    """SHA-256, hexadecimal, of a text's words."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def repetition_free(words: Sequence[str]) -> float:
+    """Distinct pairs of neighbouring words over all of them; 0 for a text without words."""
+    pairs = list(itertools.pairwise(words))
+    return len(set(pairs)) / len(pairs) if pairs else float(bool(words))
+
+
+def form_terms(words: Sequence[str], wanted_words: int) -> dict[str, float]:
+    """``repetition_free`` and ``length``: 1 from half of the wanted words on, less in proportion below."""
+    return {
+        "repetition_free": repetition_free(words),
+        "length": min(1.0, 2 * len(words) / wanted_words),
+    }
+
+
+def finished(text: str) -> float:
+    """1 where a text ends as a sentence does, else 0."""
+    return float(text.rstrip().endswith(ENDS))
+
+
+def cycle(found: Sequence[Thing], count: int, rng: np.random.Generator) -> list[Thing]:
+    """``count`` things in random order, every one once before any comes again."""
+    chosen: list[Thing] = []
+    while len(chosen) < count:
+        chosen += [found[i] for i in rng.permutation(len(found))]
+    return chosen[:count]
+
+
+def model_side(experiment: Experiment) -> tuple[Template, Callable[[str], int]]:
+    """The model's template, and how many of its tokens a prompt has."""
+    from scpl_ray.learning.models import resolve_tokenizer
+    from scpl_ray.learning.template import template_of
+    from scpl_ray.learning.tokens import encode_prompt, load_tokenizer
+
+    folder = resolve_tokenizer(experiment)
+    tokenizer = load_tokenizer(folder, trust_remote_code=experiment.model.trust_remote_code)
+    longest = 2**20
+    return template_of(tokenizer), lambda prompt: len(encode_prompt(tokenizer, prompt, longest))
