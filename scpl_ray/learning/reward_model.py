@@ -122,6 +122,10 @@ class Effort:
     """Longest prompt and completion, in tokens; ``None``: as the base allows."""
     frozen_layers: int = 0
     """Lowest layers of the base that stay as they are."""
+    epochs: int | None = None
+    """``None``: :data:`EPOCHS`."""
+    pairs_per_step: int | None = None
+    """``None``: :data:`PAIRS_PER_STEP`."""
 
 
 def fit(
@@ -141,10 +145,11 @@ def fit(
 
         mean over pairs of  -log sigmoid(r_c - r_r) + CENTRING (r_c + r_r)^2
 
-    in float32 without dropout, by AdamW with linear warm-up and decay. Then origin and unit of every output are set so
-    that its rewards of all texts of the training choices have mean 0 and standard deviation 1: a selection temperature
-    means the same in every round, and outputs can be compared. The same arguments give the same model on a CPU with
-    one thread.
+    in float32 without dropout, by AdamW with linear warm-up and decay. Pairs of one prompt come one after the other, and
+    a text that several of them share is read once (Ouyang et al. 2022, section 3.5). Then origin and unit of every
+    output are set so that its rewards of the texts of all training choices have mean 0 and standard deviation 1: a
+    selection temperature means the same in every round, and outputs can be compared. The same arguments give the same
+    model on a CPU with one thread.
 
     Args:
         choices: at least 2.
@@ -175,17 +180,25 @@ def fit(
 
     def loss(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
         members = [training[i] for i in batch]
-        texts = [encoded[i][0] for i in members] + [encoded[i][1] for i in members]
-        columns = torch.tensor([column[i] for i in members] * 2, device=model.model.device)
-        rewards = model.forward(texts, max(map(len, texts)) + 1).gather(1, columns[:, None])[:, 0]
-        chosen, rejected = rewards.chunk(2)
+        texts = list(dict.fromkeys([encoded[i][0] for i in members] + [encoded[i][1] for i in members]))
+        place = {ids: row for row, ids in enumerate(texts)}
+        outputs = model.forward(texts, max(map(len, texts)) + 1)
+        own = [column[i] for i in members]
+        chosen = outputs[[place[encoded[i][0]] for i in members], own]
+        rejected = outputs[[place[encoded[i][1]] for i in members], own]
         losses = -F.logsigmoid(chosen - rejected)
         return (losses + CENTRING * (chosen + rejected) ** 2).mean(), losses
 
-    schedule = Schedule(EPOCHS, PAIRS_PER_STEP, PEAK_LEARNING_RATE, effort.frozen_layers)
-    steps, training_loss = sequence.train(model, len(training), loss, schedule, seed=seed, purpose="reward model")
-    rewards = model.outputs([ids for pair in encoded for ids in pair], tokens_per_batch)
-    rewards = rewards.reshape(len(choices), 2, -1)
+    schedule = Schedule(
+        effort.epochs or EPOCHS, effort.pairs_per_step or PAIRS_PER_STEP, PEAK_LEARNING_RATE, effort.frozen_layers
+    )
+    prompts = [choices[i].prompt for i in training]
+    steps, training_loss = sequence.train(
+        model, len(training), loss, schedule, seed=seed, purpose="reward model", together=prompts
+    )
+    texts = list(dict.fromkeys(ids for pair in encoded for ids in pair))
+    reward_of = dict(zip(texts, model.outputs(texts, tokens_per_batch), strict=True))
+    rewards = np.array([[reward_of[ids] for ids in pair] for pair in encoded])
     mean, sd = rewards[training].mean(axis=(0, 1)), rewards[training].std(axis=(0, 1))
     if not sd.min() > 1e-6:
         raise ValueError(

@@ -184,6 +184,7 @@ def train(
     *,
     seed: int,
     purpose: str,
+    together: Sequence[str] = (),
 ) -> tuple[int, float]:
     """Fine-tune in place: AdamW, linear warm-up and decay, no dropout.
 
@@ -196,6 +197,7 @@ def train(
         schedule: how long and how fast.
         seed: of the order of the items.
         purpose: names the stream of random numbers and the log lines.
+        together: one key per item; items with the same key come one after the other.
 
     Returns:
         Steps done, and the mean loss per item of the last epoch.
@@ -213,6 +215,11 @@ def train(
     total = 0.0
     for epoch in range(schedule.epochs):
         order = generator(seed, f"{purpose} order", epoch).permutation(count).tolist()
+        if together:
+            first: dict[str, int] = {}
+            for item in order:
+                first.setdefault(together[item], len(first))
+            order.sort(key=lambda item: first[together[item]])
         total = 0.0
         for start in range(0, count, schedule.items_per_step):
             objective, losses = loss(order[start : start + schedule.items_per_step])

@@ -33,7 +33,11 @@ from scpl_ray.tasks.texts import answer_words
 
 logger = logging.getLogger(__name__)
 
-FROZEN_LAYERS = 2
+FROZEN_LAYERS = 4
+QUESTIONS_PER_STEP = 8
+"""At least; and never fewer pairs than reward models take elsewhere."""
+STEPS = 80
+"""At least; the last epoch is finished."""
 PAIRS = 3000
 """Pairs that are fitted on, as many of each group as there are groups to share them, if there are so many."""
 TESTED_PAIRS = 400
@@ -153,6 +157,8 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
 
     groups, tokens_per_batch = experiment.groups.names, experiment.reward.tokens_per_batch
     fitted = _evenly(training, groups, PAIRS // len(groups))
+    questions = len({choice.prompt for choice in fitted})
+    pairs_per_step = max(reward_model.PAIRS_PER_STEP, round(QUESTIONS_PER_STEP * len(fitted) / questions))
     reward_model.fit(
         fitted,
         base=resolve_judge_model(experiment),
@@ -160,7 +166,9 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         seed=FIT_SEED,
         tokens_per_batch=tokens_per_batch,
         groups=groups,
-        effort=reward_model.Effort(experiment.task.judge_tokens, FROZEN_LAYERS),
+        effort=reward_model.Effort(
+            experiment.task.judge_tokens, FROZEN_LAYERS, -(-STEPS * pairs_per_step // len(fitted)), pairs_per_step
+        ),
     )
     tested = _evenly(held_out, groups, TESTED_PAIRS)
     pairs_tested, pairs_right, kinds = preference_card.measure(
@@ -188,7 +196,8 @@ def settings(experiment: Experiment) -> dict[str, Any]:
         "recipe": RECIPE,
         "tokens": experiment.task.judge_tokens,
         "frozen_layers": FROZEN_LAYERS,
-        "epochs": reward_model.EPOCHS,
+        "steps": STEPS,
+        "questions_per_step": QUESTIONS_PER_STEP,
         "pairs_per_step": reward_model.PAIRS_PER_STEP,
         "peak_learning_rate": reward_model.PEAK_LEARNING_RATE,
         "most_pairs": PAIRS,
