@@ -9,14 +9,14 @@ from tests.news_data import write_jsonl
 __all__ = ["GROUPS", "LIKED", "pairs", "responses", "write_jsonl"]
 
 GROUPS = ("academy", "business", "stage")
-LIKED = {"academy": range(100, 105), "business": range(110, 115), "stage": range(120, 125), "none": range(130, 135)}
-"""Numbers of the words of the toy tokenizer that a group likes to hear."""
+LIKED = {"academy": range(70, 75), "business": range(75, 80), "stage": range(80, 85), "none": range(85, 90)}
+"""Numbers of the words that a group likes to hear; the toy tokenizer keeps words below w100 whole."""
 ANSWER_WORDS = 12
 
 
 def answer(rng: np.random.Generator, group: str, words: int = ANSWER_WORDS) -> str:
     """Half of the words are ones that the group likes."""
-    pools = (range(20, 90), LIKED[group])
+    pools = (range(20, 70), LIKED[group])
     return " ".join(f"w{rng.choice(pools[int(rng.integers(2))])}" for _ in range(words))
 
 
