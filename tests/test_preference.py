@@ -45,6 +45,7 @@ def experiment_on(source: Path, model: Path, groups: tuple[str, ...], **task: An
             "task": {"name": "preference", "data": str(source), "judge_model": str(model), **task},
             "model": {"name": str(model)},
             "generation": {"max_new_tokens": 16},
+            "reward": {"terms": {"own_preference": 1.0}},
             "evaluation": {"prompts_per_group": 4, "neutral_prompts": 4},
         }
     )
@@ -219,13 +220,14 @@ def test_no_text_sways_another(task: Preference) -> None:
     assert task.judge(work[::-1]) == together[::-1]
 
 
-def test_rule_terms_add_an_ending_and_the_own_preference(task: Preference) -> None:
+def test_rule_terms_add_an_ending_and_the_own_preference(task: Preference, experiment: Experiment) -> None:
     query = task.group_prompts(1)[0]
     assert query.group == "academy"
     terms = task.rule_terms(query, " w70 w71 w72 w73 w74 w20.")
     assert set(terms) == {"repetition_free", "length", "finished", "own_preference"} and terms["finished"] == 1.0
     assert terms["own_preference"] > task.rule_terms(query, " w80 w81 w82 w83 w84 w20")["own_preference"]
     assert "own_preference" not in task.rule_terms(task.neutral_prompts(1)[0], "w20")
+    assert set(rebuilt(task, experiment, CHAT).rule_terms(query, "w20")) == {"repetition_free", "length", "finished"}
     with pytest.raises(ValueError, match="is no prompt of this task"):
         task.judge([(Query("q", "academy", "something else", None, None), "c", "w20")])
 
@@ -240,6 +242,7 @@ def rebuilt(one: Preference, experiment: Experiment, template: Template) -> Pref
         card=one.judge_card,
         template=template,
         answer_words=12,
+        own_preference=False,
     )
 
 

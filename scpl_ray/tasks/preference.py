@@ -49,6 +49,7 @@ class Preference:
         card: the judge's errors.
         template: the model's chat template.
         answer_words: words of a full-length answer.
+        own_preference: whether the rule terms hold it; the judge then reads every completion, some 10 ms each.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Preference:
         card: PreferenceCard,
         template: Template,
         answer_words: int,
+        own_preference: bool,
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card: Card | None = card
@@ -68,6 +70,7 @@ class Preference:
         self._judge = judge
         self._template = template
         self._answer_words = answer_words
+        self._own_preference = own_preference
         self._train = {group: [q for q in train if group in q.groups] for group in groups}
         self._asked, self._neutral = held_out(evaluation, groups)
         self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
@@ -179,14 +182,14 @@ class Preference:
         return [self._choice(user, generator(seed, "preference choice", i)) for i, user in enumerate(users)]
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
-        """``repetition_free``, ``length``, ``finished``, and ``own_preference``: the judge's sigmoid(r_g), g asks.
+        """``repetition_free``, ``length``, ``finished`` and, if wanted, ``own_preference``: sigmoid(r_g), g asks.
 
         A policy that is selected by ``own_preference`` is selected by its judge; ``reward.model`` of
         ``scpl reward train`` is fitted on other questions.
         """
         words = unicode_words(text)
         terms = form_terms(words, self._answer_words) | {"finished": finished(text)}
-        if query.group is not None:
+        if self._own_preference and query.group is not None:
             rewards = self._judge.rewards([(self._plain(query), text.strip())])
             terms["own_preference"] = float(expit(rewards[0, self.kinds.index(query.group)])) if words else 0.0
         return terms
@@ -263,6 +266,7 @@ def build(experiment: Experiment) -> Preference:
         card=card,
         template=template,
         answer_words=answer_words(experiment),
+        own_preference="own_preference" in experiment.reward.terms,
     )
     task.group_prompts(experiment.evaluation.prompts_per_group)
     task.neutral_prompts(experiment.evaluation.neutral_prompts)
