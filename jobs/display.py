@@ -50,10 +50,10 @@ def wide_console(screen: TextIO | None = None) -> Console:
 def card_table(card: Card, title: str) -> Table:
     """What is known of a judge's errors."""
     rows = card.table()
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in rows[0].items():
-        is_text = isinstance(value, str)
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
+        is_text, longest_word = isinstance(value, str), max(map(len, name.split()))
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text, min_width=longest_word)
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table

@@ -239,8 +239,8 @@ def measure_random_split(
         ValueError: fewer than two articles of a label.
     """
     train = [article for article in articles if article.split_random == "train"]
-    test = [article for article in articles if article.split_random == "test"]
-    name = f"{RANDOM}, published test"
+    test = [article for article in articles if article.split_random in ("valid", "test")]
+    name = f"{RANDOM}, published valid and test"
     if any({article.label for article in part} != set(labels) for part in (train, test)):
         seen, unseen = next(_random_folds(articles, labels))
         train, test = [articles[i] for i in seen], [articles[i] for i in unseen]

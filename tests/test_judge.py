@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,22 @@ def test_protocols_and_published_splits() -> None:
     # the outlet "right paper 3" is in train through one article: its 8 others cannot be a test of new outlets
     assert left_out == {"of published test, outlet also in train": 8} and found[6].tested_on == 2 * 9 + 9
     assert all(m.macro_f1 > 0.9 for m in found)
+
+
+def test_one_random_split_is_the_published_one_where_there_is_one(texts: list[LabelledText]) -> None:
+    def fit(articles: Sequence[LabelledText]) -> LeaningJudge:
+        fitted.append({article.text_id for article in articles})
+        return judges.fit(articles, news_data.LEANINGS, WORDS)
+
+    fitted: list[set[str]] = []
+    whole, cut = judge_card.measure_random_split(fit, texts, news_data.LEANINGS, WORDS, 10)
+    assert whole.protocol == f"{RANDOM}, 1 of 5 folds" and whole.tested_on == 10 and cut.tested_on == 20
+    assert whole.trained_on == len(fitted[0]) == 57 and whole.macro_f1 > 0.8
+    published = labelled(with_splits(news_data.rows()))
+    whole, _ = judge_card.measure_random_split(fit, published, news_data.LEANINGS, WORDS, 1000)
+    assert whole.protocol == f"{RANDOM}, published valid and test"
+    assert fitted[1] == {text.text_id for text in published if text.split_random == "train"}
+    assert whole.tested_on == len(published) - len(fitted[1])
 
 
 def test_outlets_that_only_give_themselves_away_fail_on_held_out_outlets() -> None:
