@@ -25,7 +25,7 @@ from scpl_ray import tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
-from scpl_ray.learning.models import base_model, resolve_reward_model
+from scpl_ray.learning.models import base_model, check_reward_model, resolve_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
@@ -98,6 +98,7 @@ def plan(experiment: Experiment) -> tuple[Task, Layout]:
             "or set generation.engine=transformers"
         )
     tracking.check(experiment)
+    check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
     placed = layout(experiment, local_resources()) if not os.environ.get("RAY_ADDRESS") else None
     return task, placed or layout(experiment, Resources(float("inf"), 0.0))
