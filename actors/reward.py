@@ -35,6 +35,7 @@ class ScoringActor(Replica):
     def __init__(self, log_file: Path, experiment: Experiment, task: Task, gpus: float) -> None:
         super().__init__(log_file)
         self._task = task
+        self._groups = experiment.groups.names
         self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
         self._tokens_per_batch = experiment.reward.tokens_per_batch
         self._trust_remote_code = experiment.model.trust_remote_code
@@ -62,7 +63,8 @@ class ScoringActor(Replica):
         terms: list[dict[str, float]] = [{} for _ in work]
         if MODEL_TERM in self._terms:
             texts = [(query.prompt, text) for query, _, text in work]
-            for of_one, reward in zip(terms, self._model_rewards(source, texts), strict=True):
+            groups = [query.group for query, _, _ in work]
+            for of_one, reward in zip(terms, self._model_rewards(source, texts, groups), strict=True):
                 of_one[MODEL_TERM] = reward
         rules = [name for name in self._terms if name != MODEL_TERM]
         for of_one, (query, _, text) in zip(terms, work, strict=True):
@@ -99,16 +101,18 @@ class ScoringActor(Replica):
         self._language_models[model] = self._language_models.pop(model)
         return self._language_models[model]
 
-    def _model_rewards(self, source: Path | None, texts: Sequence[tuple[str, str]]) -> list[float]:
+    def _model_rewards(
+        self, source: Path | None, texts: Sequence[tuple[str, str]], groups: Sequence[str | None]
+    ) -> list[float]:
         if source is None:
             raise ValueError(
                 "reward.terms: 'model' has a weight but there is no reward model; fit one, or name one in use"
             )
         if self._reward_model is None or self._reward_model[0] != source:
             self._reward_model = None
-            self._reward_model = (source, reward_model.load(source, self._dtype, self._device))
-        with EndsProcess():
-            return self._reward_model[1].score(texts, self._tokens_per_batch)
+            self._reward_model = (source, reward_model.load(source, self._dtype, self._device, self._groups))
+        with EndsProcess(ValueError):
+            return self._reward_model[1].score(texts, self._tokens_per_batch, groups)
 
 
 class RayScorer:

@@ -144,6 +144,46 @@ def simulate(
         raise fail(error) from error
 
 
+judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of text: train it, read its card.")
+app.add_typer(judge, name="judge")
+reward = typer.Typer(no_args_is_help=True, help="Reward models with one output per group: train one for reward.model.")
+app.add_typer(reward, name="reward")
+Output = Annotated[Path, typer.Option(help="New folder for the model and its card.json.")]
+
+
+@judge.command("train")
+def judge_train(output: Output, arguments: Arguments = None) -> None:
+    """Train the judge that a run of this config uses, and print how often it errs on text it has not seen.
+
+    [bold]scpl judge train news_smollm2 task.data=ARTICLES.jsonl --output judges/news[/] fits a TF-IDF classifier in
+    seconds; with [bold]task.judge=encoder[/] an encoder is fine-tuned, which takes minutes. [bold]scpl judge train
+    preference_smollm2 task.data=ANSWERS.jsonl --output judges/preference[/] fits a reward model with one output per
+    group. A run trains the same judge by itself, once, and keeps it.
+    """
+    from jobs import judge as job
+
+    try:
+        job.train(configfile.load(*split_arguments(arguments or [])), output)
+    except ValueError as error:
+        raise fail(error) from error
+
+
+@reward.command("train")
+def reward_train(output: Output, arguments: Arguments = None) -> None:
+    """Train a reward model with one output per group on the training questions, and print how it orders unseen pairs.
+
+    [bold]scpl reward train preference_smollm2 task.data=ANSWERS.jsonl --output rewards/mine[/], then
+    [bold]scpl run preference_smollm2 task.data=ANSWERS.jsonl reward.model=rewards/mine reward.terms={model: 1.0}[/]:
+    each query is scored by the output of the group that asks it.
+    """
+    from jobs import reward as job
+
+    try:
+        job.train(configfile.load(*split_arguments(arguments or [])), output)
+    except ValueError as error:
+        raise fail(error) from error
+
+
 @app.command()
 def sweep(
     config: Annotated[

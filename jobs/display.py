@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from scpl_ray.protocols import Card
 from scpl_ray.records import Metric
 
 TABLE_WIDTH = 120
@@ -43,6 +45,27 @@ def wide_console(screen: TextIO | None = None) -> Console:
     console = Console(file=screen, highlight=False, soft_wrap=True)
     console.width = max(console.width, TABLE_WIDTH)
     return console
+
+
+def card_table(card: Card, title: str) -> Table:
+    """What is known of a judge's errors."""
+    rows = card.table()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in rows[0].items():
+        is_text, longest_word = isinstance(value, str), max(map(len, name.split()))
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text, min_width=longest_word)
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table
+
+
+@contextlib.contextmanager
+def quietly(doing: str) -> Iterator[Console]:
+    """A console for a result that takes a while; what libraries print meanwhile is not shown."""
+    with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
+        console = wide_console(screen)
+        with console.status(doing):
+            yield console
 
 
 @contextlib.contextmanager

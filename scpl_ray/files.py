@@ -24,3 +24,9 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_empty(output: Path) -> None:
+    """Raise :class:`ValueError` unless a folder is new or empty."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: exists and is not an empty folder; give a new one")

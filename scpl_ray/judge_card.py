@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scpl_ray import judges
-from scpl_ray.judges import LabelledText, LeaningJudge
+from scpl_ray.judges import Judge, LabelledText
+from scpl_ray.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 5
 TEST_WINDOWS_PER_ARTICLE = 2
@@ -38,6 +42,16 @@ class Measured:
     """Texts of true label i (row) judged j (column), shape (K, K)."""
     undecided: tuple[int, ...]
     """Texts of each true label that the judge could not tell: wrong in every rate below."""
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Measured:
+        """From the JSON values of :func:`dataclasses.asdict`.
+
+        Raises:
+            KeyError, TypeError: they are others.
+        """
+        confusion = tuple(map(tuple, facts["confusion"]))
+        return cls(**{**facts, "confusion": confusion, "undecided": tuple(facts["undecided"])})
 
     @property
     def true_positive_rates(self) -> tuple[float, ...]:
@@ -62,6 +76,12 @@ class Measured:
             false_negatives = sum(row) - row[k] + self.undecided[k]
             scores.append(2 * row[k] / max(1, 2 * row[k] + false_positives + false_negatives))
         return float(np.mean(scores))
+
+    def confusion_rates(self) -> tuple[tuple[float, ...], ...] | None:
+        """P(judged j | true i) among decided texts, shape (K, K); ``None`` where a label has no decided text."""
+        if any(sum(row) == 0 for row in self.confusion):
+            return None
+        return tuple(tuple(count / sum(row) for count in row) for row in self.confusion)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +117,7 @@ class JudgeCard:
         rates = zip(self.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
         each = ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
         return (
-            f"kinds by a TF-IDF classifier: macro F1 {found.macro_f1:.2f} on {found.texts} of {self.sources} "
+            f"kinds by {self.settings['judge']}: macro F1 {found.macro_f1:.2f} on {found.texts} of {self.sources} "
             f"it has not seen ({each})"
         )
 
@@ -119,16 +139,6 @@ class JudgeCard:
             rows.append(row)
         return rows
 
-    def confusion_rates(self) -> tuple[tuple[float, ...], ...] | None:
-        """P(judged j | true i) among decided windows, of the judge as used on what it has not seen, shape (K, K).
-
-        ``None`` where a label has no decided window.
-        """
-        counts = self.find(DEPLOYED, windows=True).confusion
-        if any(sum(row) == 0 for row in counts):
-            return None
-        return tuple(tuple(count / sum(row) for count in row) for row in counts)
-
     def save(self, folder: Path) -> None:
         """Write ``card.json`` into an existing folder, the derived rates beside the counts."""
         facts = dataclasses.asdict(self) | {"table": self.table()}
@@ -144,12 +154,7 @@ class JudgeCard:
         try:
             facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
             del facts["table"]
-            measured = tuple(
-                Measured(
-                    **one | {"confusion": tuple(map(tuple, one["confusion"])), "undecided": tuple(one["undecided"])}
-                )
-                for one in facts["measured"]
-            )
+            measured = tuple(map(Measured.of, facts["measured"]))
             return cls(**facts | {"labels": tuple(facts["labels"]), "measured": measured})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}: no judge card that can be read ({error}); train the judge anew") from error
@@ -160,7 +165,7 @@ _Judged = list[tuple[str, str | None]]
 
 
 def measure_deployed(
-    judge: LeaningJudge, trained_on: int, held_out: Sequence[LabelledText], window_words: int
+    judge: Judge, trained_on: int, held_out: Sequence[LabelledText], window_words: int
 ) -> tuple[Measured, ...]:
     """The judge as a task uses it, on texts of outlets (or other sources) that are in none of its own."""
     return _summarise(DEPLOYED, judge.labels, trained_on, *_judge_all(judge, held_out, window_words), window_words)
@@ -169,7 +174,7 @@ def measure_deployed(
 def measure_protocols(
     articles: Sequence[LabelledText], labels: Sequence[str], window_words: int
 ) -> tuple[tuple[Measured, ...], dict[str, int]]:
-    """Judges of the same recipe under every protocol that the data allow.
+    """TF-IDF judges of the same recipe under every protocol that the data allow.
 
     Cross-validation over random folds and over folds of outlets; where the data have published splits, also trained
     on their ``train`` and tested on their ``valid`` and ``test``, without outlets that a split by outlet has in both.
@@ -217,7 +222,66 @@ def measure_protocols(
     return tuple(found), {reason: count for reason, count in left_out.items() if count}
 
 
-def _judge_all(judge: LeaningJudge, articles: Sequence[LabelledText], window_words: int) -> tuple[_Judged, _Judged]:
+def measure_random_split(
+    fit: Callable[[Sequence[LabelledText]], Judge],
+    articles: Sequence[LabelledText],
+    labels: Sequence[str],
+    window_words: int,
+    most_tested: int,
+) -> tuple[Measured, ...]:
+    """A judge of the same recipe under one random split: the published one, where there is one, else one of five folds.
+
+    Args:
+        fit: the recipe.
+        articles: all of them.
+        labels: the K labels.
+        window_words: words per window.
+        most_tested: articles that are tested on, if there are so many.
+
+    Raises:
+        ValueError: fewer than two articles of a label.
+    """
+    train = [article for article in articles if article.split_random == "train"]
+    test = [article for article in articles if article.split_random in ("valid", "test")]
+    name = f"{RANDOM}, published valid and test"
+    if any({article.label for article in part} != set(labels) for part in (train, test)):
+        seen, unseen = next(_random_folds(articles, labels))
+        train, test = [articles[i] for i in seen], [articles[i] for i in unseen]
+        name = f"{RANDOM}, 1 of {FOLDS} folds"
+    judge = fit(train)
+    judged = _judge_all(judge, sample(test, most_tested), window_words)
+    return _summarise(name, labels, len(train), *judged, window_words)
+
+
+def sample(articles: Sequence[LabelledText], count: int) -> list[LabelledText]:
+    """So many of them, drawn by their ids."""
+    return sorted(articles, key=lambda article: derive_seed(0, "judge sample", article.text_id))[:count]
+
+
+def usable_confusion(found: Measured, labels: Sequence[str], unseen: str) -> tuple[tuple[float, ...], ...] | None:
+    """P(judged j | true i) among decided texts, shape (K, K), unless the judge is no better than chance at some label.
+
+    A correction would then be noise.
+
+    Args:
+        found: the judge on text it has not seen.
+        labels: the K labels.
+        unseen: what that text is, for the log.
+    """
+    rates = zip(labels, found.true_positive_rates, found.false_positive_rates, strict=True)
+    if chance := [label for label, true, false in rates if true <= false]:
+        logger.warning(
+            "on %s it has not seen the judge tells %s no better than chance (macro F1 %.2f): shares of kinds are "
+            "not corrected for its errors",
+            unseen,
+            ", ".join(chance),
+            found.macro_f1,
+        )
+        return None
+    return found.confusion_rates()
+
+
+def _judge_all(judge: Judge, articles: Sequence[LabelledText], window_words: int) -> tuple[_Judged, _Judged]:
     whole = [(article.label, judge.label(article.text)) for article in articles]
     cut = [
         (article.label, judge.label(text))

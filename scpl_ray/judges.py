@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ MIN_WINDOWS = 2
 INVERSE_PENALTY = 1.0
 """C of the L2-penalised logistic regression."""
 SETTINGS: dict[str, Any] = {
+    "judge": "a TF-IDF classifier",
     "features": "TF-IDF of single lower-case words, 1 + ln(count), L2 norm",
     "classifier": "multinomial logistic regression, classes weighted equally",
     "words": MAX_WORDS,
@@ -51,6 +52,23 @@ class LabelledText:
     """Its part of a published random split: train, valid, test or nothing."""
     split_media: str | None = None
     """Its part of a published split by outlet."""
+
+
+class Judge(Protocol):
+    """What tells the label of a text."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The K labels."""
+        ...
+
+    def probabilities(self, text: str) -> NDArray[np.float64] | None:
+        """P(label | text), shape (K,); ``None`` where the judge cannot tell."""
+        ...
+
+    def label(self, text: str) -> str | None:
+        """The most probable label; ``None`` where the judge cannot tell."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,6 +21,8 @@ class Choice:
     prompt: str
     chosen: str
     rejected: str
+    group: str | None = None
+    """The user's, where a reward model has an output per group."""
 
 
 class Card(Protocol):

@@ -98,6 +98,7 @@ def test_every_conflict_is_listed_at_once() -> None:
 
 def test_conflicts_between_keys() -> None:
     assert "only generation.samples_per_prompt = 4" in refuse("selection.strategy=best_of_n", "selection.best_of=9")
+    assert "task.name = 'language' has one judge only" in refuse("task.judge=encoder")
     assert "full weights have no adapter" in refuse("model.lora=null", "generation.refresh=adapter")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,22 @@ def test_protocols_and_published_splits() -> None:
     assert all(m.macro_f1 > 0.9 for m in found)
 
 
+def test_one_random_split_is_the_published_one_where_there_is_one(texts: list[LabelledText]) -> None:
+    def fit(articles: Sequence[LabelledText]) -> LeaningJudge:
+        fitted.append({article.text_id for article in articles})
+        return judges.fit(articles, news_data.LEANINGS, WORDS)
+
+    fitted: list[set[str]] = []
+    whole, cut = judge_card.measure_random_split(fit, texts, news_data.LEANINGS, WORDS, 10)
+    assert whole.protocol == f"{RANDOM}, 1 of 5 folds" and whole.tested_on == 10 and cut.tested_on == 20
+    assert whole.trained_on == len(fitted[0]) == 57 and whole.macro_f1 > 0.8
+    published = labelled(with_splits(news_data.rows()))
+    whole, _ = judge_card.measure_random_split(fit, published, news_data.LEANINGS, WORDS, 1000)
+    assert whole.protocol == f"{RANDOM}, published valid and test"
+    assert fitted[1] == {text.text_id for text in published if text.split_random == "train"}
+    assert whole.tested_on == len(published) - len(fitted[1])
+
+
 def test_outlets_that_only_give_themselves_away_fail_on_held_out_outlets() -> None:
     """Words of an outlet instead of words of a leaning: perfect on a random split, chance on outlets not seen."""
     rows = news_data.rows(outlets=8, per_outlet=6)
@@ -152,7 +169,7 @@ def test_a_card_is_saved_with_its_rates_and_reloads(tmp_path: Path) -> None:
     card = JudgeCard(("left", "right"), 12, "0" * 64, judges.SETTINGS, measured, {"why": 3})
     card.save(tmp_path)
     assert JudgeCard.load(tmp_path) == card
-    assert card.confusion_rates() == ((0.75, 0.25), (0.3, 0.7))
+    assert measured[1].confusion_rates() == ((0.75, 0.25), (0.3, 0.7))
     row = card.table()[1]
     assert row["texts"] == "windows of 12 words" and row["TPR left"] == 0.6 and row["undecided"] == 4
     assert json.loads((tmp_path / "card.json").read_text())["table"] == card.table()

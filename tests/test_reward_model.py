@@ -173,11 +173,110 @@ def test_reward_models_that_are_none(families: dict[str, Path], tmp_path: Path) 
     model = AutoModelForSequenceClassification.from_pretrained(families["llama"], num_labels=3)
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(families["llama"]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"reward\.model: .* has 3 outputs; a reward model has num_labels = 1"):
+    with pytest.raises(ValueError, match=r"reward\.model: .* has 3 outputs .*; a reward model has one, or"):
         reward_model.load(tmp_path, torch.float32, "cpu")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         reward_model.load(tmp_path, torch.float32, "cpu")
+
+
+GROUPS = ("likes", "dislikes")
+
+
+def opposed(count: int, seed: int = 0) -> list[Choice]:
+    """Users of one group choose the texts with the good word, users of the other those with the bad one."""
+    draw = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        texts = [f"{words(draw, draw.integers(1, 6))} w{w}" for w in (GOOD, BAD)]
+        prompt = words(draw, draw.integers(1, 8))
+        made += [Choice(prompt, *(texts[::-1] if k else texts), group) for k, group in enumerate(GROUPS)]
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    torch.set_num_threads(1)
+    figures = reward_model.fit(
+        opposed(300), base=families["llama"], output=folder, seed=4, tokens_per_batch=4096, groups=GROUPS
+    )
+    assert figures["held_out_accuracy"] > 0.95
+    return folder
+
+
+def test_one_output_per_group_learns_opposed_preferences(two: Path) -> None:
+    plain = AutoModelForSequenceClassification.from_pretrained(two)
+    assert plain.config.num_labels == 2 and plain.config.id2label == dict(enumerate(GROUPS))
+    model = reward_model.load(two, torch.float32, "cpu", GROUPS[::-1])
+    fresh = opposed(50, seed=1)
+    texts, groups = texts_of(fresh), [c.group for c in fresh for _ in range(2)]
+    rewards = np.array(model.score(texts, 4096, groups)).reshape(-1, 2)
+    assert np.mean(rewards[:, 0] > rewards[:, 1]) > 0.95
+    other = np.array(model.score(texts, 4096, [GROUPS[g == GROUPS[0]] for g in groups])).reshape(-1, 2)
+    assert np.mean(other[:, 0] < other[:, 1]) > 0.95
+    assert model.nats.shape == (2,) and (model.nats > 0).all()
+
+
+def test_outputs_are_standardised_and_the_models_own(two: Path) -> None:
+    model = reward_model.load(two, torch.float32, "cpu", GROUPS)
+    rewards = model.rewards(texts_of(opposed(300)), 4096)
+    assert np.abs(rewards.mean(axis=0)).max() < 0.1 and np.abs(rewards.std(axis=0) - 1).max() < 0.1
+    plain = AutoModelForSequenceClassification.from_pretrained(two)
+    prompt, text = texts_of(opposed(1, seed=3))[0]
+    with torch.inference_mode():
+        logits = plain(input_ids=torch.tensor([model.encode(prompt, text)])).logits[0].double().numpy()
+    own = logits - json.loads((two / "config.json").read_text())["reward_offset"]
+    assert model.rewards([(prompt, text)], 4096)[0] == pytest.approx(own, abs=1e-4)
+
+
+def test_every_output_of_a_text_alone_is_that_in_company(two: Path) -> None:
+    model = reward_model.load(two, torch.float32, "cpu", GROUPS)
+    texts = texts_of(opposed(30, seed=2))
+    together = model.rewards(texts, 4096)
+    np.testing.assert_array_equal(np.vstack([model.rewards([text], 4096) for text in texts]), together)
+    order = np.random.default_rng(0).permutation(len(texts))
+    np.testing.assert_array_equal(model.rewards([texts[i] for i in order], 200), together[order])
+
+
+def test_outputs_are_those_of_the_groups(two: Path, families: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"2 outputs \(likes, dislikes\); .* groups\.names \(likes, others\)"):
+        reward_model.load(two, torch.float32, "cpu", ("likes", "others"))
+    model = reward_model.load(two, torch.float32, "cpu", GROUPS)
+    for groups in ([], ["nobody"], [None]):
+        with pytest.raises(ValueError, match=r"its outputs are likes, dislikes: every text needs"):
+            model.score([("w5", "w6")], 4096, groups)
+    with pytest.raises(ValueError, match="choices: users of dislikes, likes made them, but there is to be one output"):
+        reward_model.fit(
+            opposed(5),
+            base=families["llama"],
+            output=tmp_path,
+            seed=0,
+            tokens_per_batch=99,
+            groups=(*GROUPS, "third"),
+        )
+
+
+def test_frozen_layers_stay_as_they_are(families: dict[str, Path], tmp_path: Path) -> None:
+    made = choices(60)
+    reward_model.fit(
+        made,
+        base=families["llama"],
+        output=tmp_path,
+        seed=4,
+        tokens_per_batch=4096,
+        effort=reward_model.Effort(max_tokens=20, frozen_layers=1, epochs=1, pairs_per_step=10),
+    )
+    before = AutoModelForCausalLM.from_pretrained(families["llama"]).model.state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(tmp_path).model.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(("embed_tokens", "layers.0."))} <= same
+    assert not any(name.startswith("layers.1.") for name in same)
+    model = reward_model.load(tmp_path, torch.float32, "cpu")
+    assert model.sequence.max_tokens == 20
+    # a completion keeps 15 tokens, then the prompt its last ones
+    ids = model.encode(" ".join(f"w{i}" for i in range(20, 60)), " ".join(f"w{i}" for i in range(60, 99)))
+    assert ids == (55, 56, 57, 58, 59, *range(60, 75))
 
 
 def test_choices_that_teach_nothing(families: dict[str, Path], tmp_path: Path) -> None:

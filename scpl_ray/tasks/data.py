@@ -100,6 +100,17 @@ def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list
     return rows
 
 
+def columns_of(source: str | None) -> tuple[str, ...]:
+    """The columns of the first row; none where there is no data or no row, of which :func:`load` complains.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if source is None:
+        return ()
+    return next((tuple(map(str, raw)) for _, raw in _raw_rows(source)), ())
+
+
 def check_unique(rows: Iterable[Row], field: str) -> None:
     """Raise :class:`DataError` where two rows have the same value of an optional field; rows without one pass."""
     seen: dict[str, str] = {}

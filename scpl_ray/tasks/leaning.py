@@ -1,4 +1,9 @@
-"""The judge of kinds of a task: fitted on the judge's part of its data, measured on the parts it has not seen."""
+"""The leaning judge of a corpus of articles: fitted on the judge's outlets, measured on those it has not seen.
+
+``task.judge`` says what it is: a TF-IDF classifier (:mod:`scpl_ray.judges`) or a fine-tuned encoder
+(:mod:`scpl_ray.learning.text_classifier`). The encoder takes minutes per fit on two CPU cores, so its card has one
+random split where that of TF-IDF has five folds of each kind, and at most :data:`ENCODER_TESTED` articles per protocol.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +12,57 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scpl_ray import cache, judge_card, judges
 from scpl_ray.config import Experiment
-from scpl_ray.judge_card import JudgeCard
-from scpl_ray.judges import LabelledText, LeaningJudge
+from scpl_ray.files import check_empty, sha256
+from scpl_ray.judge_card import JudgeCard, Measured
+from scpl_ray.judges import Judge, LabelledText, LeaningJudge
+from scpl_ray.seeds import generator
 from scpl_ray.tasks import articles
 from scpl_ray.tasks.articles import Corpus
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
-from scpl_ray.tasks.texts import answer_words
+from scpl_ray.tasks.texts import answer_words, judge_tokens
 
 logger = logging.getLogger(__name__)
 
+FIT_SEED = 20_260_105
+"""The judge is the same for every run, whatever its seed."""
+ENCODER_TESTED = 600
+"""Held-out articles that an encoder is measured on."""
 
-def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[LeaningJudge, JudgeCard]:
-    """The judge of a corpus of articles: of leanings, on windows as long as an answer."""
-    return fitted_judge(corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
+
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """One kind of judge."""
+
+    settings: dict[str, Any]
+    """What determines it beside its articles; the first is what the card calls it."""
+    most_tested: int | None
+    fit: Callable[[Sequence[LabelledText], Path], Judge]
+    """Fits a judge and saves it into a folder."""
+    load: Callable[[Path], Judge]
 
 
-def fitted_judge(
+def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[Judge, JudgeCard]:
+    """The judge of a corpus, from the cache or fitted now: on the judge's outlets, measured on all others.
+
+    Raises:
+        ValueError: ``task.judge = 'encoder'`` and ``task.judge_model`` cannot be had.
+    """
+    recipe = _recipe(experiment)
+    folder = _fitted(recipe, corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
+    return recipe.load(folder), JudgeCard.load(folder)
+
+
+def words_judge(
     labelled: Mapping[str, Sequence[LabelledText]], labels: Sequence[str], window_words: int, sources: str
-) -> tuple[LeaningJudge, JudgeCard]:
-    """A judge, from the cache or fitted now (seconds): on the judge's part, measured on all others.
+) -> tuple[Judge, JudgeCard]:
+    """A TF-IDF judge of any kinds, from the cache or fitted now (seconds): on the judge's part, measured on all others.
 
     Args:
         labelled: texts by part; no source is in two parts.
@@ -38,70 +70,137 @@ def fitted_judge(
         window_words: words of the texts that it will judge.
         sources: what the parts share none of, e.g. ``outlets``.
     """
-    facts = {
-        "texts": {part: _sha256(texts) for part, texts in labelled.items()},
-        "labels": labels,
-        "window_words": window_words,
-        "sources": sources,
-        "settings": judges.SETTINGS,
-        "test_windows": judge_card.TEST_WINDOWS_PER_ARTICLE,
-        "scikit-learn": importlib.metadata.version("scikit-learn"),
-    }
-
-    def make(folder: Path) -> None:
-        logger.info("fitting the judge of %s", ", ".join(labels))
-        judge = judges.fit(labelled[JUDGE], labels, window_words)
-        held_out = [*labelled[TRAIN], *labelled[EVALUATION]]
-        measured = judge_card.measure_deployed(judge, len(labelled[JUDGE]), held_out, window_words)
-        digest = _sha256([*held_out, *labelled[JUDGE]])
-        judge.save(folder)
-        JudgeCard(tuple(labels), window_words, digest, judges.SETTINGS, measured, {}, sources).save(folder)
-
-    folder = cache.entry("kind-judge", cache.key_of(facts), make)
-    return LeaningJudge.load(folder), JudgeCard.load(folder)
+    recipe = _words_recipe(labels, window_words)
+    folder = _fitted(recipe, labelled, labels, window_words, sources)
+    return recipe.load(folder), JudgeCard.load(folder)
 
 
 def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
     """The judge that a run of this experiment uses, with its full card, written into a folder.
 
     Beside the errors of this judge on outlets it has not seen, the card has those of judges of the same recipe under a
-    random split and a split by outlet (:func:`scpl_ray.judge_card.measure_protocols`).
+    random split, and for TF-IDF also under a split by outlet (:func:`scpl_ray.judge_card.measure_protocols`).
 
     Args:
         experiment: ``task``, ``groups`` and ``generation.max_new_tokens`` (the length of the windows) matter.
-        output: new or empty folder; receives ``judge.json``, ``judge.safetensors`` and ``card.json``.
+        output: new or empty folder; receives the judge's files and ``card.json``.
 
     Raises:
         DataError: as :func:`scpl_ray.tasks.articles.load`.
-        ValueError: the folder is not empty, or a label has too few articles or outlets.
+        ValueError: the folder is not empty, a label has too few articles or outlets, or there is no encoder.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output}: exists and is not an empty folder; give a new one")
-    corpus = articles.load(experiment)
-    judge, card = leaning_judge(corpus, experiment)
+    check_empty(output)
+    corpus, recipe = articles.load(experiment), _recipe(experiment)
+    folder = _fitted(recipe, corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
+    card = JudgeCard.load(folder)
     everything = [text for texts in corpus.labelled.values() for text in texts]
-    measured, left_out = judge_card.measure_protocols(everything, card.labels, card.window_words)
+    measured: tuple[Measured, ...]
+    if recipe.most_tested is None:
+        measured, left_out = judge_card.measure_protocols(everything, card.labels, card.window_words)
+    else:
+        left_out = {}
+        with tempfile.TemporaryDirectory(prefix="scpl-judge-") as scratch:
+            measured = judge_card.measure_random_split(
+                lambda texts: recipe.fit(texts, Path(scratch)),
+                everything,
+                card.labels,
+                card.window_words,
+                recipe.most_tested,
+            )
     card = dataclasses.replace(card, measured=(*card.measured, *measured), left_out=left_out)
-    output.mkdir(parents=True, exist_ok=True)
-    judge.save(output)
+    cache.copy(folder, output)
     card.save(output)
     return card
 
 
 def usable_confusion(card: JudgeCard) -> tuple[tuple[float, ...], ...] | None:
-    """The judge's confusion, unless it is no better than chance at some label: a correction would then be noise."""
-    found = card.find(judge_card.DEPLOYED, windows=True)
-    rates = zip(card.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
-    if chance := [label for label, true, false in rates if true <= false]:
-        logger.warning(
-            "on %s it has not seen the judge tells %s no better than chance (macro F1 %.2f): shares of kinds are not "
-            "corrected for its errors",
-            card.sources,
-            ", ".join(chance),
-            found.macro_f1,
+    """The judge's confusion, unless it is no better than chance; see :func:`scpl_ray.judge_card.usable_confusion`."""
+    return judge_card.usable_confusion(card.find(judge_card.DEPLOYED, windows=True), card.labels, card.sources)
+
+
+def _fitted(
+    recipe: _Recipe,
+    labelled: Mapping[str, Sequence[LabelledText]],
+    labels: Sequence[str],
+    window_words: int,
+    sources: str,
+) -> Path:
+    facts = {
+        "texts": {part: _sha256(texts) for part, texts in labelled.items()},
+        "labels": labels,
+        "window_words": window_words,
+        "sources": sources,
+        "settings": recipe.settings,
+        "test_windows": judge_card.TEST_WINDOWS_PER_ARTICLE,
+        "most_tested": recipe.most_tested,
+    }
+
+    def make(folder: Path) -> None:
+        logger.info("fitting the judge of %s: %s", ", ".join(labels), recipe.settings["judge"])
+        judge = recipe.fit(labelled[JUDGE], folder)
+        held_out = [*labelled[TRAIN], *labelled[EVALUATION]]
+        tested = held_out if recipe.most_tested is None else judge_card.sample(held_out, recipe.most_tested)
+        measured = judge_card.measure_deployed(judge, len(labelled[JUDGE]), tested, window_words)
+        digest = _sha256([*held_out, *labelled[JUDGE]])
+        JudgeCard(tuple(labels), window_words, digest, recipe.settings, measured, {}, sources).save(folder)
+
+    return cache.entry("kind-judge", cache.key_of(facts), make)
+
+
+def _recipe(experiment: Experiment) -> _Recipe:
+    groups, words = experiment.groups.names, answer_words(experiment)
+    if experiment.task.judge == "tfidf":
+        return _words_recipe(groups, words)
+    return _encoder_recipe(experiment, groups, words)
+
+
+def _words_recipe(labels: Sequence[str], window_words: int) -> _Recipe:
+    def fit(texts: Sequence[LabelledText], folder: Path) -> Judge:
+        judge = judges.fit(texts, labels, window_words)
+        judge.save(folder)
+        return judge
+
+    version = {"scikit-learn": importlib.metadata.version("scikit-learn")}
+    return _Recipe(judges.SETTINGS | version, None, fit, LeaningJudge.load)
+
+
+def _encoder_recipe(experiment: Experiment, groups: Sequence[str], words: int) -> _Recipe:
+    from scpl_ray.learning import text_classifier
+    from scpl_ray.learning.models import resolve_judge_model
+
+    base, tokens = resolve_judge_model(experiment), judge_tokens(experiment)
+    settings = {
+        "judge": f"a fine-tuned encoder ({experiment.task.judge_model})",
+        "base": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
+        "tokens": tokens,
+        "windows": text_classifier.WINDOWS,
+        "frozen_layers": text_classifier.FROZEN_LAYERS,
+        "epochs": text_classifier.EPOCHS,
+        "windows_per_step": text_classifier.WINDOWS_PER_STEP,
+        "peak_learning_rate": text_classifier.PEAK_LEARNING_RATE,
+        "recipe": text_classifier.RECIPE,
+        "torch": importlib.metadata.version("torch"),
+        "transformers": importlib.metadata.version("transformers"),
+    }
+
+    def fit(texts: Sequence[LabelledText], folder: Path) -> Judge:
+        if lacking := sorted(set(groups) - {text.label for text in texts}):
+            raise ValueError(f"judge: no article is labelled {', '.join(lacking)}; give articles of every label")
+        most = text_classifier.WINDOWS
+        per_article = min(judges.WINDOWS_PER_ARTICLE, -(-most // len(texts)))
+        cut = [(window, text.label) for text in texts for window in judges.windows(text, words, per_article)]
+        chosen = generator(FIT_SEED, "judge windows chosen").permutation(len(cut))[:most]
+        return text_classifier.fit(
+            [cut[i][0] for i in chosen],
+            [groups.index(cut[i][1]) for i in chosen],
+            groups,
+            base=base,
+            output=folder,
+            seed=FIT_SEED,
+            max_tokens=tokens,
         )
-        return None
-    return card.confusion_rates()
+
+    return _Recipe(settings, ENCODER_TESTED, fit, lambda folder: text_classifier.EncoderJudge(folder, groups))
 
 
 def _sha256(texts: Iterable[LabelledText]) -> str:

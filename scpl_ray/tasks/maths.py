@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from scpl_ray.config import Experiment
 from scpl_ray.judge_card import JudgeCard
-from scpl_ray.judges import LeaningJudge
+from scpl_ray.judges import Judge
 from scpl_ray.learning.template import Template
 from scpl_ray.metrics.words import unicode_words
 from scpl_ray.protocols import Card, Choice
@@ -28,7 +28,7 @@ from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.tasks import answers, problems
 from scpl_ray.tasks.data import DataError
-from scpl_ray.tasks.leaning import fitted_judge, usable_confusion
+from scpl_ray.tasks.leaning import usable_confusion, words_judge
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.problems import Problem
 from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, model_side, repetition_free
@@ -75,7 +75,7 @@ class Maths:
         train: Sequence[Problem],
         evaluation: Sequence[Problem],
         *,
-        judge: LeaningJudge,
+        judge: Judge,
         card: JudgeCard,
         side: ModelSide,
     ) -> None:
@@ -276,7 +276,7 @@ def build(experiment: Experiment) -> Maths:
         ValueError: the model has no usable tokenizer, or there are fewer evaluation prompts than are asked for.
     """
     corpus = problems.load(experiment)
-    judge, card = fitted_judge(corpus.labelled(), experiment.groups.names, answer_words(experiment), "problems")
+    judge, card = words_judge(corpus.labelled(), experiment.groups.names, answer_words(experiment), "problems")
     texts = (f"{PROBLEM.format(problem=p.text)} {p.solution}" for p in corpus.parts[TRAIN])
     side = model_side(experiment, texts)
     parts = {part: _short_enough(corpus.parts[part], part, side, experiment) for part in (TRAIN, EVALUATION)}

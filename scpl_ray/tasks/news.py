@@ -2,8 +2,8 @@
 
 A user of a group asks for the continuation of an article from an outlet of that leaning: the prompt is its headline and
 first 24 words, the reference the words that follow. Neutral prompts open a report on a topic that outlets of every
-group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.judges`) from the continuation alone. Training,
-evaluation and judge data share no outlet.
+group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.leaning`) from the continuation alone.
+Training, evaluation and judge data share no outlet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from scpl_ray.config import Experiment
 from scpl_ray.judge_card import JudgeCard
-from scpl_ray.judges import LeaningJudge
+from scpl_ray.judges import Judge
 from scpl_ray.learning.sentences import SentenceEncoder
 from scpl_ray.learning.template import PLAIN, Template
 from scpl_ray.metrics.words import unicode_words
@@ -73,7 +73,7 @@ class News:
         train: Sequence[Article],
         evaluation: Sequence[Article],
         *,
-        judge: LeaningJudge,
+        judge: Judge,
         card: JudgeCard,
         side: ModelSide,
         answer_words: int,

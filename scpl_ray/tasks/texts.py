@@ -31,6 +31,15 @@ def answer_words(experiment: Experiment) -> int:
     return max(SHORTEST_ANSWER_WORDS, round(WORDS_PER_TOKEN * experiment.generation.max_new_tokens))
 
 
+def judge_tokens(experiment: Experiment) -> int:
+    """Tokens that a fine-tuned judge or reward model reads, where its base can read so many.
+
+    Answers are cut where they exceed three quarters of them; by default they are about half, the rest is the prompt's.
+    """
+    given = experiment.task.judge_tokens
+    return 2 * experiment.generation.max_new_tokens + 32 if given is None else given
+
+
 def first_words(text: str, words: int) -> str:
     """The first words of a text, back to the last end of a sentence in their second half: answers end as texts do."""
     found = list(itertools.islice(_WORD.finditer(text), words))
