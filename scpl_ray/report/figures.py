@@ -79,7 +79,7 @@ def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
             [("disparate_gap", None), ("quality_worst", None), ("quality_mean", None)],
         ),
         ("diversity", "Diversity on neutral prompts", [("distinct_2", None), ("self_bleu", None)]),
-        ("perplexity", "Perplexity on neutral prompts", [("perplexity_round0", None)]),
+        ("perplexity", "Perplexity on neutral prompts", [("perplexity_round0", None), ("perplexity_current", None)]),
     ]
     drawn = {panel for _, _, panels in plans for panel in panels}
     for claim in part.study.claims if part.study else ():

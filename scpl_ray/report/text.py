@@ -90,7 +90,9 @@ def metric_name(metric: str, group: str | None = None) -> str:
         "quality_worst": "quality of the worst-served group",
         "quality_mean": "mean quality",
         "distinct_2": "distinct 2-grams",
+        "self_bleu": "self-BLEU",
         "perplexity_round0": "perplexity under the base model",
+        "perplexity_current": "perplexity under the policy itself",
     }
     words = names.get(metric, metric.replace("_", " "))
     return words if group is None else f"{words}, {group}"
