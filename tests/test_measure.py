@@ -79,8 +79,9 @@ def judged_right(correct: dict[str, Sequence[int]], samples: int) -> Found:
     experiment = Experiment.model_validate(
         {"groups": {"names": list(correct)}, "evaluation": {"samples_per_prompt": samples}}
     )
+    likelihoods = [(1.0, 1)] * len(completions)
     rows = measure.evaluate(
-        measure.Answers(prompts, completions, judgements, [(1.0, 1)] * len(completions)),
+        measure.Answers(prompts, completions, judgements, likelihoods, likelihoods),
         measure.Asked(0, dict.fromkeys(correct, 0.5), {}, {}),
         experiment,
         kinds=tuple(correct),
@@ -124,8 +125,9 @@ def written(texts: Sequence[str]) -> Found:
         for q, text in zip(prompts, [*texts, texts[0], texts[0]], strict=True)
     ]
     judgements = [Judgement(c.completion_id, "north", 0.5, {}) for c in completions]
+    likelihoods = [(1.0, 2)] * len(completions)
     rows = measure.evaluate(
-        measure.Answers(prompts, completions, judgements, [(1.0, 2)] * len(completions)),
+        measure.Answers(prompts, completions, judgements, likelihoods, likelihoods),
         measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {}),
         small(),
         kinds=("north", "south"),
