@@ -19,8 +19,8 @@ from scpl_ray.config import Experiment
 from scpl_ray.learning.tokens import encode_prompt, load_tokenizer
 from scpl_ray.protocols import Task
 from scpl_ray.records import Query, Weights
-from scpl_ray.tasks import TASKS
-from tests import news_data
+from scpl_ray.tasks import TASKS, preference_judge
+from tests import maths_data, news_data, preference_data
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
@@ -29,7 +29,12 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
 )
 ROWS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
+    "maths": (maths_data.rows, {"groups": {"names": ["farm", "shop"]}}),
     "news": (news_data.rows, {"groups": {"names": ["left", "right"]}}),
+    "preference": (
+        preference_data.responses,
+        {"groups": {"names": ["academy", "business", "stage"], "shares": [0.4, 0.3, 0.3]}},
+    ),
 }
 """By task: made-up rows, and what belongs to them."""
 
@@ -65,20 +70,27 @@ def built(request, tmp_path_factory: pytest.TempPathFactory):
     asked = "Write a news article with this headline: about The latest on Here is what happened with be kind . ?"
     folder = save_chat_model(root / "model", [*said, asked])
     settings = {
-        "task": {"name": request.param, "data": str(news_data.write_jsonl(root / "rows.jsonl", rows))},
+        "task": {
+            "name": request.param,
+            "data": str(news_data.write_jsonl(root / "rows.jsonl", rows)),
+            "fields": {"group": "source"} if request.param == "maths" else {},
+            "judge_model": str(folder),
+        },
         "model": {"name": str(folder)},
-        "generation": {"engine": "transformers", "max_new_tokens": 16},
-        "evaluation": {"prompts_per_group": 3, "neutral_prompts": 8},
+        "generation": {"engine": "transformers", "max_new_tokens": 24},
+        "evaluation": {"prompts_per_group": 3, "neutral_prompts": 4},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCPL_CACHE", str(root / "cache"))
+        patch.setattr(preference_judge, "FROZEN_LAYERS", 0)
+        patch.setattr(preference_judge, "STEPS", 5)
         experiment = Experiment.model_validate(settings | more)
         yield experiment, TASKS[request.param](experiment), folder
 
 
 def asked_by(task: Task, experiment: Experiment) -> list[Query]:
     counts = dict.fromkeys(experiment.groups.names, 3)
-    return [*task.draw(counts, seed=0, prefix="x"), *task.group_prompts(3), *task.neutral_prompts(8)]
+    return [*task.draw(counts, seed=0, prefix="x"), *task.group_prompts(3), *task.neutral_prompts(4)]
 
 
 def is_once(ids: tuple[int, ...]) -> bool:

@@ -13,7 +13,8 @@ from jobs import loop
 from jobs.configs import CONFIGS
 from jobs.plan import print_plan
 from scpl_ray import configfile
-from tests import news_data
+from scpl_ray.tasks import preference_judge
+from tests import maths_data, news_data, preference_data
 from tests.tiny_models import save_model
 
 GPU_CONFIGS = [name for name in CONFIGS if "_qwen_" in name]
@@ -28,7 +29,16 @@ SIZES = {
 }
 """Keys in which a GPU config may differ from its CPU config."""
 DATA: dict[str, tuple[Callable[[], list[dict[str, Any]]], list[str]]] = {
+    "maths": (maths_data.rows, ["groups.names=[farm, shop]", "groups.shares=[0.6, 0.4]"]),
     "news": (news_data.rows, []),
+    "preference": (
+        preference_data.responses,
+        [
+            "groups.names=[academy, business, stage]",
+            "groups.shares=[0.4, 0.3, 0.3]",
+            "task.judge_model={model}",
+        ],
+    ),
 }
 """By task: made-up rows, and overrides that make them the config's; ``{model}`` stands for a tiny model's folder."""
 
@@ -48,11 +58,8 @@ def test_there_is_one_per_task_and_size() -> None:
 def test_everything_but_the_sizes_is_the_cpu_configs(name: str) -> None:
     gpu, cpu = flat(name), flat(f"{name.partition('_')[0]}_smollm2")
     assert {key for key in gpu if gpu[key] != cpu[key]} <= SIZES
-    assert (gpu["loop.rounds"], gpu["generation.samples_per_prompt"], gpu["training.worker_lifetime"]) == (
-        5,
-        4,
-        "round",
-    )
+    assert gpu["loop.rounds"] == 5 and gpu["generation.samples_per_prompt"] == 4
+    assert gpu["training.worker_lifetime"] == "round"
     assert len(gpu["model.revision"]) == 40
 
 
@@ -60,6 +67,8 @@ def test_everything_but_the_sizes_is_the_cpu_configs(name: str) -> None:
 def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the model nothing but its tokenizer is read, so a tiny one stands in for it."""
     monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(preference_judge, "FROZEN_LAYERS", 0)
+    monkeypatch.setattr(preference_judge, "STEPS", 5)
     rows, overrides = DATA[name.partition("_")[0]]
     data = news_data.write_jsonl(tmp_path / "rows.jsonl", rows())
     folder = save_model(tmp_path / "model", "qwen2", hidden=32)
@@ -67,7 +76,7 @@ def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, mon
         CONFIGS[name],
         [
             *(f"task.data={data}", f"model.name={folder}", "evaluation.prompts_per_group=3"),
-            *("evaluation.neutral_prompts=8", "generation.max_new_tokens=16", "generation.engine=transformers"),
+            *("evaluation.neutral_prompts=4", "generation.max_new_tokens=16", "generation.engine=transformers"),
             *(override.format(model=folder) for override in overrides),
         ],
     )
