@@ -12,11 +12,11 @@ from tests.test_end_to_end import command, finish
 pytestmark = pytest.mark.engines
 
 SMALL = [
-    "model.base_training_sentences=256",
+    "model.base_training_sentences=128",
     "model.vocabulary=512",
     "task.max_prompt_tokens=160",
     "loop.rounds=2",
-    "queries.prompts_per_round=24",
+    "queries.prompts_per_round=16",
     "generation.samples_per_prompt=2",
     "generation.max_new_tokens=32",
     "generation.prompts_per_chunk=12",
@@ -46,7 +46,7 @@ def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
     groups = experiment.groups.names
     # the base model that the run started from learned this task's text
     (card,) = (tmp_path / "cache").glob(f"base-{name}-llama-*/card.json")
-    assert '"examples": 256' in card.read_text()
+    assert '"examples": 128' in card.read_text()
     for round_ in (0, 1, 2):
         found = reader.read(round_, "evaluation", "metrics", Metric)
         assert metrics <= {r.metric for r in found if r.group in groups}
@@ -54,7 +54,7 @@ def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
         assert all(0.0 <= r.value <= 1.0 for r in found if r.metric == "quality")
         assert len(reader.read(round_, "evaluation", "judgements", Judgement)) == 2 * (2 * 8 + 16)
     queries = reader.read(2, "queries", "queries", Query)
-    assert len(queries) == 24 and {q.group for q in queries} == set(groups)
+    assert len(queries) == 16 and {q.group for q in queries} == set(groups)
     assert all(q.reference for q in queries)
     completions = reader.read(2, "completions", "completions", Completion)
     assert {c.policy_version for c in completions} == {1} and all(c.prompt_token_ids for c in completions)
