@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SHOWN = ("preference_log_odds_round0", "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "kept_fraction")
 
+SHOWN_ARMS = 40
+
 
 def new_folder(plan: Study) -> Path:
     """``studies/<name>-<time>`` below the working directory."""
@@ -140,21 +142,23 @@ def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Tab
 
 
 def last_round(found: pa.Table) -> Table:
-    """Means over seeds at each arm's last round."""
-    table = Table(title="mean over seeds at the last round", title_justify="left")
+    """Means over seeds at each arm's last round, for the first arms."""
+    table = Table(title_justify="left")
     for column in ("arm", "seeds", *SHOWN):
         table.add_column(column.replace("_", " "), justify="left" if column == "arm" else "right")
     by_arm: dict[str, dict[int, list[Metric]]] = {}
     for arm, seed, row in results.records(found):
         if row.group is None and row.metric in SHOWN:
             by_arm.setdefault(arm, {}).setdefault(seed, []).append(row)
-    for arm, seeds in by_arm.items():
+    for arm, seeds in list(by_arm.items())[:SHOWN_ARMS]:
         last = max(row.round for rows in seeds.values() for row in rows)
         cells = []
         for metric in SHOWN:
             values = [r.value for rows in seeds.values() for r in rows if r.metric == metric and r.round == last]
             cells.append(f"{sum(values) / len(values):.3f}" if values else "")
         table.add_row(arm, str(len(seeds)), *cells)
+    more = f"; {SHOWN_ARMS} of {len(by_arm)} arms" if len(by_arm) > SHOWN_ARMS else ""
+    table.title = f"mean over seeds at the last round{more}"
     return table
 
 
