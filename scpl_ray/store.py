@@ -117,14 +117,19 @@ class Reader:
             run = json.loads((root / "run.json").read_bytes())
             experiment = configfile.load(root / "config.yaml")
         except FileNotFoundError as error:
-            raise StoreError(f"{root}: not a run directory, {Path(error.filename).name} is missing") from error
+            raise StoreError(
+                f"{root}: not a run directory, {Path(error.filename).name} is missing; give a folder that `scpl run` "
+                "made"
+            ) from error
         except OSError as error:
             raise StoreError(f"{root}: not a run directory: {error.strerror}") from error
         except (ValueError, UnicodeDecodeError) as error:
             raise StoreError(f"{root}: not a run directory: {error}") from error
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             given = run.get("format") if isinstance(run, dict) else run
-            raise StoreError(f"{root}: run format {given!r}; this version reads format {FORMAT}")
+            raise StoreError(
+                f"{root}: run format {given!r}; this version reads format {FORMAT}; go on with the version that made it"
+            )
         return cls(root), experiment
 
     def folder(self, round_: int, phase: str) -> Path:

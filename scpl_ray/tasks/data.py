@@ -10,6 +10,7 @@ import dataclasses
 import io
 import itertools
 import json
+import logging
 import math
 import re
 import tempfile
@@ -281,15 +282,18 @@ def _local(path: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Mappin
     """Rows of a file that ``datasets`` parses, through a cache that is thrown away: a changed file is never stale."""
     import datasets
 
-    before = datasets.is_progress_bar_enabled()
+    before, loudness = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     with tempfile.TemporaryDirectory(prefix="scpl-data-") as cache:
         datasets.disable_progress_bars()
+        # it would print a traceback of what becomes one message here
+        datasets.logging.set_verbosity(logging.CRITICAL)
         try:
             data = read(cache)
         except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
             cause = error.__cause__ or error
             raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {_one_line(cause)}") from error
         finally:
+            datasets.logging.set_verbosity(loudness)
             if before:
                 datasets.enable_progress_bars()
         for index, row in enumerate(data):
