@@ -1,13 +1,15 @@
 """Whole runs on users' data, with the real engines and a tiny model that learned the data's own text."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from scpl_ray.records import Completion, Judgement, Metric, Query
 from scpl_ray.store import Reader
-from tests import maths_data, news_data
+from tests import maths_data, news_data, preference_data
 from tests.test_end_to_end import command, finish
+from tests.tiny_models import save_model
 
 pytestmark = pytest.mark.engines
 
@@ -33,15 +35,24 @@ TASKS = {
         {"pass_at_1", "pass_at_2", "quality_correct", "quality_parsed"},
     ),
     "news": (news_data.rows, "news_tiny", [], {"quality_rouge_l", "quality_repetition_free"}),
+    "preference": (
+        partial(preference_data.responses, 160),
+        "preference_tiny",
+        ["groups.names=[academy, business, stage]", "groups.shares=[0.5, 0.3, 0.2]", "task.judge_model=encoder"],
+        {"quality_win_rate", "quality_reward"},
+    ),
 }
+JUDGES = {"maths": "kinds by a TF-IDF classifier: macro F1", "news": "kinds by a TF-IDF classifier: macro F1"}
+JUDGES["preference"] = "quality and kinds by a reward model with one output per group: pairs it has not seen ordered"
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
     rows, config, overrides, metrics = TASKS[name]
     data = news_data.write_jsonl(tmp_path / "data.jsonl", rows())
+    save_model(tmp_path / "encoder", "llama", hidden=64)
     output = finish(command(tmp_path, "--run-dir", "run", config, f"task.data={data}", *SMALL, *overrides))
-    assert "training the tiny base model" in output and "kinds by a TF-IDF classifier: macro F1" in output
+    assert "training the tiny base model" in output and JUDGES[name] in output
     reader, experiment = Reader.open(tmp_path / "run")
     groups = experiment.groups.names
     # the base model that the run started from learned this task's text
@@ -52,7 +63,7 @@ def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
         assert metrics <= {r.metric for r in found if r.group in groups}
         assert {"disparate_gap", "undecided_count"} <= {r.metric for r in found if r.group is None}
         assert all(0.0 <= r.value <= 1.0 for r in found if r.metric == "quality")
-        assert len(reader.read(round_, "evaluation", "judgements", Judgement)) == 2 * (2 * 8 + 16)
+        assert len(reader.read(round_, "evaluation", "judgements", Judgement)) == 2 * (len(groups) * 8 + 16)
     queries = reader.read(2, "queries", "queries", Query)
     assert len(queries) == 16 and {q.group for q in queries} == set(groups)
     assert all(q.reference for q in queries)
