@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import logging
@@ -122,6 +123,8 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
     ):
         interrupts.say = display.note
         display.note(f"run directory {store.root}")
+        if task.data_report is not None:
+            display.note(str(task.data_report))
         with connected(None) as resources, House(store.root, resources) as house:
             measured = list(rounds(store, experiment, task, house, display))
             _keep_ray_logs(store.root / "logs" / "ray")
@@ -187,6 +190,8 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) 
         with store.phase(0, "base") as phase:
             base = base_model(experiment, task, built)
             phase.write_json("base", _digests(base))
+            if task.data_report is not None:
+                phase.facts["data"] = dataclasses.asdict(task.data_report)
         committed = store.manifest(0, "base")
         assert committed is not None
         progress.done(0, "base", committed.seconds)

@@ -31,6 +31,8 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
         console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
     if experiment.feedback.function:
         console.print(f"code of yours that will run: {experiment.feedback.function}", markup=False)
+    if task.data_report is not None:
+        console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")
 
 

@@ -25,6 +25,30 @@ class Choice:
     """The user's, where a reward model has an output per group."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataReport:
+    """How many rows became what."""
+
+    source: str
+    rows: int
+    kept: int
+    dropped: dict[str, int]
+    """Rows left out, by reason."""
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()) if count)
+        return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept" + (
+            f" (dropped: {reasons})" if reasons else ""
+        )
+
+    def without(self, count: int, reason: str) -> DataReport:
+        """The same after so many more were left out."""
+        if not count:
+            return self
+        dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + count}
+        return dataclasses.replace(self, kept=self.kept - count, dropped=dropped)
+
+
 class Card(Protocol):
     """What is known of a judge's errors."""
 
@@ -50,6 +74,8 @@ class Task(Protocol):
     """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: taken as without error."""
     judge_card: Card | None
     """The judge's errors as measured on text it has not seen; ``None``: it makes none."""
+    data_report: DataReport | None
+    """What became of the rows of ``task.data``; ``None`` where the task makes its own."""
     tokenizer: Path | None
     """Folder of the tokenizer that prompts were measured with, where it was made from the task's own text for a tiny
     model, which then keeps it; ``None``: a tiny model makes one from real examples."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Card, Choice
+from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
 
@@ -20,6 +20,7 @@ class Pets:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.confusion: tuple[tuple[float, ...], ...] | None = None  # the judge below makes no errors
         self.judge_card: Card | None = None
+        self.data_report: DataReport | None = None  # no data file
         self.tokenizer: Path | None = None
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:

@@ -27,6 +27,7 @@ class FakeTask:
 
     confusion = None
     judge_card = None
+    data_report = None
     tokenizer = None
 
     def __init__(self, groups: Sequence[str]) -> None:

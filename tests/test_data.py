@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import data
-from scpl_ray.tasks.data import DataError, DataReport, Fields, Row
+from scpl_ray.tasks.data import DataError, Fields, Row
 
 FIELDS = Fields(required=("prompt", "label"), optional=("id", "part"))
 GOOD = [{"prompt": f"say {i}", "label": "ab"[i % 2], "id": i} for i in range(4)]

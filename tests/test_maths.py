@@ -348,16 +348,17 @@ def test_bad_data_is_one_message(spoil: Callable[[list[dict[str, Any]]], Any], m
 
 
 def test_problems_too_long_for_the_model_are_left_out_or_refused(
-    write: Write, caplog: pytest.LogCaptureFixture
+    write: Write,
 ) -> None:
     rows = maths_data.rows()
     for row in rows[::10]:
         row["problem"] = "Well, " * 40 + row["problem"]
     for row in rows[1:60:10]:
         row["solution"] = "Hm. " * 40 + row["solution"]
-    with caplog.at_level("INFO"):
-        task = maths.build(write(rows))
-    assert "problems are left out: their prompt is longer than task.max_prompt_tokens = 48" in caplog.text
+    task = maths.build(write(rows))
+    report = task.data_report
+    assert report is not None and report.rows - report.kept == sum(report.dropped.values())
+    assert report.dropped["with a prompt or solution that is too long"] == 14
     asked = task.draw({"farm": 40, "shop": 40}, seed=0, prefix="r")
     assert not any("Well" in q.prompt or "Hm" in str(q.reference) for q in asked)
     with pytest.raises(DataError, match=r"no train problem of farm, shop and its solution are that short; set them to"):

@@ -355,13 +355,14 @@ def test_the_default_groups_name_the_labels_that_there_are(experiment: Experimen
         news.build(Experiment.model_validate(values))
 
 
-def test_prompts_too_long_for_the_model_are_left_out_or_refused(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+def test_prompts_too_long_for_the_model_are_left_out_or_refused(write: Write) -> None:
     rows = news_data.rows()
     for row in rows:
         row["title"] = "town " * (40 if row["id"].endswith("0") else 2)
-    with caplog.at_level("INFO"):
-        task = news.build(write(rows, max_prompt_tokens=60))
-    assert "4 prompts are longer than task.max_prompt_tokens = 60" in caplog.text
+    task = news.build(write(rows, max_prompt_tokens=60))
+    report = task.data_report
+    assert report is not None and report.rows - report.kept == sum(report.dropped.values())
+    assert report.dropped["with a prompt of more than 60 tokens"] == 6
     assert all(len(q.prompt.split()) < 40 for q in task.draw({"left": 18, "right": 18}, seed=0, prefix="r"))
     with pytest.raises(DataError, match=r"task\.max_prompt_tokens = 20: no train prompt of left, right is that short"):
         news.build(write(rows, max_prompt_tokens=20))

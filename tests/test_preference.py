@@ -277,15 +277,12 @@ def test_the_task_travels_to_actors_whole(task: Preference) -> None:
     assert again.judge([(query, "c", "w70 w20")]) == task.judge([(query, "c", "w70 w20")])
 
 
-def test_prompts_too_long_for_the_model_are_left_out_or_refused(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_prompts_too_long_for_the_model_are_left_out_or_refused(tmp_path: Path, model: Path) -> None:
     rows = made.responses()
     rows[0]["query"] = " ".join(["w20"] * 60)
     source = made.write_jsonl(tmp_path / "r.jsonl", rows)
-    with caplog.at_level("INFO"):
-        preference.build(experiment_on(source, model, GROUPS, max_prompt_tokens=40))
-    assert "1 prompts are longer than task.max_prompt_tokens = 40: left out" in caplog.text
+    report = preference.build(experiment_on(source, model, GROUPS, max_prompt_tokens=40)).data_report
+    assert report is not None and report.dropped == {"with a prompt of more than 40 tokens": 1}
     with pytest.raises(DataError, match=r"max_prompt_tokens = 3: fewer than 2 train prompts of academy .* set it to"):
         preference.build(experiment_on(source, model, GROUPS, max_prompt_tokens=3))
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from scpl_ray.config import Experiment
 from scpl_ray.judges import LabelledText
+from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import data
-from scpl_ray.tasks.data import DataError, DataReport, Fields, Row
+from scpl_ray.tasks.data import DataError, Fields, Row
 from scpl_ray.tasks.outlets import EVALUATION, PARTS, TRAIN, assign, outlet
 from scpl_ray.tasks.texts import answer_words, digest, first_words, readable
 

@@ -54,23 +54,6 @@ class Row:
         return value
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DataReport:
-    """How many rows became what."""
-
-    source: str
-    rows: int
-    kept: int
-    dropped: dict[str, int]
-    """Rows left out, by reason."""
-
-    def __str__(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()) if count)
-        return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept" + (
-            f" (dropped: {reasons})" if reasons else ""
-        )
-
-
 def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list[Row]:
     """The rows of ``task.data``.
 

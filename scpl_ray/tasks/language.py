@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Card, Choice
+from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
 from scpl_ray.tasks import grammar as grammar_module
@@ -61,6 +61,7 @@ class Language:
         # Kinds share no slanted word, so the judge never takes a true text of one kind for another.
         self.confusion: tuple[tuple[float, ...], ...] | None = None
         self.judge_card: Card | None = None
+        self.data_report: DataReport | None = None
         self.tokenizer: Path | None = None
         self.topics = self._lexicon.topics
         self.vocabulary = tuple(sorted({*self._grammar.vocabulary, *self._prompts.vocabulary}))

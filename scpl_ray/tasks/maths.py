@@ -10,7 +10,6 @@ Training, evaluation and judge data share no problem.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +22,7 @@ from scpl_ray.judge_card import JudgeCard
 from scpl_ray.judges import Judge
 from scpl_ray.learning.template import Template
 from scpl_ray.metrics.words import unicode_words
-from scpl_ray.protocols import Card, Choice
+from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.tasks import answers, problems
@@ -33,8 +32,6 @@ from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.problems import Problem
 from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, model_side, repetition_free
 from scpl_ray.tasks.verifier import Comparison, Verifier
-
-logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 20_260_105
 """Orders the held-out prompts: the same for every run, whatever its seed."""
@@ -81,6 +78,7 @@ class Maths:
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card: Card | None = card
+        self.data_report: DataReport | None = None
         self.confusion = usable_confusion(card)
         self.tokenizer: Path | None = side.made
         self._judge = judge
@@ -280,7 +278,9 @@ def build(experiment: Experiment) -> Maths:
     texts = (f"{PROBLEM.format(problem=p.text)} {p.solution}" for p in corpus.parts[TRAIN])
     side = model_side(experiment, texts)
     parts = {part: _short_enough(corpus.parts[part], part, side, experiment) for part in (TRAIN, EVALUATION)}
+    cut = sum(len(corpus.parts[part]) - len(parts[part]) for part in parts)
     task = Maths(experiment.groups.names, parts[TRAIN], parts[EVALUATION], judge=judge, card=card, side=side)
+    task.data_report = corpus.report.without(cut, "with a prompt or solution that is too long")
     task.group_prompts(experiment.evaluation.prompts_per_group)
     limit = experiment.task.max_prompt_tokens
     for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
@@ -304,15 +304,6 @@ def _short_enough(found: Sequence[Problem], part: str, side: ModelSide, experime
         for problem in found
     ]
     kept = tuple(p for p, (asked, written) in zip(found, lengths, strict=True) if asked <= asks and written <= writes)
-    if cut := len(found) - len(kept):
-        logger.info(
-            "%s: %d problems are left out: their prompt is longer than task.max_prompt_tokens = %d, or their solution "
-            "than generation.max_new_tokens = %d",
-            part,
-            cut,
-            asks,
-            writes,
-        )
     if lacking := sorted(set(experiment.groups.names) - {problem.group for problem in kept}):
         raise DataError(
             f"task.max_prompt_tokens = {asks}, generation.max_new_tokens = {writes}: no {part} problem of "

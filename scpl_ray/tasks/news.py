@@ -8,7 +8,6 @@ Training, evaluation and judge data share no outlet.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from scpl_ray.judges import Judge
 from scpl_ray.learning.sentences import SentenceEncoder
 from scpl_ray.learning.template import PLAIN, Template
 from scpl_ray.metrics.words import unicode_words
-from scpl_ray.protocols import Card, Choice
+from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.tasks import articles
@@ -31,8 +30,6 @@ from scpl_ray.tasks.data import DataError
 from scpl_ray.tasks.leaning import leaning_judge, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
-
-logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 20_260_105
 """Orders the held-out prompts: the same for every run, whatever its seed."""
@@ -81,6 +78,7 @@ class News:
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card: Card | None = card
+        self.data_report: DataReport | None = None
         self.confusion = usable_confusion(card)
         self._judge = judge
         self.tokenizer: Path | None = side.made
@@ -272,10 +270,10 @@ def build(experiment: Experiment) -> News:
     template, tokens_of = side.template, side.tokens_of
     limit = experiment.task.max_prompt_tokens
     parts: dict[str, tuple[Article, ...]] = {}
+    report = corpus.report
     for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
         parts[part] = tuple(a for a in of_part if tokens_of(article_prompt(template, a)) <= limit)
-        if cut := len(of_part) - len(parts[part]):
-            logger.info("%s: %d prompts are longer than task.max_prompt_tokens = %d: left out", part, cut, limit)
+        report = report.without(len(of_part) - len(parts[part]), f"with a prompt of more than {limit} tokens")
         if lacking := sorted(set(experiment.groups.names) - {article.group for article in parts[part]}):
             raise DataError(
                 f"task.max_prompt_tokens = {limit}: no {part} prompt of {', '.join(lacking)} is that short; set it to "
@@ -291,6 +289,7 @@ def build(experiment: Experiment) -> News:
         answer_words=answer_words(experiment),
         encoder=encoder,
     )
+    task.data_report = report
     task.group_prompts(experiment.evaluation.prompts_per_group)
     for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
         if (length := tokens_of(query.prompt)) > limit:

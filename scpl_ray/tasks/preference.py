@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from scpl_ray.judge_card import usable_confusion
 from scpl_ray.learning.template import Template
 from scpl_ray.metrics.words import unicode_words
 from scpl_ray.preference_card import PreferenceCard
-from scpl_ray.protocols import Card, Choice
+from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
 from scpl_ray.tasks import preference_data
@@ -34,8 +33,6 @@ from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.preference_data import LEAST_PER_PART, Corpus, Question
 from scpl_ray.tasks.preference_judge import PreferenceJudge, choices_of, fit, preference_judge
 from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
-
-logger = logging.getLogger(__name__)
 
 
 class Preference:
@@ -66,6 +63,7 @@ class Preference:
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card: Card | None = card
+        self.data_report: DataReport | None = None
         self.confusion = usable_confusion(card.kinds, card.labels, "questions")
         self._judge = judge
         self.tokenizer: Path | None = side.made
@@ -269,6 +267,7 @@ def build(experiment: Experiment) -> Preference:
         answer_words=answer_words(experiment),
         own_preference="own_preference" in experiment.reward.terms,
     )
+    task.data_report = corpus.report
     task.group_prompts(experiment.evaluation.prompts_per_group)
     task.neutral_prompts(experiment.evaluation.neutral_prompts)
     return task
@@ -285,11 +284,11 @@ def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
     texts = (f"{question.transcript()} {pair.chosen}" for question in corpus.parts[TRAIN] for pair in question.pairs)
     side = model_side(experiment, texts)
     limit, parts = experiment.task.max_prompt_tokens, dict(corpus.parts)
+    report = corpus.report
     for part in (TRAIN, EVALUATION):
         lengths = {question: side.tokens_of(prompt_of(side.template, question)) for question in corpus.parts[part]}
         parts[part] = tuple(question for question, length in lengths.items() if length <= limit)
-        if cut := len(lengths) - len(parts[part]):
-            logger.info("%s: %d prompts are longer than task.max_prompt_tokens = %d: left out", part, cut, limit)
+        report = report.without(len(lengths) - len(parts[part]), f"with a prompt of more than {limit} tokens")
         for group in experiment.groups.names:
             of_group = sorted(length for question, length in lengths.items() if group in question.groups)
             if of_group[LEAST_PER_PART - 1] > limit:
@@ -297,7 +296,7 @@ def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
                     f"task.max_prompt_tokens = {limit}: fewer than {LEAST_PER_PART} {part} prompts of {group} are that "
                     f"short; set it to {of_group[-1]} to use every question"
                 )
-    return dataclasses.replace(corpus, parts=parts), side
+    return dataclasses.replace(corpus, report=report, parts=parts), side
 
 
 def train_reward_model(experiment: Experiment, output: Path) -> PreferenceCard:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from scpl_ray.config import Experiment
 from scpl_ray.judges import LabelledText
+from scpl_ray.protocols import DataReport
 from scpl_ray.seeds import derive_seed
 from scpl_ray.tasks import answers, data
-from scpl_ray.tasks.data import DataError, DataReport, Fields, Row
+from scpl_ray.tasks.data import DataError, Fields, Row
 from scpl_ray.tasks.outlets import PARTS
 
 logger = logging.getLogger(__name__)
