@@ -1,8 +1,9 @@
-"""An encoder fine-tuned to tell the labels of texts: the slower, better-read judge beside TF-IDF.
+"""An encoder fine-tuned to tell the labels of texts: a second opinion beside TF-IDF, and a slower one.
 
 It starts from ``task.judge_model`` with a softmax head on all labels and is fitted on windows as short as the texts
 that it will judge. To fit in minutes on two CPU cores, the lower :data:`FROZEN_LAYERS` layers stay as they are and it
-sees at most :data:`WINDOWS` windows.
+sees at most :data:`WINDOWS` windows. So bounded, all-MiniLM-L6-v2 is no better on outlets it has not seen:
+macro F1 .55 on windows of 36 words of left and right news, where TF-IDF has .59.
 """
 
 from __future__ import annotations
