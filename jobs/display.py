@@ -28,8 +28,8 @@ from rich.table import Table
 from scpl_ray.protocols import Card
 from scpl_ray.records import Metric
 
-TABLE_WIDTH = 120
-"""The closing table needs this many columns."""
+TABLE_WIDTH = 160
+"""The closing table of four groups needs this many columns."""
 OURS = ("scpl_ray", "actors", "jobs")
 SHOWN_GROUPS = 4
 """Groups with a column of their own; with more, the smallest and largest share are shown."""
