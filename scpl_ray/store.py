@@ -38,7 +38,7 @@ from scpl_ray.records import Metric, Record, Weights
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 PHASES = (
     "base",
     "queries",

@@ -1,5 +1,6 @@
 """Whole runs by the command line, with the real engines: Ray, vLLM, the reward model, Ray Train and DeepSpeed."""
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -64,6 +65,17 @@ def records(run_dir: Path) -> dict[str, str]:
     return {str(p.relative_to(run_dir)): sha256(p) for p in sorted(run_dir.glob("rounds/*/*/*.parquet"))}
 
 
+def listening(pids: list[int]) -> list[tuple[str, int]]:
+    """Sockets of these processes that another machine could reach."""
+    return [
+        (connection.laddr.ip, connection.laddr.port)
+        for connection in psutil.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.pid in pids
+        and not ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:")).is_loopback
+    ]
+
+
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Path:
     return run(folder, "reference")
@@ -110,6 +122,7 @@ def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_proces
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
+    assert listening([process.pid, *(child.pid for child in children)]) == []
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (folder / "killed" / "summary.json").exists()
