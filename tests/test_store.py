@@ -137,7 +137,7 @@ def test_open_says_what_is_not_a_run_directory(store: Store, tmp_path: Path) -> 
         Store.open(tmp_path / "file")
     store.close()
     write_atomically(store.root / "run.json", b'{"format": 99}')
-    with pytest.raises(StoreError, match="run format 99; this version reads format 1"):
+    with pytest.raises(StoreError, match="run format 99; this version reads format 2"):
         Store.open(store.root)
     write_atomically(store.root / "run.json", b"no json")
     with pytest.raises(StoreError, match="not a run directory"):
