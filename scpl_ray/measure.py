@@ -256,5 +256,10 @@ def _text(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experi
             ("current", answers.current_negative_log_likelihoods),
         ):
             nats, tokens = zip(*(likelihoods[i] for i in indices), strict=True)
+            if not np.isfinite(nats).all():
+                raise ValueError(
+                    f"the {policy} policy gives answers likelihoods that are not finite: its training diverged; lower "
+                    "training.learning_rate"
+                )
             if sum(tokens):
                 yield name, f"perplexity_{policy}", quality.perplexity(nats, tokens)

@@ -108,15 +108,10 @@ def test_no_process_restarts_between_rounds(reference: Path) -> None:
         assert first and first == second
 
 
-def test_two_replicas_of_each_give_the_same_bytes(folder: Path, reference: Path) -> None:
-    again = run(folder, "replicas", "generation.replicas=2", "reward.replicas=2")
-    assert records(again) == records(reference)
-
-
-def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_process(
+def test_two_replicas_killed_in_round_2_and_resumed_give_the_same_bytes_and_leave_no_process(
     folder: Path, reference: Path
 ) -> None:
-    process = command(folder, "--run-dir", "killed", *SMALL)
+    process = command(folder, "--run-dir", "killed", *SMALL, "generation.replicas=2", "reward.replicas=2")
     deadline = time.monotonic() + 300
     while not (folder / "killed/rounds/002/completions").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -136,7 +131,16 @@ def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_proces
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("zero3", ["training.workers=2", "training.zero_stage=3", "loop.kind=retraining", "feedback.rule=linear"]),
+        (
+            "dpo",
+            [
+                "training.objective=dpo",
+                "training.dpo_reference=base",
+                "training.workers=2",
+                "training.zero_stage=3",
+                "feedback.rule=linear",
+            ],
+        ),
         (
             "full",
             [
@@ -144,13 +148,13 @@ def test_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_proces
                 "generation.engine=transformers",
                 "training.worker_lifetime=round",
                 "model.family=gpt2",
+                "loop.kind=retraining",
             ],
         ),
         (
             "adapter",
             ["generation.refresh=adapter", "selection.strategy=vrs", "cycle.kind=accumulate", "model.family=qwen2"],
         ),
-        ("dpo", ["training.objective=dpo", "training.dpo_reference=base", "training.worker_lifetime=round"]),
     ],
 )
 def test_other_ways_to_run(folder: Path, name: str, overrides: list[str]) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -152,3 +154,20 @@ def test_self_bleu_compares_a_fixed_number_of_answers() -> None:
     # too few answers to compare
     assert ("south", "self_bleu") not in found and (None, "self_bleu") not in found
     assert ("north", "self_bleu") not in written(texts[: measure.SELF_BLEU_ANSWERS - 1])
+
+
+def test_a_policy_that_diverged_is_an_error_that_says_so() -> None:
+    found = answers(["north", "south"])
+    for broken in (math.nan, math.inf):
+        nats = [(broken, 2)] * len(found.prompts)
+        with pytest.raises(
+            ValueError, match=r"the current policy gives .* not finite: .* lower training\.learning_rate"
+        ):
+            measure.evaluate(
+                dataclasses.replace(found, current_negative_log_likelihoods=nats),
+                measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {}),
+                small(),
+                kinds=("north", "south"),
+                confusion=None,
+                first=[],
+            )
