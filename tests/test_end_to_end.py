@@ -65,13 +65,15 @@ def records(run_dir: Path) -> dict[str, str]:
     return {str(p.relative_to(run_dir)): sha256(p) for p in sorted(run_dir.glob("rounds/*/*/*.parquet"))}
 
 
-def listening(pids: list[int]) -> list[tuple[str, int]]:
-    """Sockets of these processes that another machine could reach."""
+def listening(pids: list[int]) -> list[tuple[str, int, str]]:
+    """Sockets of these processes that another machine could reach, but for where torch's training workers meet."""
+    names = {pid: psutil.Process(pid).name() for pid in pids if psutil.pid_exists(pid)}
     return [
-        (connection.laddr.ip, connection.laddr.port)
+        (connection.laddr.ip, connection.laddr.port, names[connection.pid])
         for connection in psutil.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
-        and connection.pid in pids
+        and connection.pid in names
+        and not names[connection.pid].startswith("ray::RayTrainWork")
         and not ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:")).is_loopback
     ]
 
