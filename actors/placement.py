@@ -10,8 +10,9 @@ import dataclasses
 
 from scpl_ray.config import Experiment
 
-ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS = 0.4, 0.2, 0.4
-"""Shares of a core that a process reserves on a machine without GPUs."""
+ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS = 0.4, 0.15, 0.4
+"""Shares of a core that a process reserves on a machine without GPUs; together less than one, because the process
+that drives a trial of a study reserves a little too."""
 ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS = 0.3, 0.1, 0.6
 """Shares of a GPU where the three roles share it."""
 

@@ -60,7 +60,7 @@ def concurrent_trials(trials: Sequence[Trial], resources: Resources) -> int:
     """
     fits = 0
     while fits < len(trials):
-        share = Resources(resources.cpus / (fits + 1), resources.gpus / (fits + 1))
+        share = Resources(resources.cpus / (fits + 1) - TRIAL_CPUS, resources.gpus / (fits + 1))
         try:
             for trial in trials:
                 layout(trial.experiment, share)
