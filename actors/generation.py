@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import engine_vllm
+from actors.courier import SHARED_DISK, Files
 from actors.engine_transformers import TransformersEngine
 from actors.engine_vllm import VllmEngine
 from actors.engines import Engine, EngineSettings, Probe, Request
@@ -44,10 +45,12 @@ class GenerationActor(Replica):
     loads them first.
     """
 
-    def __init__(self, log_file: Path, engine: type[Engine], settings: EngineSettings) -> None:
+    def __init__(self, log_file: Path, engine: type[Engine], settings: EngineSettings, files: Files) -> None:
         super().__init__(log_file)
         self._settings = settings
+        self._files = files
         self._engine = engine(settings)
+        self._served: Weights | None = None
         self._tokenizer: Any = None
 
     def refresh(self, weights: Weights) -> Probe:
@@ -57,7 +60,7 @@ class GenerationActor(Replica):
 
     def generate(self, weights: Weights, chunk: Chunk) -> list[Completion]:
         """All completions of a chunk, in the order of its queries and their samples."""
-        if self._engine.weights != weights:
+        if self._served != weights:
             self._load(weights)
         numbered = []
         requests = []
@@ -95,10 +98,12 @@ class GenerationActor(Replica):
         ]
 
     def _load(self, weights: Weights) -> None:
-        self._engine.check(weights)
-        self._tokenizer = load_tokenizer(weights.model, trust_remote_code=self._settings.trust_remote_code)
+        here = self._files.weights(weights)
+        self._engine.check(here)
+        self._tokenizer = load_tokenizer(here.model, trust_remote_code=self._settings.trust_remote_code)
         with EndsProcess(ValueError):
-            self._engine.load(weights)
+            self._engine.load(here)
+        self._served = weights
 
 
 class RayGenerator:
@@ -110,17 +115,26 @@ class RayGenerator:
         experiment: the config.
         role: how many engines, and what each reserves.
         logs: folder of the engines' log files.
+        files: how engines read the driver's files.
         deadline_s: longest time without any answer.
     """
 
-    def __init__(self, experiment: Experiment, role: Role, logs: Path, *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        role: Role,
+        logs: Path,
+        files: Files = SHARED_DISK,
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         generation = experiment.generation
         self.begin(experiment)
         self._settings = EngineSettings.of(experiment, role.gpus)
         self._pool = Pool(
             GenerationActor,
             role,
-            (ENGINES[generation.engine], self._settings),
+            (ENGINES[generation.engine], self._settings, files),
             environment=engine_vllm.environment(role.gpus) if generation.engine == "vllm" else {},
             logs=logs,
             deadline_s=deadline_s,

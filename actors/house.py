@@ -9,6 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import ray
+
+from actors import courier
+from actors.courier import SHARED_DISK, Files
 from actors.feedback import RayPopulation
 from actors.generation import RayGenerator
 from actors.placement import Resources, layout
@@ -29,7 +33,7 @@ class House:
     once. Ray must be connected.
 
     Args:
-        folder: for logs and Ray Train's state; every node must see it.
+        folder: for logs and Ray Train's state.
         resources: of the machine or cluster.
     """
 
@@ -37,6 +41,7 @@ class House:
         self._folder = folder
         self._resources = resources
         self._kept: dict[str, tuple[str, Any]] = {}
+        self._files = SHARED_DISK
 
     def __enter__(self) -> House:
         return self
@@ -53,13 +58,19 @@ class House:
             PlacementError: they do not fit.
         """
         placed = layout(experiment, self._resources)
+        if self._files.courier is None and courier.may_be_needed():
+            self._files = Files(courier.start())
         logs = self._folder / "logs"
         asked = asks(experiment)
         population = self._keep("population", "", lambda: RayPopulation(experiment, task))
         population.begin(experiment, task)
-        generator = self._keep("generator", asked["generator"], lambda: RayGenerator(experiment, placed.engine, logs))
+        generator = self._keep(
+            "generator", asked["generator"], lambda: RayGenerator(experiment, placed.engine, logs, self._files)
+        )
         generator.begin(experiment)
-        scorer = self._keep("scorer", asked["scorer"], lambda: RayScorer(experiment, task, placed.scorer, logs))
+        scorer = self._keep(
+            "scorer", asked["scorer"], lambda: RayScorer(experiment, task, placed.scorer, logs, self._files)
+        )
         scorer.begin()
         trainer = self._keep(
             "trainer",
@@ -70,6 +81,7 @@ class House:
                 folder=self._folder / "ray",
                 resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
                 threads_per_worker=placed.worker.threads,
+                files=self._files,
             ),
         )
         trainer.prepare()
@@ -79,6 +91,9 @@ class House:
         """End all processes; the house can be used again."""
         while self._kept:
             self._kept.popitem()[1][1].close()
+        if self._files.courier is not None:
+            ray.kill(self._files.courier)
+            self._files = SHARED_DISK
 
     def _keep(self, name: str, asked: str, start: Callable[[], Kept]) -> Kept:
         if name in self._kept:

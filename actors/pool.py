@@ -118,8 +118,8 @@ class Pool:
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_TASK_RETRIES,
             runtime_env={"env_vars": variables},
-            # Not inside the placement group of a trial that happens to run the driver.
-            scheduling_strategy="DEFAULT",
+            # Over the nodes; and not inside the placement group of a trial that happens to run the driver.
+            scheduling_strategy="SPREAD",
         )
         self._actors = [remote.remote(log, *arguments) for log in self._logs]
         self._load = [0] * role.count

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from actors.courier import SHARED_DISK, Files
 from actors.placement import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
 from scpl_ray.config import Experiment
@@ -32,8 +33,9 @@ COMPLETIONS_PER_CALL = 256
 class ScoringActor(Replica):
     """One scorer. Every call names the models it needs; they stay in memory until others are needed."""
 
-    def __init__(self, log_file: Path, experiment: Experiment, task: Task, gpus: float) -> None:
+    def __init__(self, log_file: Path, experiment: Experiment, task: Task, gpus: float, files: Files) -> None:
         super().__init__(log_file)
+        self._files = files
         self._task = task
         self._groups = experiment.groups.names
         self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
@@ -48,11 +50,11 @@ class ScoringActor(Replica):
 
     def fit(self, choices: Sequence[Choice], base: Path, output: Path, seed: int) -> dict[str, float]:
         """Train the task's own reward model into ``output``."""
-        with EndsProcess(ValueError, OSError):
+        with self._files.output(output) as folder, EndsProcess(ValueError, OSError):
             return reward_model.fit(
                 choices,
-                base=base,
-                output=output,
+                base=self._files.here(base),
+                output=folder,
                 seed=seed,
                 tokens_per_batch=self._tokens_per_batch,
                 device=self._device,
@@ -86,7 +88,9 @@ class ScoringActor(Replica):
         with EndsProcess(ValueError):
             if policy.adapter is None or not self._adapters_are_served:
                 return negative_log_likelihood(model, sequences, self._tokens_per_batch)
-            adapted = PeftModel.from_pretrained(model, policy.adapter, autocast_adapter_dtype=False).eval()
+            adapted = PeftModel.from_pretrained(
+                model, self._files.here(policy.adapter), autocast_adapter_dtype=False
+            ).eval()
             try:
                 return negative_log_likelihood(model, sequences, self._tokens_per_batch)
             finally:
@@ -96,7 +100,7 @@ class ScoringActor(Replica):
         if model not in self._language_models:
             while len(self._language_models) >= LANGUAGE_MODELS_KEPT:
                 del self._language_models[next(iter(self._language_models))]
-            loaded = load_model(model, self._dtype, trust_remote_code=self._trust_remote_code)
+            loaded = load_model(self._files.here(model), self._dtype, trust_remote_code=self._trust_remote_code)
             self._language_models[model] = loaded.to(self._device).eval()
         self._language_models[model] = self._language_models.pop(model)
         return self._language_models[model]
@@ -110,7 +114,8 @@ class ScoringActor(Replica):
             )
         if self._reward_model is None or self._reward_model[0] != source:
             self._reward_model = None
-            self._reward_model = (source, reward_model.load(source, self._dtype, self._device, self._groups))
+            found = reward_model.load(self._files.here(source), self._dtype, self._device, self._groups)
+            self._reward_model = (source, found)
         with EndsProcess(ValueError):
             return self._reward_model[1].score(texts, self._tokens_per_batch, groups)
 
@@ -123,14 +128,22 @@ class RayScorer:
         task: its rule terms are computed where the rewards are.
         role: how many scorers, and what each reserves.
         logs: folder of the scorers' log files.
+        files: how scorers read and write the driver's files.
         deadline_s: longest time without any answer.
     """
 
     def __init__(
-        self, experiment: Experiment, task: Task, role: Role, logs: Path, *, deadline_s: float = DEADLINE_S
+        self,
+        experiment: Experiment,
+        task: Task,
+        role: Role,
+        logs: Path,
+        files: Files = SHARED_DISK,
+        *,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self._pool = Pool(
-            ScoringActor, role, (experiment, task, role.gpus), environment={}, logs=logs, deadline_s=deadline_s
+            ScoringActor, role, (experiment, task, role.gpus, files), environment={}, logs=logs, deadline_s=deadline_s
         )
         self._source: Path | None = None
         self._submitted: list[Any] = []

@@ -6,6 +6,7 @@ Both lifetimes are one mechanism. A Ray Train run starts workers that wait at a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import ray
 
+from actors.courier import SHARED_DISK, Files, beside
 from actors.mailbox import LONG_POLL_S, Mailbox, News
 from scpl_ray.config import Model, Training
 from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResult
@@ -43,6 +45,7 @@ def serve(config: Mapping[str, Any]) -> None:
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
+    Path(config["folder"]).mkdir(parents=True, exist_ok=True)
     log = logging.FileHandler(Path(config["folder"]) / f"{config['name']}-worker{rank}.log")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(log)
@@ -54,7 +57,7 @@ def serve(config: Mapping[str, Any]) -> None:
     from scpl_ray.learning.worker import Worker
 
     worker = Worker(config["training"], config["model"], threads=config["threads"])
-    mailbox = config["mailbox"]
+    mailbox, files = config["mailbox"], config["files"]
     runtime = ray.get_runtime_context()
     process = Process(
         role="trainer",
@@ -78,7 +81,9 @@ def serve(config: Mapping[str, Any]) -> None:
         if order.job is None:
             return
         try:
-            result = worker.run(order.job, report)
+            # worker 0 writes
+            with files.output(order.job.output) if rank == 0 else contextlib.nullcontext() as output:
+                result = worker.run(_on_this_node(order.job, files, output), report)
         except (ValueError, TrainingError) as error:
             logger.exception("round %d: refused", order.job.round)
             ray.get(mailbox.refuse.remote(error), timeout=60)
@@ -99,7 +104,7 @@ class _Run:
         self.name = name
         self._logs = folder / f"{name}-worker*.log"
         self._workers, self._resources = workers, resources
-        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy="DEFAULT").remote()
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=beside()).remote()
         self._error: Exception | None = None
         self._idle = True
         config = {**config, "name": name, "folder": str(folder), "mailbox": self._mailbox}
@@ -115,7 +120,12 @@ class _Run:
             serve,
             train_loop_config=config,
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=self._workers, use_gpu=gpu, resources_per_worker=self._resources),
+            scaling_config=ScalingConfig(
+                num_workers=self._workers,
+                use_gpu=gpu,
+                resources_per_worker=self._resources,
+                placement_strategy="SPREAD",
+            ),
             # Ray Train resumes silently by name, retries a broken controller for ever unless told otherwise, and
             # would restart workers without their job: whole runs are repeated here instead.
             run_config=RunConfig(
@@ -198,6 +208,17 @@ class _Run:
         ray.kill(self._mailbox)
 
 
+def _on_this_node(job: TrainingJob, files: Files, output: Path | None) -> TrainingJob:
+    """A job with the paths of a worker's own node."""
+    return dataclasses.replace(
+        job,
+        base=files.here(job.base),
+        start=files.weights(job.start),
+        dataset=files.here(job.dataset),
+        output=output or job.output,
+    )
+
+
 def _absolute(job: TrainingJob) -> TrainingJob:
     """Workers run in a folder of their own."""
     return dataclasses.replace(
@@ -220,6 +241,7 @@ class RayTrainer:
         folder: Path,
         resources_per_worker: Mapping[str, float],
         threads_per_worker: int = 1,
+        files: Files = SHARED_DISK,
         attempts: int = 3,
         startup_deadline_s: float = 180.0,
         stall_deadline_s: float = 1800.0,
@@ -229,15 +251,16 @@ class RayTrainer:
         Args:
             training: the ``training`` section.
             model: the ``model`` section.
-            folder: for Ray Train's state and the workers' logs; every node must see it.
+            folder: for Ray Train's state and the workers' logs, on each node its own where it is not shared.
             resources_per_worker: logical ``CPU`` and ``GPU``, also fractions.
             threads_per_worker: CPU threads of a worker.
+            files: how workers read and write the driver's files.
             attempts: how often a job is begun before lost workers are an error.
             startup_deadline_s: longest wait for the next worker to come up.
             stall_deadline_s: longest wait for a step, or for weights to be loaded or saved.
         """
         self._training = training
-        self._config = {"training": training, "model": model, "threads": threads_per_worker}
+        self._config = {"training": training, "model": model, "threads": threads_per_worker, "files": files}
         self._folder = folder.absolute()
         self._resources = {name: amount for name, amount in resources_per_worker.items() if amount > 0}
         self._attempts = attempts

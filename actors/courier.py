@@ -1,0 +1,199 @@
+"""Files for nodes that do not see the driver's disk.
+
+Paths belong to the driver. A process whose own path leads to the same files uses it, because the disk is shared; any
+other gets copies through the object store, and hands back what it wrote. Nothing is assumed of the storage: a look at
+sizes and times of the files decides, folder by folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import ipaddress
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from scpl_ray.records import Weights
+
+logger = logging.getLogger(__name__)
+
+PIECE_BYTES = 64 * 2**20
+"""Files travel in pieces of this size."""
+PIECES_KEPT = 16
+"""Pieces that stay in the object store: nodes that ask at about the same time pass them on to each other."""
+FOLDERS_KEPT = 8
+"""Copies on a node: the base model, a few policies, a reward model, a data set."""
+DEADLINE_S = 600.0
+"""Longest wait for one piece."""
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""Name relative to the folder, bytes and modification time (ns) of each file."""
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What a file, or all files below a folder, look like; ``None`` where there is nothing."""
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file())
+    else:
+        return None
+    return tuple((os.path.relpath(p, path), (status := p.stat()).st_size, status.st_mtime_ns) for p in found)
+
+
+class Courier:
+    """The actor on the driver's node that reads and writes there for processes on other nodes."""
+
+    def __init__(self) -> None:
+        self._pieces: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
+
+    def stamp(self, path: Path) -> Stamp | None:
+        """:func:`stamp` on the driver's disk."""
+        return stamp(path)
+
+    def piece(self, file: Path, offset: int) -> list[Any]:
+        """The reference, in a list, of the bytes of a file from an offset on."""
+        key = (str(file), file.stat().st_mtime_ns, offset)
+        if key not in self._pieces:
+            with file.open("rb") as opened:
+                opened.seek(offset)
+                self._pieces[key] = ray.put(opened.read(PIECE_BYTES))
+            while len(self._pieces) > PIECES_KEPT:
+                self._pieces.popitem(last=False)
+        return [self._pieces[key]]
+
+    def place(self, path: Path) -> tuple[int, int] | None:
+        """Inode and modification time of a folder."""
+        return _place(path)
+
+    def write(self, file: Path, offset: int, data: bytes) -> None:
+        """Write bytes of a file from an offset on; the first piece empties it."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("r+b" if offset else "wb") as opened:
+            opened.seek(offset)
+            opened.write(data)
+
+    def empty(self, folder: Path) -> None:
+        """Remove what an interrupted attempt left in a folder."""
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def start() -> Any:
+    """A courier on the node of the calling process."""
+    options = ray.remote(Courier).options(num_cpus=0, max_restarts=3, max_task_retries=3, scheduling_strategy=beside())
+    return options.remote()
+
+
+def may_be_needed() -> bool:
+    """Whether there can be another node: a Ray that listens to its own machine only has none."""
+    host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+
+
+def beside() -> NodeAffinitySchedulingStrategy:
+    """On the node of the calling process: what costs little and must outlive every other node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The driver's files, wherever the calling process runs."""
+
+    courier: Any = None
+    """Handle of the driver's :class:`Courier`; ``None``: every process sees the driver's disk."""
+    copies: Path = Path(tempfile.gettempdir()) / f"scpl_ray-copies-{os.getuid()}"
+    """Where a node keeps the copies that it was asked for last."""
+
+    def here(self, path: Path) -> Path:
+        """Where a file or folder of the driver lies on this node; copied first where it is not there.
+
+        A path that the driver does not have, a Hub id, is returned as it is.
+
+        Raises:
+            OSError: the copies cannot be written.
+            ray.exceptions.RayError: the driver's node does not answer.
+        """
+        if self.courier is None:
+            return path
+        wanted: Stamp | None = self._ask("stamp", path)
+        if wanted is None or stamp(path) == wanted:
+            return path
+        digest = hashlib.sha256(json.dumps([str(path), wanted]).encode()).hexdigest()
+        self.copies.mkdir(parents=True, exist_ok=True)
+        folder = self.copies / digest[:16]
+        copy = folder / path.name
+        with (self.copies / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=self.copies) as scratch:
+                    partial = Path(scratch) / "new"
+                    for name, size, _ in wanted:
+                        self._fetch(path / name, partial / path.name / name, size)
+                    partial.replace(folder)
+                logger.info("%s: copied from the driver's node, %d bytes", path, sum(size for _, size, _ in wanted))
+            folder.touch()
+            self._forget_old()
+        return copy
+
+    def weights(self, weights: Weights) -> Weights:
+        """The same policy with the paths of this node."""
+        adapter = None if weights.adapter is None else self.here(weights.adapter)
+        return dataclasses.replace(weights, model=self.here(weights.model), adapter=adapter)
+
+    @contextlib.contextmanager
+    def output(self, path: Path) -> Iterator[Path]:
+        """A folder to write to; what it holds when the block ends is in the driver's folder ``path``.
+
+        Args:
+            path: an existing folder of the driver.
+        """
+        if self.courier is None or self._ask("place", path) == _place(path):
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="scpl_ray-") as scratch:
+            yield (local := Path(scratch))
+            self._ask("empty", path)
+            for name, size, _ in stamp(local) or ():
+                with (local / name).open("rb") as file:
+                    for offset in range(0, max(size, 1), PIECE_BYTES):
+                        self._ask("write", path / name, offset, file.read(PIECE_BYTES))
+
+    def _fetch(self, source: Path, target: Path, size: int) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            for offset in range(0, size, PIECE_BYTES):
+                (reference,) = self._ask("piece", source, offset)
+                file.write(ray.get(reference, timeout=DEADLINE_S))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self.courier, method).remote(*arguments), timeout=DEADLINE_S)
+
+    def _forget_old(self) -> None:
+        folders = sorted((p for p in self.copies.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
+        for folder in folders[:-FOLDERS_KEPT]:
+            shutil.rmtree(folder)
+
+
+SHARED_DISK = Files()
+"""Every process sees the driver's disk: they run on one machine."""
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    if not path.is_dir():
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
