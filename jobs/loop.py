@@ -26,7 +26,7 @@ from scpl_ray import tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
-from scpl_ray.learning.models import base_model, check_reward_model, resolve_reward_model
+from scpl_ray.learning.models import base_model, check_model, check_reward_model, resolve_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
@@ -121,6 +121,7 @@ def plan(experiment: Experiment, resources: Resources | None = None) -> tuple[Ta
             "or set generation.engine=transformers"
         )
     tracking.check(experiment)
+    check_model(experiment)
     check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
     if resources is None:

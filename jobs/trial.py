@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 60.0
 """Longest wait for a trial's directory: the processes of a killed sweep live on for seconds."""
+SAME_KEYS_WAIT_S = 6 * 3600.0
+"""Longest wait for another trial that drew the same keys."""
 LOCK_POLL_S = 0.5
 FAULTS = (RuntimeError, ValueError, OSError, ray.exceptions.RayError)
 """What may stop a trial; the others go on."""
@@ -111,7 +113,9 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
     def _play(self, run_dir: Path, text: str, sampled: Mapping[str, Any]) -> Generator[list[Metric], None, None]:
         """The rounds of the trial, resumed where its directory is there already."""
         self._experiment = configfile.loads(text, str(run_dir), sampled)
-        self._store = open_or_create(run_dir, self._experiment)
+        # a trial that drew the same keys as another reads the other's rounds when it is through
+        wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
+        self._store = open_or_create(run_dir, self._experiment, wait_s)
         loop.log_to(run_dir / "logs" / "driver.log", verbose=False)
         task = self._task_of(self._experiment)
         yield from loop.rounds(self._store, self._experiment, task, self._house, Quiet())
@@ -133,13 +137,13 @@ def trial_folder(config: Mapping[str, Any]) -> str:
     return f"runs/sampled/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def open_or_create(run_dir: Path, experiment: Experiment) -> Store:
+def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> Store:
     """The run directory of a trial, new or to be gone on with.
 
     Raises:
         StoreError: it cannot be used, or holds a run of another config.
     """
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             if not (run_dir / "run.json").exists():

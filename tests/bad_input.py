@@ -61,6 +61,7 @@ def on_pairs(rows: Sequence[Mapping[str, Any] | str]) -> Bad:
 
 
 PAIR = {"group": "a", "chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go"}
+SAFETENSORS = struct.pack("<Q", 2) + b"{}"
 CASES: dict[str, Bad] = {
     # config files
     "no such file": Bad(("run", "nowhere.yaml"), {}),
@@ -106,6 +107,18 @@ CASES: dict[str, Bad] = {
     "several problems at once": keys("loop.rounds=0", "seed=-1", "lopp=3"),
     "too many workers": keys("training.workers=64"),
     "a model that is no folder": keys("model.name=./nowhere", "task.name=news", "task.data=d.jsonl"),
+    "a model that is a pickle": Bad(
+        ("run", "model.name=."), {"config.json": '{"model_type": "llama"}', "pytorch_model.bin": "x"}
+    ),
+    "a model without weights": Bad(("run", "model.name=."), {"config.json": '{"model_type": "llama"}'}),
+    "a model that is an adapter": Bad(("run", "model.name=."), {"adapter_config.json": "{}"}),
+    "a model with code of its own": Bad(
+        ("run", "model.name=."),
+        {"config.json": '{"model_type": "mine"}', "model.safetensors": SAFETENSORS, "tokenizer.json": "{}"},
+    ),
+    "a model with damaged weights": Bad(
+        ("run", "model.name=."), {"config.json": '{"model_type": "llama"}', "model.safetensors": "version https://git"}
+    ),
     "a reward model that is not there": keys("reward.model=./nowhere"),
     # data files
     "no data": Bad(NEWS[:-1], {}),

@@ -2,11 +2,12 @@
 
 Ray, vLLM, the reward model and DeepSpeed live in one :class:`actors.house.House` that all runs share. In every run one
 process of a kind that is drawn (an engine, a scorer, a training worker, the feedback simulator) gets SIGKILL at an
-instant that is drawn; every fifth run is a ``scpl run`` of its own whose driver is killed and which is resumed. About
-half a minute a run on two cores.
+instant that is drawn, or the object store is filled; every fifth run is a ``scpl run`` of its own whose driver is
+killed and which is resumed. About half a minute a run on two cores.
 """
 
 import argparse
+import functools
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
+import ray
 from rich.console import Console
 
 from actors.house import House
@@ -30,7 +32,10 @@ from tests.chaos import ATTEMPTS, Outcome, table
 from tests.test_controller import records_of
 from tests.test_end_to_end import SMALL
 
-KINDS = ("engine", "scorer", "training worker", "feedback simulator")
+FULL = "object store full"
+KINDS = ("engine", "scorer", "training worker", "feedback simulator", FULL)
+STORE_BYTES = 100 * 2**20
+BLOCK_BYTES = 8 * 2**20
 
 
 def victims(kind: str, engines: Engines) -> list[int]:
@@ -45,6 +50,12 @@ def victims(kind: str, engines: Engines) -> list[int]:
 def strike(kind: str, engines: Engines, after_s: float, rng: random.Random, hits: list[int]) -> None:
     """Kill one process of a kind after a while; if there is none just then, the next that comes."""
     time.sleep(after_s)
+    if kind == FULL:
+        # twice what it holds: what is oldest goes to the disk
+        held = [ray.put(os.urandom(BLOCK_BYTES)) for _ in range(2 * STORE_BYTES // BLOCK_BYTES)]
+        time.sleep(after_s)
+        hits.append(len(held))
+        return
     for _ in range(100):
         if pids := victims(kind, engines):
             pid = rng.choice(pids)
@@ -100,6 +111,7 @@ def main() -> int:
     experiment = configfile.load(None, SMALL)
     task = tasks.TASKS[experiment.task.name](experiment)
     os.environ.update(loop.QUIET)
+    ray.init = functools.partial(ray.init, object_store_memory=STORE_BYTES)
     outcomes = []
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as name,
@@ -131,7 +143,9 @@ def main() -> int:
                 lost = time.monotonic() - began - undisturbed_s
                 assert hits, f"no {kind} was killed"
             identical = records_of(run_dir) == expected
-            outcomes.append(Outcome(f"{kind} killed", "gave up" not in said, identical, lost, said))
+            outcomes.append(
+                Outcome(kind if kind == FULL else f"{kind} killed", "gave up" not in said, identical, lost, said)
+            )
             console.print(f"run {index}: {outcomes[-1]}", markup=False)
     console.print(table(outcomes))
     return 0 if all(o.survived and o.identical for o in outcomes) else 1

@@ -1,6 +1,8 @@
 """The loop with fakes: milliseconds a run."""
 
+import itertools
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,6 +92,18 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_chunks(tmp_path: Path, 
     assert first == run(tmp_path / "b", experiment, chunk=3)
     other = small(f"loop.kind={kind}", f"selection.strategy={strategy}", "loop.rounds=2", "seed=1")
     assert first != run(tmp_path / "c", other)
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(tmp_path / "forwards", small())
+    hours = itertools.count(10**9, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(hours)))
+    assert run(tmp_path / "backwards", small()) == expected
+    store, _ = Store.open(tmp_path / "backwards")
+    phases = list(store.committed())
+    assert [m.committed_at for m in phases] == sorted((m.committed_at for m in phases), reverse=True)
+    assert min(m.seconds for m in phases) >= 0.0
+    store.close()
 
 
 def test_retraining_starts_from_the_base_and_incremental_from_the_last_policy(tmp_path: Path) -> None:

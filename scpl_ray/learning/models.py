@@ -61,6 +61,19 @@ def resolve_reward_model(experiment: Experiment) -> Path | None:
     )
 
 
+def check_model(experiment: Experiment) -> None:
+    """Check that ``model.name`` is there where it is a folder or a package; the Hub is asked when it is needed.
+
+    Raises:
+        ValueError: as :func:`base_model`.
+    """
+    name = experiment.model.name
+    if name == smollm.NAME:
+        smollm.gguf_file()
+    elif name != TINY and (Path(name).expanduser().exists() or not HUB_ID.fullmatch(name)):
+        resolve_model(experiment)
+
+
 def check_reward_model(experiment: Experiment) -> None:
     """Check that ``reward.model``, where one is given, has one output or one per group; of the Hub only its config.
 

@@ -1,0 +1,100 @@
+"""``ray up`` on machines that SSH reaches: ``python -m tests.ray_up --ips A,B,C --ssh-user U --ssh-key K``.
+
+Starts a head without CPUs on the first address by Ray's local provider, submits the quick start with two engines and
+two training workers, and so makes the autoscaler bring up the other nodes, from none; then ``ray down``. The addresses
+may all be this machine's. `ray down` ends every Ray process of a machine: nothing else of Ray may run there.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+SETTINGS = ["loop.rounds=2", "generation.replicas=2", "training.workers=2"]
+PORT, DASHBOARD = 6379, 8265
+LIMIT_S = 900.0
+
+
+def description(ips: list[str], user: str, key: Path) -> dict[str, Any]:
+    """The cluster file: `cluster.yaml` with the local provider."""
+    path = f"PATH={Path(sys.executable).parent}:$PATH RAY_AUTH_MODE=disabled"
+    return {
+        "cluster_name": "scpl-local",
+        "max_workers": len(ips) - 1,
+        "idle_timeout_minutes": 1,
+        "provider": {"type": "local", "head_ip": ips[0], "worker_ips": ips[1:]},
+        "auth": {"ssh_user": user, "ssh_private_key": str(key)},
+        # with its resources named, the provider's one node type can be scaled from none
+        "available_node_types": {
+            "local.cluster.node": {
+                "node_config": {},
+                "resources": {"CPU": 1},
+                "min_workers": 0,
+                "max_workers": len(ips) - 1,
+            }
+        },
+        "head_node_type": "local.cluster.node",
+        "head_start_ray_commands": [
+            f"{path} ray start --head --port={PORT} --num-cpus=0 --node-ip-address={ips[0]} "
+            f"--dashboard-port={DASHBOARD} --autoscaling-config=~/ray_bootstrap_config.yaml"
+        ],
+        "worker_start_ray_commands": [
+            # the third word is the address by which SSH came in
+            f"{path} ray start --address={ips[0]}:{PORT} --num-cpus=1 "
+            "--node-ip-address=$(echo $SSH_CONNECTION | cut -d' ' -f3)"
+        ],
+    }
+
+
+def ray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The `ray` command."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    command = [str(Path(sys.executable).parent / "ray"), *arguments]
+    return subprocess.run(command, text=True, capture_output=True, env=environment, timeout=LIMIT_S)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ips", required=True)
+    parser.add_argument("--ssh-user", required=True)
+    parser.add_argument("--ssh-key", type=Path, required=True)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "cluster.yaml"
+        file.write_text(yaml.safe_dump(description(asked.ips.split(","), asked.ssh_user, asked.ssh_key)))
+        try:
+            began = time.monotonic()
+            up = ray("up", "-y", str(file))
+            print(f"ray up: exit code {up.returncode} after {time.monotonic() - began:.0f} s")
+            if up.returncode:
+                print(up.stdout[-3000:], up.stderr[-3000:])
+                return 1
+            address = f"http://127.0.0.1:{DASHBOARD}"
+            run_dir = Path(name) / "run"
+            where = [*SETTINGS, "--run-dir", str(run_dir)]
+            began = time.monotonic()
+            job = ray(
+                "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-m", "jobs.loop", *where
+            )
+            print(f"quick start: exit code {job.returncode} after {time.monotonic() - began:.0f} s")
+            print(job.stdout[-4000:], job.stderr[-2000:])
+            print(ray("status", f"--address={asked.ips.split(',')[0]}:{PORT}").stdout)
+        finally:
+            down = ray("down", "-y", str(file))
+            print(f"ray down: exit code {down.returncode}")
+        time.sleep(5)
+        left = [p.info["name"] for p in psutil.process_iter(["name"]) if p.info["name"].startswith(("ray", "gcs_"))]
+        print("processes left:", left or "none")
+        return 0 if job.returncode == 0 and down.returncode == 0 and not left else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
