@@ -60,7 +60,7 @@ def serve(config: Mapping[str, Any]) -> None:
     mailbox, files = config["mailbox"], config["files"]
     runtime = ray.get_runtime_context()
     process = Process(
-        role="trainer",
+        role="training worker",
         index=rank,
         actor_id=runtime.get_actor_id(),
         pid=os.getpid(),
@@ -308,6 +308,7 @@ class RayTrainer:
             keep = False
             try:
                 result = run.train(job, *self._deadlines)
+                self._lost = 0
                 keep = self._training.worker_lifetime == "run"
                 return result
             except _WorkersLostError as error:

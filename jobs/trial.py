@@ -20,7 +20,7 @@ from jobs import loop
 from scpl_ray import configfile, tasks
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
-from scpl_ray.records import Metric
+from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.store import InUseError, Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,10 @@ class Quiet:
     def advance(self, phase: str, count: int) -> None:
         """Units done."""
 
-    def done(self, round_: int, phase: str, seconds: float) -> None:
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
+        """Completions came in."""
+
+    def done(self, manifest: Manifest) -> None:
         """A phase was committed."""
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None:

@@ -129,7 +129,7 @@ class Loop:
                         drawn += chunk
                         phase.facts["generation_seconds"] = time.monotonic() - started
                         unscored.append(chunk)
-                        self.progress.advance("completions", len(chunk))
+                        self.progress.generated("completions", chunk)
                         if fitting.done():
                             fitting.result()
                             score()
@@ -228,12 +228,15 @@ class Loop:
                 drawn: list[Completion] = []
                 for chunk in self.engines.generator.stream(prompts, samples=samples, purpose="evaluation"):
                     drawn += chunk
-                    self.progress.advance("evaluation", len(chunk))
+                    self.progress.generated("evaluation", chunk)
                 completions = assemble.in_order(drawn, prompts, samples)
                 by_id = {q.query_id: q for q in prompts}
                 judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
                 scorer = self.engines.scorer
                 nats = {v: scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
+                phase.facts["processes"] = assemble.process_facts(
+                    self.engines.generator.processes() + scorer.processes()
+                )
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)
@@ -294,5 +297,5 @@ class Loop:
             yield work
         manifest = self.store.manifest(t, phase)
         assert manifest is not None
-        self.progress.done(t, phase, manifest.seconds)
+        self.progress.done(manifest)
         logger.info("round %d %s: %.2f s", t, phase, manifest.seconds)
