@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.placement import Role
 from scpl_ray.protocols import Process
+from scpl_ray.secrets import MaskedLog
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Replica:
 
     def __init__(self, log_file: Path) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        stream = log_file.open("a", buffering=1, encoding="utf-8")
+        stream = MaskedLog(log_file)
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         sys.stdout = sys.stderr = stream

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.secrets import MaskedLog, masked
 
 TABLE_WIDTH = 160
 """The closing table of four groups needs this many columns."""
@@ -80,7 +81,10 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     os.dup2(log, 2)
     os.close(log)
     try:
-        yield screen
+        # Not closed here: a library that began to log meanwhile keeps it.
+        ours = MaskedLog(path)
+        with contextlib.redirect_stdout(ours), contextlib.redirect_stderr(ours):
+            yield screen
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -140,7 +144,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self.console.print(text, markup=False)
+        self.console.print(masked(text), markup=False)
 
     def start(self, round_: int, phase: str, total: int) -> None:
         """A phase begins."""

@@ -31,6 +31,7 @@ from scpl_ray.learning.models import base_model, check_model, check_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
+from scpl_ray.secrets import MaskedLog, copy_masked, masked
 from scpl_ray.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool
         return STOPPED
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         logger.exception("the run stopped")
-        print(f"scpl: {error}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
+        print(f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
         return 1
     finally:
         store.close()
@@ -287,7 +288,7 @@ def _seconds_table(store: Store) -> Table:
 def log_to(path: Path, *, verbose: bool) -> None:
     """Send this process's log messages to a file."""
     logging.basicConfig(
-        filename=path,
+        stream=MaskedLog(path),
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
@@ -299,7 +300,7 @@ def _keep_ray_logs(target: Path) -> None:
     if os.environ.get("RAY_ADDRESS"):
         return
     session = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
 
 
 def new_run_dir(experiment: Experiment) -> Path:

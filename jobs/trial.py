@@ -21,6 +21,7 @@ from scpl_ray import configfile, tasks
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.secrets import masked
 from scpl_ray.store import InUseError, Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         except FAULTS as error:
             logger.exception("the trial stopped")
             self._house.close()
-            return {"folder": self._folder, "error": f"{type(error).__name__}: {error}", "done": True}
+            return {"folder": self._folder, "error": masked(f"{type(error).__name__}: {error}"), "done": True}
         last = rows[0].round == self._experiment.loop.rounds
         found = {row.metric: row.value for row in rows if row.group is None}
         return {"folder": self._folder, "round": rows[0].round, "done": last, **found}
