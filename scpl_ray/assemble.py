@@ -10,7 +10,7 @@ import numpy as np
 
 from scpl_ray import pairs
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Process
+from scpl_ray.protocols import Generator, Scorer, Trainer
 from scpl_ray.records import Completion, Example, Manifest, Query, Score
 from scpl_ray.selection import Candidates, Selected
 
@@ -110,9 +110,9 @@ def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
     return totals
 
 
-def process_facts(processes: Sequence[Process]) -> list[dict[str, object]]:
+def process_facts(*pools: Generator | Scorer | Trainer) -> list[dict[str, object]]:
     """Live processes as JSON values for a manifest."""
-    return [dataclasses.asdict(process) for process in processes]
+    return [dataclasses.asdict(process) for pool in pools for process in pool.processes()]
 
 
 class History(Sequence[Sequence[Example]]):
