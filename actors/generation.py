@@ -204,6 +204,11 @@ class RayGenerator:
         finally:
             self._pool.forget(running)
 
+    @property
+    def unfinished(self) -> int:
+        """Calls that the engines have not finished."""
+        return self._pool.unfinished
+
     def processes(self) -> list[Process]:
         """The engines' processes."""
         return self._pool.processes()

@@ -87,6 +87,11 @@ class House:
         trainer.prepare()
         return Engines(generator, scorer, trainer, population)
 
+    def queues(self) -> dict[str, int]:
+        """Unfinished calls of the pools."""
+        pools = (("engine", "generator"), ("scorer", "scorer"))
+        return {role: self._kept[name][1].unfinished for role, name in pools if name in self._kept}
+
     def close(self) -> None:
         """End all processes; the house can be used again."""
         while self._kept:

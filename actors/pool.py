@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.placement import Role
 from scpl_ray.protocols import Process
+from scpl_ray.secrets import MaskedLog
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ WAKE_S = 0.01
 """Ray may end a wait this much too early."""
 CLOSE_S = 20.0
 LOG_TAIL_LINES = 15
+NO_LOG = "(no log on this machine)"
+STARTED = re.compile(r" INFO actors\.pool: process \d+ started$")
+SEVERE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback |^Fatal Python error")
 
 
 class Replica:
@@ -49,7 +54,7 @@ class Replica:
 
     def __init__(self, log_file: Path) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        stream = log_file.open("a", buffering=1, encoding="utf-8")
+        stream = MaskedLog(log_file)
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         sys.stdout = sys.stderr = stream
@@ -123,6 +128,7 @@ class Pool:
         )
         self._actors = [remote.remote(log, *arguments) for log in self._logs]
         self._load = [0] * role.count
+        self._restarts = [0] * role.count
         self._replica_of: dict[Any, int] = {}
 
     def __len__(self) -> int:
@@ -132,6 +138,11 @@ class Pool:
     def least_load(self) -> int:
         """Unfinished calls of the replica that has the fewest."""
         return min(self._load)
+
+    @property
+    def unfinished(self) -> int:
+        """Calls that were submitted and have neither been collected nor forgotten."""
+        return sum(self._load)
 
     def submit(self, method: str, *arguments: Any, replica: int | None = None) -> Any:
         """Start a call on the given replica, or on the one with the fewest unfinished calls; its object reference."""
@@ -239,10 +250,27 @@ class Pool:
                     )
                 time.sleep(START_POLL_S)
         facts = [self._facts(i) for i in range(len(self))]
+        self._log_restarts([int(f["NumRestarts"]) for f in facts])
         return [
             Process(self._role.name, i, f["ActorID"], int(f["Pid"]), f["Address"]["NodeID"], int(f["NumRestarts"]))
             for i, f in enumerate(facts)
         ]
+
+    def _log_restarts(self, restarts: Sequence[int]) -> None:
+        """Say of each replica that was started again since this was last asked what its process said before it died."""
+        for index, (count, before) in enumerate(zip(restarts, self._restarts, strict=True)):
+            if count > before:
+                log = self._log(index)
+                words = last_words(log) or "(none: killed from outside, or by the system for want of memory)"
+                logger.warning(
+                    "%s %d died and was started again, %d times so far; last words in %s:\n%s",
+                    self._role.name,
+                    index,
+                    count,
+                    self._logs[index],
+                    words if log else NO_LOG,
+                )
+        self._restarts = list(restarts)
 
     def _facts(self, index: int) -> dict[str, Any]:
         # Ray shows process ids and restarts without its dashboard nowhere else.
@@ -260,11 +288,25 @@ class Pool:
         for process in left:
             logger.warning("%s process %d outlived its pool by %.0f s", self._role.name, process.pid, CLOSE_S)
 
-    def _log_tail(self, index: int) -> str:
+    def _log(self, index: int) -> list[str]:
         if not self._logs[index].is_file():
-            return "(no log on this machine)"
-        lines = self._logs[index].read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+            return []
+        return self._logs[index].read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _log_tail(self, index: int) -> str:
+        return "\n".join(self._log(index)[-LOG_TAIL_LINES:]) or NO_LOG
+
+
+def last_words(log: Sequence[str]) -> str:
+    """Warnings and errors, with what follows each, that the last but one process of a replica's log ended with.
+
+    Args:
+        log: lines of all its processes, each of which begins with :data:`STARTED`.
+    """
+    starts = [i for i, line in enumerate(log) if STARTED.search(line)]
+    of_one = log[starts[-2] : starts[-1]] if len(starts) > 1 else log
+    bad = next((i for i, line in enumerate(of_one) if SEVERE.search(line)), len(of_one))
+    return "\n".join(of_one[bad:][-LOG_TAIL_LINES:])
 
 
 def _shown(resources: Mapping[str, float]) -> str:

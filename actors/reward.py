@@ -205,6 +205,11 @@ class RayScorer:
         answers: list[list[tuple[float, int]]] = self._pool.results(calls, what)
         return [one for answer in answers for one in answer]
 
+    @property
+    def unfinished(self) -> int:
+        """Calls that the scorers have not finished."""
+        return self._pool.unfinished
+
     def processes(self) -> list[Process]:
         """The scorers' processes."""
         return self._pool.processes()

@@ -24,6 +24,7 @@ from actors.courier import SHARED_DISK, Files, beside
 from actors.mailbox import LONG_POLL_S, Mailbox, News
 from scpl_ray.config import Model, Training
 from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResult
+from scpl_ray.secrets import MaskedLog
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def serve(config: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     Path(config["folder"]).mkdir(parents=True, exist_ok=True)
-    log = logging.FileHandler(Path(config["folder"]) / f"{config['name']}-worker{rank}.log")
+    log = logging.StreamHandler(MaskedLog(Path(config["folder"]) / f"{config['name']}-worker{rank}.log"))
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(log)
     logging.getLogger("scpl_ray").setLevel(logging.INFO)
@@ -60,7 +61,7 @@ def serve(config: Mapping[str, Any]) -> None:
     mailbox, files = config["mailbox"], config["files"]
     runtime = ray.get_runtime_context()
     process = Process(
-        role="trainer",
+        role="training worker",
         index=rank,
         actor_id=runtime.get_actor_id(),
         pid=os.getpid(),
@@ -308,6 +309,7 @@ class RayTrainer:
             keep = False
             try:
                 result = run.train(job, *self._deadlines)
+                self._lost = 0
                 keep = self._training.worker_lifetime == "run"
                 return result
             except _WorkersLostError as error:

@@ -15,6 +15,7 @@ from jobs.display import wide_console
 from scpl_ray import configfile, study
 from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
+from scpl_ray.secrets import masked
 from scpl_ray.store import Store, StoreError
 
 app = typer.Typer(
@@ -51,7 +52,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def fail(error: Exception) -> typer.Exit:
     """One message on stderr, exit code 2: nothing was started."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"scpl: {error}", markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"scpl: {masked(error)}", markup=False)
     return typer.Exit(2)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -26,7 +26,8 @@ from rich.progress import (
 from rich.table import Table
 
 from scpl_ray.protocols import Card
-from scpl_ray.records import Metric
+from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.secrets import MaskedLog, masked
 
 TABLE_WIDTH = 160
 """The closing table of four groups needs this many columns."""
@@ -80,7 +81,10 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     os.dup2(log, 2)
     os.close(log)
     try:
-        yield screen
+        # Not closed here: a library that began to log meanwhile keeps it.
+        ours = MaskedLog(path)
+        with contextlib.redirect_stdout(ours), contextlib.redirect_stderr(ours):
+            yield screen
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -140,7 +144,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self.console.print(text, markup=False)
+        self.console.print(masked(text), markup=False)
 
     def start(self, round_: int, phase: str, total: int) -> None:
         """A phase begins."""
@@ -153,12 +157,16 @@ class Display:
         with self._lock:
             self._bars.advance(self._tasks[phase], count)
 
-    def done(self, round_: int, phase: str, seconds: float) -> None:
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
+        """Completions came in."""
+        self.advance(phase, len(chunk))
+
+    def done(self, manifest: Manifest) -> None:
         """A phase was committed."""
         with self._lock:
-            if phase in self._tasks:
-                self._bars.remove_task(self._tasks.pop(phase))
-            self._seconds.setdefault(round_, {})[phase] = seconds
+            if manifest.phase in self._tasks:
+                self._bars.remove_task(self._tasks.pop(manifest.phase))
+            self._seconds.setdefault(manifest.round, {})[manifest.phase] = manifest.seconds
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None:
         """The line of a round."""
@@ -183,6 +191,12 @@ class Display:
         else:
             parts.append("read from disk")
         self.note("  ".join(parts))
+
+
+def restarts_line(restarts: Mapping[str, int]) -> str:
+    """How often processes were started again, by role, over a whole run."""
+    counts = [f"{role} {count}" for role, count in restarts.items() if count]
+    return f"restarts: {', '.join(counts)}; why is in logs/driver.log" if counts else "restarts: none"
 
 
 def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str]) -> Table:

@@ -19,10 +19,11 @@ from rich import box
 from rich.table import Table
 
 from actors.house import House
+from actors.metrics import WatchedProgress
 from actors.placement import Layout, Resources, layout
-from jobs.display import Display, chatter_to, closing_table, lookup
+from jobs.display import Display, chatter_to, closing_table, lookup, restarts_line
 from jobs.interrupts import STOPPED, Interrupts
-from scpl_ray import tasks, tracking
+from scpl_ray import assemble, tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
@@ -30,6 +31,7 @@ from scpl_ray.learning.models import base_model, check_model, check_reward_model
 from scpl_ray.learning.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
+from scpl_ray.secrets import MaskedLog, copy_masked, masked
 from scpl_ray.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def local_resources() -> Resources:
 
 
 @contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
+def on_loopback() -> Iterator[None]:
     """Inside, a local Ray may be told to listen to this machine only.
 
     Ray replaces a loopback address by one that others reach, and then listens on every interface.
@@ -89,7 +91,7 @@ def connected(resources: Resources | None) -> Iterator[Resources]:
         resources = Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
     else:
         resources = resources or local_resources()
-        with _on_loopback():
+        with on_loopback():
             ray.init(
                 address="local",
                 num_cpus=int(resources.cpus),
@@ -153,6 +155,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         if task.judge_card is not None:
             display.note(task.judge_card.summary())
         display.console.print(_seconds_table(store))
+        display.note(restarts_line(assemble.restarts(store.committed())))
         display.note(f"run directory {store.root}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
 
 
@@ -163,6 +166,7 @@ def rounds(
     if task.judge_card is not None:
         task.judge_card.save(store.root)
     engines = house.engines(experiment, task)
+    progress = WatchedProgress(progress, "/".join(store.root.absolute().parts[-2:]), house.queues)
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
@@ -213,7 +217,7 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) 
                 phase.facts["data"] = dataclasses.asdict(task.data_report)
         committed = store.manifest(0, "base")
         assert committed is not None
-        progress.done(0, "base", committed.seconds)
+        progress.done(committed)
     else:
         base = base_model(experiment, task)
     digests = _digests(base)
@@ -237,7 +241,7 @@ def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool
         return STOPPED
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         logger.exception("the run stopped")
-        print(f"scpl: {error}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
+        print(f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
         return 1
     finally:
         store.close()
@@ -284,7 +288,7 @@ def _seconds_table(store: Store) -> Table:
 def log_to(path: Path, *, verbose: bool) -> None:
     """Send this process's log messages to a file."""
     logging.basicConfig(
-        filename=path,
+        stream=MaskedLog(path),
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
@@ -296,7 +300,7 @@ def _keep_ray_logs(target: Path) -> None:
     if os.environ.get("RAY_ADDRESS"):
         return
     session = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
 
 
 def new_run_dir(experiment: Experiment) -> Path:

@@ -22,8 +22,8 @@ from jobs.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
 from scpl_ray.learning.models import base_model
 from scpl_ray.protocols import TrainingJob
-from scpl_ray.records import Completion, Weights
-from scpl_ray.store import PHASES, Manifest, Store
+from scpl_ray.records import Completion, Manifest, Weights
+from scpl_ray.store import PHASES, Store
 
 WORK = ("completions", "scores", "weights", "evaluation")
 """Phases that generate (and fit the reward model meanwhile), score, train or evaluate; the rest is overhead."""

@@ -20,7 +20,8 @@ from jobs import loop
 from scpl_ray import configfile, tasks
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
-from scpl_ray.records import Metric
+from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.secrets import masked
 from scpl_ray.store import InUseError, Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ class Quiet:
     def advance(self, phase: str, count: int) -> None:
         """Units done."""
 
-    def done(self, round_: int, phase: str, seconds: float) -> None:
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
+        """Completions came in."""
+
+    def done(self, manifest: Manifest) -> None:
         """A phase was committed."""
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None:
@@ -83,7 +87,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         except FAULTS as error:
             logger.exception("the trial stopped")
             self._house.close()
-            return {"folder": self._folder, "error": f"{type(error).__name__}: {error}", "done": True}
+            return {"folder": self._folder, "error": masked(f"{type(error).__name__}: {error}"), "done": True}
         last = rows[0].round == self._experiment.loop.rounds
         found = {row.metric: row.value for row in rows if row.group is None}
         return {"folder": self._folder, "round": rows[0].round, "done": last, **found}

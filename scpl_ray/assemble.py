@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
 import numpy as np
 
 from scpl_ray import pairs
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Process
-from scpl_ray.records import Completion, Example, Query, Score
+from scpl_ray.protocols import Generator, Scorer, Trainer
+from scpl_ray.records import Completion, Example, Manifest, Query, Score
 from scpl_ray.selection import Candidates, Selected
 
 
@@ -97,9 +97,22 @@ def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[
     }
 
 
-def process_facts(processes: Sequence[Process]) -> list[dict[str, object]]:
+def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
+    """How often processes were started again, by role, from the ``processes`` of committed phases."""
+    of_one: dict[tuple[str, str], int] = {}
+    for manifest in manifests:
+        for process in manifest.facts.get("processes", ()):
+            key = process["role"], process["actor_id"]
+            of_one[key] = max(of_one.get(key, 0), process["restarts"])
+    totals: dict[str, int] = {}
+    for (role, _), count in of_one.items():
+        totals[role] = totals.get(role, 0) + count
+    return totals
+
+
+def process_facts(*pools: Generator | Scorer | Trainer) -> list[dict[str, object]]:
     """Live processes as JSON values for a manifest."""
-    return [dataclasses.asdict(process) for process in processes]
+    return [dataclasses.asdict(process) for pool in pools for process in pool.processes()]
 
 
 class History(Sequence[Sequence[Example]]):

@@ -7,11 +7,20 @@ from collections.abc import Collection, Iterator
 from scpl_ray import feedback, remedies, selection, tasks
 from scpl_ray.config import Experiment
 from scpl_ray.pairs import KEEP_ALL
+from scpl_ray.secrets import mask
+from scpl_ray.tracking import flat
 
 
 def conflicts(experiment: Experiment) -> list[str]:
     """All conflicts between keys, each as ``key = value: rule and way out``."""
-    return [*_registries(experiment), *_groups(experiment), *_engines(experiment), *_pairs(experiment)]
+    rules = (_credentials, _registries, _groups, _engines, _pairs)
+    return [complaint for rule in rules for complaint in rule(experiment)]
+
+
+def _credentials(experiment: Experiment) -> Iterator[str]:
+    for key, value in flat(experiment).items():
+        if mask(text := f"{key} = {value}") != text:
+            yield f"{mask(key)}: holds a credential; leave it out, give it by environment (HF_TOKEN, AWS_PROFILE, ...)"
 
 
 def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:

@@ -129,12 +129,12 @@ class Loop:
                         drawn += chunk
                         phase.facts["generation_seconds"] = time.monotonic() - started
                         unscored.append(chunk)
-                        self.progress.advance("completions", len(chunk))
+                        self.progress.generated("completions", chunk)
                         if fitting.done():
                             fitting.result()
                             score()
                     fitting.result()
-                    phase.facts["processes"] = assemble.process_facts(self.engines.generator.processes())
+                    phase.facts["processes"] = assemble.process_facts(self.engines.generator)
                     phase.write("completions", assemble.in_order(drawn, queries, samples), Completion)
                 else:
                     size = self.experiment.generation.prompts_per_chunk
@@ -146,7 +146,7 @@ class Loop:
             if phase:
                 score()
                 scores = {s.completion_id: s for s in self.engines.scorer.collect()}
-                phase.facts["processes"] = assemble.process_facts(self.engines.scorer.processes())
+                phase.facts["processes"] = assemble.process_facts(self.engines.scorer)
                 phase.write("scores", [scores[c.completion_id] for c in completions], Score)
         return completions, self.store.read(t, "scores", "scores", Score)
 
@@ -214,7 +214,7 @@ class Loop:
                 )
             )
             phase.facts |= dataclasses.asdict(result)
-            phase.facts["processes"] = assemble.process_facts(self.engines.trainer.processes())
+            phase.facts["processes"] = assemble.process_facts(self.engines.trainer)
 
     def evaluation(self, t: int) -> list[Metric]:
         """m_t: policy_t on group prompts and neutral prompts; the same prompts and seeds every round."""
@@ -228,12 +228,13 @@ class Loop:
                 drawn: list[Completion] = []
                 for chunk in self.engines.generator.stream(prompts, samples=samples, purpose="evaluation"):
                     drawn += chunk
-                    self.progress.advance("evaluation", len(chunk))
+                    self.progress.generated("evaluation", chunk)
                 completions = assemble.in_order(drawn, prompts, samples)
                 by_id = {q.query_id: q for q in prompts}
                 judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
                 scorer = self.engines.scorer
                 nats = {v: scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
+                phase.facts["processes"] = assemble.process_facts(self.engines.generator, scorer)
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)
@@ -294,5 +295,5 @@ class Loop:
             yield work
         manifest = self.store.manifest(t, phase)
         assert manifest is not None
-        self.progress.done(t, phase, manifest.seconds)
+        self.progress.done(manifest)
         logger.info("round %d %s: %.2f s", t, phase, manifest.seconds)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from scpl_ray.records import Completion, Judgement, Metric, Query, Score, Weights
+from scpl_ray.records import Completion, Judgement, Manifest, Metric, Query, Score, Weights
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,6 +119,7 @@ class Process:
     pid: int
     node: str
     restarts: int
+    """How often it died and was started again; of a training worker: how often its job lost its workers before."""
 
 
 class Generator(Protocol):
@@ -279,7 +280,11 @@ class Progress(Protocol):
         """Units done."""
         ...
 
-    def done(self, round_: int, phase: str, seconds: float) -> None:
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
+        """Units done, which are completions."""
+        ...
+
+    def done(self, manifest: Manifest) -> None:
         """A phase was committed."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,6 +110,22 @@ class Metric:
     """``None``: over all groups."""
     metric: str
     value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a committed phase left behind."""
+
+    round: int
+    phase: str
+    seconds: float
+    """Wall-clock seconds of the phase."""
+    committed_at: float
+    """Unix time; for people and for the spans between phases, never for the order of phases."""
+    files: Mapping[str, Mapping[str, Any]]
+    """Name relative to the phase's folder -> ``{"bytes": int, "sha256": str}``."""
+    facts: Mapping[str, Any]
+    """Figures that are not records: steps, acceptance, process ids."""
 
 
 _IDS = pa.list_(pa.int32())

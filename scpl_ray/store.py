@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from scpl_ray import configfile, records
 from scpl_ray.config import Experiment
 from scpl_ray.files import sha256, write_atomically
-from scpl_ray.records import Metric, Record, Weights
+from scpl_ray.records import Manifest, Metric, Record, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -64,22 +64,6 @@ class StoreError(RuntimeError):
 
 class InUseError(StoreError):
     """Another process holds the run directory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a committed phase left behind."""
-
-    round: int
-    phase: str
-    seconds: float
-    """Wall-clock seconds of the phase."""
-    committed_at: float
-    """Unix time; for people and for the spans between phases, never for the order of phases."""
-    files: Mapping[str, Mapping[str, Any]]
-    """Name relative to the phase's folder -> ``{"bytes": int, "sha256": str}``."""
-    facts: Mapping[str, Any]
-    """Figures that are not records: steps, acceptance, process ids."""
 
 
 class Phase:

@@ -12,8 +12,8 @@ from scpl_ray import configfile
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.population import PopulationSimulator
-from scpl_ray.protocols import Engines
-from scpl_ray.records import Completion, Example, Metric, Query, Score
+from scpl_ray.protocols import Engines, Progress
+from scpl_ray.records import Completion, Example, Manifest, Metric, Query, Score
 from scpl_ray.store import PHASES, Store, StoreError
 from tests import fakes
 
@@ -33,8 +33,10 @@ class Silent:
 
     def start(self, round_: int, phase: str, total: int) -> None: ...
     def advance(self, phase: str, count: int) -> None: ...
-    def done(self, round_: int, phase: str, seconds: float) -> None:
-        self.phases.append((round_, phase))
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def done(self, manifest: Manifest) -> None:
+        self.phases.append((manifest.round, manifest.phase))
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None: ...
 
@@ -43,7 +45,9 @@ def small(*overrides: str) -> Experiment:
     return configfile.load(None, [*SMALL, *overrides])
 
 
-def loop(store: Store, experiment: Experiment, base: Path, *, progress: Silent | None = None, **generator: int) -> Loop:
+def loop(
+    store: Store, experiment: Experiment, base: Path, *, progress: Progress | None = None, **generator: int
+) -> Loop:
     task = fakes.FakeTask(experiment.groups.names)
     engines = Engines(
         fakes.FakeGenerator(experiment.seed, **generator),
