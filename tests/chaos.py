@@ -43,7 +43,7 @@ class Outcome:
     """The last message."""
 
 
-def start(run_dir: Path, *, limit_bytes: int | None = None) -> subprocess.Popen[str]:
+def start(run_dir: Path, *, pause_s: float = PAUSE_S, limit_bytes: int | None = None) -> subprocess.Popen[str]:
     """One process of a run; ``limit_bytes`` is the largest file it may write, for a disk that is full."""
 
     def limit() -> None:
@@ -52,7 +52,7 @@ def start(run_dir: Path, *, limit_bytes: int | None = None) -> subprocess.Popen[
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.fake_run", str(run_dir), str(PAUSE_S)],
+        [sys.executable, "-m", "tests.fake_run", str(run_dir), str(pause_s)],
         text=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -166,14 +166,15 @@ def disk_full(run_dir: Path, rng: random.Random) -> None:
 
 
 def two_processes(run_dir: Path, rng: random.Random) -> None:
-    first = start(run_dir)
-    while not (run_dir / "run.json").exists() and first.poll() is None:
+    first = start(run_dir, pause_s=60.0)
+    while not (run_dir / "run.json").exists():
         time.sleep(0.002)
     time.sleep(rng.uniform(0.0, 0.2))
     second = start(run_dir)
     _, said = second.communicate()
-    assert (second.returncode == 2 and "in use by process" in said) or first.poll() is not None, said
+    first.kill()
     first.communicate()
+    assert second.returncode == 2 and "in use by process" in said, (second.returncode, said)
 
 
 FAULTS: dict[str, Callable[[Path, random.Random], None]] = {
