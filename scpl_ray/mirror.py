@@ -204,11 +204,12 @@ class RemoteStore(Store):
     def _carry(self, *folders: str) -> None:
         """Send the files outside the rounds that have changed."""
         with self._mutex:
-            self._lease.renew()
             files = [path for path in self.root.iterdir() if not path.name.startswith(".") and path.name != LOCK]
             files += [path for folder in folders for path in (self.root / folder).rglob("*")]
             stamps = {path.relative_to(self.root).as_posix(): _stamp(path) for path in files if path.is_file()}
             changed = [one for one, stamp in stamps.items() if self._sent.get(one) != stamp]
+            if changed:
+                self._lease.renew()
             for some in ([one for one in changed if one not in LAST], *([one] for one in LAST if one in changed)):
                 arrived = self.objects.send({one: self.root / one for one in some})
                 self._etags |= {one: found.etag for one, found in arrived.items()}

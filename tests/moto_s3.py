@@ -21,6 +21,8 @@ class Server:
         self.requests: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.drop_headers: tuple[str, ...] = ()
+        self.lose_answer: Callable[[str, str], bool] = lambda method, path: False
+        """Requests that are done and answered with status 500."""
         self.cut = 0
         """The next so many downloads of parquet files lose their last byte, and the sum that would tell."""
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -39,6 +41,7 @@ class Server:
         """An empty bucket, no faults."""
         self.fault = lambda method, path: None
         self.drop_headers = ()
+        self.lose_answer = lambda method, path: False
         self.cut = 0
         buckets = [one["Name"] for one in self.client.list_buckets()["Buckets"]]
         if BUCKET not in buckets:
@@ -72,6 +75,10 @@ class Server:
         if method == "GET" and path.endswith(".parquet") and self.cut:
             self.cut -= 1
             return self._cut(request, start)
+        if self.lose_answer(method, path):
+            b"".join(self._app(request, lambda status, headers, *rest: None))
+            start("500 Fault", [("Content-Length", "0")])
+            return [b""]
         return self._app(request, start)
 
     def _cut(self, request: Request, start: Callable[..., Any]) -> Iterable[bytes]:
