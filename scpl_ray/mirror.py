@@ -21,8 +21,8 @@ from scpl_ray import cache, manifests
 from scpl_ray.config import Experiment
 from scpl_ray.files import write_atomically
 from scpl_ray.lease import Lease
-from scpl_ray.manifests import LOCK, MANIFEST, Manifest, committed_of, counts, phase_of
-from scpl_ray.records import Metric
+from scpl_ray.manifests import LOCK, MANIFEST, committed_of, counts, phase_of
+from scpl_ray.records import Manifest, Metric
 from scpl_ray.s3 import Found, Objects
 from scpl_ray.store import PHASES, Reader, Store, StoreError
 

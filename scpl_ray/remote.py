@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -115,7 +116,7 @@ def _folder(where: str) -> Path | None:
         return Path(unquote(parts.path))
     path = PurePosixPath(parts.path)
     plain = not (parts.query or parts.fragment) and ".." not in path.parts and "//" not in parts.path
-    if scheme == "s3" and where.startswith("s3://") and parts.netloc and path.name and plain:
+    if scheme == "s3" and re.match(r"s3://[\w.-]+/", where) and path.name and plain:
         return None
     raise StoreError(f"{where}: not a place for a run; give a folder, file:///PATH or s3://BUCKET/PATH")
 

@@ -25,7 +25,6 @@ from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
     NoCredentialsError,
-    NoRegionError,
     PartialCredentialsError,
 )
 from s3transfer.exceptions import RetriesExceededError
@@ -90,10 +89,7 @@ class Objects:
             max_pool_connections=WORKERS * PARTS.max_concurrency,
         )
         with self._told():
-            try:
-                self._client = boto3.Session().client("s3", config=config)
-            except NoRegionError:  # stores that are not Amazon's have none; Amazon's answer names the right one
-                self._client = boto3.Session().client("s3", config=config, region_name="us-east-1")
+            self._client = boto3.Session().client("s3", config=config)
         self._client.meta.events.register("needs-retry.s3", self._log_failure)
 
     @property

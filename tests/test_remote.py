@@ -435,6 +435,7 @@ def test_what_cannot_work_is_said_before_anything_starts(server: Server, monkeyp
         "gs://bucket/run",
         "file://host/run",
         "s3://b/a/../c",
+        "s3://bucket:name/c",
         "s3://b/a?v=1",
     ):
         assert f"{place}: not a place for a run; give a folder" in refused("run", "--run-dir", place)
