@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jobs.configs import CONFIGS, STUDIES
 from jobs.display import wide_console
-from scpl_ray import configfile, study
+from scpl_ray import configfile, remote, study
 from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
 from scpl_ray.secrets import masked
@@ -59,9 +59,11 @@ def fail(error: Exception) -> typer.Exit:
 @app.command()
 def run(
     arguments: Arguments = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder for this run [default: runs/NAME-TIME].")] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Folder, or s3://BUCKET/PATH, for this run [default: runs/NAME-TIME].")
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run directory; only loop.rounds may be changed, to more.")
+        str | None, typer.Option(help="Go on with this run directory; only loop.rounds may be changed, to more.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
@@ -72,7 +74,8 @@ def run(
 
     [bold]scpl run[/] runs the quick start. [bold]scpl run loop.kind=retraining selection.strategy=tpp[/] changes it.
     [bold]scpl run my.yaml --dry-run[/] shows the plan. [bold]scpl run --resume runs/NAME-TIME[/] goes on where a run
-    stopped, whatever stopped it.
+    stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
+    in a working copy below $SCPL_CACHE and carried over at every commit.
     """
     from jobs import loop
     from jobs.plan import print_plan
@@ -87,7 +90,7 @@ def run(
             if dry_run:
                 print_plan(wide_console(), experiment, task, placed)
                 return
-            store = Store.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
+            store = remote.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
     except (ValueError, StoreError) as error:
         raise fail(error) from error
     code = loop.supervise(store, experiment, task, verbose=verbose)
@@ -95,13 +98,13 @@ def run(
         raise typer.Exit(code)
 
 
-def _reopen(run_dir: Path, overrides: Sequence[str]) -> tuple[Store, Experiment]:
-    store, experiment = Store.open(run_dir)
+def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment]:
+    store, experiment = remote.resume(run_dir)
     changed = [key for key, _ in map(configfile.parse_override, overrides) if key != "loop.rounds"]
     if changed:
         store.close()
         raise StoreError(f"--resume {run_dir}: {', '.join(changed)} cannot change in a run; start a new run with it")
-    longer = configfile.load(run_dir / "config.yaml", overrides)
+    longer = configfile.load(store.root / "config.yaml", overrides)
     if longer.loop.rounds < experiment.loop.rounds:
         store.close()
         raise StoreError(
@@ -116,7 +119,7 @@ def _reopen(run_dir: Path, overrides: Sequence[str]) -> tuple[Store, Experiment]
 def simulate(
     arguments: Arguments = None,
     from_run: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--from", help="Fit to the first rounds of this run and predict its later ones; no CONFIG then."),
     ] = None,
     fit_rounds: Annotated[int | None, typer.Option(help="With --from: rounds to fit on [default: half].")] = None,
@@ -140,7 +143,9 @@ def simulate(
         elif path is not None:
             raise ConfigError(f"--from {from_run}: brings its own config; leave {path} out, give only key=value pairs")
         else:
-            job.run_from(from_run, overrides, console, output=output, fit_rounds=fit_rounds)
+            with remote.readable([from_run]) as runs:
+                for folder, name in runs.items():
+                    job.run_from(folder, overrides, console, name=name, output=output, fit_rounds=fit_rounds)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
 
@@ -192,8 +197,8 @@ def sweep(
         typer.Argument(metavar="[STUDY]", help="A study file, or a built-in study (" + ", ".join(STUDIES) + ")."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
-    study_dir: Annotated[Path | None, typer.Option(help="Folder of the study [default: studies/NAME-TIME].")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this study folder; finished rounds stay.")] = None,
+    study_dir: Annotated[str | None, typer.Option(help="Folder of the study [default: studies/NAME-TIME].")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this study folder; finished rounds stay.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every arm, list the trials, start nothing.")
     ] = False,
@@ -210,10 +215,11 @@ def sweep(
         if (config is None) == (resume is None):
             raise ConfigError("give a study file or a built-in study to begin, or --resume STUDY_DIR to go on")
         if resume is not None:
-            plan, folder = job.open_study(resume), resume
+            folder = remote.local(resume, "--resume")
+            plan = job.open_study(folder)
         else:
             plan = study.load(STUDIES.get(str(config), Path(str(config))), CONFIGS, quick=quick)
-            folder = study_dir or job.new_folder(plan)
+            folder = remote.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         trials = study.trials(plan, CONFIGS)
         if dry_run:
             job.print_plan(wide_console(), plan, trials)
@@ -229,9 +235,12 @@ def sweep(
 
 @app.command()
 def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders of studies or of runs.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Folders of studies or of runs, or s3://BUCKET/PATH of runs.")
+    ],
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write to [default: PATH/report; ./report for several PATHs].")
+        Path | None,
+        typer.Option(help="Folder to write to [default: PATH/report; ./report for several, or a URI]."),
     ] = None,
 ) -> None:
     """Write what a study or single runs say on one page: verdicts, paths, flags, samples.

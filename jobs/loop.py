@@ -143,7 +143,9 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
     ):
         interrupts.say = display.note
-        display.note(f"run directory {store.root}")
+        display.note(f"run directory {store.name}")
+        if store.name != str(store.root):
+            display.note(f"working copy {store.root}")
         if task.data_report is not None:
             display.note(str(task.data_report))
         with connected(None) as resources, House(store.root, resources) as house:
@@ -156,7 +158,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
             display.note(task.judge_card.summary())
         display.console.print(_seconds_table(store))
         display.note(restarts_line(assemble.restarts(store.committed())))
-        display.note(f"run directory {store.root}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
+        display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
 
 
 def rounds(
@@ -171,7 +173,7 @@ def rounds(
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
-    boards = tracking.trackers(experiment, store.root)
+    boards = tracking.trackers(experiment, store.root, store.identity)
     try:
         for round_ in range(experiment.loop.rounds + 1):
             measured.append(loop.round(round_) if round_ else loop.evaluation(0))
@@ -222,7 +224,7 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) 
         base = base_model(experiment, task)
     digests = _digests(base)
     if (before := store.read_json(0, "base", "base")) != digests:
-        raise StoreError(f"{store.root}: started from {before}, but {base} holds {digests}; bring the first model back")
+        raise StoreError(f"{store.name}: started from {before}, but {base} holds {digests}; bring the first model back")
     return base
 
 
@@ -232,7 +234,7 @@ def _digests(base: Path) -> dict[str, str]:
 
 def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:
     """Run a loop to its end and turn whatever stops it into a message and an exit code (0, 1 or 130)."""
-    again = f"state is on disk; go on with: scpl run --resume {store.root}"
+    again = f"state is on disk; go on with: scpl run --resume {store.name}"
     try:
         run(store, experiment, task, verbose=verbose)
         return 0
@@ -303,9 +305,9 @@ def _keep_ray_logs(target: Path) -> None:
     shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
 
 
-def new_run_dir(experiment: Experiment) -> Path:
+def new_run_dir(experiment: Experiment) -> str:
     """``runs/<name>-<time>`` below the working directory."""
-    return Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"runs/{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,13 @@ def run(experiment: Experiment, console: Console, *, output: Path | None, start:
 
 
 def run_from(
-    run_dir: Path, overrides: Sequence[str], console: Console, *, output: Path | None, fit_rounds: int | None
+    run_dir: Path,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    name: str,
+    output: Path | None,
+    fit_rounds: int | None,
 ) -> None:
     """Fit to the first rounds of a run, print how well its later rounds are predicted, then simulate what was asked.
 
@@ -55,6 +61,7 @@ def run_from(
         run_dir: the run; its lock is not taken.
         overrides: ``key=value`` for the simulation after the fit: what the run would have done.
         console: where to print.
+        name: what people know the run by.
         output: Parquet file to write.
         fit_rounds: rounds to fit on; ``None``: half.
 
@@ -62,10 +69,10 @@ def run_from(
         ValueError: a run that cannot be fitted, or a setting that cannot be simulated.
         StoreError: not a run directory.
     """
-    reader, experiment = Reader.open(run_dir)
+    reader, experiment = Reader.open(run_dir, name)
     fitted = calibrate.calibrate(calibrate.observe(reader, experiment), fit_rounds)
     _, errors = calibrate.predict(fitted)
-    console.print(_parameter_table(fitted, run_dir))
+    console.print(_parameter_table(fitted, name))
     console.print(_error_table(fitted, errors))
     learned = [f"analytic.{p.name}={p.after:.12f}" for p in fitted.parameters if p.identified]
     run(configfile.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
@@ -165,8 +172,8 @@ def _notes(experiment: Experiment) -> list[str]:
     return [f"without effect in the analytic mode: {', '.join(ignored)}"] if ignored else []
 
 
-def _parameter_table(fitted: Calibration, run_dir: Path) -> Table:
-    table = Table(title=f"fitted to rounds 0 to {fitted.fit_rounds} of {run_dir}", title_justify="left")
+def _parameter_table(fitted: Calibration, name: str) -> Table:
+    table = Table(title=f"fitted to rounds 0 to {fitted.fit_rounds} of {name}", title_justify="left")
     for column in ("parameter", "before", "fitted"):
         table.add_column(column, justify="left" if column == "parameter" else "right")
     for p in fitted.parameters:

@@ -31,9 +31,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scpl_ray import configfile, records
+from scpl_ray import configfile, manifests, records
 from scpl_ray.config import Experiment
 from scpl_ray.files import sha256, write_atomically
+from scpl_ray.manifests import LOCK, MANIFEST
 from scpl_ray.records import Manifest, Metric, Record, Weights
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ PHASES = (
 """Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
 
 
-FRAME = ("config.yaml", "lock", "logs", "ray", "rounds", "tensorboard")
+FRAME = ("config.yaml", LOCK, "logs", "ray", "rounds", "tensorboard")
 """What :meth:`Store.create` makes before a run exists."""
 
 
@@ -87,34 +88,42 @@ class Phase:
 class Reader:
     """One run directory, only read: it takes no lock and writes nothing."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, name: str | None = None) -> None:
         self.root = root
+        self.name = name or str(root)
+        """What people know the run by: its URI, or its folder as it was given."""
+
+    @property
+    def identity(self) -> str:
+        """What is the same whenever and wherever the run is gone on with."""
+        return str(self.root.absolute())
 
     @classmethod
-    def open(cls, root: Path) -> tuple[Reader, Experiment]:
+    def open(cls, root: Path, name: str | None = None) -> tuple[Reader, Experiment]:
         """An existing run directory and its config.
 
         Raises:
             StoreError: not a run directory, or of another format.
         """
+        name = name or str(root)
         try:
             run = json.loads((root / "run.json").read_bytes())
             experiment = configfile.load(root / "config.yaml")
         except FileNotFoundError as error:
             raise StoreError(
-                f"{root}: not a run directory, {Path(error.filename).name} is missing; give a folder that `scpl run` "
+                f"{name}: not a run directory, {Path(error.filename).name} is missing; give a folder that `scpl run` "
                 "made"
             ) from error
         except OSError as error:
-            raise StoreError(f"{root}: not a run directory: {error.strerror}") from error
+            raise StoreError(f"{name}: not a run directory: {error.strerror}") from error
         except (ValueError, UnicodeDecodeError) as error:
-            raise StoreError(f"{root}: not a run directory: {error}") from error
+            raise StoreError(f"{name}: not a run directory: {error}") from error
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             given = run.get("format") if isinstance(run, dict) else run
             raise StoreError(
-                f"{root}: run format {given!r}; this version reads format {FORMAT}; go on with the version that made it"
+                f"{name}: run format {given!r}; this version reads format {FORMAT}; go on with the version that made it"
             )
-        return cls(root), experiment
+        return cls(root, name), experiment
 
     def folder(self, round_: int, phase: str) -> Path:
         """The folder of a phase."""
@@ -124,7 +133,7 @@ class Reader:
 
     def manifest(self, round_: int, phase: str) -> Manifest | None:
         """The manifest of a committed phase; ``None`` where the phase is still to be done."""
-        return _read_manifest(self.folder(round_, phase))
+        return manifests.read(self.folder(round_, phase))
 
     def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
         """Records of a committed phase."""
@@ -157,18 +166,20 @@ class Reader:
 class Store(Reader):
     """One run directory, locked by this process until :meth:`close`."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        super().__init__(root, name)
         self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Entered around every commit: who handles Ctrl-C waits until the commit is whole."""
-        self._lock = (root / "lock").open("a+")
+        self._lock = (root / LOCK).open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip()
             self._lock.close()
-            raise InUseError(f"{root}: in use by {holder}; wait for it, stop it, or give another --run-dir") from None
+            raise InUseError(
+                f"{self.name}: in use by {holder}; wait for it, stop it, or give another --run-dir"
+            ) from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
@@ -191,28 +202,32 @@ class Store(Reader):
                     f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir"
                 )
             store = cls(root)
-            write_atomically(root / "config.yaml", configfile.dump(experiment).encode())
-            run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}
-            write_atomically(root / "run.json", _json(run))
+            store.begin(experiment, versions)
         except OSError as error:
             raise StoreError(f"{root}: {error.strerror}; give a folder that can be written with --run-dir") from error
         return store
 
     @classmethod
-    def open(cls, root: Path) -> tuple[Store, Experiment]:
+    def open(cls, root: Path, name: str | None = None) -> tuple[Store, Experiment]:
         """An existing run directory and its config, its phases checked.
 
         Raises:
             StoreError: not a run directory, of another format, in use, or with a committed phase that was changed.
         """
-        _, experiment = Reader.open(root)
-        store = cls(root)
+        _, experiment = Reader.open(root, name)
+        store = cls(root, name)
         try:
-            store._check()
+            store.check()
         except StoreError:
             store.close()
             raise
         return store, experiment
+
+    def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
+        """Make the locked folder a run directory: its config, then the file that says that it is one."""
+        self.extend(experiment)
+        run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}
+        write_atomically(self.root / "run.json", _json(run))
 
     def close(self) -> None:
         """Give the lock back."""
@@ -233,9 +248,9 @@ class Store(Reader):
         after = [self.folder(round_, later) for later in PHASES[PHASES.index(phase) + 1 :]]
         after += [self.folder(round_ + 1, later) for later in PHASES]
         for later in after:
-            if (later / "manifest.json").exists():
+            if (later / MANIFEST).exists():
                 raise StoreError(
-                    f"{self.root}: {folder.relative_to(self.root)} is missing but {later.relative_to(self.root)} was "
+                    f"{self.name}: {folder.relative_to(self.root)} is missing but {later.relative_to(self.root)} was "
                     f"built on it; restore it, or remove every later phase to do them again"
                 )
         if folder.exists():
@@ -251,72 +266,42 @@ class Store(Reader):
                 if path.is_file()
             }
             manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
-            write_atomically(folder / "manifest.json", _json(dataclasses.asdict(manifest)))
+            write_atomically(folder / MANIFEST, _json(dataclasses.asdict(manifest)))
+            self.publish(folder)
 
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write what a reader of the run looks for first."""
         Phase(self.root).write("metrics", metrics, Metric)
         write_atomically(self.root / "summary.json", _json(summary))
 
-    def _check(self) -> None:
+    def publish(self, folder: Path) -> None:
+        """Called with every phase that was committed here; a store that keeps its run elsewhere carries it there."""
+
+    def take_back(self, folder: Path) -> None:
+        """Make a committed phase one that is still to be done."""
+        (folder / MANIFEST).unlink()
+
+    def fault(self, manifest: Manifest) -> str | None:
+        """What is wrong with the files of a committed phase."""
+        return manifests.damage(self.folder(manifest.round, manifest.phase), manifest)
+
+    def check(self) -> None:
         """Take back the last committed phase if its files are damaged; an earlier damaged one is an error."""
         phases = list(self.committed())
         for position, manifest in enumerate(phases):
             folder = self.folder(manifest.round, manifest.phase)
-            fault = _damage(folder, manifest)
+            fault = self.fault(manifest)
             if fault is None:
                 continue
             where = f"{folder.relative_to(self.root)}: {fault}"
             if position + 1 < len(phases):
                 raise StoreError(
-                    f"{self.root}: {where}, and later phases were built on it; restore the file, or remove "
+                    f"{self.name}: {where}, and later phases were built on it; restore the file, or remove "
                     f"{folder.relative_to(self.root)} and every later phase to do them again"
                 )
             logger.warning("%s; the phase is done again", where)
-            (folder / "manifest.json").unlink()
+            self.take_back(folder)
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _read_manifest(folder: Path) -> Manifest | None:
-    try:
-        manifest = Manifest(**json.loads((folder / "manifest.json").read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, RecursionError):
-        manifest = None
-    if manifest is None or not _is_of(folder, manifest):
-        logger.warning("%s: the manifest is damaged; the phase is done again", folder)
-        return None
-    return manifest
-
-
-def _is_of(folder: Path, manifest: Manifest) -> bool:
-    """Whether a manifest has the types of one and names the folder that it lies in."""
-    numbers = all(type(value) in (int, float) for value in (manifest.seconds, manifest.committed_at))
-    mappings = isinstance(manifest.facts, dict) and isinstance(manifest.files, dict)
-    return (
-        numbers
-        and mappings
-        and (manifest.round, manifest.phase) == (int(folder.parent.name), folder.name)
-        and all(
-            isinstance(file, dict) and type(file.get("bytes")) is int and type(file.get("sha256")) is str
-            for file in manifest.files.values()
-        )
-    )
-
-
-def _damage(folder: Path, manifest: Manifest) -> str | None:
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if folder.resolve() not in path.resolve().parents:
-            return f"{name} leads out of the folder"
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}"
-        if sha256(path) != expected["sha256"]:
-            return f"{name} was changed after it was written (SHA-256 differs)"
-    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from scpl_ray.config import Experiment
@@ -43,13 +43,13 @@ def check(experiment: Experiment) -> None:
         raise ValueError(f"tracking.to = {to!r}: not installed; pip install {PACKAGES[to]}, or leave tracking.to out")
 
 
-def trackers(experiment: Experiment, run_dir: Path) -> list[Tracker]:
-    """The dashboards of a run."""
+def trackers(experiment: Experiment, run_dir: Path, identity: str) -> list[Tracker]:
+    """The dashboards of a run; ``identity`` is what finds it there again, :attr:`~scpl_ray.store.Reader.identity`."""
     found: list[Tracker] = [TensorBoard(run_dir / "tensorboard")]
     if experiment.tracking.to == "mlflow":
-        found.append(MLflow(experiment, run_dir))
+        found.append(MLflow(experiment, identity))
     elif experiment.tracking.to == "wandb":
-        found.append(WeightsAndBiases(experiment, run_dir))
+        found.append(WeightsAndBiases(experiment, run_dir, identity))
     return found
 
 
@@ -80,7 +80,7 @@ class TensorBoard:
 class MLflow:
     """A run of an MLflow experiment, found again by the run directory."""
 
-    def __init__(self, experiment: Experiment, run_dir: Path) -> None:
+    def __init__(self, experiment: Experiment, identity: str) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
@@ -88,13 +88,13 @@ class MLflow:
         name = experiment.tracking.project
         known = self._client.get_experiment_by_name(name)
         where = known.experiment_id if known else self._client.create_experiment(name)
-        here = str(run_dir.absolute())
-        before = self._client.search_runs([where], f"tags.`{RUN_TAG}` = '{here.replace(chr(39), '')}'", max_results=1)
+        here = identity.replace("'", "")
+        before = self._client.search_runs([where], f"tags.`{RUN_TAG}` = '{here}'", max_results=1)
         if before:
             self._run = before[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
         else:
-            run = self._client.create_run(where, run_name=run_dir.name, tags={RUN_TAG: here.replace("'", "")})
+            run = self._client.create_run(where, run_name=PurePosixPath(identity).name, tags={RUN_TAG: here})
             self._run = run.info.run_id
             params = [Param(key, str(value)) for key, value in flat(experiment).items()]
             self._client.log_batch(self._run, params=params, tags=[RunTag("scpl_ray.name", experiment.name)])
@@ -124,13 +124,13 @@ class MLflow:
 class WeightsAndBiases:
     """A run of a W&B project, its id derived from the run directory; rounds are its steps."""
 
-    def __init__(self, experiment: Experiment, run_dir: Path) -> None:
+    def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
         import wandb
 
         self._run = wandb.init(
             project=experiment.tracking.project,
-            name=run_dir.name,
-            id=hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:16],
+            name=PurePosixPath(identity).name,
+            id=hashlib.sha256(identity.encode()).hexdigest()[:16],
             resume="allow",
             dir=str(run_dir),
             config=dict(flat(experiment)),

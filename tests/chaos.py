@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scpl_ray.store import Reader
+from tests import moto_s3
 from tests.test_controller import records_of
 
 PAUSE_S = 0.05
@@ -43,7 +44,9 @@ class Outcome:
     """The last message."""
 
 
-def start(run_dir: Path, *, pause_s: float = PAUSE_S, limit_bytes: int | None = None) -> subprocess.Popen[str]:
+def start(
+    run_dir: Path | str, *, pause_s: float = PAUSE_S, limit_bytes: int | None = None, **environment: str
+) -> subprocess.Popen[str]:
     """One process of a run; ``limit_bytes`` is the largest file it may write, for a disk that is full."""
 
     def limit() -> None:
@@ -57,6 +60,7 @@ def start(run_dir: Path, *, pause_s: float = PAUSE_S, limit_bytes: int | None = 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         preexec_fn=limit,
+        env=os.environ | environment,
     )
 
 
@@ -177,6 +181,27 @@ def two_processes(run_dir: Path, rng: random.Random) -> None:
     assert second.returncode == 2 and "in use by process" in said, (second.returncode, said)
 
 
+def killed_in_a_store(run_dir: Path, rng: random.Random) -> None:
+    """A run in an object store of which one request in thirty fails; what it holds at the end is looked at here."""
+    with moto_s3.serving() as server:
+        server.reset()
+        server.fault = lambda method, path: 503 if rng.random() < 1 / 30 else None
+        where = moto_s3.CREDENTIALS | {"AWS_ENDPOINT_URL": server.endpoint, "SCPL_CACHE": str(run_dir.parent / "cache")}
+        process = start(f"s3://{moto_s3.BUCKET}/run", **where)
+        while f"/{moto_s3.BUCKET}/run/run.json" not in [path for _, path in server.requests] and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 2 * UNDISTURBED_S))
+        process.kill()
+        process.communicate()
+        code, said = go_on(f"s3://{moto_s3.BUCKET}/run", **where)
+        assert code == 0, said
+        server.fault = lambda method, path: None
+        for name in server.names():
+            path = run_dir.parent / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(server.get(name))
+
+
 FAULTS: dict[str, Callable[[Path, random.Random], None]] = {
     "driver killed (SIGKILL)": driver_killed,
     "killed in the first 20 ms": killed_at_the_start,
@@ -189,14 +214,15 @@ FAULTS: dict[str, Callable[[Path, random.Random], None]] = {
     "earlier phase edited": earlier_phase_edited,
     "disk full": disk_full,
     "two processes, one directory": two_processes,
+    "driver killed, S3 store that errs": killed_in_a_store,
 }
 
 
-def go_on(run_dir: Path) -> tuple[int, str]:
+def go_on(run_dir: Path | str, **environment: str) -> tuple[int, str]:
     """Resume until the run ends well."""
     code, said = -1, ""
     for _ in range(ATTEMPTS):
-        process = start(run_dir)
+        process = start(run_dir, **environment)
         _, said = process.communicate()
         code = process.returncode
         if code == 0:

@@ -1,16 +1,18 @@
-"""One run of the loop with fakes in a process of its own, to be killed: ``python -m tests.fake_run RUN_DIR PAUSE_S``.
+"""One run of the loop with fakes in a process of its own, to be killed: ``python -m tests.fake_run WHERE PAUSE_S``.
 
-Every phase takes about PAUSE_S seconds. A run directory that is there already is gone on with, as ``scpl run --resume``
-does. Exit codes are those of ``scpl run``: 0, 1 (a fault at run time) or 2 (the directory cannot be used).
+Every phase takes about PAUSE_S seconds; WHERE is a folder or a URI. A run that is there already is gone on with, as
+``scpl run --resume`` does. Exit codes are those of ``scpl run``: 0, 1 (a fault at run time) or 2 (the directory cannot
+be used).
 """
 
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from jobs.interrupts import STOPPED, Interrupts
+from scpl_ray import remote
+from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.population import PopulationSimulator
 from scpl_ray.protocols import Engines, TrainingJob, TrainingResult
@@ -42,19 +44,25 @@ class SlowTrainer(fakes.FakeTrainer):
         return result
 
 
-def main(run_dir: Path, pause_s: float) -> int:
+def open_or_create(where: str, experiment: Experiment) -> tuple[Store, Experiment]:
+    try:
+        return remote.resume(where)
+    except StoreError as error:
+        if "run.json is missing" not in str(error):
+            raise
+    return remote.create(where, experiment, {}), experiment
+
+
+def main(where: str, pause_s: float) -> int:
     experiment = small("reward.choices=balanced")
     interrupts = Interrupts()
     try:
-        if (run_dir / "run.json").exists():
-            store, experiment = Store.open(run_dir)
-        else:
-            store = Store.create(run_dir, experiment, {})
+        store, experiment = open_or_create(where, experiment)
     except StoreError as error:
         print(f"scpl: {error}", file=sys.stderr)
         return 2
     store.commits = interrupts.commit
-    base = run_dir.parent / "base"
+    base = store.root.parent / "base"
     if not base.exists():
         fakes.make_base(base, len(experiment.groups.names))
     task = fakes.FakeTask(experiment.groups.names)
@@ -79,4 +87,4 @@ def main(run_dir: Path, pause_s: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))
+    sys.exit(main(sys.argv[1], float(sys.argv[2])))

@@ -17,7 +17,7 @@ def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(experiment: Experiment, run_dir: Path, rounds: list[list[Metric]], finished: bool) -> None:
-    boards = tracking.trackers(experiment, run_dir)
+    boards = tracking.trackers(experiment, run_dir, str(run_dir))
     for rows in rounds:
         for board in boards:
             board.write(rows)

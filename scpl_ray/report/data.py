@@ -65,12 +65,13 @@ class Part:
     """What a reader must know about this folder."""
 
 
-def load(paths: Sequence[Path], configs: Mapping[str, Path]) -> list[Part]:
+def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path, str] | None = None) -> list[Part]:
     """Read study folders and run directories; all run directories make one part, at the end.
 
     Args:
         paths: one or more of either.
         configs: built-in configs by name, for the base of a study.
+        names: what people know a resolved path by, where it is not the path.
 
     Raises:
         StoreError: a path that is neither, or that holds no results.
@@ -79,18 +80,19 @@ def load(paths: Sequence[Path], configs: Mapping[str, Path]) -> list[Part]:
     """
     studies, runs = [], []
     for path in dict.fromkeys(p.resolve() for p in paths):
+        name = (names or {}).get(path, str(path))
         if (path / STUDY_FILE).is_file():
             studies.append(_study(path, configs))
         elif (path / "run.json").is_file():
-            runs.append(_run(path))
+            runs.append(_run(path, name=name))
         else:
             what = "no such folder" if not path.exists() else f"neither {STUDY_FILE} nor run.json in it"
-            raise StoreError(f"{path}: {what}; give the folder of a study or of a run")
+            raise StoreError(f"{name}: {what}; give the folder of a study or of a run")
     return [*studies, *([_single(runs)] if runs else [])]
 
 
-def _run(folder: Path, arm: str = "") -> Run:
-    reader, experiment = Reader.open(folder)
+def _run(folder: Path, arm: str = "", name: str | None = None) -> Run:
+    reader, experiment = Reader.open(folder, name)
     versions = json.loads((folder / "run.json").read_bytes()).get("versions", {})
     return Run(arm or experiment.name, experiment.seed, reader, experiment, {k: str(v) for k, v in versions.items()})
 
@@ -166,16 +168,16 @@ def _single(runs: Sequence[Run]) -> Part:
         taken.add(label)
         seeds = [run.seed for run in members]
         if len(set(seeds)) < len(seeds):
-            twice = [str(run.reader.root) for run in members if seeds.count(run.seed) > 1]
+            twice = [run.reader.name for run in members if seeds.count(run.seed) > 1]
             raise StoreError(f"{' and '.join(twice)}: the same config and seed; give one of them")
         named += [dataclasses.replace(run, arm=label) for run in members]
     table = results.table([(run.arm, run.seed, results.run_rows(run.reader.root)) for run in named])
     if not table.num_rows:
-        raise StoreError(f"{named[0].reader.root}: no round was evaluated yet; let the run go on")
+        raise StoreError(f"{named[0].reader.name}: no round was evaluated yet; let the run go on")
     series, labels = Series.of(table), list(dict.fromkeys(run.arm for run in named))
     return Part(
         title=named[0].experiment.name if len(named) == 1 else f"{len(named)} runs",
-        source=", ".join(str(run.reader.root) for run in named),
+        source=", ".join(run.reader.name for run in named),
         study=None,
         arms=tuple(labels),
         table=table,

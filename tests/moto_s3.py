@@ -1,0 +1,103 @@
+"""An S3 server for tests: moto's, on a free loopback port, behind faults that a test asks for."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+BUCKET = "bucket"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+Request = dict[str, Any]
+
+
+class Silent(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
+
+
+class Server:
+    """Requests go through :attr:`fault` first: a status to answer with, or ``None`` to let them pass."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.fault: Callable[[str, str], int | None] = lambda method, path: None
+        self.drop_headers: tuple[str, ...] = ()
+        self.lose_answer: Callable[[str, str], bool] = lambda method, path: False
+        """Requests that are done and answered with status 500."""
+        self.cut = 0
+        """The next so many downloads of parquet files lose their last byte, and the sum that would tell."""
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Silent)
+        self.endpoint = f"http://127.0.0.1:{self._server.port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
+
+    def reset(self) -> None:
+        """An empty bucket, no faults."""
+        self.fault = lambda method, path: None
+        self.drop_headers = ()
+        self.lose_answer = lambda method, path: False
+        self.cut = 0
+        buckets = [one["Name"] for one in self.client.list_buckets()["Buckets"]]
+        if BUCKET not in buckets:
+            self.client.create_bucket(Bucket=BUCKET)
+        for name in self.names():
+            self.client.delete_object(Bucket=BUCKET, Key=name)
+        self.requests.clear()
+
+    def names(self, prefix: str = "") -> list[str]:
+        return [one["Key"] for one in self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+
+    def get(self, name: str) -> bytes:
+        return self.client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
+
+    def put(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=name, Body=data)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+    def _answer(self, request: Request, start: Callable[..., Any]) -> Iterable[bytes]:
+        method, path = request["REQUEST_METHOD"], request["PATH_INFO"]
+        self.requests.append((method, path))
+        status = self.fault(method, path)
+        if status is not None:
+            request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
+            start(f"{status} Fault", [("Content-Length", "0")])
+            return [b""]
+        for header in self.drop_headers:
+            request.pop(header, None)
+        if method == "GET" and path.endswith(".parquet") and self.cut:
+            self.cut -= 1
+            return self._cut(request, start)
+        if self.lose_answer(method, path):
+            b"".join(self._app(request, lambda status, headers, *rest: None))
+            start("500 Fault", [("Content-Length", "0")])
+            return [b""]
+        return self._app(request, start)
+
+    def _cut(self, request: Request, start: Callable[..., Any]) -> Iterable[bytes]:
+        def damaged(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            kept = [(k, v) for k, v in headers if not k.lower().startswith("x-amz-checksum")]
+            return start(status, kept, *rest)
+
+        body = b"".join(self._app(request, damaged))
+        return [body[:-1] + bytes([body[-1] ^ 1])]
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.stop()
