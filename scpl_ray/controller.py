@@ -201,6 +201,7 @@ class Loop:
         with self._phase(t, "weights") as phase:
             if phase is None:
                 return
+            self.engines.generator.sleep()
             start = self._policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
             result = self.engines.trainer.train(
                 TrainingJob(
