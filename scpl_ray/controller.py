@@ -192,8 +192,7 @@ class Loop:
             examples = cycles.compose(
                 history, self._real_examples, self.experiment.cycle, round_=t, seed=self.experiment.seed
             )
-            origins = [e.origin for e in examples]
-            phase.facts |= {"examples": len(examples), "real": origins.count("real")}
+            phase.facts |= {"examples": len(examples), "real": sum(e.origin == "real" for e in examples)}
             phase.write("dataset", examples, Example)
 
     def weights(self, t: int) -> None:
