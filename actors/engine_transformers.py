@@ -51,6 +51,21 @@ class TransformersEngine(Engine):
             logprobs.append(float(best.values))
         return Probe(tuple(ids[len(self._probe_prompt) :]), tuple(logprobs))
 
+    def _fall_asleep(self) -> None:
+        # At level 2 the next load reads the model anew.
+        if self.settings.sleep_level == 1:
+            self._model.to("cpu")
+        else:
+            self._base = self._model = None
+        torch.cuda.empty_cache()
+
+    def _wake_weights(self) -> None:
+        if self._model is not None:
+            self._model.to(self._device)
+
+    def _wake_cache(self) -> None:
+        """Nothing: keys and values live for one batch."""
+
     def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
         self._base = self._model = None
         self._base = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""vLLM inside the calling process, without a server and without child processes."""
+"""vLLM inside the calling process, without a server; child processes only where a model is split over GPUs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from actors.engines import Engine, EngineSettings, Probe, Request, Sampled
+from actors.engines import MAX_SEQUENCES, Engine, EngineSettings, Probe, Request, Sampled, values_per_token
 
 logger = logging.getLogger(__name__)
 
-MAX_SEQUENCES = 256
-"""Completions that are written at the same time."""
 CPU_KV_CACHE_BYTES = 2**30
 """On a CPU: most memory for keys and values; what does not fit waits for its turn."""
 CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
-GPU_MEMORY_SHARE = 0.9
-"""On a GPU: part of the reserved share of its memory that is used."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be prepared for."""
 
@@ -100,6 +96,16 @@ class VllmEngine(Engine):
         outputs = self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._adapter)
         return [output.outputs[0] for output in outputs]
 
+    def _fall_asleep(self) -> None:
+        self._llm.sleep(level=self.settings.sleep_level)
+
+    def _wake_weights(self) -> None:
+        self._llm.wake_up(tags=["weights"])
+
+    def _wake_cache(self) -> None:
+        if not self._llm.wake_up(tags=["kv_cache"]):
+            raise RuntimeError("vLLM is still asleep after its weights and its keys and values were woken")
+
     def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
         if self._llm is None:
             self._llm = self._start(folder, config)
@@ -136,8 +142,11 @@ class VllmEngine(Engine):
                     "or set generation.refresh=reload"
                 )
             options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+        if settings.tensor_parallel > 1:
+            # By default vLLM would start Ray actors of its own inside a placement group, and wait for resources there.
+            options |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
         if settings.gpus:
-            options["gpu_memory_utilization"] = GPU_MEMORY_SHARE * settings.gpus
+            options |= {"gpu_memory_utilization": settings.memory_share, "enable_sleep_mode": settings.sleeps}
         else:
             options |= {
                 "enforce_eager": True,
@@ -184,10 +193,7 @@ def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype)
     Raises:
         ValueError: not even one sequence fits.
     """
-    values = config.to_dict()
-    heads = int(values.get("num_key_value_heads") or config.num_attention_heads)
-    head_width = int(values.get("head_dim") or config.hidden_size // config.num_attention_heads)
-    block = 2 * int(config.num_hidden_layers) * heads * head_width * dtype.itemsize * CPU_BLOCK_TOKENS
+    block = values_per_token(config) * dtype.itemsize * CPU_BLOCK_TOKENS
     blocks_per_sequence = -(-positions // CPU_BLOCK_TOKENS)
     # One block more than sequences need stays unused as vLLM's null block.
     if block * (blocks_per_sequence + 1) > CPU_KV_CACHE_BYTES:

@@ -21,6 +21,10 @@ from scpl_ray.records import Weights
 
 logger = logging.getLogger(__name__)
 
+MAX_SEQUENCES = 256
+"""Completions that an engine writes at the same time, at most."""
+GPU_MEMORY_SHARE = 0.9
+"""Part of a GPU's memory that an engine uses where nobody else does."""
 PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
 GPU_TOLERANCE = 0.05
 """Nats; bfloat16 keeps 8 bits."""
@@ -40,8 +44,23 @@ class EngineSettings:
     """Largest LoRA rank that is served; ``None``: adapters are not served, merged weights are reloaded."""
     dtype: Literal["float32", "bfloat16"]
     gpus: float
-    """Share of a GPU; 0: on the CPU."""
+    """GPUs, or a share of one; 0: on the CPU."""
     trust_remote_code: bool
+    tensor_parallel: int = 1
+    """GPUs that the model is split over."""
+    memory_share: float = GPU_MEMORY_SHARE
+    """Part of each GPU's memory that may be used."""
+    sleeps: bool = False
+    """Whether GPU memory is given back while others work."""
+
+    @property
+    def sleep_level(self) -> Literal[1, 2]:
+        """What is kept while asleep.
+
+        1: a copy of the weights in host memory, beside which an adapter is served; 2: nothing, because the whole model
+        is read anew with every policy.
+        """
+        return 1 if self.adapter_rank else 2
 
     @property
     def tolerance(self) -> float:
@@ -49,8 +68,10 @@ class EngineSettings:
         return GPU_TOLERANCE if self.gpus else 0.0
 
     @classmethod
-    def of(cls, experiment: Experiment, gpus: float) -> EngineSettings:
-        """The settings that an experiment asks for."""
+    def of(
+        cls, experiment: Experiment, gpus: float, *, memory_share: float = GPU_MEMORY_SHARE, sleeps: bool = False
+    ) -> EngineSettings:
+        """The settings that an experiment asks for, in a process that has these GPUs."""
         model, generation = experiment.model, experiment.generation
         served = model.lora if generation.refresh == "adapter" else None
         return cls(
@@ -62,6 +83,9 @@ class EngineSettings:
             dtype=("bfloat16" if gpus else "float32") if model.dtype == "auto" else model.dtype,
             gpus=gpus,
             trust_remote_code=model.trust_remote_code,
+            tensor_parallel=generation.tensor_parallel,
+            memory_share=memory_share,
+            sleeps=sleeps,
         )
 
 
@@ -110,6 +134,7 @@ class Engine(abc.ABC):
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self.weights: Weights | None = None
+        self._asleep = False
         self._stop: Ids = ()
         self._probe_prompt: Ids = ()
 
@@ -131,14 +156,38 @@ class Engine(abc.ABC):
 
     def load(self, weights: Weights) -> None:
         """Serve these weights from now on. Without an adapter to serve, the model is read from disk even if its
-        path is the one already served."""
+        path is the one already served.
+
+        An engine that sleeps gets memory for weights first and for keys and values after they are read, so that never
+        more is held than in the end.
+        """
         logger.info("loading policy version %d from %s", weights.policy_version, weights)
         adapter = self._served_adapter(weights)
         config = self._prepare(weights.model)
+        if self._asleep:
+            self._wake_weights()
         if self.weights is None or self.weights.model != weights.model or adapter is None:
             self._read_model(weights.model, config)
         self._serve_adapter(adapter)
+        if self._asleep:
+            self._wake_cache()
+            self._asleep = False
         self.weights = weights
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its GPU memory was given back; the next :meth:`load` takes it again."""
+        return self._asleep
+
+    def sleep(self) -> None:
+        """Give GPU memory back until the next :meth:`load`.
+
+        Nothing happens where ``settings.sleeps`` is false, as on a CPU, where no engine can sleep and training has host
+        memory of its own; nor before the first load.
+        """
+        if self.settings.sleeps and self.weights is not None and not self._asleep:
+            self._fall_asleep()
+            self._asleep = True
 
     @abc.abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
@@ -151,6 +200,18 @@ class Engine(abc.ABC):
         Raises:
             RuntimeError: it depends on what was computed with earlier weights.
         """
+
+    @abc.abstractmethod
+    def _fall_asleep(self) -> None:
+        """Give GPU memory back; what is kept is ``settings.sleep_level``."""
+
+    @abc.abstractmethod
+    def _wake_weights(self) -> None:
+        """Take memory for the weights again, which holds what ``settings.sleep_level`` kept."""
+
+    @abc.abstractmethod
+    def _wake_cache(self) -> None:
+        """Take memory for keys and values again; the engine is awake then."""
 
     @abc.abstractmethod
     def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
@@ -185,3 +246,11 @@ class Engine(abc.ABC):
         length = min(self.settings.max_prompt_tokens, PROBE_PROMPT_TOKENS)
         self._probe_prompt = tuple(PROBE_STRIDE * (i + 1) % config.vocab_size for i in range(length))
         return config
+
+
+def values_per_token(config: PreTrainedConfig) -> int:
+    """Numbers that a model keeps per token and sequence: keys and values of all layers and key-value heads."""
+    values = config.to_dict()
+    heads = int(values.get("num_key_value_heads") or config.num_attention_heads)
+    head_width = int(values.get("head_dim") or config.hidden_size // config.num_attention_heads)
+    return 2 * int(config.num_hidden_layers) * heads * head_width

@@ -60,7 +60,7 @@ class GenerationActor(Replica):
 
     def generate(self, weights: Weights, chunk: Chunk) -> list[Completion]:
         """All completions of a chunk, in the order of its queries and their samples."""
-        if self._served != weights:
+        if self._served != weights or self._engine.asleep:
             self._load(weights)
         numbered = []
         requests = []
@@ -97,6 +97,11 @@ class GenerationActor(Replica):
             for (query_id, i), request, one in zip(numbered, requests, sampled, strict=True)
         ]
 
+    def sleep(self) -> None:
+        """Give GPU memory back until weights are loaded again."""
+        with EndsProcess():
+            self._engine.sleep()
+
     def _load(self, weights: Weights) -> None:
         here = self._files.weights(weights)
         self._engine.check(here)
@@ -117,6 +122,7 @@ class RayGenerator:
         logs: folder of the engines' log files.
         files: how engines read the driver's files.
         deadline_s: longest time without any answer.
+        places: Ray's scheduling strategy of each; none: spread over the nodes.
     """
 
     def __init__(
@@ -127,10 +133,11 @@ class RayGenerator:
         files: Files = SHARED_DISK,
         *,
         deadline_s: float = DEADLINE_S,
+        places: Sequence[Any] = (),
     ) -> None:
         generation = experiment.generation
         self.begin(experiment)
-        self._settings = EngineSettings.of(experiment, role.gpus)
+        self._settings = EngineSettings.of(experiment, role.gpus, memory_share=role.memory_share, sleeps=role.sleeps)
         self._pool = Pool(
             GenerationActor,
             role,
@@ -138,6 +145,7 @@ class RayGenerator:
             environment=engine_vllm.environment(role.gpus) if generation.engine == "vllm" else {},
             logs=logs,
             deadline_s=deadline_s,
+            places=places,
         )
         self._weights: Weights | None = None
         self._probe: Probe | None = None
@@ -174,6 +182,18 @@ class RayGenerator:
                 "are the old ones, or were not loaded"
             )
         self._weights, self._probe = weights, probes[0]
+
+    def sleep(self) -> None:
+        """Give GPU memory back to others until :meth:`refresh`.
+
+        Where engines have GPUs of their own, or none, there is nothing to give: nothing is sent.
+
+        Raises:
+            RuntimeError: an engine died too often.
+            TimeoutError: no engine answered within the deadline.
+        """
+        if self._settings.sleeps:
+            self._pool.everywhere("sleep", what="falling asleep")
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
         """``samples[i]`` completions of ``queries[i]``, a chunk of queries at a time, in any order.

@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 import ray
 
 from actors import courier
+from actors.bundles import NODE_LABEL, Reservation, bundles
+from actors.cluster import Cluster
 from actors.courier import SHARED_DISK, Files
 from actors.feedback import RayPopulation
 from actors.generation import RayGenerator
-from actors.placement import Resources, layout
+from actors.memory import known_sizes
+from actors.placement import Layout, layout
 from actors.reward import RayScorer
 from actors.training import RayTrainer
 from scpl_ray.config import Experiment
@@ -34,12 +37,14 @@ class House:
 
     Args:
         folder: for logs and Ray Train's state.
-        resources: of the machine or cluster.
+        cluster: what this driver may use.
     """
 
-    def __init__(self, folder: Path, resources: Resources) -> None:
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
         self._folder = folder
-        self._resources = resources
+        self._cluster = cluster
+        self._reservation: Reservation | None = None
+        self._placed: Layout | None = None
         self._kept: dict[str, tuple[str, Any]] = {}
         self._files = SHARED_DISK
 
@@ -57,7 +62,9 @@ class House:
         Raises:
             PlacementError: they do not fit.
         """
-        placed = layout(experiment, self._resources)
+        placed = layout(experiment, self._cluster, known_sizes(experiment, task))
+        reservation = self._reserved(placed)
+        nodes = [seat.node.id for seat in placed.of(placed.worker)] if placed.worker.gpus else []
         if self._files.courier is None and courier.may_be_needed():
             self._files = Files(courier.start())
         logs = self._folder / "logs"
@@ -65,16 +72,24 @@ class House:
         population = self._keep("population", "", lambda: RayPopulation(experiment, task))
         population.begin(experiment, task)
         generator = self._keep(
-            "generator", asked["generator"], lambda: RayGenerator(experiment, placed.engine, logs, self._files)
+            "generator",
+            f"{asked['generator']} {placed.engine}",
+            lambda: RayGenerator(
+                experiment, placed.engine, logs, self._files, places=reservation.places(placed.engine.name)
+            ),
         )
         generator.begin(experiment)
         scorer = self._keep(
-            "scorer", asked["scorer"], lambda: RayScorer(experiment, task, placed.scorer, logs, self._files)
+            "scorer",
+            f"{asked['scorer']} {placed.scorer}",
+            lambda: RayScorer(
+                experiment, task, placed.scorer, logs, self._files, places=reservation.places(placed.scorer.name)
+            ),
         )
         scorer.begin()
         trainer = self._keep(
             "trainer",
-            asked["trainer"],
+            f"{asked['trainer']} {placed.worker} {nodes}",
             lambda: RayTrainer(
                 experiment.training,
                 experiment.model,
@@ -82,6 +97,7 @@ class House:
                 resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
                 threads_per_worker=placed.worker.threads,
                 files=self._files,
+                labels=[{NODE_LABEL: node} for node in nodes],
             ),
         )
         trainer.prepare()
@@ -99,6 +115,19 @@ class House:
         if self._files.courier is not None:
             ray.kill(self._files.courier)
             self._files = SHARED_DISK
+        if self._reservation is not None:
+            self._reservation.close()
+            self._reservation = None
+
+    def _reserved(self, placed: Layout) -> Reservation:
+        """The GPUs of a layout; processes on other ones are ended first."""
+        if self._placed is not None and bundles(self._placed) != bundles(placed):
+            logger.info("processes move: %s instead of %s", placed, self._placed)
+            self.close()
+        if self._reservation is None:
+            self._reservation = Reservation(placed)
+        self._placed = placed
+        return self._reservation
 
     def _keep(self, name: str, asked: str, start: Callable[[], Kept]) -> Kept:
         if name in self._kept:

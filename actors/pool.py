@@ -101,6 +101,7 @@ class Pool:
         environment: variables of the processes, besides their thread count.
         logs: folder of the log files, one per replica.
         deadline_s: longest time without an answer.
+        places: Ray's scheduling strategy of each; none: spread over the nodes.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Pool:
         environment: Mapping[str, str],
         logs: Path,
         deadline_s: float = DEADLINE_S,
+        places: Sequence[Any] = (),
     ) -> None:
         self._role = role
         self._deadline_s = deadline_s
@@ -123,10 +125,13 @@ class Pool:
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_TASK_RETRIES,
             runtime_env={"env_vars": variables},
-            # Over the nodes; and not inside the placement group of a trial that happens to run the driver.
-            scheduling_strategy="SPREAD",
         )
-        self._actors = [remote.remote(log, *arguments) for log in self._logs]
+        # Over the nodes; and not inside the placement group of a trial that happens to run the driver.
+        strategies = places or ["SPREAD"] * role.count
+        self._actors = [
+            remote.options(scheduling_strategy=strategy).remote(log, *arguments)
+            for log, strategy in zip(self._logs, strategies, strict=True)
+        ]
         self._load = [0] * role.count
         self._restarts = [0] * role.count
         self._replica_of: dict[Any, int] = {}

@@ -130,6 +130,7 @@ class RayScorer:
         logs: folder of the scorers' log files.
         files: how scorers read and write the driver's files.
         deadline_s: longest time without any answer.
+        places: Ray's scheduling strategy of each; none: spread over the nodes.
     """
 
     def __init__(
@@ -141,9 +142,16 @@ class RayScorer:
         files: Files = SHARED_DISK,
         *,
         deadline_s: float = DEADLINE_S,
+        places: Sequence[Any] = (),
     ) -> None:
         self._pool = Pool(
-            ScoringActor, role, (experiment, task, role.gpus, files), environment={}, logs=logs, deadline_s=deadline_s
+            ScoringActor,
+            role,
+            (experiment, task, role.gpus, files),
+            environment={},
+            logs=logs,
+            deadline_s=deadline_s,
+            places=places,
         )
         self._source: Path | None = None
         self._submitted: list[Any] = []

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,19 @@ class _WorkersLostError(RuntimeError):
 class _Run:
     """One Ray Train run, in a background thread."""
 
-    def __init__(self, name: str, *, folder: Path, workers: int, resources: dict[str, float], config: dict[str, Any]):
+    def __init__(
+        self,
+        name: str,
+        *,
+        folder: Path,
+        workers: int,
+        resources: dict[str, float],
+        config: dict[str, Any],
+        labels: list[dict[str, str]] | None,
+    ):
         self.name = name
         self._logs = folder / f"{name}-worker*.log"
-        self._workers, self._resources = workers, resources
+        self._workers, self._resources, self._labels = workers, resources, labels
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=beside()).remote()
         self._error: Exception | None = None
         self._idle = True
@@ -126,6 +135,7 @@ class _Run:
                 use_gpu=gpu,
                 resources_per_worker=self._resources,
                 placement_strategy="SPREAD",
+                label_selector=self._labels,
             ),
             # Ray Train resumes silently by name, retries a broken controller for ever unless told otherwise, and
             # would restart workers without their job: whole runs are repeated here instead.
@@ -246,6 +256,7 @@ class RayTrainer:
         attempts: int = 3,
         startup_deadline_s: float = 180.0,
         stall_deadline_s: float = 1800.0,
+        labels: Sequence[Mapping[str, str]] = (),
     ) -> None:
         """Nothing is started yet.
 
@@ -259,11 +270,13 @@ class RayTrainer:
             attempts: how often a job is begun before lost workers are an error.
             startup_deadline_s: longest wait for the next worker to come up.
             stall_deadline_s: longest wait for a step, or for weights to be loaded or saved.
+            labels: of the node that each worker runs on; none: any node.
         """
         self._training = training
         self._config = {"training": training, "model": model, "threads": threads_per_worker, "files": files}
         self._folder = folder.absolute()
         self._resources = {name: amount for name, amount in resources_per_worker.items() if amount > 0}
+        self._labels = [dict(label) for label in labels] or None
         self._attempts = attempts
         self._deadlines = startup_deadline_s, stall_deadline_s
         self._token = uuid.uuid4().hex[:8]
@@ -287,6 +300,7 @@ class RayTrainer:
             workers=self._training.workers,
             resources=self._resources,
             config={**self._config, "restarts": self._lost},
+            labels=self._labels,
         )
         return self._run
 

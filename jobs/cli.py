@@ -68,6 +68,14 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODES",
+            help="With --dry-run: plan for these nodes, [dim][[/]NODESx[dim]][/]CPUScpu:MEMORYgib[dim][[/]"
+            ":GPUSgpu:MEMORYgib[dim]][/],..., for example 4x96cpu:1024gib:8gpu:80gib.",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Debug messages in logs/driver.log.")] = False,
 ) -> None:
     """Run a self-consuming performative loop.
@@ -77,16 +85,21 @@ def run(
     stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
     in a working copy below $SCPL_CACHE and carried over at every commit.
     """
+    from actors.cluster import described
     from jobs import loop
     from jobs.plan import print_plan
 
     try:
+        if cluster is not None and not dry_run:
+            raise ConfigError(
+                f"--cluster {cluster}: describes a cluster for --dry-run; a run asks Ray for the real one"
+            )
         if resume is not None:
             store, experiment = _reopen(resume, arguments or [])
             task = loop.plan(experiment)[0]
         else:
             experiment = configfile.load(*split_arguments(arguments or []))
-            task, placed = loop.plan(experiment)
+            task, placed = loop.plan(experiment, described(cluster) if cluster is not None else None)
             if dry_run:
                 print_plan(wide_console(), experiment, task, placed)
                 return

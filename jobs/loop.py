@@ -18,9 +18,11 @@ import ray
 from rich import box
 from rich.table import Table
 
+from actors.cluster import Cluster, local_cluster, ray_cluster
 from actors.house import House
+from actors.memory import known_sizes
 from actors.metrics import WatchedProgress
-from actors.placement import Layout, Resources, layout
+from actors.placement import Layout, layout
 from jobs.display import Display, chatter_to, closing_table, lookup, restarts_line
 from jobs.interrupts import STOPPED, Interrupts
 from scpl_ray import assemble, tasks, tracking
@@ -58,13 +60,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def local_resources() -> Resources:
-    """CPUs this process may use, and GPUs."""
-    import torch
-
-    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count())
-
-
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
     """Inside, a local Ray may be told to listen to this machine only.
@@ -81,38 +76,40 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected(resources: Resources | None) -> Iterator[Resources]:
+def connected() -> Iterator[Cluster]:
     """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = {"env_vars": dict(QUIET)}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=environment, **quiet)
-        total = ray.cluster_resources()
-        resources = Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+        local = None
     else:
-        resources = resources or local_resources()
+        local = local_cluster()
         with on_loopback():
             ray.init(
                 address="local",
-                num_cpus=int(resources.cpus),
-                num_gpus=int(resources.gpus),
+                num_cpus=int(local.cpus),
+                num_gpus=local.gpus,
                 include_dashboard=False,
                 runtime_env=environment,
                 _node_ip_address=LOOPBACK,
                 **quiet,
             )
     try:
-        yield resources
+        yield ray_cluster() if local is None else local.started(ray.nodes()[0]["NodeID"])
     finally:
         ray.shutdown()
 
 
-def plan(experiment: Experiment, resources: Resources | None = None) -> tuple[Task, Layout]:
+def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
     """Everything that can be checked without starting anything.
 
     Args:
         experiment: the config.
-        resources: what to plan for; ``None``: this machine, or a cluster of any size where one is to be connected to.
+        cluster: what to plan for; ``None``: this machine, unless a cluster is to be connected to.
+
+    Returns:
+        The task, and who gets what; ``None`` where that depends on a cluster that is to be connected to.
 
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
@@ -126,9 +123,11 @@ def plan(experiment: Experiment, resources: Resources | None = None) -> tuple[Ta
     check_model(experiment)
     check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
-    if resources is None:
-        resources = Resources(float("inf"), 0.0) if os.environ.get("RAY_ADDRESS") else local_resources()
-    return task, layout(experiment, resources)
+    if cluster is None:
+        if os.environ.get("RAY_ADDRESS"):
+            return task, None
+        cluster = local_cluster()
+    return task, layout(experiment, cluster, known_sizes(experiment, task))
 
 
 def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
@@ -148,7 +147,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
             display.note(f"working copy {store.root}")
         if task.data_report is not None:
             display.note(str(task.data_report))
-        with connected(None) as resources, House(store.root, resources) as house:
+        with connected() as cluster, House(store.root, cluster) as house:
             measured = list(rounds(store, experiment, task, house, display))
             _keep_ray_logs(store.root / "logs" / "ray")
         seconds = _seconds(store, experiment)

@@ -17,6 +17,8 @@ from typing import Any
 
 from rich.table import Table
 
+from actors.cluster import local_cluster
+from actors.placement import layout
 from jobs import loop
 from jobs.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
@@ -33,7 +35,8 @@ def overhead(experiment: Experiment) -> None:
     """Run the experiment, then the bare engines on its last round, and print both."""
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
         console = wide_console(screen)
-        task, placed = loop.plan(experiment)
+        task, _ = loop.plan(experiment)
+        placed = layout(experiment, local_cluster())
         store = Store.create(Path(folder) / "run", experiment, loop.versions())
         started = time.monotonic()
         loop.run(store, experiment, task)

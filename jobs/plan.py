@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
-from actors.placement import Layout
+from actors.placement import Layout, Seat
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
 from scpl_ray.store import PHASES
 
 
-def print_plan(console: Console, experiment: Experiment, task: Task, placed: Layout) -> None:
-    """Print who would run where, and what each phase would do."""
-    table = Table(title="processes", title_justify="left")
-    for column in ("role", "number", "CPUs each", "GPUs each", "threads each"):
-        table.add_column(column, justify="left" if column == "role" else "right")
-    for role in placed.roles:
-        table.add_row(role.name, str(role.count), f"{role.cpus:g}", f"{role.gpus:g}", str(role.threads))
-    console.print(table)
+def print_plan(console: Console, experiment: Experiment, task: Task, placed: Layout | None) -> None:
+    """Print who would run where with how much memory, and what each phase would do.
+
+    Args:
+        console: to print on.
+        experiment: the config.
+        task: its task.
+        placed: who gets what; ``None``: that depends on a cluster nobody has asked yet.
+    """
+    if placed is None:
+        console.print(
+            "processes: placed when the run has asked the cluster of RAY_ADDRESS; to plan now, describe it by --cluster"
+        )
+    else:
+        _print_processes(console, placed)
     lines = phase_lines(experiment, task)
     table = Table(title=f"each of {experiment.loop.rounds} rounds", title_justify="left")
     table.add_column("phase")
@@ -34,6 +43,52 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
     if task.data_report is not None:
         console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")
+
+
+def _print_processes(console: Console, placed: Layout) -> None:
+    how = {
+        "cpu": "without GPUs",
+        "dedicated": "each with GPUs of its own",
+        "colocated": "an engine, a scorer and a worker take turns on each GPU",
+    }
+    table = Table(title=f"processes, {how[placed.mode]}", title_justify="left")
+    for column in ("role", "number", "CPUs each", "GPUs each", "threads each", "where"):
+        table.add_column(column, justify="left" if column in ("role", "where") else "right")
+    for role in placed.roles:
+        cells = (role.name, str(role.count), f"{role.cpus:g}", f"{role.gpus:g}", str(role.threads))
+        table.add_row(*cells, _where(placed.of(role)))
+    console.print(table)
+    if placed.estimates is None:
+        console.print("memory: unknown until the model's config is on this machine; only CPUs and GPUs were counted")
+        return
+    table = Table(title="memory of each process in GiB, at most (activations and libraries: estimates)")
+    table.title_justify = "left"
+    for column in ("role", "of what", "sum", "on"):
+        table.add_column(column, justify="right" if column == "sum" else "left")
+    for role in placed.roles:
+        estimate = placed.estimates[role.name]
+        parts = ", ".join(f"{name} {gib:.2f}" for name, gib in estimate.working.items())
+        nodes = [seat.node for seat in placed.of(role)]
+        if placed.mode == "cpu":
+            smallest = min(node.memory_gib for node in nodes)
+            table.add_row(role.name, parts, f"{estimate.host:.2f}", f"a host of {smallest:.0f}")
+        else:
+            smallest = min(node.gpu_memory_gib for node in nodes)
+            table.add_row(role.name, parts, f"{estimate.total:.2f}", f"each GPU of {smallest:.0f}")
+            host = min(node.memory_gib for node in nodes)
+            table.add_row("", "weights that are read, kept or asleep", f"{estimate.host:.2f}", f"a host of {host:.0f}")
+    console.print(table)
+
+
+def _where(seats: Sequence[Seat]) -> str:
+    """Nodes in turn, each with its devices."""
+    by_node: dict[str, list[str]] = {}
+    for seat in seats:
+        by_node.setdefault(seat.node.name, []).append("+".join(map(str, seat.gpus)))
+    return "; ".join(
+        f"{name}: GPU {', '.join(devices)}" if any(devices) else f"{name}: {len(devices)}"
+        for name, devices in by_node.items()
+    )
 
 
 def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:

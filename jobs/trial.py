@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from actors.cluster import Cluster
 from actors.house import House
-from actors.placement import Resources
 from jobs import loop
 from scpl_ray import configfile, tasks
 from scpl_ray.config import Experiment
@@ -61,15 +61,16 @@ class Quiet:
 class LoopTrial(tune.Trainable):  # type: ignore[misc]
     """Trials in one process, one after the other; those that need the same engines share them.
 
-    The config holds ``study`` (absolute folder), ``cpus`` and ``gpus`` (this process's share of the machine or
-    cluster), ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search ``sampled`` keys;
-    there the folder is named by their hash.
+    The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
+    ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search ``sampled`` keys; there the
+    folder is named by their hash.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
         os.environ.update(loop.QUIET)
-        self._house = House(Path(config["study"]), Resources(config["cpus"], config["gpus"]))
+        cluster: Cluster = config["cluster"]
+        self._house = House(Path(config["study"]), cluster)
         self._task: tuple[str, Task] | None = None
         self._store: Store | None = None
         self._begin(config)

@@ -14,8 +14,9 @@ from ray import tune
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from actors.cluster import Cluster
 from actors.house import asks
-from actors.placement import PlacementError, Resources, layout
+from actors.placement import PlacementError, layout
 from jobs import loop
 from jobs.display import chatter_to, wide_console
 from jobs.interrupts import Interrupts
@@ -52,7 +53,7 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
         return by_mode(folder.absolute(), plan, trials, wide_console(screen))
 
 
-def concurrent_trials(trials: Sequence[Trial], resources: Resources) -> int:
+def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
     """How many trials fit the machine or cluster side by side.
 
     Raises:
@@ -60,7 +61,9 @@ def concurrent_trials(trials: Sequence[Trial], resources: Resources) -> int:
     """
     fits = 0
     while fits < len(trials):
-        share = Resources(resources.cpus / (fits + 1) - TRIAL_CPUS, resources.gpus / (fits + 1))
+        share = cluster.share(fits + 1, cpus_aside=TRIAL_CPUS)
+        if fits and cluster.gpus and not share.gpus:
+            break
         try:
             for trial in trials:
                 layout(trial.experiment, share)
@@ -131,9 +134,8 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     if not left:
         return {}
     prepare(left, console)
-    with loop.connected(None) as resources:
-        side_by_side = concurrent_trials(trials, resources)
-        share = {"cpus": resources.cpus / side_by_side, "gpus": resources.gpus / side_by_side}
+    with loop.connected() as cluster:
+        side_by_side = concurrent_trials(trials, cluster)
         # trials that share their engines come one after the other, seed by seed
         keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
         ordered = sorted(left, key=lambda trial: keys.index(str(asks(trial.experiment))))
@@ -142,7 +144,11 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
         try:
             tune.Tuner(
                 tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
-                param_space={"study": str(folder), **share, "trial": tune.grid_search(space)},
+                param_space={
+                    "study": str(folder),
+                    "cluster": cluster.share(side_by_side),
+                    "trial": tune.grid_search(space),
+                },
                 tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
                 run_config=_run_config(folder, progress),
             ).fit()
@@ -161,15 +167,14 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     prepare(trials, console)
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
-    with loop.connected(None) as resources:
-        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, resources)
+    with loop.connected() as cluster:
+        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
         try:
             found = tune.Tuner(
                 tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
                 param_space={
                     "study": str(folder),
-                    "cpus": resources.cpus / side_by_side,
-                    "gpus": resources.gpus / side_by_side,
+                    "cluster": cluster.share(side_by_side),
                     "trial": {"folder": "", "experiment": configfile.dump(trials[0].experiment)},
                     "sampled": {key: _sampler(values) for key, values in plan.axes.items()},
                 },

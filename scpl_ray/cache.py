@@ -54,7 +54,7 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
         TimeoutError: another process held the entry for :data:`LOCK_SECONDS`.
     """
     cache = directory()
-    folder = cache / f"{name}-{key[:16]}"
+    folder = _folder(name, key)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = folder.with_suffix(".lock").open("w")
@@ -72,6 +72,16 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
                     folder.replace(Path(scratch) / "damaged")
                 made.replace(folder)
     return folder
+
+
+def found(name: str, key: str) -> Path | None:
+    """Where :func:`entry` finds it, if it was made; whether it is whole is not checked."""
+    folder = _folder(name, key)
+    return folder if folder.is_dir() else None
+
+
+def _folder(name: str, key: str) -> Path:
+    return directory() / f"{name}-{key[:16]}"
 
 
 def copy(folder: Path, output: Path) -> None:

@@ -130,7 +130,9 @@ class Generation(Section):
     engine: Literal["vllm", "transformers"] = "vllm"
     """``vllm`` needs one of the extras ``cpu`` or ``gpu``; ``transformers`` runs anywhere, slower."""
     replicas: PositiveInt = 1
-    """Engines; on GPUs one each."""
+    """Engines; on GPUs ``tensor_parallel`` of them each."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs of one node that each engine splits the model over, for a model too large for one; needs ``vllm``."""
     samples_per_prompt: PositiveInt = 4
     """Candidates per query."""
     max_new_tokens: PositiveInt = 24
@@ -272,6 +274,14 @@ class Training(Section):
     """``round``: fresh workers each round (GPU memory returns); ``run``: workers live on (small models)."""
 
 
+class Placement(Section):
+    """Who gets which GPU; on a machine without GPUs there is nothing to choose."""
+
+    gpus: Literal["auto", "colocated", "dedicated"] = "auto"
+    """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
+    dedicated if it fits."""
+
+
 class Evaluation(Section):
     """Two fixed held-out sets, asked every round."""
 
@@ -337,6 +347,7 @@ class Experiment(Section):
     selection: Selection = Selection()
     cycle: Cycle = Cycle()
     training: Training = Training()
+    placement: Placement = Placement()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     analytic: Analytic = Analytic()

@@ -192,8 +192,7 @@ class Loop:
             examples = cycles.compose(
                 history, self._real_examples, self.experiment.cycle, round_=t, seed=self.experiment.seed
             )
-            origins = [e.origin for e in examples]
-            phase.facts |= {"examples": len(examples), "real": origins.count("real")}
+            phase.facts |= {"examples": len(examples), "real": sum(e.origin == "real" for e in examples)}
             phase.write("dataset", examples, Example)
 
     def weights(self, t: int) -> None:
@@ -201,6 +200,7 @@ class Loop:
         with self._phase(t, "weights") as phase:
             if phase is None:
                 return
+            self.engines.generator.sleep()
             start = self._policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
             result = self.engines.trainer.train(
                 TrainingJob(

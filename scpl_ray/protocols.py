@@ -133,6 +133,10 @@ class Generator(Protocol):
         """
         ...
 
+    def sleep(self) -> None:
+        """Give GPU memory back, where others share it, until :meth:`refresh`; no completion is asked for meanwhile."""
+        ...
+
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
         """``samples[i]`` completions of ``queries[i]``: chunks of ``generation.prompts_per_chunk`` queries, any order.
 

@@ -115,8 +115,8 @@ def main() -> int:
     outcomes = []
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as name,
-        loop.connected(None) as resources,
-        House(Path(name) / "house", resources) as house,
+        loop.connected() as cluster,
+        House(Path(name) / "house", cluster) as house,
     ):
         folder = Path(name)
         # the first run also starts everything; the second is the undisturbed one

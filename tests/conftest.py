@@ -7,12 +7,13 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One private Ray for the whole session; logical CPUs are over-committed on purpose."""
+    """One private Ray for the whole session; logical CPUs are over-committed on purpose, GPUs are only counted."""
     import ray
 
     ray.init(
         address="local",
         num_cpus=8,
+        num_gpus=4,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",

@@ -78,13 +78,19 @@ class FakeGenerator:
         self.chunk = chunk
         self.kill_after_chunks = kill_after_chunks
         self.version = -1
+        self.asleep = False
         self.logits = np.zeros(1)
 
     def refresh(self, weights: Weights) -> None:
+        self.asleep = False
         self.version = weights.policy_version
         self.logits = np.array(json.loads((weights.model / "policy.json").read_text()))
 
+    def sleep(self) -> None:
+        self.asleep = True
+
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
+        assert not self.asleep, "completions are asked of a generator that sleeps"
         p = np.exp(self.logits) / np.exp(self.logits).sum()
         starts = list(range(0, len(queries), self.chunk))
         for done, start in enumerate(reversed(starts)):

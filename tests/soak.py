@@ -178,7 +178,7 @@ def soak(rounds: int, minutes: float, folder: Path, console: Console) -> list[Sa
     loop.log_to(folder / "run/logs/driver.log", verbose=False)
     samples = []
     began = time.monotonic()
-    with loop.connected(None) as resources, House(folder / "run", resources) as house:
+    with loop.connected() as cluster, House(folder / "run", cluster) as house:
         going = loop.rounds(store, experiment, task, house, Quiet())
         for round_, _ in enumerate(going):
             if round_:

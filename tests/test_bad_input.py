@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from actors.placement import Resources
+from actors.cluster import Cluster, Node
 from jobs import loop
 from jobs.cli import app
 from tests.bad_input import CASES, Bad, write
@@ -27,7 +27,7 @@ def said(case: Bad, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SCPL_CACHE", str(folder.parent / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(loop, "local_resources", lambda: Resources(2, 0))
+    monkeypatch.setattr(loop, "local_cluster", lambda: Cluster((Node("this machine", 2, 24.0),)))
     result = CliRunner().invoke(app, list(case.arguments))
     assert result.exit_code == 2, (result.output, result.exception)
     assert sorted(path.name for path in folder.iterdir()) == sorted(case.files), "something was written"

@@ -270,6 +270,15 @@ class Scripted(Engine):
     def _serve_adapter(self, adapter: Path | None) -> None:
         raise NotImplementedError
 
+    def _fall_asleep(self) -> None:
+        raise NotImplementedError
+
+    def _wake_weights(self) -> None:
+        raise NotImplementedError
+
+    def _wake_cache(self) -> None:
+        raise NotImplementedError
+
     def probe(self) -> Probe:
         assert self.weights is not None
         differs = self.weights.model.name == "differs"

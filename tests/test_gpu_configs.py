@@ -1,5 +1,6 @@
 """The configs for GPUs: a CPU config's experiment at another size, planned for 8 GPUs."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from actors.placement import Resources
+from actors.cluster import described
+from actors.placement import PlacementError
 from jobs import loop
 from jobs.configs import CONFIGS
 from jobs.plan import print_plan
 from scpl_ray import configfile
 from scpl_ray.tasks import preference_judge
 from tests import maths_data, news_data, preference_data
+from tests.test_memory import QWEN_7B
 from tests.tiny_models import save_model
 
 GPU_CONFIGS = [name for name in CONFIGS if "_qwen_" in name]
@@ -80,7 +83,8 @@ def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, mon
             *(override.format(model=folder) for override in overrides),
         ],
     )
-    task, placed = loop.plan(experiment, Resources(64, 8))
+    task, placed = loop.plan(experiment, described("64cpu:512gib:8gpu:80gib"))
+    assert placed is not None
     assert sum(role.count * role.gpus for role in placed.roles) == pytest.approx(8)
     assert all(role.gpus > 0 for role in placed.roles)
     console = Console(record=True, width=160)
@@ -89,3 +93,40 @@ def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, mon
     trained = "all weights" if experiment.model.lora is None else "LoRA rank 16"
     for text in ("8,192 completions by transformers", f"from the last policy; {trained}", "nothing was started"):
         assert text in printed
+
+
+def test_a_model_of_seven_billion_is_planned_from_its_config(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", "qwen2", hidden=32)
+    (folder / "config.json").write_text(json.dumps(QWEN_7B))
+    data = news_data.write_jsonl(tmp_path / "rows.jsonl", maths_data.rows())
+    overrides = [
+        *(f"task.data={data}", f"model.name={folder}", "evaluation.prompts_per_group=3"),
+        *("evaluation.neutral_prompts=4", "generation.engine=transformers", *DATA["maths"][1]),
+    ]
+    experiment = configfile.load(CONFIGS["maths_qwen_7b"], overrides)
+    task, placed = loop.plan(experiment, described("0cpu:32gib,96cpu:768gib:8gpu:80gib"))
+    console = Console(record=True, width=160)
+    print_plan(console, experiment, task, placed)
+    printed = console.export_text()
+    for text in (
+        "each with GPUs of its own",
+        "node 1: GPU 0, 1, 2, 3",
+        "weights 14.26",
+        "each GPU of 80",
+        "a host of 768",
+    ):
+        assert text in printed
+    with pytest.raises(
+        PlacementError, match=r"training worker: holds about 3\d.\d GiB .* but the largest have 24; train an"
+    ):
+        loop.plan(experiment, described("96cpu:768gib:8gpu:24gib"))
+
+
+def test_where_a_cluster_is_to_be_asked_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    experiment = configfile.load(None, ["generation.engine=transformers", "training.workers=64"])
+    task, placed = loop.plan(experiment)
+    assert placed is None
+    console = Console(record=True, width=160)
+    print_plan(console, experiment, task, placed)
+    assert "placed when the run has asked the cluster of RAY_ADDRESS" in console.export_text()

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from actors.cluster import Cluster, Node
 from actors.house import asks
-from actors.placement import PlacementError, Resources
+from actors.placement import PlacementError
 from jobs.trial import trial_folder
 from jobs.tuning import concurrent_trials
 from scpl_ray import configfile, results, study
@@ -76,13 +77,17 @@ def test_runs_share_what_they_agree_on() -> None:
         assert {name for name in one if one[name] != other[name]} == changed
 
 
+def machine(cpus: float, gpus: int = 0) -> Cluster:
+    return Cluster((Node("one", cpus, 64.0, gpus, 80.0),))
+
+
 def test_as_many_trials_side_by_side_as_fit() -> None:
     trial = study.Trial("a", (), 0, Experiment())
-    assert concurrent_trials([trial] * 9, Resources(2, 0)) == 2
-    assert concurrent_trials([trial] * 2, Resources(64, 0)) == 2
-    assert concurrent_trials([trial] * 9, Resources(64, 8)) == 8
+    assert concurrent_trials([trial] * 9, machine(2)) == 2
+    assert concurrent_trials([trial] * 2, machine(64)) == 2
+    assert concurrent_trials([trial] * 9, machine(64, 8)) == 8
     with pytest.raises(PlacementError):
-        concurrent_trials([trial], Resources(0.5, 0))
+        concurrent_trials([trial], machine(0.5))
 
 
 def test_sampled_settings_name_their_directory() -> None:

@@ -109,10 +109,19 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
         card = _build(config, task, folder, progress or (lambda done, steps: None))
         (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
 
-    folder = cache.entry(f"base-{config.model.family}", base_key(config, task), make)
+    folder = cache.entry(_entry(config), base_key(config, task), make)
     card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
     check_learned(card)
     return BaseModel(folder, card)
+
+
+def found_base(config: Experiment, task: Language) -> Path | None:
+    """The folder of the base model of this experiment, if it was trained before."""
+    return cache.found(_entry(config), base_key(config, task))
+
+
+def _entry(config: Experiment) -> str:
+    return f"base-{config.model.family}"
 
 
 def _build(config: Experiment, task: Language, folder: Path, progress: Progress) -> Card:

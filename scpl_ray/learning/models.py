@@ -6,11 +6,15 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scpl_ray.config import Experiment
 from scpl_ray.learning import base, sentences, smollm, task_base
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.language import Language
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
@@ -39,6 +43,60 @@ def base_model(experiment: Experiment, task: Task, progress: base.Progress | Non
             return base.ensure_base(experiment, task, progress=progress).path
         return task_base.ensure_task_base(experiment, task, progress=progress).path
     return resolve_model(experiment)
+
+
+def known_config(experiment: Experiment, task: Task) -> PreTrainedConfig | None:
+    """The config of the base model, where it is on this machine already; nothing is built or downloaded.
+
+    Returns:
+        ``None``: it will be known once the model is built, converted or downloaded.
+
+    Raises:
+        ValueError: a config that cannot be read.
+    """
+    name = experiment.model.name
+    if name == TINY:
+        folder = base.found_base(experiment, task) if isinstance(task, Language) else None
+    elif name == smollm.NAME:
+        folder = smollm.found()
+    else:
+        folder = _on_disk(name, "model.name", experiment.model.revision)
+    return _config(folder, "model.name", name, experiment.model.trust_remote_code)
+
+
+def known_reward_config(experiment: Experiment) -> PreTrainedConfig | None:
+    """The config of ``reward.model``; as :func:`known_config`, and ``None`` where none is given."""
+    name = experiment.reward.model
+    if name is None:
+        return None
+    return _config(_on_disk(name, "reward.model", None), "reward.model", name, experiment.model.trust_remote_code)
+
+
+def _on_disk(name: str, key: str, revision: str | None) -> Path | None:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not HUB_ID.fullmatch(name):
+        raise _no_folder(key, name)
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _config(folder: Path | None, key: str, name: str, trust_remote_code: bool) -> PreTrainedConfig | None:
+    if folder is None:
+        return None
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{key}: {name} has no config.json that can be read ({' '.join(str(error).split())[:200]}); give a "
+            "folder that save_pretrained wrote"
+        ) from error
+    return config
 
 
 def resolve_model(experiment: Experiment) -> Path:
@@ -83,19 +141,11 @@ def check_reward_model(experiment: Experiment) -> None:
     name = experiment.reward.model
     if name is None:
         return
-    from transformers import AutoConfig
-
     from scpl_ray.learning.reward_model import check_outputs
 
     trust = experiment.model.trust_remote_code
-    folder = _locate(name, "reward.model", None, trust, weights=False)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"reward.model: {name} has no config.json that can be read ({' '.join(str(error).split())[:200]}); give a "
-            "folder that save_pretrained wrote"
-        ) from error
+    config = _config(_locate(name, "reward.model", None, trust, weights=False), "reward.model", name, trust)
+    assert config is not None
     check_outputs(name, [str(config.id2label[i]) for i in range(config.num_labels)], experiment.groups.names)
 
 
@@ -185,13 +235,17 @@ def _check_architecture(folder: Path, key: str, name: str) -> None:
         )
 
 
+def _no_folder(key: str, name: str) -> ValueError:
+    return ValueError(f"{key}: {name}: no such folder; give a folder with a model, a Hub id, or {smollm.NAME}")
+
+
 def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, *, weights: bool) -> Path:
     """A local folder as it is, or a snapshot of a Hub model."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.absolute()
     if folder.exists() or not HUB_ID.fullmatch(name):
-        raise ValueError(f"{key}: {name}: no such folder; give a folder with a model, a Hub id, or {smollm.NAME}")
+        raise _no_folder(key, name)
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 

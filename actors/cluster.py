@@ -1,0 +1,163 @@
+"""What a machine or cluster has: nodes with CPUs, GPUs and memory; asked for, or described for a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import psutil
+
+GIB = 2**30
+PROBE_S = 300.0
+"""Longest wait for a node to say how much memory its GPUs have; a worker process must start there."""
+DESCRIBED = re.compile(
+    r"(?:(?P<nodes>\d+)x)?(?P<cpus>\d+)cpu:(?P<memory>\d+)gib(?::(?P<gpus>\d+)gpu:(?P<gpu_memory>\d+)gib)?"
+)
+
+
+class ClusterError(ValueError):
+    """A cluster's description cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """One machine."""
+
+    name: str
+    """For people: an address, or a number."""
+    cpus: float
+    memory_gib: float
+    """Of the host; what Ray does not keep for its objects, where Ray runs."""
+    gpus: int = 0
+    gpu_memory_gib: float = 0.0
+    """Of each GPU."""
+    id: str = ""
+    """Ray's; empty where Ray does not run, as in a plan."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cluster:
+    """One machine, or several."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """Of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    def started(self, id_: str) -> Cluster:
+        """The same single machine once Ray runs there, and has given it this id."""
+        (node,) = self.nodes
+        return Cluster((dataclasses.replace(node, id=id_),))
+
+    def share(self, count: int, *, cpus_aside: float = 0.0) -> Cluster:
+        """What each of ``count`` experiments side by side has: the same part of every node, GPUs whole.
+
+        Args:
+            count: how many.
+            cpus_aside: CPUs that each needs besides, on one node.
+        """
+        nodes = [
+            dataclasses.replace(
+                node, cpus=node.cpus / count, gpus=node.gpus // count, memory_gib=node.memory_gib / count
+            )
+            for node in self.nodes
+        ]
+        roomiest = max(range(len(nodes)), key=lambda i: nodes[i].cpus)
+        nodes[roomiest] = dataclasses.replace(nodes[roomiest], cpus=nodes[roomiest].cpus - cpus_aside)
+        return Cluster(tuple(nodes))
+
+
+def described(text: str) -> Cluster:
+    """The cluster of a description like ``8cpu:32gib,4x96cpu:1024gib:8gpu:80gib``.
+
+    Node types are separated by commas, each ``[NODESx]CPUScpu:MEMORYgib[:GPUSgpu:MEMORYgib]``: the first memory is the
+    host's, the second that of each GPU.
+
+    Raises:
+        ClusterError: it is something else.
+    """
+    nodes: list[Node] = []
+    for part in text.split(","):
+        found = DESCRIBED.fullmatch(part.strip())
+        if found is None or found["nodes"] == "0":
+            raise ClusterError(
+                f"--cluster {text}: {part!r} is not [NODESx]CPUScpu:MEMORYgib[:GPUSgpu:MEMORYgib], for example "
+                "4x96cpu:1024gib:8gpu:80gib, four nodes with 96 CPUs, 1024 GiB and 8 GPUs of 80 GiB each"
+            )
+        for _ in range(int(found["nodes"] or 1)):
+            gpus = int(found["gpus"] or 0)
+            gpu_memory = float(found["gpu_memory"] or 0)
+            nodes.append(Node(f"node {len(nodes)}", float(found["cpus"]), float(found["memory"]), gpus, gpu_memory))
+    return Cluster(tuple(nodes))
+
+
+def local_cluster() -> Cluster:
+    """This machine: the CPUs that this process may use, and all GPUs that it sees."""
+    import torch
+
+    memory: list[float] = []
+    if torch.cuda.device_count():
+        # A process that has asked holds memory on its GPU from then on: another one asks.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            memory = other.submit(gpu_memory_gib).result(PROBE_S)
+    host = psutil.virtual_memory().total / GIB
+    node = Node("this machine", len(os.sched_getaffinity(0)), host, len(memory), min(memory, default=0.0))
+    return Cluster((node,))
+
+
+def ray_cluster() -> Cluster:
+    """The cluster that Ray is connected to, nodes in the order of their addresses.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: a node with GPUs did not say how much memory they have.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = [facts for facts in ray.nodes() if facts["Alive"]]
+    alive.sort(key=lambda facts: (facts["NodeManagerAddress"], facts["NodeID"]))
+    asked: dict[str, Any] = {}
+    for facts in alive:
+        if facts["Resources"].get("GPU"):
+            place = NodeAffinitySchedulingStrategy(facts["NodeID"], soft=False)
+            # It ends after one call, and with it what it holds on the GPUs.
+            probe = ray.remote(num_cpus=0, max_calls=1, scheduling_strategy=place)(gpu_memory_gib)
+            asked[facts["NodeID"]] = probe.remote()
+    memory = dict(zip(asked, ray.get(list(asked.values()), timeout=PROBE_S), strict=True))
+    return Cluster(tuple(node_of(facts, memory.get(facts["NodeID"], [])) for facts in alive))
+
+
+def node_of(facts: dict[str, Any], gpu_memory: list[float]) -> Node:
+    """A node from what Ray says of it.
+
+    Args:
+        facts: an item of ``ray.nodes()``.
+        gpu_memory: of each of its GPUs, in GiB.
+    """
+    has = facts["Resources"]
+    return Node(
+        facts["NodeManagerAddress"],
+        has.get("CPU", 0.0),
+        has.get("memory", 0.0) / GIB,
+        int(has.get("GPU", 0)),
+        min(gpu_memory, default=0.0),
+        facts["NodeID"],
+    )
+
+
+def gpu_memory_gib() -> list[float]:
+    """Memory of each GPU that this process sees."""
+    import torch
+
+    return [torch.cuda.get_device_properties(i).total_memory / GIB for i in range(torch.cuda.device_count())]

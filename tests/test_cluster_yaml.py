@@ -1,0 +1,80 @@
+"""cluster.yaml, by the checks that ``ray up`` makes before it starts anything, and what would be uploaded."""
+
+import copy
+import fnmatch
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import ValidationError
+from ray._private.runtime_env.packaging import _get_ignore_file
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[1]
+MADE = [".git", ".venv", "runs", "studies", "build", "dist", "scpl_ray.egg-info", ".mypy_cache", ".hypothesis"]
+"""Names of what is made in a checkout and may be large."""
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return loaded
+
+
+def test_ray_accepts_it(config: dict[str, Any]) -> None:
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    assert prepared["max_workers"] == 4
+    assert {name: (t["min_workers"], t["max_workers"]) for name, t in prepared["available_node_types"].items()} == {
+        "head": (0, 0),
+        "gpu_worker": (1, 4),
+    }
+    config["available_node_types"]["head"]["min_worker"] = 1
+    with pytest.raises(ValidationError, match="min_worker"):
+        validate_config(prepare_config(config))
+
+
+def test_nothing_runs_on_the_head_and_both_have_an_image_of_ones_own(config: dict[str, Any]) -> None:
+    types = config["available_node_types"]
+    assert config["head_node_type"] == "head" and types["head"]["resources"] == {"CPU": 0}
+    # ray up would take an image of Ubuntu 18.04 where none is named
+    assert {each["node_config"]["ImageId"] for each in types.values()} == {"YOUR_AMI"}
+
+
+def test_nodes_install_this_checkout_with_its_pins(config: dict[str, Any]) -> None:
+    (folder,) = config["file_mounts"]
+    assert config["file_mounts"][folder] == "."
+    (install,) = [command for command in config["setup_commands"] if "pip install" in command]
+    asked, extra = re.findall(r"'(.+)\[(\w+)\]'", install)[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert asked == folder and extra == "gpu"
+    assert all("==" in requirement for requirement in project["optional-dependencies"][extra])
+    pins = [r for r in project["dependencies"] if r.startswith(("ray[", "torch=", "deepspeed", "peft"))]
+    assert len(pins) == 4 and all("==" in pin for pin in pins)
+    # the interpreter of the nodes is one that the package takes
+    python = re.findall(r"python(3\.\d+) -m venv", " ".join(config["setup_commands"]))
+    low, high = re.findall(r"3\.(\d+)", project["requires-python"])
+    assert len(python) == 1 and int(low) <= int(python[0].partition(".")[2]) < int(high)
+    for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
+        assert "ray start" in command or command == "ray stop"
+
+
+def test_what_was_made_in_the_checkout_is_not_uploaded(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / ".rayignore").write_text((ROOT / ".rayignore").read_text())
+    ignored = _get_ignore_file(tmp_path, ".rayignore")
+    assert ignored is not None
+    for name in MADE:
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in config["rsync_exclude"]), name
+        (tmp_path / name).mkdir()
+        assert ignored(tmp_path / name), name
+    for name in ("scpl_ray", "actors", "jobs", "README.md", "pyproject.toml"):
+        assert not any(fnmatch.fnmatch(name, pattern) for pattern in config["rsync_exclude"]), name
+        assert not ignored(tmp_path / name), name
+    kept = [p for p in ROOT.iterdir() if not any(fnmatch.fnmatch(p.name, x) for x in config["rsync_exclude"])]
+    files = [
+        f for p in kept for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file() and "__pycache__" not in f.parts
+    ]
+    assert sum(f.stat().st_size for f in files) < 10 * 2**20
