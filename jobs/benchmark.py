@@ -54,13 +54,17 @@ def overhead(arguments: Arguments = None) -> None:
 
 @app.command()
 def gpu(arguments: Arguments = None) -> None:
-    """One GPU: engine, training, refresh of weights, each beside the least time it could take; two rounds."""
+    """One GPU: engine, training, refresh of weights, each beside its limit; two rounds unless told."""
     from jobs.display import chatter_to
     from jobs.gpu import benchmark as measure
 
     try:
         path, overrides = split_arguments(arguments or [])
-        experiment = configfile.load(path, ["loop.rounds=2", "generation.refresh=reload", *overrides])
+        experiment = configfile.load(path, overrides if path else ["loop.rounds=2", *overrides])
+        if experiment.generation.refresh != "reload":
+            raise configfile.ConfigError(
+                "generation.refresh = 'adapter': both ways of refreshing are measured; leave it out"
+            )
     except ValueError as error:
         raise fail(error) from error
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:

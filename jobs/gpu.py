@@ -1,7 +1,7 @@
 """What one GPU does for a run, beside what it could do: ``python -m jobs.benchmark gpu``.
 
-The limits are roofline-like (Williams, Waterman, Patterson 2009) and of this machine: its copies and matrix products are
-measured first. N parameters of B bytes, F FLOP/s, W bytes/s within the GPU, U bytes/s from the host to it:
+The limits are roofline-like (Williams, Waterman, Patterson 2009) and of this machine, whose copies and matrix products
+are measured first. N parameters of B bytes, F FLOP/s, W bytes/s within the GPU, U bytes/s from the host to it:
 
 - generation: 2 N prompt tokens / F, then the longer of B steps / W and 2 N tokens / F
 - training: 6 N tokens / F, of an adapter 4 N (weights' gradients are not needed)
@@ -76,21 +76,26 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tensors:
-    """The tensors of a folder's safetensors files."""
+    """The tensors of a folder's safetensors files, in GPU memory."""
 
     parameters: int
-    bytes: int
+    width: int
+    """Bytes of a parameter."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all."""
+        return self.parameters * self.width
 
 
-def tensors(folder: Path) -> Tensors:
+def tensors(folder: Path, width: int) -> Tensors:
     """Count them without reading them."""
     count = 0
-    files = sorted(folder.glob("*.safetensors"))
-    for file in files:
+    for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 count += torch.Size(opened.get_slice(name).get_shape()).numel()
-    return Tensors(count, sum(file.stat().st_size for file in files))
+    return Tensors(count, width)
 
 
 def generation_limit_s(
@@ -202,7 +207,8 @@ def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Ro
     last = experiment.loop.rounds
     completions = store.read(last, "completions", "completions", Completion)
     work = f"{sum(len(c.token_ids) for c in completions):,} tokens"
-    limit = generation_limit_s(machine, tensors(base), *_lengths(completions), _batch())
+    width = _width(experiment)
+    limit = generation_limit_s(machine, tensors(base, width), *_lengths(completions), _batch())
     for refresh in ("reload", "adapter"):
         what = f"{ALONE}refresh by {refresh}"
         if experiment.model.lora is None and refresh == "adapter":
@@ -214,10 +220,10 @@ def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Ro
         weights = [store.policy(served, base, version) for version in (last - 1, last)]
         requests = [(c.prompt_token_ids, c.seed) for c in completions]
         start_s, generation_s, refresh_s = _alone(engine_seconds, served, weights, requests)
-        moved = tensors(weights[1].adapter if refresh == "adapter" and weights[1].adapter else weights[1].model).bytes
+        adapter = weights[1].adapter if refresh == "adapter" else None
+        moved = tensors(adapter or weights[1].model, width).bytes
         if refresh == "reload":
-            whole = tensors(weights[0].model).bytes
-            yield Row(f"{ALONE}start", f"{whole / 1e9:.2f} GB", start_s, whole / machine.upload)
+            yield Row(f"{ALONE}start", f"{moved / 1e9:.3f} GB", start_s, moved / machine.upload)
             yield Row(f"{ALONE}generation", work, generation_s, limit)
         yield Row(what, f"{moved / 1e9:.3f} GB", refresh_s, moved / machine.upload)
     store.close()
@@ -229,7 +235,7 @@ def run_rows(experiment: Experiment, machine: Machine, store: Store, base: Path)
     of = {m.phase: m for m in store.committed() if m.round == last}
     completions = store.read(last, "completions", "completions", Completion)
     prompt_tokens, lengths = _lengths(completions)
-    policy = tensors(base)
+    policy = tensors(base, _width(experiment))
     found = [
         Row(
             RUN[0],
@@ -240,7 +246,7 @@ def run_rows(experiment: Experiment, machine: Machine, store: Store, base: Path)
     ]
     read = sum(len(c.prompt_token_ids) + len(c.token_ids) for c in completions)
     if "reward_model" in of:
-        judge = tensors(store.folder(last, "reward_model"))
+        judge = tensors(store.folder(last, "reward_model"), _width(experiment))
         found.append(Row(RUN[1], f"{read:,} tokens", of["scores"].seconds, 2 * judge.parameters * read / machine.flops))
     else:
         found.append(Row(RUN[1], f"{read:,} tokens", of["scores"].seconds))
@@ -265,6 +271,10 @@ def _lengths(completions: Sequence[Completion]) -> tuple[int, list[int]]:
     """Prompt tokens, of every query once, and the completions' lengths."""
     prompts = {c.query_id: len(c.prompt_token_ids) for c in completions}
     return sum(prompts.values()), [len(c.token_ids) for c in completions]
+
+
+def _width(experiment: Experiment) -> int:
+    return 4 if experiment.model.dtype == "float32" else 2
 
 
 def _batch() -> int:

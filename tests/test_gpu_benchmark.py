@@ -16,7 +16,7 @@ from tests import fakes
 from tests.test_controller import loop, small
 
 MACHINE = Machine(copy=2e12, upload=5e10, flops=1e15)
-MODEL = Tensors(parameters=10**9, bytes=2 * 10**9)
+MODEL = Tensors(parameters=10**9, width=2)
 
 
 def test_generation_is_bound_by_memory_or_by_arithmetic() -> None:
@@ -36,8 +36,8 @@ def test_training_needs_six_operations_per_weight_and_token_an_adapter_four() ->
 def test_tensors_are_counted_over_all_files(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "one.safetensors")
     save_file({"c": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "two.safetensors")
-    found = tensors(tmp_path)
-    assert found.parameters == 19 and found.bytes > 4 * 17 + 2 * 2
+    found = tensors(tmp_path, 2)
+    assert (found.parameters, found.bytes) == (19, 38)
 
 
 def test_rows_as_text() -> None:
@@ -49,7 +49,7 @@ def test_rows_as_text() -> None:
 
 def test_rows_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the loop with fakes, whose phases are committed by the same store."""
-    monkeypatch.setattr("jobs.gpu.tensors", lambda folder: MODEL)
+    monkeypatch.setattr("jobs.gpu.tensors", lambda folder, width: MODEL)
     experiment = small("loop.rounds=2", "training.epochs=3")
     store = Store.create(tmp_path / "run", experiment, {})
     base = fakes.make_base(tmp_path / "base", 2)
@@ -95,3 +95,5 @@ def test_no_figure_is_made_up(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_key_is_refused() -> None:
     result = CliRunner().invoke(app, ["gpu", "loop.roundss=3"])
     assert result.exit_code == 2 and "unknown key" in result.output
+    result = CliRunner().invoke(app, ["gpu", "generation.refresh=adapter"])
+    assert result.exit_code == 2 and "both ways of refreshing are measured" in result.output
