@@ -1,8 +1,10 @@
-"""Speed, measured: ``python -m jobs.benchmark overhead`` and ``simulate``."""
+"""Speed, measured: ``python -m jobs.benchmark overhead``, ``simulate`` and ``gpu``."""
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -48,6 +50,25 @@ def overhead(arguments: Arguments = None) -> None:
         measure(experiment)
     except ValueError as error:
         raise fail(error) from error
+
+
+@app.command()
+def gpu(arguments: Arguments = None) -> None:
+    """One GPU: engine, training, refresh of weights, each beside its limit; two rounds unless told."""
+    from jobs.display import chatter_to
+    from jobs.gpu import benchmark as measure
+
+    try:
+        path, overrides = split_arguments(arguments or [])
+        experiment = configfile.load(path, overrides if path else ["loop.rounds=2", *overrides])
+        if experiment.generation.refresh != "reload":
+            raise configfile.ConfigError(
+                "generation.refresh = 'adapter': both ways of refreshing are measured; leave it out"
+            )
+    except ValueError as error:
+        raise fail(error) from error
+    with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
+        measure(experiment, wide_console(screen))
 
 
 def simulation(experiment: Experiment, console: Console) -> None:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
@@ -27,6 +27,7 @@ from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Manifest, Weights
 from scpl_ray.store import PHASES, Store
 
+Result = TypeVar("Result")
 WORK = ("completions", "scores", "weights", "evaluation")
 """Phases that generate (and fit the reward model meanwhile), score, train or evaluate; the rest is overhead."""
 
@@ -55,7 +56,7 @@ def overhead(experiment: Experiment) -> None:
             table.add_column(column, justify="left" if column in ("engine", "work") else "right")
         tokens = sum(len(c.token_ids) for c in completions)
         inside = facts["completions"]["generation_seconds"]
-        bare = _alone(_bare_vllm, placed.engine.threads, experiment, placed.engine.gpus, weights, requests)
+        bare = alone(_bare_vllm, placed.engine.threads, experiment, placed.engine.gpus, weights, requests)
         table.add_row("vLLM", f"{tokens:,} tokens", f"{bare:.2f}", f"{inside:.2f}", f"{bare / inside:.2f}")
         inside = by_round[-1][[m.phase for m in by_round[-1]].index("weights")].seconds
         inside -= facts["weights"]["startup_seconds"]
@@ -69,7 +70,7 @@ def overhead(experiment: Experiment) -> None:
             seed=0,
         )
         job.output.mkdir()
-        bare = _alone(_bare_deepspeed, placed.worker.threads, experiment, job)
+        bare = alone(_bare_deepspeed, placed.worker.threads, experiment, job)
         work = f"{facts['weights']['tokens']:,} tokens"
         table.add_row("DeepSpeed", work, f"{bare:.2f}", f"{inside:.2f}", f"{bare / inside:.2f}")
         console.print(table)
@@ -100,7 +101,7 @@ def phase_table(by_round: Sequence[Sequence[Manifest]], wall: float) -> Table:
     return table
 
 
-def _alone(function: Callable[..., float], threads: int, *arguments: Any) -> float:
+def alone(function: Callable[..., Result], threads: int, *arguments: Any) -> Result:
     """Run a function in a fresh process with this many threads."""
     before = dict(os.environ)
     os.environ |= {"OMP_NUM_THREADS": str(threads), **loop.QUIET}
