@@ -92,7 +92,7 @@ def described(text: str) -> Cluster:
         found = DESCRIBED.fullmatch(part.strip())
         if found is None or found["nodes"] == "0":
             raise ClusterError(
-                f"--cluster {text}: {part!r} is not [NODESx]CPUScpu:MEMORYgib[:GPUSgpu:MEMORYgib], for example "
+                f"cluster {text!r}: {part!r} is not [NODESx]CPUScpu:MEMORYgib[:GPUSgpu:MEMORYgib], for example "
                 "4x96cpu:1024gib:8gpu:80gib, four nodes with 96 CPUs, 1024 GiB and 8 GPUs of 80 GiB each"
             )
         for _ in range(int(found["nodes"] or 1)):

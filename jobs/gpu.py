@@ -278,7 +278,7 @@ def _width(experiment: Experiment) -> int:
 
 
 def _batch() -> int:
-    from actors.engine_vllm import MAX_SEQUENCES
+    from actors.engines import MAX_SEQUENCES
 
     return MAX_SEQUENCES
 

@@ -18,7 +18,8 @@ import ray
 from rich import box
 from rich.table import Table
 
-from actors.cluster import Cluster, local_cluster, ray_cluster
+from actors import growth
+from actors.cluster import Cluster, described, local_cluster, ray_cluster
 from actors.house import House
 from actors.memory import known_sizes
 from actors.metrics import WatchedProgress
@@ -101,6 +102,18 @@ def connected() -> Iterator[Cluster]:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster for a while with the nodes of ``placement.cluster``; a Ray of our own has the nodes it has."""
+    if experiment.placement.cluster is None or not os.environ.get("RAY_ADDRESS"):
+        yield cluster
+        return
+    try:
+        yield growth.grown(experiment, cluster, known_sizes(experiment, task))
+    finally:
+        growth.released()
+
+
 def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
     """Everything that can be checked without starting anything.
 
@@ -123,10 +136,12 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     check_model(experiment)
     check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
-    if cluster is None:
-        if os.environ.get("RAY_ADDRESS"):
+    can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
+    if cluster is None and os.environ.get("RAY_ADDRESS"):
+        if can_grow is None:
             return task, None
-        cluster = local_cluster()
+        cluster = can_grow
+    cluster = cluster or local_cluster()
     return task, layout(experiment, cluster, known_sizes(experiment, task))
 
 
@@ -147,7 +162,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
             display.note(f"working copy {store.root}")
         if task.data_report is not None:
             display.note(str(task.data_report))
-        with connected() as cluster, House(store.root, cluster) as house:
+        with connected() as there, _grown(experiment, task, there) as cluster, House(store.root, cluster) as house:
             measured = list(rounds(store, experiment, task, house, display))
             _keep_ray_logs(store.root / "logs" / "ray")
         seconds = _seconds(store, experiment)

@@ -280,6 +280,8 @@ class Placement(Section):
     gpus: Literal["auto", "colocated", "dedicated"] = "auto"
     """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
     dedicated if it fits."""
+    cluster: str | None = None
+    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:48gib``: a run waits until it fits."""
 
 
 class Evaluation(Section):

@@ -30,7 +30,7 @@ def test_ray_accepts_it(config: dict[str, Any]) -> None:
     assert prepared["max_workers"] == 4
     assert {name: (t["min_workers"], t["max_workers"]) for name, t in prepared["available_node_types"].items()} == {
         "head": (0, 0),
-        "gpu_worker": (1, 4),
+        "gpu_worker": (0, 4),
     }
     config["available_node_types"]["head"]["min_worker"] = 1
     with pytest.raises(ValidationError, match="min_worker"):
