@@ -119,17 +119,18 @@ class Pool:
         self._deadline_s = deadline_s
         self._logs = [logs.absolute() / f"{role.name.replace(' ', '-')}-{i}.log" for i in range(role.count)]
         variables = {"OMP_NUM_THREADS": str(role.threads), "TOKENIZERS_PARALLELISM": "false", **environment}
-        remote = ray.remote(actor_class).options(
-            num_cpus=role.cpus,
-            num_gpus=role.gpus,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_TASK_RETRIES,
-            runtime_env={"env_vars": variables},
-        )
+        options = {
+            "num_cpus": role.cpus,
+            "num_gpus": role.gpus,
+            "max_restarts": MAX_RESTARTS,
+            "max_task_retries": MAX_TASK_RETRIES,
+            "runtime_env": {"env_vars": variables},
+        }
+        remote = ray.remote(actor_class)
         # Over the nodes; and not inside the placement group of a trial that happens to run the driver.
         strategies = places or ["SPREAD"] * role.count
         self._actors = [
-            remote.options(scheduling_strategy=strategy).remote(log, *arguments)
+            remote.options(**options, scheduling_strategy=strategy).remote(log, *arguments)
             for log, strategy in zip(self._logs, strategies, strict=True)
         ]
         self._load = [0] * role.count
