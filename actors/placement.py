@@ -210,7 +210,9 @@ def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
     # Which role chooses first decides who is left with small nodes or small GPUs.
     tried = [_packed(itertools.chain(*order), cluster, spread=False) for order in itertools.permutations(by_role)]
     whole = [seats for seats in tried if not isinstance(seats, _Unplaced)]
-    return _laid_out("dedicated", roles, whole[0] if whole else tried[0], found)
+    # Workers speak to each other at every step: those of one node are faster.
+    best = min(whole, key=lambda seats: len({seat.node for seat in seats if seat.role == roles[2].name}), default=None)
+    return _laid_out("dedicated", roles, best or tried[0], found)
 
 
 def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
@@ -321,10 +323,16 @@ def _check(unit: str, counts: Mapping[str, int], each: Sequence[float], availabl
         parts = ", ".join(f"{key}={counts[key]} x {share:g}" for key, share in zip(keys, each, strict=True))
         worst = max(range(len(keys)), key=lambda i: counts[keys[i]] * each[i])
         room = available - (asked - counts[keys[worst]] * each[worst])
-        fits = max(1, int((room + SLACK) / each[worst]))
+        fits = int((room + SLACK) / each[worst])
+        if fits >= 1:
+            way = f"lower {keys[worst]} to {fits} or"
+        elif sum(each) <= available + SLACK:
+            way = "one of each fits: lower all of them, or"
+        else:
+            way = f"one of each needs {sum(each):g} already:"
         raise PlacementError(
-            f"{asked:g} {unit}s are asked for ({parts}) but there are {available:g}; "
-            f"lower {keys[worst]} to {fits} or run on a larger machine or cluster"
+            f"{asked:g} {unit}s are asked for ({parts}) but there are {available:g}; {way} run on a larger machine or "
+            "cluster"
         )
 
 

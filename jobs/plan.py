@@ -78,6 +78,15 @@ def _print_processes(console: Console, placed: Layout) -> None:
             host = min(node.memory_gib for node in nodes)
             table.add_row("", "weights that are read, kept or asleep", f"{estimate.host:.2f}", f"a host of {host:.0f}")
     console.print(table)
+    if placed.mode == "colocated":
+        engine, scorer, worker = (placed.estimates[role.name] for role in placed.roles)
+        smallest = min(seat.node.gpu_memory_gib for seat in placed.seats)
+        used = placed.engine.memory_share * smallest
+        console.print(
+            f"a shared GPU of {smallest:.0f} GiB: while completions are written engine {used:.2f} "
+            f"({placed.engine.memory_share:g} of it), scorer {scorer.total:.2f}, worker {worker.idle:.2f}; while the "
+            f"worker trains engine {engine.idle:.2f}, scorer {scorer.idle:.2f}, worker {worker.total:.2f}"
+        )
 
 
 def _where(seats: Sequence[Seat]) -> str:

@@ -116,6 +116,12 @@ def test_a_model_of_seven_billion_is_planned_from_its_config(tmp_path: Path) -> 
         "a host of 768",
     ):
         assert text in printed
+    one_each = ["generation.replicas=1", "training.workers=1", "placement.gpus=colocated"]
+    shared = configfile.load(CONFIGS["maths_qwen_7b"], [*overrides, *one_each])
+    task, placed = loop.plan(shared, described("96cpu:768gib:1gpu:80gib"))
+    print_plan(console, shared, task, placed)
+    printed = console.export_text()
+    assert "a shared GPU of 80 GiB: while completions are written engine 48.00 (0.6 of it), scorer" in printed
     with pytest.raises(
         PlacementError, match=r"training worker: holds about 3\d.\d GiB .* but the largest have 24; train an"
     ):
