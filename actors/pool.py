@@ -269,7 +269,7 @@ class Pool:
                 log = self._log(index)
                 words = last_words(log) or "(none: killed from outside, or by the system for want of memory)"
                 logger.warning(
-                    "%s %d died and was started again, %d times so far; last words in %s:\n%s",
+                    "%s %d died and was started again, restart %d; what it said before, in %s:\n%s",
                     self._role.name,
                     index,
                     count,

@@ -6,7 +6,7 @@ are measured first. N parameters of B bytes, F FLOP/s, W bytes/s within the GPU,
 - generation: 2 N prompt tokens / F, then the longer of B steps / W and 2 N tokens / F
 - training: 6 N tokens / F, of an adapter 4 N (weights' gradients are not needed)
 - scoring: 2 N tokens / F
-- start, refresh, wake: bytes / U
+- start, refresh, wake by reload: bytes / U; by adapter also those of the base, which wait in host memory
 
 What this machine cannot run is listed with the reason.
 """
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
 
 MACHINE = ("copy within the GPU", "copy from host to GPU", "matrix product")
 RUN = ("generation", "scoring", "training", "training, per step", "whole round, one GPU for all")
-ENGINE = ("start", "generation", "refresh by reload", "refresh by adapter")
+ENGINE = (
+    "start",
+    "generation",
+    "refresh by reload",
+    "sleep between reloads",
+    "wake by reload",
+    "refresh by adapter",
+    "sleep between adapters",
+    "wake by adapter",
+)
 ALONE = "engine alone: "
 COPIED_BYTES = 2**30
 WIDTH = 8192
@@ -210,22 +219,28 @@ def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Ro
     width = _width(experiment)
     limit = generation_limit_s(machine, tensors(base, width), *_lengths(completions), _batch())
     for refresh in ("reload", "adapter"):
-        what = f"{ALONE}refresh by {refresh}"
         if experiment.model.lora is None and refresh == "adapter":
-            yield Row(what, "model.lora = null: full weights have no adapter")
+            yield from (Row(ALONE + what, "model.lora = null: full weights have no adapter") for what in ENGINE[5:])
             continue
         served = experiment.model_copy(
             update={"generation": experiment.generation.model_copy(update={"refresh": refresh})}
         )
         weights = [store.policy(served, base, version) for version in (last - 1, last)]
         requests = [(c.prompt_token_ids, c.seed) for c in completions]
-        start_s, generation_s, refresh_s = _alone(engine_seconds, served, weights, requests)
+        try:
+            took: EngineSeconds = _alone(engine_seconds, served, weights, requests)
+        except (ValueError, RuntimeError, OSError) as error:
+            yield Row(f"{ALONE}refresh by {refresh}", f"the engine stopped: {error}")
+            continue
         adapter = weights[1].adapter if refresh == "adapter" else None
         moved = tensors(adapter or weights[1].model, width).bytes
         if refresh == "reload":
-            yield Row(f"{ALONE}start", f"{moved / 1e9:.3f} GB", start_s, moved / machine.upload)
-            yield Row(f"{ALONE}generation", work, generation_s, limit)
-        yield Row(what, f"{moved / 1e9:.3f} GB", refresh_s, moved / machine.upload)
+            yield Row(f"{ALONE}start", f"{moved / 1e9:.3f} GB", took.start, moved / machine.upload)
+            yield Row(f"{ALONE}generation", work, took.generation, limit)
+        yield Row(f"{ALONE}refresh by {refresh}", f"{moved / 1e9:.3f} GB", took.refresh, moved / machine.upload)
+        yield Row(f"{ALONE}sleep between {refresh}s", f"{took.freed / 1e9:.1f} GB given back", took.sleep)
+        back = moved + (tensors(weights[1].model, width).bytes if refresh == "adapter" else 0)
+        yield Row(f"{ALONE}wake by {refresh}", f"{back / 1e9:.3f} GB", took.wake, back / machine.upload)
     store.close()
 
 
@@ -283,10 +298,23 @@ def _batch() -> int:
     return MAX_SEQUENCES
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineSeconds:
+    """What an engine took."""
+
+    start: float
+    generation: float
+    refresh: float
+    sleep: float
+    wake: float
+    freed: int
+    """Bytes of GPU memory that others had while it slept."""
+
+
 def engine_seconds(
     experiment: Experiment, weights: Sequence[Weights], requests: Sequence[tuple[tuple[int, ...], int]]
-) -> tuple[float, float, float]:
-    """Start with the first weights, write all completions, refresh to the second: seconds of each."""
+) -> EngineSeconds:
+    """Start with the first weights, write all completions, refresh to the second; sleep, and wake with the first."""
     import os
 
     from actors.engine_vllm import VllmEngine, environment
@@ -294,7 +322,7 @@ def engine_seconds(
 
     os.environ.update(environment(1.0))
     first, second = weights
-    engine = VllmEngine(EngineSettings.of(experiment, 1.0))
+    engine = VllmEngine(EngineSettings.of(experiment, 1.0, sleeps=True))
     with _clock() as start:
         engine.load(first)
     work = [Request(prompt, seed) for prompt, seed in requests]
@@ -303,7 +331,13 @@ def engine_seconds(
         engine.generate(work)
     with _clock() as refresh:
         engine.load(second)
-    return start[0], generation[0], refresh[0]
+    awake = torch.cuda.mem_get_info()[0]
+    with _clock() as sleep:
+        engine.sleep()
+    freed = torch.cuda.mem_get_info()[0] - awake
+    with _clock() as wake:
+        engine.load(first)
+    return EngineSeconds(start[0], generation[0], refresh[0], sleep[0], wake[0], freed)
 
 
 @contextmanager

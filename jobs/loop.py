@@ -182,7 +182,7 @@ def rounds(
     if task.judge_card is not None:
         task.judge_card.save(store.root)
     engines = house.engines(experiment, task)
-    progress = WatchedProgress(progress, "/".join(store.root.absolute().parts[-2:]), house.queues)
+    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), house.queues)
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)

@@ -128,7 +128,7 @@ def test_callers_errors_come_back_as_they_are(two: Pool) -> None:
     assert two.processes() == before
 
 
-def test_killed_process_comes_back_and_repeats_its_calls(start: Start) -> None:
+def test_killed_process_comes_back_and_repeats_its_calls(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     pool = start(1)
     (before,) = pool.processes()
     calls = [pool.submit("sleep", 0.2) for _ in range(10)]
@@ -138,14 +138,20 @@ def test_killed_process_comes_back_and_repeats_its_calls(start: Start) -> None:
     (after,) = pool.processes()
     assert after.pid in pids
     assert after == dataclasses.replace(before, pid=after.pid, restarts=1)
+    assert "test worker 0 died and was started again, restart 1" in caplog.text
+    assert "(none: killed from outside, or by the system for want of memory)" in caplog.text
+    caplog.clear()
+    assert pool.processes() == [after] and caplog.text == ""
 
 
-def test_broken_engine_takes_its_process_along(start: Start, tmp_path: Path) -> None:
+def test_broken_engine_takes_its_process_along(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pool = start(1)
     (before,) = pool.processes()
     assert pool.everywhere("fail_once", tmp_path / "marker", what="failing") == ["done"]
     (after,) = pool.processes()
     assert (after.restarts, after.pid == before.pid) == (1, False)
+    assert "test worker 0 died and was started again" in caplog.text
+    assert "RuntimeError: the engine core died" in caplog.text and "none: killed" not in caplog.text
     with pytest.raises(
         RuntimeError, match=r"test worker 0 is gone(?s:.*)test-worker-0\.log:(?s:.*)engine core died again"
     ):

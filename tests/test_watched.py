@@ -164,9 +164,11 @@ DRIVER = """
 import sys
 import ray
 from actors.metrics import WatchedProgress
+from jobs.loop import on_loopback
 from scpl_ray.records import Completion, Metric
 from tests.test_controller import Silent
-ray.init(address=sys.argv[1], log_to_driver=False)
+with on_loopback():
+    ray.init(address=sys.argv[1], log_to_driver=False)
 for name in ("runs/one", "runs/two"):
     progress = WatchedProgress(Silent(), name, lambda: {"engine": 2})
     progress.start(3, "completions", 2)
@@ -238,7 +240,8 @@ def test_the_prometheus_endpoint_of_a_cluster_shows_a_run(cluster: tuple[str, in
             assert driver.poll() is None and time.monotonic() < deadline, text[-2000:]
             time.sleep(0.2)
     finally:
-        driver.communicate(timeout=30)
+        driver.kill()
+        driver.communicate()
     for run in ("runs/one", "runs/two"):
         found = lines(text, run)
         assert found.pop("ray_scpl_tokens_per_second") > 0
