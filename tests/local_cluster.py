@@ -77,6 +77,10 @@ class LocalCluster:
         """Start another node."""
         return self._start(cpus, f"--address={socket.gethostbyname(socket.gethostname())}:{self.port}")
 
+    def processes_of(self, node: subprocess.Popen[bytes]) -> set[int]:
+        """Process ids on a node."""
+        return {node.pid, *(process.pid for process in psutil.Process(node.pid).children(recursive=True))}
+
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node like a power cut: all its processes by SIGKILL."""
         own = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
