@@ -83,7 +83,7 @@ class Reservation:
         if not self._group.wait(RESERVE_S):
             self.close()
             raise PlacementError(
-                f"{len(self._bundles)} bundles of {self._bundles[0].gpus:g} GPUs were not free for {RESERVE_S:.0f} s; "
+                f"{len(self._bundles)} bundles of {self._bundles[0].gpus:g} GPUs were not free for {RESERVE_S:g} s; "
                 f"free are {ray.available_resources()}; end what holds the others, or ask for fewer processes"
             )
         logger.info("reserved: %s", self._bundles)
