@@ -84,7 +84,7 @@ def main() -> int:
         on_one_machine(runs / "one", settings)
         table.add_row("one machine", f"{time.monotonic() - began:.0f}", "finished")
         expected = records_of(runs / "one")
-        hidden = [runs, cache.directory()] if asked.separate_disks else []
+        hidden = [runs, folder / "ray", cache.directory()] if asked.separate_disks else []
         with LocalCluster(folder, hidden) as cluster:
             cluster.head(1)
             nodes = [cluster.node(1), cluster.node(1)]
@@ -96,6 +96,7 @@ def main() -> int:
             cluster.kill(victim)
             console.print("a node with an engine on it was killed in round 2")
             output = job.communicate(timeout=LIMIT_S)[0]
+            console.print(output[-6000:], markup=False)
             identical = job.returncode == 0 and records_of(runs / "three") == expected
             said = "records identical" if identical else f"exit code {job.returncode}: {output[-3000:]}"
             table.add_row("a node killed in round 2", f"{time.monotonic() - began:.0f}", said)
