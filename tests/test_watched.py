@@ -179,7 +179,14 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def cluster() -> Iterator[tuple[str, int]]:
+def environment() -> dict[str, str]:
+    """Of a cluster with a token of its own and all that connect to it."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(16).hex()}
+    return os.environ | token | {"RAY_metrics_report_interval_ms": "500"}
+
+
+@pytest.fixture
+def cluster(environment: dict[str, str]) -> Iterator[tuple[str, int]]:
     """A cluster of its own: its address, and the port of its metrics."""
     with socket.socket() as one, socket.socket() as two:
         one.bind(("127.0.0.1", 0))
@@ -187,7 +194,6 @@ def cluster() -> Iterator[tuple[str, int]]:
         port, metrics_port = one.getsockname()[1], two.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of Ray's sockets must be short
     command = [sys.executable, "-c", HEAD, f"--port={port}", f"--metrics-export-port={metrics_port}"]
-    environment = os.environ | {"RAY_metrics_report_interval_ms": "500"}
     with (Path(folder) / "output.log").open("w") as log:
         head = subprocess.Popen(
             [*command, f"--temp-dir={folder}"], env=environment, stdout=log, stderr=log, start_new_session=True
@@ -228,13 +234,15 @@ def lines(text: str, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.engines
-def test_the_prometheus_endpoint_of_a_cluster_shows_a_run(cluster: tuple[str, int]) -> None:
+def test_the_prometheus_endpoint_of_a_cluster_shows_a_run(
+    cluster: tuple[str, int], environment: dict[str, str]
+) -> None:
     address, port = cluster
     deadline = time.monotonic() + 60
     while not scraped(port):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address], stdin=subprocess.PIPE, text=True)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address], stdin=subprocess.PIPE, env=environment)
     try:
         while "ray_scpl_share" not in (text := scraped(port)) or 'run="runs/two"' not in text:
             assert driver.poll() is None and time.monotonic() < deadline, text[-2000:]
