@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.placement import Role
 from scpl_ray.protocols import Process
@@ -36,6 +36,9 @@ DEADLINE_S = 1800.0
 START_POLL_S = 0.2
 PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 """States of an actor without a process."""
+NODE_LOST = (ActorUnavailableError, ObjectLostError)
+"""Calls on a node that was lost fail at once, all their retries too, until Ray notices and restarts its actors."""
+UNREACHABLE_POLL_S = 1.0
 WAKE_S = 0.01
 """Ray may end a wait this much too early."""
 CLOSE_S = 20.0
@@ -136,6 +139,7 @@ class Pool:
         self._load = [0] * role.count
         self._restarts = [0] * role.count
         self._replica_of: dict[Any, int] = {}
+        self._calls: dict[Any, tuple[str, tuple[Any, ...]]] = {}
 
     def __len__(self) -> int:
         return self._role.count
@@ -155,6 +159,7 @@ class Pool:
         index = self._load.index(min(self._load)) if replica is None else replica
         reference = getattr(self._actors[index], method).remote(*arguments)
         self._replica_of[reference] = index
+        self._calls[reference] = (method, arguments)
         self._load[index] += 1
         return reference
 
@@ -199,23 +204,34 @@ class Pool:
             logger.info("%s: waiting for %s, %.0f s", what, missing, waited)
 
     def result(self, reference: Any) -> Any:
-        """What an ended call returned.
+        """What an ended call returned; called again where the node of its replica was lost.
 
         Raises:
             Exception: what the call raised.
             RuntimeError: the replica died more often than it may be restarted; shows the end of its log.
         """
-        index = self._replica_of[reference]
+        index, (method, arguments) = self._replica_of[reference], self._calls[reference]
         self.forget([reference])
-        try:
-            return ray.get(reference, timeout=self._deadline_s)
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayActorError as error:
-            raise RuntimeError(
-                f"{self._role.name} {index} is gone ({MAX_TASK_RETRIES} retries of a call, {MAX_RESTARTS} restarts): "
-                f"{str(error).strip().splitlines()[0]}\nend of {self._logs[index]}:\n{self._log_tail(index)}"
-            ) from error
+        until = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                return ray.get(reference, timeout=self._deadline_s)
+            except RayTaskError as error:
+                raise error.cause from error
+            except NODE_LOST as error:
+                if time.monotonic() > until:
+                    raise self._gone(index, error) from error
+                logger.warning("%s %d cannot be reached: %s is called again", self._role.name, index, method)
+                time.sleep(UNREACHABLE_POLL_S)
+                reference = getattr(self._actors[index], method).remote(*arguments)
+            except RayActorError as error:
+                raise self._gone(index, error) from error
+
+    def _gone(self, index: int, error: RayError) -> RuntimeError:
+        return RuntimeError(
+            f"{self._role.name} {index} is gone ({MAX_TASK_RETRIES} retries of a call, {MAX_RESTARTS} restarts): "
+            f"{str(error).strip().splitlines()[0]}\nend of {self._logs[index]}:\n{self._log_tail(index)}"
+        )
 
     def results(self, references: Sequence[Any], what: str) -> list[Any]:
         """What all calls returned, in the order of the references; raises like :meth:`wait_any` and :meth:`result`."""
@@ -235,6 +251,7 @@ class Pool:
         """These calls no longer count as unfinished."""
         for reference in references:
             self._load[self._replica_of.pop(reference)] -= 1
+            del self._calls[reference]
 
     def processes(self) -> list[Process]:
         """The processes, in order of their index; waits for those that are (re)starting.

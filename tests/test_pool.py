@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import ray
+from ray.exceptions import ActorUnavailableError, ObjectLostError
 
 from actors.placement import Role
 from actors.pool import EndsProcess, Pool, Replica
@@ -99,6 +102,31 @@ def test_forgotten_calls_are_no_load(two: Pool) -> None:
     assert two.least_load == 2
     two.forget(calls)
     assert two.least_load == 0
+
+
+def test_calls_on_a_node_that_was_lost_are_made_again(
+    two: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails = [ActorUnavailableError("refused", None), ObjectLostError("0" * 56, None, "none")]
+    real = ray.get
+
+    def get(reference: Any, **how: Any) -> Any:
+        if fails:
+            raise fails.pop()
+        return real(reference, **how)
+
+    monkeypatch.setattr("actors.pool.UNREACHABLE_POLL_S", 0.01)
+    call = two.submit("greet", "you", replica=1)
+    two.wait_any([call], "greeting")
+    monkeypatch.setattr("actors.pool.ray.get", get)
+    caplog.set_level(logging.WARNING)
+    text, pid, _ = two.result(call)
+    assert (text, pid) == ("hello you", two.processes()[1].pid)
+    assert caplog.text.count("test worker 1 cannot be reached: greet is called again") == 2
+    fails.append(ActorUnavailableError("refused", None))
+    monkeypatch.setattr(two, "_deadline_s", -1.0)
+    with pytest.raises(RuntimeError, match="test worker 1 is gone"):
+        two.result(two.submit("greet", "you", replica=1))
 
 
 def test_deadline_names_what_is_missing(
