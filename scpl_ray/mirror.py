@@ -232,6 +232,7 @@ def fetch_records(objects: Objects, folder: Path) -> None:
         raise _no_run(objects.uri)
     committed = committed_of(there)
     names = [one for one in there if counts(one, committed) and not one.startswith(FOLDERS)]
+    (folder / "rounds").mkdir(parents=True)
     heavy = {phase for phase in committed if PurePosixPath(phase).name in WEIGHTS}
     objects.fetch([one for one in names if phase_of(one) not in heavy or one.endswith(f"/{MANIFEST}")], folder)
     reader, _ = Reader.open(folder, objects.uri)

@@ -488,3 +488,11 @@ def test_a_report_reads_everything_but_the_weights(server: Server, tmp_path: Pat
     assert RUN in (tmp_path / "report" / "report.html").read_text()
     read = [path for method, path in server.requests if method == "GET" and "policy.json" in path]
     assert not read and not [r for r in server.requests if r[0] in ("PUT", "DELETE")]
+
+
+def test_a_run_without_a_phase_has_nothing_to_report(server: Server) -> None:
+    remote.create(RUN, QUICK, {}).close()
+    assert f"{RUN}: no round was evaluated yet; let the run go on" in refused("report", RUN)
+    store, _ = remote.resume(RUN)
+    assert not list(store.committed())
+    store.close()
