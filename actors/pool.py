@@ -139,7 +139,7 @@ class Pool:
         self._load = [0] * role.count
         self._restarts = [0] * role.count
         self._replica_of: dict[Any, int] = {}
-        self._calls: dict[Any, tuple[str, tuple[Any, ...]]] = {}
+        self._calls: dict[Any, tuple[str, tuple[Any, ...], int]] = {}
 
     def __len__(self) -> int:
         return self._role.count
@@ -159,7 +159,7 @@ class Pool:
         index = self._load.index(min(self._load)) if replica is None else replica
         reference = getattr(self._actors[index], method).remote(*arguments)
         self._replica_of[reference] = index
-        self._calls[reference] = (method, arguments)
+        self._calls[reference] = (method, arguments, self._restarts_of(index))
         self._load[index] += 1
         return reference
 
@@ -210,7 +210,7 @@ class Pool:
             Exception: what the call raised.
             RuntimeError: the replica died more often than it may be restarted; shows the end of its log.
         """
-        index, (method, arguments) = self._replica_of[reference], self._calls[reference]
+        index, (method, arguments, restarts) = self._replica_of[reference], self._calls[reference]
         self.forget([reference])
         until = time.monotonic() + self._deadline_s
         while True:
@@ -219,13 +219,17 @@ class Pool:
             except RayTaskError as error:
                 raise error.cause from error
             except NODE_LOST as error:
-                if time.monotonic() > until:
+                # a call that ended its process again and again looks alike, but for the restarts
+                if time.monotonic() > until or self._restarts_of(index) - restarts >= MAX_TASK_RETRIES:
                     raise self._gone(index, error) from error
                 logger.warning("%s %d cannot be reached: %s is called again", self._role.name, index, method)
                 time.sleep(UNREACHABLE_POLL_S)
                 reference = getattr(self._actors[index], method).remote(*arguments)
             except RayActorError as error:
                 raise self._gone(index, error) from error
+
+    def _restarts_of(self, index: int) -> int:
+        return int(self._facts(index).get("NumRestarts", 0))
 
     def _gone(self, index: int, error: RayError) -> RuntimeError:
         return RuntimeError(
