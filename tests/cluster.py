@@ -2,7 +2,8 @@
 
 The quick start by ``ray job submit`` on a head and two nodes of one logical CPU each, with two engines and two training
 workers spread over them. In round 2 a node with an engine on it is killed. The records must be those of a run on one
-machine. With ``--separate-disks`` (root only) the nodes do not see the head's files. Then a job is stopped by
+machine. With ``--separate-disks`` (root only) the nodes do not see the head's files; without, they also share Ray's
+session folder, and the death of one takes the job's working directory from the others. Then a job is stopped by
 ``ray job stop``, and its run directory gone on with.
 """
 
