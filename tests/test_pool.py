@@ -67,7 +67,7 @@ def start(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     def new(count: int) -> Pool:
         role = Role("test worker", count, 0.1, 0.0, 1)
         logs = tmp_path_factory.mktemp("logs")
-        pools.append(Pool(Worker, role, ("hello",), environment={"COLOUR": "blue"}, logs=logs, deadline_s=60.0))
+        pools.append(Pool(Worker, role, ("hello",), environment={"COLOUR": "blue"}, logs=logs, deadline_s=180.0))
         return pools[-1]
 
     yield new
