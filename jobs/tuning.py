@@ -185,7 +185,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
                     max_concurrent_trials=side_by_side,
                     reuse_actors=True,
                     scheduler=_scheduler(plan.search, rounds),
-                    search_alg=_sampling(plan.search, trials[0].experiment.seed),
+                    search_alg=_sampling(plan.search, trials[0].experiment.seed, side_by_side),
                 ),
                 run_config=_run_config(folder, progress),
             ).fit()
@@ -214,11 +214,14 @@ def _scheduler(search: study.Search, rounds: int) -> Any:
     return ASHAScheduler(time_attr="training_iteration", max_t=rounds, grace_period=min(GRACE_ROUNDS, rounds))
 
 
-def _sampling(search: study.Search, seed: int) -> Any:
+def _sampling(search: study.Search, seed: int, side_by_side: int) -> Any:
     from ray.tune.search import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
 
-    return OptunaSearch(seed=seed) if search.sampler == "optuna" else BasicVariantGenerator(random_state=seed)
+    if search.sampler == "optuna":
+        return OptunaSearch(seed=seed)
+    # this one alone does not heed TuneConfig.max_concurrent_trials
+    return BasicVariantGenerator(max_concurrent=side_by_side, random_state=seed)
 
 
 def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
