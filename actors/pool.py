@@ -191,7 +191,7 @@ class Pool:
                 )
             if homeless := [i for i in replicas if self._facts(i).get("State") in PENDING]:
                 logger.warning(
-                    "%s: %s %s still to be placed after %.0f s; each asks for %g CPUs and %g GPUs; free are %s of %s",
+                    "%s: %s %s not started after %.0f s; each asks for %g CPUs and %g GPUs; free are %s of %s",
                     what,
                     self._role.name,
                     ", ".join(map(str, homeless)),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -44,10 +44,27 @@ class Outcome:
     """The last message."""
 
 
+MAY_NOT_OVERRIDE = ["setpriv", "--bounding-set", "-dac_override"]
+"""Root without the right to write where permissions forbid it."""
+
+
 def start(
-    run_dir: Path | str, *, pause_s: float = PAUSE_S, limit_bytes: int | None = None, **environment: str
+    run_dir: Path | str,
+    *,
+    pause_s: float = PAUSE_S,
+    limit_bytes: int | None = None,
+    prefix: Sequence[str] = (),
+    **environment: str,
 ) -> subprocess.Popen[str]:
-    """One process of a run; ``limit_bytes`` is the largest file it may write, for a disk that is full."""
+    """One process of a run.
+
+    Args:
+        run_dir: folder or URI.
+        pause_s: of a phase.
+        limit_bytes: the largest file it may write, for a disk that is full.
+        prefix: of the command.
+        environment: more variables.
+    """
 
     def limit() -> None:
         if limit_bytes is not None:
@@ -55,7 +72,7 @@ def start(
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.fake_run", str(run_dir), str(pause_s)],
+        [*prefix, sys.executable, "-m", "tests.fake_run", str(run_dir), str(pause_s)],
         text=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -169,6 +186,22 @@ def disk_full(run_dir: Path, rng: random.Random) -> None:
     assert process.returncode in (0, 1, 2) and "Traceback" not in said, (process.returncode, said)
 
 
+def permission_denied(run_dir: Path, rng: random.Random) -> None:
+    """From some instant on the run may write nowhere in its directory."""
+    process = start(run_dir, prefix=MAY_NOT_OVERRIDE if os.geteuid() == 0 else [])
+    until_begun(run_dir, process, rng)
+    forbidden = [run_dir]
+    for folder in forbidden:
+        # closed before it is listed: nothing comes into being behind this loop's back
+        folder.chmod(0o500)
+        forbidden += [path for path in folder.iterdir() if path.is_dir()]
+    _, said = process.communicate()
+    for folder in forbidden:
+        folder.chmod(0o700)
+    assert process.returncode == 0 or "Permission denied" in said, (process.returncode, said)
+    assert process.returncode in (0, 1, 2) and "Traceback" not in said, (process.returncode, said)
+
+
 def two_processes(run_dir: Path, rng: random.Random) -> None:
     first = start(run_dir, pause_s=60.0)
     while not (run_dir / "run.json").exists():
@@ -213,6 +246,7 @@ FAULTS: dict[str, Callable[[Path, random.Random], None]] = {
     "half a write left over": leftover_of_a_write,
     "earlier phase edited": earlier_phase_edited,
     "disk full": disk_full,
+    "permission denied": permission_denied,
     "two processes, one directory": two_processes,
     "driver killed, S3 store that errs": killed_in_a_store,
 }

@@ -1,9 +1,9 @@
-"""Runs with the real engines, their processes killed at random: ``python -m tests.chaos_engines --runs 20``.
+"""Runs with the real engines, their processes killed at random: ``python -m tests.chaos_engines --runs 24``.
 
-Ray, vLLM, the reward model and DeepSpeed live in one :class:`actors.house.House` that all runs share. In every run one
-process of a kind that is drawn (an engine, a scorer, a training worker, the feedback simulator) gets SIGKILL at an
-instant that is drawn, or the object store is filled; every fifth run is a ``scpl run`` of its own whose driver is
-killed and which is resumed. About half a minute a run on two cores.
+Ray, vLLM, the reward model and DeepSpeed live in one :class:`actors.house.House` that all runs share. The kinds of
+fault take turns: an engine, a scorer, a training worker or the feedback simulator gets SIGKILL at an instant that is
+drawn, the object store is filled, or a ``scpl run`` of its own has its driver killed and is resumed. About half a
+minute a run on two cores.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from tests.test_controller import records_of
 from tests.test_end_to_end import SMALL
 
 FULL = "object store full"
-KINDS = ("engine", "scorer", "training worker", "feedback simulator", FULL)
+DRIVER = "driver"
+KINDS = ("engine", "scorer", "training worker", "feedback simulator", FULL, DRIVER)
 STORE_BYTES = 100 * 2**20
 BLOCK_BYTES = 8 * 2**20
 
@@ -103,7 +104,7 @@ def driver_killed(run_dir: Path, seconds: float) -> str:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
@@ -128,12 +129,11 @@ def main() -> int:
         for index in range(asked.runs):
             run_dir = folder / f"{index:03d}"
             began = time.monotonic()
-            if index % 5 == 4:
-                kind = "driver"
+            kind = KINDS[index % len(KINDS)]
+            if kind == DRIVER:
                 said = driver_killed(run_dir, rng.uniform(0.0, 3 * undisturbed_s))
                 lost = time.monotonic() - began
             else:
-                kind = rng.choice(KINDS)
                 hits: list[int] = []
                 how = (kind, house.engines(experiment, task), rng.uniform(0.0, undisturbed_s), rng, hits)
                 thread = threading.Thread(target=strike, args=how)

@@ -1,11 +1,13 @@
 """``ray up`` on machines that SSH reaches: ``python -m tests.ray_up --ips A,B,C --ssh-user U --ssh-key K``.
 
 Starts a head without CPUs on the first address by Ray's local provider, submits the quick start with two engines and
-two training workers, and so makes the autoscaler bring up the other nodes, from none; then ``ray down``. The addresses
-may all be this machine's. `ray down` ends every Ray process of a machine: nothing else of Ray may run there.
+two training workers, and so makes the autoscaler bring up the other nodes, from none; then ``ray down``. The records
+must be those of a run on one machine. The addresses may all be this machine's. `ray down` ends every Ray process of a
+machine: nothing else of Ray may run there.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +19,11 @@ from typing import Any
 import psutil
 import yaml
 
-SETTINGS = ["loop.rounds=2", "generation.replicas=2", "training.workers=2"]
+from tests.cluster import nodes_of, on_one_machine
+from tests.test_controller import records_of
+
+SETTINGS = ["loop.rounds=2", "generation.replicas=2", "training.workers=2", "training.worker_lifetime=run"]
+GROWS_TO = "placement.cluster={nodes}x1cpu:8gib"
 PORT, DASHBOARD = 6379, 8265
 LIMIT_S = 900.0
 
@@ -60,6 +66,31 @@ def ray(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, text=True, capture_output=True, env=environment, timeout=LIMIT_S)
 
 
+def nodes_alive() -> int:
+    """Of the cluster, the head too."""
+    listed = ray(
+        "list", "nodes", "--address", f"http://127.0.0.1:{DASHBOARD}", "--filter", "state=ALIVE", "--format=json"
+    )
+    return len(json.loads(listed.stdout))
+
+
+def quick_start(run_dir: Path, settings: list[str]) -> bool:
+    """Submit it; whether it ended well with its engines and training workers on nodes of their own."""
+    print("nodes before:", nodes_alive())
+    began = time.monotonic()
+    command = ["python", "-m", "jobs.loop", *settings, "--run-dir", str(run_dir)]
+    job = ray("job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}", "--working-dir", ".", "--", *command)
+    print(job.stdout[-4000:], job.stderr[-2000:])
+    print(f"quick start: exit code {job.returncode} after {time.monotonic() - began:.0f} s")
+    print("nodes after:", nodes_alive())
+    if job.returncode:
+        return False
+    spread = nodes_of(run_dir)
+    for phase, roles in spread.items():
+        print(phase, {role: sorted(node[:6] for node in on) for role, on in roles.items()})
+    return all(len(on) == 2 for roles in spread.values() for role, on in roles.items() if role != "scorer")
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -67,9 +98,11 @@ def main() -> int:
     parser.add_argument("--ssh-user", required=True)
     parser.add_argument("--ssh-key", type=Path, required=True)
     asked = parser.parse_args()
+    ips = asked.ips.split(",")
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "cluster.yaml"
-        file.write_text(yaml.safe_dump(description(asked.ips.split(","), asked.ssh_user, asked.ssh_key)))
+        file.write_text(yaml.safe_dump(description(ips, asked.ssh_user, asked.ssh_key)))
+        on_one_machine(Path(name) / "one", SETTINGS)
         try:
             began = time.monotonic()
             up = ray("up", "-y", str(file))
@@ -77,23 +110,16 @@ def main() -> int:
             if up.returncode:
                 print(up.stdout[-3000:], up.stderr[-3000:])
                 return 1
-            address = f"http://127.0.0.1:{DASHBOARD}"
-            run_dir = Path(name) / "run"
-            where = [*SETTINGS, "--run-dir", str(run_dir)]
-            began = time.monotonic()
-            job = ray(
-                "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-m", "jobs.loop", *where
-            )
-            print(f"quick start: exit code {job.returncode} after {time.monotonic() - began:.0f} s")
-            print(job.stdout[-4000:], job.stderr[-2000:])
-            print(ray("status", f"--address={asked.ips.split(',')[0]}:{PORT}").stdout)
+            ended = quick_start(Path(name) / "run", [*SETTINGS, GROWS_TO.format(nodes=len(ips) - 1)])
+            identical = ended and records_of(Path(name) / "run") == records_of(Path(name) / "one")
+            print("records are those of one machine:", identical)
         finally:
             down = ray("down", "-y", str(file))
             print(f"ray down: exit code {down.returncode}")
         time.sleep(5)
         left = [p.info["name"] for p in psutil.process_iter(["name"]) if p.info["name"].startswith(("ray", "gcs_"))]
         print("processes left:", left or "none")
-        return 0 if job.returncode == 0 and down.returncode == 0 and not left else 1
+        return 0 if identical and down.returncode == 0 and not left else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ when there is the run's config and task in it, for the feedback simulator, and w
 
 import argparse
 import dataclasses
+import json
 import os
 import statistics
 import sys
@@ -167,8 +168,8 @@ def tables(samples: Sequence[Sample]) -> Table:
     return table
 
 
-def soak(rounds: int, minutes: float, folder: Path, console: Console) -> list[Sample]:
-    """Samples of rounds 0, 1, 2, ..."""
+def soak(rounds: int, minutes: float, folder: Path, log: Path, console: Console) -> list[Sample]:
+    """Samples of rounds 0, 1, 2, ..., each also a line of ``log``."""
     experiment = configfile.load(None, [*CONFIG, f"loop.rounds={rounds}"])
     task = tasks.TASKS[experiment.task.name](experiment)
     os.environ.update(loop.QUIET)
@@ -176,11 +177,12 @@ def soak(rounds: int, minutes: float, folder: Path, console: Console) -> list[Sa
     loop.log_to(folder / "run/logs/driver.log", verbose=False)
     samples: list[Sample] = []
     began = time.monotonic()
-    with loop.connected() as cluster, House(folder / "run", cluster) as house:
+    with loop.connected() as cluster, House(folder / "run", cluster) as house, log.open("w") as lines:
         engines = house.engines(experiment, task)
         going = loop.rounds(store, experiment, task, house, Quiet())
         for round_, _ in enumerate(going):
             samples.append(look(round_, engines, samples[0].store_bytes if samples else 0))
+            print(json.dumps(dataclasses.asdict(samples[-1])), file=lines, flush=True)
             if round_ % WARM == 0:
                 console.print(f"round {round_} after {time.monotonic() - began:.0f} s", markup=False)
             if time.monotonic() - began > 60 * minutes:
@@ -196,10 +198,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after the round that is in progress then")
+    parser.add_argument("--log", type=Path, default=Path(os.devnull), help="a file for every sample, a JSON line each")
     asked = parser.parse_args()
     console = Console(width=110, highlight=False)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        samples = soak(asked.rounds, asked.minutes, Path(folder), console)
+        samples = soak(asked.rounds, asked.minutes, Path(folder), asked.log, console)
     console.print(tables(samples))
     found = faults(samples)
     console.print("\n".join(found) or "nothing leaks", markup=False)

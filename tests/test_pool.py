@@ -214,5 +214,5 @@ def test_what_cannot_be_placed_says_what_is_asked_and_what_is_free(
     with pytest.raises(TimeoutError, match="no answer for 1 s"):
         pool.everywhere("greet", "you", what="greeting")
     pool.close()
-    assert "huge worker 0 still to be placed after" in caplog.text and "each asks for 1000 CPUs" in caplog.text
+    assert "huge worker 0 not started after" in caplog.text and "each asks for 1000 CPUs" in caplog.text
     assert "of 8 CPUs" in caplog.text
