@@ -77,8 +77,12 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Cluster]:
-    """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one."""
+def connected(logs: Path) -> Iterator[Cluster]:
+    """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one.
+
+    Args:
+        logs: folder that receives what a local Ray logged. The rest of its session goes.
+    """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = {"env_vars": dict(QUIET)}
     if os.environ.get("RAY_ADDRESS"):
@@ -96,10 +100,14 @@ def connected() -> Iterator[Cluster]:
                 _node_ip_address=LOOPBACK,
                 **quiet,
             )
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
     try:
         yield ray_cluster() if local is None else local.started(ray.nodes()[0]["NodeID"])
     finally:
         ray.shutdown()
+        if local is not None:
+            _keep_ray_logs(session / "logs", logs)
+            shutil.rmtree(session, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -162,9 +170,12 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
             display.note(f"working copy {store.root}")
         if task.data_report is not None:
             display.note(str(task.data_report))
-        with connected() as there, _grown(experiment, task, there) as cluster, House(store.root, cluster) as house:
+        with (
+            connected(store.root / "logs/ray") as there,
+            _grown(experiment, task, there) as cluster,
+            House(store.root, cluster) as house,
+        ):
             measured = list(rounds(store, experiment, task, house, display))
-            _keep_ray_logs(store.root / "logs" / "ray")
         seconds = _seconds(store, experiment)
         table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
         display.console.print(closing_table(table, experiment.groups.names))
@@ -311,12 +322,12 @@ def log_to(path: Path, *, verbose: bool) -> None:
     )
 
 
-def _keep_ray_logs(target: Path) -> None:
-    """Copy this session's Ray logs beside the run, before Ray forgets where they are."""
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    session = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    shutil.copytree(session, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
+def _keep_ray_logs(logs: Path, target: Path) -> None:
+    """Copy them beside the run."""
+    try:
+        shutil.copytree(logs, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
+    except OSError as error:
+        logger.warning("Ray's logs could not all be kept in %s: %s", target, error)
 
 
 def new_run_dir(experiment: Experiment) -> str:

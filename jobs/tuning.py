@@ -134,7 +134,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     if not left:
         return {}
     prepare(left, console)
-    with loop.connected() as cluster:
+    with loop.connected(folder / "logs/ray") as cluster:
         side_by_side = concurrent_trials(trials, cluster)
         # trials that share their engines come one after the other, seed by seed
         keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
@@ -167,7 +167,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     prepare(trials, console)
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
-    with loop.connected() as cluster:
+    with loop.connected(folder / "logs/ray") as cluster:
         side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
         try:
             found = tune.Tuner(

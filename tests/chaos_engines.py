@@ -116,7 +116,7 @@ def main() -> int:
     outcomes = []
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as name,
-        loop.connected() as cluster,
+        loop.connected(Path(name) / "ray") as cluster,
         House(Path(name) / "house", cluster) as house,
     ):
         folder = Path(name)

@@ -129,7 +129,7 @@ def main() -> int:
     """The command line; exit code 1 where a target is missed."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     console = Console(width=110, highlight=False)
-    with tempfile.TemporaryDirectory(prefix="pool-") as name, loop.connected():
+    with tempfile.TemporaryDirectory(prefix="pool-") as name, loop.connected(Path(name) / "ray"):
         folder = Path(name)
         save_model(folder / "model", "llama")
         table, worst = scaling(folder)

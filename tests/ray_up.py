@@ -2,8 +2,9 @@
 
 Starts a head without CPUs on the first address by Ray's local provider, submits the quick start with two engines and
 two training workers, and so makes the autoscaler bring up the other nodes, from none; then ``ray down``. The records
-must be those of a run on one machine. The addresses may all be this machine's. `ray down` ends every Ray process of a
-machine: nothing else of Ray may run there.
+must be those of a run on one machine. As with ``cluster.yaml``, login shells there must find the packages' ``python``
+and ``ray``, and ``ray get-auth-token --generate`` must have made a token. The addresses may all be this machine's.
+``ray down`` ends every Ray process of a machine: nothing else of Ray may run there.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import psutil
 import yaml
+from ray.autoscaler._private.util import prepare_config
 
 from tests.cluster import nodes_of, on_one_machine
 from tests.test_controller import records_of
@@ -25,44 +27,40 @@ from tests.test_controller import records_of
 SETTINGS = ["loop.rounds=2", "generation.replicas=2", "training.workers=2", "training.worker_lifetime=run"]
 GROWS_TO = "placement.cluster={nodes}x1cpu:8gib"
 PORT, DASHBOARD = 6379, 8265
+START = "RAY_AUTH_MODE=token ray start"
 LIMIT_S = 900.0
 
 
 def description(ips: list[str], user: str, key: Path) -> dict[str, Any]:
-    """The cluster file: `cluster.yaml` with the local provider."""
-    path = f"PATH={Path(sys.executable).parent}:$PATH RAY_AUTH_MODE=disabled"
-    return {
-        "cluster_name": "scpl-local",
-        "max_workers": len(ips) - 1,
-        "idle_timeout_minutes": 1,
-        "provider": {"type": "local", "head_ip": ips[0], "worker_ips": ips[1:]},
-        "auth": {"ssh_user": user, "ssh_private_key": str(key)},
-        # with its resources named, the provider's one node type can be scaled from none
-        "available_node_types": {
-            "local.cluster.node": {
-                "node_config": {},
-                "resources": {"CPU": 1},
-                "min_workers": 0,
-                "max_workers": len(ips) - 1,
-            }
-        },
-        "head_node_type": "local.cluster.node",
-        "head_start_ray_commands": [
-            f"{path} ray start --head --port={PORT} --num-cpus=0 --node-ip-address={ips[0]} "
-            f"--dashboard-port={DASHBOARD} --autoscaling-config=~/ray_bootstrap_config.yaml"
-        ],
-        "worker_start_ray_commands": [
-            # the third word is the address by which SSH came in
-            f"{path} ray start --address={ips[0]}:{PORT} --num-cpus=1 "
-            "--node-ip-address=$(echo $SSH_CONNECTION | cut -d' ' -f3)"
-        ],
-    }
+    """The cluster file: `cluster.yaml` with the local provider, with Ray's own defaults."""
+    config: dict[str, Any] = prepare_config(
+        {
+            "cluster_name": "scpl-local",
+            "min_workers": 0,
+            "max_workers": len(ips) - 1,
+            "idle_timeout_minutes": 1,
+            "provider": {"type": "local", "head_ip": ips[0], "worker_ips": ips[1:]},
+            "auth": {"ssh_user": user, "ssh_private_key": str(key)},
+            "head_start_ray_commands": [
+                f"{START} --head --port={PORT} --num-cpus=0 --node-ip-address={ips[0]} "
+                f"--dashboard-port={DASHBOARD} --autoscaling-config=~/ray_bootstrap_config.yaml"
+            ],
+            "worker_start_ray_commands": [
+                # the third word is the address by which SSH came in
+                f"{START} --address={ips[0]}:{PORT} --num-cpus=1 "
+                "--node-ip-address=$(echo $SSH_CONNECTION | cut -d' ' -f3)"
+            ],
+        }
+    )
+    # of a local node Ray learns the resources when it is up; to scale from none, they must be known before
+    config["available_node_types"]["local.cluster.node"]["resources"] = {"CPU": 1}
+    return config
 
 
 def ray(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The `ray` command."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     command = [str(Path(sys.executable).parent / "ray"), *arguments]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
     return subprocess.run(command, text=True, capture_output=True, env=environment, timeout=LIMIT_S)
 
 

@@ -177,7 +177,11 @@ def soak(rounds: int, minutes: float, folder: Path, log: Path, console: Console)
     loop.log_to(folder / "run/logs/driver.log", verbose=False)
     samples: list[Sample] = []
     began = time.monotonic()
-    with loop.connected() as cluster, House(folder / "run", cluster) as house, log.open("w") as lines:
+    with (
+        loop.connected(folder / "ray") as cluster,
+        House(folder / "run", cluster) as house,
+        log.open("w") as lines,
+    ):
         engines = house.engines(experiment, task)
         going = loop.rounds(store, experiment, task, house, Quiet())
         for round_, _ in enumerate(going):

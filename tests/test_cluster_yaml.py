@@ -45,8 +45,11 @@ def test_nothing_runs_on_the_head_and_both_have_an_image_of_ones_own(config: dic
 
 
 def test_nodes_install_this_checkout_with_its_pins(config: dict[str, Any]) -> None:
-    (folder,) = config["file_mounts"]
+    folder, token = config["file_mounts"]
     assert config["file_mounts"][folder] == "."
+    # Ray looks for the token there
+    assert token == f"{Path(folder).parent}/.ray/auth_token" and config["file_mounts"][token] == "~/.ray/auth_token"
+    assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
     (install,) = [command for command in config["setup_commands"] if "pip install" in command]
     asked, extra = re.findall(r"'(.+)\[(\w+)\]'", install)[0]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._common.utils import get_default_ray_temp_dir
 
 from scpl_ray.files import sha256
 from scpl_ray.records import Completion, Metric
@@ -51,6 +52,8 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
+    # Ray's session folder bears the number of the process that began it
+    assert list(Path(get_default_ray_temp_dir()).glob(f"session_*_{process.pid}")) == []
     return output
 
 
@@ -86,7 +89,7 @@ def reference(folder: Path) -> Path:
 def test_a_run_leaves_what_the_readme_says(reference: Path) -> None:
     reader, experiment = Reader.open(reference)
     assert experiment.loop.rounds == 2
-    for name in ("metrics.parquet", "summary.json", "config.yaml", "logs/driver.log", "logs/ray"):
+    for name in ("metrics.parquet", "summary.json", "config.yaml", "logs/driver.log", "logs/ray/raylet.out"):
         assert (reference / name).exists()
     assert list((reference / "tensorboard").glob("events.*"))
     completions = reader.read(2, "completions", "completions", Completion)

@@ -107,6 +107,7 @@ def test_a_study_killed_and_resumed_has_the_table_of_an_undisturbed_one(tmp_path
     assert "1 of 2 trials failed" in output and "lower training.learning_rate" in output
     failed = json.loads((tmp_path / "whole/failed.json").read_text())
     assert list(failed) == ["runs/broken/seed-000"]
+    assert (tmp_path / "whole/logs/ray/raylet.out").exists()
 
     process = command(tmp_path, str(path), "--study-dir", "killed")
     deadline = time.monotonic() + 300
