@@ -1,10 +1,10 @@
 """``ray up`` on machines that SSH reaches: ``python -m tests.ray_up --ips A,B,C --ssh-user U --ssh-key K``.
 
 Starts a head without CPUs on the first address by Ray's local provider, submits the quick start with two engines and
-two training workers, and so makes the autoscaler bring up the other nodes, from none; then ``ray down``. The records
-must be those of a run on one machine. As with ``cluster.yaml``, login shells there must find the packages' ``python``
-and ``ray``, and ``ray get-auth-token --generate`` must have made a token. The addresses may all be this machine's.
-``ray down`` ends every Ray process of a machine: nothing else of Ray may run there.
+two training workers, and so makes the autoscaler bring up the other nodes, from none, and let them go afterwards; then
+``ray down``. The records must be those of a run on one machine. As with ``cluster.yaml``, login shells there must find
+the packages' ``python`` and ``ray``, and ``ray get-auth-token --generate`` must have made a token. The addresses may
+all be this machine's. ``ray down`` ends every Ray process of a machine: nothing else of Ray may run there.
 """
 
 import argparse
@@ -29,6 +29,8 @@ GROWS_TO = "placement.cluster={nodes}x1cpu:8gib"
 PORT, DASHBOARD = 6379, 8265
 START = "RAY_AUTH_MODE=token ray start"
 LIMIT_S = 900.0
+IDLE_MINUTES = 1
+GOES_S = 60.0 * IDLE_MINUTES + 120.0
 
 
 def description(ips: list[str], user: str, key: Path) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def description(ips: list[str], user: str, key: Path) -> dict[str, Any]:
             "cluster_name": "scpl-local",
             "min_workers": 0,
             "max_workers": len(ips) - 1,
-            "idle_timeout_minutes": 1,
+            "idle_timeout_minutes": IDLE_MINUTES,
             "provider": {"type": "local", "head_ip": ips[0], "worker_ips": ips[1:]},
             "auth": {"ssh_user": user, "ssh_private_key": str(key)},
             "head_start_ray_commands": [
@@ -89,6 +91,15 @@ def quick_start(run_dir: Path, settings: list[str]) -> bool:
     return all(len(on) == 2 for roles in spread.values() for role, on in roles.items() if role != "scorer")
 
 
+def let_go() -> bool:
+    """Whether the nodes that a run no longer needs go."""
+    began = time.monotonic()
+    while (alive := nodes_alive()) > 1 and time.monotonic() - began < GOES_S:
+        time.sleep(5)
+    print(f"nodes {time.monotonic() - began:.0f} s later: {alive}")
+    return alive == 1
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,13 +122,14 @@ def main() -> int:
             ended = quick_start(Path(name) / "run", [*SETTINGS, GROWS_TO.format(nodes=len(ips) - 1)])
             identical = ended and records_of(Path(name) / "run") == records_of(Path(name) / "one")
             print("records are those of one machine:", identical)
+            gone = let_go()
         finally:
             down = ray("down", "-y", str(file))
             print(f"ray down: exit code {down.returncode}")
         time.sleep(5)
         left = [p.info["name"] for p in psutil.process_iter(["name"]) if p.info["name"].startswith(("ray", "gcs_"))]
         print("processes left:", left or "none")
-        return 0 if identical and down.returncode == 0 and not left else 1
+        return 0 if identical and gone and down.returncode == 0 and not left else 1
 
 
 if __name__ == "__main__":
