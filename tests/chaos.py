@@ -1,6 +1,6 @@
 """Runs that are killed or damaged at random instants and gone on with until they are done.
 
-``python -m tests.chaos --kills 100 --seed 0`` needs two minutes: the loop with fakes, each run hit by one fault of
+``python -m tests.chaos --kills 130 --seed 0`` (a quarter of an hour): the loop with fakes, each run hit by one fault of
 :data:`FAULTS`. :mod:`tests.chaos_engines` does the same to the real engines.
 A run survives when it ends well, its records are the bytes of an undisturbed run, and nothing of it is left over.
 """
