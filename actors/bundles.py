@@ -36,6 +36,10 @@ class Bundle:
     members: tuple[tuple[str, int], ...]
     """Role and index of the processes inside."""
 
+    def resources(self) -> dict[str, float]:
+        """By Ray's names; it takes no zeros."""
+        return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
+
 
 def bundles(placed: Layout) -> tuple[Bundle, ...]:
     """What engines and scorers reserve, sorted as the layout's nodes and devices; nothing on a machine without GPUs.
@@ -55,10 +59,15 @@ def bundles(placed: Layout) -> tuple[Bundle, ...]:
     shared: dict[tuple[str, tuple[int, ...]], list[Seat]] = {}
     for seat in placed.seats:
         shared.setdefault((seat.node.id, seat.gpus), []).append(seat)
-    cpus, gpus = sum(role.cpus for role in reserved), sum(role.gpus for role in reserved)
-    names = [role.name for role in reserved]
+    gpus = sum(role.gpus for role in reserved)
+    by_name = {role.name: role for role in reserved}
     return tuple(
-        Bundle(node, cpus, gpus, tuple((seat.role, seat.index) for seat in seats if seat.role in names))
+        Bundle(
+            node,
+            sum(by_name[seat.role].cpus for seat in seats if seat.role in by_name),
+            gpus,
+            tuple((seat.role, seat.index) for seat in seats if seat.role in by_name),
+        )
         for (node, _), seats in shared.items()
     )
 
@@ -76,7 +85,7 @@ class Reservation:
         if not self._bundles:
             return
         self._group = placement_group(
-            [{"CPU": bundle.cpus, "GPU": bundle.gpus} for bundle in self._bundles],
+            [bundle.resources() for bundle in self._bundles],
             strategy="PACK",
             bundle_label_selector=[{NODE_LABEL: bundle.node} for bundle in self._bundles],
         )

@@ -115,8 +115,8 @@ class Files:
 
     courier: Any = None
     """Handle of the driver's :class:`Courier`; ``None``: every process sees the driver's disk."""
-    copies: Path = Path(tempfile.gettempdir()) / f"scpl_ray-copies-{os.getuid()}"
-    """Where a node keeps the copies that it was asked for last."""
+    copies: Path | None = None
+    """Where a node keeps the copies that it was asked for last; ``None``: in its folder for temporary files."""
 
     def here(self, path: Path) -> Path:
         """Where a file or folder of the driver lies on this node; copied first where it is not there.
@@ -133,20 +133,23 @@ class Files:
         if wanted is None or stamp(path) == wanted:
             return path
         digest = hashlib.sha256(json.dumps([str(path), wanted]).encode()).hexdigest()
-        self.copies.mkdir(parents=True, exist_ok=True)
-        folder = self.copies / digest[:16]
+        copies = self.copies or Path(tempfile.gettempdir()) / f"scpl_ray-copies-{os.getuid()}"
+        copies.mkdir(mode=0o700, exist_ok=True)
+        if copies.stat().st_uid != os.getuid():
+            raise PermissionError(f"{copies}: belongs to another user; remove it, or set TMPDIR on this node")
+        folder = copies / digest[:16]
         copy = folder / path.name
-        with (self.copies / "lock").open("w") as lock:
+        with (copies / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=self.copies) as scratch:
+                with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=copies) as scratch:
                     partial = Path(scratch) / "new"
                     for name, size, _ in wanted:
                         self._fetch(path / name, partial / path.name / name, size)
                     partial.replace(folder)
                 logger.info("%s: copied from the driver's node, %d bytes", path, sum(size for _, size, _ in wanted))
             folder.touch()
-            self._forget_old()
+            _forget_old(copies)
         return copy
 
     def weights(self, weights: Weights) -> Weights:
@@ -182,14 +185,15 @@ class Files:
     def _ask(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self.courier, method).remote(*arguments), timeout=DEADLINE_S)
 
-    def _forget_old(self) -> None:
-        folders = sorted((p for p in self.copies.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
-        for folder in folders[:-FOLDERS_KEPT]:
-            shutil.rmtree(folder)
-
 
 SHARED_DISK = Files()
 """Every process sees the driver's disk: they run on one machine."""
+
+
+def _forget_old(copies: Path) -> None:
+    folders = sorted((p for p in copies.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    for folder in folders[:-FOLDERS_KEPT]:
+        shutil.rmtree(folder)
 
 
 def _place(path: Path) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from actors.courier import beside
+from actors.pool import MAX_RESTARTS, MAX_TASK_RETRIES
 from scpl_ray.config import Experiment
 from scpl_ray.population import PopulationSimulator
 from scpl_ray.protocols import Choice, Task
@@ -48,7 +49,10 @@ class RayPopulation:
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
         remote = ray.remote(_Simulator).options(
-            num_cpus=0, max_restarts=3, max_task_retries=3, scheduling_strategy=beside()
+            num_cpus=0,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_TASK_RETRIES,
+            scheduling_strategy=beside(),
         )
         self._actor = remote.remote()
         self.begin(experiment, task)

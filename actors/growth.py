@@ -1,13 +1,18 @@
-"""A cluster that grows when it is asked: the nodes that a run needs, asked for and waited for."""
+"""A cluster that grows when it is asked: the nodes that a run needs, asked for, waited for and kept.
+
+The autoscaler is asked by placement groups. They belong to the driver's job and go with it however it ends, so that no
+node is paid for on behalf of a run that was killed.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from ray.autoscaler.sdk import request_resources
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from actors.bundles import NODE_LABEL
 from actors.cluster import Cluster, described, ray_cluster
 from actors.memory import Sizes
 from actors.placement import Layout, PlacementError, layout
@@ -19,6 +24,35 @@ GROW_S = 1800.0
 """Longest wait for nodes: a cloud gives them in minutes, and they install their packages."""
 POLL_S = 2.0
 SAY_S = 30.0
+HELD_BYTES = 1.0
+"""Of each node's memory, as Ray counts it: a node of which something is reserved is not idle."""
+
+
+class Demand:
+    """What a run asks the autoscaler for, until :meth:`close` or the end of the driver."""
+
+    def __init__(self) -> None:
+        self._group: PlacementGroup | None = None
+
+    def ask(self, bundles: Sequence[Mapping[str, float]]) -> None:
+        """Ask for nodes on which all of this has room at once."""
+        self.close()
+        self._group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+
+    def keep(self, cluster: Cluster) -> None:
+        """Ask for nothing more, and keep these nodes: one that waits for its turn in a round is not idle."""
+        self.close()
+        self._group = placement_group(
+            [{"memory": HELD_BYTES} for _ in cluster.nodes],
+            strategy="PACK",
+            bundle_label_selector=[{NODE_LABEL: node.id} for node in cluster.nodes],
+        )
+
+    def close(self) -> None:
+        """Let idle nodes go."""
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
 
 
 def grown(
@@ -26,8 +60,8 @@ def grown(
     cluster: Cluster,
     sizes: Sizes | None,
     *,
+    ask: Callable[[Sequence[Mapping[str, float]]], None],
     look: Callable[[], Cluster] = ray_cluster,
-    ask: Callable[..., None] = request_resources,
     grow_s: float = GROW_S,
     poll_s: float = POLL_S,
 ) -> Cluster:
@@ -37,8 +71,8 @@ def grown(
         experiment: the config.
         cluster: the nodes that are there.
         sizes: of the models, see :func:`actors.placement.layout`.
+        ask: asks the autoscaler for bundles of resources.
         look: gives the nodes that are there now.
-        ask: the autoscaler, for ``bundles`` of resources.
         grow_s: longest wait.
         poll_s: between looks.
 
@@ -56,7 +90,7 @@ def grown(
     began = said = time.monotonic()
     while (missing := _missing(experiment, cluster, sizes, wanted)) is not None:
         if said == began:
-            ask(bundles=bundles)
+            ask(bundles)
         now = time.monotonic()
         if now - began > grow_s:
             raise PlacementError(
@@ -69,11 +103,6 @@ def grown(
         time.sleep(poll_s)
         cluster = look()
     return cluster
-
-
-def released(ask: Callable[..., None] = request_resources) -> None:
-    """Let idle nodes go."""
-    ask(bundles=[])
 
 
 def _missing(experiment: Experiment, cluster: Cluster, sizes: Sizes | None, wanted: Layout) -> str | None:

@@ -122,32 +122,34 @@ class _Run:
         self._thread.start()
 
     def _fit(self, folder: Path, config: dict[str, Any]) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         gpu = self._resources.get("GPU", 0) > 0
-        trainer = TorchTrainer(
-            serve,
-            train_loop_config=config,
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=self._workers,
-                use_gpu=gpu,
-                resources_per_worker=self._resources,
-                placement_strategy="SPREAD",
-                label_selector=self._labels,
-            ),
-            # Ray Train resumes silently by name, retries a broken controller for ever unless told otherwise, and
-            # would restart workers without their job: whole runs are repeated here instead.
-            run_config=RunConfig(
-                name=self.name,
-                storage_path=str(folder),
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-            ),
-        )
         try:
+            trainer = TorchTrainer(
+                serve,
+                train_loop_config=config,
+                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+                scaling_config=ScalingConfig(
+                    num_workers=self._workers,
+                    use_gpu=gpu,
+                    resources_per_worker=self._resources,
+                    placement_strategy="SPREAD",
+                    label_selector=self._labels,
+                ),
+                # Ray Train resumes silently by name, retries a broken controller for ever unless told otherwise, and
+                # would restart workers without their job: whole runs are repeated here instead.
+                run_config=RunConfig(
+                    name=self.name,
+                    storage_path=str(folder),
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                ),
+            )
             trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
+        except Exception as error:
+            # this thread has no caller: who waits for the workers is told
+            logger.info("%s ended", self.name, exc_info=True)
             self._error = error
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,12 @@ from jobs.display import wide_console
 from scpl_ray import configfile, remote, study
 from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
+from scpl_ray.protocols import Task
 from scpl_ray.secrets import masked
 from scpl_ray.store import Store, StoreError
+
+MAY_CHANGE = ("loop.rounds", "generation.replicas", "reward.replicas", "placement.gpus", "placement.cluster")
+"""Keys of a run that is gone on with: how far, and on what machines; no record depends on the latter."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,7 +68,10 @@ def run(
         str | None, typer.Option(help="Folder, or s3://BUCKET/PATH, for this run [default: runs/NAME-TIME].")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Go on with this run directory; only loop.rounds may be changed, to more.")
+        str | None,
+        typer.Option(
+            help="Go on with this run directory; " + ", ".join(MAY_CHANGE) + " may change, rounds only to more."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
@@ -95,8 +103,9 @@ def run(
                 f"--cluster {cluster}: describes a cluster for --dry-run; a run asks Ray for the real one"
             )
         if resume is not None:
-            store, experiment = _reopen(resume, arguments or [])
-            task = loop.plan(experiment)[0]
+            if dry_run or run_dir is not None:
+                raise ConfigError(f"--resume {resume}: goes on with that run; leave --dry-run and --run-dir out")
+            store, experiment, task = _reopen(resume, arguments or [])
         else:
             experiment = configfile.load(*split_arguments(arguments or []))
             task, placed = loop.plan(experiment, described(cluster) if cluster is not None else None)
@@ -111,21 +120,28 @@ def run(
         raise typer.Exit(code)
 
 
-def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment]:
+def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, Task]:
+    from jobs import loop
+
     store, experiment = remote.resume(run_dir)
-    changed = [key for key, _ in map(configfile.parse_override, overrides) if key != "loop.rounds"]
-    if changed:
-        store.close()
-        raise StoreError(f"--resume {run_dir}: {', '.join(changed)} cannot change in a run; start a new run with it")
-    longer = configfile.load(store.root / "config.yaml", overrides)
-    if longer.loop.rounds < experiment.loop.rounds:
-        store.close()
-        raise StoreError(
-            f"--resume {run_dir}: loop.rounds={longer.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
-        )
-    if longer != experiment:
-        store.extend(longer)
-    return store, longer
+    with contextlib.ExitStack() as unless_it_goes_on:
+        unless_it_goes_on.callback(store.close)
+        changed = [key for key, _ in map(configfile.parse_override, overrides) if key not in MAY_CHANGE]
+        if changed:
+            raise StoreError(
+                f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}; "
+                "start a new run with it"
+            )
+        new = configfile.load(store.root / "config.yaml", overrides)
+        if new.loop.rounds < experiment.loop.rounds:
+            raise StoreError(
+                f"--resume {run_dir}: loop.rounds={new.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
+            )
+        task = loop.plan(new)[0]
+        if new != experiment:
+            store.extend(new)
+        unless_it_goes_on.pop_all()
+    return store, new, task
 
 
 @app.command()

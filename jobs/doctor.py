@@ -57,7 +57,7 @@ def examine(console: Console) -> bool:
     cores = len(os.sched_getaffinity(0))
     table.add_row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")
     memory = psutil.virtual_memory().available / 2**30
-    table.add_row("free memory", f"{memory:.1f} GiB", "" if memory >= 6 else "the quick start needs about 6 GiB")
+    table.add_row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
     table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
     table.add_row("GPUs", _gpus(), "")
     missing = shutil.which("lscpu") is None

@@ -200,16 +200,19 @@ def machine_rows(machine: Machine) -> list[Row]:
 
 def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Row]:
     """A run of two rounds on this machine, and the engine alone on the last one's work."""
+    from ray.exceptions import RayError
+
     from jobs import loop
     from scpl_ray.learning.models import base_model
     from scpl_ray.store import Store
 
+    stops = (ValueError, RuntimeError, OSError, RayError)
     try:
         task, _ = loop.plan(experiment)
         store = Store.create(folder / "run", experiment, loop.versions())
         loop.run(store, experiment, task)
         base = base_model(experiment, task)
-    except (ValueError, RuntimeError, OSError) as error:
+    except stops as error:
         yield from (Row(what, f"the run stopped: {error}") for what in (*RUN, *(ALONE + what for what in ENGINE)))
         return
     yield from run_rows(experiment, machine, store, base)
@@ -229,7 +232,7 @@ def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Ro
         requests = [(c.prompt_token_ids, c.seed) for c in completions]
         try:
             took: EngineSeconds = _alone(engine_seconds, served, weights, requests)
-        except (ValueError, RuntimeError, OSError) as error:
+        except stops as error:
             yield Row(f"{ALONE}refresh by {refresh}", f"the engine stopped: {error}")
             continue
         adapter = weights[1].adapter if refresh == "adapter" else None

@@ -43,7 +43,6 @@ PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vl
 LOOPBACK = "127.0.0.1"
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -116,10 +115,13 @@ def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Clu
     if experiment.placement.cluster is None or not os.environ.get("RAY_ADDRESS"):
         yield cluster
         return
+    demand = growth.Demand()
     try:
-        yield growth.grown(experiment, cluster, known_sizes(experiment, task))
+        there = growth.grown(experiment, cluster, known_sizes(experiment, task), ask=demand.ask)
+        demand.keep(there)
+        yield there
     finally:
-        growth.released()
+        demand.close()
 
 
 def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
@@ -198,18 +200,16 @@ def rounds(
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
-    boards = tracking.trackers(experiment, store.root, store.identity)
+    boards = tracking.Boards(experiment, store.root, store.identity)
     try:
         for round_ in range(experiment.loop.rounds + 1):
             measured.append(loop.round(round_) if round_ else loop.evaluation(0))
-            for board in boards:
-                board.write(measured[-1])
             if round_ == experiment.loop.rounds:
                 store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
+            boards.write(measured[-1])
             yield measured[-1]
     finally:
-        for board in boards:
-            board.close(finished=len(measured) > experiment.loop.rounds)
+        boards.close(finished=len(measured) > experiment.loop.rounds)
 
 
 def encoder(experiment: Experiment, base: Path) -> Encode:

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,12 +103,16 @@ def phase_table(by_round: Sequence[Sequence[Manifest]], wall: float) -> Table:
 
 
 def alone(function: Callable[..., Result], threads: int, *arguments: Any) -> Result:
-    """Run a function in a fresh process with this many threads."""
+    """Run a function in a fresh process with this many threads.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: the process died.
+    """
     before = dict(os.environ)
     os.environ |= {"OMP_NUM_THREADS": str(threads), **loop.QUIET}
     try:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(function, arguments)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
     finally:
         os.environ.clear()
         os.environ.update(before)

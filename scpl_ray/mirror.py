@@ -88,7 +88,7 @@ class RemoteStore(Store):
         """Carry logs over and give both locks back; a store that cannot be reached now does not undo the run."""
         try:
             self._carry(*FOLDERS)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             logger.warning("%s; what was not carried over stays in %s", error, self.root)
             self._lease.abandon()
             super().close()

@@ -212,15 +212,17 @@ class Store(Reader):
         """An existing run directory and its config, its phases checked.
 
         Raises:
-            StoreError: not a run directory, of another format, in use, or with a committed phase that was changed.
+            StoreError: not a run directory, of another format, in use, unreadable, or with a committed phase that was
+                changed.
         """
         _, experiment = Reader.open(root, name)
-        store = cls(root, name)
-        try:
-            store.check()
-        except StoreError:
-            store.close()
-            raise
+        with _usable(name or str(root)):
+            store = cls(root, name)
+            try:
+                store.check()
+            except BaseException:
+                store.close()
+                raise
         return store, experiment
 
     def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
@@ -234,8 +236,13 @@ class Store(Reader):
         self._lock.close()
 
     def extend(self, experiment: Experiment) -> None:
-        """Record that the run is to have more rounds."""
-        write_atomically(self.root / "config.yaml", configfile.dump(experiment).encode())
+        """Record a config of which the run's records so far do not depend on what is new.
+
+        Raises:
+            StoreError: its directory cannot be written.
+        """
+        with _usable(self.name):
+            write_atomically(self.root / "config.yaml", configfile.dump(experiment).encode())
 
     @contextlib.contextmanager
     def phase(self, round_: int, phase: str) -> Iterator[Phase]:
@@ -301,6 +308,18 @@ class Store(Reader):
                 )
             logger.warning("%s; the phase is done again", where)
             self.take_back(folder)
+
+
+@contextlib.contextmanager
+def _usable(name: str) -> Iterator[None]:
+    """What the system refuses is said of the run directory."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{name}: {error.filename} cannot be used ({error.strerror}); make the run directory one that you can read "
+            "and write"
+        ) from error
 
 
 def _json(value: Any) -> bytes:

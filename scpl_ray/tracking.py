@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
 RUN_TAG = "scpl_ray.run_dir"
@@ -22,6 +25,13 @@ WRITTEN = "rounds_written"
 
 class Tracker(Protocol):
     """One dashboard."""
+
+    errors: tuple[type[Exception], ...]
+    """What its package raises where it cannot be reached or written."""
+
+    def open(self) -> None:
+        """Begin the dashboard's run, or find it again."""
+        ...
 
     def write(self, rows: Sequence[Metric]) -> None:
         """Write a round's metrics."""
@@ -43,14 +53,43 @@ def check(experiment: Experiment) -> None:
         raise ValueError(f"tracking.to = {to!r}: not installed; pip install {PACKAGES[to]}, or leave tracking.to out")
 
 
-def trackers(experiment: Experiment, run_dir: Path, identity: str) -> list[Tracker]:
-    """The dashboards of a run; ``identity`` is what finds it there again, :attr:`~scpl_ray.store.Reader.identity`."""
-    found: list[Tracker] = [TensorBoard(run_dir / "tensorboard")]
-    if experiment.tracking.to == "mlflow":
-        found.append(MLflow(experiment, identity))
-    elif experiment.tracking.to == "wandb":
-        found.append(WeightsAndBiases(experiment, run_dir, identity))
-    return found
+class Boards:
+    """The dashboards of a run. One that fails is left out from then on, with a warning: it never ends the run.
+
+    Args:
+        experiment: the config.
+        run_dir: receives TensorBoard's files.
+        identity: what finds the run there again, :attr:`~scpl_ray.store.Reader.identity`.
+    """
+
+    def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
+        self._boards: list[Tracker] = [TensorBoard(run_dir / "tensorboard")]
+        if experiment.tracking.to == "mlflow":
+            self._boards.append(MLflow(experiment, identity))
+        elif experiment.tracking.to == "wandb":
+            self._boards.append(WeightsAndBiases(experiment, run_dir, identity))
+        self._each(lambda board: board.open())
+
+    def write(self, rows: Sequence[Metric]) -> None:
+        """Write a round's metrics to all."""
+        self._each(lambda board: board.write(rows))
+
+    def close(self, *, finished: bool) -> None:
+        """End the dashboards' runs."""
+        self._each(lambda board: board.close(finished=finished))
+
+    def _each(self, do: Callable[[Tracker], None]) -> None:
+        for board in list(self._boards):
+            try:
+                do(board)
+            except board.errors as error:
+                self._boards.remove(board)
+                logger.warning(
+                    "%s is left out from now on: %s; the run directory has everything, and `scpl run --resume` writes "
+                    "the rounds that are missing there",
+                    type(board).__name__,
+                    error,
+                )
 
 
 def scalars(rows: Sequence[Metric]) -> dict[str, float]:
@@ -61,10 +100,16 @@ def scalars(rows: Sequence[Metric]) -> dict[str, float]:
 class TensorBoard:
     """Event files in the run directory."""
 
+    errors: tuple[type[Exception], ...] = (OSError,)
+
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self) -> None:
+        """Begin an event file."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(self._folder))
 
     def write(self, rows: Sequence[Metric]) -> None:
         """Write a round's metrics."""
@@ -81,9 +126,17 @@ class MLflow:
     """A run of an MLflow experiment, found again by the run directory."""
 
     def __init__(self, experiment: Experiment, identity: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self.errors: tuple[type[Exception], ...] = (MlflowException, OSError)
+        self._experiment, self._identity = experiment, identity
+
+    def open(self) -> None:
+        """Find the run by its tag, or make it."""
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
+        experiment, identity = self._experiment, self._identity
         self._client = MlflowClient()
         name = experiment.tracking.project
         known = self._client.get_experiment_by_name(name)
@@ -127,14 +180,20 @@ class WeightsAndBiases:
     def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
         import wandb
 
-        self._run = wandb.init(
-            project=experiment.tracking.project,
-            name=PurePosixPath(identity).name,
-            id=hashlib.sha256(identity.encode()).hexdigest()[:16],
-            resume="allow",
-            dir=str(run_dir),
-            config=dict(flat(experiment)),
-        )
+        self.errors: tuple[type[Exception], ...] = (wandb.errors.Error, OSError)
+        self._settings: dict[str, Any] = {
+            "project": experiment.tracking.project,
+            "name": PurePosixPath(identity).name,
+            "id": hashlib.sha256(identity.encode()).hexdigest()[:16],
+            "dir": str(run_dir),
+            "config": flat(experiment),
+        }
+
+    def open(self) -> None:
+        """Begin the run of this id, or go on with it."""
+        import wandb
+
+        self._run = wandb.init(resume="allow", **self._settings)
 
     def write(self, rows: Sequence[Metric]) -> None:
         """Write a round's metrics; W&B itself leaves out a step that it has."""

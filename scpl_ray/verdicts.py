@@ -24,7 +24,6 @@ GAPS = ("disparate_gap", "disparate_std")
 PREFERENCE = "preference_log_odds_balanced"
 CHANGES = (PREFERENCE, "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "perplexity_round0")
 """Metrics whose change since round 0 is described for every arm."""
-TOO_FEW = "not enough seeds"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from jobs import loop
 from jobs.cli import app
+from scpl_ray import configfile
 from scpl_ray.config import Experiment
 from scpl_ray.store import Store
 
@@ -68,8 +70,26 @@ def test_a_run_directory_in_use_or_full_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_cannot_change_its_config_or_shrink(tmp_path: Path) -> None:
     Store.create(tmp_path / "old", Experiment(), {}).close()
-    assert "seed cannot change in a run" in refuse("--resume", "old", "seed=3")
+    assert "seed cannot change in a run, only loop.rounds, gen" in refuse("--resume", "old", "seed=3")
     assert "loop.rounds=2 is fewer than the run's 5" in refuse("--resume", "old", "loop.rounds=2")
+    for option in (["--dry-run"], ["--run-dir", "new"]):
+        assert "leave --dry-run and --run-dir out" in refuse("--resume", "old", *option)
+
+
+def test_how_many_processes_a_run_has_may_change_with_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.create(tmp_path / "old", Experiment.model_validate({"generation": {"replicas": 2}}), {}).close()
+    # a refused one gives the run back
+    assert "lower generation.replicas to" in refuse("--resume", "old", "generation.replicas=99")
+    seen = []
+    monkeypatch.setattr(loop, "supervise", lambda store, experiment, task, *, verbose: seen.append((store, experiment)))
+    result = runner.invoke(app, ["run", "--resume", "old", "generation.replicas=1", "loop.rounds=6"])
+    assert result.exit_code == 0, result.output
+    ((store, experiment),) = seen
+    store.close()
+    assert (experiment.generation.replicas, experiment.loop.rounds) == (1, 6)
+    assert configfile.load(tmp_path / "old/config.yaml", []) == experiment
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing() -> None:

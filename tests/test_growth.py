@@ -1,12 +1,15 @@
 """A cluster that grows, with an autoscaler that brings a node per look."""
 
 import logging
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import ray
 
-from actors.cluster import Cluster, described
-from actors.growth import grown, released
+from actors.cluster import Cluster, described, ray_cluster
+from actors.growth import Demand, grown
 from actors.placement import PlacementError
 from scpl_ray import configfile
 from scpl_ray.config import Experiment
@@ -22,8 +25,8 @@ class Autoscaler:
         self.asked: list[list[dict[str, float]]] = []
         self.looks = 0
 
-    def ask(self, *, bundles: list[dict[str, float]]) -> None:
-        self.asked.append(bundles)
+    def ask(self, bundles: Sequence[Mapping[str, float]]) -> None:
+        self.asked.append([dict(bundle) for bundle in bundles])
 
     def look(self) -> Cluster:
         self.looks += bool(self.asked)
@@ -89,7 +92,22 @@ def test_a_description_that_cannot_be_read() -> None:
         grow(experiment("placement.cluster=four big ones"), Autoscaler("1cpu:8gib", 1))
 
 
-def test_in_the_end_nodes_may_go() -> None:
-    autoscaler = Autoscaler("1cpu:8gib", 1)
-    released(autoscaler.ask)
-    assert autoscaler.asked == [[]]
+def reserved(states: tuple[str, ...]) -> list[list[dict[str, float]]]:
+    """Bundles of the placement groups in these states."""
+    groups = ray.util.placement_group_table().values()
+    return [list(group["bundles"].values()) for group in groups if group["state"] in states]
+
+
+@pytest.mark.engines
+def test_what_is_asked_for_is_pending_and_what_is_kept_is_reserved(ray_local: None) -> None:
+    demand = Demand()
+    demand.ask([{"CPU": 1000.0}, {"CPU": 0.4}])
+    assert reserved(("PENDING",)) == [[{"CPU": 1000.0}, {"CPU": 0.4}]]
+    demand.keep(ray_cluster())
+    until = time.monotonic() + 30
+    while reserved(("PENDING",)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert reserved(("CREATED",)) == [[{"memory": 1.0}]] and reserved(("PENDING",)) == []
+    demand.close()
+    demand.close()
+    assert reserved(("PENDING", "CREATED")) == []

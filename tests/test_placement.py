@@ -218,7 +218,7 @@ def test_bundles_keep_pairs_apart_and_leave_each_gpu_room_for_one_worker() -> No
     assert [bundle.members for bundle in reserved] == [(("engine", 0), ("scorer", 0)), (("scorer", 1),), ()]
     for bundle in reserved:
         assert 0.5 < bundle.gpus <= 1 - placed.worker.gpus < 2 * placed.worker.gpus
-        assert bundle.cpus == 2
+    assert [bundle.resources().get("CPU", 0) for bundle in reserved] == [2, 1, 0]
     own = bundles(layout(experiment(*split(2), *numbers(2, 1, 1)), described("2x16cpu:64gib:3gpu:80gib")))
     assert [(bundle.gpus, bundle.members) for bundle in own] == [
         (2.0, (("engine", 0),)),

@@ -7,6 +7,7 @@ import pytest
 
 from scpl_ray.config import Experiment
 from scpl_ray.files import write_atomically
+from scpl_ray.manifests import LOCK
 from scpl_ray.records import Metric
 from scpl_ray.store import Store, StoreError
 
@@ -144,6 +145,14 @@ def test_open_says_what_is_not_a_run_directory(store: Store, tmp_path: Path) -> 
         Store.open(store.root)
     write_atomically(store.root / "run.json", b"[]")
     with pytest.raises(StoreError, match="run format"):
+        Store.open(store.root)
+
+
+def test_open_says_what_the_system_refuses(store: Store) -> None:
+    store.close()
+    (store.root / LOCK).unlink()
+    (store.root / LOCK).mkdir()
+    with pytest.raises(StoreError, match=rf"{LOCK} cannot be used \(Is a directory\); make the run directory one that"):
         Store.open(store.root)
 
 

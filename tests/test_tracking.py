@@ -17,12 +17,10 @@ def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(experiment: Experiment, run_dir: Path, rounds: list[list[Metric]], finished: bool) -> None:
-    boards = tracking.trackers(experiment, run_dir, str(run_dir))
+    boards = tracking.Boards(experiment, run_dir, str(run_dir))
     for rows in rounds:
-        for board in boards:
-            board.write(rows)
-    for board in boards:
-        board.close(finished=finished)
+        boards.write(rows)
+    boards.close(finished=finished)
 
 
 def test_tensorboard_is_always_there(tmp_path: Path) -> None:
@@ -47,6 +45,28 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path: Path, mlflow_store: N
         assert [(p.step, p.value) for p in points] == list(enumerate(map(pytest.approx, values)))
     write(experiment, tmp_path / "other", ROUNDS, True)
     assert len(client.search_runs([where])) == 2
+
+
+@pytest.mark.parametrize("call", ["get_experiment_by_name", "log_batch", "set_terminated"])
+def test_a_dashboard_that_fails_is_left_out_and_its_rounds_come_with_the_next_try(
+    tmp_path: Path, mlflow_store: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise MlflowException("API request failed: connection refused")
+
+    experiment = configfile.load(None, ["tracking.to=mlflow", "tracking.project=p"])
+    with monkeypatch.context() as outage:
+        outage.setattr(MlflowClient, call, unreachable)
+        write(experiment, tmp_path, ROUNDS, True)
+    assert caplog.text.count("MLflow is left out from now on: API request failed") == 1
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    write(experiment, tmp_path, ROUNDS, True)
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("p").experiment_id])
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "disparate_gap")] == [0, 1, 2]
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
