@@ -82,15 +82,10 @@ def grown(
     if experiment.placement.cluster is None:
         return cluster
     wanted = layout(experiment, described(experiment.placement.cluster), sizes)
-    bundles = [
-        {name: amount for name, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount}
-        for role in wanted.roles
-        for _ in range(role.count)
-    ]
     began = said = time.monotonic()
     while (missing := _missing(experiment, cluster, sizes, wanted)) is not None:
         if said == began:
-            ask(bundles)
+            ask(demands(wanted))
         now = time.monotonic()
         if now - began > grow_s:
             raise PlacementError(
@@ -103,6 +98,15 @@ def grown(
         time.sleep(poll_s)
         cluster = look()
     return cluster
+
+
+def demands(wanted: Layout) -> list[dict[str, float]]:
+    """What a layout needs at once, by Ray's names: a bundle for each process, or for each GPU that processes share."""
+    if wanted.mode == "colocated":
+        sharing = range(max(role.count for role in wanted.roles))
+        return [{"CPU": sum(role.cpus for role in wanted.roles if i < role.count), "GPU": 1.0} for i in sharing]
+    alone = [{"CPU": role.cpus, "GPU": role.gpus} for role in wanted.roles for _ in range(role.count)]
+    return [{name: amount for name, amount in bundle.items() if amount} for bundle in alone]
 
 
 def _missing(experiment: Experiment, cluster: Cluster, sizes: Sizes | None, wanted: Layout) -> str | None:

@@ -73,6 +73,22 @@ def test_cpus_of_the_head_do_not_stand_in_for_gpus() -> None:
     assert autoscaler.asked[0] == [{"CPU": 1.0, "GPU": 1.0}] * 4
 
 
+def test_processes_that_share_gpus_ask_for_whole_ones() -> None:
+    autoscaler = Autoscaler("4cpu:64gib:1gpu:80gib", 8)
+    found = grow(
+        experiment(
+            "placement.cluster=8x4cpu:64gib:1gpu:80gib",
+            "placement.gpus=colocated",
+            "generation.replicas=8",
+            "training.workers=8",
+        ),
+        autoscaler,
+    )
+    # fractions would fit on seven
+    assert found.gpus == 8
+    assert autoscaler.asked == [[{"CPU": 3.0, "GPU": 1.0}] + [{"CPU": 2.0, "GPU": 1.0}] * 7]
+
+
 def test_nodes_that_do_not_come_are_an_error_that_says_what_is_missing() -> None:
     with pytest.raises(
         PlacementError, match=r"placement.cluster = 4x1cpu:8gib: .* within 0 s: .*there are 0.*ray status"
