@@ -13,6 +13,7 @@ from peft import PeftModel
 from actors.courier import SHARED_DISK, Files
 from actors.placement import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
+from scpl_ray import check
 from scpl_ray.config import Experiment
 from scpl_ray.learning import reward_model
 from scpl_ray.learning.adapters import load_model
@@ -23,7 +24,6 @@ from scpl_ray.records import Completion, Query, Score, Weights
 
 logger = logging.getLogger(__name__)
 
-MODEL_TERM = "model"
 LANGUAGE_MODELS_KEPT = 2
 """In memory for likelihoods: the base model and the current policy."""
 COMPLETIONS_PER_CALL = 256
@@ -63,16 +63,15 @@ class ScoringActor(Replica):
     def score(self, source: Path | None, work: Sequence[tuple[Query, str, str]]) -> list[Score]:
         """Scores of (query, completion id, text), in order."""
         terms: list[dict[str, float]] = [{} for _ in work]
-        if MODEL_TERM in self._terms:
+        if check.MODEL_TERM in self._terms:
             texts = [(query.prompt, text) for query, _, text in work]
             groups = [query.group for query, _, _ in work]
             for of_one, reward in zip(terms, self._model_rewards(source, texts, groups), strict=True):
-                of_one[MODEL_TERM] = reward
-        rules = [name for name in self._terms if name != MODEL_TERM]
+                of_one[check.MODEL_TERM] = reward
+        rules = [name for name in self._terms if name != check.MODEL_TERM]
         for of_one, (query, _, text) in zip(terms, work, strict=True):
             found = self._task.rule_terms(query, text) if rules else {}
-            if unknown := [name for name in rules if name not in found]:
-                raise ValueError(f"reward.terms: unknown {unknown}; this task has {[MODEL_TERM, *sorted(found)]}")
+            check.terms(rules, found)
             of_one.update((name, found[name]) for name in rules)
         return [
             Score(completion_id, sum(weight * of_one[name] for name, weight in self._terms.items()), of_one)

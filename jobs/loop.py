@@ -26,7 +26,7 @@ from actors.metrics import WatchedProgress
 from actors.placement import Layout, layout
 from jobs.display import Display, chatter_to, closing_table, lookup, restarts_line
 from jobs.interrupts import STOPPED, Interrupts
-from scpl_ray import assemble, tasks, tracking
+from scpl_ray import assemble, check, tasks, tracking
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.files import sha256
@@ -146,6 +146,8 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     check_model(experiment)
     check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name](experiment)
+    if any(name != check.MODEL_TERM for name in experiment.reward.terms):
+        check.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
     can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
     if cluster is None and os.environ.get("RAY_ADDRESS"):
         if can_grow is None:

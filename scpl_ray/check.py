@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from scpl_ray import feedback, remedies, selection, tasks
 from scpl_ray.config import Experiment
@@ -10,11 +10,28 @@ from scpl_ray.pairs import KEEP_ALL
 from scpl_ray.secrets import mask
 from scpl_ray.tracking import flat
 
+MODEL_TERM = "model"
+"""The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
+
 
 def conflicts(experiment: Experiment) -> list[str]:
     """All conflicts between keys, each as ``key = value: rule and way out``."""
-    rules = (_credentials, _registries, _groups, _engines, _pairs)
+    rules = (_credentials, _registries, _groups, _engines, _real, _pairs)
     return [complaint for rule in rules for complaint in rule(experiment)]
+
+
+def terms(asked: Iterable[str], known: Collection[str]) -> None:
+    """Whether a task has the rule terms that are asked for.
+
+    Args:
+        asked: names in ``reward.terms``, :data:`MODEL_TERM` among them or not.
+        known: what the task's ``rule_terms`` returned.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if unknown := [name for name in asked if name != MODEL_TERM and name not in known]:
+        raise ValueError(f"reward.terms: unknown {unknown}; this task has {[MODEL_TERM, *sorted(known)]}")
 
 
 def _credentials(experiment: Experiment) -> Iterator[str]:
@@ -33,6 +50,11 @@ def _registries(experiment: Experiment) -> Iterator[str]:
     yield from _unknown("selection.strategy", experiment.selection.strategy, selection.STRATEGIES)
     if experiment.task.judge == "encoder" and experiment.task.name != "news":
         yield f"task.judge = 'encoder': task.name = {experiment.task.name!r} has one judge only; leave task.judge out"
+    if experiment.task.data is not None and experiment.task.name == "language":
+        yield (
+            f"task.data = {experiment.task.data!r}: task.name = 'language' is built in and reads no data; set "
+            "task.name to maths, news or preference, or begin with a config such as news_tiny"
+        )
     if not experiment.reward.terms:
         yield "reward.terms = {}: at least one term is needed, e.g. {model: 1.0}"
 
@@ -66,6 +88,12 @@ def _engines(experiment: Experiment) -> Iterator[str]:
     best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
     if experiment.selection.strategy == "best_of_n" and best_of > samples:
         yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"
+
+
+def _real(experiment: Experiment) -> Iterator[str]:
+    share, rows = experiment.cycle.real_share, experiment.cycle.real_rows
+    if share and rows:
+        yield f"cycle.real_rows = {rows}: cycle.real_share = {share:g} is given too; leave one of them out"
 
 
 def _pairs(experiment: Experiment) -> Iterator[str]:

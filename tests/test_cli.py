@@ -47,6 +47,9 @@ NEWS = ["task.name=news", "groups.names=[left, right]"]
         (["--resume", "."], "not a run directory"),
         (["--resume", "missing"], "not a run directory"),
         ([*NEWS, "task.data=nothing.jsonl"], "nothing.jsonl"),
+        (["task.data=news.jsonl"], "task.name = 'language' is built in and reads no data; set task.name to maths"),
+        (["cycle.real_share=0.2", "cycle.real_rows=3"], "cycle.real_share = 0.2 is given too; leave one of them out"),
+        (["reward.terms={modle: 1.0}"], "unknown ['modle']; this task has ['model', 'finished', 'length', 'on_topic'"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments: list[str], message: str) -> None:
