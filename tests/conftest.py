@@ -5,6 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes begins first, so that no process ends up with it alone."""
+    items.sort(key=lambda item: item.get_closest_marker("engines") is None)
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One private Ray for the whole session; logical CPUs are over-committed on purpose, GPUs are only counted."""
