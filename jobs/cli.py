@@ -250,6 +250,7 @@ def sweep(
             plan = study.load(STUDIES.get(str(config), Path(str(config))), CONFIGS, quick=quick)
             folder = remote.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         trials = study.trials(plan, CONFIGS)
+        job.check(plan, trials)
         if dry_run:
             job.print_plan(wide_console(), plan, trials)
             return

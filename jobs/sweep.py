@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import importlib.util
 import json
-import logging
+import operator
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -19,14 +22,14 @@ from rich.table import Table
 from jobs.configs import CONFIGS
 from jobs.display import wide_console
 from jobs.interrupts import STOPPED
-from scpl_ray import results, study
+from scpl_ray import configfile, results, study
+from scpl_ray.configfile import ConfigError
 from scpl_ray.files import write_atomically
 from scpl_ray.records import Metric
+from scpl_ray.secrets import masked
 from scpl_ray.simulate import simulate
 from scpl_ray.store import InUseError, StoreError
-from scpl_ray.study import Study, Trial
-
-logger = logging.getLogger(__name__)
+from scpl_ray.study import Search, Study, Trial
 
 SHOWN = ("preference_log_odds_round0", "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "kept_fraction")
 
@@ -65,37 +68,96 @@ def open_study(folder: Path) -> Study:
     return study.load(folder / study.STUDY_FILE, CONFIGS)
 
 
+def check(plan: Study, trials: Sequence[Trial]) -> None:
+    """Refuse a study that cannot run as it says.
+
+    Raises:
+        ConfigError: what is missing, or not for studies.
+    """
+    if plan.search is not None and plan.search.sampler == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise ConfigError(
+            "search.sampler = 'optuna': Optuna is not installed; pip install scpl_ray[search], or set it to random"
+        )
+    grows = any(trial.experiment.placement.cluster is not None for trial in trials)
+    if plan.mode != "analytic" and (grows or "placement.cluster" in plan.axes):
+        raise ConfigError(
+            f"study {plan.name}: placement.cluster is given, but a study uses the nodes that are there; start them "
+            "first (min_workers in cluster.yaml) and leave placement.cluster out"
+        )
+
+
 def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
-    """Run, or go on running, a study to its results table; the exit code (0, 1 where trials failed, or 130).
+    """Run, or go on running, a study to its results table, and turn whatever stops it into a message.
+
+    Returns:
+        The exit code: 0, 1 where trials failed or the study could not go on, or 130.
 
     Raises:
         InUseError: another process runs it.
         PlacementError: not even one trial fits the machine.
     """
-    console = wide_console()
     again = f"go on with: scpl sweep --resume {folder}"
-    failed: dict[str, str] = {}
-    with _locked(folder):
-        try:
-            if plan.mode == "analytic":
-                found = _simulated(plan, trials, console)
-            else:
-                from jobs import tuning  # brings Ray: seconds that a study without a language model need not wait
+    try:
+        with _locked(folder):
+            return _run(folder, plan, trials, again)
+    except KeyboardInterrupt:
+        print(f"scpl: stopped; finished rounds are on disk; {again}", file=sys.stderr)
+        return STOPPED
+    except InUseError:
+        raise
+    except (RuntimeError, OSError) as error:
+        print(f"scpl: {masked(error)}\nfinished rounds and logs are in {folder}; {again}", file=sys.stderr)
+        return 1
 
-                failed = tuning.run(folder, plan, trials)
-                found = collect(folder, plan, trials)
-        except KeyboardInterrupt:
-            print(f"scpl: stopped; finished rounds are on disk; {again}", file=sys.stderr)
-            return STOPPED
-        write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
-        results.write(found, folder)
+
+def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
+    console = wide_console()
+    failed: dict[str, str] = {}
+    if plan.mode == "analytic":
+        found = _simulated(plan, trials, console)
+    else:
+        from jobs import tuning  # brings Ray: seconds that a study without a language model need not wait
+
+        failed = tuning.run(folder, plan, trials)
+        found = collect(folder, plan, trials)
+    write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
+    results.write(found, folder)
     console.print(last_round(found))
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", markup=False)
     if failed:
-        console.print(f"{len(failed)} of {len(trials)} trials failed; to try them again, {again}", markup=False)
+        of = len(trials) if plan.search is None else plan.search.trials
+        console.print(f"{len(failed)} of {of} trials failed; to try them again, {again}", markup=False)
     console.print(f"{folder / results.FILE} written; now: scpl report {folder}", markup=False)
+    if plan.search is not None:
+        facts = best(folder, plan.search, list(plan.axes))
+        write_atomically(folder / study.SEARCH_FILE, (json.dumps(facts, indent=1) + "\n").encode())
+        keys = " ".join(f"{key}={setting}" for key, setting in facts["keys"].items())
+        console.print(f"best: {facts['metric']} {facts['value']:.4f} with {keys}", markup=False)
     return 1 if failed else 0
+
+
+def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
+    """The best trial of those that reached their last round: ``metric``, its ``value``, and the sampled ``keys``.
+
+    Raises:
+        RuntimeError: none of them has the metric.
+    """
+    runs = (path.parent for path in sorted((folder / study.SAMPLED).glob("*/summary.json")))
+    finished = {run: json.loads((run / "summary.json").read_bytes())["metrics"] for run in runs}
+    values = {run: found[search.metric] for run, found in finished.items() if search.metric in found}
+    if not finished:
+        raise RuntimeError("no trial of the search reached its last round; change what made them fail")
+    if not values:
+        there = ", ".join(sorted({name for found in finished.values() for name in found}))
+        raise RuntimeError(
+            f"search.metric = {search.metric!r}: no trial has it in its last round; name one of these in "
+            f"{folder / study.STUDY_FILE}: {there}"
+        )
+    run = (min if search.direction == "min" else max)(values, key=values.__getitem__)
+    config = configfile.read(run / "config.yaml")
+    sampled = {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
+    return {"metric": search.metric, "value": values[run], "keys": sampled}
 
 
 def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
@@ -116,7 +178,7 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
 def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
     """The results table of the run directories of a study, finished or not."""
     if plan.mode == "search":
-        found = [(path.name, trials[0].seed, path) for path in sorted((folder / "runs" / "sampled").iterdir())]
+        found = [(path.name, trials[0].seed, path) for path in sorted((folder / study.SAMPLED).glob("*"))]
     else:
         found = [(trial.label, trial.seed, folder / trial.folder) for trial in trials]
     return results.table([(arm, seed, results.run_rows(path)) for arm, seed, path in found])

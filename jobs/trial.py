@@ -23,6 +23,7 @@ from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.secrets import masked
 from scpl_ray.store import InUseError, Store, StoreError
+from scpl_ray.study import SAMPLED
 
 logger = logging.getLogger(__name__)
 
@@ -127,11 +128,16 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
     def _task_of(self, experiment: Experiment) -> Task:
         """The trial's task; the last trial's, where it is built from the same keys."""
-        sections = (experiment.task, experiment.groups.names, experiment.model, experiment.generation)
-        key = repr((*sections, experiment.evaluation))
+        key = task_key(experiment)
         if self._task is None or self._task[0] != key:
             self._task = (key, tasks.TASKS[experiment.task.name](experiment))
         return self._task[1]
+
+
+def task_key(experiment: Experiment) -> str:
+    """What a task is built from: trials that agree on it share the task."""
+    sections = (experiment.task, experiment.groups.names, experiment.model, experiment.generation)
+    return repr((*sections, experiment.evaluation, experiment.reward))
 
 
 def trial_folder(config: Mapping[str, Any]) -> str:
@@ -139,7 +145,7 @@ def trial_folder(config: Mapping[str, Any]) -> str:
     if not config.get("sampled"):
         return str(config["trial"]["folder"])
     text = json.dumps(config["sampled"], sort_keys=True)
-    return f"runs/sampled/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{SAMPLED}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> Store:

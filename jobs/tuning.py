@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -10,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
+from ray.tune.error import TuneError
+from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -22,7 +24,6 @@ from jobs.display import chatter_to, wide_console
 from jobs.interrupts import Interrupts
 from jobs.trial import LoopTrial, trial_folder
 from scpl_ray import configfile, study
-from scpl_ray.files import write_atomically
 from scpl_ray.learning.models import base_model
 from scpl_ray.study import Study, Trial
 
@@ -34,8 +35,10 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
-"""Ray Tune's own log files repeat what is in the run directories, and its handler of Ctrl-C waits for whole rounds."""
+"""Ray Tune's own log files repeat what is in the run directories, its handler of Ctrl-C waits for whole rounds, and it
+would end a search for one trial that failed: the metric is not in its result."""
 GRACE_ROUNDS = 2
 """Rounds, round 0 among them, before ASHA stops a trial."""
 
@@ -45,12 +48,21 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
 
     Raises:
         PlacementError: not even one trial fits the machine.
+        RuntimeError, OSError: Ray, or the folder, cannot be used any longer; more is in ``output.log``.
         KeyboardInterrupt: also for SIGTERM.
     """
     os.environ.update(loop.QUIET | SETTINGS)
     with Interrupts().handled(), chatter_to(folder / "output.log") as screen:
         by_mode = _search if plan.mode == "search" else _grid
-        return by_mode(folder.absolute(), plan, trials, wide_console(screen))
+        try:
+            return by_mode(folder.absolute(), plan, trials, wide_console(screen))
+        except (RuntimeError, OSError):
+            logger.exception("the study stopped")
+            raise
+        except (ray.exceptions.RayError, TuneError) as error:
+            logger.exception("the study stopped")
+            # their text is a traceback
+            raise RuntimeError(f"{type(error).__name__}: {_last_line(error)}") from error
 
 
 def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
@@ -110,9 +122,8 @@ class _Progress(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The process of a trial died."""
         folder = trial_folder(trial.config)
-        lines = str(trial.get_error() or "the process of the trial died").strip().splitlines()
-        self.failed[folder] = lines[-1]
-        self._end(folder, f"failed: {lines[-1]}")
+        self.failed[folder] = _last_line(trial.get_error() or "the process of the trial died")
+        self._end(folder, f"failed: {self.failed[folder]}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray Tune saves its callbacks; nothing reads this one again."""
@@ -125,6 +136,19 @@ class _Progress(tune.Callback):  # type: ignore[misc]
     def _end(self, folder: str, text: str) -> None:
         self._finished += 1
         self._console.print(f"trial {self._finished}/{self._trials}  {folder}  {text}", markup=False)
+
+
+class _Optuna(OptunaSearch):  # type: ignore[misc]
+    """A round need not have the metric: round 0 keeps nothing."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A round is done."""
+        if self.metric in result:
+            super().on_trial_result(trial_id, result)
+
+
+def _last_line(error: object) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
@@ -158,7 +182,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
 
 
 def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
-    """Sample settings, one trial each; writes the best to ``search.json``. What failed, by folder.
+    """Sample settings, one trial each; what failed, by folder.
 
     The sampler is seeded and settings name the run directories: a search that is resumed asks for the same settings
     again and finds their rounds on disk.
@@ -170,7 +194,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     with loop.connected(folder / "logs/ray") as cluster:
         side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
         try:
-            found = tune.Tuner(
+            tune.Tuner(
                 tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
                 param_space={
                     "study": str(folder),
@@ -191,12 +215,6 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
             ).fit()
         finally:
             progress.close()
-    best = found.get_best_result(plan.search.metric, plan.search.direction)
-    value = best.metrics[plan.search.metric]
-    facts = {"metric": plan.search.metric, "value": value, "keys": best.config["sampled"]}
-    write_atomically(folder / "search.json", (json.dumps(facts, indent=1) + "\n").encode())
-    keys = " ".join(f"{key}={setting}" for key, setting in best.config["sampled"].items())
-    console.print(f"best: {plan.search.metric} {value:.4f} with {keys}", markup=False)
     return progress.failed
 
 
@@ -216,10 +234,9 @@ def _scheduler(search: study.Search, rounds: int) -> Any:
 
 def _sampling(search: study.Search, seed: int, side_by_side: int) -> Any:
     from ray.tune.search import BasicVariantGenerator
-    from ray.tune.search.optuna import OptunaSearch
 
     if search.sampler == "optuna":
-        return OptunaSearch(seed=seed)
+        return _Optuna(seed=seed)
     # this one alone does not heed TuneConfig.max_concurrent_trials
     return BasicVariantGenerator(max_concurrent=side_by_side, random_state=seed)
 

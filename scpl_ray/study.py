@@ -21,6 +21,7 @@ Every arm is run at every point of the axes' grid with every seed: that is a tri
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -34,10 +35,39 @@ from scpl_ray.config import Experiment, Names, PositiveInt, Section
 from scpl_ray.configfile import ConfigError
 
 QUICK_START = "quickstart"
-STUDY_FILE, FAILED_FILE = "study.yaml", "failed.json"
-"""In the folder of a study; the second holds reasons by trial folder."""
+STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json"
+"""In the folder of a study; the second holds reasons by trial folder, the third the best setting of a search."""
+SAMPLED = "runs/sampled"
+"""There the run directories of a search."""
 NAME = re.compile(r"[\w.-]+")
 MAX_TRIALS = 100_000
+SEARCH_METRICS = (
+    *(
+        f"{name}_{since}"
+        for name in ("preference_log_odds", "total_variation", "kl")
+        for since in ("balanced", "round0")
+    ),
+    "preference_log_odds_balanced_corrected",
+    "preference_log_odds_round0_corrected",
+    "undecided_count",
+    "disparate_gap",
+    "disparate_gap_null",
+    "disparate_gap_p",
+    "disparate_std",
+    "disparate_ratio",
+    "quality_worst",
+    "quality_mean",
+    "distinct_1",
+    "distinct_2",
+    "self_bleu",
+    "perplexity_round0",
+    "perplexity_current",
+    "kept_fraction",
+    "effective_sample_size",
+    "duplicate_fraction",
+)
+"""What :mod:`scpl_ray.measure` can find of a round over all groups, besides ``pass_at_<k>``."""
+PASS_AT = re.compile(r"pass_at_[1-9]\d*")
 
 
 def _tuple(value: Any) -> Any:
@@ -88,7 +118,7 @@ class Search(Section):
     """``mode: search``: one trial after the other looks for the best setting."""
 
     metric: str
-    """Metric of the last round that is optimised."""
+    """Metric of the last round, over all groups, that is optimised."""
     direction: Literal["min", "max"] = "min"
     """Whether it is to be small or large."""
     trials: PositiveInt = 16
@@ -97,6 +127,16 @@ class Search(Section):
     """``asha`` stops trials that lag behind after the same number of rounds; ``fifo`` runs all to the end."""
     sampler: Literal["random", "optuna"] = "random"
     """``optuna``: its tree-structured Parzen estimator."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Search:
+        if self.metric not in SEARCH_METRICS and not PASS_AT.fullmatch(self.metric):
+            (near,) = difflib.get_close_matches(self.metric, SEARCH_METRICS, n=1, cutoff=0.0)
+            raise ValueError(
+                f"metric = {self.metric!r}: no metric of a round over all groups; the nearest is {near}, of "
+                f"{', '.join(SEARCH_METRICS)}, pass_at_<k>"
+            )
+        return self
 
 
 class Quick(Section):

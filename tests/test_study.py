@@ -76,10 +76,15 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
         ("name: x\naxes: {feedback.beta: {low: 0.1, high: 1.0}}", "a range is sampled, with mode=search"),
         ("name: x\nmode: search", "a section `search`"),
         (
-            "name: x\nmode: search\nsearch: {metric: m}\naxes: {feedback.beta: {low: 1.0, high: 1.0}}",
+            "name: x\nmode: search\nsearch: {metric: kl_round0}\naxes: {feedback.beta: {low: 1.0, high: 1.0}}",
             "low < high",
         ),
-        ("name: x\nmode: search\nsearch: {metric: m}\narms: {a: {}, b: {}}\naxes: {seed: [1]}", "one arm"),
+        ("name: x\nmode: search\nsearch: {metric: pass_at_4}\narms: {a: {}, b: {}}\naxes: {seed: [1]}", "one arm"),
+        (
+            "name: x\nmode: search\nsearch: {metric: quality_man}\naxes: {seed: [1, 2]}",
+            "search.metric = 'quality_man': no metric of a round over all groups; the nearest is quality_mean, of",
+        ),
+        ("name: x\nmode: search\nsearch: {metric: kind_share}\naxes: {seed: [1, 2]}", "search.metric = 'kind_share'"),
         ("name: x\nquick: {arms: [b]}", "'b' is no arm; the arms are only"),
         ("name: x\nclaims: [{name: u, metric: m, contrast: {only: 1}}]", "sum to 0"),
         ("name: x\nclaims: [{name: u, metric: m, contrast: {only: 1, b: -1}}]", "'b', which is no arm"),

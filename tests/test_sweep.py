@@ -10,16 +10,23 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
+from ray.tune.error import TuneError
+from typer.testing import CliRunner
 
 from actors.cluster import Cluster, Node
 from actors.house import asks
 from actors.placement import PlacementError
-from jobs.trial import trial_folder
+from jobs import cli, sweep, tuning
+from jobs.trial import task_key, trial_folder
 from jobs.tuning import concurrent_trials
 from scpl_ray import configfile, results, study
 from scpl_ray.config import Experiment
+from scpl_ray.store import Store
 from tests.test_end_to_end import SMALL
 
+# rules score: no reward model is fitted; tests of single runs have the other engine
+TINY = [*SMALL, "reward.terms={well_formed: 1.0}", "generation.engine=transformers"]
 STUDY = """
 name: small
 set: {{{keys}}}
@@ -77,6 +84,16 @@ def test_runs_share_what_they_agree_on() -> None:
         assert {name for name in one if one[name] != other[name]} == changed
 
 
+def test_a_task_is_shared_by_trials_that_build_it_alike() -> None:
+    one = task_key(Experiment())
+    for keys, shared in (
+        (["seed=3", "selection.beta=0.1", "training.learning_rate=0.1"], True),
+        (["reward.terms={own_preference: 1.0}"], False),
+        (["task.marker_strength=0.5"], False),
+    ):
+        assert (task_key(configfile.load(None, keys)) == one) == shared
+
+
 def machine(cpus: float, gpus: int = 0) -> Cluster:
     return Cluster((Node("one", cpus, 64.0, gpus, 80.0),))
 
@@ -97,12 +114,135 @@ def test_sampled_settings_name_their_directory() -> None:
     assert len(names) == 2 and all(name.startswith("runs/sampled/") for name in names)
 
 
+SEARCH = "name: s\nmode: search\nsearch: {metric: quality_mean, direction: max}\naxes: {feedback.beta: [1.0, 2.0]}\n"
+
+
+def sweep_of(folder: Path, text: str, *arguments: str) -> tuple[int, str]:
+    (folder / "s.yaml").write_text(text)
+    result = CliRunner().invoke(
+        cli.app, ["sweep", str(folder / "s.yaml"), "--study-dir", str(folder / "s"), *arguments]
+    )
+    assert "Traceback" not in result.output, result.output
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_what_a_study_lacks_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    nodes = "4x32cpu:256gib:1gpu:44gib"
+    for text in (f"name: s\nset: {{placement.cluster: '{nodes}'}}", f"{SEARCH}set: {{placement.cluster: '{nodes}'}}"):
+        code, output = sweep_of(tmp_path, text, *arguments)
+        assert code == 2 and "start them first" in output and "leave placement.cluster out" in output
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else name)
+    code, output = sweep_of(tmp_path, SEARCH.replace("max}", "max, sampler: optuna}"), *arguments)
+    assert code == 2 and "pip install scpl_ray[search]" in output
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TuneError("Traceback:\n  File x\nValueError: no key-of-mine"), "TuneError: ValueError: no ***"),
+        (ray.exceptions.RaySystemError("the GCS is gone"), "the GCS is gone"),
+        (RuntimeError("no room"), "scpl: no room"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_stops_a_study_is_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    message: str,
+) -> None:
+    def stopped(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tuning, "_grid", stopped)
+    monkeypatch.setenv("MY_API_KEY", "key-of-mine")
+    code, output = sweep_of(tmp_path, "name: s\nseeds: 1\n")
+    assert code == 1 and message in output
+    assert f"go on with: scpl sweep --resume {tmp_path / 's'}" in output
+    # in a process of its own, to output.log
+    assert "the study stopped\nTraceback" in caplog.text
+
+
+def test_a_table_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    sweep.create(tmp_path / "t", study.Study(name="s", mode="analytic", seeds=2))
+    (tmp_path / "t/results.parquet").mkdir()
+    result = CliRunner().invoke(cli.app, ["sweep", "--resume", str(tmp_path / "t")])
+    assert result.exit_code == 1 and "Is a directory" in result.output and "go on with" in result.output
+
+
+def sampled(folder: Path, name: str, beta: float, metrics: dict[str, float] | None) -> None:
+    """The run directory of a trial; without metrics, one that was stopped."""
+    store = Store.create(folder / "runs/sampled" / name, configfile.load(None, [f"feedback.beta={beta}"]), {})
+    if metrics is not None:
+        store.finish([], {"metrics": metrics})
+    store.close()
+
+
+def test_the_best_of_a_search_went_to_the_end(tmp_path: Path) -> None:
+    search = study.Search(metric="quality_mean", direction="max")
+    with pytest.raises(RuntimeError, match="no trial of the search reached its last round"):
+        sweep.best(tmp_path, search, ["feedback.beta"])
+    sampled(tmp_path, "a", 1.0, None)
+    sampled(tmp_path, "b", 2.0, {"quality_mean": 0.5, "kl_round0": 0.1})
+    sampled(tmp_path, "c", 3.0, {"quality_mean": 0.7, "kl_round0": 0.2})
+    best = sweep.best(tmp_path, search, ["feedback.beta"])
+    assert best == {"metric": "quality_mean", "value": 0.7, "keys": {"feedback.beta": 3.0}}
+    search = study.Search(metric="kl_round0", direction="min")
+    assert sweep.best(tmp_path, search, ["feedback.beta"])["keys"] == {"feedback.beta": 2.0}
+    with pytest.raises(
+        RuntimeError, match=r"search\.metric = 'self_bleu': no trial has it .*: kl_round0, quality_mean"
+    ):
+        sweep.best(tmp_path, study.Search(metric="self_bleu"), ["feedback.beta"])
+
+
+def test_optuna_copes_with_rounds_and_trials_without_the_metric() -> None:
+    pytest.importorskip("optuna")
+    sampler = tuning._sampling(study.Search(metric="kept_fraction", sampler="optuna"), 0, 2)
+    sampler.set_search_properties("kept_fraction", "min", {"x": ray.tune.uniform(0.0, 1.0)})
+    for trial, rounds in (("a", [{}, {"kept_fraction": 0.5}]), ("b", [{"error": "it broke"}])):
+        assert 0.0 <= sampler.suggest(trial)["x"] <= 1.0
+        for step, result in enumerate(rounds):
+            sampler.on_trial_result(trial, {"training_iteration": step + 1, **result})
+        sampler.on_trial_complete(trial, rounds[-1])
+    assert 0.0 <= sampler.suggest("c")["x"] <= 1.0
+
+
+@pytest.mark.engines
+def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    keys = ", ".join(key.replace("=", ": ", 1) for key in TINY)
+    path.write_text(
+        f"name: search\nmode: search\nset: {{{keys}, loop.rounds: 1}}\n"
+        "axes: {training.learning_rate: [1.0e-3, 1.0e+30]}\n"
+        # round 0 keeps nothing: the metric begins in round 1
+        "search: {metric: kept_fraction, direction: max, trials: 3, scheduler: asha}\n"
+    )
+    output = finish(command(tmp_path, str(path), "--study-dir", "s"), 1)
+    assert "of 3 trials failed" in output and "lower training.learning_rate" in output
+    failed = json.loads((tmp_path / "s/failed.json").read_text())
+    assert len(failed) == 1
+    best = json.loads((tmp_path / "s/search.json").read_text())
+    assert best["metric"] == "kept_fraction" and best["keys"] == {"training.learning_rate": 1e-3}
+    found = results.read(tmp_path / "s")
+    arms = {
+        arm: {row.round for name, _, row in results.records(found) if name == arm} for arm in found["arm"].to_pylist()
+    }
+    (broken,) = (Path(folder).name for folder in failed)
+    assert {arm: rounds for arm, rounds in arms.items() if arm != broken} == {
+        arm: {0, 1} for arm in arms if arm != broken
+    }
+    assert arms[broken] == {0} and len(arms) == 2
+
+
 @pytest.mark.engines
 def test_a_study_killed_and_resumed_has_the_table_of_an_undisturbed_one(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
-    # rules score: no reward model is fitted
-    keys = [*SMALL, "reward.terms={well_formed: 1.0}"]
-    path.write_text(STUDY.format(keys=", ".join(key.replace("=", ": ", 1) for key in keys)))
+    path.write_text(STUDY.format(keys=", ".join(key.replace("=", ": ", 1) for key in TINY)))
     output = finish(command(tmp_path, str(path), "--study-dir", "whole"), 1)
     assert "1 of 2 trials failed" in output and "lower training.learning_rate" in output
     failed = json.loads((tmp_path / "whole/failed.json").read_text())
