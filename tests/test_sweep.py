@@ -26,14 +26,15 @@ from scpl_ray.store import Store
 from tests.test_end_to_end import SMALL
 
 # rules score: no reward model is fitted; tests of single runs have the other engine
-TINY = [*SMALL, "reward.terms={well_formed: 1.0}", "generation.engine=transformers"]
+KEYS = [*SMALL, "reward.terms={well_formed: 1.0}", "generation.engine=transformers"]
+TINY = ", ".join(key.replace("=", ": ", 1) for key in KEYS)
 STUDY = """
 name: small
 set: {{{keys}}}
 seeds: 1
 arms:
   performative: {{}}
-  broken: {{training.learning_rate: 1.0e+30}}
+  broken: {{selection.strategy: threshold, selection.threshold: 1.0e+9}}
 """
 
 
@@ -201,7 +202,6 @@ def test_the_best_of_a_search_went_to_the_end(tmp_path: Path) -> None:
 
 
 def test_optuna_copes_with_rounds_and_trials_without_the_metric() -> None:
-    pytest.importorskip("optuna")
     sampler = tuning._sampling(study.Search(metric="kept_fraction", sampler="optuna"), 0, 2)
     sampler.set_search_properties("kept_fraction", "min", {"x": ray.tune.uniform(0.0, 1.0)})
     for trial, rounds in (("a", [{}, {"kept_fraction": 0.5}]), ("b", [{"error": "it broke"}])):
@@ -215,36 +215,29 @@ def test_optuna_copes_with_rounds_and_trials_without_the_metric() -> None:
 @pytest.mark.engines
 def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path) -> None:
     path = tmp_path / "search.yaml"
-    keys = ", ".join(key.replace("=", ": ", 1) for key in TINY)
+    # round 0 keeps nothing: the metric begins in round 1
     path.write_text(
-        f"name: search\nmode: search\nset: {{{keys}, loop.rounds: 1}}\n"
-        "axes: {training.learning_rate: [1.0e-3, 1.0e+30]}\n"
-        # round 0 keeps nothing: the metric begins in round 1
-        "search: {metric: kept_fraction, direction: max, trials: 3, scheduler: asha}\n"
+        f"name: search\nmode: search\nset: {{{TINY.replace('loop.rounds: 2', 'loop.rounds: 1')}}}\n"
+        "arms: {only: {selection.strategy: threshold}}\naxes: {selection.threshold: [0.0, 1.0e+9]}\n"
+        "search: {metric: kept_fraction, direction: max, trials: 2, scheduler: asha, sampler: optuna}\n"
     )
     output = finish(command(tmp_path, str(path), "--study-dir", "s"), 1)
-    assert "of 3 trials failed" in output and "lower training.learning_rate" in output
-    failed = json.loads((tmp_path / "s/failed.json").read_text())
-    assert len(failed) == 1
+    assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
+    (broken,) = (Path(folder).name for folder in json.loads((tmp_path / "s/failed.json").read_text()))
     best = json.loads((tmp_path / "s/search.json").read_text())
-    assert best["metric"] == "kept_fraction" and best["keys"] == {"training.learning_rate": 1e-3}
-    found = results.read(tmp_path / "s")
-    arms = {
-        arm: {row.round for name, _, row in results.records(found) if name == arm} for arm in found["arm"].to_pylist()
-    }
-    (broken,) = (Path(folder).name for folder in failed)
-    assert {arm: rounds for arm, rounds in arms.items() if arm != broken} == {
-        arm: {0, 1} for arm in arms if arm != broken
-    }
-    assert arms[broken] == {0} and len(arms) == 2
+    assert best["metric"] == "kept_fraction" and best["keys"] == {"selection.threshold": 0.0}
+    rounds: dict[str, set[int]] = {}
+    for arm, _, row in results.records(results.read(tmp_path / "s")):
+        rounds.setdefault(arm, set()).add(row.round)
+    assert rounds.pop(broken) == {0} and list(rounds.values()) == [{0, 1}]
 
 
 @pytest.mark.engines
 def test_a_study_killed_and_resumed_has_the_table_of_an_undisturbed_one(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
-    path.write_text(STUDY.format(keys=", ".join(key.replace("=", ": ", 1) for key in TINY)))
+    path.write_text(STUDY.format(keys=TINY))
     output = finish(command(tmp_path, str(path), "--study-dir", "whole"), 1)
-    assert "1 of 2 trials failed" in output and "lower training.learning_rate" in output
+    assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
     failed = json.loads((tmp_path / "whole/failed.json").read_text())
     assert list(failed) == ["runs/broken/seed-000"]
     assert (tmp_path / "whole/logs/ray/raylet.out").exists()
