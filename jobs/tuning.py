@@ -25,6 +25,7 @@ from jobs.interrupts import Interrupts
 from jobs.trial import LoopTrial, trial_folder
 from scpl_ray import configfile, study
 from scpl_ray.learning.models import base_model
+from scpl_ray.secrets import masked
 from scpl_ray.study import Study, Trial
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,6 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
             raise
         except (ray.exceptions.RayError, TuneError) as error:
             logger.exception("the study stopped")
-            # their text is a traceback
             raise RuntimeError(f"{type(error).__name__}: {_last_line(error)}") from error
 
 
@@ -122,7 +122,7 @@ class _Progress(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The process of a trial died."""
         folder = trial_folder(trial.config)
-        self.failed[folder] = _last_line(trial.get_error() or "the process of the trial died")
+        self.failed[folder] = masked(_last_line(trial.get_error() or "the process of the trial died"))
         self._end(folder, f"failed: {self.failed[folder]}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,7 +148,8 @@ class _Optuna(OptunaSearch):  # type: ignore[misc]
 
 
 def _last_line(error: object) -> str:
-    return str(error).strip().splitlines()[-1]
+    """What went wrong, of a message that is a traceback."""
+    return [type(error).__name__, *str(error).strip().splitlines()][-1]
 
 
 def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:

@@ -139,6 +139,9 @@ def test_what_a_study_lacks_is_said_before_anything_starts(
     code, output = sweep_of(tmp_path, SEARCH.replace("max}", "max, sampler: optuna}"), *arguments)
     assert code == 2 and "pip install scpl_ray[search]" in output
     assert not (tmp_path / "s").exists()
+    # without a language model there is nothing to place
+    text = f"name: s\nmode: analytic\nseeds: 2\nset: {{placement.cluster: '{nodes}'}}"
+    assert sweep_of(tmp_path, text, *arguments)[0] == 0
 
 
 @pytest.mark.parametrize(
