@@ -292,7 +292,8 @@ class Placement(Section):
     """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
     dedicated if it fits."""
     cluster: str | None = None
-    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits."""
+    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits;
+    studies refuse it."""
 
 
 class Evaluation(Section):
