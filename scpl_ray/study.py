@@ -280,7 +280,7 @@ def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
     """Every trial, seed by seed: a study that is stopped early has whole pairs. With ``mode: search``, the base of all.
 
     Raises:
-        ConfigError: an arm's config cannot run; the message names the arm.
+        ConfigError: an arm's config, or an end or value of an axis, cannot run; the message names it.
     """
     grid = points(study)
     if len(grid) * len(study.arms) * study.seeds > MAX_TRIALS:
@@ -288,13 +288,19 @@ def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
             f"{study.name}: {len(study.arms)} arms x {len(grid)} points x {study.seeds} seeds are more than "
             f"{MAX_TRIALS:,} trials; narrow the axes"
         )
-    values = base_values(study, configs)
+    values_of_base = base_values(study, configs)
     built = [
-        (arm, cell, configfile.build(configfile.overlay(values, {**study.set, **dict(cell), **keys}), where))
+        (arm, cell, configfile.build(configfile.overlay(values_of_base, {**study.set, **dict(cell), **keys}), where))
         for cell in grid
         for arm, keys in study.arms.items()
         for where in [f"study {study.name}, arm {arm_label(arm, cell)}"]
     ]
+    if study.mode == "search":
+        for key, values in study.axes.items():
+            for value in (values.low, values.high) if isinstance(values, Range) else values:
+                for keys in study.arms.values():
+                    tried = configfile.overlay(values_of_base, {**study.set, key: value, **keys})
+                    configfile.build(tried, f"study {study.name}, axis {key}")
     return [
         Trial(arm, cell, seed, experiment.model_copy(update={"seed": seed, "name": f"{study.name}-{arm}"}))
         for offset in range(study.seeds)

@@ -85,6 +85,14 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
             "search.metric = 'quality_man': no metric of a round over all groups; the nearest is quality_mean, of",
         ),
         ("name: x\nmode: search\nsearch: {metric: kind_share}\naxes: {seed: [1, 2]}", "search.metric = 'kind_share'"),
+        (
+            "name: x\nmode: search\nsearch: {metric: kl_round0}\naxes: {selection.bta: {low: 0.1, high: 1.0}}",
+            "study x, axis selection.bta: 1 problem\n  selection.bta: unknown key; the nearest is selection.beta",
+        ),
+        (
+            "name: x\nmode: search\nsearch: {metric: kl_round0}\naxes: {selection.beta: {low: -1.0, high: 1.0}}",
+            "study x, axis selection.beta: 1 problem\n  selection.beta = -1.0",
+        ),
         ("name: x\nquick: {arms: [b]}", "'b' is no arm; the arms are only"),
         ("name: x\nclaims: [{name: u, metric: m, contrast: {only: 1}}]", "sum to 0"),
         ("name: x\nclaims: [{name: u, metric: m, contrast: {only: 1, b: -1}}]", "'b', which is no arm"),
