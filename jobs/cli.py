@@ -45,12 +45,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The config file, if one is named first, and the overrides."""
     if arguments and "=" not in arguments[0]:
         name, overrides = arguments[0], list(arguments[1:])
-        path: Path | None = CONFIGS.get(name, Path(name))
-        if path is not None and not path.exists():
+        path = CONFIGS.get(name) or STUDIES.get(name, Path(name))
+        if not path.exists():
             raise ConfigError(
                 f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
                 f"({', '.join(CONFIGS)}), or only key=value pairs"
             )
+        if study.kind(configfile.read(path)) is study.Study:
+            raise ConfigError(f"{name} is a study; run it with: scpl sweep {name}")
         return path, overrides
     return None, list(arguments)
 
@@ -65,7 +67,7 @@ def fail(error: Exception) -> typer.Exit:
 def run(
     arguments: Arguments = None,
     run_dir: Annotated[
-        str | None, typer.Option(help="Folder, or s3://BUCKET/PATH, for this run [default: runs/NAME-TIME].")
+        str | None, typer.Option(help="Folder, or s3://BUCKET/PATH, for this run (default: runs/NAME-TIME).")
     ] = None,
     resume: Annotated[
         str | None,
@@ -123,6 +125,8 @@ def run(
 def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, Task]:
     from jobs import loop
 
+    if (Path(run_dir) / study.STUDY_FILE).is_file():
+        raise StoreError(f"--resume {run_dir}: the folder of a study; go on with: scpl sweep --resume {run_dir}")
     store, experiment = remote.resume(run_dir)
     with contextlib.ExitStack() as unless_it_goes_on:
         unless_it_goes_on.callback(store.close)
@@ -151,7 +155,7 @@ def simulate(
         str | None,
         typer.Option("--from", help="Fit to the first rounds of this run and predict its later ones; no CONFIG then."),
     ] = None,
-    fit_rounds: Annotated[int | None, typer.Option(help="With --from: rounds to fit on [default: half].")] = None,
+    fit_rounds: Annotated[int | None, typer.Option(help="With --from: rounds to fit on (default: half).")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write every seed's numbers to this Parquet file.")] = None,
 ) -> None:
     """Simulate the same loop without a language model: thousands of seeds in seconds.
@@ -179,7 +183,7 @@ def simulate(
         raise fail(error) from error
 
 
-judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of text: train it, read its card.")
+judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of text: train it and print its card.")
 app.add_typer(judge, name="judge")
 reward = typer.Typer(no_args_is_help=True, help="Reward models with one output per group: train one for reward.model.")
 app.add_typer(reward, name="reward")
@@ -208,7 +212,7 @@ def reward_train(output: Output, arguments: Arguments = None) -> None:
     """Train a reward model with one output per group on the training questions, and print how it orders unseen pairs.
 
     [bold]scpl reward train preference_smollm2 task.data=ANSWERS.jsonl --output rewards/mine[/], then
-    [bold]scpl run preference_smollm2 task.data=ANSWERS.jsonl reward.model=rewards/mine reward.terms={model: 1.0}[/]:
+    [bold]scpl run preference_smollm2 task.data=ANSWERS.jsonl reward.model=rewards/mine 'reward.terms={model: 1.0}'[/]:
     each query is scored by the output of the group that asks it.
     """
     from jobs import reward as job
@@ -219,6 +223,18 @@ def reward_train(output: Output, arguments: Arguments = None) -> None:
         raise fail(error) from error
 
 
+def _study_file(name: str) -> Path:
+    if name in CONFIGS:
+        raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
+    path = STUDIES.get(name, Path(name))
+    if not path.exists():
+        raise ConfigError(
+            f"{name}: no such study; give a study file (scpl_ray/study.py says what it holds) or one of "
+            f"{', '.join(STUDIES)}"
+        )
+    return path
+
+
 @app.command()
 def sweep(
     config: Annotated[
@@ -226,7 +242,7 @@ def sweep(
         typer.Argument(metavar="[STUDY]", help="A study file, or a built-in study (" + ", ".join(STUDIES) + ")."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
-    study_dir: Annotated[str | None, typer.Option(help="Folder of the study [default: studies/NAME-TIME].")] = None,
+    study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study folder; finished rounds stay.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every arm, list the trials, start nothing.")
@@ -245,9 +261,11 @@ def sweep(
             raise ConfigError("give a study file or a built-in study to begin, or --resume STUDY_DIR to go on")
         if resume is not None:
             folder = remote.local(resume, "--resume")
+            if (folder / "run.json").is_file():
+                raise ConfigError(f"--resume {resume}: the folder of one run; go on with: scpl run --resume {resume}")
             plan = job.open_study(folder)
         else:
-            plan = study.load(STUDIES.get(str(config), Path(str(config))), CONFIGS, quick=quick)
+            plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
             folder = remote.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         trials = study.trials(plan, CONFIGS)
         job.check(plan, trials)
@@ -270,7 +288,7 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder to write to [default: PATH/report; ./report for several, or a URI]."),
+        typer.Option(help="Folder to write to (default: PATH/report; ./report for several, or a URI)."),
     ] = None,
 ) -> None:
     """Write what a study or single runs say on one page: verdicts, paths, flags, samples.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from scpl_ray import check
+from scpl_ray.complaints import explain, shown
 from scpl_ray.config import Experiment, Section
-from scpl_ray.cycles import preset_overrides
+from scpl_ray.cycles import PRESETS, preset_overrides
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
@@ -98,19 +98,35 @@ def parse_override(text: str) -> tuple[str, Any]:
         ConfigError: no ``=``, or no key.
     """
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    key = key.strip()
+    if not equals or not key:
         raise ConfigError(f"{text!r}: expected key=value, e.g. loop.rounds=3")
-    return key.strip(), _parse(value, f"{key.strip()}={value}")
+    for begin, end, example in ("[", "]", "[a, b]"), ("{", "}", "{a: 1.0}"):
+        if value.lstrip().startswith(begin) and value.count(begin) > value.count(end):
+            raise ConfigError(f"{key}={value}: the value ends early; quote values with spaces: '{key}={example}'")
+    return key, _parse(value, f"{key}={value}")
 
 
-def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+def _preset_keys(preset: Any) -> Mapping[str, Any]:
+    """What a preset sets; nothing for what is none, which :func:`build` refuses."""
+    return PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+
+
+def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
+    """Set keys by dotted name, in their order; what a preset among them sets stands above the tree, below the keys."""
+    keys = list(keys)
+    for key, value in [*_preset_keys(dict(keys).get("preset")).items(), *keys]:
+        _set(tree, key, value)
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for depth, part in enumerate(parents):
         child = tree.setdefault(part, {})
         if child is None:
             child = tree[part] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"{where}: {'.'.join(parents[: depth + 1])} is {child!r}, not a section")
+            raise ConfigError(f"{dotted}: {'.'.join(parents[: depth + 1])} is {child!r}, not a section")
         tree = child
     tree[last] = value
 
@@ -123,78 +139,57 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def all_keys(section: type[Section] = Experiment, prefix: str = "") -> Iterator[tuple[str, type[Section], str]]:
-    """Every key of the schema: dotted name, the section class that declares it, and its field name."""
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from all_keys(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", section, name
-
-
 def problems(source: str, lines: Sequence[str]) -> str:
     """One message from all complaints about a file."""
     head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
     return head + "".join(f"\n  {line}" for line in lines)
 
 
-def explain(error: ValidationError) -> list[str]:
-    """Pydantic's complaints, each as ``key = value: rule``."""
-    known = {key for key, _, _ in all_keys()} | {key.rsplit(".", 1)[0] for key, _, _ in all_keys()}
-    known |= {"model.lora.rank", "model.lora.alpha"}
-    lines = []
-    for item in error.errors():
-        key = ".".join(
-            str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple", "literal["))
-        )
-        given = item.get("input")
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            tail = {name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]}
-            lines.append(f"{key}: unknown key; the nearest is {min(tail) if tail else near[0]}")
-        elif item["type"] == "value_error":
-            message = str(item["ctx"]["error"])
-            lines.append(f"{key}.{message}" if key else message)
-        else:
-            lines.append(f"{key} = {given!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
-    return lines
+def _contradictions(tree: Mapping[str, Any]) -> Iterator[str]:
+    preset = tree.get("preset")
+    for dotted, value in _preset_keys(preset).items():
+        name, key = dotted.split(".")
+        section = tree.get(name)
+        if isinstance(section, Mapping) and section.get(key, value) != value:
+            yield (
+                f"preset = {preset!r}: {dotted} = {shown(section[key])} is given too; leave one of them out "
+                "(the preset by preset=null)"
+            )
 
 
 def build(values: Mapping[str, Any], source: str) -> Experiment:
-    """Validate a mapping, its preset expanded below the keys that were given.
+    """Validate a mapping; its preset sets the keys that were not given.
 
     Raises:
         ConfigError: every conflict, one per line.
     """
     tree: dict[str, Any] = dict(values)
     preset = tree.get("preset")
+    found = list(_contradictions(tree))
     if isinstance(preset, str):
         below: dict[str, Any] = {}
         try:
-            for key, value in preset_overrides(preset).items():
-                _set(below, key, value, f"preset {preset}")
+            _lay(below, preset_overrides(preset).items())
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from error
         tree = _merge(below, tree)
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(problems(source, explain(error))) from error
-    if found := check.conflicts(experiment):
+        raise ConfigError(problems(source, [*found, *explain(error, Experiment, tree)])) from error
+    if found := [*found, *check.conflicts(experiment)]:
         raise ConfigError(problems(source, found))
     return experiment
 
 
 def overlay(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with some keys, by dotted name, set on top.
+    """A mapping with some keys, by dotted name, set on top; a preset among them brings its own.
 
     Raises:
         ConfigError: a key lies below something that is no section.
     """
     tree = copy.deepcopy(dict(values))
-    for key, value in keys.items():
-        _set(tree, key, value, key)
+    _lay(tree, keys.items())
     return tree
 
 
@@ -209,9 +204,7 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     if path is not None:
         source = str(path)
         values = read(path)
-    for text in overrides:
-        key, value = parse_override(text)
-        _set(values, key, value, text)
+    _lay(values, map(parse_override, overrides))
     return build(values, f"{source} with {' '.join(overrides)}" if overrides else source)
 
 

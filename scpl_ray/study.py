@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from scpl_ray import configfile
+from scpl_ray import complaints, configfile
 from scpl_ray.config import Experiment, Names, PositiveInt, Section
 from scpl_ray.configfile import ConfigError
 
@@ -247,6 +248,17 @@ def points(study: Study) -> list[tuple[tuple[str, Any], ...]]:
     return list(itertools.product(*([(key, value) for value in values] for key, values in grid.items())))
 
 
+def kind(values: Mapping[str, Any]) -> type[Section] | None:
+    """Whether a file holds a study or one experiment; ``None`` where its keys do not tell."""
+    for schema, other in (Study, Experiment), (Experiment, Study):
+        own = [key for key in values if key in schema.model_fields and key not in other.model_fields]
+        if not own or any(key in other.model_fields and key not in schema.model_fields for key in values):
+            continue
+        if not all(complaints.near(key, other.model_fields) for key in own):
+            return schema
+    return None
+
+
 def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Study:
     """A study from a file.
 
@@ -258,10 +270,13 @@ def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Stu
     Raises:
         ConfigError: where and what to do.
     """
+    values = configfile.read(path)
+    if kind(values) is Experiment:
+        raise ConfigError(f"{path} is the config of one run; run it with: scpl run {path}")
     try:
-        study = Study.model_validate(configfile.read(path))
+        study = Study.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(configfile.problems(str(path), configfile.explain(error))) from error
+        raise ConfigError(configfile.problems(str(path), complaints.explain(error, Study, values))) from error
     if study.base != QUICK_START and study.base not in configs:
         study = study.model_copy(update={"base": str((path.parent / study.base).resolve())})
     if quick:
@@ -290,16 +305,16 @@ def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
         )
     values_of_base = base_values(study, configs)
     built = [
-        (arm, cell, configfile.build(configfile.overlay(values_of_base, {**study.set, **dict(cell), **keys}), where))
+        (arm, cell, configfile.build(merged, f"study {study.name}, arm {arm_label(arm, cell)}"))
         for cell in grid
         for arm, keys in study.arms.items()
-        for where in [f"study {study.name}, arm {arm_label(arm, cell)}"]
+        for merged in [functools.reduce(configfile.overlay, (study.set, dict(cell), keys), values_of_base)]
     ]
     if study.mode == "search":
         for key, values in study.axes.items():
             for value in (values.low, values.high) if isinstance(values, Range) else values:
                 for keys in study.arms.values():
-                    tried = configfile.overlay(values_of_base, {**study.set, key: value, **keys})
+                    tried = functools.reduce(configfile.overlay, (study.set, {key: value}, keys), values_of_base)
                     configfile.build(tried, f"study {study.name}, axis {key}")
     return [
         Trial(arm, cell, seed, experiment.model_copy(update={"seed": seed, "name": f"{study.name}-{arm}"}))

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.configs import CONFIGS
-from scpl_ray import configfile, study
+from scpl_ray import complaints, configfile, study
 from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
 from scpl_ray.records import Metric
@@ -29,7 +29,7 @@ from scpl_ray.store import PHASES, Store, StoreError
 from scpl_ray.tasks import data
 from scpl_ray.tasks.data import DataError
 
-KEYS = [key for key, _, _ in configfile.all_keys()]
+KEYS = [key for key, _, _ in complaints.all_keys(Experiment)]
 STUDY = (
     "name: s\nset: {loop.rounds: 2}\narms:\n  a: {}\n  b: {feedback.rule: static}\naxes: {loop.kind: [retraining]}\n"
 )

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from jobs.configs import CONFIGS
-from scpl_ray import configfile
-from scpl_ray.config import Experiment
+from scpl_ray import complaints, configfile
+from scpl_ray.config import Experiment, Lora
 from scpl_ray.configfile import ConfigError
 
 
@@ -44,10 +44,10 @@ def test_the_commented_config_is_the_config_and_explains_every_key(tmp_path: Pat
     text = configfile.commented(Experiment())
     (tmp_path / "c.yaml").write_text(text)
     assert configfile.load(tmp_path / "c.yaml") == Experiment()
-    for key, section, name in configfile.all_keys():
+    for key, section, name in complaints.all_keys(Experiment):
         field = section.model_fields[name]
         assert field.description, f"{key} has no description"
-        assert field.description.split("\n")[0].replace("``", "`") in text
+        assert section is Lora or field.description.split("\n")[0].replace("``", "`") in text
 
 
 @pytest.mark.parametrize("name", CONFIGS)
