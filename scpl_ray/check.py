@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 
 from scpl_ray import feedback, remedies, selection, tasks
@@ -10,13 +11,15 @@ from scpl_ray.pairs import KEEP_ALL
 from scpl_ray.secrets import mask
 from scpl_ray.tracking import flat
 
+NAME = re.compile(r"[\w.-]+")
+"""What names a folder."""
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
 
 
 def conflicts(experiment: Experiment) -> list[str]:
     """All conflicts between keys, each as ``key = value: rule and way out``."""
-    rules = (_credentials, _registries, _groups, _engines, _real, _pairs)
+    rules = (_credentials, _name, _registries, _groups, _engines, _real, _pairs)
     return [complaint for rule in rules for complaint in rule(experiment)]
 
 
@@ -38,6 +41,11 @@ def _credentials(experiment: Experiment) -> Iterator[str]:
     for key, value in flat(experiment).items():
         if mask(text := f"{key} = {value}") != text:
             yield f"{mask(key)}: holds a credential; leave it out, give it by environment (HF_TOKEN, AWS_PROFILE, ...)"
+
+
+def _name(experiment: Experiment) -> Iterator[str]:
+    if not NAME.fullmatch(experiment.name):
+        yield f"name = {experiment.name!r}: letters, digits, . _ - only; it names a folder"
 
 
 def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:

@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from scpl_ray import complaints, configfile
+from scpl_ray.check import NAME
 from scpl_ray.config import Experiment, Names, PositiveInt, Section
 from scpl_ray.configfile import ConfigError
 
@@ -40,7 +41,6 @@ STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json
 """In the folder of a study; the second holds reasons by trial folder, the third the best setting of a search."""
 SAMPLED = "runs/sampled"
 """There the run directories of a search."""
-NAME = re.compile(r"[\w.-]+")
 MAX_TRIALS = 100_000
 SEARCH_METRICS = (
     *(

@@ -1,8 +1,11 @@
 """What the command line refuses, before anything starts."""
 
+import re
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from jobs import loop
@@ -95,6 +98,13 @@ def test_how_many_processes_a_run_has_may_change_with_the_machine(
     assert configfile.load(tmp_path / "old/config.yaml", []) == experiment
 
 
+def test_a_preset_on_the_command_line_wins_over_the_keys_of_a_file() -> None:
+    assert runner.invoke(app, ["init", "mine.yaml"]).exit_code == 0
+    result = runner.invoke(app, ["run", "mine.yaml", "preset=retraining-accumulate", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "retraining" in result.output and "accumulate" in result.output
+
+
 def test_dry_run_prints_the_plan_and_starts_nothing() -> None:
     result = runner.invoke(app, ["run", "--dry-run", "generation.replicas=2", "selection.matched_control=true"])
     assert result.exit_code == 0, result.output
@@ -122,6 +132,29 @@ def test_doctor_finds_what_is_installed() -> None:
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     assert "deepspeed" in result.output and "ready: scpl run" in result.output
+
+
+def helps() -> dict[str, str]:
+    """What ``--help`` prints, by command."""
+    found, waiting = {}, [("", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        found[name] = runner.invoke(app, [*name.split(), "--help"]).output
+        if isinstance(command, TyperGroup):
+            waiting += [(f"{name} {each}", sub) for each, sub in command.commands.items()]
+    return found
+
+
+def test_no_help_text_is_eaten_as_markup() -> None:
+    texts = helps()
+    assert {"", " run", " judge train", " reward train", " sweep", " report"} <= set(texts)
+    for name, text in texts.items():
+        assert not re.search(r" \.(\s|│|$)", text), name
+    joined = {name: " ".join(re.sub("[│╭╰╮╯─]", " ", text).split()) for name, text in texts.items()}
+    assert "(default: runs/NAME-TIME)" in joined[" run"] and "(default: half)" in joined[" simulate"]
+    assert "(default: studies/NAME-TIME)" in joined[" sweep"]
+    assert "(default: PATH/report; ./report for several, or a URI)" in joined[" report"]
+    assert "'reward.terms={model: 1.0}'" in joined[" reward train"]
 
 
 @pytest.mark.parametrize("command", ["run", "init", "doctor"])

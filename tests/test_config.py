@@ -7,6 +7,7 @@ from jobs.configs import CONFIGS
 from scpl_ray import complaints, configfile
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.configfile import ConfigError
+from scpl_ray.cycles import PRESETS
 
 
 def refuse(*overrides: str) -> str:
@@ -66,7 +67,7 @@ def test_every_built_in_config_is_valid(name: str) -> None:
         ("loop.kind=both", "loop.kind = 'both': input should be 'retraining' or 'incremental'"),
         ("model.lora.rank=1.5", "model.lora.rank = 1.5"),
         ("training.learning_rate=.nan", "training.learning_rate = nan"),
-        ("seed=true", "seed = True: input should be a valid integer"),
+        ("seed=true", "seed = true: input should be a valid integer"),
         ("groups.names=[one]", "groups.names: ['one'] holds 1 group; at least 2 are needed"),
         ("groups.shares=[0.6, 0.6]", "groups.shares: [0.6, 0.6] sums to 1.2; shares are >= 0 and sum to 1"),
         ("groups.shares=[0.5, 0.3, 0.2]", "groups.shares: 3 numbers for 2 groups; give one per group"),
@@ -76,12 +77,29 @@ def test_every_built_in_config_is_valid(name: str) -> None:
         ("task.name=poems", "task.name = 'poems': unknown; one of language"),
         ("preset=magic", "magic"),
         ("feedback.rule=schedule", "feedback.step"),
+        ("name=../../b", "name = '../../b': letters, digits, . _ - only; it names a folder"),
+        ("loop.rounds=", "loop.rounds: no value given; input should be a valid integer"),
+        ("loop=", "loop: no value given; set loop.kind, loop.rounds"),
+        ("groups=foo", "groups = 'foo': is a section; set groups.names, groups.shares"),
+        ("groups.shares=0.5", "groups.shares = 0.5: input should be a list such as [0.6, 0.4]"),
+        ("groups.names=a", "groups.names = 'a': input should be a list such as [north, south]"),
+        ("model.lora=none", "model.lora = 'none': input should be a mapping such as {rank: 16, alpha: 32.0}, or null"),
+        ("reward.terms=model", "reward.terms = 'model': input should be a mapping such as {model: 1.0}"),
+        ("feedback.sensitivity=[1, x]", "feedback.sensitivity.1 = 'x': input should be a valid number"),
+        ("sead=1", "sead: unknown key; the nearest is seed"),
+        ("generation.rounds=1", "generation.rounds: unknown key; the nearest is loop.rounds"),
+        ("sampels_per_prompt=1", "unknown key; the nearest is evaluation.samples_per_prompt"),
+        ("loop.xyz=1", "loop.xyz: unknown key; none is like it; there are kind, rounds"),
+        ("groups.names=[a,", "groups.names=[a,: the value ends early; quote values with spaces: 'groups.names=[a, b]'"),
+        ("reward.terms={model:", "quote values with spaces: 'reward.terms={a: 1.0}'"),
+        ("reward.terms={model: 1.0, x", "the value ends early"),
         ("feedback.rule=custom", "feedback.function"),
         ("selection.target=[0.2, 0.2]", "selection.target"),
         ("reward.terms={}", "reward.terms = {}"),
         ("loop.rounds", "'loop.rounds': expected key=value"),
         ("=3", "'=3': expected key=value"),
-        ("loop.rounds=[", "not valid YAML"),
+        ("loop.rounds=[", "loop.rounds=[: the value ends early"),
+        ("loop.rounds=]", "not valid YAML"),
         ("seed.x=1", "seed = {'x': 1}: input should be a valid integer"),
     ],
 )
@@ -165,14 +183,38 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert configfile.load(tmp_path / "empty.yaml") == Experiment()
 
 
-def test_a_preset_stands_below_the_keys_that_are_given() -> None:
-    from scpl_ray.cycles import PRESETS
-
+def test_a_preset_sets_its_keys_wherever_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
     for name, keys in PRESETS.items():
-        e = configfile.load(None, [f"preset={name}"])
-        flat = yaml.safe_load(configfile.dump(e))
-        for dotted, value in keys.items():
-            section, key = dotted.split(".")
-            assert flat[section][key] == value
-    name = next(n for n, keys in PRESETS.items() if keys.get("loop.kind") == "retraining")
-    assert configfile.load(None, [f"preset={name}", "loop.kind=incremental"]).loop.kind == "incremental"
+        path.write_text(f"preset: {name}\nloop: {{rounds: 3}}\n")
+        alone, in_file = configfile.load(None, [f"preset={name}"]), configfile.load(path)
+        path.write_text(configfile.commented(Experiment()))  # gives every key another value
+        for experiment in (alone, in_file, configfile.load(path, [f"preset={name}"])):
+            flat = yaml.safe_load(configfile.dump(experiment))
+            assert experiment.preset == name
+            assert {key: flat[key.split(".")[0]][key.split(".")[1]] for key in keys} == keys
+        path.write_text(configfile.dump(alone))
+        assert configfile.load(path) == alone, "keys that agree with a preset may stand beside it"
+        other = next(each for each in PRESETS if PRESETS[each] != keys)
+        assert configfile.load(path, [f"preset={other}"]) == configfile.load(None, [f"preset={other}"])
+        assert configfile.loads(configfile.dump(alone), "run", {"preset": other}).preset == other
+
+
+@pytest.mark.parametrize("overrides", [["preset=retraining", "loop.kind=incremental"], ["loop.kind=incremental"]])
+def test_a_preset_and_a_key_against_it_are_refused(tmp_path: Path, overrides: list[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("preset: retraining-real\n")
+    with pytest.raises(
+        ConfigError, match=r"preset = 'retraining.*': loop.kind = 'incremental' is given too; leave one"
+    ):
+        configfile.load(path, overrides)
+    assert configfile.load(path, [*overrides, "preset=null"]).loop.kind == "incremental"
+
+
+def test_a_config_with_every_key_says_which_are_against_a_preset_put_into_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(configfile.commented(Experiment()).replace("preset: null", "preset: retraining-accumulate"))
+    with pytest.raises(ConfigError, match="2 problems") as caught:
+        configfile.load(path)
+    assert "loop.kind = 'incremental' is given too" in str(caught.value)
+    assert "cycle.kind = 'replace' is given too" in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 
 from jobs.configs import CONFIGS, STUDIES
 from scpl_ray import results, study
+from scpl_ray.config import Experiment
 from scpl_ray.configfile import ConfigError
 from scpl_ray.records import Metric
 from scpl_ray.store import StoreError
@@ -68,7 +69,21 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nam: x", "nam: unknown key"),
+        ("nam: x", "nam: unknown key; the nearest is name"),
+        ("seeds: 3", "1 problem\n  name: missing; give it"),
+        ("name: x\nsedes: 3", "sedes: unknown key; the nearest is seeds"),
+        (
+            "name: x\nclaims: [{name: u, metrik: m, contrast: {}}]",
+            "claims.0.metrik: unknown key; the nearest is claims.0",
+        ),
+        ("name: x\nclaims: up", "claims = 'up': input should be a list of sections with name, question, metric"),
+        (
+            "name: x\naxes: {seed: 3}",
+            "axes.seed = 3: is a section; set axes.seed.low, axes.seed.high, axes.seed.log, or a",
+        ),
+        ("name: x\nsearch: 3\nmode: search", "search.sampler, or null"),
+        ("name: x\nset: {preset: retraining, loop.kind: incremental}", "arm only: 1 problem\n  preset = 'retraining'"),
+        ("name: x\nset: {preset: retraining}\narms: {a: {loop.kind: incremental}}", "'incremental' is given too"),
         ("name: a/b", "names a folder"),
         ("name: x\narms: {}", "at least one arm"),
         ("name: x\narms: {a b: {}}", "'a b'"),
@@ -116,6 +131,32 @@ def test_a_study_that_cannot_run_says_why(tmp_path: Path, text: str, message: st
     with pytest.raises(ConfigError) as caught:
         study.trials(load(tmp_path, text), CONFIGS)
     assert message in str(caught.value)
+
+
+def test_a_preset_of_an_arm_wins_over_set_and_base(tmp_path: Path) -> None:
+    text = (
+        "name: x\nbase: maths_tiny\nset: {loop.kind: incremental, task.data: d.jsonl}\n"
+        "arms: {a: {preset: retraining-real}, b: {}}"
+    )
+    a, b = (trial.experiment for trial in study.trials(load(tmp_path, text), CONFIGS)[:2])
+    assert (a.loop.kind, a.cycle.real_share, b.loop.kind, b.cycle.real_share) == ("retraining", 0.5, "incremental", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({"name": "x"}, None),
+        ({"name": "x", "seeds": 3}, None),
+        ({"name": "x", "seed": 3}, None),
+        ({"name": "x", "arms": {}}, study.Study),
+        ({"title": "x"}, study.Study),
+        ({"name": "x", "loop": {}}, Experiment),
+        ({"name": "x", "loop": {}, "arms": {}}, None),
+        ({"name": "x", "unknown": 1}, None),
+    ],
+)
+def test_the_kind_of_a_file_is_told_by_its_keys(values: dict[str, object], kind: object) -> None:
+    assert study.kind(values) is kind
 
 
 @pytest.mark.parametrize("name", STUDIES)
