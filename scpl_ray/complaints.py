@@ -103,7 +103,8 @@ def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo
             return f"input should be a list of sections with {', '.join(section.model_fields)}"
         return f"input should be a list such as {'[0.5, 0.5]' if float in _parts(annotation) else '[a, b]'}"
     if item["type"] == "dict_type":
-        return f"input should be a mapping such as {_flow(default or {'key': 'value'})}"
+        example = default if isinstance(default, dict) and default else {"key": "value"}
+        return f"input should be a mapping such as {_flow(example)}"
     if item["type"] == "model_type":
         null = ", or null" if NoneType in _parts(annotation) else ""
         if null and isinstance(default, Section):
