@@ -20,7 +20,7 @@ MODEL_TERM = "model"
 def conflicts(experiment: Experiment) -> list[str]:
     """All conflicts between keys, each as ``key = value: rule and way out``."""
     rules = (_credentials, _name, _registries, _groups, _engines, _real, _pairs)
-    return [complaint for rule in rules for complaint in rule(experiment)]
+    return [mask(complaint) for rule in rules for complaint in rule(experiment)]
 
 
 def terms(asked: Iterable[str], known: Collection[str]) -> None:
