@@ -11,7 +11,7 @@ from scpl_ray.pairs import KEEP_ALL
 from scpl_ray.secrets import mask
 from scpl_ray.tracking import flat
 
-NAME = re.compile(r"[\w.-]+")
+NAME = re.compile(r"\w[\w.-]*")
 """What names a folder."""
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
