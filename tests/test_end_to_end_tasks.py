@@ -1,4 +1,4 @@
-"""Whole runs on users' data, with the real engines and a tiny model that learned the data's own text."""
+"""Whole runs on users' data, each another way, with the real engines and a tiny model that learned the data's text."""
 
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,28 @@ TASKS = {
         {"quality_win_rate", "quality_reward"},
     ),
 }
+WAYS = {
+    "maths": [
+        "training.objective=dpo",
+        "training.dpo_reference=base",
+        "training.workers=2",
+        "training.zero_stage=3",
+        "feedback.rule=linear",
+    ],
+    "news": [
+        "model.lora=null",
+        "generation.engine=transformers",
+        "training.worker_lifetime=round",
+        "model.family=gpt2",
+        "loop.kind=retraining",
+    ],
+    "preference": [
+        "generation.refresh=adapter",
+        "selection.strategy=vrs",
+        "cycle.kind=accumulate",
+        "model.family=qwen2",
+    ],
+}
 JUDGES = {"maths": "kinds by a TF-IDF classifier: macro F1", "news": "kinds by a TF-IDF classifier: macro F1"}
 JUDGES["preference"] = "quality and kinds by a reward model with one output per group: pairs it has not seen ordered"
 
@@ -51,12 +73,12 @@ def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
     rows, config, overrides, metrics = TASKS[name]
     data = news_data.write_jsonl(tmp_path / "data.jsonl", rows())
     save_model(tmp_path / "encoder", "llama", hidden=64)
-    output = finish(command(tmp_path, "--run-dir", "run", config, f"task.data={data}", *SMALL, *overrides))
+    output = finish(command(tmp_path, "--run-dir", "run", config, f"task.data={data}", *SMALL, *overrides, *WAYS[name]))
     assert "training the tiny base model" in output and JUDGES[name] in output
     reader, experiment = Reader.open(tmp_path / "run")
     groups = experiment.groups.names
     # the base model that the run started from learned this task's text
-    (card,) = (tmp_path / "cache").glob(f"base-{name}-llama-*/card.json")
+    (card,) = (tmp_path / "cache").glob(f"base-{name}-{experiment.model.family}-*/card.json")
     assert '"examples": 128' in card.read_text()
     for round_ in (0, 1, 2):
         found = reader.read(round_, "evaluation", "metrics", Metric)
@@ -71,3 +93,10 @@ def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
     assert {c.policy_version for c in completions} == {1} and all(c.prompt_token_ids for c in completions)
     weights = reader.manifest(2, "weights")
     assert weights is not None and weights.facts["steps"] > 0 and weights.facts["weight_change"] > 0
+    dpo = experiment.training.objective == "dpo"
+    assert set(weights.facts["last_figures"]) == ({"reward_margin", "reward_accuracy"} if dpo else set())
+    own, fixed = (
+        next(r.value for r in found if (r.group, r.metric) == (None, f"perplexity_{policy}"))
+        for policy in ("current", "round0")
+    )
+    assert own != fixed

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -41,10 +42,11 @@ TOKENS = torch.tensor([[3, 14, 15, 92, 65, 35]])
 
 @pytest.fixture(scope="module", autouse=True)
 def process_group(tmp_path_factory) -> Iterator[None]:
-    """This process as a group of one."""
-    join(0, 1, tmp_path_factory.mktemp("group") / "rendezvous")
-    yield
-    torch.distributed.destroy_process_group()
+    """This process as a group of one; its environment is as before afterwards."""
+    with patch.dict(os.environ):
+        join(0, 1, tmp_path_factory.mktemp("group") / "rendezvous")
+        yield
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
