@@ -117,6 +117,8 @@ def test_files_that_are_no_data(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but nothing else")
     (tmp_path / "head.csv").write_text("prompt,label\n")
+    (tmp_path / "return.csv").write_bytes(b"prompt\r,label\na,b\n")
+    assert "line 1: not a CSV header: new-line character seen" in refused(str(tmp_path / "return.csv"))
     (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
     (tmp_path / "ragged.csv").write_text("prompt,label\na,b\na,b,c\n")
     assert "no data given" in refused(None)

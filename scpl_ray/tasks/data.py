@@ -242,7 +242,10 @@ def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         rows = rows or (number > 1 and bool(line.strip()))
     if not rows:
         return
-    columns = next(csv.reader(io.StringIO(header)), [])
+    try:
+        columns = next(csv.reader(io.StringIO(header)), [])
+    except csv.Error as error:
+        raise DataError(f"{path} line 1: not a CSV header: {error}; end lines with a line feed") from error
     if len(set(columns)) != len(columns) or not all(column.strip() for column in columns):
         raise DataError(f"{path} line 1: the columns {columns} must be distinct and not empty; give the file a header")
     text = datasets.Features({column: datasets.Value("string") for column in columns})
