@@ -1,0 +1,1 @@
+"""What Ray keeps alive between rounds."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import ray
 
-from actors.courier import beside
+from actors.file_transfer import beside
 from actors.pool import MAX_RESTARTS, MAX_TASK_RETRIES
 from scpl_ray.config import Experiment
-from scpl_ray.population import PopulationSimulator
+from scpl_ray.feedback.population import PopulationSimulator
 from scpl_ray.protocols import Choice, Task
 from scpl_ray.records import Query
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors import engine_vllm
-from actors.courier import SHARED_DISK, Files
-from actors.engine_transformers import TransformersEngine
-from actors.engine_vllm import VllmEngine
-from actors.engines import Engine, EngineSettings, Probe, Request
-from actors.placement import Role
+from actors.engines import vllm
+from actors.engines.base import Engine, EngineSettings, Probe, Request
+from actors.engines.transformers import TransformersEngine
+from actors.engines.vllm import VllmEngine
+from actors.file_transfer import SHARED_DISK, Files
+from actors.placement.layout import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
 from scpl_ray.config import Experiment
-from scpl_ray.learning.tokens import decode, encode_prompt, load_tokenizer
+from scpl_ray.models.tokens import decode, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Process
 from scpl_ray.records import Completion, Query, Weights
 from scpl_ray.seeds import derive_seed
@@ -142,7 +142,7 @@ class RayGenerator:
             GenerationActor,
             role,
             (ENGINES[generation.engine], self._settings, files),
-            environment=engine_vllm.environment(role.gpus) if generation.engine == "vllm" else {},
+            environment=vllm.environment(role.gpus) if generation.engine == "vllm" else {},
             logs=logs,
             deadline_s=deadline_s,
             places=places,

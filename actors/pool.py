@@ -20,9 +20,9 @@ import psutil
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from actors.placement import Role
+from actors.placement.layout import Role
+from scpl_ray.credentials import MaskedLog
 from scpl_ray.protocols import Process
-from scpl_ray.secrets import MaskedLog
 
 logger = logging.getLogger(__name__)
 

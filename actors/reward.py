@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from actors.courier import SHARED_DISK, Files
-from actors.placement import Role
+from actors.file_transfer import SHARED_DISK, Files
+from actors.placement.layout import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
-from scpl_ray import check
-from scpl_ray.config import Experiment
-from scpl_ray.learning import reward_model
-from scpl_ray.learning.adapters import load_model
-from scpl_ray.learning.likelihood import negative_log_likelihood
-from scpl_ray.learning.tokens import Ids
+from scpl_ray import checks
+from scpl_ray.config import Experiment, schema
+from scpl_ray.models.adapters import load_model
+from scpl_ray.models.likelihood import negative_log_likelihood
+from scpl_ray.models.tokens import Ids
 from scpl_ray.protocols import Choice, Process, Task
 from scpl_ray.records import Completion, Query, Score, Weights
+from scpl_ray.training import reward_model
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +63,15 @@ class ScoringActor(Replica):
     def score(self, source: Path | None, work: Sequence[tuple[Query, str, str]]) -> list[Score]:
         """Scores of (query, completion id, text), in order."""
         terms: list[dict[str, float]] = [{} for _ in work]
-        if check.MODEL_TERM in self._terms:
+        if schema.MODEL_TERM in self._terms:
             texts = [(query.prompt, text) for query, _, text in work]
             groups = [query.group for query, _, _ in work]
             for of_one, reward in zip(terms, self._model_rewards(source, texts, groups), strict=True):
-                of_one[check.MODEL_TERM] = reward
-        rules = [name for name in self._terms if name != check.MODEL_TERM]
+                of_one[schema.MODEL_TERM] = reward
+        rules = [name for name in self._terms if name != schema.MODEL_TERM]
         for of_one, (query, _, text) in zip(terms, work, strict=True):
             found = self._task.rule_terms(query, text) if rules else {}
-            check.terms(rules, found)
+            checks.terms(rules, found)
             of_one.update((name, found[name]) for name in rules)
         return [
             Score(completion_id, sum(weight * of_one[name] for name, weight in self._terms.items()), of_one)
@@ -161,7 +161,7 @@ class RayScorer:
         self._source, self._submitted = None, []
 
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
-        """Train the task's own reward model into ``output``; see :func:`scpl_ray.learning.reward_model.fit`."""
+        """Train the task's own reward model into ``output``; see :func:`scpl_ray.training.reward_model.fit`."""
         call = self._pool.submit("fit", list(choices), base.absolute(), output.absolute(), seed)
         figures: dict[str, float]
         (figures,) = self._pool.results([call], "reward model training")

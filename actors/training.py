@@ -20,11 +20,11 @@ from typing import Any
 
 import ray
 
-from actors.courier import SHARED_DISK, Files, beside
-from actors.mailbox import LONG_POLL_S, Mailbox, News
+from actors.file_transfer import SHARED_DISK, Files, beside
+from actors.training_mailbox import LONG_POLL_S, Mailbox, News
 from scpl_ray.config import Model, Training
+from scpl_ray.credentials import MaskedLog
 from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResult
-from scpl_ray.secrets import MaskedLog
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def serve(config: Mapping[str, Any]) -> None:
     # DeepSpeed calls what torch has renamed, once per bucket and step.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
-    from scpl_ray.learning.worker import Worker
+    from scpl_ray.training.worker import Worker
 
     worker = Worker(config["training"], config["model"], threads=config["threads"])
     mailbox, files = config["mailbox"], config["files"]

@@ -1,0 +1,1 @@
+"""What one submits: the command line and one module per job."""

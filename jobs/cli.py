@@ -12,13 +12,16 @@ import typer
 from rich.console import Console
 
 from jobs.configs import CONFIGS, STUDIES
-from jobs.display import wide_console
-from scpl_ray import configfile, remote, study
-from scpl_ray.config import Experiment
-from scpl_ray.configfile import ConfigError
+from jobs.terminal.display import wide_console
+from scpl_ray import checks
+from scpl_ray.config import Experiment, loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
-from scpl_ray.secrets import masked
-from scpl_ray.store import Store, StoreError
+from scpl_ray.storage import locations
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import Store
+from scpl_ray.studies import study
 
 MAY_CHANGE = ("loop.rounds", "generation.replicas", "reward.replicas", "placement.gpus", "placement.cluster")
 """Keys of a run that is gone on with: how far, and on what machines; no record depends on the latter."""
@@ -51,7 +54,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
                 f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
                 f"({', '.join(CONFIGS)}), or only key=value pairs"
             )
-        if study.kind(configfile.read(path)) is study.Study:
+        if study.kind(loading.read(path)) is study.Study:
             raise ConfigError(f"{name} is a study; run it with: scpl sweep {name}")
         return path, overrides
     return None, list(arguments)
@@ -95,9 +98,9 @@ def run(
     stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
     in a working copy below $SCPL_CACHE and carried over at every commit.
     """
-    from actors.cluster import described
-    from jobs import loop
-    from jobs.plan import print_plan
+    from actors.placement.cluster import described
+    from jobs.driver import run as loop
+    from jobs.terminal.plan import print_plan
 
     try:
         if cluster is not None and not dry_run:
@@ -109,12 +112,12 @@ def run(
                 raise ConfigError(f"--resume {resume}: goes on with that run; leave --dry-run and --run-dir out")
             store, experiment, task = _reopen(resume, arguments or [])
         else:
-            experiment = configfile.load(*split_arguments(arguments or []))
+            experiment = checks.load(*split_arguments(arguments or []))
             task, placed = loop.plan(experiment, described(cluster) if cluster is not None else None)
             if dry_run:
                 print_plan(wide_console(), experiment, task, placed)
                 return
-            store = remote.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
+            store = locations.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
     except (ValueError, StoreError) as error:
         raise fail(error) from error
     code = loop.supervise(store, experiment, task, verbose=verbose)
@@ -123,20 +126,20 @@ def run(
 
 
 def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, Task]:
-    from jobs import loop
+    from jobs.driver import run as loop
 
     if (Path(run_dir) / study.STUDY_FILE).is_file():
         raise StoreError(f"--resume {run_dir}: the folder of a study; go on with: scpl sweep --resume {run_dir}")
-    store, experiment = remote.resume(run_dir)
+    store, experiment = locations.resume(run_dir)
     with contextlib.ExitStack() as unless_it_goes_on:
         unless_it_goes_on.callback(store.close)
-        changed = [key for key, _ in map(configfile.parse_override, overrides) if key not in MAY_CHANGE]
+        changed = [key for key, _ in map(loading.parse_override, overrides) if key not in MAY_CHANGE]
         if changed:
             raise StoreError(
                 f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}; "
                 "start a new run with it"
             )
-        new = configfile.load(store.root / "config.yaml", overrides)
+        new = checks.load(store.root / "config.yaml", overrides)
         if new.loop.rounds < experiment.loop.rounds:
             raise StoreError(
                 f"--resume {run_dir}: loop.rounds={new.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
@@ -172,11 +175,11 @@ def simulate(
         if from_run is None:
             if fit_rounds is not None:
                 raise ConfigError(f"--fit-rounds {fit_rounds}: needs a run to fit to, --from RUN_DIR")
-            job.run(configfile.load(path, overrides), console, output=output)
+            job.run(checks.load(path, overrides), console, output=output)
         elif path is not None:
             raise ConfigError(f"--from {from_run}: brings its own config; leave {path} out, give only key=value pairs")
         else:
-            with remote.readable([from_run]) as runs:
+            with locations.readable([from_run]) as runs:
                 for folder, name in runs.items():
                     job.run_from(folder, overrides, console, name=name, output=output, fit_rounds=fit_rounds)
     except (ValueError, StoreError) as error:
@@ -199,10 +202,10 @@ def judge_train(output: Output, arguments: Arguments = None) -> None:
     preference_smollm2 task.data=ANSWERS.jsonl --output judges/preference[/] fits a reward model with one output per
     group. A run trains the same judge by itself, once, and keeps it.
     """
-    from jobs import judge as job
+    from jobs.judge import train_judge
 
     try:
-        job.train(configfile.load(*split_arguments(arguments or [])), output)
+        train_judge(checks.load(*split_arguments(arguments or [])), output)
     except ValueError as error:
         raise fail(error) from error
 
@@ -215,10 +218,10 @@ def reward_train(output: Output, arguments: Arguments = None) -> None:
     [bold]scpl run preference_smollm2 task.data=ANSWERS.jsonl reward.model=rewards/mine 'reward.terms={model: 1.0}'[/]:
     each query is scored by the output of the group that asks it.
     """
-    from jobs import reward as job
+    from jobs.judge import train_reward_model
 
     try:
-        job.train(configfile.load(*split_arguments(arguments or [])), output)
+        train_reward_model(checks.load(*split_arguments(arguments or [])), output)
     except ValueError as error:
         raise fail(error) from error
 
@@ -229,7 +232,7 @@ def _study_file(name: str) -> Path:
     path = STUDIES.get(name, Path(name))
     if not path.exists():
         raise ConfigError(
-            f"{name}: no such study; give a study file (scpl_ray/study.py says what it holds) or one of "
+            f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
             f"{', '.join(STUDIES)}"
         )
     return path
@@ -251,22 +254,23 @@ def sweep(
     """Run a study: arms, controls and seeds under Ray Tune, or without a language model.
 
     [bold]scpl sweep study_paper_tiny --quick[/] is a first look at the paper's claims on the built-in task.
-    [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/study.py` says what a study file holds. [bold]scpl sweep
+    [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/studies/study.py` says what a study file holds.
+    [bold]scpl sweep
     --resume studies/NAME-TIME[/] goes on where a study stopped. [bold]scpl report studies/NAME-TIME[/] makes the page.
     """
-    from jobs import sweep as job
+    from jobs.driver import study as job
 
     try:
         if (config is None) == (resume is None):
             raise ConfigError("give a study file or a built-in study to begin, or --resume STUDY_DIR to go on")
         if resume is not None:
-            folder = remote.local(resume, "--resume")
+            folder = locations.local(resume, "--resume")
             if (folder / "run.json").is_file():
                 raise ConfigError(f"--resume {resume}: the folder of one run; go on with: scpl run --resume {resume}")
             plan = job.open_study(folder)
         else:
             plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
-            folder = remote.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
+            folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         trials = study.trials(plan, CONFIGS)
         job.check(plan, trials)
         if dry_run:
@@ -311,9 +315,9 @@ def init(
 ) -> None:
     """Write a config with every key, its default and its meaning."""
     try:
-        experiment = configfile.load(*split_arguments([config] if config else []))
+        experiment = checks.load(*split_arguments([config] if config else []))
         with path.open("x", encoding="utf-8") as file:
-            file.write(configfile.commented(experiment))
+            file.write(loading.commented(experiment))
     except FileExistsError as error:
         raise fail(ConfigError(f"{path}: exists; give another name or remove it")) from error
     except OSError as error:

@@ -1,46 +1,44 @@
-"""Train the judge of a task and show its card: ``scpl judge train``."""
+"""Train the judge of a task, or its reward model, and show the card: ``scpl judge train``, ``scpl reward train``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jobs.display import card_table, quietly
-from scpl_ray import tasks
+from jobs.terminal.display import card_table, quietly
 from scpl_ray.config import Experiment
-from scpl_ray.configfile import ConfigError
-from scpl_ray.protocols import Card
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.tasks import TASKS
 
 
-def train(experiment: Experiment, output: Path) -> None:
+def train_judge(experiment: Experiment, output: Path) -> None:
     """Train the judge that a run of this experiment uses into a new folder, and print its card.
 
     Raises:
         ValueError: the task has no trained judge, or data, encoder or folder cannot be used.
     """
-    trained(tasks.JUDGES, experiment, output, "judge")
+    _check(experiment, "judge", [name for name, kind in TASKS.items() if kind.judge_trainer])
+    with quietly("training the judge; minutes where an encoder is fine-tuned on a CPU") as console:
+        card = TASKS[experiment.task.name].train_judge(experiment, output)
+        console.print(card_table(card, f"judge in {output}"))
+        console.print(card.summary())
 
 
-def trained(
-    trainers: Mapping[str, Callable[[Experiment, Path], Card]], experiment: Experiment, output: Path, what: str
-) -> None:
-    """Train what a task offers into a new folder, and print its card.
-
-    Args:
-        trainers: by ``task.name``.
-        experiment: the config.
-        output: new or empty folder.
-        what: is trained.
+def train_reward_model(experiment: Experiment, output: Path) -> None:
+    """Train a reward model on the preference data of an experiment into a new folder, and print its card.
 
     Raises:
-        ValueError: the task does not offer it, or data, encoder or folder cannot be used.
+        ValueError: the task's data hold no choices, or data, encoder or folder cannot be used.
     """
-    name = experiment.task.name
-    if name not in trainers:
-        raise ConfigError(
-            f"task.name = {name!r}: this task trains no {what}; set task.name to one of {', '.join(sorted(trainers))}"
-        )
-    with quietly(f"training the {what}; minutes where an encoder is fine-tuned on a CPU") as console:
-        card = trainers[name](experiment, output)
-        console.print(card_table(card, f"{what} in {output}"))
+    _check(experiment, "reward model", [name for name, kind in TASKS.items() if kind.reward_trainer])
+    with quietly("training the reward model; minutes where an encoder is fine-tuned on a CPU") as console:
+        card = TASKS[experiment.task.name].train_reward_model(experiment, output)
+        console.print(card_table(card, f"reward model in {output}"))
         console.print(card.summary())
+
+
+def _check(experiment: Experiment, what: str, having: list[str]) -> None:
+    if experiment.task.name not in having:
+        raise ConfigError(
+            f"task.name = {experiment.task.name!r}: this task trains no {what}; set task.name to one of "
+            f"{', '.join(sorted(having))}"
+        )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.configs import CONFIGS
-from scpl_ray import remote
 from scpl_ray.report import data, page
-from scpl_ray.store import StoreError
+from scpl_ray.storage import locations
+from scpl_ray.storage.errors import StoreError
 
 FOLDER = "report"
 
@@ -25,7 +25,7 @@ def write(places: Sequence[str | Path], output: Path | None) -> Path:
         StoreError: a path that is neither or holds no results, or a folder that cannot be written.
         ValueError: a study file or results that cannot be read.
     """
-    with remote.readable([str(place) for place in places]) as names:
+    with locations.readable([str(place) for place in places]) as names:
         parts = data.load(list(names), CONFIGS, names)
         beside = [path / FOLDER for path, name in names.items() if name == str(path)]
         folder = output or (beside[0] if len(beside) == len(places) == 1 else Path(FOLDER))

@@ -12,16 +12,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs.display import SHOWN_GROUPS
-from scpl_ray import calibrate, configfile
+from jobs.terminal.display import SHOWN_GROUPS
+from scpl_ray import checks
+from scpl_ray.analytic import calibration
+from scpl_ray.analytic.calibration import Calibration, PredictionError
+from scpl_ray.analytic.fixed_points import LongRun, Rest, stability
+from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import Start, without_effect
 from scpl_ray.analytic.paths import Paths, band
-from scpl_ray.analytic.rest import LongRun, Rest, stability
-from scpl_ray.calibrate import Calibration, PredictionError
 from scpl_ray.config import Experiment
-from scpl_ray.metrics.disparity import levelled_down_between_seeds
-from scpl_ray.simulate import simulate
-from scpl_ray.store import Reader
+from scpl_ray.evaluation.disparity import levelled_down_between_seeds
+from scpl_ray.storage.run_directory import Reader
 
 SHOWN_ROUNDS = 20
 
@@ -70,12 +71,12 @@ def run_from(
         StoreError: not a run directory.
     """
     reader, experiment = Reader.open(run_dir, name)
-    fitted = calibrate.calibrate(calibrate.observe(reader, experiment), fit_rounds)
-    _, errors = calibrate.predict(fitted)
+    fitted = calibration.calibrate(calibration.observe(reader, experiment), fit_rounds)
+    _, errors = calibration.predict(fitted)
     console.print(_parameter_table(fitted, name))
     console.print(_error_table(fitted, errors))
     learned = [f"analytic.{p.name}={p.after:.12f}" for p in fitted.parameters if p.identified]
-    run(configfile.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
+    run(checks.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
 
 
 def write(paths: Paths, output: Path) -> None:

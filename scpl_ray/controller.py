@@ -28,11 +28,15 @@ from pathlib import Path
 
 import numpy as np
 
-from scpl_ray import assemble, cycles, measure, remedies, seeds, selection
+from scpl_ray import seeds
 from scpl_ray.config import Experiment
+from scpl_ray.evaluation import measure
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
-from scpl_ray.store import Phase, Store
+from scpl_ray.selection import cycles, group_aware
+from scpl_ray.selection import examples as assemble
+from scpl_ray.selection import strategies as selection
+from scpl_ray.storage.run_directory import Phase, Store
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +276,7 @@ class Loop:
         quality = np.array(
             [r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"]
         )
-        per_group = remedies.candidates_per_group(
+        per_group = group_aware.candidates_per_group(
             self.experiment.selection, self.experiment.generation.samples_per_prompt, quality
         )
         return [int(per_group[names.index(str(q.group))]) for q in queries]

@@ -1,6 +1,6 @@
 """What the controller needs from the outside world.
 
-Ray, vLLM and DeepSpeed stand behind these faces (package ``actors``); ``tests/fakes.py`` has others that run in
+Ray, vLLM and DeepSpeed stand behind these faces (package ``actors``); ``tests/support/fakes.py`` has others that run in
 milliseconds. Every call is idempotent: it is a pure function of its arguments and of what is on disk.
 """
 

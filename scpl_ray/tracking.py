@@ -59,7 +59,7 @@ class Boards:
     Args:
         experiment: the config.
         run_dir: receives TensorBoard's files.
-        identity: what finds the run there again, :attr:`~scpl_ray.store.Reader.identity`.
+        identity: what finds the run there again, :attr:`~scpl_ray.storage.run_directory.Reader.identity`.
     """
 
     def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:

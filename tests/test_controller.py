@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from scpl_ray import configfile
+from scpl_ray import checks
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
-from scpl_ray.population import PopulationSimulator
+from scpl_ray.feedback.population import PopulationSimulator
 from scpl_ray.protocols import Engines, Progress
 from scpl_ray.records import Completion, Example, Manifest, Metric, Query, Score
-from scpl_ray.store import PHASES, Store, StoreError
-from tests import fakes
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import PHASES, Store
+from tests.support import fakes
 
 SMALL = [
     "queries.prompts_per_round=40",
@@ -42,7 +43,7 @@ class Silent:
 
 
 def small(*overrides: str) -> Experiment:
-    return configfile.load(None, [*SMALL, *overrides])
+    return checks.load(None, [*SMALL, *overrides])
 
 
 def loop(

@@ -1,1 +1,1 @@
-"""The parts of the analytic mode: settings and formulas of the model, selection on counts, and points of rest."""
+"""The loop without a language model: exact counts, closed forms, and its fit to a run."""

@@ -1,6 +1,6 @@
 """The formulas of the analytic mode, and the settings of many experiments as arrays.
 
-The model itself is written down in :mod:`scpl_ray.simulate`.
+The model itself is written down in :mod:`scpl_ray.analytic.loop`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from scpl_ray import feedback, remedies
 from scpl_ray.config import Experiment
-from scpl_ray.cycles import real_rows_needed
-from scpl_ray.selection import STRATEGIES
+from scpl_ray.feedback import rules
+from scpl_ray.selection import group_aware
+from scpl_ray.selection.cycles import real_rows_needed
+from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder
 
 CONTEXTS = 2
@@ -116,8 +117,8 @@ def validate(experiment: Experiment) -> None:
             f"selection.best_of: {chosen.best_of} but generation.samples_per_prompt is "
             f"{experiment.generation.samples_per_prompt}; lower it or draw more"
         )
-    remedies.target_shares(chosen, k, experiment.groups.shares)
-    feedback.validate(experiment.feedback, k)
+    group_aware.target_shares(chosen, k, experiment.groups.shares)
+    rules.validate(experiment.feedback, k)
     real_rows_needed(1, experiment.cycle)
 
 
@@ -205,7 +206,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
         return np.repeat(np.array([value(e) for e in experiments], dtype=np.int64), seeds, axis=0)
 
     def target(e: Experiment) -> FloatArray:
-        return remedies.target_shares(e.selection, k, e.groups.shares)
+        return group_aware.target_shares(e.selection, k, e.groups.shares)
 
     return Settings(
         common=experiments[0],

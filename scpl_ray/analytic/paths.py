@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from scpl_ray.config import Experiment
-from scpl_ray.metrics import bias, disparity
+from scpl_ray.evaluation import bias, disparity
 from scpl_ray.records import SCHEMAS, Metric
 from scpl_ray.shares import FloatArray
 

@@ -2,7 +2,7 @@
 
 Rewards are N(mu_k, sd_k^2) by kind and independent between completions. What a strategy keeps is then drawn exactly,
 cell by cell; a cell is (group, context, kind). One function and one line in :data:`STRATEGIES` per strategy of
-:data:`scpl_ray.selection.STRATEGIES`.
+:data:`scpl_ray.selection.strategies.STRATEGIES`.
 
 Where the reference r_max is the round's largest reward, that maximum R is drawn first. Given R all other rewards
 follow their laws cut off at R, and are accepted independently with probability
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from scpl_ray import selection as strategies
 from scpl_ray.analytic.model import CONTEXTS, Settings
-from scpl_ray.selection_theory import best_of_n_shares, calibrated_multipliers, importance_weights
+from scpl_ray.selection import strategies
+from scpl_ray.selection.formulas import best_of_n_shares, calibrated_multipliers, importance_weights
 from scpl_ray.shares import FloatArray, IntArray
 
 Number = TypeVar("Number", np.int64, np.float64)

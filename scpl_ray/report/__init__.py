@@ -1,1 +1,1 @@
-"""What a study or single runs say, on one page."""
+"""The page that a study or a run is read by."""

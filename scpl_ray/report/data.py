@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from scpl_ray import results, study
 from scpl_ray.config import Experiment
-from scpl_ray.configfile import ConfigError
-from scpl_ray.series import Series
-from scpl_ray.store import Reader, StoreError
-from scpl_ray.study import FAILED_FILE, STUDY_FILE, Study, arm_folder, arm_label
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import Reader
+from scpl_ray.studies import results, study
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.study import FAILED_FILE, STUDY_FILE, Study, arm_folder, arm_label
 
 SEED_FOLDER = re.compile(r"seed-(\d+)")
 
@@ -54,7 +55,7 @@ class Part:
     arms: tuple[str, ...]
     """All labels, those without any result included; arms of claims first."""
     table: pa.Table
-    """The tidy results, :data:`scpl_ray.results.SCHEMA`."""
+    """The tidy results, :data:`scpl_ray.studies.results.SCHEMA`."""
     series: Series
     experiments: Mapping[str, Experiment]
     """By label, where they are known."""

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from scpl_ray.records import Completion, Judgement, Query
 from scpl_ray.report.data import Part, Run
-from scpl_ray.series import Series
-from scpl_ray.store import PHASES, StoreError
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import PHASES
+from scpl_ray.studies.series import Series
 
 CARD_FILE = "card.json"
 SIDE_BY_SIDE = "reward_model"

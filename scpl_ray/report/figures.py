@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from scpl_ray.report.data import Part
 from scpl_ray.report.text import metric_name, number, visible
-from scpl_ray.series import MeanPath, Series, mean_path
 from scpl_ray.shares import IntArray
+from scpl_ray.studies.series import MeanPath, Series, mean_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette for all kinds of colour vision, without its yellow, which is too light for a line."""

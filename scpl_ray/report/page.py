@@ -14,14 +14,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from scpl_ray import verdicts
 from scpl_ray.config import Experiment, Section
-from scpl_ray.files import write_atomically
 from scpl_ray.report import evidence, figures, text, words
 from scpl_ray.report.data import Part
 from scpl_ray.report.figures import MAX_ARMS, Figure
-from scpl_ray.series import mean_path
-from scpl_ray.verdicts import ArmFlags, Family
+from scpl_ray.storage.files import write_atomically
+from scpl_ray.studies import verdicts
+from scpl_ray.studies.series import mean_path
+from scpl_ray.studies.verdicts import ArmFlags, Family
 
 TEMPLATE = "page.html"
 FORMAT = 1

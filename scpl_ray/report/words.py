@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scpl_ray.report.text import MINUS, NOTHING, TIMES, interval, metric_name, number, p_value
-from scpl_ray.verdicts import ArmFlags, Family, Judged
+from scpl_ray.studies.verdicts import ArmFlags, Family, Judged
 
 SYMBOLS = {"supported": "●", "opposite": "✕", "cannot tell": "○", "not enough seeds": NOTHING}
 """So that no verdict is told by its colour alone."""

@@ -1,23 +1,84 @@
-"""What a model can be asked to write. Adding a task is one file and one line of :data:`TASKS`."""
+"""What a model can be asked to write. Adding a task is one folder or file and one record of :data:`TASKS`.
 
-from collections.abc import Callable
+The records name their builders, which are imported when they are called: reading a config imports no task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
 from pathlib import Path
 
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Card, Task
-from scpl_ray.tasks import language, leaning, maths, news, preference, preference_judge
 
-TASKS: dict[str, Callable[[Experiment], Task]] = {
-    "language": language.build,
-    "maths": maths.build,
-    "news": news.build,
-    "preference": preference.build,
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskKind:
+    """What is known of a task before it is built."""
+
+    meaning: str
+    """What the model writes, in a few words."""
+    builder: str
+    """``module:function`` from an experiment to its :class:`~scpl_ray.protocols.Task`."""
+    reads_data: bool
+    """Whether it needs ``task.data``; a task that makes its own text refuses it."""
+    judges: tuple[str, ...] = ()
+    """Values of ``task.judge`` that it knows; empty: it has one judge, and the key is left out."""
+    judge_trainer: str | None = None
+    """``module:function`` that trains its judge into a new folder and returns the card; ``None``: nothing to train."""
+    reward_trainer: str | None = None
+    """The same for a reward model with one output per group; ``None``: its data hold no users' choices."""
+
+    def build(self, experiment: Experiment) -> Task:
+        """The task of an experiment.
+
+        Raises:
+            DataError: ``task.data`` cannot be used.
+        """
+        task: Task = pkgutil.resolve_name(self.builder)(experiment)
+        return task
+
+    def train_judge(self, experiment: Experiment, folder: Path) -> Card:
+        """Train the judge into a new folder; only where there is a ``judge_trainer``."""
+        return _train(self.judge_trainer, experiment, folder)
+
+    def train_reward_model(self, experiment: Experiment, folder: Path) -> Card:
+        """Train a reward model into a new folder; only where there is a ``reward_trainer``."""
+        return _train(self.reward_trainer, experiment, folder)
+
+
+def _train(trainer: str | None, experiment: Experiment, folder: Path) -> Card:
+    if trainer is None:
+        raise ValueError(f"task.name = {experiment.task.name!r}: has nothing of this kind to train")
+    card: Card = pkgutil.resolve_name(trainer)(experiment, folder)
+    return card
+
+
+TASKS: dict[str, TaskKind] = {
+    "language": TaskKind(
+        meaning="sentences of a small made-up language, built in and offline",
+        builder="scpl_ray.tasks.language.task:build",
+        reads_data=False,
+    ),
+    "maths": TaskKind(
+        meaning="solutions of problems whose answers can be checked",
+        builder="scpl_ray.tasks.maths.task:build",
+        reads_data=True,
+    ),
+    "news": TaskKind(
+        meaning="continuations of news articles",
+        builder="scpl_ray.tasks.news.task:build",
+        reads_data=True,
+        judges=("tfidf", "encoder"),
+        judge_trainer="scpl_ray.tasks.news.judge:train_judge",
+    ),
+    "preference": TaskKind(
+        meaning="answers to questions on which groups prefer different ones",
+        builder="scpl_ray.tasks.preference.task:build",
+        reads_data=True,
+        judge_trainer="scpl_ray.tasks.preference.judge:train_judge",
+        reward_trainer="scpl_ray.tasks.preference.task:train_reward_model",
+    ),
 }
-"""Builders by ``task.name``."""
-JUDGES: dict[str, Callable[[Experiment, Path], Card]] = {
-    "news": leaning.train_judge,
-    "preference": preference_judge.train_judge,
-}
-"""Of tasks whose judge is trained: trains it into a new folder and returns its card; by ``task.name``."""
-REWARD_MODELS: dict[str, Callable[[Experiment, Path], Card]] = {"preference": preference.train_reward_model}
-"""Of tasks whose data hold users' choices: trains a reward model with one output per group; by ``task.name``."""
+"""Tasks by ``task.name``."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from scpl_ray.config import Experiment
-from scpl_ray.learning.template import Template
+from scpl_ray.models.template import Template
 
 WORDS_PER_TOKEN = 0.75
 """English words per token of a subword vocabulary."""
@@ -105,11 +105,11 @@ def model_side(experiment: Experiment, texts: Iterable[str]) -> ModelSide:
         texts: the task's training text, from which a tiny model's tokenizer is made; others do not read it.
 
     Raises:
-        ValueError: see :func:`scpl_ray.learning.models.resolve_tokenizer`.
+        ValueError: see :func:`scpl_ray.models.sources.resolve_tokenizer`.
     """
-    from scpl_ray.learning.models import TINY, resolve_tokenizer
-    from scpl_ray.learning.template import template_of
-    from scpl_ray.learning.tokens import encode_prompt, load_tokenizer
+    from scpl_ray.models.sources import TINY, resolve_tokenizer
+    from scpl_ray.models.template import template_of
+    from scpl_ray.models.tokens import encode_prompt, load_tokenizer
 
     folder = resolve_tokenizer(experiment, texts)
     tokenizer = load_tokenizer(folder, trust_remote_code=experiment.model.trust_remote_code)

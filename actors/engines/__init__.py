@@ -1,0 +1,1 @@
+"""Engines that write completions behind one face, and the registry of them."""

@@ -1,0 +1,157 @@
+"""Sampling with plain transformers, for machines without vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
+
+from actors.engines.base import Engine, EngineSettings, Probe, Request, Sampled
+
+TOKENS_PER_BATCH = 16_384
+"""Rows times final width of a batch."""
+ROW_STEP = 8
+"""Batches have a multiple of this many rows: matrix products of 1 to 3 rows round differently from larger ones."""
+
+
+class TransformersEngine(Engine):
+    """Batches of prompts of one length, so that nothing is padded and no row's arithmetic depends on another's length.
+
+    Each completion draws its uniform numbers from its own generator before its first token, one per token.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        import peft
+
+        self._peft = peft
+        self._device = torch.device("cuda" if settings.gpus else "cpu")
+        self._base: Any = None
+        self._model: Any = None
+
+    def generate(self, requests: Sequence[Request]) -> list[Sampled]:
+        """One completion per request, in order."""
+        sampled: dict[int, Sampled] = {}
+        for members in self._batches(requests):
+            sampled |= zip(members, self._sample([requests[i] for i in members]), strict=True)
+        return [sampled[i] for i in range(len(requests))]
+
+    @torch.inference_mode()
+    def probe(self) -> Probe:
+        """The probe prompt's greedy continuation."""
+        ids, logprobs = list(self._probe_prompt), []
+        for _ in range(self._probe_tokens):
+            logits = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False).logits[0, -1]
+            best = logits.float().log_softmax(-1).max(-1)
+            ids.append(int(best.indices))
+            logprobs.append(float(best.values))
+        return Probe(tuple(ids[len(self._probe_prompt) :]), tuple(logprobs))
+
+    def _fall_asleep(self) -> None:
+        # At level 2 the next load reads the model anew.
+        if self.settings.sleep_level == 1:
+            self._model.to("cpu")
+        else:
+            self._base = self._model = None
+        torch.cuda.empty_cache()
+
+    def _wake_weights(self) -> None:
+        if self._model is not None:
+            self._model.to(self._device)
+
+    def _wake_cache(self) -> None:
+        """Nothing: keys and values live for one batch."""
+
+    def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
+        self._base = self._model = None
+        self._base = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, self.settings.dtype),
+            use_safetensors=True,
+            trust_remote_code=self.settings.trust_remote_code,
+        )
+        self._base = self._base.to(self._device).eval()
+        self._model = self._base
+
+    def _serve_adapter(self, adapter: Path | None) -> None:
+        if self._model is not self._base:
+            self._base = self._model.unload()
+            self._model = self._base
+        if adapter is not None:
+            served = self._peft.PeftModel.from_pretrained(self._base, adapter, autocast_adapter_dtype=False)
+            self._model = served.eval()
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        by_length: dict[int, list[int]] = {}
+        for index, request in enumerate(requests):
+            by_length.setdefault(len(request.prompt_token_ids), []).append(index)
+        for length, members in sorted(by_length.items()):
+            rows = max(ROW_STEP, TOKENS_PER_BATCH // (length + self.settings.max_new_tokens))
+            yield from (members[i : i + rows] for i in range(0, len(members), rows))
+
+    @torch.inference_mode()
+    def _sample(self, requests: Sequence[Request]) -> list[Sampled]:
+        """Completions of prompts of one length."""
+        settings = self.settings
+        prompts = sorted({r.prompt_token_ids for r in requests})
+        row_of = {prompt: row for row, prompt in enumerate(prompts)}
+        uniforms = torch.stack(
+            [
+                torch.rand(
+                    settings.max_new_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(r.seed)
+                )
+                for r in requests
+            ]
+        ).to(self._device)
+        cache = DynamicCache()
+        # Each prompt is read once, whatever the number of its completions.
+        logits = self._forward([prompts[i] for i in _filled(range(len(prompts)))], cache)
+        rows = _filled([row_of[r.prompt_token_ids] for r in requests])
+        cache.batch_select_indices(torch.tensor(rows, device=self._device))
+        logits = logits[rows]
+        tokens: list[list[int]] = [[] for _ in requests]
+        # Completions that are being written, in the order of their rows; the rows after them are filler.
+        live = list(range(len(requests)))
+        for step in range(settings.max_new_tokens):
+            drawn = self._draw(logits[: len(live)], uniforms[live, step]).tolist()
+            for index, token in zip(live, drawn, strict=True):
+                tokens[index].append(token)
+            going = [row for row, token in enumerate(drawn) if token not in self._stop]
+            if not going or step + 1 == settings.max_new_tokens:
+                break
+            rows = _filled(going)
+            if len(going) < len(live):
+                cache.batch_select_indices(torch.tensor(rows, device=self._device))
+                live = [live[row] for row in going]
+            logits = self._forward([(drawn[row],) for row in rows], cache)
+        ended = {index for index, ids in enumerate(tokens) if ids[-1] in self._stop}
+        return [Sampled(tuple(ids), "stop" if i in ended else "length") for i, ids in enumerate(tokens)]
+
+    def _forward(self, ids: Sequence[Sequence[int]], cache: DynamicCache) -> Tensor:
+        """Logits of the next token, shape (rows, vocabulary), float32; the cache grows by the given tokens."""
+        inputs = torch.tensor([list(row) for row in ids], device=self._device)
+        output = self._model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Next tokens, shape (rows,), by inversion of each row's distribution function at its uniform number."""
+        if self.settings.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = (logits.double() / self.settings.temperature).softmax(-1)
+        if self.settings.top_p < 1:
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            # The smallest set of tokens that reaches top_p; the most probable one always stays.
+            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.settings.top_p, 0.0)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+        distribution = probabilities.cumsum(-1)
+        return torch.searchsorted(distribution, uniforms[:, None] * distribution[:, -1:], right=True)[:, 0]
+
+
+def _filled(rows: Sequence[int]) -> list[int]:
+    """The rows, and the last one again until their number is a multiple of ``ROW_STEP``."""
+    return [*rows, *[rows[-1]] * (-len(rows) % ROW_STEP)]

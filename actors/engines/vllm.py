@@ -1,0 +1,205 @@
+"""vLLM inside the calling process, without a server; child processes only where a model is split over GPUs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Probe, Request, Sampled, values_per_token
+
+logger = logging.getLogger(__name__)
+
+CPU_KV_CACHE_BYTES = 2**30
+"""On a CPU: most memory for keys and values; what does not fit waits for its turn."""
+CPU_BLOCK_TOKENS = 128
+"""On a CPU: tokens per block of keys and values."""
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Largest ranks that vLLM can be prepared for."""
+
+
+def environment(gpus: float) -> dict[str, str]:
+    """Variables that must be set before vLLM is imported."""
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        # Its messages go where this process logs.
+        "VLLM_CONFIGURE_LOGGING": "0",
+    }
+    if not gpus:
+        # The first request for log-probabilities would compile for 13 s in spite of eager mode.
+        variables["TORCH_COMPILE_DISABLE"] = "1"
+    return variables
+
+
+class VllmEngine(Engine):
+    """Continuous batching, paged keys and values, prefixes shared between the completions of one prompt.
+
+    Raises:
+        ImportError: vLLM is not installed.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        import vllm
+        from vllm.lora.request import LoRARequest
+
+        self._vllm = vllm
+        self._lora_request = LoRARequest
+        self._llm: Any = None
+        self._adapter: Any = None
+        self._adapters_served = 0
+        self._probes = 0
+
+    def generate(self, requests: Sequence[Request]) -> list[Sampled]:
+        """One completion per request, in order."""
+        settings = self.settings
+        sampling = [
+            self._vllm.SamplingParams(
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_tokens=settings.max_new_tokens,
+                seed=request.seed,
+                stop_token_ids=list(self._stop),
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        outputs = self._run([{"prompt_token_ids": list(r.prompt_token_ids)} for r in requests], sampling)
+        return [Sampled(tuple(output.token_ids), output.finish_reason) for output in outputs]
+
+    def probe(self) -> Probe:
+        """The probe prompt's greedy continuation, written twice: with what the prefix cache may hold, and without."""
+        prompt = {"prompt_token_ids": list(self._probe_prompt)}
+        greedy = self._vllm.SamplingParams(
+            temperature=0.0, max_tokens=self._probe_tokens, ignore_eos=True, logprobs=0, detokenize=False
+        )
+        self._probes += 1
+        answers = []
+        # Under a salt that nobody used before, nothing is found in the cache.
+        for asked in (prompt, {**prompt, "cache_salt": f"probe {self._probes}"}):
+            (output,) = self._run([asked], [greedy])
+            logprobs = tuple(float(step[t].logprob) for t, step in zip(output.token_ids, output.logprobs, strict=True))
+            answers.append(Probe(tuple(output.token_ids), logprobs))
+        cached, fresh = answers
+        if not cached.agrees(fresh, self.settings.tolerance):
+            raise RuntimeError(
+                f"the prefix cache is stale: the probe prompt gives {cached} with it and {fresh} without it"
+            )
+        return cached
+
+    def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
+        outputs = self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._adapter)
+        return [output.outputs[0] for output in outputs]
+
+    def _fall_asleep(self) -> None:
+        self._llm.sleep(level=self.settings.sleep_level)
+
+    def _wake_weights(self) -> None:
+        self._llm.wake_up(tags=["weights"])
+
+    def _wake_cache(self) -> None:
+        if not self._llm.wake_up(tags=["kv_cache"]):
+            raise RuntimeError("vLLM is still asleep after its weights and its keys and values were woken")
+
+    def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
+        if self._llm is None:
+            self._llm = self._start(folder, config)
+        else:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            self._llm.apply_model(pack_embeddings)
+        self._reset_prefix_cache()
+
+    def _serve_adapter(self, adapter: Path | None) -> None:
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
+        if adapter is not None:
+            # vLLM goes on serving the old weights of an id that it knows: every adapter gets its own.
+            self._adapters_served += 1
+            number = self._adapters_served
+            self._adapter = self._lora_request(f"adapter-{number}", number, str(adapter))
+            if not self._llm.llm_engine.add_lora(self._adapter):
+                raise RuntimeError(f"vLLM refused the adapter {adapter}")
+        self._reset_prefix_cache()
+
+    def _reset_prefix_cache(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+
+    def _start(self, folder: Path, config: PreTrainedConfig) -> Any:
+        settings = self.settings
+        options: dict[str, Any] = {}
+        if settings.adapter_rank is not None:
+            rank = next((r for r in ADAPTER_RANKS if r >= settings.adapter_rank), None)
+            if rank is None:
+                raise ValueError(
+                    f"model.lora.rank = {settings.adapter_rank}: vLLM serves ranks up to {ADAPTER_RANKS[-1]}; lower it "
+                    "or set generation.refresh=reload"
+                )
+            options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+        if settings.tensor_parallel > 1:
+            # By default vLLM would start Ray actors of its own inside a placement group, and wait for resources there.
+            options |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
+        if settings.gpus:
+            options |= {"gpu_memory_utilization": settings.memory_share, "enable_sleep_mode": settings.sleeps}
+        else:
+            options |= {
+                "enforce_eager": True,
+                "kv_cache_memory_bytes": kv_cache_bytes(config, self._positions, getattr(torch, settings.dtype)),
+            }
+        return self._vllm.LLM(
+            model=str(folder),
+            dtype=settings.dtype,
+            load_format="safetensors",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            trust_remote_code=settings.trust_remote_code,
+            max_model_len=self._positions,
+            max_num_seqs=MAX_SEQUENCES,
+            # A prompt that is read in pieces would draw from its seed's generator once per piece.
+            enable_chunked_prefill=False,
+            disable_log_stats=True,
+            seed=0,
+            **options,
+        )
+
+
+def pack_embeddings(model: torch.nn.Module) -> None:
+    """Pack embeddings for their kernels as after a first load.
+
+    On a CPU vLLM computes logits from a packed copy of the output embedding, which a reload renews only where the
+    checkpoint holds that tensor: a model with tied embeddings would keep its old output layer.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype) -> int:
+    """Memory for keys and values on a CPU: for ``MAX_SEQUENCES`` of full length, at most ``CPU_KV_CACHE_BYTES``.
+
+    Args:
+        config: of the model.
+        positions: longest sequence, in tokens.
+        dtype: of keys and values.
+
+    Raises:
+        ValueError: not even one sequence fits.
+    """
+    block = values_per_token(config) * dtype.itemsize * CPU_BLOCK_TOKENS
+    blocks_per_sequence = -(-positions // CPU_BLOCK_TOKENS)
+    # One block more than sequences need stays unused as vLLM's null block.
+    if block * (blocks_per_sequence + 1) > CPU_KV_CACHE_BYTES:
+        raise ValueError(
+            f"task.max_prompt_tokens + generation.max_new_tokens = {positions}: keys and values of one sequence need "
+            f"{block * (blocks_per_sequence + 1)} bytes and an engine on a CPU has {CPU_KV_CACHE_BYTES}; lower one of "
+            "the two"
+        )
+    return min(CPU_KV_CACHE_BYTES, block * (blocks_per_sequence * MAX_SEQUENCES + 1))

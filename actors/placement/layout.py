@@ -1,0 +1,346 @@
+"""Who gets which CPU and GPU: pure functions.
+
+Generation, scoring and training take turns. Without GPUs a process asks for a fraction of a core: what one phase leaves
+idle the next one uses. On GPUs either each process has its own (dedicated), or an engine, a scorer and a training
+worker share each one (colocated): the engine then sleeps while the worker trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+from actors.engines.base import GPU_MEMORY_SHARE
+from actors.placement.cluster import Cluster, Node
+from actors.placement.memory import Estimate, Mode, Sizes, estimates
+from scpl_ray.config import Experiment
+
+ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS = 0.4, 0.15, 0.4
+"""Shares of a core that a process reserves on a machine without GPUs; together less than one, because the process
+that drives a trial of a study reserves a little too."""
+ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS = 0.5, 0.1, 0.4
+"""Shares of a GPU where the three roles share it. Engine and scorer are reserved together: more than half a GPU, so
+that no GPU gets two pairs and each keeps room for just one worker."""
+ENGINE_MEMORY = {"round": 0.6, "run": 0.3}
+"""Part of a shared GPU's memory that an engine uses while it is awake, by ``training.worker_lifetime``: workers that
+live for the run keep theirs meanwhile."""
+SLACK = 1e-9
+ADVICE = {
+    "engine": "raise generation.tensor_parallel, lower generation.max_new_tokens or task.max_prompt_tokens",
+    "scorer": "lower reward.tokens_per_batch, set generation.refresh=adapter, or use a smaller reward.model",
+    "training worker": "train an adapter (model.lora), set training.zero_stage=3 with more training.workers, or lower "
+    "training.tokens_per_micro_batch",
+}
+"""What makes a role's processes smaller."""
+
+
+class PlacementError(ValueError):
+    """The machine or cluster is too small; the message says what was asked, what there is, and what would fit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """One kind of process."""
+
+    name: str
+    count: int
+    cpus: float
+    """CPUs reserved per process."""
+    gpus: float
+    """GPUs reserved per process: whole ones, all on one node, or a share of one."""
+    threads: int
+    """Compute threads per process (``OMP_NUM_THREADS``)."""
+    memory_share: float = GPU_MEMORY_SHARE
+    """Part of the memory of its GPUs that an engine uses."""
+    sleeps: bool = False
+    """Whether an engine gives its GPU memory back while others work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seat:
+    """Where one process sits."""
+
+    role: str
+    index: int
+    node: Node
+    gpus: tuple[int, ...] = ()
+    """Which of the node's GPUs; processes with equal numbers share them. Ray decides which device a number stands
+    for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Who gets what."""
+
+    mode: Mode
+    engine: Role
+    scorer: Role
+    worker: Role
+    seats: tuple[Seat, ...]
+    """All processes, role by role in the order of their indices."""
+    estimates: Mapping[str, Estimate] | None
+    """Memory by role; ``None``: a model's config is not on this machine yet."""
+
+    @property
+    def roles(self) -> tuple[Role, Role, Role]:
+        """All roles."""
+        return self.engine, self.scorer, self.worker
+
+    def of(self, role: Role) -> list[Seat]:
+        """The seats of one role, in order."""
+        return [seat for seat in self.seats if seat.role == role.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """What must sit together on one node."""
+
+    members: tuple[tuple[str, int], ...]
+    """Role and index."""
+    cpus: float
+    gpus: int
+    gpu_gib: float
+    """Of each GPU."""
+    host_gib: float
+
+    @property
+    def name(self) -> str:
+        return " + ".join(f"{role} {index}" for role, index in self.members)
+
+
+@dataclasses.dataclass
+class _Room:
+    """What is left of a node."""
+
+    node: Node
+    cpus: float
+    free: list[int]
+    host_gib: float
+
+    def fits(self, item: _Item) -> bool:
+        return (
+            item.cpus <= self.cpus + SLACK
+            and item.gpus <= len(self.free)
+            and (not item.gpus or item.gpu_gib <= self.node.gpu_memory_gib + SLACK)
+            and item.host_gib <= self.host_gib + SLACK
+        )
+
+    def take(self, item: _Item) -> list[Seat]:
+        taken, self.free = self.free[: item.gpus], self.free[item.gpus :]
+        self.cpus -= item.cpus
+        self.host_gib -= item.host_gib
+        return [Seat(role, index, self.node, tuple(taken)) for role, index in item.members]
+
+    def __str__(self) -> str:
+        gpus = f", {len(self.free)} GPUs of {self.node.gpu_memory_gib:g} GiB" if self.node.gpus else ""
+        return f"{self.node.name}: {self.cpus:g} CPUs, {self.host_gib:.1f} GiB{gpus}"
+
+
+def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None) -> Layout:
+    """Place an experiment's processes.
+
+    Args:
+        experiment: the config.
+        cluster: what there is.
+        sizes: of the models; ``None``: not known yet, and only CPUs and GPUs are counted.
+
+    Raises:
+        PlacementError: they do not fit.
+    """
+    wanted, split = experiment.placement.gpus, experiment.generation.tensor_parallel
+    if sizes is not None and sizes.policy.attention_heads % split:
+        heads = sizes.policy.attention_heads
+        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise PlacementError(
+            f"generation.tensor_parallel = {split}: the model has {heads} attention heads, which are split evenly; "
+            f"one of {divisors}"
+        )
+    if not cluster.gpus:
+        if wanted != "auto" or split > 1:
+            key = f"generation.tensor_parallel = {split}" if split > 1 else f"placement.gpus = {wanted!r}"
+            raise PlacementError(f"{key}: there are no GPUs; leave it out, or run on a cluster with GPUs")
+        return _on_cpus(experiment, cluster, sizes)
+    if wanted == "dedicated" or split > 1:
+        return _dedicated(experiment, cluster, sizes)
+    if wanted == "colocated":
+        return _colocated(experiment, cluster, sizes)
+    try:
+        return _dedicated(experiment, cluster, sizes)
+    except PlacementError as own:
+        try:
+            return _colocated(experiment, cluster, sizes)
+        except PlacementError as shared:
+            raise PlacementError(f"placement.gpus = 'auto': dedicated: {own}; colocated: {shared}") from shared
+
+
+def _counts(experiment: Experiment) -> dict[str, int]:
+    return {
+        "generation.replicas": experiment.generation.replicas,
+        "reward.replicas": experiment.reward.replicas,
+        "training.workers": experiment.training.workers,
+    }
+
+
+def _on_cpus(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
+    counts = _counts(experiment)
+    shares = (ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS)
+    _check("CPU", counts, shares, cluster.cpus)
+    found = estimates(experiment, sizes, "cpu") if sizes else None
+    roles = _roles(tuple(counts.values()), shares, (0.0, 0.0, 0.0))
+    items = [_alone(role, index, found) for role in roles for index in range(role.count)]
+    # Spread: threads of processes on one node would get into each other's way.
+    seats = _packed(items, cluster, spread=True)
+    if isinstance(seats, _Unplaced):
+        seats = _packed(items, cluster, spread=False)
+    return _laid_out("cpu", roles, seats, found)
+
+
+def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
+    counts = _counts(experiment)
+    each = (float(experiment.generation.tensor_parallel), 1.0, 1.0)
+    _check("GPU", counts, each, cluster.gpus)
+    _check("CPU", counts, (1.0, 1.0, 1.0), cluster.cpus)
+    found = estimates(experiment, sizes, "dedicated") if sizes else None
+    roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), each)
+    for role in roles:
+        if found:
+            _check_memory(role.name, _on_gpu(role, found), found[role.name], cluster)
+    by_role = [[_alone(role, index, found) for index in range(role.count)] for role in roles]
+    # Which role chooses first decides who is left with small nodes or small GPUs.
+    tried = [_packed(itertools.chain(*order), cluster, spread=False) for order in itertools.permutations(by_role)]
+    whole = [seats for seats in tried if not isinstance(seats, _Unplaced)]
+    # Workers speak to each other at every step: those of one node are faster.
+    best = min(whole, key=lambda seats: len({seat.node for seat in seats if seat.role == roles[2].name}), default=None)
+    return _laid_out("dedicated", roles, best or tried[0], found)
+
+
+def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
+    counts = _counts(experiment)
+    key = max(counts, key=lambda name: counts[name])
+    if counts[key] > cluster.gpus:
+        raise PlacementError(
+            f"{counts[key]} GPUs are asked for ({key}={counts[key]}, each on a GPU that no other of its kind shares) "
+            f"but there are {cluster.gpus}; lower {key} to {cluster.gpus} or run on a larger machine or cluster"
+        )
+    _check("CPU", counts, (1.0, 1.0, 1.0), cluster.cpus)
+    found = estimates(experiment, sizes, "colocated") if sizes else None
+    share = ENGINE_MEMORY[experiment.training.worker_lifetime]
+    roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), (ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS))
+    roles = (dataclasses.replace(roles[0], memory_share=share, sleeps=True), *roles[1:])
+    needed = 0.0
+    if found:
+        engine, scorer, worker = (found[role.name] for role in roles)
+        generating = {
+            "engine": engine.total / share,
+            "scorer": (scorer.total + worker.idle) / (1 - share),
+        }
+        training = {"training worker": engine.idle + scorer.idle + worker.total}
+        for name, gib in (generating | training).items():
+            _check_memory(name, gib, found[name], cluster, f" beside what shares the GPU (engines use {share:g} of it)")
+        needed = max(*generating.values(), *training.values())
+    items = []
+    for index in range(max(counts.values())):
+        members = [role for role in roles if index < role.count]
+        host = sum(found[role.name].host for role in members) if found else 0.0
+        names = tuple((role.name, index) for role in members)
+        items.append(_Item(names, sum(role.cpus for role in members), 1, needed, host))
+    return _laid_out("colocated", roles, _packed(items, cluster, spread=False), found)
+
+
+def _roles(counts: Sequence[int], cpus: Sequence[float], gpus: Sequence[float]) -> tuple[Role, Role, Role]:
+    # one thread per engine and scorer: their numbers must not depend on how many there are
+    return (
+        Role("engine", counts[0], cpus[0], gpus[0], 1),
+        Role("scorer", counts[1], cpus[1], gpus[1], 1),
+        Role("training worker", counts[2], cpus[2], gpus[2], 1),
+    )
+
+
+def _on_gpu(role: Role, found: Mapping[str, Estimate]) -> float:
+    """Memory that a GPU of its own must have, in GiB."""
+    return found[role.name].total / (role.memory_share if role.name == "engine" else 1.0)
+
+
+def _alone(role: Role, index: int, found: Mapping[str, Estimate] | None) -> _Item:
+    gpu, host = (_on_gpu(role, found), found[role.name].host) if found else (0.0, 0.0)
+    return _Item(((role.name, index),), role.cpus, int(role.gpus), gpu if role.gpus else 0.0, host)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unplaced:
+    """A packing that failed."""
+
+    item: _Item
+    rooms: tuple[_Room, ...]
+
+
+def _packed(items: Iterable[_Item], cluster: Cluster, *, spread: bool) -> tuple[Seat, ...] | _Unplaced:
+    """Seats for all items in turn, each on the node with most room or, unless ``spread``, least."""
+    rooms = [_Room(node, node.cpus, list(range(node.gpus)), node.memory_gib) for node in cluster.nodes]
+    seats: list[Seat] = []
+    for item in items:
+        fitting = [room for room in rooms if room.fits(item)]
+        if not fitting:
+            return _Unplaced(item, tuple(rooms))
+        if spread:
+            seats += max(fitting, key=lambda room: room.cpus).take(item)
+        else:
+            seats += min(fitting, key=lambda room: (room.node.gpu_memory_gib, len(room.free), room.cpus)).take(item)
+    return tuple(seats)
+
+
+def _laid_out(
+    mode: Mode,
+    roles: tuple[Role, Role, Role],
+    seats: tuple[Seat, ...] | _Unplaced,
+    found: Mapping[str, Estimate] | None,
+) -> Layout:
+    if isinstance(seats, _Unplaced):
+        item = seats.item
+        gpus = f", {item.gpus} GPUs" + (f" of {item.gpu_gib:.1f} GiB" if item.gpu_gib else "") if item.gpus else ""
+        failed, placed = item.members[0]
+        asked = ", ".join(f"{role.count} x {role.name}" for role in roles)
+        raise PlacementError(
+            f"{item.name} asks for {item.cpus:g} CPUs, {item.host_gib:.1f} GiB{gpus} on one node; left are "
+            f"{'; '.join(map(str, seats.rooms))}; of {asked} the first {placed} of {failed} fit; ask for no "
+            "more, or add a node with as much"
+        )
+    order = [role.name for role in roles]
+    seats = tuple(sorted(seats, key=lambda seat: (order.index(seat.role), seat.index)))
+    on_node: dict[Node, int] = {}
+    for seat in seats:
+        if seat.role == roles[2].name:
+            on_node[seat.node] = on_node.get(seat.node, 0) + 1
+    threads = min(max(1, int(node.cpus) // count) for node, count in on_node.items())
+    return Layout(mode, roles[0], roles[1], dataclasses.replace(roles[2], threads=threads), seats, found)
+
+
+def _check(unit: str, counts: Mapping[str, int], each: Sequence[float], available: float) -> None:
+    keys = list(counts)
+    asked = sum(counts[key] * share for key, share in zip(keys, each, strict=True))
+    if asked > available + SLACK:
+        parts = ", ".join(f"{key}={counts[key]} x {share:g}" for key, share in zip(keys, each, strict=True))
+        worst = max(range(len(keys)), key=lambda i: counts[keys[i]] * each[i])
+        room = available - (asked - counts[keys[worst]] * each[worst])
+        fits = int((room + SLACK) / each[worst])
+        if fits >= 1:
+            way = f"lower {keys[worst]} to {fits} or"
+        elif sum(each) <= available + SLACK:
+            way = "one of each fits: lower all of them, or"
+        else:
+            way = f"one of each needs {sum(each):g} already:"
+        raise PlacementError(
+            f"{asked:g} {unit}s are asked for ({parts}) but there are {available:g}; {way} run on a larger machine or "
+            "cluster"
+        )
+
+
+def _check_memory(name: str, gib: float, estimate: Estimate, cluster: Cluster, beside: str = "") -> None:
+    largest = max(node.gpu_memory_gib for node in cluster.nodes if node.gpus)
+    if gib > largest + SLACK:
+        parts = ", ".join(f"{what} {part:.1f}" for what, part in estimate.working.items())
+        raise PlacementError(
+            f"{name}: holds about {estimate.total:.1f} GiB on each of its GPUs ({parts}) and needs GPUs of "
+            f"{gib:.1f} GiB{beside}, but the largest have {largest:g}; {ADVICE[name]}, or use larger GPUs"
+        )

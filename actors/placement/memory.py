@@ -1,0 +1,232 @@
+"""How much memory a run's processes need: sizes of its models from their configs, and what each role holds of them.
+
+Weights, gradients, optimizer states, and keys and values are counted. Activations, logits and what libraries hold are
+estimates, and are called so where they are shown.
+
+Training: ZeRO (Rajbhandari et al. 2020, section 5) splits optimizer states (stage 1), gradients (2) and weights (3)
+over the workers. Activations: 34 bytes per token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, equation
+2), of which attention scores are never stored whole. The reference policy of DPO is computed by the worker's own
+model before training and adds nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
+
+from actors.engines import transformers, vllm
+from actors.engines.base import MAX_SEQUENCES, values_per_token
+from scpl_ray.config import Experiment, Lora
+from scpl_ray.models.adapters import add_adapter
+from scpl_ray.models.likelihood import LOGITS_PER_PASS
+from scpl_ray.models.sources import known_reward_config
+from scpl_ray.protocols import Task
+from scpl_ray.tasks.bases import known_config
+
+GIB = 2**30
+FLOAT32 = 4
+ADAM_BYTES = 8
+"""Two float32 moments per trained weight."""
+ACTIVATION_BYTES = 34
+"""Per token, layer and hidden unit that a backward pass needs, in 16 bits."""
+FORWARD_WIDTH = 16
+"""Hidden states held at once by a forward pass that nobody will differentiate: a layer's queries, keys, values and
+residual, and two sides of a feed-forward layer about four times as wide."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens that vLLM reads at a time."""
+LIBRARIES_GIB = 1.0
+"""CUDA context, kernels and communication buffers of a process on a GPU; interpreter and libraries in host memory."""
+
+Mode = Literal["cpu", "dedicated", "colocated"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelSize:
+    """A model's numbers."""
+
+    parameters: int
+    """Tied weights once."""
+    adapter_parameters: int
+    """Of the LoRA adapter that would be trained; 0 without one."""
+    layers: int
+    hidden: int
+    vocabulary: int
+    attention_heads: int
+    cached_per_token: int
+    """Numbers kept per token of a sequence: its keys and values."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of the models of a run."""
+
+    policy: ModelSize
+    reward: ModelSize | None
+    """Of ``reward.model``; ``None``: none is given, the task's own starts as the policy's base."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Estimate:
+    """Most memory of one process, in GiB."""
+
+    working: Mapping[str, float]
+    """What it holds on each of its GPUs, or without GPUs in host memory, by what it is."""
+    idle: float
+    """What it holds on its GPU while the others work on it."""
+    host: float
+    """In host memory."""
+
+    @property
+    def total(self) -> float:
+        """All that it holds while it works."""
+        return sum(self.working.values())
+
+
+def model_size(
+    config: PreTrainedConfig, lora: Lora | None, *, trust_remote_code: bool = False, classifier: bool = False
+) -> ModelSize:
+    """Count a model's parameters as transformers and PEFT would make them, without memory for any.
+
+    Args:
+        config: of the model.
+        lora: the adapter that is put on it.
+        trust_remote_code: whether the model may be code that came with it.
+        classifier: count it with an output per label in place of one per token.
+
+    Raises:
+        ValueError: transformers does not know the architecture.
+    """
+    auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(config, trust_remote_code=trust_remote_code)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        adapter = 0
+        if lora is not None:
+            adapted = add_adapter(model, lora)
+            adapter = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    text = config.get_text_config()
+    return ModelSize(
+        parameters=parameters,
+        adapter_parameters=adapter,
+        layers=int(text.num_hidden_layers),
+        hidden=int(text.hidden_size),
+        vocabulary=int(text.vocab_size),
+        attention_heads=int(text.num_attention_heads),
+        cached_per_token=values_per_token(text),
+    )
+
+
+def known_sizes(experiment: Experiment, task: Task) -> Sizes | None:
+    """Sizes of a run's models, where their configs are on this machine; ``None``: one is not yet.
+
+    Raises:
+        ValueError: a config that cannot be read.
+    """
+    config, reward = known_config(experiment, task), known_reward_config(experiment)
+    if config is None or (reward is None and experiment.reward.model is not None):
+        return None
+    trust = experiment.model.trust_remote_code
+    return Sizes(
+        model_size(config, experiment.model.lora, trust_remote_code=trust),
+        model_size(reward, None, trust_remote_code=trust, classifier=True) if reward is not None else None,
+    )
+
+
+def estimates(experiment: Experiment, sizes: Sizes, mode: Mode) -> dict[str, Estimate]:
+    """What an engine, a scorer and a training worker need, by role.
+
+    Args:
+        experiment: the config.
+        sizes: of its models.
+        mode: where they run.
+    """
+    chosen = experiment.model.dtype
+    width = FLOAT32 if chosen == "float32" or (chosen == "auto" and mode == "cpu") else 2
+    return {
+        "engine": _engine(experiment, sizes.policy, width, mode),
+        "scorer": _scorer(experiment, sizes, width, mode),
+        "training worker": _worker(experiment, sizes.policy, width, mode),
+    }
+
+
+def _engine(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> Estimate:
+    split = experiment.generation.tensor_parallel
+    served = size.adapter_parameters if experiment.generation.refresh == "adapter" else 0
+    positions = experiment.task.max_prompt_tokens + experiment.generation.max_new_tokens
+    if experiment.generation.engine == "vllm":
+        cached, rows, read = positions, MAX_SEQUENCES, PREFILL_TOKENS
+    else:
+        cached = read = max(transformers.TOKENS_PER_BATCH, transformers.ROW_STEP * positions)
+        rows = cached // positions
+    # On a GPU vLLM needs room for one sequence, and what it has beyond lets it write more of them at a time.
+    kept = width * cached * size.cached_per_token / split
+    if experiment.generation.engine == "vllm" and mode == "cpu":
+        kept = min(vllm.CPU_KV_CACHE_BYTES, MAX_SEQUENCES * kept)
+    working = {
+        "weights": width * (size.parameters + served) / split,
+        "keys and values": kept,
+        "activations": width * read * FORWARD_WIDTH * size.hidden + FLOAT32 * 2 * rows * size.vocabulary,
+    }
+    asleep_copy = width * (size.parameters + served) if mode == "colocated" and served else 0
+    return _estimate(working, mode, host=asleep_copy, idle=0.0)
+
+
+def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Estimate:
+    # The base and, where each policy is a model of its own, the current policy.
+    served = experiment.generation.refresh == "adapter"
+    models = 1 if served else 2
+    tokens = min(experiment.reward.tokens_per_batch, max(1, LOGITS_PER_PASS // sizes.policy.vocabulary))
+    working = {
+        "weights": width * (models * sizes.policy.parameters + served * sizes.policy.adapter_parameters),
+        "activations": tokens * ((width + 2 * FLOAT32) * sizes.policy.vocabulary),
+    }
+    if experiment.reward.terms.get("model"):
+        scorer = sizes.reward or sizes.policy
+        working["reward model"] = width * scorer.parameters
+        working["activations"] += width * experiment.reward.tokens_per_batch * FORWARD_WIDTH * scorer.hidden
+        if sizes.reward is None:
+            # Weights, gradients and moments in float32.
+            working["training it"] = (2 * FLOAT32 + ADAM_BYTES) * sizes.policy.parameters
+    # Its models stay where they are.
+    return _estimate(working, mode, host=0, idle=sum(working.values()))
+
+
+def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> Estimate:
+    training = experiment.training
+    stage, workers = training.zero_stage, training.workers
+    trained = size.adapter_parameters or size.parameters
+    copied = width < FLOAT32 or stage > 0
+    states = trained * (ADAM_BYTES + (FLOAT32 if copied else 0)) / (workers if stage >= 1 else 1)
+    gradients = trained * width / (workers if stage >= 2 else 1)
+    if width < FLOAT32:
+        # The optimizer's own copy, in float32, while it steps.
+        gradients += trained * FLOAT32 / (workers if stage >= 1 else 1)
+    frozen = size.adapter_parameters + size.parameters if size.adapter_parameters else size.parameters
+    tokens = training.tokens_per_micro_batch
+    working = {
+        "weights": width * frozen / (workers if stage >= 3 else 1),
+        "gradients": gradients,
+        "optimizer": states,
+        "activations": tokens
+        * (
+            ACTIVATION_BYTES * width / 2 * size.layers * size.hidden
+            # Logits, in float32 once more, and their gradients.
+            + (width + 2 * FLOAT32) * size.vocabulary
+        ),
+    }
+    # Where a round starts from stays there; a model that moves to a GPU is read there first.
+    host = width * (trained + (size.parameters if mode != "cpu" else 0))
+    idle = sum(working.values()) if training.worker_lifetime == "run" else 0.0
+    return _estimate(working, mode, host=host, idle=idle)
+
+
+def _estimate(working_bytes: Mapping[str, float], mode: Mode, *, host: float, idle: float) -> Estimate:
+    working = {name: count / GIB for name, count in working_bytes.items()}
+    working["libraries"] = LIBRARIES_GIB
+    if mode == "cpu":
+        return Estimate(working, 0.0, host / GIB + sum(working.values()))
+    return Estimate(working, idle / GIB + LIBRARIES_GIB, host / GIB + LIBRARIES_GIB)

@@ -1,0 +1,102 @@
+"""Speed, measured: ``python -m jobs.benchmark overhead``, ``simulate`` and ``gpu``."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.benchmark.plain_simulation import simulate_plainly
+from jobs.cli import Arguments, fail, split_arguments
+from jobs.terminal.display import wide_console
+from scpl_ray import checks
+from scpl_ray.analytic.loop import simulate as simulate_arrays
+from scpl_ray.config import Experiment
+from scpl_ray.config.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+PLAIN_ROUNDS = 10
+"""Rounds of one seed that the plain loop is timed on."""
+
+
+@app.callback()
+def benchmark() -> None:
+    """Measure the speed of this installation."""
+
+
+@app.command()
+def simulate(arguments: Arguments = None) -> None:
+    """The analytic mode beside a plain Python loop; the quick start over 100 rounds unless told otherwise."""
+    try:
+        path, overrides = split_arguments(arguments or [])
+        experiment = checks.load(path, overrides if path else ["loop.rounds=100", *overrides])
+        simulation(experiment, wide_console())
+    except ValueError as error:
+        raise fail(error) from error
+
+
+@app.command()
+def overhead(arguments: Arguments = None) -> None:
+    """Seconds per phase of a run, beside bare vLLM and bare DeepSpeed on the same work; three rounds unless told."""
+    from jobs.benchmark.overhead import overhead as measure
+
+    try:
+        path, overrides = split_arguments(arguments or [])
+        experiment = checks.load(path, overrides if path else ["loop.rounds=3", *overrides])
+        measure(experiment)
+    except ValueError as error:
+        raise fail(error) from error
+
+
+@app.command()
+def gpu(arguments: Arguments = None) -> None:
+    """One GPU: engine, training, refresh of weights, each beside its limit; two rounds unless told."""
+    from jobs.benchmark.gpu import benchmark as measure
+    from jobs.terminal.display import chatter_to
+
+    try:
+        path, overrides = split_arguments(arguments or [])
+        experiment = checks.load(path, overrides if path else ["loop.rounds=2", *overrides])
+        if experiment.generation.refresh != "reload":
+            raise ConfigError("generation.refresh = 'adapter': both ways of refreshing are measured; leave it out")
+    except ValueError as error:
+        raise fail(error) from error
+    with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
+        measure(experiment, wide_console(screen))
+
+
+def simulation(experiment: Experiment, console: Console) -> None:
+    """Print group-rounds per second of both, and their ratio.
+
+    Raises:
+        ValueError: a set-up that the plain loop does not know.
+    """
+    groups, seeds = len(experiment.groups.names), experiment.analytic.seeds
+    short = experiment.loop.model_copy(update={"rounds": min(PLAIN_ROUNDS, experiment.loop.rounds)})
+    began = time.perf_counter()
+    simulate_plainly(experiment.model_copy(update={"loop": short}), experiment.seed)
+    plain = time.perf_counter() - began
+    began = time.perf_counter()
+    simulate_arrays(experiment)
+    arrays = time.perf_counter() - began
+    table = Table(title="analytic mode", title_justify="left")
+    for column in ("code", "seeds", "rounds", "seconds", "group-rounds per second"):
+        table.add_column(column, justify="left" if column == "code" else "right")
+    speeds = []
+    for name, n, rounds, seconds in (
+        ("plain Python loop", 1, short.rounds, plain),
+        ("scpl simulate", seeds, experiment.loop.rounds, arrays),
+    ):
+        speeds.append(groups * n * rounds / seconds)
+        table.add_row(name, f"{n:,}", f"{rounds:,}", f"{seconds:.2f}", f"{speeds[-1]:,.0f}")
+    console.print(table)
+    console.print(f"{speeds[1] / speeds[0]:,.0f} times as fast")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""What a run, a study and its trials do from the first check to the last line."""

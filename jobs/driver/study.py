@@ -1,0 +1,247 @@
+"""Run a study: its trials under Ray Tune, or without a language model; what ``scpl sweep`` and a submitted job call."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib.util
+import json
+import operator
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from jobs.configs import CONFIGS
+from jobs.terminal.display import wide_console
+from jobs.terminal.interrupts import STOPPED
+from scpl_ray.analytic.loop import simulate
+from scpl_ray.config import loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.credentials import masked
+from scpl_ray.records import Metric
+from scpl_ray.storage.errors import InUseError, StoreError
+from scpl_ray.storage.files import write_atomically
+from scpl_ray.studies import results, study
+from scpl_ray.studies.study import Search, Study, Trial
+
+SHOWN = ("preference_log_odds_round0", "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "kept_fraction")
+
+SHOWN_ARMS = 40
+
+
+def new_folder(plan: Study) -> Path:
+    """``studies/<name>-<time>`` below the working directory."""
+    return Path("studies") / f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create(folder: Path, plan: Study) -> None:
+    """Make the folder of a new study.
+
+    Raises:
+        StoreError: it holds something, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StoreError(f"{folder}: not empty; go on with that study by --resume {folder}, or give another folder")
+        write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --study-dir") from error
+
+
+def open_study(folder: Path) -> Study:
+    """The study of a folder.
+
+    Raises:
+        StoreError: there is none.
+        ConfigError: it is damaged.
+    """
+    if not (folder / study.STUDY_FILE).is_file():
+        raise StoreError(f"{folder}: no study, {study.STUDY_FILE} is missing; give the folder that `scpl sweep` made")
+    return study.load(folder / study.STUDY_FILE, CONFIGS)
+
+
+def check(plan: Study, trials: Sequence[Trial]) -> None:
+    """Refuse a study that cannot run as it says.
+
+    Raises:
+        ConfigError: what is missing, or not for studies.
+    """
+    if plan.search is not None and plan.search.sampler == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise ConfigError(
+            "search.sampler = 'optuna': Optuna is not installed; pip install scpl_ray[search], or set it to random"
+        )
+    grows = any(trial.experiment.placement.cluster is not None for trial in trials)
+    if plan.mode != "analytic" and (grows or "placement.cluster" in plan.axes):
+        raise ConfigError(
+            f"study {plan.name}: placement.cluster is given, but a study uses the nodes that are there; start them "
+            "first (min_workers in cluster.yaml) and leave placement.cluster out"
+        )
+
+
+def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
+    """Run, or go on running, a study to its results table, and turn whatever stops it into a message.
+
+    Returns:
+        The exit code: 0, 1 where trials failed or the study could not go on, or 130.
+
+    Raises:
+        InUseError: another process runs it.
+        PlacementError: not even one trial fits the machine.
+    """
+    again = f"go on with: scpl sweep --resume {folder}"
+    try:
+        with _locked(folder):
+            return _run(folder, plan, trials, again)
+    except KeyboardInterrupt:
+        print(f"scpl: stopped; finished rounds are on disk; {again}", file=sys.stderr)
+        return STOPPED
+    except InUseError:
+        raise
+    except (RuntimeError, OSError) as error:
+        print(f"scpl: {masked(error)}\nfinished rounds and logs are in {folder}; {again}", file=sys.stderr)
+        return 1
+
+
+def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
+    console = wide_console()
+    failed: dict[str, str] = {}
+    if plan.mode == "analytic":
+        found = _simulated(plan, trials, console)
+    else:
+        from jobs.driver import tuning  # brings Ray: seconds that a study without a language model need not wait
+
+        failed = tuning.run(folder, plan, trials)
+        found = collect(folder, plan, trials)
+    write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
+    results.write(found, folder)
+    console.print(last_round(found))
+    for name, reason in failed.items():
+        console.print(f"failed: {name}: {reason}", markup=False)
+    if failed:
+        of = len(trials) if plan.search is None else plan.search.trials
+        console.print(f"{len(failed)} of {of} trials failed; to try them again, {again}", markup=False)
+    console.print(f"{folder / results.FILE} written; now: scpl report {folder}", markup=False)
+    if plan.search is not None:
+        facts = best(folder, plan.search, list(plan.axes))
+        write_atomically(folder / study.SEARCH_FILE, (json.dumps(facts, indent=1) + "\n").encode())
+        keys = " ".join(f"{key}={setting}" for key, setting in facts["keys"].items())
+        console.print(f"best: {facts['metric']} {facts['value']:.4f} with {keys}", markup=False)
+    return 1 if failed else 0
+
+
+def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
+    """The best trial of those that reached their last round: ``metric``, its ``value``, and the sampled ``keys``.
+
+    Raises:
+        RuntimeError: none of them has the metric.
+    """
+    runs = (path.parent for path in sorted((folder / study.SAMPLED).glob("*/summary.json")))
+    finished = {run: json.loads((run / "summary.json").read_bytes())["metrics"] for run in runs}
+    values = {run: found[search.metric] for run, found in finished.items() if search.metric in found}
+    if not finished:
+        raise RuntimeError("no trial of the search reached its last round; change what made them fail")
+    if not values:
+        there = ", ".join(sorted({name for found in finished.values() for name in found}))
+        raise RuntimeError(
+            f"search.metric = {search.metric!r}: no trial has it in its last round; name one of these in "
+            f"{folder / study.STUDY_FILE}: {there}"
+        )
+    run = (min if search.direction == "min" else max)(values, key=values.__getitem__)
+    config = loading.read(run / "config.yaml")
+    sampled = {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
+    return {"metric": search.metric, "value": values[run], "keys": sampled}
+
+
+def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
+    """Print the arms, and how many rounds there would be."""
+    table = Table(title=f"study {plan.name}: {plan.mode}, {plan.seeds} seeds per arm", title_justify="left")
+    table.add_column("arm")
+    table.add_column("keys")
+    for trial in {t.label: t for t in trials}.values():
+        keys = {**plan.set, **dict(trial.cell), **plan.arms[trial.arm]}
+        table.add_row(trial.label, " ".join(f"{key}={value}" for key, value in keys.items()))
+    console.print(table)
+    rounds = sum(trial.experiment.loop.rounds for trial in trials)
+    console.print(
+        f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False
+    )
+
+
+def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
+    """The results table of the run directories of a study, finished or not."""
+    if plan.mode == "search":
+        found = [(path.name, trials[0].seed, path) for path in sorted((folder / study.SAMPLED).glob("*"))]
+    else:
+        found = [(trial.label, trial.seed, folder / trial.folder) for trial in trials]
+    return results.table([(arm, seed, results.run_rows(path)) for arm, seed, path in found])
+
+
+def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Table:
+    """All arms without a language model, each with all its seeds at once."""
+    began = time.perf_counter()
+    arms: dict[str, Trial] = {}
+    for trial in trials:
+        arms.setdefault(trial.label, trial)
+    parts = []
+    for label, trial in arms.items():
+        few = trial.experiment.analytic.model_copy(update={"seeds": plan.seeds})
+        paths = simulate(trial.experiment.model_copy(update={"analytic": few})).table()
+        parts.append(paths.add_column(0, "arm", pa.array([label] * len(paths))).select(results.SCHEMA.names))
+    found = pa.concat_tables(parts).cast(results.SCHEMA)
+    seconds = time.perf_counter() - began
+    console.print(
+        f"{len(arms)} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
+    )
+    return found
+
+
+def last_round(found: pa.Table) -> Table:
+    """Means over seeds at each arm's last round, for the first arms."""
+    table = Table(title_justify="left")
+    for column in ("arm", "seeds", *SHOWN):
+        table.add_column(column.replace("_", " "), justify="left" if column == "arm" else "right")
+    by_arm: dict[str, dict[int, list[Metric]]] = {}
+    for arm, seed, row in results.records(found):
+        if row.group is None and row.metric in SHOWN:
+            by_arm.setdefault(arm, {}).setdefault(seed, []).append(row)
+    for arm, seeds in list(by_arm.items())[:SHOWN_ARMS]:
+        last = max(row.round for rows in seeds.values() for row in rows)
+        cells = []
+        for metric in SHOWN:
+            values = [r.value for rows in seeds.values() for r in rows if r.metric == metric and r.round == last]
+            cells.append(f"{sum(values) / len(values):.3f}" if values else "")
+        table.add_row(arm, str(len(seeds)), *cells)
+    more = f"; {SHOWN_ARMS} of {len(by_arm)} arms" if len(by_arm) > SHOWN_ARMS else ""
+    table.title = f"mean over seeds at the last round{more}"
+    return table
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InUseError(f"{folder}: in use by {file.read().strip()}; wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
+
+
+if __name__ == "__main__":
+    import typer
+
+    from jobs.cli import sweep
+
+    typer.run(sweep)

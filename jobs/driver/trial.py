@@ -1,0 +1,172 @@
+"""One trial of a study as Ray Tune runs it: the trial's directory is a run directory, a step is a round."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from actors.fleet import House
+from actors.placement.cluster import Cluster
+from jobs.driver import run
+from scpl_ray import checks, tasks
+from scpl_ray.config import Experiment
+from scpl_ray.credentials import masked
+from scpl_ray.protocols import Task
+from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.storage.errors import InUseError, StoreError
+from scpl_ray.storage.run_directory import Store
+from scpl_ray.studies.study import SAMPLED
+
+logger = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 60.0
+"""Longest wait for a trial's directory: the processes of a killed sweep live on for seconds."""
+SAME_KEYS_WAIT_S = 6 * 3600.0
+"""Longest wait for another trial that drew the same keys."""
+LOCK_POLL_S = 0.5
+FAULTS = (RuntimeError, ValueError, OSError, ray.exceptions.RayError)
+"""What may stop a trial; the others go on."""
+
+
+class Quiet:
+    """:class:`scpl_ray.protocols.Progress` of a process without a terminal: lines go to the log."""
+
+    def note(self, text: str) -> None:
+        """A line for people."""
+        logger.info("%s", text)
+
+    def start(self, round_: int, phase: str, total: int) -> None:
+        """A phase begins."""
+
+    def advance(self, phase: str, count: int) -> None:
+        """Units done."""
+
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
+        """Completions came in."""
+
+    def done(self, manifest: Manifest) -> None:
+        """A phase was committed."""
+
+    def measured(self, round_: int, rows: Sequence[Metric]) -> None:
+        """A round's metrics."""
+
+
+class LoopTrial(tune.Trainable):  # type: ignore[misc]
+    """Trials in one process, one after the other; those that need the same engines share them.
+
+    The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
+    ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search ``sampled`` keys; there the
+    folder is named by their hash.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial of this process."""
+        os.environ.update(run.QUIET)
+        cluster: Cluster = config["cluster"]
+        self._house = House(Path(config["study"]), cluster)
+        self._task: tuple[str, Task] | None = None
+        self._store: Store | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial in the same processes."""
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One round; a trial that cannot go on says why under ``error`` and is done."""
+        try:
+            rows = next(self._rounds)
+        except FAULTS as error:
+            logger.exception("the trial stopped")
+            self._house.close()
+            return {"folder": self._folder, "error": masked(f"{type(error).__name__}: {error}"), "done": True}
+        last = rows[0].round == self._experiment.loop.rounds
+        found = {row.metric: row.value for row in rows if row.group is None}
+        return {"folder": self._folder, "round": rows[0].round, "done": last, **found}
+
+    def cleanup(self) -> None:
+        """End this process's engines."""
+        self._end()
+        self._house.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the state is in the run directory."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the run directory is walked again."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._folder = trial_folder(config)
+        run_dir = Path(config["study"]) / self._folder
+        self._rounds = self._play(run_dir, config["trial"]["experiment"], config.get("sampled", {}))
+
+    def _end(self) -> None:
+        self._rounds.close()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _play(self, run_dir: Path, text: str, sampled: Mapping[str, Any]) -> Generator[list[Metric], None, None]:
+        """The rounds of the trial, resumed where its directory is there already."""
+        self._experiment = checks.loads(text, str(run_dir), sampled)
+        # a trial that drew the same keys as another reads the other's rounds when it is through
+        wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
+        self._store = open_or_create(run_dir, self._experiment, wait_s)
+        run.log_to(run_dir / "logs" / "driver.log", verbose=False)
+        task = self._task_of(self._experiment)
+        yield from run.rounds(self._store, self._experiment, task, self._house, Quiet())
+
+    def _task_of(self, experiment: Experiment) -> Task:
+        """The trial's task; the last trial's, where it is built from the same keys."""
+        key = task_key(experiment)
+        if self._task is None or self._task[0] != key:
+            self._task = (key, tasks.TASKS[experiment.task.name].build(experiment))
+        return self._task[1]
+
+
+def task_key(experiment: Experiment) -> str:
+    """What a task is built from: trials that agree on it share the task."""
+    sections = (experiment.task, experiment.groups.names, experiment.model, experiment.generation)
+    return repr((*sections, experiment.evaluation, experiment.reward))
+
+
+def trial_folder(config: Mapping[str, Any]) -> str:
+    """Run directory of a trial, below the study's folder."""
+    if not config.get("sampled"):
+        return str(config["trial"]["folder"])
+    text = json.dumps(config["sampled"], sort_keys=True)
+    return f"{SAMPLED}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> Store:
+    """The run directory of a trial, new or to be gone on with.
+
+    Raises:
+        StoreError: it cannot be used, or holds a run of another config.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            if not (run_dir / "run.json").exists():
+                return Store.create(run_dir, experiment, run.versions())
+            store, before = Store.open(run_dir)
+            break
+        except InUseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_S)
+    if before != experiment:
+        store.close()
+        raise StoreError(f"{run_dir}: holds a run of another config; give the study another folder")
+    return store

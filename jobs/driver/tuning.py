@@ -1,0 +1,262 @@
+"""The trials of a study under Ray Tune: a grid, or a search."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.error import TuneError
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from actors.fleet import asks
+from actors.placement.cluster import Cluster
+from actors.placement.layout import PlacementError, layout
+from jobs.driver import run as loop
+from jobs.driver.trial import LoopTrial, trial_folder
+from jobs.terminal.display import chatter_to, wide_console
+from jobs.terminal.interrupts import Interrupts
+from scpl_ray.config import loading
+from scpl_ray.credentials import masked
+from scpl_ray.studies import study
+from scpl_ray.studies.study import Study, Trial
+from scpl_ray.tasks.bases import base_model
+
+logger = logging.getLogger(__name__)
+
+TRIAL_CPUS = 0.01
+"""What the process that drives a trial reserves: its engines reserve their own."""
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+"""Ray Tune's own log files repeat what is in the run directories, its handler of Ctrl-C waits for whole rounds, and it
+would end a search for one trial that failed: the metric is not in its result."""
+GRACE_ROUNDS = 2
+"""Rounds, round 0 among them, before ASHA stops a trial."""
+
+
+def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
+    """Run all trials that are not finished; what failed and why, by folder.
+
+    Raises:
+        PlacementError: not even one trial fits the machine.
+        RuntimeError, OSError: Ray, or the folder, cannot be used any longer; more is in ``output.log``.
+        KeyboardInterrupt: also for SIGTERM.
+    """
+    os.environ.update(loop.QUIET | SETTINGS)
+    with Interrupts().handled(), chatter_to(folder / "output.log") as screen:
+        by_mode = _search if plan.mode == "search" else _grid
+        try:
+            return by_mode(folder.absolute(), plan, trials, wide_console(screen))
+        except (RuntimeError, OSError):
+            logger.exception("the study stopped")
+            raise
+        except (ray.exceptions.RayError, TuneError) as error:
+            logger.exception("the study stopped")
+            raise RuntimeError(f"{type(error).__name__}: {_last_line(error)}") from error
+
+
+def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
+    """How many trials fit the machine or cluster side by side.
+
+    Raises:
+        PlacementError: not even one.
+    """
+    fits = 0
+    while fits < len(trials):
+        share = cluster.share(fits + 1, cpus_aside=TRIAL_CPUS)
+        if fits and cluster.gpus and not share.gpus:
+            break
+        try:
+            for trial in trials:
+                layout(trial.experiment, share)
+        except PlacementError:
+            if fits:
+                break
+            raise
+        fits += 1
+    return fits
+
+
+class _Progress(tune.Callback):  # type: ignore[misc]
+    """A bar over all rounds, a line per finished trial; collects what failed."""
+
+    def __init__(self, console: Console, trials: int, rounds: int) -> None:
+        self.failed: dict[str, str] = {}
+        self._console, self._trials, self._finished = console, trials, 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("rounds", total=rounds)
+        self._bar.start()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
+    ) -> None:
+        """A round is done."""
+        self._bar.advance(self._task, 1)
+        if "error" in result:
+            self._end(result["folder"], f"failed: {result['error']}")
+            self.failed[result["folder"]] = result["error"]
+        elif result["done"]:
+            shown = {"preference": "preference_log_odds_round0", "gap": "disparate_gap", "quality": "quality_mean"}
+            figures = (f"{name} {result[metric]:+.3f}" for name, metric in shown.items() if metric in result)
+            self._end(result["folder"], f"{'  '.join(figures)}  {result['time_total_s']:.0f} s")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """The process of a trial died."""
+        folder = trial_folder(trial.config)
+        self.failed[folder] = masked(_last_line(trial.get_error() or "the process of the trial died"))
+        self._end(folder, f"failed: {self.failed[folder]}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune saves its callbacks; nothing reads this one again."""
+        return {}
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def _end(self, folder: str, text: str) -> None:
+        self._finished += 1
+        self._console.print(f"trial {self._finished}/{self._trials}  {folder}  {text}", markup=False)
+
+
+class _Optuna(OptunaSearch):  # type: ignore[misc]
+    """A round need not have the metric: round 0 keeps nothing."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A round is done."""
+        if self.metric in result:
+            super().on_trial_result(trial_id, result)
+
+
+def _last_line(error: object) -> str:
+    """What went wrong, of a message that is a traceback."""
+    return [type(error).__name__, *str(error).strip().splitlines()][-1]
+
+
+def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
+    """All trials that are not finished, under Ray Tune; what failed, by folder."""
+    left = [trial for trial in trials if not (folder / trial.folder / "summary.json").exists()]
+    console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
+    if not left:
+        return {}
+    prepare(left, console)
+    with loop.connected(folder / "logs/ray") as cluster:
+        side_by_side = concurrent_trials(trials, cluster)
+        # trials that share their engines come one after the other, seed by seed
+        keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
+        ordered = sorted(left, key=lambda trial: keys.index(str(asks(trial.experiment))))
+        space = [{"folder": trial.folder, "experiment": loading.dump(trial.experiment)} for trial in ordered]
+        progress = _Progress(console, len(left), sum(trial.experiment.loop.rounds + 1 for trial in left))
+        try:
+            tune.Tuner(
+                tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
+                param_space={
+                    "study": str(folder),
+                    "cluster": cluster.share(side_by_side),
+                    "trial": tune.grid_search(space),
+                },
+                tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
+                run_config=_run_config(folder, progress),
+            ).fit()
+        finally:
+            progress.close()
+    return progress.failed
+
+
+def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
+    """Sample settings, one trial each; what failed, by folder.
+
+    The sampler is seeded and settings name the run directories: a search that is resumed asks for the same settings
+    again and finds their rounds on disk.
+    """
+    assert plan.search is not None
+    prepare(trials, console)
+    rounds = trials[0].experiment.loop.rounds + 1
+    progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
+    with loop.connected(folder / "logs/ray") as cluster:
+        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
+        try:
+            tune.Tuner(
+                tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
+                param_space={
+                    "study": str(folder),
+                    "cluster": cluster.share(side_by_side),
+                    "trial": {"folder": "", "experiment": loading.dump(trials[0].experiment)},
+                    "sampled": {key: _sampler(values) for key, values in plan.axes.items()},
+                },
+                tune_config=tune.TuneConfig(
+                    metric=plan.search.metric,
+                    mode=plan.search.direction,
+                    num_samples=plan.search.trials,
+                    max_concurrent_trials=side_by_side,
+                    reuse_actors=True,
+                    scheduler=_scheduler(plan.search, rounds),
+                    search_alg=_sampling(plan.search, trials[0].experiment.seed, side_by_side),
+                ),
+                run_config=_run_config(folder, progress),
+            ).fit()
+        finally:
+            progress.close()
+    return progress.failed
+
+
+def _sampler(values: study.Range | tuple[Any, ...]) -> Any:
+    if isinstance(values, tuple):
+        return tune.choice(list(values))
+    return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
+
+
+def _scheduler(search: study.Search, rounds: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if search.scheduler == "fifo":
+        return FIFOScheduler()
+    return ASHAScheduler(time_attr="training_iteration", max_t=rounds, grace_period=min(GRACE_ROUNDS, rounds))
+
+
+def _sampling(search: study.Search, seed: int, side_by_side: int) -> Any:
+    from ray.tune.search import BasicVariantGenerator
+
+    if search.sampler == "optuna":
+        return _Optuna(seed=seed)
+    # this one alone does not heed TuneConfig.max_concurrent_trials
+    return BasicVariantGenerator(max_concurrent=side_by_side, random_state=seed)
+
+
+def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
+    name = time.strftime("%Y%m%d-%H%M%S")
+    return tune.RunConfig(name=name, storage_path=str(folder / "tune"), callbacks=[progress], verbose=0)
+
+
+def prepare(trials: Sequence[Trial], console: Console) -> None:
+    """Build or find the base models of all trials, once each, before any trial starts."""
+    done = set()
+    for trial in trials:
+        experiment = trial.experiment
+        key = repr((experiment.model, experiment.task, experiment.groups.names, experiment.generation))
+        if key not in done:
+            done.add(key)
+            task, _ = loop.plan(experiment)
+            base = base_model(experiment, task)
+            logger.info("base model of %s: %s", trial.label, base)
+    console.print(f"base models ready: {len(done)} set-ups", markup=False)

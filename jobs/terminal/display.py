@@ -1,0 +1,234 @@
+"""What a person sees: a bar per phase, a line per round, a closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from scpl_ray.credentials import MaskedLog, masked
+from scpl_ray.protocols import Card
+from scpl_ray.records import Completion, Manifest, Metric
+
+TABLE_WIDTH = 160
+"""The closing table of four groups needs this many columns."""
+OURS = ("scpl_ray", "actors", "jobs")
+SHOWN_GROUPS = 4
+"""Groups with a column of their own; with more, the smallest and largest share are shown."""
+
+
+def lookup(rows: Sequence[Metric], metric: str, group: str | None = None) -> float:
+    """One number of a round's rows; NaN where it was not measured."""
+    return next((r.value for r in rows if r.metric == metric and r.group == group), float("nan"))
+
+
+def wide_console(screen: TextIO | None = None) -> Console:
+    """A console wide enough for the tables; lines are not wrapped."""
+    console = Console(file=screen, highlight=False, soft_wrap=True)
+    console.width = max(console.width, TABLE_WIDTH)
+    return console
+
+
+def card_table(card: Card, title: str) -> Table:
+    """What is known of a judge's errors."""
+    rows = card.table()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in rows[0].items():
+        is_text, longest_word = isinstance(value, str), max(map(len, name.split()))
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text, min_width=longest_word)
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table
+
+
+@contextlib.contextmanager
+def quietly(doing: str) -> Iterator[Console]:
+    """A console for a result that takes a while; what libraries print meanwhile is not shown."""
+    with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
+        console = wide_console(screen)
+        with console.status(doing):
+            yield console
+
+
+@contextlib.contextmanager
+def chatter_to(path: Path) -> Iterator[TextIO]:
+    """Send everything written to stdout and stderr, by any library or child, to a file; yields the real stdout."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    screen = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    try:
+        # Not closed here: a library that began to log meanwhile keeps it.
+        ours = MaskedLog(path)
+        with contextlib.redirect_stdout(ours), contextlib.redirect_stderr(ours):
+            yield screen
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        os.close(saved[0])
+        os.close(saved[1])
+        screen.close()
+
+
+class Warnings(logging.Handler):
+    """Shows warnings of this project on the screen; everything is in the log file."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Ours, not a library's; errors end the run with a message of their own."""
+        return record.name.split(".")[0] in OURS and record.levelno < logging.ERROR
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        self._show(f"warning: {record.getMessage()}")
+
+
+class Display:
+    """:class:`scpl_ray.protocols.Progress` on a terminal, or as plain lines where there is none."""
+
+    def __init__(self, screen: TextIO, groups: Sequence[str], rounds: int) -> None:
+        self.console = wide_console(screen)
+        self._groups = list(groups)
+        self._rounds = rounds
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._seconds: dict[int, dict[str, float]] = {}
+        self._lock = threading.Lock()
+        self._warnings = Warnings(self.note)
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        logging.getLogger().addHandler(self._warnings)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self._warnings)
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(masked(text), markup=False)
+
+    def start(self, round_: int, phase: str, total: int) -> None:
+        """A phase begins."""
+        with self._lock:
+            description = f"round {round_}/{self._rounds} {phase.replace('_', ' ')}"
+            self._tasks[phase] = self._bars.add_task(description, total=total or None)
+
+    def advance(self, phase: str, count: int) -> None:
+        """Units done."""
+        with self._lock:
+            self._bars.advance(self._tasks[phase], count)
+
+    def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
+        """Completions came in."""
+        self.advance(phase, len(chunk))
+
+    def done(self, manifest: Manifest) -> None:
+        """A phase was committed."""
+        with self._lock:
+            if manifest.phase in self._tasks:
+                self._bars.remove_task(self._tasks.pop(manifest.phase))
+            self._seconds.setdefault(manifest.round, {})[manifest.phase] = manifest.seconds
+
+    def measured(self, round_: int, rows: Sequence[Metric]) -> None:
+        """The line of a round."""
+        shares = " ".join(f"{g} {lookup(rows, 'share', g):.2f}" for g in self._groups[:SHOWN_GROUPS])
+        more = f" (+{len(self._groups) - SHOWN_GROUPS})" if len(self._groups) > SHOWN_GROUPS else ""
+        kept = lookup(rows, "kept_fraction")
+        seconds = self._seconds.get(round_, {})
+        parts = [
+            f"round {round_}/{self._rounds}",
+            f"shares {shares}{more}",
+            f"preference {lookup(rows, 'preference_log_odds_balanced'):+.2f}",
+            f"gap {lookup(rows, 'disparate_gap'):.3f}",
+            f"quality {lookup(rows, 'quality_mean'):.3f}",
+        ]
+        if kept == kept:
+            parts.append(f"kept {kept:.0%}")
+        if seconds:
+            each = " ".join(f"{phase} {s:.1f}" for phase, s in seconds.items() if s >= 0.05)
+            # the reward model is fitted while completions are drawn
+            total = sum(s for phase, s in seconds.items() if phase != "reward_model")
+            parts.append(f"{total:.1f} s ({each})")
+        else:
+            parts.append("read from disk")
+        self.note("  ".join(parts))
+
+
+def restarts_line(restarts: Mapping[str, int]) -> str:
+    """How often processes were started again, by role, over a whole run."""
+    counts = [f"{role} {count}" for role, count in restarts.items() if count]
+    return f"restarts: {', '.join(counts)}; why is in logs/driver.log" if counts else "restarts: none"
+
+
+def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str]) -> Table:
+    """One row per round: ``rounds`` holds the round, its metrics and its seconds."""
+    table = Table(
+        title="each round: the shares that asked, and how the policy it trained answers",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("round", justify="right", no_wrap=True)
+    shown = list(groups)[:SHOWN_GROUPS]
+    for group in shown:
+        table.add_column(f"share\n{group}", justify="right", no_wrap=True)
+    columns = ("preference\nlog-odds", "since\nround 0", "quality\ngap", "gap by\nchance", "worst\nquality")
+    for name in (*columns, "mean\nquality", "distinct\n2-grams", "perplex-\nity", "kept", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for round_, rows, seconds in rounds:
+        kept = lookup(rows, "kept_fraction")
+        table.add_row(
+            str(round_),
+            *(f"{lookup(rows, 'share', group):.3f}" for group in shown),
+            f"{lookup(rows, 'preference_log_odds_balanced'):+.3f}",
+            f"{lookup(rows, 'preference_log_odds_round0'):+.3f}",
+            f"{lookup(rows, 'disparate_gap'):.3f}",
+            f"{lookup(rows, 'disparate_gap_null'):.3f}",
+            f"{lookup(rows, 'quality_worst'):.3f}",
+            f"{lookup(rows, 'quality_mean'):.3f}",
+            f"{lookup(rows, 'distinct_2'):.3f}",
+            f"{lookup(rows, 'perplexity_round0'):.2f}",
+            "" if kept != kept else f"{kept:.0%}",
+            f"{seconds:.1f}",
+        )
+    return table

@@ -1,0 +1,130 @@
+"""What ``--dry-run`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from actors.placement.layout import Layout, Seat
+from scpl_ray.config import Experiment
+from scpl_ray.protocols import Task
+from scpl_ray.storage.run_directory import PHASES
+
+
+def print_plan(console: Console, experiment: Experiment, task: Task, placed: Layout | None) -> None:
+    """Print who would run where with how much memory, and what each phase would do.
+
+    Args:
+        console: to print on.
+        experiment: the config.
+        task: its task.
+        placed: who gets what; ``None``: that depends on a cluster nobody has asked yet.
+    """
+    if placed is None:
+        console.print(
+            "processes: placed when the run has asked the cluster of RAY_ADDRESS; to plan now, describe it by --cluster"
+        )
+    else:
+        _print_processes(console, placed)
+    lines = phase_lines(experiment, task)
+    table = Table(title=f"each of {experiment.loop.rounds} rounds", title_justify="left")
+    table.add_column("phase")
+    table.add_column("what it does")
+    for phase in PHASES:
+        if phase in lines:
+            table.add_row(phase.replace("_", " "), lines[phase])
+    console.print(table)
+    if experiment.model.trust_remote_code:
+        console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
+    if experiment.feedback.function:
+        console.print(f"code of yours that will run: {experiment.feedback.function}", markup=False)
+    if task.data_report is not None:
+        console.print(str(task.data_report), markup=False)
+    console.print("the config is valid; nothing was started")
+
+
+def _print_processes(console: Console, placed: Layout) -> None:
+    how = {
+        "cpu": "without GPUs",
+        "dedicated": "each with GPUs of its own",
+        "colocated": "an engine, a scorer and a worker take turns on each GPU",
+    }
+    table = Table(title=f"processes, {how[placed.mode]}", title_justify="left")
+    for column in ("role", "number", "CPUs each", "GPUs each", "threads each", "where"):
+        table.add_column(column, justify="left" if column in ("role", "where") else "right")
+    for role in placed.roles:
+        cells = (role.name, str(role.count), f"{role.cpus:g}", f"{role.gpus:g}", str(role.threads))
+        table.add_row(*cells, _where(placed.of(role)))
+    console.print(table)
+    if placed.estimates is None:
+        console.print("memory: unknown until the model's config is on this machine; only CPUs and GPUs were counted")
+        return
+    table = Table(title="memory of each process in GiB, at most (activations and libraries: estimates)")
+    table.title_justify = "left"
+    for column in ("role", "of what", "sum", "on"):
+        table.add_column(column, justify="right" if column == "sum" else "left")
+    for role in placed.roles:
+        estimate = placed.estimates[role.name]
+        parts = ", ".join(f"{name} {gib:.2f}" for name, gib in estimate.working.items())
+        nodes = [seat.node for seat in placed.of(role)]
+        if placed.mode == "cpu":
+            smallest = min(node.memory_gib for node in nodes)
+            table.add_row(role.name, parts, f"{estimate.host:.2f}", f"a host of {smallest:.0f}")
+        else:
+            smallest = min(node.gpu_memory_gib for node in nodes)
+            table.add_row(role.name, parts, f"{estimate.total:.2f}", f"each GPU of {smallest:.0f}")
+            host = min(node.memory_gib for node in nodes)
+            table.add_row("", "weights that are read, kept or asleep", f"{estimate.host:.2f}", f"a host of {host:.0f}")
+    console.print(table)
+    if placed.mode == "colocated":
+        engine, scorer, worker = (placed.estimates[role.name] for role in placed.roles)
+        smallest = min(seat.node.gpu_memory_gib for seat in placed.seats)
+        used = placed.engine.memory_share * smallest
+        console.print(
+            f"a shared GPU of {smallest:.0f} GiB: while completions are written engine {used:.2f} "
+            f"({placed.engine.memory_share:g} of it), scorer {scorer.total:.2f}, worker {worker.idle:.2f}; while the "
+            f"worker trains engine {engine.idle:.2f}, scorer {scorer.idle:.2f}, worker {worker.total:.2f}"
+        )
+
+
+def _where(seats: Sequence[Seat]) -> str:
+    """Nodes in turn, each with its devices."""
+    by_node: dict[str, list[str]] = {}
+    for seat in seats:
+        by_node.setdefault(seat.node.name, []).append("+".join(map(str, seat.gpus)))
+    return "; ".join(
+        f"{name}: GPU {', '.join(devices)}" if any(devices) else f"{name}: {len(devices)}"
+        for name, devices in by_node.items()
+    )
+
+
+def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
+    """One line per phase."""
+    e = experiment
+    shares = ", ".join(f"{g} {s:g}" for g, s in zip(e.groups.names, e.groups.shares, strict=True))
+    completions = e.queries.prompts_per_round * e.generation.samples_per_prompt
+    evaluated = e.evaluation.samples_per_prompt * (
+        len(task.group_prompts(e.evaluation.prompts_per_group))
+        + len(task.neutral_prompts(e.evaluation.neutral_prompts))
+    )
+    lora, dpo = e.model.lora, e.training.objective == "dpo"
+    lines = {
+        "queries": f"{e.queries.prompts_per_round} {e.queries.prompts} prompts of {e.task.name}; first shares {shares}",
+        "completions": f"{completions:,} completions by {e.generation.engine}, <= {e.generation.max_new_tokens} tokens",
+        "scores": " + ".join(f"{weight:g} x {name}" for name, weight in e.reward.terms.items()),
+        "selection": e.selection.strategy
+        + (", then a matched random control" if e.selection.matched_control else "")
+        + (f"; {e.training.dpo_pairs} pairs" if dpo else ""),
+        "dataset": f"{e.cycle.kind}, real share {e.cycle.real_share:g}",
+        "weights": f"{e.loop.kind} from {'the base' if e.loop.kind == 'retraining' else 'the last policy'}; "
+        + (f"LoRA rank {lora.rank}" if lora else "all weights")
+        + f"; DeepSpeed ZeRO {e.training.zero_stage}, {e.training.workers} worker(s), "
+        + (f"DPO against the {e.training.dpo_reference}" if dpo else f"loss on {e.training.loss_on}"),
+        "evaluation": f"{evaluated:,} completions of fixed held-out prompts",
+        "feedback": f"{e.feedback.rule} on {e.feedback.measure}",
+    }
+    if e.reward.model is None and e.reward.terms.get("model"):
+        lines["reward_model"] = f"Bradley-Terry on choices of the {e.reward.choices} (while the pool generates)"
+    return lines

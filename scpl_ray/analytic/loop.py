@@ -1,0 +1,303 @@
+"""The analytic mode: the same experiment without a language model, thousands of seeds in seconds.
+
+It is a model of the loop, not the loop. Kinds of text are counted instead of written. Each query of group g reveals
+its group with probability m = ``task.marker_strength`` (context g) or is neutral (context 0, which all groups share),
+and the policy is a table P_t(kind | context). With K groups and kinds, round t is
+
+    queries     n_g ~ Multinomial(N, s_t),  n_gc: Binomial(n_g, m) of them reveal g
+    completions X_gck ~ Multinomial(samples n_gc, P_{t-1}( . | c) at the decoding temperature)
+    rewards     r | k ~ N(mu_k, sd_k^2),  mu_k = w G (c_k - 1/K) + A [k = 1],  c ~ Multinomial(1024, s_t) / 1024
+    selection   the configured strategy on these counts and rewards (:mod:`scpl_ray.analytic.selection`)
+    dataset     D_gck: kept rows by weight, by the data cycle, with real rows of all groups equally
+    training    P_t(k | c) = (D_ck + n_0 P_start(k | c)) / (D_c + n_0),  start: round 0 or t - 1 by ``loop.kind``;
+                then on neutral prompts P_t(k) ~ P_t(k)^(1 - sigma) D_k^sigma with D_k all data of kind k
+    quality     q_g = (1 - w_q) L_g + w_q P_t(own kind | g),  L_g = min(1, q_0 (K d_g)^gamma),  d_g: g's share of D
+    evaluation  binomial and multinomial noise of the configured numbers of evaluation prompts
+    feedback    s_{t+1} by the very rule functions of a run, from what was measured
+
+w is the weight of the reward model among the reward terms, G = ``analytic.choice_gain`` (0 where the reward model was
+given instead of learned; c is uniform where choices are ``balanced``), A = ``analytic.kind_advantage``, n_0 =
+``analytic.prior_rows``, sigma = ``analytic.spillover``, q_0, gamma and w_q the learning curve's. With n_0 = 0 training
+is maximum likelihood. Without selection and spillover, at temperature 1, every P_t is a martingale: more queries of one
+group change nothing in expectation (the covariate-shift null). Rejection sampling at beta moves the log-odds of kinds
+by dmu / beta + dsd^2 / (2 beta^2) per round.
+
+What it leaves out: words, hence prompts that are reused, ``top_p`` and a loss on prompts; learning rate and epochs
+other than through n_0; any loss of quality over generations but through shares and kinds; rewards that differ between
+prompts; the same held-out prompts in every round, whose noise is drawn anew here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from scpl_ray import seeds
+from scpl_ray.analytic import model
+from scpl_ray.analytic.cycle_theory import tempered
+from scpl_ray.analytic.model import CONTEXTS, Settings, Start
+from scpl_ray.analytic.paths import Band, Paths, band
+from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_replacement
+from scpl_ray.config import Experiment, Feedback
+from scpl_ray.controller import CHOICES_PER_ROUND
+from scpl_ray.evaluation.bias import SMOOTHING
+from scpl_ray.feedback import rules as feedback
+from scpl_ray.selection.group_aware import candidates_per_group
+from scpl_ray.shares import FloatArray, IntArray
+
+__all__ = ["Band", "Paths", "Start", "band", "simulate", "simulate_grid"]
+
+
+def simulate(experiment: Experiment, *, start: Start | None = None) -> Paths:
+    """Simulate ``analytic.seeds`` seeds over ``loop.rounds`` rounds.
+
+    Args:
+        experiment: the config of a run.
+        start: what the base model writes; ``None``: :func:`scpl_ray.analytic.model.assumed_start`.
+
+    Raises:
+        ValueError: see :func:`simulate_grid`.
+    """
+    return simulate_grid([experiment], start=start)[0]
+
+
+def simulate_grid(experiments: Sequence[Experiment], *, start: Start | None = None) -> list[Paths]:
+    """Simulate several experiments, those that differ in numbers only as one batch of arrays.
+
+    The random streams derive from the seed of a batch's first experiment: the same grid gives the same paths, and more
+    rounds begin with the same ones.
+
+    Raises:
+        ValueError: no experiment; a start of another number of groups; a setting that cannot be simulated
+            (:func:`scpl_ray.analytic.model.validate`); or a seed in which selection or feedback could not go on.
+    """
+    if not experiments:
+        raise ValueError("experiments: empty; give at least one")
+    batches: dict[object, list[int]] = {}
+    for i, experiment in enumerate(experiments):
+        if start is not None and len(start.neutral) != len(experiment.groups.names):
+            raise ValueError(f"start: {len(start.neutral)} kinds for groups {list(experiment.groups.names)}")
+        batches.setdefault((model.shape_of(experiment), experiment.analytic.seeds), []).append(i)
+    found: dict[int, Paths] = {}
+    for members in batches.values():
+        chosen = [experiments[i] for i in members]
+        found |= zip(members, _simulate(chosen, start), strict=True)
+    return [found[i] for i in range(len(experiments))]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Policy:
+    revealing: FloatArray
+    """Shape (B, K, K)."""
+    neutral: FloatArray
+    """Shape (B, K)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Data:
+    """Rows and weighted rows per cell, shape (B, K, 2, K)."""
+
+    rows: IntArray
+    mass: FloatArray
+
+    def __add__(self, other: _Data) -> _Data:
+        return _Data(self.rows + other.rows, self.mass + other.mass)
+
+
+class _Loop:
+    """One batch: the phases of :class:`scpl_ray.controller.Loop` on B rows at once."""
+
+    def __init__(self, settings: Settings, starts: Sequence[Start]) -> None:
+        self.settings = settings
+        self.common = settings.common
+        self.draws = seeds.generator(self.common.seed, "simulate")
+        self.base = _Policy(
+            np.repeat([s.revealing for s in starts], settings.seeds, axis=0),
+            np.repeat([s.neutral for s in starts], settings.seeds, axis=0),
+        )
+        self.policy = self.base
+        first = [feedback.initial_state(e.groups, e.feedback).arrivals for e in settings.experiments]
+        self.arrivals = np.repeat(np.array(first, dtype=np.float64), settings.seeds, axis=0)
+        self.history: deque[_Data] = deque(maxlen=self.common.cycle.window_rounds)
+        self.total: _Data | None = None
+        self.anchor = np.zeros((settings.rows, settings.n_groups, CONTEXTS, settings.n_groups), dtype=np.int64)
+        self.path: dict[str, list[FloatArray]] = {f.name: [] for f in dataclasses.fields(Paths)[1:]}
+        self.quality = np.empty(0)
+
+    def run(self) -> None:
+        nothing = np.full(self.arrivals.shape, np.nan)
+        equal = np.full(self.arrivals.shape, 1.0 / self.settings.n_groups)
+        self._record(arrivals=self.arrivals, win_rate=nothing, kept_shares=nothing, kept_fraction=nothing[:, 0])
+        self.evaluation(equal)
+        for t in range(1, self.common.loop.rounds + 1):
+            answered = self.generation(t)
+            kept = select(answered, self.settings, self.draws)
+            data = self.dataset(kept)
+            self.training(data)
+            win_rate = self._win_rate(answered)
+            mass, completions = kept.mass, answered.counts.sum(axis=(1, 2, 3))
+            self._record(
+                arrivals=self.arrivals,
+                win_rate=win_rate,
+                kept_shares=mass.sum(axis=(2, 3)) / mass.sum(axis=(1, 2, 3))[:, None],
+                kept_fraction=kept.rows.sum(axis=(1, 2, 3)) / completions,
+            )
+            self.evaluation(data.sum(axis=(2, 3)) / data.sum(axis=(1, 2, 3))[:, None])
+            self.feedback(t, win_rate)
+
+    def generation(self, t: int) -> Answered:
+        """Queries, their contexts, the kinds of their completions, and the mean rewards that users' choices teach."""
+        s, k = self.settings, self.settings.n_groups
+        shares = self.arrivals / self.arrivals.sum(axis=-1, keepdims=True)
+        queries = self.draws.multinomial(s.prompts, shares)
+        revealing = self.draws.binomial(queries, s.marked[:, None])
+        prompts = np.stack([revealing, queries - revealing], axis=-1)
+        samples = candidates_per_group(self.common.selection, self.common.generation.samples_per_prompt, self.quality)
+        neutral = np.broadcast_to(self.policy.neutral[:, None], self.policy.revealing.shape)
+        law = tempered(np.stack([self.policy.revealing, neutral], axis=2), self.common.generation.temperature)
+        counts = self.draws.multinomial(prompts * samples[:, :, None], law)
+        choosing = np.full_like(shares, 1.0 / k) if self.common.reward.choices == "balanced" else shares
+        choices = self.draws.multinomial(CHOICES_PER_ROUND, choosing) / CHOICES_PER_ROUND
+        means = model.mean_rewards(choices, s.gain[:, None], s.advantage)
+        return Answered(t, prompts, samples, law, counts, means)
+
+    def dataset(self, kept: KeptCounts) -> FloatArray:
+        """Weighted rows per cell that the data cycle makes of all rounds, real rows included, shape (B, K, 2, K)."""
+        new = _Data(kept.rows, kept.mass)
+        self.history.append(new)
+        self.total = new if self.total is None else self.total + new
+        match self.common.cycle.kind:
+            case "replace":
+                data = new
+            case "accumulate":
+                data = self.total
+            case "window":
+                data = sum(list(self.history)[1:], self.history[0])
+            case "subsample":
+                data = self._subsample(self.total)
+        count = data.rows.sum(axis=(1, 2, 3))
+        synthetic = data.mass * (count / data.mass.sum(axis=(1, 2, 3)))[:, None, None, None]
+        by_share = np.floor(count * self.settings.real_share / (1.0 - self.settings.real_share) + 0.5)
+        return np.asarray(synthetic + self._real(np.maximum(by_share.astype(np.int64), self.settings.real_rows)))
+
+    def _subsample(self, pool: _Data) -> _Data:
+        """A row that is drawn carries the mean weight of its cell."""
+        flat = pool.rows.reshape(len(pool.rows), -1)
+        size = np.minimum(self.settings.cycle_size, flat.sum(axis=-1))
+        rows = without_replacement(flat, size, self.draws).reshape(pool.rows.shape)
+        return _Data(rows, np.asarray(rows * pool.mass / np.maximum(pool.rows, 1)))
+
+    def _real(self, needed: IntArray) -> FloatArray:
+        """Real rows per cell, of all groups equally and marked as users' prompts are, by the kinds of round 0.
+
+        Anchored rows are drawn once; where a round needs fewer, all cells shrink alike.
+        """
+        s, k = self.settings, self.settings.n_groups
+        if not needed.any():
+            return np.zeros(self.anchor.shape)
+        contexts = np.stack([s.marked, 1.0 - s.marked], axis=-1)[:, None, :, None]
+        neutral = np.broadcast_to(self.base.neutral[:, None], self.base.revealing.shape)
+        law = contexts * np.stack([self.base.revealing, neutral], axis=2) / k
+        flat = law.reshape(len(law), -1)
+        flat = flat / flat.sum(axis=-1, keepdims=True)
+        if self.common.cycle.real == "fresh":
+            return self.draws.multinomial(needed, flat).reshape(law.shape).astype(np.float64)
+        held = self.anchor.sum(axis=(1, 2, 3))
+        self.anchor += self.draws.multinomial(np.maximum(needed - held, 0), flat).reshape(law.shape)
+        held = np.maximum(held, needed)
+        return np.asarray(self.anchor * (needed / np.maximum(held, 1))[:, None, None, None])
+
+    def training(self, data: FloatArray) -> None:
+        """The policy of maximum likelihood, the starting weights counted as ``prior_rows`` rows per context."""
+        start = self.base if self.common.loop.kind == "retraining" else self.policy
+        revealing = _fitted(data[:, :, 0], start.revealing, self.settings.prior_rows)
+        neutral = _fitted(data[:, :, 1].sum(axis=1), start.neutral, self.settings.prior_rows)
+        kinds = data.sum(axis=(1, 2)) + SMOOTHING
+        mix = kinds / kinds.sum(axis=-1, keepdims=True)
+        pull = self.settings.spillover[:, None]
+        pulled = neutral ** (1.0 - pull) * mix**pull
+        self.policy = _Policy(revealing, pulled / pulled.sum(axis=-1, keepdims=True))
+
+    def evaluation(self, data_shares: FloatArray) -> None:
+        """Measure the policy on finite numbers of group prompts and neutral prompts."""
+        s, temperature = self.settings, self.common.generation.temperature
+        neutral = tempered(self.policy.neutral, temperature)
+        revealing = tempered(self.policy.revealing, temperature)
+        own = model.own_kind_share(model.asked_law(revealing, neutral, s.marked[:, None, None]))
+        curve = model.learning_curve(data_shares, s.ceiling[:, None], s.exponent[:, None])
+        self.own_kind, self.quality = self._judged(curve, own)
+        alike = [np.repeat(x.mean(axis=-1, keepdims=True), s.n_groups, axis=-1) for x in (curve, own)]
+        _, null = self._judged(alike[0], alike[1])
+        self._record(
+            own_kind=self.own_kind,
+            quality=self.quality,
+            gap_null=np.ptp(null, axis=-1),
+            kinds=self.draws.multinomial(s.neutral_answers, neutral) / s.neutral_answers[:, None],
+            revealing_law=self.policy.revealing,
+            neutral_law=self.policy.neutral,
+        )
+
+    def _judged(self, curve: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Own-kind share and quality among the answers to group prompts, shape (B, K) each."""
+        n, w = self.settings.group_answers[:, None], self.settings.own_weight[:, None]
+        found = self.draws.binomial(n, np.clip(own, 0.0, 1.0)) / n
+        learned = self.draws.binomial(n, curve) / n
+        return found, np.asarray(np.clip((1.0 - w) * learned + w * found, 0.0, 1.0))
+
+    def _win_rate(self, answered: Answered) -> FloatArray:
+        """Of the completions of each group; of what the policy would write where a group asked nothing."""
+        s = self.settings
+        wins = model.win_rates(answered.means, s.reward_sd)[:, None]
+        counts = answered.counts.sum(axis=2)
+        law = model.asked_law(answered.law[:, :, 0], answered.law[:, 0, 1], s.marked[:, None, None])
+        total = counts.sum(axis=-1, keepdims=True)
+        written = np.where(total > 0, counts / np.maximum(total, 1), law)
+        return np.asarray((written * wins).sum(axis=-1))
+
+    def feedback(self, t: int, win_rate: FloatArray) -> None:
+        """The next round's users, by the rule functions of a run, for all experiments with one rule at once."""
+        s = self.settings
+        measures = {"quality": self.quality, "own_kind": self.own_kind, "reward": win_rate}
+        rules: dict[Feedback, list[int]] = {}
+        for i, experiment in enumerate(s.experiments):
+            rules.setdefault(experiment.feedback, []).append(i)
+        users = np.empty_like(self.arrivals)
+        for rule, members in rules.items():
+            rows = (np.array(members)[:, None] * s.seeds + np.arange(s.seeds)).ravel()
+            users[rows] = feedback.advance(
+                self.arrivals[rows],
+                measures[rule.measure][rows],
+                rule,
+                initial_shares=s.initial_shares[rows],
+                round_=t,
+                seed=self.common.seed,
+            )
+        self.arrivals = users
+
+    def _record(self, **values: FloatArray) -> None:
+        for name, value in values.items():
+            self.path[name].append(value)
+
+
+def _fitted(data: FloatArray, start: FloatArray, prior_rows: FloatArray) -> FloatArray:
+    """(D_k + n_0 P_k) / (D + n_0), shape (B, ..., K); the start where neither counts anything."""
+    prior = prior_rows.reshape(-1, *[1] * (data.ndim - 1))
+    total = data.sum(axis=-1, keepdims=True) + prior
+    fitted = np.divide(data + prior * start, total, out=start.copy(), where=total > 0)
+    return np.asarray(fitted / fitted.sum(axis=-1, keepdims=True))
+
+
+def _simulate(experiments: Sequence[Experiment], start: Start | None) -> list[Paths]:
+    """Paths of experiments that share their shape, in order."""
+    n_seeds = experiments[0].analytic.seeds
+    starts = [start or model.assumed_start(e) for e in experiments]
+    loop = _Loop(model.stack(experiments, n_seeds), starts)
+    loop.run()
+    stacked = {name: np.stack(values, axis=1) for name, values in loop.path.items()}
+    return [
+        Paths(e, **{name: values[i * n_seeds : (i + 1) * n_seeds] for name, values in stacked.items()})
+        for i, e in enumerate(experiments)
+    ]

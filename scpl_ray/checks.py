@@ -1,0 +1,154 @@
+"""What a config must satisfy beyond its types; every conflict is found before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scpl_ray import tasks
+from scpl_ray.config import Experiment, loading
+from scpl_ray.config.schema import MODEL_TERM, NAME
+from scpl_ray.credentials import mask
+from scpl_ray.feedback import rules as feedback
+from scpl_ray.selection import group_aware, strategies
+from scpl_ray.selection.pairs import KEEP_ALL
+from scpl_ray.tracking import flat
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """:func:`scpl_ray.config.loading.load`, and what is wrong between keys.
+
+    Raises:
+        ConfigError: every conflict, one per line.
+    """
+    return loading.load(path, overrides, conflicts)
+
+
+def loads(text: str, source: str, keys: Mapping[str, Any] | None = None) -> Experiment:
+    """:func:`scpl_ray.config.loading.loads`, and what is wrong between keys.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    return loading.loads(text, source, keys, conflicts)
+
+
+def build(values: Mapping[str, Any], source: str) -> Experiment:
+    """:func:`scpl_ray.config.loading.build`, and what is wrong between keys.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    return loading.build(values, source, conflicts)
+
+
+def conflicts(experiment: Experiment) -> list[str]:
+    """All conflicts between keys, each as ``key = value: rule and way out``."""
+    rules = (_credentials, _name, _registries, _groups, _engines, _real, _pairs)
+    return [mask(complaint) for rule in rules for complaint in rule(experiment)]
+
+
+def terms(asked: Iterable[str], known: Collection[str]) -> None:
+    """Whether a task has the rule terms that are asked for.
+
+    Args:
+        asked: names in ``reward.terms``, :data:`MODEL_TERM` among them or not.
+        known: what the task's ``rule_terms`` returned.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if unknown := [name for name in asked if name != MODEL_TERM and name not in known]:
+        raise ValueError(f"reward.terms: unknown {unknown}; this task has {[MODEL_TERM, *sorted(known)]}")
+
+
+def _credentials(experiment: Experiment) -> Iterator[str]:
+    for key, value in flat(experiment).items():
+        if mask(text := f"{key} = {value}") != text:
+            yield f"{mask(key)}: holds a credential; leave it out, give it by environment (HF_TOKEN, AWS_PROFILE, ...)"
+
+
+def _name(experiment: Experiment) -> Iterator[str]:
+    if not NAME.fullmatch(experiment.name):
+        yield f"name = {experiment.name!r}: letters, digits, . _ - only; it names a folder"
+
+
+def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:
+    if value not in known:
+        yield f"{key} = {value!r}: unknown; one of {', '.join(sorted(known))}"
+
+
+def _registries(experiment: Experiment) -> Iterator[str]:
+    yield from _unknown("task.name", experiment.task.name, tasks.TASKS)
+    yield from _unknown("selection.strategy", experiment.selection.strategy, strategies.STRATEGIES)
+    if experiment.task.judge == "encoder" and experiment.task.name != "news":
+        yield f"task.judge = 'encoder': task.name = {experiment.task.name!r} has one judge only; leave task.judge out"
+    if experiment.task.data is not None and experiment.task.name == "language":
+        yield (
+            f"task.data = {experiment.task.data!r}: task.name = 'language' is built in and reads no data; set "
+            "task.name to maths, news or preference, or begin with a config such as news_tiny"
+        )
+    if not experiment.reward.terms:
+        yield "reward.terms = {}: at least one term is needed, e.g. {model: 1.0}"
+
+
+def _groups(experiment: Experiment) -> Iterator[str]:
+    k = len(experiment.groups.names)
+    for rule in (
+        lambda: feedback.validate(experiment.feedback, k),
+        lambda: group_aware.target_shares(experiment.selection, k, experiment.groups.shares),
+    ):
+        try:
+            rule()
+        except ValueError as error:
+            yield str(error)
+
+
+def _engines(experiment: Experiment) -> Iterator[str]:
+    if experiment.generation.refresh == "adapter" and experiment.model.lora is None:
+        yield "generation.refresh = 'adapter': full weights have no adapter; set refresh=reload, or model.lora"
+    split = experiment.generation.tensor_parallel
+    if split > 1 and experiment.generation.engine != "vllm":
+        yield (
+            f"generation.tensor_parallel = {split}: generation.engine = {experiment.generation.engine!r} holds a model "
+            "on one GPU; set engine=vllm, or 1"
+        )
+    if split > 1 and experiment.placement.gpus == "colocated":
+        yield (
+            f"generation.tensor_parallel = {split}: placement.gpus = 'colocated' shares single GPUs, and Ray reserves "
+            "parts of one GPU only; set placement.gpus=dedicated or auto, or 1"
+        )
+    best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
+    if experiment.selection.strategy == "best_of_n" and best_of > samples:
+        yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"
+
+
+def _real(experiment: Experiment) -> Iterator[str]:
+    share, rows = experiment.cycle.real_share, experiment.cycle.real_rows
+    if share and rows:
+        yield f"cycle.real_rows = {rows}: cycle.real_share = {share:g} is given too; leave one of them out"
+
+
+def _pairs(experiment: Experiment) -> Iterator[str]:
+    if experiment.training.objective != "dpo":
+        return
+    dpo = "training.objective = 'dpo'"
+    if experiment.generation.samples_per_prompt < 2:
+        yield f"generation.samples_per_prompt = 1: {dpo} pairs two answers to one prompt; draw at least 2, or use sft"
+    for key, value in (("real_share", experiment.cycle.real_share), ("real_rows", experiment.cycle.real_rows)):
+        if value:
+            yield f"cycle.{key} = {value:g}: {dpo}, and a real answer has no rejected one beside it; set 0, or use sft"
+    if experiment.training.loss_on == "all":
+        yield f"training.loss_on = 'all': {dpo} compares two completions of one prompt; set completion, or use sft"
+    rule, strategy = experiment.training.dpo_pairs, experiment.selection.strategy
+    if rule == "best_worst" and strategy != "none":
+        yield (
+            f"selection.strategy = {strategy!r}: training.dpo_pairs = 'best_worst' makes its pairs of all completions; "
+            "set none, or use accepted_rejected"
+        )
+    if rule == "accepted_rejected" and strategy in KEEP_ALL:
+        yield (
+            f"selection.strategy = {strategy!r}: rejects nothing that training.dpo_pairs = 'accepted_rejected' could "
+            "pair; choose another, or use best_worst with none"
+        )

@@ -1,0 +1,41 @@
+"""A run's configuration: one strict schema, the files it is read from, and what is wrong with them in plain words."""
+
+from scpl_ray.config.schema import (
+    Analytic,
+    Cycle,
+    Evaluation,
+    Experiment,
+    Feedback,
+    Fraction,
+    Generation,
+    Groups,
+    Lora,
+    Model,
+    Names,
+    PositiveInt,
+    Reward,
+    Section,
+    Selection,
+    Task,
+    Training,
+)
+
+__all__ = [
+    "Analytic",
+    "Cycle",
+    "Evaluation",
+    "Experiment",
+    "Feedback",
+    "Fraction",
+    "Generation",
+    "Groups",
+    "Lora",
+    "Model",
+    "Names",
+    "PositiveInt",
+    "Reward",
+    "Section",
+    "Selection",
+    "Task",
+    "Training",
+]

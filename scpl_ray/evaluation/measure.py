@@ -1,0 +1,265 @@
+"""The evaluation phase: from judged completions to one number per round, group and metric.
+
+Metrics of a group:
+
+============================== ========================================================================================
+``share``                      share of the round's queries (round 0: of round 1's)
+``quality``                    mean quality of the answers to the group's held-out prompts
+``quality_<term>``             mean of each named part of the quality
+``own_kind_share``             share of those answers that are of the kind the group prefers
+``kind_count``                 answers to neutral prompts of the group's kind; ``kind_share``: among those of any kind
+``kind_share_corrected``       the same, corrected for the judge's known errors
+``kind_log_odds_balanced``     its log-odds above equal shares (smoothed); ``_round0``: above round 0's
+``kind_difference_balanced``   its share above equal shares; ``_round0``: above round 0's
+``pass_at_<k>``                where answers are right or wrong: chance that one of k is right; k = 1, 2, 4.. samples
+``distinct_1``, ``distinct_2`` over the group's answers, at a fixed token budget
+``self_bleu``                  likeness of the group's answers to each other, of a fixed number of them
+``perplexity_round0``          of the group's answers under the base model; ``perplexity_current``: under the policy
+                               itself, where a collapsing policy finds its own answers ever more likely
+``reward``                     mean reward of the round's completions for the group
+``win_rate``                   mean logistic(reward): how often such an answer beats an average one (Bradley-Terry)
+``kept_share``                 weighted share of the group in what selection kept
+============================== ========================================================================================
+
+Metrics of a round (no group): ``preference_log_odds`` of the kind of the group that was largest in round 1,
+``total_variation`` and ``kl`` of the kinds' shares, each with ``_balanced`` and ``_round0``, and the log-odds also with
+``_corrected``; ``undecided_count``; ``disparate_gap`` with its permutation null ``disparate_gap_null`` and ``_p``,
+``disparate_std``, ``disparate_ratio``, ``quality_worst``, ``quality_mean``; ``pass_at_<k>`` over all group prompts;
+``distinct_1``, ``distinct_2``, ``self_bleu`` and both perplexities on neutral prompts; ``kept_fraction``,
+``effective_sample_size``, ``duplicate_fraction``.
+
+A number that does not exist (no kept data in round 0, no completion of any kind after a collapse, too few answers for
+``self_bleu``) has no row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from scpl_ray.config import Experiment, Groups
+from scpl_ray.evaluation import bias, disparity, diversity, quality
+from scpl_ray.records import Completion, Judgement, Metric, Query, Score
+from scpl_ray.storage.run_directory import Store
+
+DISTINCT_TOKENS = 600
+"""Token budget of distinct-n: equal per round and group, because distinct-n falls with length."""
+SELF_BLEU_ANSWERS = 32
+"""Answers compared by self-BLEU: equal per round and group, because it grows with their number."""
+CORRECT = "correct"
+"""The term of judgements that says right (1) or wrong (0)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The answers to the evaluation prompts, in one order."""
+
+    prompts: Sequence[Query]
+    completions: Sequence[Completion]
+    judgements: Sequence[Judgement]
+    negative_log_likelihoods: Sequence[tuple[float, int]]
+    """Under the base model: summed nats and tokens."""
+    current_negative_log_likelihoods: Sequence[tuple[float, int]]
+    """Under the policy that wrote them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the round did before its policy was measured."""
+
+    round: int
+    shares: Mapping[str, float]
+    rewards: Mapping[str, Sequence[float]]
+    """Of the round's completions, by group; empty in round 0."""
+    selection: Mapping[str, Any]
+    """Figures of the selection; empty in round 0."""
+
+
+def asked(store: Store, round_: int, groups: Groups) -> Asked:
+    """Read a round's past from its run directory."""
+    if round_ == 0:
+        return Asked(0, dict(zip(groups.names, groups.shares, strict=True)), {}, {})
+    group_of = {q.query_id: q.group for q in store.read(round_, "queries", "queries", Query)}
+    rewards: dict[str, list[float]] = {name: [] for name in groups.names}
+    completions = store.read(round_, "completions", "completions", Completion)
+    for completion, score in zip(completions, store.read(round_, "scores", "scores", Score), strict=True):
+        rewards[str(group_of[completion.query_id])].append(score.reward)
+    selection = store.manifest(round_, "selection")
+    assert selection is not None
+    return Asked(round_, store.read_json(round_, "queries", "shares"), rewards, selection.facts)
+
+
+def evaluate(
+    answers: Answers,
+    asked: Asked,
+    experiment: Experiment,
+    *,
+    kinds: Sequence[str],
+    confusion: Sequence[Sequence[float]] | None,
+    first: Sequence[Metric],
+) -> list[Metric]:
+    """All metrics of a round.
+
+    Args:
+        answers: judged answers to the evaluation prompts.
+        asked: what the round did before.
+        experiment: groups and seed.
+        kinds: kind k is the one that group k prefers.
+        confusion: the judge's P(judged j | true i), where it is known to err.
+        first: the metrics of round 0; empty in round 0 itself.
+    """
+    prompt_of = {q.query_id: q for q in answers.prompts}
+    by_group: dict[str | None, list[int]] = {name: [] for name in (*experiment.groups.names, None)}
+    for i, completion in enumerate(answers.completions):
+        by_group[prompt_of[completion.query_id].group].append(i)
+    rows = chain(
+        _asked(asked),
+        _quality(answers, by_group, experiment, kinds),
+        _passes(answers, by_group, experiment),
+        _preference(answers, by_group[None], experiment, kinds, confusion, first),
+        _text(answers, by_group, experiment),
+    )
+    return [
+        Metric(asked.round, group, metric, float(value)) for group, metric, value in rows if not np.isnan(float(value))
+    ]
+
+
+def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
+    """What the groups react to: ``quality``, ``reward`` (as a win rate) or ``own_kind``, each in [0, 1].
+
+    A group that asked nothing got no rewards; it reacts as if it had been served like the others on average.
+    """
+    metric = {"quality": "quality", "reward": "win_rate", "own_kind": "own_kind_share"}[measure]
+    measured = {r.group: r.value for r in rows if r.metric == metric and r.group is not None}
+    names = [r.group for r in rows if r.metric == "share" and r.group is not None]
+    return {name: measured.get(name, float(np.mean(list(measured.values())))) for name in names}
+
+
+_Rows = Iterator[tuple[str | None, str, float]]
+
+
+def _asked(asked: Asked) -> _Rows:
+    for name, share in asked.shares.items():
+        yield name, "share", share
+    for name, rewards in asked.rewards.items():
+        if rewards:
+            yield name, "reward", float(np.mean(rewards))
+            yield name, "win_rate", float(np.mean(expit(rewards)))
+    if asked.selection:
+        facts = asked.selection
+        for name, share in zip(asked.shares, facts["shares_after"], strict=True):
+            yield name, "kept_share", share
+        yield None, "kept_fraction", facts["kept"] / facts["candidates"]
+        yield None, "effective_sample_size", facts["effective_sample_size"]
+        yield None, "duplicate_fraction", facts["duplicates"] / facts["candidates"]
+
+
+def _quality(
+    answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment, kinds: Sequence[str]
+) -> _Rows:
+    names = experiment.groups.names
+    for name, kind in zip(names, kinds, strict=True):
+        judged = [answers.judgements[i] for i in by_group[name]]
+        yield name, "quality", float(np.mean([j.quality for j in judged]))
+        yield name, "own_kind_share", float(np.mean([j.kind == kind for j in judged]))
+        for term in judged[0].terms:
+            yield name, f"quality_{term}", float(np.mean([j.terms[term] for j in judged]))
+    per_prompt: dict[str, list[float]] = {}
+    for completion, judgement in zip(answers.completions, answers.judgements, strict=True):
+        per_prompt.setdefault(completion.query_id, []).append(judgement.quality)
+    asked = [q for q in answers.prompts if q.group is not None]
+    quality_of = np.array([np.mean(per_prompt[q.query_id]) for q in asked])
+    groups = np.array([names.index(str(q.group)) for q in asked])
+    unequal = disparity.disparate_bias(disparity.group_means(quality_of, groups, len(names)))
+    null = disparity.gap_null(quality_of, groups, len(names), seed=experiment.seed)
+    yield None, "disparate_gap", float(unequal.gap)
+    yield None, "disparate_gap_null", null.null_mean
+    yield None, "disparate_gap_p", null.p
+    yield None, "disparate_std", float(unequal.std)
+    yield None, "disparate_ratio", float(unequal.ratio)
+    yield None, "quality_worst", float(unequal.worst)
+    yield None, "quality_mean", float(unequal.mean)
+
+
+def _passes(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment) -> _Rows:
+    """Pass@k (Chen et al. 2021), the mean over prompts."""
+    passed: dict[str, list[float]] = {}
+    for name in experiment.groups.names:
+        of_prompt: dict[str, list[float]] = {}
+        for i in by_group[name]:
+            if CORRECT not in answers.judgements[i].terms:
+                return
+            of_prompt.setdefault(answers.completions[i].query_id, []).append(answers.judgements[i].terms[CORRECT])
+        passed[name] = [sum(found) for found in of_prompt.values()]
+    samples = experiment.evaluation.samples_per_prompt
+    for k in (2**power for power in range(samples.bit_length())):
+        for name, correct in passed.items():
+            yield name, f"pass_at_{k}", float(np.mean(quality.pass_at_k(samples, correct, k)))
+        yield None, f"pass_at_{k}", float(np.mean(quality.pass_at_k(samples, [*chain(*passed.values())], k)))
+
+
+def _preference(
+    answers: Answers,
+    neutral: Sequence[int],
+    experiment: Experiment,
+    kinds: Sequence[str],
+    confusion: Sequence[Sequence[float]] | None,
+    first: Sequence[Metric],
+) -> _Rows:
+    names = experiment.groups.names
+    counts = bias.count_kinds((answers.judgements[i].kind for i in neutral), kinds)
+    for name, count in zip(names, counts.counts, strict=True):
+        yield name, "kind_count", count
+    yield None, "undecided_count", counts.undecided
+    if counts.decided == 0:
+        return
+    start = {r.group: int(r.value) for r in first if r.metric == "kind_count"}
+    round_0 = bias.kind_counts([start[name] for name in names], kinds) if first else counts
+    if round_0.decided == 0:
+        return
+    advantaged = bias.advantaged_kind(kinds, experiment.groups.shares)
+    preference = bias.measure_preference(counts, round_0, advantaged=advantaged, confusion=confusion)
+    for k, name in enumerate(names):
+        yield name, "kind_share", preference.balanced.shares[k]
+        if preference.correction is not None:
+            yield name, "kind_share_corrected", preference.correction.shares[k]
+    for suffix, found, corrected in (
+        ("balanced", preference.balanced, preference.corrected_balanced),
+        ("round0", preference.round_0, preference.corrected_round_0),
+    ):
+        for k, name in enumerate(names):
+            yield name, f"kind_log_odds_{suffix}", found.kind_log_odds[k]
+            yield name, f"kind_difference_{suffix}", found.differences[k]
+        yield None, f"preference_log_odds_{suffix}", float(found.log_odds)
+        yield None, f"total_variation_{suffix}", float(found.total_variation)
+        yield None, f"kl_{suffix}", float(found.kl)
+        if corrected is not None:
+            yield None, f"preference_log_odds_{suffix}_corrected", float(corrected.log_odds)
+
+
+def _text(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment) -> _Rows:
+    for name, indices in by_group.items():
+        documents = [answers.completions[i].token_ids for i in indices]
+        for n in (1, 2):
+            found = diversity.distinct_n(documents, n, budget_tokens=DISTINCT_TOKENS, seed=experiment.seed)
+            yield name, f"distinct_{n}", found.value
+        if len(indices) >= SELF_BLEU_ANSWERS:
+            texts = [answers.completions[i].text for i in indices]
+            yield name, "self_bleu", diversity.self_bleu(texts, size=SELF_BLEU_ANSWERS, seed=experiment.seed)
+        for policy, likelihoods in (
+            ("round0", answers.negative_log_likelihoods),
+            ("current", answers.current_negative_log_likelihoods),
+        ):
+            nats, tokens = zip(*(likelihoods[i] for i in indices), strict=True)
+            if not np.isfinite(nats).all():
+                raise ValueError(
+                    f"the {policy} policy gives answers likelihoods that are not finite: its training diverged; lower "
+                    "training.learning_rate"
+                )
+            if sum(tokens):
+                yield name, f"perplexity_{policy}", quality.perplexity(nats, tokens)

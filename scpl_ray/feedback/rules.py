@@ -1,0 +1,279 @@
+"""Population state and feedback rules: how users react to the model they were given.
+
+A rule maps the users of a round and what was measured to the users of the next round. Rules are array functions on
+(..., K): one run uses shape (K,), the analytic mode any batch of seeds and settings in front. Nothing here is changed
+in place: :func:`peek` tells the next shares, :func:`step` returns the next state, and both go through :data:`RULES`.
+
+A rule is one function and one line in :data:`RULES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scpl_ray.config import Feedback, Groups
+from scpl_ray.feedback import formulas as rules
+from scpl_ray.seeds import generator
+from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PopulationState:
+    """The users of a round.
+
+    Raises:
+        ValueError: fewer than 2 groups, a negative or not finite mass, or no users at all.
+    """
+
+    arrivals: tuple[float, ...]
+    """User mass lambda_k per group, K numbers; whole numbers where the rule draws agents."""
+
+    def __post_init__(self) -> None:
+        masses = np.asarray(self.arrivals, dtype=np.float64)
+        if masses.ndim != 1 or len(masses) < 2:
+            raise ValueError(f"arrivals: {self.arrivals} holds fewer than 2 groups; give one mass per group")
+        if not np.all(np.isfinite(masses)) or np.any(masses < 0) or masses.sum() == 0:
+            raise ValueError(f"arrivals: {self.arrivals} must be finite, >= 0, and above 0 for at least one group")
+
+    @property
+    def shares(self) -> FloatArray:
+        """s_k = lambda_k / sum of lambda, shape (K,)."""
+        return normalise("arrivals", np.asarray(self.arrivals, dtype=np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What a rule sees; arrays of shape (..., K)."""
+
+    arrivals: FloatArray
+    """User mass of the round that was measured."""
+    measured: FloatArray
+    """What the groups react to, in [0, 1]."""
+    initial_shares: FloatArray
+    """Shares of round 1."""
+    round_: int
+    """The round that was measured, from 1; the rule gives the users of ``round_ + 1``."""
+    seed: int
+    """For rules that draw."""
+
+    @property
+    def shares(self) -> FloatArray:
+        """Shape (..., K)."""
+        return normalise("arrivals", self.arrivals)
+
+    def spread(self, shares: FloatArray) -> FloatArray:
+        """The same number of users under other shares, shape (..., K)."""
+        return np.asarray(shares * self.arrivals.sum(axis=-1, keepdims=True))
+
+
+Rule = Callable[[Moment, Feedback], FloatArray]
+"""Gives the user mass of the next round, shape (..., K)."""
+
+
+def _static(moment: Moment, feedback: Feedback) -> FloatArray:
+    return moment.arrivals
+
+
+def _schedule(moment: Moment, feedback: Feedback) -> FloatArray:
+    return moment.spread(rules.schedule(moment.initial_shares, _schedule_step(feedback), moment.round_))
+
+
+def _linear(moment: Moment, feedback: Feedback) -> FloatArray:
+    return moment.spread(rules.linear_response(moment.shares, moment.measured, feedback.alpha, feedback.floor))
+
+
+def _softmax(moment: Moment, feedback: Feedback) -> FloatArray:
+    choice = rules.softmax_choice(moment.shares, moment.measured, feedback.beta, feedback.inertia, feedback.noise)
+    return moment.spread(choice)
+
+
+def _retention(moment: Moment, feedback: Feedback) -> FloatArray:
+    rate = rules.retention_rate(1.0 - moment.measured, feedback.retention, np.asarray(feedback.sensitivity))
+    if feedback.agents:
+        draws = generator(moment.seed, "feedback", moment.round_)
+        return rules.retention_agents(moment.arrivals, rate, np.asarray(feedback.arrivals), draws)
+    return rules.retention(moment.arrivals, rate, np.asarray(feedback.arrivals))
+
+
+def _replicator(moment: Moment, feedback: Feedback) -> FloatArray:
+    if feedback.ratio:
+        return moment.spread(rules.replicator_ratio(moment.shares, moment.measured))
+    return moment.spread(rules.replicator_exponential(moment.shares, moment.measured, feedback.beta))
+
+
+def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
+    """The user's ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,)."""
+    function = _custom_function(feedback)
+    rows = moment.shares.reshape(-1, moment.shares.shape[-1])
+    measured = np.broadcast_to(moment.measured, moment.shares.shape).reshape(rows.shape)
+    initial = np.broadcast_to(moment.initial_shares, moment.shares.shape).reshape(rows.shape)
+    shares = [
+        check_shares(
+            f"feedback.function: what {feedback.function} returned",
+            function(row, m.copy(), initial_shares=i.copy(), round_=moment.round_, seed=moment.seed),
+            rows.shape[-1],
+        )
+        for row, m, i in zip(rows, measured, initial, strict=True)
+    ]
+    return moment.spread(np.array(shares).reshape(moment.shares.shape))
+
+
+RULES: dict[str, Rule] = {
+    "static": _static,
+    "schedule": _schedule,
+    "linear": _linear,
+    "softmax": _softmax,
+    "retention": _retention,
+    "replicator": _replicator,
+    "custom": _custom,
+}
+
+
+def _schedule_step(feedback: Feedback) -> tuple[float, ...]:
+    if feedback.step is None:
+        raise ValueError("feedback.step: null; the schedule rule needs each group's change of share per round")
+    return feedback.step
+
+
+def _custom_function(feedback: Feedback) -> Callable[..., ArrayLike]:
+    if feedback.function is None:
+        raise ValueError("feedback.function: null; the custom rule needs 'package.module:function'")
+    package, colon, name = feedback.function.partition(":")
+    if not (package and colon and name):
+        raise ValueError(f"feedback.function: {feedback.function!r} is not of the form 'package.module:function'")
+    try:
+        function = pkgutil.resolve_name(feedback.function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"feedback.function: {feedback.function!r} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ValueError(f"feedback.function: {feedback.function!r} is a {type(function).__name__}, not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def _check_per_group(name: str, value: tuple[float, ...] | float, n_groups: int, most: float = np.inf) -> None:
+    numbers = np.asarray(value, dtype=np.float64)
+    if numbers.ndim and len(numbers) != n_groups:
+        raise ValueError(f"{name}: {len(numbers)} numbers for {n_groups} groups; give one, or one per group")
+    if not np.all((numbers >= 0) & (numbers <= most)):
+        allowed = ">= 0" if most == np.inf else f"in [0, {most:g}]"
+        raise ValueError(f"{name}: {value} is out of range; each number is {allowed}")
+
+
+def validate(feedback: Feedback, n_groups: int) -> None:
+    """Check the settings of the chosen rule for ``n_groups`` groups.
+
+    Raises:
+        ValueError: an unknown rule, a missing or wrong setting, or a custom function that cannot be imported.
+    """
+    match feedback.rule:
+        case "schedule":
+            change = _schedule_step(feedback)
+            if len(change) != n_groups:
+                raise ValueError(f"feedback.step: {len(change)} numbers for {n_groups} groups; give one per group")
+            rules.schedule(np.full(n_groups, 1.0 / n_groups), change, 0)
+        case "linear":
+            if feedback.floor * n_groups > 1.0:
+                raise ValueError(f"feedback.floor: {feedback.floor} for each of {n_groups} groups exceeds 1 in total")
+        case "retention":
+            most = 1.0 if feedback.retention == "constant" else np.inf
+            _check_per_group("feedback.sensitivity", feedback.sensitivity, n_groups, most)
+            _check_per_group("feedback.arrivals", feedback.arrivals, n_groups)
+        case "custom":
+            _custom_function(feedback)
+    if feedback.rule not in RULES:
+        raise ValueError(f"feedback.rule: {feedback.rule!r} is unknown; choose one of {', '.join(RULES)}")
+
+
+def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
+    """The users of round 1: ``feedback.users`` in the shares of ``groups``; whole users where the rule draws agents.
+
+    Raises:
+        ValueError: see :func:`validate`.
+    """
+    validate(feedback, len(groups.names))
+    if feedback.rule == "retention" and feedback.agents:
+        return PopulationState(tuple(map(float, largest_remainder(groups.shares, round(feedback.users)))))
+    return PopulationState(tuple(share * feedback.users for share in groups.shares))
+
+
+def advance(
+    arrivals: ArrayLike,
+    measured: ArrayLike,
+    feedback: Feedback,
+    *,
+    initial_shares: ArrayLike,
+    round_: int,
+    seed: int,
+) -> FloatArray:
+    """User mass of round ``round_ + 1``, shape (..., K), from that of ``round_``.
+
+    Args:
+        arrivals: user mass lambda, shape (..., K), >= 0.
+        measured: what the groups react to, in [0, 1], shape (..., K) or (K,).
+        feedback: the rule and its settings.
+        initial_shares: shares of round 1, shape (..., K) or (K,).
+        round_: the round that was measured, from 1.
+        seed: only the retention rule with ``agents`` draws from it, and a custom function may.
+
+    Raises:
+        ValueError: settings as in :func:`validate`; ``measured`` of another shape, NaN, or outside [0, 1]; nobody left.
+    """
+    masses = np.asarray(arrivals, dtype=np.float64)
+    values = np.asarray(measured, dtype=np.float64)
+    n_groups = masses.shape[-1]
+    validate(feedback, n_groups)
+    if values.shape not in (masses.shape, (n_groups,)):
+        raise ValueError(f"measured: shape {values.shape}; needs one number per group, shape {masses.shape}")
+    if not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"measured: {values.tolist()} holds NaN or a number outside [0, 1]; measure every group")
+    moment = Moment(masses, values, check_shares("initial_shares", initial_shares, n_groups), round_, seed)
+    users = RULES[feedback.rule](moment, feedback)
+    if np.any(users.sum(axis=-1) <= 0):
+        raise ValueError(
+            f"arrivals: nobody is left after round {round_}; raise feedback.arrivals or lower feedback.sensitivity"
+        )
+    return users
+
+
+def step(
+    state: PopulationState,
+    measured: ArrayLike,
+    feedback: Feedback,
+    *,
+    initial_shares: ArrayLike,
+    round_: int,
+    seed: int,
+) -> PopulationState:
+    """The users of round ``round_ + 1``; arguments and errors as in :func:`advance`, with shape (K,)."""
+    users = advance(state.arrivals, measured, feedback, initial_shares=initial_shares, round_=round_, seed=seed)
+    return PopulationState(tuple(users.tolist()))
+
+
+def peek(
+    state: PopulationState,
+    measured: ArrayLike,
+    feedback: Feedback,
+    *,
+    initial_shares: ArrayLike,
+    round_: int,
+    seed: int,
+) -> FloatArray:
+    """The shares that :func:`step` would lead to, shape (K,)."""
+    return step(state, measured, feedback, initial_shares=initial_shares, round_=round_, seed=seed).shares
+
+
+def draw_counts(shares: ArrayLike, total: int, seed: int) -> IntArray:
+    """``total`` independent draws from the groups, counted: Multinomial(total, shares), shape (K,).
+
+    Raises:
+        ValueError: invalid shares or a negative total.
+    """
+    if total < 0:
+        raise ValueError(f"total: {total} is negative; give 0 or more")
+    law = normalise("shares", check_shares("shares", shares))
+    return generator(seed, "draw_counts").multinomial(total, law)

@@ -1,0 +1,1 @@
+"""Classifiers that tell kinds of text, and cards of their errors."""

@@ -1,0 +1,338 @@
+"""What is known of a judge's errors: measured on outlets it has seen and on outlets it has not.
+
+A classifier of outlets' leanings scores well on a random split by recognising the outlets. Only the figures on held-out
+outlets say what it makes of new text, so every protocol is there, on full articles and on windows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scpl_ray.judges import tfidf
+from scpl_ray.judges.tfidf import Judge, LabelledText
+from scpl_ray.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 5
+TEST_WINDOWS_PER_ARTICLE = 2
+RANDOM, OUTLETS, DEPLOYED = "random split", "held-out outlets", "as used, on what it has not seen"
+FILE = "card.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """One protocol on one length of text."""
+
+    protocol: str
+    texts: str
+    """``articles`` or ``windows of N words``."""
+    trained_on: int
+    """Articles fitted on; over folds the mean, rounded."""
+    tested_on: int
+    """Texts judged."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Texts of true label i (row) judged j (column), shape (K, K)."""
+    undecided: tuple[int, ...]
+    """Texts of each true label that the judge could not tell: wrong in every rate below."""
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Measured:
+        """From the JSON values of :func:`dataclasses.asdict`.
+
+        Raises:
+            KeyError, TypeError: they are others.
+        """
+        confusion = tuple(map(tuple, facts["confusion"]))
+        return cls(**{**facts, "confusion": confusion, "undecided": tuple(facts["undecided"])})
+
+    @property
+    def true_positive_rates(self) -> tuple[float, ...]:
+        """P(judged k | is k) per label."""
+        return tuple(row[k] / max(1, sum(row) + self.undecided[k]) for k, row in enumerate(self.confusion))
+
+    @property
+    def false_positive_rates(self) -> tuple[float, ...]:
+        """P(judged k | is another) per label."""
+        totals = [sum(row) + none for row, none in zip(self.confusion, self.undecided, strict=True)]
+        return tuple(
+            sum(row[k] for i, row in enumerate(self.confusion) if i != k) / max(1, sum(totals) - totals[k])
+            for k in range(len(totals))
+        )
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean over labels of 2 TP / (2 TP + FP + FN)."""
+        scores = []
+        for k, row in enumerate(self.confusion):
+            false_positives = sum(other[k] for i, other in enumerate(self.confusion) if i != k)
+            false_negatives = sum(row) - row[k] + self.undecided[k]
+            scores.append(2 * row[k] / max(1, 2 * row[k] + false_positives + false_negatives))
+        return float(np.mean(scores))
+
+    def confusion_rates(self) -> tuple[tuple[float, ...], ...] | None:
+        """P(judged j | true i) among decided texts, shape (K, K); ``None`` where a label has no decided text."""
+        if any(sum(row) == 0 for row in self.confusion):
+            return None
+        return tuple(tuple(count / sum(row) for count in row) for row in self.confusion)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JudgeCard:
+    """A judge and its errors; lies beside its weights as ``card.json``."""
+
+    labels: tuple[str, ...]
+    window_words: int
+    data_sha256: str
+    """Of the articles, in any order."""
+    settings: dict[str, Any]
+    measured: tuple[Measured, ...]
+    left_out: dict[str, int]
+    """Articles that a protocol did not use, by reason."""
+    sources: str = "outlets"
+    """What the judge's texts and those it is measured on share none of."""
+
+    def find(self, protocol: str, *, windows: bool) -> Measured:
+        """One measurement.
+
+        Raises:
+            ValueError: the card has no such protocol.
+        """
+        for one in self.measured:
+            if one.protocol == protocol and one.texts.startswith("windows") == windows:
+                return one
+        known = sorted({one.protocol for one in self.measured})
+        raise ValueError(f"protocol {protocol!r}: the card has {', '.join(known)}")
+
+    def summary(self) -> str:
+        """One line to stand beside every share that the judge produced."""
+        found = self.find(DEPLOYED, windows=True)
+        rates = zip(self.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
+        each = ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
+        return (
+            f"kinds by {self.settings['judge']}: macro F1 {found.macro_f1:.2f} on {found.texts} of {self.sources} "
+            f"it has not seen ({each})"
+        )
+
+    def table(self) -> list[dict[str, str | int | float]]:
+        """One row per measurement, as plain values in the order they are to be shown."""
+        rows: list[dict[str, str | int | float]] = []
+        for one in self.measured:
+            row: dict[str, str | int | float] = {
+                "protocol": one.protocol,
+                "texts": one.texts,
+                "trained on": one.trained_on,
+                "tested on": one.tested_on,
+                "macro F1": one.macro_f1,
+                "undecided": sum(one.undecided),
+            }
+            for k, label in enumerate(self.labels):
+                row[f"TPR {label}"] = one.true_positive_rates[k]
+                row[f"FPR {label}"] = one.false_positive_rates[k]
+            rows.append(row)
+        return rows
+
+    def save(self, folder: Path) -> None:
+        """Write ``card.json`` into an existing folder, the derived rates beside the counts."""
+        facts = dataclasses.asdict(self) | {"table": self.table()}
+        (folder / FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> JudgeCard:
+        """The inverse of :meth:`save`.
+
+        Raises:
+            ValueError: no card, or one of another version.
+        """
+        try:
+            facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            del facts["table"]
+            measured = tuple(map(Measured.of, facts["measured"]))
+            return cls(**facts | {"labels": tuple(facts["labels"]), "measured": measured})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder}: no judge card that can be read ({error}); train the judge anew") from error
+
+
+_Judged = list[tuple[str, str | None]]
+"""True and judged label of each text."""
+
+
+def measure_deployed(
+    judge: Judge, trained_on: int, held_out: Sequence[LabelledText], window_words: int
+) -> tuple[Measured, ...]:
+    """The judge as a task uses it, on texts of outlets (or other sources) that are in none of its own."""
+    return _summarise(DEPLOYED, judge.labels, trained_on, *_judge_all(judge, held_out, window_words), window_words)
+
+
+def measure_protocols(
+    articles: Sequence[LabelledText], labels: Sequence[str], window_words: int
+) -> tuple[tuple[Measured, ...], dict[str, int]]:
+    """TF-IDF judges of the same recipe under every protocol that the data allow.
+
+    Cross-validation over random folds and over folds of outlets; where the data have published splits, also trained
+    on their ``train`` and tested on their ``valid`` and ``test``, without outlets that a split by outlet has in both.
+
+    Returns:
+        The measurements, and how many articles were left out, by reason.
+
+    Raises:
+        ValueError: fewer than two articles or outlets of a label.
+    """
+    found: list[Measured] = []
+    for protocol, folds in ((RANDOM, _random_folds), (OUTLETS, _outlet_folds)):
+        sizes: list[int] = []
+        whole: _Judged = []
+        cut: _Judged = []
+        pairs = list(folds(articles, labels))
+        for train, test in pairs:
+            judge = tfidf.fit([articles[i] for i in train], labels, window_words)
+            sizes.append(len(train))
+            more_whole, more_cut = _judge_all(judge, [articles[i] for i in test], window_words)
+            whole += more_whole
+            cut += more_cut
+        name = f"{protocol}, {len(pairs)} folds"
+        found += _summarise(name, labels, round(float(np.mean(sizes))), whole, cut, window_words)
+    left_out: dict[str, int] = {}
+    published: tuple[tuple[str, Callable[[LabelledText], str | None]], ...] = (
+        (RANDOM, lambda article: article.split_random),
+        (OUTLETS, lambda article: article.split_media),
+    )
+    for protocol, part_of in published:
+        fitted = [article for article in articles if part_of(article) == "train"]
+        if {article.label for article in fitted} != set(labels):
+            continue
+        judge = tfidf.fit(fitted, labels, window_words)
+        seen = {article.outlet for article in fitted}
+        for part in ("valid", "test"):
+            tested = [article for article in articles if part_of(article) == part]
+            if protocol == OUTLETS:
+                new = [article for article in tested if article.outlet not in seen]
+                left_out[f"of published {part}, outlet also in train"] = len(tested) - len(new)
+                tested = new
+            if {article.label for article in tested} == set(labels):
+                name = f"{protocol}, published {part}"
+                found += _summarise(name, labels, len(fitted), *_judge_all(judge, tested, window_words), window_words)
+    return tuple(found), {reason: count for reason, count in left_out.items() if count}
+
+
+def measure_random_split(
+    fit: Callable[[Sequence[LabelledText]], Judge],
+    articles: Sequence[LabelledText],
+    labels: Sequence[str],
+    window_words: int,
+    most_tested: int,
+) -> tuple[Measured, ...]:
+    """A judge of the same recipe under one random split: the published one, where there is one, else one of five folds.
+
+    Args:
+        fit: the recipe.
+        articles: all of them.
+        labels: the K labels.
+        window_words: words per window.
+        most_tested: articles that are tested on, if there are so many.
+
+    Raises:
+        ValueError: fewer than two articles of a label.
+    """
+    train = [article for article in articles if article.split_random == "train"]
+    test = [article for article in articles if article.split_random in ("valid", "test")]
+    name = f"{RANDOM}, published valid and test"
+    if any({article.label for article in part} != set(labels) for part in (train, test)):
+        seen, unseen = next(_random_folds(articles, labels))
+        train, test = [articles[i] for i in seen], [articles[i] for i in unseen]
+        name = f"{RANDOM}, 1 of {FOLDS} folds"
+    judge = fit(train)
+    judged = _judge_all(judge, sample(test, most_tested), window_words)
+    return _summarise(name, labels, len(train), *judged, window_words)
+
+
+def sample(articles: Sequence[LabelledText], count: int) -> list[LabelledText]:
+    """So many of them, drawn by their ids."""
+    return sorted(articles, key=lambda article: derive_seed(0, "judge sample", article.text_id))[:count]
+
+
+def usable_confusion(found: Measured, labels: Sequence[str], unseen: str) -> tuple[tuple[float, ...], ...] | None:
+    """P(judged j | true i) among decided texts, shape (K, K), unless the judge is no better than chance at some label.
+
+    A correction would then be noise.
+
+    Args:
+        found: the judge on text it has not seen.
+        labels: the K labels.
+        unseen: what that text is, for the log.
+    """
+    rates = zip(labels, found.true_positive_rates, found.false_positive_rates, strict=True)
+    if chance := [label for label, true, false in rates if true <= false]:
+        logger.warning(
+            "on %s it has not seen the judge tells %s no better than chance (macro F1 %.2f): shares of kinds are "
+            "not corrected for its errors",
+            unseen,
+            ", ".join(chance),
+            found.macro_f1,
+        )
+        return None
+    return found.confusion_rates()
+
+
+def _judge_all(judge: Judge, articles: Sequence[LabelledText], window_words: int) -> tuple[_Judged, _Judged]:
+    whole = [(article.label, judge.label(article.text)) for article in articles]
+    cut = [
+        (article.label, judge.label(text))
+        for article in articles
+        for text in tfidf.windows(article, window_words, TEST_WINDOWS_PER_ARTICLE)
+    ]
+    return whole, cut
+
+
+def _summarise(
+    protocol: str, labels: Sequence[str], trained_on: int, whole: _Judged, cut: _Judged, window_words: int
+) -> tuple[Measured, ...]:
+    return tuple(
+        Measured(
+            protocol,
+            texts,
+            trained_on,
+            len(judged),
+            tuple(tuple(sum(pair == (true, guess) for pair in judged) for guess in labels) for true in labels),
+            tuple(sum(pair == (true, None) for pair in judged) for true in labels),
+        )
+        for texts, judged in (("articles", whole), (f"windows of {window_words} words", cut))
+    )
+
+
+_Folds = Iterator[tuple[Sequence[int], Sequence[int]]]
+
+
+def _random_folds(articles: Sequence[LabelledText], labels: Sequence[str]) -> _Folds:
+    from sklearn.model_selection import StratifiedKFold
+
+    of_label = [labels.index(article.label) for article in articles]
+    least = int(np.bincount(of_label, minlength=len(labels)).min())
+    yield from _folds(least, "articles", lambda n: StratifiedKFold(n, shuffle=True, random_state=0), of_label, None)
+
+
+def _outlet_folds(articles: Sequence[LabelledText], labels: Sequence[str]) -> _Folds:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    of_label = [labels.index(article.label) for article in articles]
+    outlets = [article.outlet for article in articles]
+    least = min(len({a.outlet for a in articles if a.label == label}) for label in labels)
+    yield from _folds(
+        least, "outlets", lambda n: StratifiedGroupKFold(n, shuffle=True, random_state=0), of_label, outlets
+    )
+
+
+def _folds(
+    least: int, what: str, splitter: Callable[[int], Any], of_label: Sequence[int], outlets: Sequence[str] | None
+) -> _Folds:
+    if least < 2:
+        raise ValueError(f"judge: a label has {least} {what}; at least 2 are needed, one of them to test on")
+    for train, test in splitter(min(FOLDS, least)).split(of_label, of_label, outlets):
+        yield train.tolist(), test.tolist()

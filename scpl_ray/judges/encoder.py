@@ -1,0 +1,107 @@
+"""An encoder fine-tuned to tell the labels of texts: a second opinion beside TF-IDF, and a slower one.
+
+It starts from ``task.judge_model`` with a softmax head on all labels and is fitted on windows as short as the texts
+that it will judge. To fit in minutes on two CPU cores, the lower :data:`FROZEN_LAYERS` layers stay as they are and it
+sees at most :data:`WINDOWS` windows. So bounded, all-MiniLM-L6-v2 is no better on outlets it has not seen:
+macro F1 .55 on windows of 36 words of left and right news, where TF-IDF has .59.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+WINDOWS = 4000
+FROZEN_LAYERS = 4
+EPOCHS = 2
+WINDOWS_PER_STEP = 32
+PEAK_LEARNING_RATE = 1e-3
+RECIPE = 1
+"""Counts changes of the recipe."""
+
+
+class EncoderJudge:
+    """A fitted judge; it is loaded in the process that first needs it.
+
+    Args:
+        folder: of :func:`fit`.
+        labels: in the order of the results.
+    """
+
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        self.folder = folder
+        self.labels: tuple[str, ...] = tuple(labels)
+
+    def __reduce__(self) -> tuple[type[EncoderJudge], tuple[Path, tuple[str, ...]]]:
+        return EncoderJudge, (self.folder, self.labels)
+
+    def probabilities(self, text: str) -> NDArray[np.float64] | None:
+        """P(label | text), shape (K,); ``None`` where the text has no letter or digit."""
+        if not any(char.isalnum() for char in text):
+            return None
+        model, columns = self._loaded
+        outputs = model.outputs([model.encode(text)], model.max_tokens)[0, columns]
+        return np.asarray(softmax(outputs), dtype=np.float64)
+
+    def label(self, text: str) -> str | None:
+        """The most probable label; ``None`` where there is nothing to read."""
+        found = self.probabilities(text)
+        return None if found is None else self.labels[int(found.argmax())]
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, list[int]]:
+        import torch
+
+        from scpl_ray.training import classifiers
+
+        model = classifiers.load(self.folder, torch.float32, "cpu")
+        return model, [model.labels.index(label) for label in self.labels]
+
+
+def fit(
+    texts: Sequence[str],
+    of_label: Sequence[int],
+    labels: Sequence[str],
+    *,
+    base: Path,
+    output: Path,
+    seed: int,
+    max_tokens: int,
+) -> EncoderJudge:
+    """Fine-tune an encoder by cross-entropy, every label with the same weight in all.
+
+    Args:
+        texts: to learn from.
+        of_label: index of each text's label.
+        labels: the K labels; each has a text.
+        base: folder of the encoder with its tokenizer.
+        output: existing folder; receives config, safetensors and tokenizer.
+        seed: of the order.
+        max_tokens: longest text; a longer one loses its end.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from scpl_ray.training import classifiers
+
+    model = classifiers.untrained(base, labels, seed=seed, max_tokens=max_tokens)
+    encoded = [model.encode(text) for text in texts]
+    counts = np.bincount(of_label, minlength=len(labels))
+    weights = torch.tensor(len(texts) / (len(labels) * counts), dtype=torch.float32)
+
+    def loss(batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        members = [encoded[i] for i in batch]
+        target = torch.tensor([of_label[i] for i in batch])
+        losses = F.cross_entropy(model.forward(members, max(map(len, members)) + 1), target, reduction="none")
+        return (weights[target] * losses).mean(), losses
+
+    schedule = classifiers.Schedule(EPOCHS, WINDOWS_PER_STEP, PEAK_LEARNING_RATE, FROZEN_LAYERS)
+    classifiers.train(model, len(texts), loss, schedule, seed=seed, purpose="encoder judge")
+    model.save(output)
+    return EncoderJudge(output, labels)

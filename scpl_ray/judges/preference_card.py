@@ -1,0 +1,134 @@
+"""What is known of the errors of a reward model with one output per group: measured on questions it has not seen.
+
+Two things are asked of it: whether each group's output orders the pairs of that group's users rightly, and whether the
+highest of its outputs tells which group prefers an answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scpl_ray.judges.card import DEPLOYED, FILE, Measured
+from scpl_ray.protocols import Choice
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PreferenceCard:
+    """What is known of the errors of a reward model with one output per group; lies beside it as ``card.json``."""
+
+    labels: tuple[str, ...]
+    base: str
+    """What it was fine-tuned from."""
+    answer_words: int
+    data_sha256: str
+    """Of the questions it was fitted and measured on."""
+    settings: dict[str, Any]
+    pairs_tested: tuple[int, ...]
+    """By group."""
+    pairs_right: tuple[float, ...]
+    """Held-out pairs of each group whose chosen answer has that group's higher reward; ties count half."""
+    kinds: Measured
+    """Held-out answers by the group that prefers them, judged by the output that is highest."""
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Pairwise accuracy of each group's output on its users' pairs."""
+        return tuple(right / tested for right, tested in zip(self.pairs_right, self.pairs_tested, strict=True))
+
+    def summary(self) -> str:
+        """One line to stand beside every share and win rate that the judge produced."""
+        figures = zip(self.labels, self.accuracies, self.pairs_tested, strict=True)
+        rates = zip(self.labels, self.kinds.true_positive_rates, self.kinds.false_positive_rates, strict=True)
+        return (
+            "quality and kinds by a reward model with one output per group: pairs it has not seen ordered rightly: "
+            + ", ".join(f"{label} {accuracy:.2f} of {tested}" for label, accuracy, tested in figures)
+            + f"; kinds of answers it has not seen: macro F1 {self.kinds.macro_f1:.2f} ("
+            + ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
+            + ")"
+        )
+
+    def table(self) -> list[dict[str, str | int | float]]:
+        """One row per group, then one for all."""
+        rows: list[dict[str, str | int | float]] = []
+        for k, label in enumerate(self.labels):
+            row: dict[str, str | int | float] = {
+                "group": label,
+                "held-out pairs": self.pairs_tested[k],
+                "pairwise accuracy": self.accuracies[k],
+                "held-out answers": sum(self.kinds.confusion[k]),
+                "TPR": self.kinds.true_positive_rates[k],
+                "FPR": self.kinds.false_positive_rates[k],
+            }
+            row |= {f"judged {other}": self.kinds.confusion[k][j] for j, other in enumerate(self.labels)}
+            rows.append(row)
+        return rows
+
+    def save(self, folder: Path) -> None:
+        """Write ``card.json`` into an existing folder, the derived rates beside the counts."""
+        facts = dataclasses.asdict(self) | {"table": self.table(), "macro_f1": self.kinds.macro_f1}
+        (folder / FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> PreferenceCard:
+        """The inverse of :meth:`save`.
+
+        Raises:
+            ValueError: no card, or one of another version.
+        """
+        try:
+            facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            for derived in ("table", "macro_f1"):
+                del facts[derived]
+            for name in ("labels", "pairs_tested", "pairs_right"):
+                facts[name] = tuple(facts[name])
+            return cls(**facts | {"kinds": Measured.of(facts["kinds"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder}: no judge card that can be read ({error}); train the judge anew") from error
+
+
+def measure(
+    rewards: Callable[[Sequence[tuple[str, str]]], NDArray[np.float64]],
+    choices: Sequence[Choice],
+    labels: Sequence[str],
+    trained_on: int,
+) -> tuple[tuple[int, ...], tuple[float, ...], Measured]:
+    """Pairs tested and ordered rightly, by group, and the kinds of the chosen answers.
+
+    An answer that several groups chose is no example of a kind.
+
+    Args:
+        rewards: of (prompt, answer), shape (texts, groups).
+        choices: of users that name their group.
+        labels: the groups, in the order of the rewards.
+        trained_on: number of choices that it was fitted to.
+        trained_on: choices that it was fitted to.
+    """
+    texts = list(dict.fromkeys((c.prompt, text) for c in choices for text in (c.chosen, c.rejected)))
+    reward_of = dict(zip(texts, rewards(texts), strict=True))
+    margins: dict[str, list[float]] = {label: [] for label in labels}
+    chosen_by: dict[tuple[str, str], set[str]] = {}
+    for c in choices:
+        column = list(labels).index(str(c.group))
+        margins[str(c.group)].append(reward_of[c.prompt, c.chosen][column] - reward_of[c.prompt, c.rejected][column])
+        chosen_by.setdefault((c.prompt, c.chosen), set()).add(str(c.group))
+    confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for text, groups in chosen_by.items():
+        if len(groups) == 1:
+            confusion[list(labels).index(groups.pop()), int(reward_of[text].argmax())] += 1
+    kinds = Measured(
+        DEPLOYED,
+        "answers",
+        trained_on,
+        int(confusion.sum()),
+        tuple(tuple(row) for row in confusion.tolist()),
+        (0,) * len(labels),
+    )
+    right = tuple(sum((m > 0) + 0.5 * (m == 0) for m in margins[label]) for label in labels)
+    return tuple(len(margins[label]) for label in labels), right, kinds

@@ -1,0 +1,186 @@
+"""The leaning judge: which group's outlets a short text reads like.
+
+TF-IDF of single words and multinomial logistic regression, fitted by scikit-learn and applied with NumPy. It is fitted
+on windows as short as the texts it will judge: among TF-IDF features that did best on windows from outlets it had not
+seen. How good it is stands in its card (:mod:`scpl_ray.judges.card`); it is a fast baseline, no reader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from scpl_ray.seeds import generator
+
+WORD = re.compile(r"\b\w\w+\b")
+WINDOWS_PER_ARTICLE = 8
+MAX_WORDS = 50_000
+MIN_WINDOWS = 2
+"""A word enters the vocabulary when it occurs in this many windows."""
+INVERSE_PENALTY = 1.0
+"""C of the L2-penalised logistic regression."""
+SETTINGS: dict[str, Any] = {
+    "judge": "a TF-IDF classifier",
+    "features": "TF-IDF of single lower-case words, 1 + ln(count), L2 norm",
+    "classifier": "multinomial logistic regression, classes weighted equally",
+    "words": MAX_WORDS,
+    "min_windows": MIN_WINDOWS,
+    "inverse_penalty": INVERSE_PENALTY,
+    "windows_per_article": WINDOWS_PER_ARTICLE,
+}
+WEIGHTS, VOCABULARY = "judge.safetensors", "judge.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelledText:
+    """One article that a judge learns from or is measured on."""
+
+    text_id: str
+    text: str
+    label: str
+    outlet: str
+    split_random: str | None = None
+    """Its part of a published random split: train, valid, test or nothing."""
+    split_media: str | None = None
+    """Its part of a published split by outlet."""
+
+
+class Judge(Protocol):
+    """What tells the label of a text."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The K labels."""
+        ...
+
+    def probabilities(self, text: str) -> NDArray[np.float64] | None:
+        """P(label | text), shape (K,); ``None`` where the judge cannot tell."""
+        ...
+
+    def label(self, text: str) -> str | None:
+        """The most probable label; ``None`` where the judge cannot tell."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LeaningJudge:
+    """A fitted judge of K labels and F words."""
+
+    labels: tuple[str, ...]
+    words: dict[str, int]
+    """Column of each word."""
+    idf: NDArray[np.float64]
+    """Shape (F,)."""
+    weights: NDArray[np.float64]
+    """Shape (K, F)."""
+    intercept: NDArray[np.float64]
+    """Shape (K,)."""
+
+    def probabilities(self, text: str) -> NDArray[np.float64] | None:
+        """P(label | text), shape (K,); ``None`` where the judge knows no word of the text."""
+        counts = Counter(self.words[word] for word in WORD.findall(text.lower()) if word in self.words)
+        if not counts:
+            return None
+        columns = np.fromiter(counts, dtype=np.int64)
+        values = (1.0 + np.log(np.fromiter(counts.values(), dtype=np.float64))) * self.idf[columns]
+        values /= np.linalg.norm(values)
+        return np.asarray(softmax(self.weights[:, columns] @ values + self.intercept), dtype=np.float64)
+
+    def label(self, text: str) -> str | None:
+        """The most probable label; ``None`` where no word is known, or on a tie."""
+        found = self.probabilities(text)
+        if found is None:
+            return None
+        best = np.flatnonzero(found == found.max())
+        return self.labels[int(best[0])] if len(best) == 1 else None
+
+    def save(self, folder: Path) -> None:
+        """Write ``judge.safetensors`` and ``judge.json`` into an existing folder."""
+        from safetensors.numpy import save_file
+
+        arrays = {"idf": self.idf, "weights": self.weights, "intercept": self.intercept}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / WEIGHTS)
+        facts = {"labels": self.labels, "words": sorted(self.words, key=self.words.__getitem__), "settings": SETTINGS}
+        (folder / VOCABULARY).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> LeaningJudge:
+        """The inverse of :meth:`save`: bit for bit the same judge.
+
+        Raises:
+            ValueError: files are missing or do not fit together.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            facts = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+            arrays = load_file(folder / WEIGHTS)
+            labels, words = tuple(facts["labels"]), {word: i for i, word in enumerate(facts["words"])}
+            idf, weights, intercept = arrays["idf"], arrays["weights"], arrays["intercept"]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ValueError(f"{folder}: no judge that can be read ({error}); train it anew") from error
+        shapes = idf.shape, weights.shape, intercept.shape
+        if shapes != ((len(words),), (len(labels), len(words)), (len(labels),)):
+            raise ValueError(
+                f"{folder}: {len(labels)} labels and {len(words)} words do not fit arrays of shapes {shapes}"
+            )
+        return cls(labels, words, idf, weights, intercept)
+
+
+def fit(articles: Sequence[LabelledText], labels: Sequence[str], window_words: int) -> LeaningJudge:
+    """Fit a judge on windows of articles.
+
+    Args:
+        articles: at least two per label.
+        labels: the K labels, in the order of the judge's outputs.
+        window_words: words per window.
+
+    Raises:
+        ValueError: a label without articles, or no word that recurs.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    if lacking := sorted(set(labels) - {article.label for article in articles}):
+        raise ValueError(f"judge: no article is labelled {', '.join(lacking)}; give the judge articles of every label")
+    texts, of_text = [], []
+    for article in articles:
+        parts = windows(article, window_words, WINDOWS_PER_ARTICLE)
+        texts += parts
+        of_text += [labels.index(article.label)] * len(parts)
+    vectorizer = TfidfVectorizer(
+        token_pattern=WORD.pattern, sublinear_tf=True, min_df=MIN_WINDOWS, max_features=MAX_WORDS
+    )
+    try:
+        features = vectorizer.fit_transform(texts)
+    except ValueError as error:
+        raise ValueError(
+            f"judge: the {len(texts)} windows of {len(articles)} articles share no words ({error}); "
+            "give the judge more text"
+        ) from error
+    model = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000).fit(features, of_text)
+    # scikit-learn keeps one row for two classes: its log-odds z, that is softmax of (-z / 2, z / 2)
+    weights, intercept = np.asarray(model.coef_, dtype=np.float64), np.asarray(model.intercept_, dtype=np.float64)
+    if len(labels) == 2:
+        weights, intercept = np.vstack([-weights / 2, weights / 2]), np.concatenate([-intercept / 2, intercept / 2])
+    words = {str(word): int(column) for word, column in vectorizer.vocabulary_.items()}
+    return LeaningJudge(tuple(labels), words, np.asarray(vectorizer.idf_, dtype=np.float64), weights, intercept)
+
+
+def windows(article: LabelledText, window_words: int, count: int) -> list[str]:
+    """Up to ``count`` windows of an article that do not overlap, drawn by its id; a short article is one window."""
+    words = article.text.split()
+    whole = max(1, len(words) // window_words)
+    rng = generator(window_words, "judge windows", article.text_id)
+    chosen = sorted(rng.choice(whole, min(count, whole), replace=False).tolist())
+    return [" ".join(words[i * window_words : (i + 1) * window_words]) for i in chosen]

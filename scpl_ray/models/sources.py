@@ -1,0 +1,244 @@
+"""Where a model lies: built here, converted from a package, downloaded from the Hub, or a folder. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpl_ray.config import Experiment
+from scpl_ray.models import sentences, smollm2, tiny_base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+HUB_SECONDS = 10.0
+"""Longest wait for the Hub's first answer."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+WEIGHTS = "*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TINY = "tiny"
+
+
+def known_reward_config(experiment: Experiment) -> PreTrainedConfig | None:
+    """The config of ``reward.model``; as :func:`known_config`, and ``None`` where none is given."""
+    name = experiment.reward.model
+    if name is None:
+        return None
+    return read_config(_on_disk(name, "reward.model", None), "reward.model", name, experiment.model.trust_remote_code)
+
+
+def found_config(experiment: Experiment) -> PreTrainedConfig | None:
+    """The config of a model that is not built from a task's text, where it is on this machine already.
+
+    Raises:
+        ValueError: a config that cannot be read.
+    """
+    model = experiment.model
+    folder = smollm2.found() if model.name == smollm2.NAME else _on_disk(model.name, "model.name", model.revision)
+    return read_config(folder, "model.name", model.name, model.trust_remote_code)
+
+
+def _on_disk(name: str, key: str, revision: str | None) -> Path | None:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not HUB_ID.fullmatch(name):
+        raise _no_folder(key, name)
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def read_config(folder: Path | None, key: str, name: str, trust_remote_code: bool) -> PreTrainedConfig | None:
+    """The config of a folder; ``None`` where there is no folder.
+
+    Raises:
+        ValueError: it cannot be read; ``key`` and ``name`` say where the folder was given.
+    """
+    if folder is None:
+        return None
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{key}: {name} has no config.json that can be read ({' '.join(str(error).split())[:200]}); give a "
+            "folder that save_pretrained wrote"
+        ) from error
+    return config
+
+
+def resolve_model(experiment: Experiment) -> Path:
+    """The folder of a model that is not built here; weights included."""
+    model = experiment.model
+    if model.name == smollm2.NAME:
+        return smollm2.ensure()
+    folder = _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=True)
+    return checked(folder, "model.name", model.name, trust_remote_code=model.trust_remote_code)
+
+
+def resolve_reward_model(experiment: Experiment) -> Path | None:
+    """The folder of ``reward.model``; ``None`` where the task's own is trained."""
+    name = experiment.reward.model
+    if name is None:
+        return None
+    trust = experiment.model.trust_remote_code
+    return checked(
+        _locate(name, "reward.model", None, trust, weights=True), "reward.model", name, trust_remote_code=trust
+    )
+
+
+def check_model(experiment: Experiment) -> None:
+    """Check that ``model.name`` is there where it is a folder or a package; the Hub is asked when it is needed.
+
+    Raises:
+        ValueError: as :func:`base_model`.
+    """
+    name = experiment.model.name
+    if name == smollm2.NAME:
+        smollm2.gguf_file()
+    elif name != TINY and (Path(name).expanduser().exists() or not HUB_ID.fullmatch(name)):
+        resolve_model(experiment)
+
+
+def check_reward_model(experiment: Experiment) -> None:
+    """Check that ``reward.model``, where one is given, has one output or one per group; of the Hub only its config.
+
+    Raises:
+        ValueError: no such model, or one with other outputs.
+    """
+    name = experiment.reward.model
+    if name is None:
+        return
+    from scpl_ray.training.reward_model import check_outputs
+
+    trust = experiment.model.trust_remote_code
+    config = read_config(_locate(name, "reward.model", None, trust, weights=False), "reward.model", name, trust)
+    assert config is not None
+    check_outputs(name, [str(config.id2label[i]) for i in range(config.num_labels)], experiment.groups.names)
+
+
+def resolve_judge_model(experiment: Experiment) -> Path:
+    """The folder of ``task.judge_model``, which encoder judges and ``scpl reward train`` start from.
+
+    Raises:
+        ValueError: the packaged encoder is not installed, or no such model; see :func:`checked`.
+    """
+    name, key = experiment.task.judge_model, "task.judge_model"
+    if name == sentences.NAME:
+        return sentences.package_folder(f"{key} = {name!r}", f"give {key}=FOLDER, an encoder of your own")
+    return checked(_locate(name, key, None, False, weights=True), key, name, trust_remote_code=False)
+
+
+def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
+    """The folder of a model's tokenizer; of a Hub model nothing but small files is downloaded.
+
+    Args:
+        experiment: ``model.name`` and what belongs to it.
+        texts: the task's training text, which a tiny model's tokenizer is made from; others do not read it.
+
+    Raises:
+        ValueError: as :func:`base_model`.
+    """
+    model = experiment.model
+    if model.name == TINY:
+        return tiny_base.ensure_tokenizer(experiment, texts)
+    if model.name == smollm2.NAME:
+        return smollm2.ensure()
+    return _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=False)
+
+
+def checked(folder: Path, key: str, name: str, *, trust_remote_code: bool) -> Path:
+    """The folder, if it holds a whole model that can be loaded without running anyone's code.
+
+    Raises:
+        ValueError: config, weights or tokenizer are missing or broken, the weights are pickles, it is only an adapter,
+            or its architecture is code of its own and that is not allowed.
+    """
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(f"{key}: {name} is an adapter; merge it into its base model and give that folder")
+        raise ValueError(f"{key}: {name} has no config.json; give a folder that save_pretrained wrote")
+    weights = sorted(folder.glob(WEIGHTS))
+    if not weights:
+        pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
+        found = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
+        raise ValueError(
+            f"{key}: {name} holds {found}; only safetensors are loaded, because a pickle can run any code when it is "
+            "read: convert it with save_pretrained on a machine where you trust it, or use a revision with safetensors"
+        )
+    _check_weights(folder, weights, key, name)
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise ValueError(f"{key}: {name} has no tokenizer; save it into the same folder with save_pretrained")
+    if not trust_remote_code:
+        _check_architecture(folder, key, name)
+    return folder
+
+
+def _check_weights(folder: Path, weights: Sequence[Path], key: str, name: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(wanted - {path.name for path in weights}):
+            raise ValueError(f"{key}: {name} lacks {', '.join(missing[:3])} of {len(wanted)} shards; copy it again")
+    for path in weights:
+        try:
+            with safe_open(path, framework="np") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{key}: {path} is damaged ({error}); copy or download it again (git-lfs leaves such stubs)"
+            ) from error
+
+
+def _check_architecture(folder: Path, key: str, name: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{key}: {name} is of model_type {kind!r}, which transformers does not know; its own code would have to "
+            "run: set model.trust_remote_code=true if you trust it, or choose another model"
+        )
+
+
+def _no_folder(key: str, name: str) -> ValueError:
+    return ValueError(f"{key}: {name}: no such folder; give a folder with a model, a Hub id, or {smollm2.NAME}")
+
+
+def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, *, weights: bool) -> Path:
+    """A local folder as it is, or a snapshot of a Hub model."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    if folder.exists() or not HUB_ID.fullmatch(name):
+        raise _no_folder(key, name)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [*SMALL_FILES, *([WEIGHTS] if weights else []), *(["*.py"] if trust_remote_code else [])]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+                etag_timeout=HUB_SECONDS,
+            )
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{key}: {name!r} is no folder here and could not be had from the Hugging Face Hub ({reason}); give the "
+            f"folder of a copy instead: {key}=FOLDER (for SmolLM2-135M-Instruct also model.name={smollm2.NAME})"
+        ) from error

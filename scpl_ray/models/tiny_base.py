@@ -1,0 +1,213 @@
+"""Tiny base models, round 0, for any task: its own tokenizer, and a model pre-trained on its real examples.
+
+Both are made once and taken from the cache afterwards. The built-in language has a base model of its own
+(:mod:`scpl_ray.tasks.language.base_model`), because what the best possible model of it would do is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+
+from scpl_ray.config import Experiment
+from scpl_ray.models import pretraining, tiny
+from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
+from scpl_ray.protocols import Task
+from scpl_ray.records import Query
+from scpl_ray.seeds import derive_seed
+from scpl_ray.storage import cache
+from scpl_ray.storage.files import sha256
+from scpl_ray.tasks.language import base_model
+from scpl_ray.tasks.language.base_model import BASE_SEED, CARD, WEIGHTS, Progress
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = 512
+"""Longest sequence of prompt and answer, in tokens."""
+TOKENIZER_EXAMPLES = 10_000
+"""Real examples that a tokenizer is made from where the task brings none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskCard:
+    """What is known of a task's tiny base model; lies beside it as ``card.json``."""
+
+    task: str
+    family: str
+    examples: int
+    """Real examples it was trained on, in turn again where the task has fewer."""
+    different_examples: int
+    parameters: int
+    vocabulary: int
+    tokens: int
+    """Tokens with a loss."""
+    seconds: float
+    """Wall time of training."""
+    held_out_answers: int
+    """References of held-out evaluation prompts that it was measured on."""
+    held_out_nats_per_token: float | None
+    """Of those, end of sequence included; ``None`` where the task's prompts have no references."""
+    unigram_nats_per_token: float | None
+    """The same by how often each token occurs in the training answers: a model above it has learned nothing."""
+    weights_sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskBaseModel:
+    """A base model on disk: a folder that ``AutoModelForCausalLM``, ``AutoTokenizer`` and vLLM load."""
+
+    path: Path
+    card: TaskCard
+
+
+def ensure_tokenizer(config: Experiment, texts: Iterable[str]) -> Path:
+    """The folder of a byte-level BPE tokenizer of these texts: from the cache, or made now (seconds).
+
+    Args:
+        config: ``model.family`` and ``model.vocabulary`` matter.
+        texts: in any number; the same texts in the same order give the same tokenizer.
+
+    Raises:
+        ValueError: no text, or the cache cannot be written.
+    """
+    kept = list(texts)
+    if not kept:
+        raise ValueError(f"model.name = 'tiny': task.name = {config.task.name!r} has no text to learn from")
+    facts = {
+        "texts": _digest(kept),
+        "family": config.model.family,
+        "vocabulary": config.model.vocabulary,
+        "positions": POSITIONS,
+        "libraries": [tokenizers.__version__, transformers.__version__],
+    }
+
+    def make(folder: Path) -> None:
+        tiny.build_subword_tokenizer(kept, config.model.family, config.model.vocabulary, POSITIONS).save_pretrained(
+            folder
+        )
+
+    return cache.entry("tokenizer", cache.key_of(facts), make)
+
+
+def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | None = None) -> TaskBaseModel:
+    """The tiny base model of a task: from the cache, or trained now on two threads and cached.
+
+    Args:
+        config: ``model.family``, ``model.vocabulary``, ``model.base_training_sentences`` and ``task.max_prompt_tokens``
+            matter, not the run's seed.
+        task: whose real examples it learns.
+        progress: told of training steps; never called where the cache has the model.
+
+    Raises:
+        ValueError: the task has no real examples, or the cache cannot be written.
+        TimeoutError: another process has been training the same model for half an hour.
+    """
+    wanted = config.model.base_training_sentences
+    examples = task.real_examples(wanted, seed=derive_seed(BASE_SEED, "base model text"))
+    source = task.tokenizer or ensure_tokenizer(
+        config, (f"{query.prompt}{answer}" for query, answer in examples[:TOKENIZER_EXAMPLES])
+    )
+    facts = {
+        "examples": _digest(f"{query.prompt}\0{answer}" for query, answer in examples),
+        "tokenizer": sha256(source / "tokenizer.json"),
+        "max_prompt_tokens": config.task.max_prompt_tokens,
+        "positions": POSITIONS,
+        **base_model.recipe(config),
+    }
+
+    def make(folder: Path) -> None:
+        card = _build(config, task, examples, source, folder, progress or (lambda done, steps: None))
+        (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
+
+    folder = cache.entry(f"base-{config.task.name}-{config.model.family}", cache.key_of(facts), make)
+    return TaskBaseModel(folder, TaskCard(**json.loads((folder / CARD).read_text(encoding="utf-8"))))
+
+
+def _build(
+    config: Experiment,
+    task: Task,
+    examples: Sequence[tuple[Query, str]],
+    source: Path,
+    folder: Path,
+    progress: Progress,
+) -> TaskCard:
+    family = config.model.family
+    tokenizer = load_tokenizer(source)
+
+    def encode(prompt: str, answer: str) -> pretraining.Pair:
+        asked = encode_prompt(tokenizer, prompt, min(config.task.max_prompt_tokens, POSITIONS // 2))
+        return asked, encode_answer(tokenizer, answer)[: POSITIONS - len(asked)]
+
+    pairs = [encode(query.prompt, answer) for query, answer in examples]
+    logger.info("training a tiny %s base model on %d examples of %s", family, len(pairs), config.task.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(BASE_SEED, "base model weights"))
+        model = tiny.build_model(family, tokenizer, POSITIONS)
+    started = time.monotonic()
+    tokens = pretraining.train(model, pairs, progress)
+    seconds = time.monotonic() - started
+    held_out = [encode(query.prompt, answer) for query, answer in _held_out(config, task, examples)]
+    nats = pretraining.nats_per_token(model, held_out, pairs_per_batch=32) if held_out else None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    card = TaskCard(
+        task=config.task.name,
+        family=family,
+        examples=len(pairs),
+        different_examples=len({(query.prompt, answer) for query, answer in examples}),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocabulary=len(tokenizer),
+        tokens=tokens,
+        seconds=seconds,
+        held_out_answers=len(held_out),
+        held_out_nats_per_token=nats,
+        unigram_nats_per_token=_unigram(pairs, held_out, len(tokenizer)) if held_out else None,
+        weights_sha256=sha256(folder / WEIGHTS),
+    )
+    logger.info("base model: %s", card)
+    if nats is not None and card.unigram_nats_per_token is not None and nats >= card.unigram_nats_per_token:
+        logger.warning(
+            "the tiny base model of %s has learned no more than how often tokens occur (%.2f nats per token, %.2f); "
+            "raise model.base_training_sentences (now %d)",
+            config.task.name,
+            nats,
+            card.unigram_nats_per_token,
+            len(pairs),
+        )
+    return card
+
+
+def _held_out(config: Experiment, task: Task, examples: Sequence[tuple[Query, str]]) -> list[tuple[Query, str]]:
+    """Held-out prompts and their references, written as real answers write theirs (some begin with a space)."""
+    query, answer = examples[0]
+    before = answer.removesuffix(query.reference) if query.reference and answer.endswith(query.reference) else ""
+    asked = task.group_prompts(config.evaluation.prompts_per_group)
+    return [(query, f"{before}{query.reference}") for query in asked if query.reference]
+
+
+def _unigram(pairs: Sequence[pretraining.Pair], held_out: Sequence[pretraining.Pair], vocabulary: int) -> float:
+    """Cross-entropy, nats per token, of held-out answers under the training answers' counts, one added to each."""
+    counts = Counter(token for _, answer in pairs for token in answer)
+    total = counts.total() + vocabulary
+    tokens = [token for _, answer in held_out for token in answer]
+    return -sum(math.log((counts[token] + 1) / total) for token in tokens) / len(tokens)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    """SHA-256, hexadecimal, of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(f"{len(data)}:".encode() + data)
+    return digest.hexdigest()

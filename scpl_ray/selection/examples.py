@@ -1,0 +1,135 @@
+"""From records to what the pure rooms take, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+from scpl_ray.config import Experiment
+from scpl_ray.protocols import Generator, Scorer, Trainer
+from scpl_ray.records import Completion, Example, Manifest, Query, Score
+from scpl_ray.selection import pairs
+from scpl_ray.selection.strategies import Candidates, Selected
+
+
+def in_order(completions: Sequence[Completion], queries: Sequence[Query], samples: Sequence[int]) -> list[Completion]:
+    """Completions in the order of queries and samples.
+
+    Raises:
+        RuntimeError: one is missing or came twice.
+    """
+    expected = [(q.query_id, i) for q, n in zip(queries, samples, strict=True) for i in range(n)]
+    by_key = {(c.query_id, c.sample_index): c for c in completions}
+    if len(completions) != len(expected) or by_key.keys() != set(expected):
+        missing = [key for key in expected if key not in by_key]
+        raise RuntimeError(
+            f"the pool returned {len(completions)} completions for {len(expected)} requests; "
+            f"{len(missing)} are missing, first {missing[:3]}"
+        )
+    return [by_key[key] for key in expected]
+
+
+def candidates(
+    queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score], groups: Sequence[str]
+) -> Candidates:
+    """What selection chooses from: one entry per completion, in order."""
+    position = {q.query_id: i for i, q in enumerate(queries)}
+    prompts = np.array([position[c.query_id] for c in completions], dtype=np.int64)
+    return Candidates(
+        completion_ids=[c.completion_id for c in completions],
+        prompts=prompts,
+        groups=np.array([groups.index(str(queries[i].group)) for i in prompts], dtype=np.int64),
+        rewards=np.array([s.reward for s in scores], dtype=np.float64),
+        n_groups=len(groups),
+    )
+
+
+def training_data(
+    kept: Selected, chosen_from: Candidates, completions: Sequence[Completion], experiment: Experiment, round_: int
+) -> tuple[list[Example], dict[str, object]]:
+    """What was kept as weighted training examples, pairs where the objective is DPO, and the selector's own figures.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    facts: dict[str, object] = {}
+    rejected: list[tuple[int, ...] | None] = [None] * len(kept.indices)
+    if experiment.training.objective == "dpo":
+        made = pairs.pair(
+            chosen_from,
+            kept,
+            [completion.token_ids for completion in completions],
+            experiment.training.dpo_pairs,
+            control=experiment.selection.matched_control,
+            round_=round_,
+            seed=experiment.seed,
+        )
+        kept, rejected = made.chosen, [completions[i].token_ids for i in made.rejected]
+        facts = {"pairs_left_out": made.left_out, "pairs_inverted": made.inverted}
+    examples = [
+        Example(
+            example_id=completions[i].completion_id,
+            origin=f"round {round_}",
+            group=experiment.groups.names[chosen_from.groups[i]],
+            prompt_token_ids=completions[i].prompt_token_ids,
+            token_ids=completions[i].token_ids,
+            weight=float(weight),
+            rejected_token_ids=worse,
+        )
+        for i, weight, worse in zip(kept.indices.tolist(), kept.weights, rejected, strict=True)
+    ]
+    return examples, _selection_facts(kept, completions) | facts
+
+
+def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[str, object]:
+    """The selector's own figures; ``duplicates`` counts completions that repeat another one of the same query."""
+    return {
+        "candidates": len(completions),
+        "kept": len(kept.indices),
+        "acceptance_rate": kept.acceptance_rate,
+        "effective_sample_size": kept.effective_sample_size,
+        "shares_before": kept.shares_before.tolist(),
+        "shares_after": kept.shares_after.tolist(),
+        "duplicates": len(completions) - len({(c.query_id, c.token_ids) for c in completions}),
+    }
+
+
+def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
+    """How often processes were started again, by role, from the ``processes`` of committed phases."""
+    of_one: dict[tuple[str, str], int] = {}
+    for manifest in manifests:
+        for process in manifest.facts.get("processes", ()):
+            key = process["role"], process["actor_id"]
+            of_one[key] = max(of_one.get(key, 0), process["restarts"])
+    totals: dict[str, int] = {}
+    for (role, _), count in of_one.items():
+        totals[role] = totals.get(role, 0) + count
+    return totals
+
+
+def process_facts(*pools: Generator | Scorer | Trainer) -> list[dict[str, object]]:
+    """Live processes as JSON values for a manifest."""
+    return [dataclasses.asdict(process) for pool in pools for process in pool.processes()]
+
+
+class History(Sequence[Sequence[Example]]):
+    """The kept examples of rounds 1..t, each read only when a data cycle asks for it."""
+
+    def __init__(self, read: Callable[[int], list[Example]], rounds: int) -> None:
+        self._read = read
+        self._rounds = range(1, rounds + 1)
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Example]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sequence[Example]]: ...
+    def __getitem__(self, index: int | slice) -> Sequence[Example] | Sequence[Sequence[Example]]:
+        if isinstance(index, slice):
+            return [self._read(round_) for round_ in self._rounds[index]]
+        return self._read(self._rounds[index])

@@ -1,0 +1,137 @@
+"""Preference pairs for DPO: which completion of a prompt is chosen over which.
+
+A rule is one function and one line in :data:`RULES`. Two completions make a pair only if their tokens and their rewards
+differ: a pair of equal texts has no gradient, and equal rewards prefer neither. Nothing depends on the order of rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from scpl_ray.seeds import uniforms
+from scpl_ray.selection.candidates import Candidates, Selected, selected
+from scpl_ray.shares import FloatArray, IntArray
+
+KEEP_ALL = frozenset({"none", "importance"})
+"""Selection strategies that reject nothing, or whole groups of prompts: no prompt has both."""
+_NONE = -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """The M pairs of a round."""
+
+    chosen: Selected
+    """The chosen completions, their weights and figures."""
+    rejected: IntArray
+    """Positions of the rejected completions in the candidates, shape (M,)."""
+    left_out: dict[str, int]
+    """Pairs that could not be made, by reason: ``no_partner`` (nothing of the prompt was left to reject), ``identical``
+    (the same tokens) and ``tie`` (the same reward)."""
+    inverted: int
+    """Pairs whose rejected completion has the higher reward: selection may keep such by chance or for its group."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Drawn:
+    chosen: IntArray
+    rejected: IntArray
+    """``_NONE`` where there is no partner."""
+    weights: FloatArray
+
+
+def _accepted_rejected(candidates: Candidates, kept: Selected, chance: FloatArray | None) -> _Drawn:
+    """Each kept completion with its weight, against the worst one of its prompt that was not kept.
+
+    The worst has the lowest reward and is the last of several; in a control it is the one that chance puts first.
+    """
+    is_kept = np.zeros(candidates.size, dtype=bool)
+    is_kept[kept.indices] = True
+    order = candidates.best_first[::-1] if chance is None else np.lexsort((candidates.candidate_rank, chance))
+    partner = _first_per_prompt(candidates, order[~is_kept[order]])
+    rejected = [partner.get(int(prompt), _NONE) for prompt in candidates.prompts[kept.indices]]
+    return _Drawn(kept.indices, np.array(rejected, dtype=np.int64), kept.weights)
+
+
+def _best_worst(candidates: Candidates, kept: Selected, chance: FloatArray | None) -> _Drawn:
+    """Of each prompt the completion with the highest reward against the one with the lowest, weight 1.
+
+    Of several these are the first and the last; in a control chance says which of the two is chosen.
+    """
+    best = _first_per_prompt(candidates, candidates.best_first)
+    worst = _first_per_prompt(candidates, candidates.best_first[::-1])
+    chosen = np.array(list(best.values()), dtype=np.int64)
+    rejected = np.array([worst[prompt] for prompt in best], dtype=np.int64)
+    whole = chosen != rejected
+    if chance is not None:
+        swapped = chance[chosen] < 0.5
+        chosen, rejected = np.where(swapped, rejected, chosen), np.where(swapped, chosen, rejected)
+    return _Drawn(chosen, np.where(whole, rejected, _NONE), np.ones(len(chosen)))
+
+
+RULES: dict[str, Callable[[Candidates, Selected, FloatArray | None], _Drawn]] = {
+    "accepted_rejected": _accepted_rejected,
+    "best_worst": _best_worst,
+}
+
+
+def pair(
+    candidates: Candidates,
+    kept: Selected,
+    token_ids: Sequence[tuple[int, ...]],
+    rule: str,
+    *,
+    control: bool,
+    round_: int,
+    seed: int,
+) -> Pairs:
+    """Pairs of a round by the configured rule.
+
+    Args:
+        candidates: the round's completions.
+        kept: what selection kept of them.
+        token_ids: of each completion, in the order of the candidates.
+        rule: a name in :data:`RULES`.
+        control: pair by chance instead of by reward: with a matched random selection, no pair carries a preference.
+        round_: enters the random stream.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: no pair is left; the message counts the reasons.
+    """
+    chance = uniforms(seed, "pairs", round_, list(candidates.completion_ids)) if control else None
+    drawn = RULES[rule](candidates, kept, chance)
+    rewards = candidates.rewards
+    whole = drawn.rejected != _NONE
+    same = np.array(
+        [p and token_ids[c] == token_ids[r] for c, r, p in zip(drawn.chosen, drawn.rejected, whole, strict=True)],
+        dtype=bool,
+    )
+    tied = whole & ~same & (rewards[drawn.chosen] == rewards[drawn.rejected])
+    left_out = {"no_partner": int((~whole).sum()), "identical": int(same.sum()), "tie": int(tied.sum())}
+    usable = np.flatnonzero(whole & ~same & ~tied)
+    if len(usable) == 0:
+        counts = ", ".join(f"{reason} {count}" for reason, count in left_out.items())
+        raise ValueError(
+            f"training.dpo_pairs: {rule!r} finds no pair among {candidates.size} completions ({counts}); raise "
+            "generation.samples_per_prompt or generation.temperature, or change selection or reward.terms"
+        )
+    usable = usable[np.argsort(drawn.chosen[usable])]
+    chosen, rejected = drawn.chosen[usable], drawn.rejected[usable]
+    return Pairs(
+        chosen=selected(candidates, chosen, drawn.weights[usable], f"{rule} pairs of {kept.strategy}"),
+        rejected=rejected,
+        left_out=left_out,
+        inverted=int((rewards[chosen] < rewards[rejected]).sum()),
+    )
+
+
+def _first_per_prompt(candidates: Candidates, order: IntArray) -> dict[int, int]:
+    """The first row of each prompt in this order of rows, by prompt."""
+    first: dict[int, int] = {}
+    for row in order.tolist():
+        first.setdefault(int(candidates.prompts[row]), row)
+    return first

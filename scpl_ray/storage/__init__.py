@@ -1,0 +1,1 @@
+"""What lies on disk: run directories, manifests, caches, and where they are."""

@@ -1,0 +1,134 @@
+"""Things that are made once per machine and kept: base models, converted models, judges.
+
+An entry is a folder, named by what it is and by the SHA-256 of everything that determines it. It is made under another
+name and moved into place whole, and used only while every file has the checksum that was written when it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scpl_ray.storage.files import sha256
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+LOCK_SECONDS = 1800.0
+"""How long to wait for another process that makes the same entry."""
+REPORT_SECONDS = 30.0
+
+
+def directory() -> Path:
+    """``$SCPL_CACHE``, or ``~/.cache/scpl_ray``."""
+    return Path(os.environ.get("SCPL_CACHE") or Path.home() / ".cache" / "scpl_ray")
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """SHA-256, hexadecimal, of JSON values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder ``<name>-<first 16 digits of the key>`` of the cache: found whole, or made now.
+
+    Of several processes that want the same entry one makes it and the others wait.
+
+    Args:
+        name: what it is, for people who look into the cache.
+        key: of :func:`key_of`.
+        make: fills a new, empty folder with files.
+
+    Raises:
+        ValueError: the cache cannot be written.
+        TimeoutError: another process held the entry for :data:`LOCK_SECONDS`.
+    """
+    cache = directory()
+    folder = _folder(name, key)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise ValueError(f"{cache}: {error.strerror}; set SCPL_CACHE to a folder that can be written") from error
+    with lock:
+        _wait_for(lock.fileno(), folder)
+        if not _is_whole(folder, key):
+            with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as scratch:
+                made = Path(scratch) / "new"
+                made.mkdir()
+                make(made)
+                _write_checksums(made, key)
+                if folder.exists():
+                    folder.replace(Path(scratch) / "damaged")
+                made.replace(folder)
+    return folder
+
+
+def found(name: str, key: str) -> Path | None:
+    """Where :func:`entry` finds it, if it was made; whether it is whole is not checked."""
+    folder = _folder(name, key)
+    return folder if folder.is_dir() else None
+
+
+def _folder(name: str, key: str) -> Path:
+    return directory() / f"{name}-{key[:16]}"
+
+
+def copy(folder: Path, output: Path) -> None:
+    """Copy an entry's own files into a folder, which is made where there is none."""
+    output.mkdir(parents=True, exist_ok=True)
+    for path in _files(folder):
+        shutil.copy2(path, output)
+
+
+def _write_checksums(folder: Path, key: str) -> None:
+    files = {path.name: sha256(path) for path in _files(folder)}
+    (folder / CHECKSUMS).write_text(json.dumps({"key": key, "files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.name != CHECKSUMS)
+
+
+def _is_whole(folder: Path, key: str) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        found = {"key": key, "files": {path.name: sha256(path) for path in _files(folder)}}
+    except (OSError, ValueError) as error:
+        logger.warning("%s in the cache cannot be read (%s); it is made anew", folder, error)
+        return False
+    if written != found:
+        logger.warning("%s in the cache is damaged; it is made anew", folder)
+        return False
+    return True
+
+
+def _wait_for(lock: int, folder: Path) -> None:
+    """Take the lock; the system releases it when the process ends, however it ends."""
+    started = told = time.monotonic()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        now = time.monotonic()
+        if now - started > LOCK_SECONDS:
+            raise TimeoutError(
+                f"another process has been making {folder} for {LOCK_SECONDS:.0f} s; end it, or set SCPL_CACHE to "
+                "another folder"
+            )
+        if now - told >= REPORT_SECONDS:
+            logger.info("waiting for another process that makes %s", folder)
+            told = now
+        time.sleep(0.2)

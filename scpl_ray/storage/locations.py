@@ -1,0 +1,130 @@
+"""Run directories by URI: ``s3://BUCKET/PATH``, with the guarantees of a folder; ``file:///PATH`` is that folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from scpl_ray.config import Experiment
+from scpl_ray.storage import cache
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import Reader, Store
+
+if TYPE_CHECKING:  # boto3 is an extra, and takes seconds to import
+    from scpl_ray.storage.object_store.mirror import RemoteStore
+    from scpl_ray.storage.object_store.objects import Objects
+
+
+def create(where: str, experiment: Experiment, versions: Mapping[str, str]) -> Store:
+    """A new run at a folder or a URI; see :meth:`Store.create`.
+
+    Raises:
+        StoreError: it holds something, is in use, or cannot be written.
+    """
+    if (folder := _folder(where)) is not None:
+        return Store.create(folder, experiment, versions)
+    with _opened(where) as store:
+        if set(store.objects.list()) - {"config.yaml", "lock"}:
+            raise StoreError(f"{where}: not empty; continue that run with --resume {where}, or give another --run-dir")
+        store.clear()
+        store.begin(experiment, versions)
+    return store
+
+
+def resume(where: str) -> tuple[Store, Experiment]:
+    """An existing run at a folder or a URI, and its config; see :meth:`Store.open`.
+
+    Raises:
+        StoreError: there is none, it is in use, damaged, or cannot be read.
+    """
+    if (folder := _folder(where)) is not None:
+        return Store.open(folder)
+    with _opened(where) as store:
+        store.pull()
+        _, experiment = Reader.open(store.root, where)
+        store.check()
+        store.push()
+    return store, experiment
+
+
+@contextlib.contextmanager
+def readable(places: Sequence[str]) -> Iterator[dict[Path, str]]:
+    """Runs at folders or URIs, to read while inside: folders, and what people know them by.
+
+    Of a URI everything but weights is fetched; its lock is not taken.
+
+    Raises:
+        StoreError: a URI that holds no run, or cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="scpl-") as scratch:
+        found = {}
+        for number, where in enumerate(dict.fromkeys(places)):
+            if (folder := _folder(where)) is not None:
+                found[folder.resolve()] = str(folder.resolve())
+            else:
+                objects = _objects(where)
+                from scpl_ray.storage.object_store.mirror import fetch_records
+
+                folder = Path(scratch).resolve() / str(number) / PurePosixPath(where).name
+                fetch_records(objects, folder)
+                found[folder] = objects.uri
+        yield found
+
+
+def local(where: str, option: str) -> Path:
+    """The folder of an option that takes no other place.
+
+    Raises:
+        StoreError: a URI of an object store.
+    """
+    if (folder := _folder(where)) is None:
+        raise StoreError(f"{option} {where}: must be a local folder; of URIs, only single runs take s3://")
+    return folder
+
+
+@contextlib.contextmanager
+def _opened(where: str) -> Iterator[RemoteStore]:
+    """A locked run; given back when what is done inside fails."""
+    objects = _objects(where)
+    from scpl_ray.storage.object_store.mirror import RemoteStore
+
+    try:
+        store = RemoteStore(objects)
+        with contextlib.ExitStack() as stack:
+            stack.callback(store.abandon)
+            yield store
+            stack.pop_all()
+    except OSError as error:
+        raise StoreError(
+            f"{where}: its working copy below {cache.directory()} cannot be written ({error.strerror}); set SCPL_CACHE "
+            "to a folder that can"
+        ) from error
+
+
+def _folder(where: str) -> Path | None:
+    """The folder that is meant; ``None`` for an object store."""
+    scheme, separator, _ = where.partition(":/")
+    if not separator or not scheme.isalnum():
+        return Path(where)
+    parts = urlsplit(where)
+    if scheme == "file" and where.startswith("file:///"):
+        return Path(unquote(parts.path))
+    path = PurePosixPath(parts.path)
+    plain = not (parts.query or parts.fragment) and ".." not in path.parts and "//" not in parts.path
+    if scheme == "s3" and re.match(r"s3://[\w.-]+/", where) and path.name and plain:
+        return None
+    raise StoreError(f"{where}: not a place for a run; give a folder, file:///PATH or s3://BUCKET/PATH")
+
+
+def _objects(where: str) -> Objects:
+    if importlib.util.find_spec("boto3") is None:
+        raise StoreError(f"{where}: needs boto3; pip install 'scpl_ray[s3]', or give a folder")
+    from scpl_ray.storage.object_store.objects import Objects
+
+    return Objects(where.rstrip("/"))

@@ -1,0 +1,76 @@
+"""What a committed phase left behind: names, sizes and SHA-256 of its files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from scpl_ray.records import Manifest
+from scpl_ray.storage.files import sha256
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+LOCK = "lock"
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a phase's folder; ``None`` where there is none, or one that is damaged."""
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, RecursionError):
+        manifest = None
+    if manifest is None or not _is_of(folder, manifest):
+        logger.warning("%s: the manifest is damaged; the phase is done again", folder)
+        return None
+    return manifest
+
+
+def _is_of(folder: Path, manifest: Manifest) -> bool:
+    """Whether a manifest has the types of one and names the folder that it lies in."""
+    numbers = all(type(value) in (int, float) for value in (manifest.seconds, manifest.committed_at))
+    mappings = isinstance(manifest.facts, dict) and isinstance(manifest.files, dict)
+    return (
+        numbers
+        and mappings
+        and (manifest.round, manifest.phase) == (int(folder.parent.name), folder.name)
+        and all(
+            isinstance(file, dict) and type(file.get("bytes")) is int and type(file.get("sha256")) is str
+            for file in manifest.files.values()
+        )
+    )
+
+
+def damage(folder: Path, manifest: Manifest) -> str | None:
+    """What is wrong with the files of a manifest, if anything is."""
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if folder.resolve() not in path.resolve().parents:
+            return f"{name} leads out of the folder"
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}"
+        if sha256(path) != expected["sha256"]:
+            return f"{name} was changed after it was written (SHA-256 differs)"
+    return None
+
+
+def phase_of(name: str) -> str | None:
+    """The folder of the phase that an object belongs to."""
+    parts = PurePosixPath(name).parts
+    return "/".join(parts[:3]) if len(parts) > 3 and parts[0] == "rounds" else None
+
+
+def committed_of(there: Collection[str]) -> set[str]:
+    """Folders of the phases that have a manifest."""
+    return {phase for one in there if (phase := phase_of(one)) is not None and f"{phase}/{MANIFEST}" in there}
+
+
+def counts(name: str, committed: set[str]) -> bool:
+    """Whether an object is part of the run: outside the rounds, or of a phase that has a manifest."""
+    return (name != LOCK and not name.startswith("rounds/")) or phase_of(name) in committed

@@ -1,0 +1,320 @@
+"""The run directory: the only code that knows its layout.
+
+::
+
+    RUN_DIR/
+      config.yaml  run.json  lock
+      rounds/000/...                 round 0: base, evaluation
+      rounds/001/<phase>/...         the phases of PHASES, each with manifest.json, written last
+      metrics.parquet  summary.json  written when the run is finished
+      logs/  tensorboard/  ray/
+
+A phase is committed by its manifest (names, sizes, SHA-256, seconds). Every file is written under a temporary name
+and moved into place, so a phase without a manifest holds nothing that counts, and is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scpl_ray import records
+from scpl_ray.config import Experiment, loading
+from scpl_ray.records import Manifest, Metric, Record, Weights
+from scpl_ray.storage import manifests
+from scpl_ray.storage.errors import InUseError, StoreError
+from scpl_ray.storage.files import sha256, write_atomically
+from scpl_ray.storage.manifests import LOCK, MANIFEST
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+PHASES = (
+    "base",
+    "queries",
+    "reward_model",
+    "completions",
+    "scores",
+    "selection",
+    "dataset",
+    "weights",
+    "evaluation",
+    "feedback",
+)
+"""Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
+
+
+FRAME = ("config.yaml", LOCK, "logs", "ray", "rounds", "tensorboard")
+"""What :meth:`Store.create` makes before a run exists."""
+
+
+class Phase:
+    """A phase that is being done; its folder is :attr:`path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = {}
+
+    def write(self, name: str, rows: Sequence[Record], kind: type[Record]) -> None:
+        """Write records as ``<name>.parquet``."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(records.to_table(rows, kind), sink, compression="zstd")
+        write_atomically(self.path / f"{name}.parquet", sink.getvalue().to_pybytes())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON value as ``<name>.json``."""
+        write_atomically(self.path / f"{name}.json", _json(value))
+
+
+class Reader:
+    """One run directory, only read: it takes no lock and writes nothing."""
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        self.root = root
+        self.name = name or str(root)
+        """What people know the run by: its URI, or its folder as it was given."""
+
+    @property
+    def identity(self) -> str:
+        """What is the same whenever and wherever the run is gone on with."""
+        return str(self.root.absolute())
+
+    @classmethod
+    def open(cls, root: Path, name: str | None = None) -> tuple[Reader, Experiment]:
+        """An existing run directory and its config.
+
+        Raises:
+            StoreError: not a run directory, or of another format.
+        """
+        name = name or str(root)
+        try:
+            run = json.loads((root / "run.json").read_bytes())
+            experiment = loading.load(root / "config.yaml")
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{name}: not a run directory, {Path(error.filename).name} is missing; give a folder that `scpl run` "
+                "made"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{name}: not a run directory: {error.strerror}") from error
+        except (ValueError, UnicodeDecodeError) as error:
+            raise StoreError(f"{name}: not a run directory: {error}") from error
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            given = run.get("format") if isinstance(run, dict) else run
+            raise StoreError(
+                f"{name}: run format {given!r}; this version reads format {FORMAT}; go on with the version that made it"
+            )
+        return cls(root, name), experiment
+
+    def folder(self, round_: int, phase: str) -> Path:
+        """The folder of a phase."""
+        if phase not in PHASES:
+            raise ValueError(f"phase {phase!r}: one of {', '.join(PHASES)}")
+        return self.root / "rounds" / f"{round_:03d}" / phase
+
+    def manifest(self, round_: int, phase: str) -> Manifest | None:
+        """The manifest of a committed phase; ``None`` where the phase is still to be done."""
+        return manifests.read(self.folder(round_, phase))
+
+    def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
+        """Records of a committed phase."""
+        return records.from_table(
+            pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind
+        )
+
+    def policy(self, experiment: Experiment, base: Path, version: int) -> Weights:
+        """Where the weights of a policy version lie; version 0 is the base model."""
+        if version == 0:
+            return Weights(0, base)
+        folder = self.folder(version, "weights")
+        adapter = folder / "adapter" if experiment.model.lora else None
+        merged = adapter is None or experiment.generation.refresh == "reload"
+        return Weights(version, folder / "model" if merged else base, adapter)
+
+    def read_json(self, round_: int, phase: str, name: str) -> Any:
+        """A JSON value of a committed phase."""
+        return json.loads((self.folder(round_, phase) / f"{name}.json").read_bytes())
+
+    def committed(self) -> Iterator[Manifest]:
+        """All committed phases in order."""
+        for round_ in sorted(int(path.name) for path in (self.root / "rounds").iterdir() if path.name.isdigit()):
+            for phase in PHASES:
+                manifest = self.manifest(round_, phase)
+                if manifest is not None:
+                    yield manifest
+
+
+class Store(Reader):
+    """One run directory, locked by this process until :meth:`close`."""
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        super().__init__(root, name)
+        self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        """Entered around every commit: who handles Ctrl-C waits until the commit is whole."""
+        self._lock = (root / LOCK).open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise InUseError(
+                f"{self.name}: in use by {holder}; wait for it, stop it, or give another --run-dir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        for name in ("rounds", "logs", "tensorboard", "ray"):
+            (root / name).mkdir(exist_ok=True)
+        for leftover in root.glob(".*.tmp"):
+            leftover.unlink()
+
+    @classmethod
+    def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
+        """A new run directory; the frame of one whose process died before it began is taken over.
+
+        Raises:
+            StoreError: the folder exists and is not empty, or cannot be made.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if any(path.name not in FRAME and not path.name.endswith(".tmp") for path in root.iterdir()):
+                raise StoreError(
+                    f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir"
+                )
+            store = cls(root)
+            store.begin(experiment, versions)
+        except OSError as error:
+            raise StoreError(f"{root}: {error.strerror}; give a folder that can be written with --run-dir") from error
+        return store
+
+    @classmethod
+    def open(cls, root: Path, name: str | None = None) -> tuple[Store, Experiment]:
+        """An existing run directory and its config, its phases checked.
+
+        Raises:
+            StoreError: not a run directory, of another format, in use, unreadable, or with a committed phase that was
+                changed.
+        """
+        _, experiment = Reader.open(root, name)
+        with _usable(name or str(root)):
+            store = cls(root, name)
+            try:
+                store.check()
+            except BaseException:
+                store.close()
+                raise
+        return store, experiment
+
+    def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
+        """Make the locked folder a run directory: its config, then the file that says that it is one."""
+        self.extend(experiment)
+        run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}
+        write_atomically(self.root / "run.json", _json(run))
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.close()
+
+    def extend(self, experiment: Experiment) -> None:
+        """Record a config of which the run's records so far do not depend on what is new.
+
+        Raises:
+            StoreError: its directory cannot be written.
+        """
+        with _usable(self.name):
+            write_atomically(self.root / "config.yaml", loading.dump(experiment).encode())
+
+    @contextlib.contextmanager
+    def phase(self, round_: int, phase: str) -> Iterator[Phase]:
+        """Do a phase: its folder is emptied first, and committed when the block ends without an error.
+
+        Raises:
+            StoreError: a later phase is committed already, so that this one would change what it was built on.
+        """
+        folder = self.folder(round_, phase)
+        after = [self.folder(round_, later) for later in PHASES[PHASES.index(phase) + 1 :]]
+        after += [self.folder(round_ + 1, later) for later in PHASES]
+        for later in after:
+            if (later / MANIFEST).exists():
+                raise StoreError(
+                    f"{self.name}: {folder.relative_to(self.root)} is missing but {later.relative_to(self.root)} was "
+                    f"built on it; restore it, or remove every later phase to do them again"
+                )
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        started = time.monotonic()
+        work = Phase(folder)
+        yield work
+        with self.commits():
+            files = {
+                str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+            manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
+            write_atomically(folder / MANIFEST, _json(dataclasses.asdict(manifest)))
+            self.publish(folder)
+
+    def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
+        """Write what a reader of the run looks for first."""
+        Phase(self.root).write("metrics", metrics, Metric)
+        write_atomically(self.root / "summary.json", _json(summary))
+
+    def publish(self, folder: Path) -> None:
+        """Called with every phase that was committed here; a store that keeps its run elsewhere carries it there."""
+
+    def take_back(self, folder: Path) -> None:
+        """Make a committed phase one that is still to be done."""
+        (folder / MANIFEST).unlink()
+
+    def fault(self, manifest: Manifest) -> str | None:
+        """What is wrong with the files of a committed phase."""
+        return manifests.damage(self.folder(manifest.round, manifest.phase), manifest)
+
+    def check(self) -> None:
+        """Take back the last committed phase if its files are damaged; an earlier damaged one is an error."""
+        phases = list(self.committed())
+        for position, manifest in enumerate(phases):
+            folder = self.folder(manifest.round, manifest.phase)
+            fault = self.fault(manifest)
+            if fault is None:
+                continue
+            where = f"{folder.relative_to(self.root)}: {fault}"
+            if position + 1 < len(phases):
+                raise StoreError(
+                    f"{self.name}: {where}, and later phases were built on it; restore the file, or remove "
+                    f"{folder.relative_to(self.root)} and every later phase to do them again"
+                )
+            logger.warning("%s; the phase is done again", where)
+            self.take_back(folder)
+
+
+@contextlib.contextmanager
+def _usable(name: str) -> Iterator[None]:
+    """What the system refuses is said of the run directory."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{name}: {error.filename} cannot be used ({error.strerror}); make the run directory one that you can read "
+            "and write"
+        ) from error
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""Studies: arms, controls and seeds, their results, and what may be said of them."""

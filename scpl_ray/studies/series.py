@@ -1,0 +1,118 @@
+"""The results table as arrays: one path per arm, seed, metric and group."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from scipy import stats
+
+from scpl_ray.shares import FloatArray, IntArray
+
+Key = tuple[str, str | None]
+"""Metric and group (``None``: over all groups)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Series:
+    """Paths over rounds 0..T of every arm, T its own; a number that does not exist or is not finite is NaN."""
+
+    arms: tuple[str, ...]
+    """In the order of the table."""
+    seeds: tuple[int, ...]
+    """Seeds of any arm, ascending: the rows of every path."""
+    values: Mapping[str, Mapping[Key, FloatArray]]
+    """By arm; shape (S, T + 1) each."""
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Series:
+        """The paths of a table of :data:`scpl_ray.studies.results.SCHEMA`.
+
+        Raises:
+            ValueError: a round below 0, or a number that is given twice.
+        """
+        arm, arms = _codes(table["arm"])
+        metric, metrics = _codes(table["metric"])
+        group, groups = _codes(table["group"])
+        seeds, seed = np.unique(table["seed"].to_numpy(), return_inverse=True)
+        round_, value = table["round"].to_numpy(), table["value"].to_numpy()
+        if len(round_) and round_.min() < 0:
+            raise ValueError(f"results: round {round_.min()} is below 0; the table is damaged, write it again")
+        key = (arm * len(metrics) + metric) * len(groups) + group
+        order = np.argsort(key, kind="stable")
+        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+        longest = np.zeros(len(arms), dtype=np.int64)
+        np.maximum.at(longest, arm, round_)
+        values: dict[str, dict[Key, FloatArray]] = {str(name): {} for name in arms}
+        for rows in np.split(order, starts[1:]) if len(order) else []:
+            a = arm[rows[0]]
+            name = (str(metrics[metric[rows[0]]]), groups[group[rows[0]]])
+            path = np.full((len(seeds), longest[a] + 1), np.nan)
+            if len(np.unique(seed[rows] * path.shape[1] + round_[rows])) < len(rows):
+                raise ValueError(f"results: {arms[a]} {name} has two numbers for one seed and round; write it again")
+            path[seed[rows], round_[rows]] = np.where(np.isfinite(value[rows]), value[rows], np.nan)
+            values[str(arms[a])][name] = path
+        return cls(tuple(map(str, arms)), tuple(seeds.tolist()), values)
+
+    def path(self, arm: str, metric: str, group: str | None = None) -> FloatArray:
+        """Shape (S, T + 1); NaN throughout where the arm has no such metric, one round where it has none at all."""
+        own = self.values.get(arm, {})
+        rounds = next((values.shape[1] for values in own.values()), 1)
+        found = own.get((metric, group))
+        return np.full((len(self.seeds), rounds), np.nan) if found is None else found
+
+    def groups(self, arm: str, metric: str) -> tuple[str, ...]:
+        """Groups for which the arm has the metric, in the order of the table."""
+        return tuple(group for name, group in self.values.get(arm, {}) if name == metric and group is not None)
+
+    def reached(self, arm: str) -> IntArray:
+        """Last round in which each seed has any number, shape (S,); -1 where it has none."""
+        last = np.full(len(self.seeds), -1, dtype=np.int64)
+        for values in self.values.get(arm, {}).values():
+            there = ~np.isnan(values)
+            own = values.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
+            last = np.maximum(last, np.where(there.any(axis=1), own, -1))
+        return last
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[IntArray, list[str | None]]:
+    """Codes in the order of first appearance, and their values; null is a value of its own."""
+    encoded = column.combine_chunks().dictionary_encode("encode")
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanPath:
+    """Mean between seeds with its t-interval, per round; arrays of shape (T + 1,)."""
+
+    mean: FloatArray
+    """NaN where no seed has a number."""
+    low: FloatArray
+    """NaN where fewer than two seeds have one."""
+    high: FloatArray
+    seeds: IntArray
+    """Seeds behind each round."""
+
+
+def mean_path(paths: FloatArray, *, confidence: float = 0.95) -> MeanPath:
+    """Mean and t-interval per round over the seeds that have a number in it.
+
+    Args:
+        paths: shape (S, T + 1), NaN where there is none.
+        confidence: of the two-sided interval.
+
+    Raises:
+        ValueError: a confidence outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, both excluded")
+    there = ~np.isnan(paths)
+    n = there.sum(axis=0)
+    nan = np.full(paths.shape[1], np.nan)
+    mean = np.divide(np.where(there, paths, 0.0).sum(axis=0), n, out=nan.copy(), where=n > 0)
+    squares = np.where(there, (paths - mean) ** 2, 0.0).sum(axis=0)
+    sd = np.sqrt(np.divide(squares, n - 1, out=nan.copy(), where=n > 1))
+    half = stats.t.ppf(0.5 + confidence / 2.0, np.maximum(n - 1, 1)) * sd / np.sqrt(np.maximum(n, 1))
+    return MeanPath(mean, np.asarray(mean - half), np.asarray(mean + half), n)

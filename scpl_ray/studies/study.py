@@ -1,0 +1,336 @@
+"""A study = one YAML file: a base config, arms, axes and seeds, and the claims that it is to decide.
+
+::
+
+    name: remedy
+    base: quickstart                      # or a YAML file; keys of `set` apply to every arm
+    set: {loop.rounds: 5}
+    seeds: 10                             # seeds 0..9 of every arm: arms are compared seed by seed
+    arms:
+      static: {feedback.rule: static}
+      performative: {}
+    axes: {loop.kind: [retraining, incremental]}
+    claims:
+      - name: the performative loop raises preference bias
+        metric: preference_log_odds_round0
+        contrast: {performative: 1, static: -1}
+
+Every arm is run at every point of the axes' grid with every seed: that is a trial, and its folder is a run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from scpl_ray import checks
+from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.schema import NAME
+
+QUICK_START = "quickstart"
+STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json"
+"""In the folder of a study; the second holds reasons by trial folder, the third the best setting of a search."""
+SAMPLED = "runs/sampled"
+"""There the run directories of a search."""
+MAX_TRIALS = 100_000
+SEARCH_METRICS = (
+    *(
+        f"{name}_{since}"
+        for name in ("preference_log_odds", "total_variation", "kl")
+        for since in ("balanced", "round0")
+    ),
+    "preference_log_odds_balanced_corrected",
+    "preference_log_odds_round0_corrected",
+    "undecided_count",
+    "disparate_gap",
+    "disparate_gap_null",
+    "disparate_gap_p",
+    "disparate_std",
+    "disparate_ratio",
+    "quality_worst",
+    "quality_mean",
+    "distinct_1",
+    "distinct_2",
+    "self_bleu",
+    "perplexity_round0",
+    "perplexity_current",
+    "kept_fraction",
+    "effective_sample_size",
+    "duplicate_fraction",
+)
+"""What :mod:`scpl_ray.evaluation.measure` can find of a round over all groups, besides ``pass_at_<k>``."""
+PASS_AT = re.compile(r"pass_at_[1-9]\d*")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_arm() -> dict[str, dict[str, Any]]:
+    return {"only": {}}
+
+
+class StudyClaim(Section):
+    """Something that the study is to show: a linear contrast of arms, taken seed by seed, lies on one side of 0."""
+
+    name: str
+    """What is claimed, in words."""
+    question: str = ""
+    """Label of the question that it belongs to, e.g. ``a``."""
+    metric: str
+    """A metric of the results table."""
+    group: str | None = None
+    """Its group; ``null``: over all groups."""
+    contrast: dict[str, float]
+    """Weight per arm, summing to 0: ``{treatment: 1, control: -1}``, or a difference of differences."""
+    direction: Literal["above 0", "below 0"] = "above 0"
+    """The side that is claimed."""
+    at: Literal["last", "mean"] = "last"
+    """The last round, or the mean over rounds 1 to the last."""
+
+
+class Range(Section):
+    """An axis of ``mode: search`` that is sampled between two numbers."""
+
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    log: bool = False
+    """Sampled evenly on the logarithm."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low = {self.low}, high = {self.high}: low < high, and low > 0 with log")
+        return self
+
+
+class Search(Section):
+    """``mode: search``: one trial after the other looks for the best setting."""
+
+    metric: str
+    """Metric of the last round, over all groups, that is optimised."""
+    direction: Literal["min", "max"] = "min"
+    """Whether it is to be small or large."""
+    trials: PositiveInt = 16
+    """Settings that are tried."""
+    scheduler: Literal["fifo", "asha"] = "asha"
+    """``asha`` stops trials that lag behind after the same number of rounds; ``fifo`` runs all to the end."""
+    sampler: Literal["random", "optuna"] = "random"
+    """``optuna``: its tree-structured Parzen estimator."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Search:
+        if self.metric not in SEARCH_METRICS and not PASS_AT.fullmatch(self.metric):
+            (near,) = difflib.get_close_matches(self.metric, SEARCH_METRICS, n=1, cutoff=0.0)
+            raise ValueError(
+                f"metric = {self.metric!r}: no metric of a round over all groups; the nearest is {near}, of "
+                f"{', '.join(SEARCH_METRICS)}, pass_at_<k>"
+            )
+        return self
+
+
+class Quick(Section):
+    """``--quick``: a first look."""
+
+    seeds: PositiveInt = 3
+    """Seeds per arm."""
+    arms: Names | None = None
+    """Arms that are run; claims on others are left out. ``null``: all."""
+
+
+class Study(Section):
+    """One study."""
+
+    name: str
+    """Names its folder."""
+    title: str = ""
+    """Heading of the report."""
+    mode: Literal["engines", "analytic", "search"] = "engines"
+    """``engines``: real loops; ``analytic``: no language model; ``search``: real loops of one arm, sampled axes."""
+    base: str = QUICK_START
+    """Built-in config or YAML file that all arms start from."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Keys of all arms, by dotted name."""
+    seeds: PositiveInt = 10
+    """Seeds per arm, from the base config's ``seed`` on."""
+    arms: dict[str, dict[str, Any]] = Field(default_factory=_one_arm)
+    """Keys by arm. Later ones win: base, ``set``, axes, arm."""
+    axes: dict[str, Range | Annotated[tuple[Any, ...], BeforeValidator(_tuple)]] = Field(default_factory=dict)
+    """Values by key: a grid. In ``mode: search`` one is sampled, from the list or from ``{low: 0.1, high: 2}``."""
+    claims: Annotated[tuple[StudyClaim, ...], BeforeValidator(_tuple)] = ()
+    """One family: p-values are adjusted over all of them (Holm)."""
+    quick: Quick = Quick()
+    search: Search | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name = {self.name!r}: letters, digits, . _ - only; it names a folder")
+        if bad := [arm for arm in self.arms if not NAME.fullmatch(arm)]:
+            raise ValueError(f"arms: {bad[0]!r}: letters, digits, . _ - only; arms name folders")
+        if not self.arms:
+            raise ValueError("arms = {}: at least one arm is needed")
+        for key, values in self.axes.items():
+            if values == ():
+                raise ValueError(f"axes.{key} = []: at least one value is needed")
+            if isinstance(values, Range) and self.mode != "search":
+                raise ValueError(f"axes.{key}: a range is sampled, with mode=search; a grid needs a list of values")
+        if unknown := sorted(set(self.quick.arms or ()) - set(self.arms)):
+            raise ValueError(f"quick.arms: {unknown[0]!r} is no arm; the arms are {', '.join(self.arms)}")
+        if (self.mode == "search") != (self.search is not None):
+            raise ValueError(f"mode = {self.mode!r}: a section `search` is given with mode=search, and only then")
+        if self.mode == "search" and (len(self.arms) > 1 or not self.axes):
+            raise ValueError(f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; one arm and some axes")
+        names = [claim.name for claim in self.claims]
+        for claim in self.claims:
+            if names.count(claim.name) > 1:
+                raise ValueError(f"claims: the name {claim.name!r} is given twice")
+            if unknown := sorted(set(claim.contrast) - set(self.arms)):
+                raise ValueError(
+                    f"claims: {claim.name!r} contrasts {unknown[0]!r}, which is no arm; the arms are "
+                    f"{', '.join(self.arms)}"
+                )
+            if len(claim.contrast) < 2 or abs(sum(claim.contrast.values())) > 1e-9 or not all(claim.contrast.values()):
+                raise ValueError(
+                    f"claims: {claim.name!r} has weights {claim.contrast}; two or more arms whose weights are not 0 "
+                    "and sum to 0, e.g. {treatment: 1, control: -1}"
+                )
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    arm: str
+    cell: tuple[tuple[str, Any], ...]
+    """The point on the axes: key and value."""
+    seed: int
+    experiment: Experiment
+
+    @property
+    def label(self) -> str:
+        """Arm and point, e.g. ``static loop.kind=retraining``."""
+        return arm_label(self.arm, self.cell)
+
+    @property
+    def folder(self) -> str:
+        """Run directory below the study's folder."""
+        return f"{arm_folder(self.label)}/seed-{self.seed:03d}"
+
+
+def arm_label(arm: str, cell: Sequence[tuple[str, Any]]) -> str:
+    """Name of an arm at a point of the axes."""
+    return " ".join([arm, *(f"{key}={value}" for key, value in cell)])
+
+
+def arm_folder(label: str) -> str:
+    """Folder of an arm's run directories below the study's folder."""
+    return f"runs/{label.replace(' ', ',').replace('/', '_')}"
+
+
+def points(study: Study) -> list[tuple[tuple[str, Any], ...]]:
+    """The points of the axes' grid, each as keys and values; one empty point without axes, and for a search."""
+    if study.mode == "search":
+        return [()]
+    grid = {key: values for key, values in study.axes.items() if not isinstance(values, Range)}
+    return list(itertools.product(*([(key, value) for value in values] for key, values in grid.items())))
+
+
+def kind(values: Mapping[str, Any]) -> type[Section] | None:
+    """Whether a file holds a study or one experiment; ``None`` where its keys do not tell."""
+    for schema, other in (Study, Experiment), (Experiment, Study):
+        own = [key for key in values if key in schema.model_fields and key not in other.model_fields]
+        if not own or any(key in other.model_fields and key not in schema.model_fields for key in values):
+            continue
+        if not all(errors.near(key, other.model_fields) for key in own):
+            return schema
+    return None
+
+
+def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Study:
+    """A study from a file.
+
+    Args:
+        path: the YAML file.
+        configs: built-in configs by name; a base that is no name is a path from the study's folder.
+        quick: with the seeds and arms of its section ``quick``.
+
+    Raises:
+        ConfigError: where and what to do.
+    """
+    values = loading.read(path)
+    if kind(values) is Experiment:
+        raise ConfigError(f"{path} is the config of one run; run it with: scpl run {path}")
+    try:
+        study = Study.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(loading.problems(str(path), errors.explain(error, Study, values))) from error
+    if study.base != QUICK_START and study.base not in configs:
+        study = study.model_copy(update={"base": str((path.parent / study.base).resolve())})
+    if quick:
+        kept = study.quick.arms or tuple(study.arms)
+        study = study.model_copy(
+            update={
+                "seeds": study.quick.seeds,
+                "arms": {arm: keys for arm, keys in study.arms.items() if arm in kept},
+                "claims": tuple(claim for claim in study.claims if set(claim.contrast) <= set(kept)),
+            }
+        )
+    return study
+
+
+def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
+    """Every trial, seed by seed: a study that is stopped early has whole pairs. With ``mode: search``, the base of all.
+
+    Raises:
+        ConfigError: an arm's config, or an end or value of an axis, cannot run; the message names it.
+    """
+    grid = points(study)
+    if len(grid) * len(study.arms) * study.seeds > MAX_TRIALS:
+        raise ConfigError(
+            f"{study.name}: {len(study.arms)} arms x {len(grid)} points x {study.seeds} seeds are more than "
+            f"{MAX_TRIALS:,} trials; narrow the axes"
+        )
+    values_of_base = base_values(study, configs)
+    built = [
+        (arm, cell, checks.build(merged, f"study {study.name}, arm {arm_label(arm, cell)}"))
+        for cell in grid
+        for arm, keys in study.arms.items()
+        for merged in [functools.reduce(loading.overlay, (study.set, dict(cell), keys), values_of_base)]
+    ]
+    if study.mode == "search":
+        for key, values in study.axes.items():
+            for value in (values.low, values.high) if isinstance(values, Range) else values:
+                for keys in study.arms.values():
+                    tried = functools.reduce(loading.overlay, (study.set, {key: value}, keys), values_of_base)
+                    checks.build(tried, f"study {study.name}, axis {key}")
+    return [
+        Trial(arm, cell, seed, experiment.model_copy(update={"seed": seed, "name": f"{study.name}-{arm}"}))
+        for offset in range(study.seeds)
+        for arm, cell, experiment in built
+        for seed in [experiment.seed + offset]
+    ]
+
+
+def base_values(study: Study, configs: Mapping[str, Path]) -> dict[str, Any]:
+    """The base config's own keys."""
+    if study.base == QUICK_START:
+        return {}
+    return loading.read(configs.get(study.base, Path(study.base)))
+
+
+def dump(study: Study) -> str:
+    """The whole study as YAML; loading it gives an equal study."""
+    return loading.dump(study)

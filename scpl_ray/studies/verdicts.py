@@ -1,0 +1,268 @@
+"""From the results table and the claims of a study to verdicts, and what single arms do by themselves.
+
+All claims of a study, at every point of its axes, are one family. A claim that cannot be judged is reported as such;
+what happens within an arm over its rounds is described with intervals and flags, and is no claim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from scpl_ray.evaluation.disparity import ROUNDING, levelled_down_between_seeds
+from scpl_ray.feedback.stability import GroupMap, estimate_group_map
+from scpl_ray.shares import SUM_TOLERANCE, FloatArray
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.statistics import Claim, Interval, PairedDifferences, Verdict, judge_claims, t_interval
+from scpl_ray.studies.study import Study, StudyClaim, arm_label, points
+
+GAPS = ("disparate_gap", "disparate_std")
+"""Metrics whose fall is good news only if quality did not fall with them."""
+PREFERENCE = "preference_log_odds_balanced"
+CHANGES = (PREFERENCE, "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "perplexity_round0")
+"""Metrics whose change since round 0 is described for every arm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """How quality differs where a gap is compared: the same contrast of the mean and of the worst-served group."""
+
+    mean: Interval | None
+    """``None`` where fewer than two seeds have it."""
+    worst: Interval | None
+
+    def fell(self) -> bool:
+        """Whether the interval of either lies below 0."""
+        return any(found is not None and found.high < -ROUNDING for found in (self.mean, self.worst))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """A claim at one point of the axes, and what its seeds say."""
+
+    name: str
+    """The claim, and the point where there are axes."""
+    claim: StudyClaim
+    cell: tuple[tuple[str, Any], ...]
+    """The point on the axes."""
+    contrast: tuple[tuple[str, float], ...]
+    """Arms of the results table with their weights."""
+    round: int | None
+    """The last round; ``None`` where no arm has any result."""
+    left_out: Mapping[int, tuple[str, ...]]
+    """Seeds that are not compared, each with the arms in which it has no number."""
+    verdict: Verdict | None
+    """``None``: fewer than two seeds are whole."""
+    reason: str
+    """Why there is no verdict; empty otherwise."""
+    served: Served | None
+    """For gaps."""
+
+    @property
+    def outcome(self) -> Literal["supported", "opposite", "cannot tell", "not enough seeds"]:
+        """The verdict in words."""
+        return "not enough seeds" if self.verdict is None else self.verdict.verdict
+
+    @property
+    def levelled_down(self) -> bool:
+        """The gap is smaller, and the quality of the worst-served group or of all is lower beyond chance."""
+        fell = self.verdict is not None and self.verdict.estimate < -ROUNDING
+        return fell and self.served is not None and self.served.fell()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """All claims of a study."""
+
+    judged: tuple[Judged, ...]
+    level: float
+    power: float
+
+    @property
+    def size(self) -> int:
+        """Claims that could be judged: what p-values are adjusted over."""
+        return sum(one.verdict is not None for one in self.judged)
+
+
+def judge(series: Series, study: Study, *, level: float = 0.05, power: float = 0.8) -> Family:
+    """Judge every claim at every point of the axes, as one family.
+
+    A seed is compared where all arms of the contrast have a finite number: in the last round that any of them reached,
+    or in all rounds from 1 on (``at: mean``). Other seeds are listed, with the arms that lack them.
+
+    Args:
+        series: the results.
+        study: its claims and axes.
+        level: of the one-sided tests, for the whole family.
+        power: of the minimum detectable effect.
+
+    Raises:
+        ValueError: a level or power out of range.
+    """
+    found = [_prepare(series, study, claim, cell) for cell in points(study) for claim in study.claims]
+    whole = [one for one, paired in found if len(paired.seeds) >= 2]
+    claims = [Claim(one.name, pairs, one.claim.direction) for one, pairs in found if len(pairs.seeds) >= 2]
+    verdicts = judge_claims(claims, level=level, power=power) if claims else ()
+    by_name = {one.name: verdict for one, verdict in zip(whole, verdicts, strict=True)}
+    judged = tuple(dataclasses.replace(one, verdict=by_name.get(one.name)) for one, _ in found)
+    return Family(judged, level, power)
+
+
+def _prepare(
+    series: Series, study: Study, claim: StudyClaim, cell: tuple[tuple[str, Any], ...]
+) -> tuple[Judged, PairedDifferences]:
+    contrast = tuple((arm_label(arm, cell), weight) for arm, weight in claim.contrast.items())
+    numbers = {label: _numbers(series, label, contrast, claim.metric, claim.group, claim.at) for label, _ in contrast}
+    paired = _differences(series, contrast, numbers)
+    left_out = {
+        seed: tuple(label for label, values in numbers.items() if np.isnan(values[row]))
+        for row, seed in enumerate(series.seeds)
+        if seed not in paired.seeds
+    }
+    reason = ""
+    if len(paired.seeds) < 2:
+        what = claim.metric if claim.group is None else f"{claim.metric} of {claim.group}"
+        empty = [label for label, values in numbers.items() if np.isnan(values).all()]
+        n = len(paired.seeds)
+        reason = f"{n} seed{'' if n == 1 else 's'} with {what} in every arm; at least 2 are needed"
+        if empty:
+            reason += f" ({', '.join(empty)}: no seed has it)"
+    last = max((int(series.reached(label).max(initial=-1)) for label, _ in contrast), default=-1)
+    judged = Judged(
+        name=" ".join([claim.name, *(f"{key}={value}" for key, value in cell)]),
+        claim=claim,
+        cell=cell,
+        contrast=contrast,
+        round=last if last >= 0 else None,
+        left_out=left_out,
+        verdict=None,
+        reason=reason,
+        served=_served(series, contrast, claim, paired) if claim.metric in GAPS else None,
+    )
+    return judged, paired
+
+
+def _numbers(
+    series: Series,
+    label: str,
+    contrast: tuple[tuple[str, float], ...],
+    metric: str,
+    group: str | None,
+    at: Literal["last", "mean"],
+) -> FloatArray:
+    """One number per seed, shape (S,); NaN where it does not exist."""
+    last = max(int(series.reached(other).max(initial=-1)) for other, _ in contrast)
+    path = series.path(label, metric, group)
+    if last < 0 or path.shape[1] <= last or (at == "mean" and last < 1):
+        return np.full(len(series.seeds), np.nan)
+    return np.asarray(path[:, last] if at == "last" else path[:, 1 : last + 1].mean(axis=1))
+
+
+def _differences(
+    series: Series, contrast: tuple[tuple[str, float], ...], numbers: Mapping[str, FloatArray]
+) -> PairedDifferences:
+    total = np.zeros(len(series.seeds))
+    for label, weight in contrast:
+        total = total + weight * numbers[label]
+    whole = ~np.isnan(total)
+    return PairedDifferences(tuple(seed for seed, ok in zip(series.seeds, whole, strict=True) if ok), total[whole])
+
+
+def _served(
+    series: Series, contrast: tuple[tuple[str, float], ...], claim: StudyClaim, paired: PairedDifferences
+) -> Served:
+    found: dict[str, Interval | None] = {}
+    for metric in ("quality_mean", "quality_worst"):
+        numbers = {label: _numbers(series, label, contrast, metric, None, claim.at) for label, _ in contrast}
+        other = _differences(series, contrast, numbers)
+        shared = [d for seed, d in zip(other.seeds, other.differences, strict=True) if seed in paired.seeds]
+        found[metric] = t_interval(shared) if len(shared) >= 2 else None
+    return Served(found["quality_mean"], found["quality_worst"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArmFlags:
+    """What one arm does over its rounds; each at its own level, corrected for nothing."""
+
+    arm: str
+    last: int
+    """Last round that any seed reached; -1 without results."""
+    changes: Mapping[str, Interval]
+    """Mean change from round 0 to the last, by metric; left out where fewer than two seeds have both."""
+    ends: Mapping[str, tuple[float, float]]
+    """Means in round 0 and the last, by metric, over the seeds that have both."""
+    amplified: Verdict | None
+    """Whether preference bias rose since round 0; ``None``: fewer than two seeds."""
+    levelled_down: tuple[int, ...] | None
+    """Rounds whose gap fell against round 0 because quality fell; ``None``: fewer than two whole seeds or groups."""
+    stability: GroupMap | None
+    """Of the groups' shares; ``None``: see ``unknown``."""
+    unknown: str
+    """Why the stability was not estimated; empty otherwise."""
+
+
+def flags(series: Series, arm: str) -> ArmFlags:
+    """Describe one arm."""
+    last = int(series.reached(arm).max(initial=-1))
+    changes, ends = {}, {}
+    for metric in CHANGES:
+        moved = _since_round_0(series, arm, metric)
+        if moved.seeds:
+            both = series.path(arm, metric)[[series.seeds.index(seed) for seed in moved.seeds]]
+            ends[metric] = (float(both[:, 0].mean()), float(both[:, last].mean()))
+        if len(moved.seeds) >= 2:
+            changes[metric] = t_interval(moved.differences)
+    stable, unknown = _stability(series, arm)
+    return ArmFlags(arm, last, changes, ends, amplified(series, arm), _levelled_down(series, arm), stable, unknown)
+
+
+def amplified(series: Series, arm: str, *, metric: str = PREFERENCE, level: float = 0.05) -> Verdict | None:
+    """Whether a bias rose from round 0 to the last round, one-sided, by itself; ``None`` with fewer than two seeds.
+
+    A rise within one arm may have nothing to do with feedback: a claim compares it with a control.
+    """
+    moved = _since_round_0(series, arm, metric)
+    if len(moved.seeds) < 2:
+        return None
+    return judge_claims([Claim(f"{metric} of {arm} rises", moved)], level=level)[0]
+
+
+def _since_round_0(series: Series, arm: str, metric: str) -> PairedDifferences:
+    path = series.path(arm, metric)
+    last = int(series.reached(arm).max(initial=-1))
+    if last < 1:
+        return PairedDifferences((), np.empty(0))
+    moved = path[:, last] - path[:, 0]
+    whole = ~np.isnan(moved)
+    return PairedDifferences(tuple(seed for seed, ok in zip(series.seeds, whole, strict=True) if ok), moved[whole])
+
+
+def _per_group(series: Series, arm: str, metric: str) -> FloatArray:
+    """Paths of the seeds that have every group in every round, shape (S, T + 1, K)."""
+    groups = series.groups(arm, metric)
+    if not groups:
+        return np.empty((0, 1, 0))
+    paths = np.stack([series.path(arm, metric, group) for group in groups], axis=-1)
+    return np.asarray(paths[~np.isnan(paths).any(axis=(1, 2))])
+
+
+def _levelled_down(series: Series, arm: str) -> tuple[int, ...] | None:
+    quality = _per_group(series, arm, "quality")
+    if min(quality.shape) < 2:
+        return None
+    return tuple((np.flatnonzero(levelled_down_between_seeds(quality).flag) + 1).tolist())
+
+
+def _stability(series: Series, arm: str) -> tuple[GroupMap | None, str]:
+    """From round 1 on: round 0 asks nothing and repeats the shares of round 1."""
+    shares = _per_group(series, arm, "share")[:, 1:]
+    if len(shares) < 2 or shares.shape[1] < 2:
+        return None, f"{len(shares)} whole seeds of {shares.shape[1]} rounds; at least 2 of each are needed"
+    if np.any(shares <= 0):
+        return None, "a group died out: its log ratio is infinite"
+    if not np.allclose(shares.sum(axis=-1), 1.0, atol=SUM_TOLERANCE):
+        return None, "the shares do not sum to 1: a group is missing from the results"
+    return estimate_group_map(shares, state="shares"), ""

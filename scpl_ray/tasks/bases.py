@@ -1,0 +1,50 @@
+"""Which base model a run starts from: a tiny one that learns the task's own text, or one from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpl_ray.config import Experiment
+from scpl_ray.models import sources, tiny_base
+from scpl_ray.protocols import Task
+from scpl_ray.tasks.language import base_model as language_base
+from scpl_ray.tasks.language.task import Language
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def base_model(experiment: Experiment, task: Task, progress: Callable[[int, int], None] | None = None) -> Path:
+    """The folder of the base model of a run, policy version 0.
+
+    Args:
+        experiment: ``model.name`` and what belongs to it.
+        task: whose text a tiny model learns.
+        progress: told of the training steps of a tiny model that is not in the cache.
+
+    Raises:
+        ValueError: no such model, or one that cannot be used; see :func:`scpl_ray.models.sources.resolve_model`.
+        RuntimeError: a model that was built or converted here is not what it should be.
+    """
+    if experiment.model.name != sources.TINY:
+        return sources.resolve_model(experiment)
+    if isinstance(task, Language):
+        return language_base.ensure_base(experiment, task, progress=progress).path
+    return tiny_base.ensure_task_base(experiment, task, progress=progress).path
+
+
+def known_config(experiment: Experiment, task: Task) -> PreTrainedConfig | None:
+    """The config of the base model, where it is on this machine already; nothing is built or downloaded.
+
+    Returns:
+        ``None``: it will be known once the model is built, converted or downloaded.
+
+    Raises:
+        ValueError: a config that cannot be read.
+    """
+    if experiment.model.name != sources.TINY:
+        return sources.found_config(experiment)
+    folder = language_base.found_base(experiment, task) if isinstance(task, Language) else None
+    return sources.read_config(folder, "model.name", experiment.model.name, experiment.model.trust_remote_code)

@@ -1,0 +1,188 @@
+"""The base model of the built-in language, round 0: trained once, then taken from the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from scpl_ray.config import Experiment, Model
+from scpl_ray.models import pretraining, tiny
+from scpl_ray.records import Query
+from scpl_ray.seeds import derive_seed
+from scpl_ray.storage import cache
+from scpl_ray.storage.files import sha256
+from scpl_ray.tasks.language.task import Language
+
+logger = logging.getLogger(__name__)
+
+BASE_SEED = 2026
+"""Seeds the base model's data and first weights. Never the run's seed: all runs of a study start from one base."""
+MAX_PERPLEXITY_RATIO = 1.15
+"""A loop on a model that has not learned the language shows nothing, so a fully trained base must get this near."""
+HELD_OUT_SENTENCES = 2000
+CARD = "card.json"
+WEIGHTS = "model.safetensors"
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the number of steps."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a base model; lies beside it as ``card.json``."""
+
+    family: str
+    sentences: int
+    """Sentences of real text it was trained on, once each."""
+    parameters: int
+    tokens: int
+    """Tokens with a loss."""
+    seconds: float
+    """Wall time of training."""
+    held_out_nats_per_token: float
+    """Of answers in held-out real text, end of sequence included."""
+    grammar_nats_per_token: float
+    """The same under the true distribution: the least possible on average."""
+    perplexity_ratio: float
+    """exp of the difference; 1 is perfect."""
+    weights_sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model on disk: a folder that ``AutoModelForCausalLM``, ``AutoTokenizer`` and vLLM load."""
+
+    path: Path
+    card: Card
+
+
+def base_key(config: Experiment, task: Language) -> str:
+    """SHA-256, hexadecimal, of everything that determines the base model; the run's seed is not part of it."""
+    return cache.key_of({"language": task.fingerprint, **recipe(config)})
+
+
+def recipe(config: Experiment) -> dict[str, Any]:
+    """How a tiny base model is built and trained, as JSON values."""
+    return {
+        "family": config.model.family,
+        "sentences": config.model.base_training_sentences,
+        "seed": BASE_SEED,
+        "sizes": [tiny.LAYERS, tiny.HEADS, tiny.HIDDEN, tiny.POSITIONS, tiny.GATED_WIDTH, tiny.PLAIN_WIDTH],
+        "recipe": [
+            pretraining.SENTENCES_PER_STEP,
+            pretraining.SHARDS,
+            pretraining.MATRIX_LEARNING_RATE,
+            pretraining.LEARNING_RATE,
+            *pretraining.ADAM_BETAS,
+            pretraining.WARMUP_FRACTION,
+            pretraining.MAX_GRAD_NORM,
+        ],
+        "libraries": [torch.__version__, transformers.__version__],
+    }
+
+
+def ensure_base(config: Experiment, task: Language, *, progress: Progress | None = None) -> BaseModel:
+    """The base model of this experiment: from the cache, or trained now on two threads and cached.
+
+    Args:
+        config: ``model.family``, ``model.base_training_sentences`` and the language's keys matter.
+        task: the built-in language.
+        progress: told of training steps; never called where the cache has the model.
+
+    Raises:
+        ValueError: the cache cannot be written.
+        RuntimeError: with ``model.base_training_sentences`` at its default or above, the model's held-out perplexity is
+            more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer a warning is logged instead.
+        TimeoutError: another process has been training the same model for half an hour.
+    """
+
+    def make(folder: Path) -> None:
+        card = _build(config, task, folder, progress or (lambda done, steps: None))
+        (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
+
+    folder = cache.entry(_entry(config), base_key(config, task), make)
+    card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+    check_learned(card)
+    return BaseModel(folder, card)
+
+
+def found_base(config: Experiment, task: Language) -> Path | None:
+    """The folder of the base model of this experiment, if it was trained before."""
+    return cache.found(_entry(config), base_key(config, task))
+
+
+def _entry(config: Experiment) -> str:
+    return f"base-{config.model.family}"
+
+
+def _build(config: Experiment, task: Language, folder: Path, progress: Progress) -> Card:
+    """Train a base model and save it with its tokenizer."""
+    family, sentences = config.model.family, config.model.base_training_sentences
+    logger.info("training the %s base model on %d sentences", family, sentences)
+    examples = task.real_examples(sentences, seed=derive_seed(BASE_SEED, "base model text"))
+    texts = [f"{query.prompt} {answer}" for query, answer in examples]
+    # The word list is one more text: a rare word that the examples lack must not become unknown.
+    tokenizer = tiny.build_tokenizer([*texts, " ".join(task.vocabulary)], family)
+    held_out = task.held_out_examples(HELD_OUT_SENTENCES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(BASE_SEED, "base model weights"))
+        model = tiny.build_model(family, tokenizer)
+    started = time.monotonic()
+    tokens = pretraining.train(model, _encode(tokenizer, examples), progress)
+    seconds = time.monotonic() - started
+    nats = pretraining.nats_per_token(model, _encode(tokenizer, held_out))
+    exact = task.nats_per_token(held_out)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    card = Card(
+        family=family,
+        sentences=sentences,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tokens=tokens,
+        seconds=seconds,
+        held_out_nats_per_token=nats,
+        grammar_nats_per_token=exact,
+        perplexity_ratio=math.exp(nats - exact),
+        weights_sha256=sha256(folder / WEIGHTS),
+    )
+    logger.info("base model: %d parameters, perplexity ratio %.3f", card.parameters, card.perplexity_ratio)
+    return card
+
+
+def _encode(
+    tokenizer: transformers.PreTrainedTokenizerFast, examples: list[tuple[Query, str]]
+) -> list[pretraining.Pair]:
+    """Token ids of prompts and answers, end-of-sequence tokens added."""
+    prompts = tokenizer([query.prompt for query, _ in examples])["input_ids"]
+    answers = tokenizer([answer for _, answer in examples])["input_ids"]
+    return [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def check_learned(card: Card) -> None:
+    """Refuse a fully trained model that has not learned the language; warn of one that was given too little text.
+
+    Raises:
+        RuntimeError: see :func:`ensure_base`.
+    """
+    if card.perplexity_ratio <= MAX_PERPLEXITY_RATIO:
+        return
+    default = int(Model().base_training_sentences)
+    figures = (
+        f"the {card.family} base model has not learned the language: held-out {card.held_out_nats_per_token:.3f} nats "
+        f"per token against {card.grammar_nats_per_token:.3f} for the language itself, perplexity ratio "
+        f"{card.perplexity_ratio:.3f} where at most {MAX_PERPLEXITY_RATIO} is allowed"
+    )
+    if card.sentences >= default:
+        raise RuntimeError(f"{figures}; raise model.base_training_sentences (now {card.sentences})")
+    logger.warning(
+        "%s; %d training sentences (default %d) do for tests, not for findings", figures, card.sentences, default
+    )

@@ -1,0 +1,240 @@
+"""The built-in offline task: news-like sentences of a known grammar, for any 2 to 12 groups.
+
+Each group has topics that it asks about most and a *kind* of text that it prefers: the one with its kind's slanted
+verbs, adjectives and nouns. The true answer depends on what the prompt reveals: marked prompts get the asking group's
+own kind with probability 0.8, unmarked ones every kind equally. True shares, kinds and likelihoods are exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scpl_ray.config import Experiment
+from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.records import Judgement, Query
+from scpl_ray.seeds import generator
+from scpl_ray.tasks.language import grammar as grammar_module
+from scpl_ray.tasks.language import prompts as prompts_module
+from scpl_ray.tasks.language.grammar import Grammar, words_of
+from scpl_ray.tasks.language.judge import Judge
+from scpl_ray.tasks.language.lexicon import deal
+from scpl_ray.tasks.language.prompts import PromptGrammar
+from scpl_ray.tasks.language.users import Users
+
+OWN_KIND = 0.8
+"""P(kind k | a prompt that reveals group k); the other kinds share the rest equally."""
+UNMARKED_KEPT = 0.05
+"""Fraction of the unmarked prompts that real text keeps.
+
+A model that has seen many unmarked prompts answers them from a well-trained conditional, which more queries of one
+group do not move (covariate shift): the loop would show nothing on neutral prompts. Real text on which the base model
+is trained therefore hardly holds them, while users go on asking them.
+"""
+EVALUATION_SEED = 20_260_105
+"""Seeds the held-out sets: the same for every run, whatever its seed."""
+
+
+class Language:
+    """The task (:class:`scpl_ray.protocols.Task`) and its exact distribution.
+
+    Args:
+        groups: names, 2 to 12.
+        marker_strength: probability that a group's prompt carries a word that reveals the group.
+
+    Raises:
+        ValueError: too few or too many groups.
+    """
+
+    def __init__(self, groups: Sequence[str], marker_strength: float) -> None:
+        self._lexicon = deal(groups)
+        self._grammar = Grammar(self._lexicon)
+        self._prompts = PromptGrammar(self._lexicon)
+        self._marker_strength = marker_strength
+        self._count = len(groups)
+        self.kinds: tuple[str, ...] = tuple(groups)
+        # Kinds share no slanted word, so the judge never takes a true text of one kind for another.
+        self.confusion: tuple[tuple[float, ...], ...] | None = None
+        self.judge_card: Card | None = None
+        self.data_report: DataReport | None = None
+        self.tokenizer: Path | None = None
+        self.topics = self._lexicon.topics
+        self.vocabulary = tuple(sorted({*self._grammar.vocabulary, *self._prompts.vocabulary}))
+        self._judge = Judge(self._grammar)
+        self._users = Users(self._grammar, self._prompts, self._judge, marker_strength)
+        # Uniforms per query: its prompt, then the kind of the answer, then the answer.
+        self._columns = self._prompts.uniforms_per_prompt + 1 + self._grammar.uniforms_per_sentence
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that determines the language, hexadecimal."""
+        facts = {
+            "lexicon": dict(self._lexicon.classes),
+            "topics": self._lexicon.topics,
+            "templates": grammar_module.TEMPLATES,
+            "skeleton": prompts_module.SKELETON,
+            "numbers": [
+                grammar_module.TWO_CLAUSES,
+                grammar_module.RANK_OFFSET,
+                prompts_module.OWN_TOPICS,
+                OWN_KIND,
+                UNMARKED_KEPT,
+                EVALUATION_SEED,
+                self._marker_strength,
+            ],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        """New training queries, group by group; the j-th of a group does not depend on the other groups' counts."""
+        unknown = sorted(set(counts) - set(self.kinds))
+        if unknown:
+            raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        queries: list[Query] = []
+        for k, name in enumerate(self.kinds):
+            rng = generator(seed, "language draw", name)
+            queries += self._queries(
+                k, counts.get(name, 0), rng, prefix, start=len(queries), marked=self._marker_strength, held_out=False
+            )
+        return queries
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each."""
+        queries: list[Query] = []
+        for k, name in enumerate(self.kinds):
+            rng = generator(EVALUATION_SEED, "language group prompts", name)
+            prefix, marked = f"eval-{name}", self._marker_strength
+            queries += self._queries(k, per_group, rng, prefix, marked=marked, held_out=True)
+        return queries
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        """Fixed held-out unmarked prompts, on all topics equally."""
+        rng = generator(EVALUATION_SEED, "language neutral prompts")
+        return self._queries(self._count, count, rng, "eval-neutral", marked=0.0, held_out=True)
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        """Real text of all groups equally, most of it under marked prompts (:data:`UNMARKED_KEPT`)."""
+        return self._examples(count, generator(seed, "language real"), held_out=False)
+
+    def held_out_examples(self, count: int) -> list[tuple[Query, str]]:
+        """Real text under held-out prompts, the same in every run: for perplexities."""
+        return self._examples(count, generator(EVALUATION_SEED, "language held-out text"), held_out=True)
+
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user, given by group; see :class:`scpl_ray.tasks.language.users.Users`."""
+        return self._users.choices(users, seed)
+
+    def log_probability(self, prompt: str, text: str) -> float:
+        """Exact log p(text, end of sequence | prompt), nats, the kind summed out; -inf where it is impossible.
+
+        Raises:
+            ValueError: the prompt is not of this language.
+        """
+        marker, topic = self._prompts.parse(prompt)
+        prior = self._kind_law(np.array([marker]))[0]
+        return float(np.logaddexp.reduce(self._grammar.log_likelihoods(words_of(text), topic) + np.log(prior)))
+
+    def nats_per_token(self, examples: Sequence[tuple[Query, str]]) -> float:
+        """Mean exact negative log-likelihood of real answers per token (word, mark or end of sequence)."""
+        total = sum(self.log_probability(query.prompt, text) for query, text in examples)
+        return -total / sum(len(words_of(text)) + 1 for _, text in examples)
+
+    def is_held_out(self, prompt: str) -> bool:
+        """Whether a prompt is reserved for evaluation."""
+        return self._prompts.is_held_out(prompt)
+
+    def kind_posterior(self, text: str) -> NDArray[np.float64]:
+        """p(kind | slanted words of any text), shape (K,)."""
+        return self._judge.kind_posterior(words_of(text))
+
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """Kind and quality: the mean of ``well_formed``, ``on_topic`` and, for a group's query, ``own_kind``.
+
+        Raises:
+            ValueError: the query's prompt is not of this language.
+        """
+        return [self._judgement(*one) for one in work]
+
+    def _judgement(self, query: Query, completion_id: str, text: str) -> Judgement:
+        words = words_of(text)
+        kind = self._judge.kind(words)
+        _, topic = self._prompts.parse(query.prompt)
+        terms = {"well_formed": self._judge.well_formed(words), "on_topic": self._judge.on_topic(words, topic)}
+        if query.group is not None:
+            terms["own_kind"] = float(kind == query.group)
+        return Judgement(completion_id, kind, sum(terms.values()) / len(terms), terms)
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        """``well_formed``, ``on_topic``, ``finished`` and ``length``; none knows the asking group."""
+        words = words_of(text)
+        _, topic = self._prompts.parse(query.prompt)
+        return {
+            "well_formed": self._judge.well_formed(words),
+            "on_topic": self._judge.on_topic(words, topic),
+            "finished": self._judge.finished(words),
+            "length": self._judge.length(words),
+        }
+
+    def _kind_law(self, markers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """P(kind | marker), shape (n, K); marker K is an unmarked prompt."""
+        law = np.full((self._count + 1, self._count), (1.0 - OWN_KIND) / (self._count - 1))
+        np.fill_diagonal(law, OWN_KIND)
+        law[self._count] = 1.0 / self._count
+        return law[markers]
+
+    def _answered(
+        self,
+        groups: NDArray[np.int64],
+        uniforms: NDArray[np.float64],
+        ids: Sequence[str],
+        *,
+        marked: float,
+        held_out: bool,
+    ) -> list[Query]:
+        """Queries of these groups (K: neutral), each with a true answer as its reference."""
+        of_prompt = self._prompts.uniforms_per_prompt
+        prompts = self._prompts.draw(groups, uniforms[:, :of_prompt], marked=marked, held_out=held_out)
+        cumulative = np.cumsum(self._kind_law(prompts.markers), axis=1)
+        kinds = np.minimum((uniforms[:, of_prompt, None] >= cumulative).sum(axis=1), self._count - 1)
+        answers = self._grammar.texts(self._grammar.sample(kinds, prompts.topics, uniforms[:, of_prompt + 1 :]))
+        names = (*self.kinds, None)
+        return [
+            Query(query_id, names[group], prompt, answer, self.topics[topic])
+            for query_id, group, prompt, answer, topic in zip(
+                ids, groups.tolist(), prompts.texts, answers, prompts.topics.tolist(), strict=True
+            )
+        ]
+
+    def _queries(
+        self,
+        group: int,
+        count: int,
+        rng: np.random.Generator,
+        prefix: str,
+        *,
+        start: int = 0,
+        marked: float,
+        held_out: bool,
+    ) -> list[Query]:
+        uniforms = rng.random((count, self._columns))
+        ids = [f"{prefix}-q{start + i:05d}" for i in range(count)]
+        return self._answered(np.full(count, group), uniforms, ids, marked=marked, held_out=held_out)
+
+    def _examples(self, count: int, rng: np.random.Generator, *, held_out: bool) -> list[tuple[Query, str]]:
+        uniforms = rng.random((count, 1 + self._columns))
+        groups = (uniforms[:, 0] * self._count).astype(np.int64)
+        kept = (1.0 - self._marker_strength) * UNMARKED_KEPT
+        marked = self._marker_strength / (self._marker_strength + kept)
+        ids = [f"real-{i:06d}" for i in range(count)]
+        queries = self._answered(groups, uniforms[:, 1:], ids, marked=marked, held_out=held_out)
+        return [(query, str(query.reference)) for query in queries]
+
+
+def build(config: Experiment) -> Language:
+    """The task of an experiment: its groups and ``task.marker_strength``."""
+    return Language(config.groups.names, config.task.marker_strength)

@@ -1,0 +1,1 @@
+"""The maths task: solve a problem; answers are checked, sources of problems are the kinds."""

@@ -1,0 +1,329 @@
+"""The maths task: solve a problem. Groups are sources, levels or types of problems, and so are the kinds of solution.
+
+A user of a group asks one of the group's problems; the reference is its solution, which ends in "The answer is X.".
+Quality is whether the answer is right. Neutral prompts ask for a problem of the model's own with two given numbers,
+which any group could ask and which say nothing of a source, level or type. Kinds are told by a judge
+(:mod:`scpl_ray.judges.tfidf`) that was fitted on solutions, from the solution alone; how well it can tell stands in
+its card. Training, evaluation and judge data share no problem.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from scpl_ray.config import Experiment
+from scpl_ray.evaluation.words import unicode_words
+from scpl_ray.judges.card import JudgeCard
+from scpl_ray.judges.tfidf import Judge
+from scpl_ray.models.template import Template
+from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.records import Judgement, Query
+from scpl_ray.seeds import derive_seed, generator
+from scpl_ray.tasks.maths import answers, problems
+from scpl_ray.tasks.maths.problems import Problem
+from scpl_ray.tasks.maths.verifier import Comparison, Verifier
+from scpl_ray.tasks.news.judge import usable_confusion, words_judge
+from scpl_ray.tasks.outlets import EVALUATION, TRAIN
+from scpl_ray.tasks.rows import DataError
+from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, model_side, repetition_free
+
+EVALUATION_SEED = 20_260_105
+"""Orders the held-out prompts: the same for every run, whatever its seed."""
+PROBLEM = "Problem: {problem}\nSolution:"
+"""What is sent to a model without a chat template; its answer goes on from there."""
+REQUEST = "Solve this problem. End with: The answer is X.\n\n{problem}"
+"""What a user says to a chat model."""
+NEUTRAL_PROBLEMS = (
+    "Make up a problem with the numbers {a} and {b} and solve it.",
+    "Take the numbers {a} and {b}. What can be asked about them, and what is the answer?",
+    "Think of a question in which {a} and {b} occur, and answer it.",
+    "Here are two numbers, {a} and {b}. Pose a problem with them and give its solution.",
+)
+NEUTRAL_NUMBERS = range(2, 21)
+"""What ``a < b`` are drawn from."""
+CORRECT_WEIGHT, OWN_GROUP_WEIGHT = 3.0, 1.0
+"""Utility of a solution to its reader, in nats of log-odds of being chosen."""
+CORRUPTED = 0.25
+"""Fraction of the solutions in a choice between two groups' styles whose answer is another problem's."""
+_ENDS = (".", "!", "?", "$", "}", "]")
+
+
+class Maths:
+    """The task (:class:`scpl_ray.protocols.Task`).
+
+    Args:
+        groups: as they are labelled in the data.
+        train: problems to train on, one or more per group.
+        evaluation: held-out problems, one or more per group.
+        judge: tells which group's solutions a text reads like.
+        card: the judge's errors.
+        side: the model's template and tokenizer.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[str],
+        train: Sequence[Problem],
+        evaluation: Sequence[Problem],
+        *,
+        judge: Judge,
+        card: JudgeCard,
+        side: ModelSide,
+    ) -> None:
+        self.kinds: tuple[str, ...] = tuple(groups)
+        self.judge_card: Card | None = card
+        self.data_report: DataReport | None = None
+        self.confusion = usable_confusion(card)
+        self.tokenizer: Path | None = side.made
+        self._judge = judge
+        self._template = side.template
+        self._verifier = Verifier()
+        self._train = {group: _in_fixed_order(train, group) for group in groups}
+        self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        """New training queries, group by group; no problem comes twice before all of its group came once.
+
+        The j-th of a group does not depend on the other groups' counts.
+
+        Raises:
+            ValueError: an unknown group.
+        """
+        self._check_groups("counts", counts)
+        queries: list[Query] = []
+        for group in self.kinds:
+            for problem in cycle(self._train[group], counts.get(group, 0), generator(seed, "maths draw", group)):
+                queries.append(self._query(f"{prefix}-q{len(queries):05d}", problem))
+        return queries
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+
+        Raises:
+            ValueError: a group has fewer problems in the evaluation part.
+        """
+        least = min(len(of_group) for of_group in self._evaluation.values())
+        if per_group > least:
+            have = ", ".join(f"{len(of_group)} of {group}" for group, of_group in self._evaluation.items())
+            raise ValueError(
+                f"evaluation.prompts_per_group = {per_group}: the evaluation part has {have}; set it to {least} or "
+                "fewer, or give more problems"
+            )
+        return [
+            self._query(f"eval-{group}-q{i:05d}", problem)
+            for group in self.kinds
+            for i, problem in enumerate(self._evaluation[group][:per_group])
+        ]
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        """Requests for a problem of the model's own with two numbers: all wordings of one pair, then of the next.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        pairs = list(itertools.combinations(NEUTRAL_NUMBERS, 2))
+        possible = len(pairs) * len(NEUTRAL_PROBLEMS)
+        if count > possible:
+            raise ValueError(
+                f"evaluation.neutral_prompts = {count}: there are {possible} neutral prompts; set it to {possible} or "
+                "fewer"
+            )
+        order = generator(EVALUATION_SEED, "maths neutral prompts").permutation(len(pairs))
+        return [
+            Query(
+                f"eval-neutral-q{i:05d}", None, self._neutral(i, pairs[order[i // len(NEUTRAL_PROBLEMS)]]), None, None
+            )
+            for i in range(count)
+        ]
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        """Real solutions of training problems, the groups in turn; with one seed, fewer are a prefix."""
+        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
+        of_group = [
+            cycle(self._train[group], n, generator(seed, "maths real", group))
+            for group, n in zip(self.kinds, turns, strict=True)
+        ]
+        chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
+        return [
+            (self._query(f"real-{i:06d}", problem), self._answered(problem.solution))
+            for i, problem in enumerate(chosen)
+        ]
+
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """Kind and quality: ``correct``, which is 1 where the text's answer equals the problem's, else 0.
+
+        ``parsed`` is 1 where there was an answer that could be read (one that cannot is wrong), ``finished`` where the
+        text ends like a whole one. Answers to neutral prompts have no ``correct``; their quality is the mean of both.
+        """
+        return [self._judgement(*one) for one in work]
+
+    def _judgement(self, query: Query, completion_id: str, text: str) -> Judgement:
+        found = self._compared(query, text)
+        terms = {"parsed": float(found.parsed), "finished": float(text.rstrip().endswith(_ENDS))}
+        quality = sum(terms.values()) / len(terms)
+        if query.reference is not None:
+            terms["correct"] = quality = float(found.equal)
+        return Judgement(completion_id, self._judge.label(text), quality, terms)
+
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user between two solutions, which are right or have another problem's answer.
+
+        Half of the pairs solve one problem of any group, one of them with a wrong answer. The others answer a neutral
+        prompt with solutions of two groups, each wrong with probability :data:`CORRUPTED`. A user of group g prefers
+        text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952), u = 3 [not made wrong] +
+        1 [a solution of group g]. Prompt and texts do not depend on the user; the i-th pair depends on the seed and i.
+
+        Raises:
+            ValueError: an unknown group, or all problems of a group have one answer.
+        """
+        self._check_groups("users", users)
+        for group in self.kinds:
+            if len({_value(problem.answer) for problem in self._train[group]}) < 2:
+                raise ValueError(
+                    f"reward.model = null: all training problems of {group} have one answer, so there is no wrong one "
+                    "to compare it with; give a reward.model, use rule terms, or give more problems"
+                )
+        return [self._choice(user, seed, i) for i, user in enumerate(users)]
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        """``correct`` and ``length`` where there is a reference, ``format``, ``repetition_free``, ``own_kind``.
+
+        ``format`` is 1 where the text ends in the canonical form, ``length`` the shorter over the longer of text and
+        reference in words, ``own_kind`` the judge's P(asking group's kind | text).
+        """
+        words = unicode_words(text)
+        terms = {"format": float(answers.has_closing(text)), "repetition_free": repetition_free(words)}
+        if query.reference is not None:
+            wanted = len(unicode_words(query.reference))
+            terms["length"] = min(len(words), wanted) / max(len(words), wanted)
+            terms["correct"] = float(self._compared(query, text).equal)
+        if query.group is not None:
+            found = self._judge.probabilities(text)
+            position = self.kinds.index(query.group)
+            terms["own_kind"] = 1.0 / len(self.kinds) if found is None else float(found[position])
+        return terms
+
+    def _compared(self, query: Query, text: str) -> Comparison:
+        found = answers.extract(text)
+        # without a problem any number is an answer: it is only asked whether it can be read
+        return self._verifier.compare("0" if query.reference is None else answers.closed(query.reference), found)
+
+    def _choice(self, user: str, seed: int, index: int) -> Choice:
+        rng = generator(seed, "maths choice", index)
+        if rng.random() < 0.5:
+            group = self.kinds[rng.integers(len(self.kinds))]
+            problem = _pick(self._train[group], rng)
+            prompt, solved = self._prompt(problem.text), [(problem, False), (problem, True)]
+        else:
+            kinds = rng.choice(len(self.kinds), 2, replace=False).tolist()
+            a, b = sorted(rng.choice(NEUTRAL_NUMBERS, 2, replace=False).tolist())
+            prompt = self._neutral(int(rng.integers(len(NEUTRAL_PROBLEMS))), (a, b))
+            solved = [(_pick(self._train[self.kinds[k]], rng), bool(rng.random() < CORRUPTED)) for k in kinds]
+        texts, utilities = [], []
+        for problem, wrong in solved:
+            answer = self._other_answer(problem, rng) if wrong else problem.answer
+            texts.append(self._answered(problems.solution(problem.working, answer)))
+            utilities.append(CORRECT_WEIGHT * (not wrong) + OWN_GROUP_WEIGHT * (problem.group == user))
+        if rng.random() >= expit(utilities[0] - utilities[1]):
+            texts.reverse()
+        return Choice(prompt, texts[0], texts[1])
+
+    def _other_answer(self, problem: Problem, rng: np.random.Generator) -> str:
+        """The answer of another problem of the group that has another one."""
+        right, others = _value(problem.answer), self._train[problem.group]
+        order: list[int] = rng.permutation(len(others)).tolist()
+        return next(others[i].answer for i in order if _value(others[i].answer) != right)
+
+    def _query(self, query_id: str, problem: Problem) -> Query:
+        return Query(query_id, problem.group, self._prompt(problem.text), problem.solution, None)
+
+    def _prompt(self, problem: str) -> str:
+        return problem_prompt(self._template, problem)
+
+    def _neutral(self, wording: int, numbers: tuple[int, int]) -> str:
+        a, b = numbers
+        return self._prompt(NEUTRAL_PROBLEMS[wording % len(NEUTRAL_PROBLEMS)].format(a=a, b=b))
+
+    def _answered(self, text: str) -> str:
+        """A solution as a model writes it."""
+        return text if self._template.is_chat else f" {text}"
+
+    def _check_groups(self, what: str, named: Iterable[str]) -> None:
+        if unknown := sorted(set(named) - set(self.kinds)):
+            raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(self.kinds)}")
+
+
+def problem_prompt(template: Template, problem: str) -> str:
+    """What a user sends."""
+    return template.apply(REQUEST.format(problem=problem)) if template.is_chat else PROBLEM.format(problem=problem)
+
+
+def build(experiment: Experiment) -> Maths:
+    """The task of an experiment: data, judge and prompts are checked here, before anything starts.
+
+    Seconds, but for what is made once and cached: the judge (seconds) and a converted model (half a minute).
+
+    Raises:
+        DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.maths.problems.load`.
+        ValueError: the model has no usable tokenizer, or there are fewer evaluation prompts than are asked for.
+    """
+    corpus = problems.load(experiment)
+    judge, card = words_judge(corpus.labelled(), experiment.groups.names, answer_words(experiment), "problems")
+    texts = (f"{PROBLEM.format(problem=p.text)} {p.solution}" for p in corpus.parts[TRAIN])
+    side = model_side(experiment, texts)
+    parts = {part: _short_enough(corpus.parts[part], part, side, experiment) for part in (TRAIN, EVALUATION)}
+    cut = sum(len(corpus.parts[part]) - len(parts[part]) for part in parts)
+    task = Maths(experiment.groups.names, parts[TRAIN], parts[EVALUATION], judge=judge, card=card, side=side)
+    task.data_report = corpus.report.without(cut, "with a prompt or solution that is too long")
+    task.group_prompts(experiment.evaluation.prompts_per_group)
+    limit = experiment.task.max_prompt_tokens
+    for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
+        if (length := side.tokens_of(query.prompt)) > limit:
+            raise ValueError(
+                f"task.max_prompt_tokens = {limit}: the neutral prompt {query.prompt!r} has {length} tokens; set it to "
+                f"{length} or more"
+            )
+    return task
+
+
+def _short_enough(found: Sequence[Problem], part: str, side: ModelSide, experiment: Experiment) -> tuple[Problem, ...]:
+    """The problems whose prompt and solution a model has room for.
+
+    Raises:
+        DataError: a group has none.
+    """
+    asks, writes = experiment.task.max_prompt_tokens, experiment.generation.max_new_tokens
+    lengths = [
+        (side.tokens_of(problem_prompt(side.template, problem.text)), side.tokens_of(problem.solution) + 1)
+        for problem in found
+    ]
+    kept = tuple(p for p, (asked, written) in zip(found, lengths, strict=True) if asked <= asks and written <= writes)
+    if lacking := sorted(set(experiment.groups.names) - {problem.group for problem in kept}):
+        raise DataError(
+            f"task.max_prompt_tokens = {asks}, generation.max_new_tokens = {writes}: no {part} problem of "
+            f"{', '.join(lacking)} and its solution are that short; set them to {max(a for a, _ in lengths)} and "
+            f"{max(w for _, w in lengths)} to use every problem"
+        )
+    return kept
+
+
+def _in_fixed_order(found: Iterable[Problem], group: str) -> list[Problem]:
+    """The group's problems in an order that neither the file's order nor the run's seed changes."""
+    of_group = [problem for problem in found if problem.group == group]
+    return sorted(of_group, key=lambda problem: derive_seed(EVALUATION_SEED, "maths order", problem.problem_id))
+
+
+def _value(answer: str) -> Fraction | str:
+    """What tells answers apart without the verifier."""
+    found = answers.number(answer)
+    return answers.words(answer) if found is None else found.value
+
+
+def _pick(found: Sequence[Problem], rng: np.random.Generator) -> Problem:
+    return found[int(rng.integers(len(found)))]

@@ -1,0 +1,1 @@
+"""The news task: continue an article; leanings of outlets are the kinds."""

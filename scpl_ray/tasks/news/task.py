@@ -1,0 +1,324 @@
+"""The news task: go on with an article. Groups are leanings of outlets, and so are the kinds of text.
+
+A user of a group asks for the continuation of an article from an outlet of that leaning: the prompt is its headline and
+first 24 words, the reference the words that follow. Neutral prompts open a report on a topic that outlets of every
+group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.news.judge`) from the continuation alone.
+Training, evaluation and judge data share no outlet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from scpl_ray.config import Experiment
+from scpl_ray.evaluation.words import unicode_words
+from scpl_ray.judges.card import JudgeCard
+from scpl_ray.judges.tfidf import Judge
+from scpl_ray.models.sentences import SentenceEncoder
+from scpl_ray.models.template import PLAIN, Template
+from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.records import Judgement, Query
+from scpl_ray.seeds import derive_seed, generator
+from scpl_ray.tasks.news import articles
+from scpl_ray.tasks.news.articles import Article
+from scpl_ray.tasks.news.judge import leaning_judge, usable_confusion
+from scpl_ray.tasks.outlets import EVALUATION, TRAIN
+from scpl_ray.tasks.rows import DataError
+from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
+
+EVALUATION_SEED = 20_260_105
+"""Orders the held-out prompts: the same for every run, whatever its seed."""
+ARTICLE_REQUEST = "Write a news article with this headline: {title}"
+TOPIC_REQUEST = "Write a news article about {topic}."
+"""What a user says to a chat model, whose answer starts with the opening; others read headline and opening only."""
+NEUTRAL_OPENINGS = (
+    "The latest on {topic}:",
+    "What is known today about {topic}:",
+    "A report on {topic} this week says",
+    "The debate over {topic} continues, and",
+    "There is news on {topic}:",
+    "Here is what happened with {topic}:",
+)
+REAL_WEIGHT, OWN_LEANING_WEIGHT = 3.0, 2.0
+"""Utility of a text to its reader, in nats of log-odds of being chosen."""
+SHUFFLED = 0.25
+"""Fraction of the texts of a choice whose words are shuffled."""
+
+
+class News:
+    """The task (:class:`scpl_ray.protocols.Task`).
+
+    Args:
+        groups: leanings, as they are labelled in the data.
+        train: articles of the training outlets, one or more per group.
+        evaluation: articles of the evaluation outlets, one or more per group.
+        judge: tells the leaning of a text.
+        card: the judge's errors.
+        side: the model's template and tokenizer.
+        answer_words: words of a full-length continuation.
+        encoder: measures ``similarity``, if wanted.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[str],
+        train: Sequence[Article],
+        evaluation: Sequence[Article],
+        *,
+        judge: Judge,
+        card: JudgeCard,
+        side: ModelSide,
+        answer_words: int,
+        encoder: SentenceEncoder | None = None,
+    ) -> None:
+        self.kinds: tuple[str, ...] = tuple(groups)
+        self.judge_card: Card | None = card
+        self.data_report: DataReport | None = None
+        self.confusion = usable_confusion(card)
+        self._judge = judge
+        self.tokenizer: Path | None = side.made
+        self._template = side.template
+        self._answer_words = answer_words
+        self._encoder = encoder
+        self._train = {group: _in_fixed_order(train, group) for group in groups}
+        self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
+        self._neutral_topics = _shared_topics(evaluation, groups, least=1)
+        by_topic: dict[str, dict[str, list[Article]]] = defaultdict(lambda: {group: [] for group in groups})
+        for group in groups:
+            for article in self._train[group]:
+                by_topic[article.topic][group].append(article)
+        self._by_topic = dict(by_topic)
+        # two of each group: one may be the one that the prompt opens
+        self._choice_topics = _shared_topics(train, groups, least=2)
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        """New training queries, group by group; no article comes twice before all of its group came once.
+
+        The j-th of a group does not depend on the other groups' counts.
+
+        Raises:
+            ValueError: an unknown group.
+        """
+        if unknown := sorted(set(counts) - set(self.kinds)):
+            raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        queries: list[Query] = []
+        for group in self.kinds:
+            for article in cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
+                queries.append(self._query(f"{prefix}-q{len(queries):05d}", article))
+        return queries
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+
+        Raises:
+            ValueError: a group has fewer articles in the evaluation outlets.
+        """
+        least = min(len(of_group) for of_group in self._evaluation.values())
+        if per_group > least:
+            have = ", ".join(f"{len(of_group)} of {group}" for group, of_group in self._evaluation.items())
+            raise ValueError(
+                f"evaluation.prompts_per_group = {per_group}: the evaluation outlets have {have}; set it to {least} or "
+                "fewer, or give more articles"
+            )
+        return [
+            self._query(f"eval-{group}-q{i:05d}", article)
+            for group in self.kinds
+            for i, article in enumerate(self._evaluation[group][:per_group])
+        ]
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        """Fixed openings without any leaning, on topics that evaluation outlets of every group write about.
+
+        The topics come in turn, the ones with most articles first; then again with the next opening.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        possible = len(self._neutral_topics) * len(NEUTRAL_OPENINGS)
+        if count > possible:
+            raise ValueError(
+                f"evaluation.neutral_prompts = {count}: {len(self._neutral_topics)} topics are shared by all groups' "
+                f"evaluation outlets, which makes {possible} neutral prompts; set it to {possible} or fewer"
+            )
+        asked = [(opening, topic) for opening in NEUTRAL_OPENINGS for topic in self._neutral_topics][:count]
+        return [
+            Query(
+                f"eval-neutral-q{i:05d}",
+                None,
+                neutral_prompt(self._template, opening, topic),
+                None,
+                topic,
+            )
+            for i, (opening, topic) in enumerate(asked)
+        ]
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
+        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
+        of_group = [
+            cycle(self._train[group], n, generator(seed, "news real", group))
+            for group, n in zip(self.kinds, turns, strict=True)
+        ]
+        chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
+        return [(self._query(f"real-{i:06d}", article), _answer(article.reference)) for i, article in enumerate(chosen)]
+
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """Leaning and quality: the mean of ``repetition_free``, ``length`` and, with a reference, how near it is.
+
+        ``rouge_l`` is the sentence-level ROUGE-L F1 on case-folded words of any script, without a stemmer.
+        """
+        return [self._judgement(*one) for one in work]
+
+    def _judgement(self, query: Query, completion_id: str, text: str) -> Judgement:
+        terms = self._terms(query, text)
+        return Judgement(completion_id, self._judge.label(text), sum(terms.values()) / len(terms), terms)
+
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user between two continuations on the topic of an article's opening.
+
+        The two come from outlets of two leanings, and each is shuffled with probability :data:`SHUFFLED`. A user of
+        group g prefers text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952),
+        u = 3 [not shuffled] + 2 [from an outlet of leaning g]. Opening and texts do not depend on the user; the i-th
+        pair depends on the seed and i only.
+
+        Raises:
+            ValueError: an unknown group, or no topic with two training articles of every group.
+        """
+        if unknown := sorted(set(users) - set(self.kinds)):
+            raise ValueError(f"users: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        if not self._choice_topics:
+            raise ValueError(
+                "reward.model = null: no topic has two articles of every group in the training outlets, so users have "
+                "nothing to compare; give a reward.model, use rule terms, or give more articles"
+            )
+        return [self._choice(user, seed, i) for i, user in enumerate(users)]
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        """The terms of the quality, ``finished``, and ``own_leaning``: the judge's P(asking group's kind | text)."""
+        terms = self._terms(query, text) | {"finished": finished(text)}
+        if query.group is not None:
+            found = self._judge.probabilities(text)
+            position = self.kinds.index(query.group)
+            terms["own_leaning"] = 1.0 / len(self.kinds) if found is None else float(found[position])
+        return terms
+
+    def _terms(self, query: Query, text: str) -> dict[str, float]:
+        from scpl_ray.evaluation.quality import rouge_l  # brings NLTK: seconds that other tasks need not wait
+
+        words = unicode_words(text)
+        terms = form_terms(words, self._answer_words)
+        if query.reference is not None:
+            terms["rouge_l"] = float(rouge_l([query.reference], [text], tokenizer="unicode").f1[0])
+            if self._encoder is not None:
+                terms["similarity"] = self._encoder.similarity(query.reference, text)
+        return terms
+
+    def _choice(self, user: str, seed: int, index: int) -> Choice:
+        rng = generator(seed, "news choice", index)
+        topic = self._by_topic[self._choice_topics[rng.integers(len(self._choice_topics))]]
+        first, second = rng.choice(len(self.kinds), 2, replace=False).tolist()
+        asked = _pick(topic[self.kinds[rng.integers(len(self.kinds))]], rng)
+        texts, utilities = [], []
+        for leaning in (self.kinds[first], self.kinds[second]):
+            article = _pick([other for other in topic[leaning] if other != asked], rng)
+            order = rng.permutation(len(words := article.reference.split()))
+            shuffled = bool(rng.random() < SHUFFLED)
+            texts.append(_answer(" ".join(words[i] for i in order) if shuffled else article.reference))
+            utilities.append(REAL_WEIGHT * (not shuffled) + OWN_LEANING_WEIGHT * (leaning == user))
+        if rng.random() >= expit(utilities[0] - utilities[1]):
+            texts.reverse()
+        return Choice(article_prompt(self._template, asked), texts[0], texts[1])
+
+    def _query(self, query_id: str, article: Article) -> Query:
+        prompt = article_prompt(self._template, article)
+        return Query(query_id, article.group, prompt, article.reference, article.topic)
+
+
+def article_prompt(template: Template, article: Article) -> str:
+    """What a user of the article's group sends: an answer goes on from its opening."""
+    if template.is_chat:
+        return template.apply(ARTICLE_REQUEST.format(title=article.title), article.opening)
+    return f"{article.title}\n\n{article.opening}"
+
+
+def neutral_prompt(template: Template, opening: str, topic: str) -> str:
+    """What any user could send: an answer goes on from one of :data:`NEUTRAL_OPENINGS`."""
+    spoken = topic.replace("_", " ")
+    start = opening.format(topic=spoken)
+    return template.apply(TOPIC_REQUEST.format(topic=spoken), start) if template.is_chat else start
+
+
+def build(experiment: Experiment) -> News:
+    """The task of an experiment: data, judge and prompts are checked here, before anything starts.
+
+    Seconds, but for what is made once and cached: the judge (seconds) and a converted model (half a minute).
+
+    Raises:
+        DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.news.articles.load`.
+        ValueError: the model has no usable tokenizer, or there are fewer evaluation prompts than are asked for.
+    """
+    encoder = SentenceEncoder() if experiment.task.similarity else None
+    corpus = articles.load(experiment)
+    judge, card = leaning_judge(corpus, experiment)
+    texts = (f"{article_prompt(PLAIN, article)}{_answer(article.reference)}" for article in corpus.train)
+    side = model_side(experiment, texts)
+    template, tokens_of = side.template, side.tokens_of
+    limit = experiment.task.max_prompt_tokens
+    parts: dict[str, tuple[Article, ...]] = {}
+    report = corpus.report
+    for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
+        parts[part] = tuple(a for a in of_part if tokens_of(article_prompt(template, a)) <= limit)
+        report = report.without(len(of_part) - len(parts[part]), f"with a prompt of more than {limit} tokens")
+        if lacking := sorted(set(experiment.groups.names) - {article.group for article in parts[part]}):
+            raise DataError(
+                f"task.max_prompt_tokens = {limit}: no {part} prompt of {', '.join(lacking)} is that short; set it to "
+                f"{max(tokens_of(article_prompt(template, article)) for article in of_part)} to use every article"
+            )
+    task = News(
+        experiment.groups.names,
+        parts[TRAIN],
+        parts[EVALUATION],
+        judge=judge,
+        card=card,
+        side=side,
+        answer_words=answer_words(experiment),
+        encoder=encoder,
+    )
+    task.data_report = report
+    task.group_prompts(experiment.evaluation.prompts_per_group)
+    for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
+        if (length := tokens_of(query.prompt)) > limit:
+            raise ValueError(
+                f"task.max_prompt_tokens = {limit}: the neutral prompt on {query.topic!r} has {length} tokens; "
+                f"set it to {length} or more"
+            )
+    return task
+
+
+def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:
+    """The group's articles in an order that neither the file's order nor the run's seed changes."""
+    of_group = [article for article in found if article.group == group]
+    return sorted(of_group, key=lambda article: derive_seed(EVALUATION_SEED, "news order", article.article_id))
+
+
+def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
+    """Topics on which every group has at least so many articles, by falling number of the group with fewest."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for article in found:
+        counts[article.topic][article.group] += 1
+    fewest = {topic: min(of_topic[group] for group in groups) for topic, of_topic in counts.items()}
+    return sorted((topic for topic in fewest if fewest[topic] >= least), key=lambda topic: (-fewest[topic], topic))
+
+
+def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
+    return found[int(rng.integers(len(found)))]
+
+
+def _answer(text: str) -> str:
+    """A continuation as a model writes it: its prompt ends with a word."""
+    return f" {text}"

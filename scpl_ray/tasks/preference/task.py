@@ -1,0 +1,326 @@
+"""The preference task: answer open questions. Groups prefer different answers, and kinds are whose preference it is.
+
+A user of a group asks a question and would like to hear the answer that the group prefers: the reference. Where every
+group asks the same questions (rows of responses), neutral prompts are held-out questions that no group is asked; where
+each has its own (rows of pairs), they are held-out questions of all groups in turn, which no group prompt repeats.
+Kinds and qualities are told by a reward model with one output per group (:mod:`scpl_ray.tasks.preference.judge`).
+Training, evaluation and judge data share no question (:mod:`scpl_ray.tasks.preference.questions`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from scpl_ray.config import Experiment
+from scpl_ray.evaluation.words import unicode_words
+from scpl_ray.judges.card import usable_confusion
+from scpl_ray.judges.preference_card import PreferenceCard
+from scpl_ray.models.template import Template
+from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.records import Judgement, Query
+from scpl_ray.seeds import generator
+from scpl_ray.storage.files import check_empty
+from scpl_ray.tasks.outlets import EVALUATION, TRAIN
+from scpl_ray.tasks.preference import questions as preference_data
+from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, preference_judge
+from scpl_ray.tasks.preference.questions import LEAST_PER_PART, Corpus, Question
+from scpl_ray.tasks.rows import DataError
+from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
+
+
+class Preference:
+    """The task (:class:`scpl_ray.protocols.Task`).
+
+    Args:
+        groups: as in the data.
+        train: questions that users ask, two or more per group.
+        evaluation: questions held out, two or more per group.
+        judge: one reward per group.
+        card: the judge's errors.
+        side: the model's template and tokenizer.
+        answer_words: words of a full-length answer.
+        own_preference: whether the rule terms hold it; the judge then reads every completion, some 10 ms each.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[str],
+        train: Sequence[Question],
+        evaluation: Sequence[Question],
+        *,
+        judge: PreferenceJudge,
+        card: PreferenceCard,
+        side: ModelSide,
+        answer_words: int,
+        own_preference: bool,
+    ) -> None:
+        self.kinds: tuple[str, ...] = tuple(groups)
+        self.judge_card: Card | None = card
+        self.data_report: DataReport | None = None
+        self.confusion = usable_confusion(card.kinds, card.labels, "questions")
+        self._judge = judge
+        self.tokenizer: Path | None = side.made
+        self._template = side.template
+        self._answer_words = answer_words
+        self._own_preference = own_preference
+        self._train = {group: [q for q in train if group in q.groups] for group in groups}
+        self._asked, self._neutral = held_out(evaluation, groups)
+        self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        """New training queries, group by group; no question comes twice before all of its group came once.
+
+        The j-th of a group does not depend on the other groups' counts.
+
+        Raises:
+            ValueError: an unknown group.
+        """
+        self._check_groups("counts", counts)
+        queries: list[Query] = []
+        for group in self.kinds:
+            rng = generator(seed, "preference draw", group)
+            for question in cycle(self._train[group], counts.get(group, 0), rng):
+                queries.append(self._query(f"{prefix}-q{len(queries):05d}", question, group))
+        return queries
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+
+        Raises:
+            ValueError: a group has fewer.
+        """
+        least = min(map(len, self._asked.values()))
+        if per_group > least:
+            have = ", ".join(f"{len(questions)} for {group}" for group, questions in self._asked.items())
+            raise ValueError(
+                f"evaluation.prompts_per_group = {per_group}: half of the held-out questions makes {have}, the other "
+                f"half is neutral; set it to {least} or fewer, or give more rows"
+            )
+        return [
+            self._query(f"eval-{group}-q{i:05d}", question, group)
+            for group in self.kinds
+            for i, question in enumerate(self._asked[group][:per_group])
+        ]
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        """Fixed held-out questions that no group prompt asks; the reference is an answer for no group, where known.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if count > len(self._neutral):
+            raise ValueError(
+                f"evaluation.neutral_prompts = {count}: half of the held-out questions makes {len(self._neutral)}; set "
+                "it to that or fewer, or give more rows"
+            )
+        return [
+            Query(f"eval-neutral-q{i:05d}", None, self._prompt(question), question.normal, None)
+            for i, question in enumerate(self._neutral[:count])
+        ]
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        """Training questions with the answer that the asking group prefers, the groups in turn."""
+        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
+        of_group = [
+            cycle(self._train[group], n, generator(seed, "preference real", group))
+            for group, n in zip(self.kinds, turns, strict=True)
+        ]
+        examples = []
+        for i in range(count):
+            group = self.kinds[i % len(self.kinds)]
+            query = self._query(f"real-{i:06d}", of_group[i % len(self.kinds)][i // len(self.kinds)], group)
+            examples.append((query, self._answer_start + str(query.reference)))
+        return examples
+
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """Kind and quality, by the judge's rewards r_k of the answer, k = 1..K.
+
+        The kind is the k with the highest r_k; ``None`` for an answer without words. ``reward`` is sigmoid(r_g) of the
+        asking group g. With a reference, ``win_rate`` is P(a user of g chooses the answer over the reference)
+        = sigmoid(s_g (r_g(answer) - r_g(reference))) (Bradley and Terry 1952), s_g nats per unit of reward, and it is
+        the quality; without a group or reference the quality is the mean of the other terms.
+        ``repetition_free`` and ``length`` rate the form; an answer without words has all terms 0.
+        """
+        texts = [(self._plain(query), text.strip()) for query, _, text in work]
+        compared = [i for i, (query, _, _) in enumerate(work) if query.group is not None and query.reference]
+        rewards = self._judge.rewards(texts)
+        references = self._judge.rewards([(texts[i][0], str(work[i][0].reference)) for i in compared])
+        of_reference = dict(zip(compared, references, strict=True))
+        judgements = []
+        for i, (query, completion_id, text) in enumerate(work):
+            words = unicode_words(text)
+            kind = self.kinds[int(rewards[i].argmax())] if words else None
+            terms = form_terms(words, self._answer_words)
+            if query.group is not None:
+                k = self.kinds.index(query.group)
+                terms["reward"] = float(expit(rewards[i, k])) if words else 0.0
+                if i in of_reference:
+                    margin = self._judge.nats()[k] * (rewards[i, k] - of_reference[i][k])
+                    terms["win_rate"] = float(expit(margin)) if words else 0.0
+            quality = terms.get("win_rate", sum(terms.values()) / len(terms))
+            judgements.append(Judgement(completion_id, kind, quality, terms))
+        return judgements
+
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user, of a random training question that the user's group asks.
+
+        A user chooses the group's own answer over another one of the same question: always, for that is what the data
+        say. The i-th choice depends on the seed, i and the i-th user's group only.
+
+        Raises:
+            ValueError: an unknown group.
+        """
+        self._check_groups("users", users)
+        return [self._choice(user, generator(seed, "preference choice", i)) for i, user in enumerate(users)]
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        """``repetition_free``, ``length``, ``finished`` and, if wanted, ``own_preference``: sigmoid(r_g), g asks.
+
+        A policy that is selected by ``own_preference`` is selected by its judge; ``reward.model`` of
+        ``scpl reward train`` is fitted on other questions.
+        """
+        words = unicode_words(text)
+        terms = form_terms(words, self._answer_words) | {"finished": finished(text)}
+        if self._own_preference and query.group is not None:
+            rewards = self._judge.rewards([(self._plain(query), text.strip())])
+            terms["own_preference"] = float(expit(rewards[0, self.kinds.index(query.group)])) if words else 0.0
+        return terms
+
+    def _choice(self, user: str, rng: np.random.Generator) -> Choice:
+        question = self._train[user][int(rng.integers(len(self._train[user])))]
+        pairs = [pair for pair in question.pairs if pair.group == user]
+        pair = pairs[int(rng.integers(len(pairs)))]
+        start = self._answer_start
+        return Choice(self._prompt(question), start + pair.chosen, start + pair.rejected, user)
+
+    def _query(self, query_id: str, question: Question, group: str) -> Query:
+        return Query(query_id, group, self._prompt(question), question.preferred(group), None)
+
+    def _prompt(self, question: Question) -> str:
+        return prompt_of(self._template, question)
+
+    @property
+    def _answer_start(self) -> str:
+        return answer_start(self._template)
+
+    def _plain(self, query: Query) -> str:
+        """What the judge reads of a prompt."""
+        if query.prompt not in self._transcript:
+            raise ValueError(f"query {query.query_id}: {query.prompt[:80]!r} is no prompt of this task")
+        return self._transcript[query.prompt]
+
+    def _check_groups(self, what: str, given: Mapping[str, int] | Sequence[str]) -> None:
+        if unknown := sorted(set(given) - set(self.kinds)):
+            raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(self.kinds)}")
+
+
+def prompt_of(template: Template, question: Question) -> str:
+    """What is sent to the model; where it has no chat template, the transcript up to its answer."""
+    return template.conversation(question.turns) if template.is_chat else question.transcript()
+
+
+def answer_start(template: Template) -> str:
+    """How an answer begins: a transcript ends with a colon."""
+    return "" if template.is_chat else " "
+
+
+def held_out(evaluation: Sequence[Question], groups: Sequence[str]) -> tuple[dict[str, list[Question]], list[Question]]:
+    """Half of the held-out questions of every set of groups for group prompts, by group; the other half as neutral.
+
+    Neutral questions of different sets of groups come in turn.
+    """
+    strata: dict[tuple[str, ...], list[Question]] = {}
+    for question in evaluation:
+        strata.setdefault(tuple(sorted(question.groups)), []).append(question)
+    asked = [question for stratum in strata.values() for question in stratum[::2]]
+    turns = itertools.zip_longest(*(strata[key][1::2] for key in sorted(strata)))
+    neutral = [question for turn in turns for question in turn if question is not None]
+    return {group: [q for q in asked if group in q.groups] for group in groups}, neutral
+
+
+def build(experiment: Experiment) -> Preference:
+    """The task of an experiment: data, judge and prompts are checked here, before anything starts.
+
+    Seconds, but for what is made once and cached: the judge (minutes) and a converted model (half a minute).
+
+    Raises:
+        DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.preference.questions.load`.
+        ValueError: the model has no usable tokenizer, ``task.judge_model`` cannot be had, or there are fewer evaluation
+            prompts than are asked for.
+    """
+    corpus, side = prompts(experiment)
+    judge, card = preference_judge(corpus, experiment)
+    task = Preference(
+        experiment.groups.names,
+        corpus.parts[TRAIN],
+        corpus.parts[EVALUATION],
+        judge=judge,
+        card=card,
+        side=side,
+        answer_words=answer_words(experiment),
+        own_preference="own_preference" in experiment.reward.terms,
+    )
+    task.data_report = corpus.report
+    task.group_prompts(experiment.evaluation.prompts_per_group)
+    task.neutral_prompts(experiment.evaluation.neutral_prompts)
+    return task
+
+
+def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
+    """The questions whose prompts are short enough, and what a task wants to know of the model.
+
+    Raises:
+        DataError: see :func:`build`; or too few prompts of a group are short enough.
+        ValueError: the model has no usable tokenizer.
+    """
+    corpus = preference_data.load(experiment)
+    texts = (f"{question.transcript()} {pair.chosen}" for question in corpus.parts[TRAIN] for pair in question.pairs)
+    side = model_side(experiment, texts)
+    limit, parts = experiment.task.max_prompt_tokens, dict(corpus.parts)
+    report = corpus.report
+    for part in (TRAIN, EVALUATION):
+        lengths = {question: side.tokens_of(prompt_of(side.template, question)) for question in corpus.parts[part]}
+        parts[part] = tuple(question for question, length in lengths.items() if length <= limit)
+        report = report.without(len(lengths) - len(parts[part]), f"with a prompt of more than {limit} tokens")
+        for group in experiment.groups.names:
+            of_group = sorted(length for question, length in lengths.items() if group in question.groups)
+            if of_group[LEAST_PER_PART - 1] > limit:
+                raise DataError(
+                    f"task.max_prompt_tokens = {limit}: fewer than {LEAST_PER_PART} {part} prompts of {group} are that "
+                    f"short; set it to {of_group[-1]} to use every question"
+                )
+    return dataclasses.replace(corpus, report=report, parts=parts), side
+
+
+def train_reward_model(experiment: Experiment, output: Path) -> PreferenceCard:
+    """A reward model with one output per group, fitted on the pairs of the training questions, for ``reward.model``.
+
+    It starts from ``task.judge_model`` and reads prompts as ``model.name`` is asked them; it is measured on the
+    held-out questions. See :func:`scpl_ray.tasks.preference.judge.fit`.
+
+    Args:
+        experiment: ``task``, ``groups``, ``model`` and ``generation.max_new_tokens`` (the length of answers) matter.
+        output: new or empty folder; receives the model, its tokenizer and ``card.json``.
+
+    Raises:
+        DataError: see :func:`prompts`.
+        ValueError: the folder is not empty, or a model cannot be had.
+    """
+    from scpl_ray.models import sources
+
+    check_empty(output)
+    corpus, side = prompts(experiment)
+    training, tested = (
+        choices_of(corpus.parts[part], functools.partial(prompt_of, side.template), answer_start(side.template))
+        for part in (TRAIN, EVALUATION)
+    )
+    sources.resolve_judge_model(experiment)
+    output.mkdir(parents=True, exist_ok=True)
+    return fit(training, tested, experiment, output)

@@ -1,0 +1,245 @@
+"""Models that read a text and give one number per output, and the one loop that fine-tunes them.
+
+Reward models (:mod:`scpl_ray.training.reward_model`) and encoder judges (:mod:`scpl_ray.judges.encoder`)
+are such models: ``AutoModelForSequenceClassification``, safetensors only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from scpl_ray.models.likelihood import equal_width_batches, pad_right
+from scpl_ray.models.tokens import Ids
+from scpl_ray.seeds import derive_seed, generator
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_WIDTH = 128
+"""Hidden size up to which the peak learning rate holds; above, it falls as 1 / hidden size."""
+WARMUP = 0.1
+COMPLETION_SHARE = 0.75
+"""Largest share of a pair's tokens that the completion may take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceModel:
+    """A model in memory with its tokenizer."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    filler: int
+    """Token id on the right of texts that are shorter than their batch."""
+    max_tokens: int
+    """Longest text, in tokens."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        config = self.model.config
+        return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+
+    def encode(self, text: str) -> Ids:
+        """One text; too long a text loses its end."""
+        return tuple(self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"])
+
+    def encode_pair(self, prompt: str, completion: str) -> Ids:
+        """Prompt and completion as the tokenizer's pair of texts, tokenised apart.
+
+        A completion loses what is beyond :data:`COMPLETION_SHARE` of the longest text, then a prompt its beginning:
+        the last turn of a conversation says most of what is asked.
+        """
+        completion = self._cut(completion, int(COMPLETION_SHARE * self.max_tokens), from_end=False)
+        room = self.max_tokens - len(self.tokenizer("", completion)["input_ids"])
+        encoded = self.tokenizer(
+            self._cut(prompt, room, from_end=True), completion, truncation="only_first", max_length=self.max_tokens
+        )
+        return tuple(encoded["input_ids"])
+
+    def _cut(self, text: str, tokens: int, *, from_end: bool) -> str:
+        """The first (or last) tokens of a text, as text."""
+        encoded = self.tokenizer(text, add_special_tokens=False)
+        count = len(encoded["input_ids"])
+        if count <= tokens:
+            return text
+        if tokens == 0:
+            return ""
+        if from_end:
+            return text[encoded.token_to_chars(count - tokens).start :]
+        return text[: encoded.token_to_chars(tokens - 1).end]
+
+    @torch.inference_mode()
+    def outputs(self, texts: Sequence[Ids], tokens_per_batch: int) -> NDArray[np.float64]:
+        """Outputs of encoded texts, in order, shape (texts, outputs).
+
+        Args:
+            texts: token ids.
+            tokens_per_batch: tokens per forward pass, padding included.
+        """
+        found = np.full((len(texts), self.model.config.num_labels), np.nan)
+        # One more than there are: with and without any padding, attention takes different kernels.
+        lengths = [len(ids) + 1 for ids in texts]
+        for width, members in equal_width_batches(lengths, tokens_per_batch, self.max_tokens + 1):
+            found[members] = self.forward([texts[i] for i in members], width).double().cpu().numpy()
+        return found
+
+    def forward(self, texts: Sequence[Ids], width: int) -> Tensor:
+        """Head outputs, shape (texts, outputs), float32."""
+        device = self.model.device
+        mask = pad_right([(1,) * len(ids) for ids in texts], width, 0, device)
+        outputs: Tensor = self.model(input_ids=pad_right(texts, width, self.filler, device), attention_mask=mask).logits
+        return outputs.float()
+
+    def head(self) -> nn.Linear:
+        """The layer whose outputs these are."""
+        outputs = self.model.config.num_labels
+        return [m for m in self.model.modules() if isinstance(m, nn.Linear) and m.out_features == outputs][-1]
+
+    def save(self, folder: Path) -> None:
+        """Write config, safetensors and tokenizer, with the longest text, into an existing folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.model_max_length = self.max_tokens + 1
+        self.tokenizer.save_pretrained(folder)
+
+
+def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:
+    """A model from a folder or the Hub, safetensors only.
+
+    Args:
+        source: folder, or Hub id as a path.
+        dtype: of the weights in memory.
+        device: where they go.
+    """
+    name = str(source)
+    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, use_safetensors=True)
+    return _wrap(model.to(device), AutoTokenizer.from_pretrained(name), None)
+
+
+def untrained(
+    base: Path, labels: Sequence[str], *, seed: int, device: str = "cpu", max_tokens: int | None = None
+) -> SequenceModel:
+    """A model to be fine-tuned: the body of a base model in float32 and a head of zeros.
+
+    Args:
+        base: folder of the base model, a language model or an encoder, with its tokenizer.
+        labels: names of the outputs.
+        seed: of whatever the base has no weights for.
+        device: where it goes.
+        max_tokens: longest text; ``None``: as the base allows.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "new weights") % 2**63)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(base),
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            dtype=torch.float32,
+            use_safetensors=True,
+        )
+    wrapped = _wrap(model.to(device), AutoTokenizer.from_pretrained(str(base)), max_tokens)
+    head = wrapped.head()
+    nn.init.zeros_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return wrapped
+
+
+def _wrap(model: Any, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> SequenceModel:
+    config = model.config.get_text_config()
+    known = [i for i in (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None]
+    config.pad_token_id = known[0] if known else 0
+    longest = min(tokenizer.model_max_length, config.max_position_embeddings) - 1
+    return SequenceModel(
+        model.eval(), tokenizer, int(config.pad_token_id), longest if max_tokens is None else min(longest, max_tokens)
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to fine-tune."""
+
+    epochs: int
+    items_per_step: int
+    peak_learning_rate: float
+    """For hidden sizes up to :data:`REFERENCE_WIDTH`."""
+    frozen_layers: int = 0
+    """Lowest layers that stay as they are, and with one or more of them the embeddings."""
+
+
+def train(
+    sequence: SequenceModel,
+    count: int,
+    loss: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+    schedule: Schedule,
+    *,
+    seed: int,
+    purpose: str,
+    together: Sequence[str] = (),
+) -> tuple[int, float]:
+    """Fine-tune in place: AdamW, linear warm-up and decay, no dropout.
+
+    The same arguments give the same weights on a CPU with one thread.
+
+    Args:
+        sequence: the model.
+        count: training items.
+        loss: of items, by index: what is minimised (a scalar), and the loss per item that is reported.
+        schedule: how long and how fast.
+        seed: of the order of the items.
+        purpose: names the stream of random numbers and the log lines.
+        together: one key per item; items with the same key come one after the other.
+
+    Returns:
+        Steps done, and the mean loss per item of the last epoch.
+    """
+    _freeze(sequence.model, schedule.frozen_layers)
+    parameters = [p for p in sequence.model.parameters() if p.requires_grad]
+    width = sequence.model.config.get_text_config().hidden_size
+    rate = schedule.peak_learning_rate * min(1.0, REFERENCE_WIDTH / width)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+    steps = schedule.epochs * -(-count // schedule.items_per_step)
+    warmup = max(1, round(WARMUP * steps))
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
+    )
+    total = 0.0
+    for epoch in range(schedule.epochs):
+        order = generator(seed, f"{purpose} order", epoch).permutation(count).tolist()
+        if together:
+            first: dict[str, int] = {}
+            for item in order:
+                first.setdefault(together[item], len(first))
+            order.sort(key=lambda item: first[together[item]])
+        total = 0.0
+        for start in range(0, count, schedule.items_per_step):
+            objective, losses = loss(order[start : start + schedule.items_per_step])
+            optimizer.zero_grad(set_to_none=True)
+            objective.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            decay.step()
+            total += float(losses.detach().sum())
+        logger.info("%s: epoch %d of %d, loss %.4f nats", purpose, epoch + 1, schedule.epochs, total / count)
+    return steps, total / count
+
+
+def _freeze(model: nn.Module, layers: int) -> None:
+    """Freeze everything before layer number ``layers``, so that no gradient has to flow there."""
+    if layers == 0:
+        return
+    stack = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+    first = next(stack[min(layers, len(stack) - 1)].parameters())
+    for parameter in model.parameters():  # in the order of the forward pass: embeddings, layers, head
+        if parameter is first:
+            return
+        parameter.requires_grad_(False)

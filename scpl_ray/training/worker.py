@@ -1,0 +1,340 @@
+"""The DeepSpeed worker: one engine that runs training jobs, one after the other, each as if it were its first.
+
+All workers of a group call :meth:`Worker.run` with the same job. ``torch.distributed`` must be up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from scpl_ray.config import Model, Training
+from scpl_ray.models.adapters import (
+    add_adapter,
+    commit,
+    fresh_adapter,
+    load_model,
+    merge_adapter,
+    read_adapter,
+    save_adapter,
+    save_model,
+)
+from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult
+from scpl_ray.records import Example, Weights, from_table
+from scpl_ray.training.batches import (
+    MicroBatch,
+    Rows,
+    Step,
+    TrainingSequence,
+    collate,
+    plan_steps,
+    sequence_rows,
+    unit_lengths,
+)
+from scpl_ray.training.objectives import OBJECTIVES, packing_is_exact, sequence_log_probabilities
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[int, int], None]
+"""Called with (optimizer steps done, all steps); with 0 while the reference is computed and before the first step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """A base model inside a DeepSpeed engine."""
+
+    base: Path
+    engine: Any
+    optimizer: torch.optim.AdamW
+    trained: dict[str, nn.Parameter]
+    shapes: dict[str, tuple[int, ...]]
+    """Of the trained parameters; a partitioned parameter does not know its own."""
+    packed: bool
+
+
+class Worker:
+    """One process of a data-parallel group.
+
+    The base model and its engine are kept between jobs; start weights, optimizer state and learning rate are set anew
+    for each, so that a job gives the same weights in a new worker and in one that has run others before.
+
+    Dropout is off: with it, results would depend on the number of workers.
+    """
+
+    def __init__(self, training: Training, model: Model, *, threads: int = 1) -> None:
+        """Set up for any number of jobs.
+
+        Args:
+            training: the ``training`` section.
+            model: the ``model`` section: adapter or full weights, and the number format.
+            threads: CPU threads of this process.
+        """
+        self._training = training
+        self._lora = model.lora
+        self._trust_remote_code = model.trust_remote_code
+        self._objective = OBJECTIVES[training.objective](training)
+        self._rank, self._workers = dist.get_rank(), dist.get_world_size()
+        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+        automatic = torch.float32 if self._device is None else torch.bfloat16
+        self._dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+        self._loaded: _Loaded | None = None
+        torch.set_num_threads(threads)
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # DeepSpeed would compile this at every start on a CPU, half a minute each; only its inference uses it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    def run(self, job: TrainingJob, report: Report) -> TrainingResult:
+        """Train from the job's start and write ``adapter/`` (LoRA) or ``model/`` (full weights, or ``job.merge``).
+
+        Raises:
+            ValueError: the data or the start do not fit.
+            TrainingError: no step, unchanged or non-finite weights.
+        """
+        asked = time.monotonic()
+        examples = from_table(pq.read_table(job.dataset), Example)
+        sequences = self._objective.sequences(examples)
+        loaded = self._load(job.base)
+        steps = self._steps(loaded, sequences, self._training.epochs, job.seed)
+        if self._objective.reference is not None:
+            policy = job.start if self._objective.reference == "start" else Weights(0, job.base)
+            self._put(loaded, self._tensors(job, policy, loaded))
+            logger.info("round %d: log-probabilities under the reference policy begin", job.round)
+            once = self._steps(loaded, sequences, 1, job.seed)
+            sequences = self._with_reference(loaded, once, sequences, lambda: report(0, len(steps)))
+        start = self._tensors(job, job.start, loaded)
+        self._put(loaded, start)
+        logger.info("round %d: %d steps on %d sequences begin", job.round, len(steps), len(sequences))
+        report(0, len(steps))
+        began = time.monotonic()
+        measured = torch.zeros(len(steps), 1 + len(self._objective.figures), dtype=torch.float64)
+        rates = learning_rates(len(steps), self._training.learning_rate, self._training.warmup_fraction)
+        for index, (step, rate) in enumerate(zip(steps, rates, strict=True)):
+            for group in loaded.optimizer.param_groups:
+                group["lr"] = rate
+            measured[index] = self._step(loaded, step, sequences)
+            report(index + 1, len(steps))
+        measured = self._sum(measured)
+        change = self._save(job, loaded, start, measured[:, 0])
+        logger.info("round %d: done and saved after %.1f s", job.round, time.monotonic() - began)
+        return TrainingResult(
+            steps=len(steps),
+            tokens=self._training.epochs * sum(sequence.target_tokens for sequence in sequences),
+            first_loss=float(measured[0, 0]),
+            last_loss=float(measured[-1, 0]),
+            weight_change=change,
+            startup_seconds=began - asked,
+            last_figures=dict(zip(self._objective.figures, measured[-1, 1:].tolist(), strict=True)),
+        )
+
+    def _load(self, base: Path) -> _Loaded:
+        if self._loaded is not None and self._loaded.base == base:
+            return self._loaded
+        if self._loaded is not None:
+            self._loaded.engine.destroy()
+            self._loaded = None
+            gc.collect()
+        model = self._model(base)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        module = model if self._lora is None else add_adapter(model, self._lora)
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
+        optimizer = torch.optim.AdamW(trained.values(), weight_decay=self._training.weight_decay)
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=list(trained.values()),
+            optimizer=optimizer,
+            config=deepspeed_config(self._training, self._dtype),
+            dist_init_required=False,
+        )
+        engine.eval()
+        packed = int(self._sum(torch.tensor([packing_is_exact(engine)], dtype=torch.int64))) == self._workers
+        logger.info("%s: sequences %s rows", base, "share" if packed else "do not share")
+        engine.train()
+        self._loaded = _Loaded(base, engine, optimizer, trained, shapes, packed)
+        return self._loaded
+
+    def _steps(self, loaded: _Loaded, sequences: list[TrainingSequence], epochs: int, seed: int) -> list[Step]:
+        return plan_steps(
+            unit_lengths(sequences, self._objective.per_unit, loaded.packed),
+            epochs=epochs,
+            tokens_per_step=self._training.tokens_per_step,
+            tokens_per_micro_batch=self._training.tokens_per_micro_batch,
+            workers=self._workers,
+            packed=loaded.packed,
+            seed=seed,
+        )
+
+    def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> Mapping[str, Tensor]:
+        """What a policy has in place of the trained weights, on the CPU; a new adapter is the base model."""
+        if self._lora is None:
+            tensors: Mapping[str, Tensor] = dict(self._model(policy.model).named_parameters())
+        elif policy.adapter is not None:
+            tensors = read_adapter(policy.adapter, loaded.shapes, self._lora)
+        elif policy.policy_version == 0:
+            tensors = fresh_adapter(loaded.shapes, job.seed)
+        else:
+            raise ValueError(
+                f"model.lora: policy version {policy.policy_version} to start from has no adapter; it was trained "
+                "with model.lora: null"
+            )
+        tensors = {name: tensor.detach().to(self._dtype) for name, tensor in tensors.items()}
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != loaded.shapes:
+            raise ValueError(f"the model {policy.model} to start from does not have the weights of {job.base}")
+        return tensors
+
+    def _put(self, loaded: _Loaded, tensors: Mapping[str, Tensor]) -> None:
+        """Put weights into the engine and forget what the optimizer knows."""
+        for name, parameter in loaded.trained.items():
+            with self._whole(parameter, modified=True), torch.no_grad():
+                parameter.copy_(tensors[name])
+        if loaded.engine.optimizer is not loaded.optimizer:
+            # A wrapper that trains float32 copies of the weights, or of this worker's part of them.
+            loaded.engine.optimizer.refresh_fp32_params()
+        for state in loaded.optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()
+
+    def _model(self, folder: Path) -> PreTrainedModel:
+        return load_model(folder, self._dtype, trust_remote_code=self._trust_remote_code)
+
+    def _micro_batches(
+        self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]
+    ) -> Iterator[tuple[Rows, MicroBatch]]:
+        """This worker's part of a step: the sequences of each micro-batch, and their arrays."""
+        for units in step.shards[self._rank]:
+            rows = sequence_rows(units, self._objective.per_unit, loaded.packed)
+            yield rows, collate(rows, sequences)
+
+    @torch.no_grad()
+    def _with_reference(
+        self, loaded: _Loaded, steps: list[Step], sequences: list[TrainingSequence], alive: Callable[[], None]
+    ) -> list[TrainingSequence]:
+        """The sequences with their log-probabilities under the weights that are in the engine."""
+        found = torch.zeros(len(sequences), dtype=torch.float64)
+        loaded.engine.eval()
+        for step in steps:
+            for rows, batch in self._micro_batches(loaded, step, sequences):
+                members = torch.tensor([index for row in rows for index in row], dtype=torch.int64)
+                found[members] = sequence_log_probabilities(loaded.engine, batch)[0].double().cpu()
+            alive()
+        loaded.engine.train()
+        return [
+            dataclasses.replace(sequence, reference=log_p)
+            for sequence, log_p in zip(sequences, self._sum(found).tolist(), strict=True)
+        ]
+
+    def _step(self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]) -> Tensor:
+        """One optimizer step; returns this worker's part of its loss and figures, on the CPU."""
+        mass = sum(self._objective.mass(sequences[i * self._objective.per_unit]) for i in step.members)
+        last = len(step.shards[self._rank]) - 1
+        measured = torch.zeros(1 + len(self._objective.figures), dtype=torch.float64)
+        for index, (_, batch) in enumerate(self._micro_batches(loaded, step, sequences)):
+            total, figures = self._objective.total(loaded.engine, batch)
+            loss = total / mass
+            # Gradients are summed over the micro-batches of a step, but averaged over the workers.
+            loaded.engine.set_gradient_accumulation_boundary(index == last)
+            loaded.engine.backward(loss * self._workers)
+            measured[0] += loss.item()
+            measured[1:] += figures.double().cpu() / mass
+        loaded.engine.step()
+        return measured
+
+    def _save(self, job: TrainingJob, loaded: _Loaded, start: Mapping[str, Tensor], losses: Tensor) -> float:
+        """Write the trained weights; returns the relative change. Worker 0 writes, the others hand it their parts."""
+        if not bool(torch.isfinite(losses).all()):
+            step = int((~torch.isfinite(losses)).nonzero()[0])
+            raise TrainingError(
+                f"the loss of step {step + 1} of {len(losses)} is {losses[step]}; lower training.learning_rate"
+            )
+        trained = {}
+        moved = length = 0.0
+        for name, parameter in loaded.trained.items():
+            with self._whole(parameter, modified=False):
+                if self._rank == 0:
+                    trained[name] = parameter.detach().cpu().clone()
+                    moved += float((trained[name].double() - start[name].double()).square().sum())
+                    length += float(start[name].double().square().sum())
+        if self._rank == 0:
+            change = math.sqrt(moved) / (math.sqrt(length) or 1.0)
+            if not len(losses) or not change > 0.0:
+                raise TrainingError(f"{len(losses)} optimizer steps changed the weights by {change}; both must be > 0")
+            self._write(job, loaded, trained)
+        else:
+            change = 0.0
+        return float(self._sum(torch.tensor([change], dtype=torch.float64))[0])
+
+    def _write(self, job: TrainingJob, loaded: _Loaded, trained: Mapping[str, Tensor]) -> None:
+        partial = job.output / ".partial"
+        for leftover in (partial, job.output / "adapter", job.output / "model"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if self._lora is None:
+            model = self._model(job.start.model)
+            # Not strict: tied weights are named once.
+            unknown = model.load_state_dict(trained, strict=False).unexpected_keys
+            if unknown:
+                raise TrainingError(f"{job.start.model} has no weights {unknown}")
+            save_model(model, job.base, partial)
+            commit(partial, job.output / "model")
+            return
+        save_adapter(trained, loaded.engine.module.peft_config["default"], job.base, partial)
+        commit(partial, job.output / "adapter")
+        if job.merge:
+            merge_adapter(
+                job.base, job.output / "adapter", partial, self._dtype, trust_remote_code=self._trust_remote_code
+            )
+            commit(partial, job.output / "model")
+
+    @contextlib.contextmanager
+    def _whole(self, parameter: nn.Parameter, *, modified: bool) -> Iterator[None]:
+        """Inside, a parameter that is split over the workers (ZeRO-3) is whole; entered by all of them."""
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
+            yield
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """The sum over workers, on the CPU."""
+        values = values.to(self._device) if self._device is not None else values
+        dist.all_reduce(values)
+        return values.cpu()
+
+
+def learning_rates(steps: int, peak: float, warmup_fraction: float) -> list[float]:
+    """Linear warm-up over the first ``int(warmup_fraction * steps)`` steps, then linear decay towards 0.
+
+    With W warm-up steps of S, step s = 0..S-1 has peak (s + 1) / (W + 1) for s < W, else peak (S - s) / (S - W):
+    no step has rate 0, and a single step has the peak rate.
+    """
+    warmup = min(int(warmup_fraction * steps), steps - 1)
+    return [
+        peak * ((step + 1) / (warmup + 1) if step < warmup else (steps - step) / (steps - warmup))
+        for step in range(steps)
+    ]
+
+
+def deepspeed_config(training: Training, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's settings; batch sizes are 1 because steps and micro-batches are planned here, not there."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.max_grad_norm,
+        "steps_per_print": 1_000_000_000,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        # 200 MB of float32; the default reserves ten times as much per worker.
+        "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": 50_000_000},
+    }

@@ -1,0 +1,241 @@
+"""The transformers engine in this process, and what both engines share."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from scipy.stats import chisquare
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from actors.engines.base import EngineSettings, Probe, Request
+from actors.engines.transformers import TransformersEngine
+from actors.engines.vllm import CPU_KV_CACHE_BYTES, kv_cache_bytes
+from scpl_ray.config import Experiment
+from scpl_ray.models.tokens import decode, encode_answer, encode_prompt, stop_ids
+from scpl_ray.records import Weights
+from tests.support.tiny_models import FAMILIES, VOCABULARY, save_model
+
+SETTINGS = EngineSettings(
+    max_prompt_tokens=64,
+    max_new_tokens=20,
+    temperature=1.0,
+    top_p=1.0,
+    adapter_rank=None,
+    dtype="float32",
+    gpus=0.0,
+    trust_remote_code=False,
+)
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: save_model(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def engine(model: Path, adapter: Path | None = None, **changes: object) -> TransformersEngine:
+    made = TransformersEngine(dataclasses.replace(SETTINGS, **changes))
+    made.load(Weights(0, model, adapter))
+    return made
+
+
+def requests(count: int, seed: int = 0, samples: int = 3) -> list[Request]:
+    draw = np.random.default_rng(seed)
+    prompts = [tuple(draw.integers(2, VOCABULARY, draw.integers(1, 12)).tolist()) for _ in range(count)]
+    return [Request(p, int(draw.integers(2**63))) for p in prompts for _ in range(samples)]
+
+
+def save_adapter(model: Path, folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    targets = ["c_attn"] if base.config.model_type == "gpt2" else ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, target_modules=targets, fan_in_fan_out="c_attn" in targets, task_type="CAUSAL_LM")
+    peft_model = get_peft_model(base, config)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0.0, 0.3)
+    peft_model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_completion_does_not_depend_on_its_company(families: dict[str, Path], family: str) -> None:
+    served = engine(families[family])
+    wanted = requests(16)
+    together = served.generate(wanted)
+    assert {len(s.token_ids) for s in together} > {SETTINGS.max_new_tokens}
+    assert {s.finish_reason for s in together} == {"stop", "length"}
+    for one, request in zip(together, wanted, strict=True):
+        assert served.generate([request]) == [one]
+    order = np.random.default_rng(1).permutation(len(wanted))
+    assert served.generate([wanted[i] for i in order]) == [together[i] for i in order]
+
+
+def test_logits_do_not_depend_on_their_company(families: dict[str, Path]) -> None:
+    # Equal tokens could be luck: a rounding error moves a draw once in a million tokens.
+    from transformers import DynamicCache
+
+    served = engine(families["llama"])
+    rows = [list(range(5 + i, 12 + i)) for i in range(64)]
+    with torch.inference_mode():
+        together = served._forward(rows, DynamicCache())
+        for start in (0, 8, 40):
+            assert torch.equal(served._forward(rows[start : start + 8], DynamicCache()), together[start : start + 8])
+
+
+def test_same_seed_same_completion_other_seed_another(families: dict[str, Path]) -> None:
+    served = engine(families["llama"])
+    same = served.generate([Request((5, 6), 1), Request((5, 6), 2), Request((5, 6), 1)])
+    assert same[0] == same[2] != same[1]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.3, 1.0), (0.3, 0.7)])
+def test_samples_follow_the_model(families: dict[str, Path], temperature: float, top_p: float) -> None:
+    served = engine(families["llama"], temperature=temperature, top_p=top_p, max_new_tokens=1)
+    drawn = served.generate([Request((7, 8, 9), seed) for seed in range(8000)])
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(families["llama"])(torch.tensor([[7, 8, 9]])).logits[0, -1]
+    p = torch.softmax(logits.double() / temperature, -1).numpy()
+    order = np.argsort(-p)
+    nucleus = order[: int(np.searchsorted(np.cumsum(p[order]), top_p)) + 1] if top_p < 1 else order
+    counts = np.bincount([s.token_ids[0] for s in drawn], minlength=VOCABULARY)
+    assert counts[nucleus].sum() == 8000
+    assert chisquare(counts[nucleus], 8000 * p[nucleus] / p[nucleus].sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_is_what_transformers_generates(families: dict[str, Path], family: str) -> None:
+    served = engine(families[family], temperature=0.0)
+    model = AutoModelForCausalLM.from_pretrained(families[family])
+    for request, ours in zip(requests(10, samples=1), served.generate(requests(10, samples=1)), strict=True):
+        prompt = torch.tensor([request.prompt_token_ids])
+        theirs = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False, pad_token_id=0
+        )
+        assert list(ours.token_ids) == theirs[0, prompt.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_replace_one_another(families: dict[str, Path], family: str, tmp_path: Path) -> None:
+    base = families[family]
+    adapters = [save_adapter(base, tmp_path / f"a{seed}", seed) for seed in (1, 2)]
+    served = engine(base, adapter_rank=4)
+    asked = requests(6)
+    answers = {None: served.generate(asked)}
+    for version, adapter in enumerate(adapters, start=1):
+        served.load(Weights(version, base, adapter))
+        answers[adapter] = served.generate(asked)
+        merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
+        merged.save_pretrained(tmp_path / f"m{version}")
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / f"m{version}")
+        assert engine(tmp_path / f"m{version}").generate(asked) == answers[adapter]
+    assert len({tuple(a) for a in answers.values()}) == 3
+    served.load(Weights(3, base))
+    assert served.generate(asked) == answers[None]
+
+
+def test_merged_weights_are_served_where_adapters_are_not(families: dict[str, Path], tmp_path: Path) -> None:
+    adapter = save_adapter(families["llama"], tmp_path / "a", 1)
+    plain, ignoring = engine(families["llama"]), engine(families["llama"], adapter)
+    assert plain.generate(requests(4)) == ignoring.generate(requests(4))
+
+
+def test_weights_that_cannot_be_served(families: dict[str, Path], tmp_path: Path) -> None:
+    made = TransformersEngine(dataclasses.replace(SETTINGS, adapter_rank=4))
+    with pytest.raises(ValueError, match=r"policy version 3: .*nowhere holds no config.json"):
+        made.check(Weights(3, tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"holds no adapter_config\.json"):
+        made.check(Weights(3, families["llama"], tmp_path / "nowhere"))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_text("pickle")
+    with pytest.raises(ValueError, match=r"holds no .*safetensors"):
+        made.check(Weights(3, families["llama"], tmp_path))
+    made.check(Weights(3, families["llama"]))
+    with pytest.raises(ValueError, match=r"max_new_tokens = 164: the model .* has 128 positions"):
+        engine(families["llama"], max_new_tokens=100)
+
+
+def test_settings_of_an_experiment() -> None:
+    experiment = Experiment.model_validate({"generation": {"refresh": "adapter", "engine": "transformers"}})
+    on_cpu, on_gpu = EngineSettings.of(experiment, 0.0), EngineSettings.of(experiment, 0.5)
+    assert (on_cpu.dtype, on_cpu.adapter_rank, on_cpu.tolerance) == ("float32", 16, 0.0)
+    assert on_gpu.dtype == "bfloat16"
+    assert on_gpu.tolerance > 0
+    assert EngineSettings.of(Experiment(), 0.0).adapter_rank is None
+
+
+def test_probe_shows_the_weights(families: dict[str, Path], tmp_path: Path) -> None:
+    base = families["llama"]
+    served = engine(base, adapter_rank=4)
+    first = served.probe()
+    assert served.probe() == first
+    assert len(first.token_ids) == len(first.log_probabilities) == 8
+    assert all(p < 0 for p in first.log_probabilities)
+    served.load(Weights(1, base, save_adapter(base, tmp_path / "a", 1)))
+    assert not served.probe().agrees(first, 0.0)
+
+
+def test_probes_agree() -> None:
+    probe = Probe((4, 5, 6), (-1.0, -2.0, -3.0))
+    assert probe.agrees(probe, 0.0)
+    assert not probe.agrees(Probe((4, 5, 6), (-1.0, -2.0, -3.001)), 0.0)
+    assert probe.agrees(Probe((4, 5, 6), (-1.0, -2.0, -3.001)), 0.01)
+    assert not probe.agrees(Probe((4, 5, 6), (-1.0, -2.1, -3.0)), 0.01)
+    # two tokens equally probable: what follows them differs rightly
+    assert probe.agrees(Probe((4, 7, 8), (-1.0, -2.001, -9.0)), 0.01)
+    assert not probe.agrees(Probe((4, 7, 6), (-1.0, -2.0, -3.0)), 0.0)
+
+
+def test_memory_for_keys_and_values() -> None:
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 128}
+    block = 2 * 2 * 2 * 32 * 4 * 128
+    assert kv_cache_bytes(LlamaConfig(**shape), 88, torch.float32) == 257 * block
+    assert kv_cache_bytes(LlamaConfig(**shape), 129, torch.float32) == 513 * block
+    assert kv_cache_bytes(LlamaConfig(**shape, head_dim=64), 88, torch.bfloat16) == 257 * block
+    large = shape | {"num_hidden_layers": 40}
+    assert kv_cache_bytes(LlamaConfig(**large), 1000, torch.float32) == CPU_KV_CACHE_BYTES
+    with pytest.raises(ValueError, match="max_new_tokens = 100000: keys and values of one sequence need"):
+        kv_cache_bytes(LlamaConfig(**large), 100_000, torch.float32)
+
+
+def test_prompts_and_answers_as_tokens(families: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(families["llama"])
+    assert encode_prompt(tokenizer, "w5 w6 w7", 64) == (5, 6, 7)
+    assert encode_prompt(tokenizer, "w5 w6 w7", 2) == (5, 6)
+    assert encode_answer(tokenizer, "w8 w9") == (8, 9, 1)
+    assert decode(tokenizer, (8, 9, 1)) == "w8 w9"
+    with pytest.raises(ValueError, match="no tokens"):
+        encode_prompt(tokenizer, "  ", 64)
+
+
+def test_special_tokens_are_added_once(families: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(families["llama"])
+    tokenizer.add_special_tokens({"bos_token": "w3"})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="w3 $A w1", special_tokens=[("w3", 3), ("w1", 1)]
+    )
+    assert encode_prompt(tokenizer, "w5 w6", 64) == (3, 5, 6)
+    assert encode_prompt(tokenizer, "w3 w5 w6", 64) == (3, 5, 6)
+    assert encode_prompt(tokenizer, "w5 w1", 64) == (3, 5, 1)
+    assert encode_answer(tokenizer, "w8") == (8, 1)
+
+
+def test_every_end_of_sequence_token_stops(families: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(families["llama"])
+    assert stop_ids(families["llama"], tokenizer) == (1,)
+    model = AutoModelForCausalLM.from_pretrained(families["llama"])
+    model.generation_config.eos_token_id = [1, 9, 11]
+    model.save_pretrained(tmp_path)
+    assert stop_ids(tmp_path, tokenizer) == (1, 9, 11)

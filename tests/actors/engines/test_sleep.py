@@ -1,0 +1,231 @@
+"""Engines that share a GPU with training give its memory back for the weights phase, and take it again in two steps."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.engines.base import Engine, EngineSettings, Probe, Request, Sampled
+from actors.engines.transformers import TransformersEngine
+from actors.engines.vllm import VllmEngine
+from actors.file_transfer import SHARED_DISK
+from actors.generation import Chunk, GenerationActor
+from scpl_ray.config import Experiment
+from scpl_ray.controller import Loop
+from scpl_ray.feedback.population import PopulationSimulator
+from scpl_ray.protocols import Engines, TrainingJob, TrainingResult
+from scpl_ray.records import Weights
+from scpl_ray.storage.run_directory import Store
+from tests.support import fakes
+from tests.support.tiny_models import save_model
+from tests.test_controller import Silent, small
+
+SHARED = EngineSettings.of(Experiment(), 0.5, memory_share=0.6, sleeps=True)
+ADAPTERS = dataclasses.replace(SHARED, adapter_rank=16)
+
+
+class Told(Engine):
+    """Writes down what it is told to do with memory."""
+
+    def __init__(self, settings: EngineSettings, said: list[str]) -> None:
+        super().__init__(settings)
+        self.said = said
+
+    def check(self, weights: Weights) -> None:
+        return
+
+    def _prepare(self, folder: Path) -> Any:
+        return None
+
+    def _read_model(self, folder: Path, config: Any) -> None:
+        self.said.append("read model")
+
+    def _serve_adapter(self, adapter: Path | None) -> None:
+        if self.settings.adapter_rank:
+            self.said.append(f"serve {adapter.name if adapter else None}")
+
+    def _fall_asleep(self) -> None:
+        self.said.append(f"sleep at level {self.settings.sleep_level}")
+
+    def _wake_weights(self) -> None:
+        self.said.append("wake weights")
+
+    def _wake_cache(self) -> None:
+        self.said.append("wake keys and values")
+
+    def generate(self, requests: Sequence[Request]) -> list[Sampled]:
+        self.said.append("generate")
+        return [Sampled((2, 1), "stop") for _ in requests]
+
+    def probe(self) -> Probe:
+        return Probe((1,), (0.0,))
+
+
+class SharingGenerator(fakes.FakeGenerator):
+    """The fake pool, with an engine beside it that shares a GPU."""
+
+    def __init__(self, seed: int, engine: Engine) -> None:
+        super().__init__(seed)
+        self.engine = engine
+
+    def refresh(self, weights: Weights) -> None:
+        super().refresh(weights)
+        self.engine.load(weights)
+
+    def sleep(self) -> None:
+        super().sleep()
+        self.engine.sleep()
+
+
+class SharingTrainer(fakes.FakeTrainer):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self.said = said
+
+    def train(self, job: TrainingJob) -> TrainingResult:
+        self.said.append("train")
+        return super().train(job)
+
+
+def played(root: Path, settings: EngineSettings) -> list[str]:
+    """What an engine and a trainer on one GPU do in a run of two rounds."""
+    said: list[str] = []
+    experiment = small("loop.rounds=2")
+    task = fakes.FakeTask(experiment.groups.names)
+    engines = Engines(
+        SharingGenerator(experiment.seed, Told(settings, said)),
+        fakes.FakeScorer(),
+        SharingTrainer(said),
+        PopulationSimulator(experiment, task),
+    )
+    base = fakes.make_base(root / "base", 2)
+    store = Store.create(root / "run", experiment, {})
+    Loop(experiment, task, store, engines, base, fakes.encode, Silent()).run()
+    store.close()
+    return said
+
+
+def test_a_round_puts_engines_to_sleep_before_training_and_wakes_them_in_two_steps(tmp_path: Path) -> None:
+    one_round = ["sleep at level 2", "train", "wake weights", "read model", "wake keys and values"]
+    assert played(tmp_path, SHARED) == ["read model", *one_round, *one_round]
+
+
+def test_where_nothing_is_shared_nothing_sleeps(tmp_path: Path) -> None:
+    alone = EngineSettings.of(Experiment(), 1.0)
+    assert played(tmp_path, alone) == ["read model", "train", "read model", "train", "read model"]
+
+
+def test_beside_adapters_the_weights_are_kept_and_not_read_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    engine = Told(ADAPTERS, said)
+    engine.sleep()  # nothing is in memory yet
+    engine.load(Weights(0, tmp_path))
+    engine.load(Weights(1, tmp_path, tmp_path / "one"))
+    engine.sleep()
+    engine.sleep()
+    assert engine.asleep
+    engine.load(Weights(2, tmp_path, tmp_path / "two"))
+    assert not engine.asleep
+    assert said == [
+        *("read model", "serve None", "serve one"),
+        *("sleep at level 1", "wake weights", "serve two", "wake keys and values"),
+    ]
+
+
+def test_an_engine_that_cannot_load_stays_asleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    engine = Told(SHARED, said)
+    engine.load(Weights(0, tmp_path))
+    engine.sleep()
+
+    def refuse(folder: Path) -> None:
+        raise ValueError("too few positions")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="positions"):
+        patch.setattr(engine, "_prepare", refuse)
+        engine.load(Weights(1, tmp_path))
+    assert said == ["read model", "sleep at level 2"] and engine.asleep
+    engine.load(Weights(1, tmp_path))
+    assert said[2:] == ["wake weights", "read model", "wake keys and values"]
+
+
+class InThisProcess(GenerationActor):
+    """The actor, without a process and a log of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._settings = engine.settings
+        self._engine = engine
+        self._files = SHARED_DISK
+        self._served = None
+
+
+def test_completions_asked_of_a_sleeping_engine_wake_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    model = save_model(tmp_path, "llama", hidden=32)
+    actor = InThisProcess(Told(SHARED, said))
+    weights = Weights(0, model)
+    for _ in range(2):
+        actor.refresh(weights)
+        actor.sleep()
+        assert len(actor.generate(weights, Chunk(0, "test", (("q", "w5 w6", 3),)))) == 3
+    assert said[-5:] == ["sleep at level 2", "wake weights", "read model", "wake keys and values", "generate"]
+
+
+class Recorded:
+    """Stands for ``vllm.LLM``: what it is asked, and its answer to ``wake_up`` at the end."""
+
+    def __init__(self, awake: bool = True) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.awake = awake
+
+    def sleep(self, level: int) -> None:
+        self.asked.append(("sleep", level))
+
+    def wake_up(self, tags: list[str]) -> bool:
+        self.asked.append(("wake", *tags))
+        return self.awake and tags == ["kv_cache"]
+
+    def collective_rpc(self, method: str, kwargs: dict[str, str]) -> None:
+        self.asked.append((method, Path(kwargs["weights_path"]).name))
+
+    def apply_model(self, function: Callable[..., None]) -> None:
+        return
+
+    def reset_prefix_cache(self) -> bool:
+        return True
+
+
+def sharing_vllm(llm: Recorded, folder: Path) -> VllmEngine:
+    engine = VllmEngine(dataclasses.replace(SHARED, dtype="float32"))
+    engine._llm, engine.weights = llm, Weights(0, folder)
+    return engine
+
+
+def test_what_vllm_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    model = save_model(tmp_path / "next", "llama", hidden=32)
+    llm = Recorded()
+    engine = sharing_vllm(llm, tmp_path)
+    engine.sleep()
+    engine.load(Weights(1, model))
+    assert llm.asked == [("sleep", 2), ("wake", "weights"), ("reload_weights", "next"), ("wake", "kv_cache")]
+    broken = sharing_vllm(Recorded(awake=False), tmp_path)
+    broken.sleep()
+    with pytest.raises(RuntimeError, match="still asleep"):
+        broken.load(Weights(1, model))
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_transformers_leaves_its_device_and_comes_back(tmp_path: Path, kept: int) -> None:
+    """On a machine without GPUs its device is the CPU; what is kept, and that the answer is the same, can be seen."""
+    model = save_model(tmp_path, "llama", hidden=32)
+    settings = dataclasses.replace(SHARED, dtype="float32", gpus=0.0, adapter_rank=16 if kept == 1 else None)
+    engine = TransformersEngine(settings)
+    engine.load(Weights(0, model))
+    before = engine.probe()
+    engine.sleep()
+    assert (engine._model is None) == (kept == 2)
+    engine.load(Weights(0, model))
+    assert engine.probe() == before

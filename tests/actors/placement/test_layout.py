@@ -1,0 +1,310 @@
+"""Layouts: pure functions of a config and a described cluster."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.placement.cluster import Cluster, ClusterError, Node, described, node_of
+from actors.placement.layout import Layout, PlacementError, layout
+from actors.placement.memory import ModelSize, Sizes, estimates
+from actors.placement.reservation import bundles
+from scpl_ray import checks
+from scpl_ray.config import Experiment
+from scpl_ray.config.errors import ConfigError
+
+QWEN_7B = Sizes(ModelSize(7_615_616_512, 40_370_176, 28, 3584, 152_064, 28, 28_672), None)
+"""Qwen2.5-7B with a LoRA adapter of rank 16."""
+RULES = "reward.terms={well_formed: 1.0}"
+BIG_ADAPTER = [
+    *(RULES, "generation.refresh=adapter", "training.worker_lifetime=round", "generation.engine=vllm"),
+    "training.tokens_per_micro_batch=4096",
+]
+
+
+def experiment(*overrides: str) -> Experiment:
+    return checks.load(None, ["generation.engine=transformers", *overrides])
+
+
+def numbers(replicas: int, scorers: int, workers: int) -> list[str]:
+    return [f"generation.replicas={replicas}", f"reward.replicas={scorers}", f"training.workers={workers}"]
+
+
+def split(gpus: int) -> list[str]:
+    return ["generation.engine=vllm", f"generation.tensor_parallel={gpus}"]
+
+
+def where(placed: Layout) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    return {role.name: [(seat.node.name, seat.gpus) for seat in placed.of(role)] for role in placed.roles}
+
+
+def cpus(count: float) -> Cluster:
+    return Cluster((Node("one", count, 24.0),))
+
+
+def test_the_quick_start_fits_one_core() -> None:
+    placed = layout(experiment(), cpus(1))
+    assert sum(role.count * role.cpus for role in placed.roles) <= 1
+    assert placed.worker.threads == 1
+    assert placed.mode == "cpu" and not any(role.gpus or role.sleeps for role in placed.roles)
+    assert bundles(placed) == ()
+
+
+def test_two_of_each_fit_two_cores_and_engines_keep_one_thread() -> None:
+    placed = layout(experiment("generation.replicas=2", "training.workers=2"), cpus(2))
+    assert [(role.count, role.cpus) for role in placed.roles] == [(2, 0.4), (1, 0.15), (2, 0.4)]
+    assert (placed.engine.threads, placed.worker.threads) == (1, 1)
+    assert layout(experiment(), cpus(8)).worker.threads == 8
+
+
+def test_too_many_processes_name_the_key_to_lower() -> None:
+    with pytest.raises(PlacementError, match=r"generation.replicas=9 x 0.4.*lower generation.replicas to 3"):
+        layout(experiment("generation.replicas=9"), cpus(2))
+    with pytest.raises(PlacementError, match=r"but there are 2; lower training.workers to 3"):
+        layout(experiment("training.workers=64"), cpus(2))
+    with pytest.raises(
+        PlacementError, match=r"but there are 2; one of each fits: lower all of them, or run on a larger"
+    ):
+        layout(experiment("training.workers=64", "generation.replicas=5"), cpus(2))
+    with pytest.raises(PlacementError, match=r"but there are 0.5; one of each needs 0.95 already: run on a larger"):
+        layout(experiment(), cpus(0.5))
+
+
+def test_processes_spread_over_nodes_without_gpus_and_none_sits_on_a_head_without_cpus() -> None:
+    placed = layout(experiment(*numbers(2, 1, 2)), described("0cpu:32gib,2x8cpu:32gib"))
+    for nodes in ("engine", "training worker"):
+        assert sorted(name for name, _ in where(placed)[nodes]) == ["node 1", "node 2"]
+    assert placed.worker.threads == 8
+
+
+def test_nodes_hold_whole_processes() -> None:
+    """Each of ten nodes has a third of a core: enough in all for one process of each role, but for none on a node."""
+    with pytest.raises(PlacementError, match=r"engine 0 asks for 0.4 CPUs.*on one node; left are a: 0.3 CPUs"):
+        layout(experiment(), Cluster(tuple(Node(name, 0.3, 8.0) for name in "abcdefghij")))
+
+
+def test_one_gpu_is_shared() -> None:
+    placed = layout(experiment(), described("16cpu:64gib:1gpu:80gib"))
+    assert placed.mode == "colocated"
+    assert [role.gpus for role in placed.roles] == pytest.approx([0.5, 0.1, 0.4])
+    assert where(placed) == {key: [("node 0", (0,))] for key in ("engine", "scorer", "training worker")}
+    assert [role.sleeps for role in placed.roles] == [True, False, False]
+    # workers that live on keep their memory while the engine writes
+    assert placed.engine.memory_share == 0.3
+    briefly = layout(experiment("training.worker_lifetime=round"), described("16cpu:64gib:1gpu:80gib"))
+    assert briefly.engine.memory_share == 0.6
+    with pytest.raises(
+        PlacementError,
+        match=r"auto'.*: 4 GPUs are asked for \(generation.replicas=1 x 1, .*there are 1; one of each needs 3 "
+        r"already: run on .*colocated: 2 GPUs are asked for \(training.workers=2, .*lower training.workers to 1 or run",
+    ):
+        layout(experiment("training.workers=2"), described("16cpu:64gib:1gpu:80gib"))
+
+
+def test_eight_gpus_dedicated_and_colocated() -> None:
+    node = described("96cpu:1024gib:8gpu:80gib")
+    own = layout(experiment(*numbers(4, 1, 3)), node)
+    assert own.mode == "dedicated" and [role.gpus for role in own.roles] == [1, 1, 1]
+    taken = sorted(device for seats in where(own).values() for _, devices in seats for device in devices)
+    assert taken == list(range(8)) and not any(role.sleeps for role in own.roles)
+    assert own.worker.threads == 32
+    shared = layout(experiment(*numbers(8, 2, 8), "placement.gpus=colocated"), node)
+    assert where(shared)["engine"] == [("node 0", (i,)) for i in range(8)] == where(shared)["training worker"]
+    assert where(shared)["scorer"] == [("node 0", (0,)), ("node 0", (1,))]
+    # what does not fit dedicated is shared by itself
+    assert layout(experiment(*numbers(8, 2, 8)), node) == shared
+    with pytest.raises(PlacementError, match=r"18 GPUs are asked for .* but there are 8"):
+        layout(experiment(*numbers(8, 2, 8), "placement.gpus=dedicated"), node)
+
+
+def test_four_nodes_of_eight() -> None:
+    placed = layout(experiment(*numbers(14, 2, 16)), described("0cpu:32gib,4x96cpu:1024gib:8gpu:80gib"))
+    assert placed.mode == "dedicated" and len(placed.seats) == 32
+    assert len({(seat.node.name, seat.gpus) for seat in placed.seats}) == 32
+    # sixteen workers sit on two whole nodes
+    assert len({name for name, _ in where(placed)["training worker"]}) == 2
+    assert placed.worker.threads == 12
+
+
+def test_an_engine_over_two_gpus_has_them_on_one_node() -> None:
+    placed = layout(experiment(*split(2), *numbers(2, 1, 1)), described("2x16cpu:64gib:3gpu:80gib"))
+    assert placed.engine.gpus == 2
+    assert [len(devices) for _, devices in where(placed)["engine"]] == [2, 2]
+    assert sorted(name for name, _ in where(placed)["engine"]) == ["node 0", "node 1"]
+    # eight GPUs are enough in number, but an odd one is left over on each node
+    with pytest.raises(
+        PlacementError, match=r"engine 2 asks for 1 CPUs.*2 GPUs on one node.* the first 2 of engine fit"
+    ):
+        layout(experiment(*split(2), *numbers(3, 1, 1)), described("2x16cpu:64gib:3gpu:80gib,2x8cpu:9gib:1gpu:80gib"))
+
+
+def test_unlike_nodes() -> None:
+    cluster = described("0cpu:32gib,96cpu:1024gib:8gpu:80gib,2x48cpu:512gib:4gpu:80gib")
+    placed = layout(experiment(*split(4), *numbers(3, 1, 3)), cluster)
+    assert sorted(name for name, _ in where(placed)["engine"]) == ["node 1", "node 2", "node 3"]
+    assert {name for name, _ in where(placed)["training worker"] + where(placed)["scorer"]} == {"node 1"}
+    with pytest.raises(PlacementError, match="8 GPUs on one node; left are"):
+        layout(experiment(*split(8), *numbers(1, 1, 1)), described("4x48cpu:512gib:4gpu:80gib"))
+
+
+def test_small_gpus_are_left_to_who_fits_them() -> None:
+    """The engine needs 17 GiB, a worker 21: only the large GPUs carry workers, wherever they stand in the list."""
+    found = estimates(experiment(*BIG_ADAPTER), QWEN_7B, "dedicated")
+    assert found["engine"].total / 0.9 < 24 < found["training worker"].total < 80
+    for text in (
+        "2x16cpu:128gib:1gpu:24gib,64cpu:512gib:2gpu:80gib",
+        "64cpu:512gib:2gpu:80gib,2x16cpu:128gib:1gpu:24gib",
+    ):
+        placed = layout(experiment(*BIG_ADAPTER, *numbers(1, 1, 2)), described(text), QWEN_7B)
+        assert all(seat.node.gpu_memory_gib == 80 for seat in placed.of(placed.worker))
+        assert all(seat.node.gpu_memory_gib == 24 for seat in placed.of(placed.engine) + placed.of(placed.scorer))
+
+
+def test_what_no_gpu_holds_is_refused_with_its_parts_and_a_way_out() -> None:
+    full = ["model.lora=null", "generation.engine=vllm", RULES, "training.worker_lifetime=round"]
+    with pytest.raises(
+        PlacementError,
+        match=r"training worker: holds about .* GiB on each of its GPUs \(weights 14.2, gradients .*, optimizer 85.1, "
+        r".*but the largest have 80; train an adapter .*, set training.zero_stage=3",
+    ):
+        layout(
+            experiment(*full, "placement.gpus=dedicated"),
+            described("96cpu:1024gib:8gpu:80gib"),
+            Sizes(ModelSize(7_615_616_512, 0, 28, 3584, 152_064, 28, 28_672), None),
+        )
+    with pytest.raises(
+        PlacementError, match=r"engine 0 asks for 1 CPUs, .* GiB, 1 GPUs of .* on one node; left are node 0"
+    ):
+        layout(experiment(*BIG_ADAPTER, "placement.gpus=dedicated"), described("96cpu:0gib:8gpu:80gib"), QWEN_7B)
+
+
+def test_an_engine_that_sleeps_beside_an_adapter_keeps_its_weights_in_host_memory() -> None:
+    shared = [*BIG_ADAPTER, "placement.gpus=colocated"]
+    weights = 2 * (7_615_616_512 + 40_370_176) / 2**30
+    found = layout(experiment(*shared), described("16cpu:128gib:1gpu:80gib"), QWEN_7B).estimates
+    assert found is not None and found["engine"].host == pytest.approx(weights + 1)
+    assert found["engine"].idle == 1.0
+    with pytest.raises(PlacementError, match=r"GiB, 1 GPUs"):
+        layout(experiment(*shared), described("16cpu:30gib:1gpu:80gib"), QWEN_7B)
+
+
+def test_heads_are_split_evenly() -> None:
+    with pytest.raises(
+        PlacementError, match=r"tensor_parallel = 3: the model has 28 attention heads.*one of 1, 2, 4, 7"
+    ):
+        layout(experiment(*split(3)), described("96cpu:1024gib:8gpu:80gib"), QWEN_7B)
+
+
+def test_gpus_that_are_asked_for_must_be_there() -> None:
+    for overrides, key in (
+        (["placement.gpus=dedicated"], "placement.gpus = 'dedicated'"),
+        (split(2), "tensor_parallel = 2"),
+    ):
+        with pytest.raises(PlacementError, match=rf"{key}: there are no GPUs"):
+            layout(experiment(*overrides), cpus(64))
+
+
+def test_conflicts_between_keys() -> None:
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel = 2: generation.engine = 'transformers' holds a model on one"
+    ):
+        experiment("generation.tensor_parallel=2")
+    with pytest.raises(ConfigError, match=r"tensor_parallel = 2: placement.gpus = 'colocated' shares single GPUs"):
+        experiment(*split(2), "placement.gpus=colocated")
+
+
+def test_bundles_keep_pairs_apart_and_leave_each_gpu_room_for_one_worker() -> None:
+    placed = layout(experiment(*numbers(1, 2, 3), "placement.gpus=colocated"), described("16cpu:64gib:4gpu:80gib"))
+    reserved = bundles(placed)
+    assert [bundle.members for bundle in reserved] == [(("engine", 0), ("scorer", 0)), (("scorer", 1),), ()]
+    for bundle in reserved:
+        assert 0.5 < bundle.gpus <= 1 - placed.worker.gpus < 2 * placed.worker.gpus
+    assert [bundle.resources().get("CPU", 0) for bundle in reserved] == [2, 1, 0]
+    own = bundles(layout(experiment(*split(2), *numbers(2, 1, 1)), described("2x16cpu:64gib:3gpu:80gib")))
+    assert [(bundle.gpus, bundle.members) for bundle in own] == [
+        (2.0, (("engine", 0),)),
+        (2.0, (("engine", 1),)),
+        (1.0, (("scorer", 0),)),
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 24), st.integers(0, 8), st.sampled_from([16.0, 24.0, 80.0])), min_size=1, max_size=6
+    ),
+    st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 9)),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from(["auto", "dedicated", "colocated"]),
+    st.sampled_from([None, QWEN_7B]),
+)
+def test_no_node_is_over_its_capacity(
+    nodes: list[tuple[int, int, float]], counts: tuple[int, int, int], gpus: int, how: str, sizes: Sizes | None
+) -> None:
+    cluster = Cluster(tuple(Node(f"n{i}", c, 256.0, g, m if g else 0.0, f"id{i}") for i, (c, g, m) in enumerate(nodes)))
+    overrides = [*BIG_ADAPTER, *numbers(*counts)]
+    if gpus > 1 and how != "colocated":
+        overrides += split(gpus)
+    asked = experiment(*overrides, f"placement.gpus={how}")
+    try:
+        placed = layout(asked, cluster, sizes)
+    except PlacementError as error:
+        assert len(str(error)) > 40
+        return
+    assert [role.count for role in placed.roles] == list(counts)
+    assert [(s.role, s.index) for s in placed.seats] == [(r.name, i) for r in placed.roles for i in range(r.count)]
+    by_name = {role.name: role for role in placed.roles}
+    for node in cluster.nodes:
+        here = [seat for seat in placed.seats if seat.node == node]
+        assert sum(by_name[seat.role].cpus for seat in here) <= node.cpus + 1e-6
+        use = dict.fromkeys(range(node.gpus), 0.0)
+        for seat in here:
+            role = by_name[seat.role]
+            assert len(set(seat.gpus)) == len(seat.gpus) == (max(1, role.gpus) if placed.mode != "cpu" else 0)
+            for device in seat.gpus:
+                use[device] += min(1.0, role.gpus)
+        assert all(used <= 1 + 1e-6 for used in use.values())
+        if placed.mode == "colocated":
+            for device in use:
+                roles = [seat.role for seat in here if seat.gpus == (device,)]
+                assert len(set(roles)) == len(roles)
+        if sizes is not None:
+            assert placed.estimates is not None
+            assert sum(placed.estimates[seat.role].host for seat in here) <= node.memory_gib + 1e-6
+            assert all(placed.estimates[s.role].total <= node.gpu_memory_gib for s in here if s.gpus)
+    if placed.mode == "dedicated":
+        assert sum(len(seat.gpus) for seat in placed.seats) == counts[0] * asked.generation.tensor_parallel + sum(
+            counts[1:]
+        )
+    in_bundles = [member for bundle in bundles(placed) for member in bundle.members]
+    assert sorted(in_bundles) == (
+        [] if placed.mode == "cpu" else sorted((s.role, s.index) for s in placed.seats if s.role != "training worker")
+    )
+
+
+def test_a_cluster_is_described_in_a_line() -> None:
+    assert described("0cpu:8gib, 2x96cpu:1024gib:8gpu:80gib").nodes == (
+        Node("node 0", 0, 8),
+        Node("node 1", 96, 1024, 8, 80),
+        Node("node 2", 96, 1024, 8, 80),
+    )
+    for bad in ("", "4x8xH100", "0x4cpu:8gib", "4cpu", "4cpu:8gib:2gpu", "4cpu:8gib,,"):
+        with pytest.raises(ClusterError, match=r"is not \[NODESx\]CPUScpu:MEMORYgib"):
+            described(bad)
+
+
+def test_what_ray_says_of_a_node() -> None:
+    said = {
+        "NodeID": "ab12",
+        "NodeManagerAddress": "10.0.0.7",
+        "Resources": {"CPU": 96.0, "GPU": 8.0, "memory": 2.0**40, "node:10.0.0.7": 1.0},
+    }
+    assert node_of(said, [80.0] * 7 + [79.5]) == Node("10.0.0.7", 96.0, 1024.0, 8, 79.5, "ab12")
+    head = {"NodeID": "cd", "NodeManagerAddress": "10.0.0.1", "Resources": {"memory": 2.0**35}}
+    assert node_of(head, []) == Node("10.0.0.1", 0.0, 32.0, 0, 0.0, "cd")
+
+
+def test_experiments_side_by_side_have_whole_gpus() -> None:
+    cluster = described("0cpu:32gib,64cpu:512gib:8gpu:80gib,48cpu:256gib:4gpu:80gib")
+    share = cluster.share(3, cpus_aside=0.01)
+    assert [(node.gpus, node.memory_gib) for node in share.nodes] == [(0, 32 / 3), (2, 512 / 3), (1, 256 / 3)]
+    assert [node.cpus for node in share.nodes] == pytest.approx([0, 64 / 3 - 0.01, 16])

@@ -1,0 +1,171 @@
+"""Sizes and memory of models, by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from actors.placement.memory import Sizes, estimates, known_sizes, model_size
+from scpl_ray import checks, tasks
+from scpl_ray.config import Experiment, Lora
+from scpl_ray.models.adapters import add_adapter
+from tests.support.tiny_models import save_model
+
+GIB = 2**30
+QWEN_7B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+"""Qwen2.5-7B-Instruct, as published."""
+BY_HAND = (
+    2 * 152_064 * 3584  # embeddings in and out
+    + 28
+    * (
+        2 * 3584 * 3584  # queries, outputs
+        + 2 * 3584 * 512  # keys, values: 4 heads of 128
+        + 3584 + 2 * 512  # their biases
+        + 3 * 3584 * 18944  # gate, up, down
+        + 2 * 3584  # norms
+    )
+    + 3584
+)  # fmt: skip
+PER_LAYER = (3584 + 3584) * 2 + (3584 + 512) * 2 + (3584 + 18944) * 3
+"""Inputs plus outputs of a layer's linear maps."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_7B))
+    return tmp_path
+
+
+def qwen(folder: Path, *overrides: str) -> tuple[Experiment, Sizes]:
+    experiment = checks.load(
+        None, [f"model.name={folder}", "model.dtype=bfloat16", "reward.terms={well_formed: 1.0}", *overrides]
+    )
+    sizes = known_sizes(experiment, tasks.TASKS["language"].build(experiment))
+    assert sizes is not None
+    return experiment, sizes
+
+
+def test_parameters_are_counted_as_transformers_makes_them(folder: Path) -> None:
+    assert BY_HAND == 7_615_616_512
+    size = model_size(AutoConfig.from_pretrained(folder), Lora(rank=16))
+    assert size.parameters == BY_HAND
+    assert size.adapter_parameters == 16 * 28 * PER_LAYER == 40_370_176
+    assert (size.layers, size.hidden, size.vocabulary, size.attention_heads) == (28, 3584, 152_064, 28)
+    assert size.cached_per_token == 28 * 2 * 4 * 128
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_small_models_with_tied_weights_agree_with_the_real_ones(family: str, tmp_path: Path) -> None:
+    saved = save_model(tmp_path, family, hidden=32)
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    size = model_size(model.config, Lora(rank=4))
+    assert size.parameters == sum(p.numel() for p in model.parameters())
+    assert size.adapter_parameters == sum(
+        p.numel() for p in add_adapter(model, Lora(rank=4)).parameters() if p.requires_grad
+    )
+    cache = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
+    held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert size.cached_per_token == held / 3
+
+
+def test_an_engine(folder: Path) -> None:
+    experiment, sizes = qwen(folder, "task.max_prompt_tokens=1000", "generation.max_new_tokens=24")
+    engine = estimates(experiment, sizes, "dedicated")["engine"]
+    assert engine.working["weights"] == pytest.approx(2 * BY_HAND / GIB) == pytest.approx(14.185, abs=1e-3)
+    # 57,344 bytes per token
+    assert engine.working["keys and values"] * GIB == 1024 * 57_344
+    split = experiment.model_copy(
+        update={"generation": experiment.generation.model_copy(update={"tensor_parallel": 4})}
+    )
+    assert estimates(split, sizes, "dedicated")["engine"].working["weights"] == pytest.approx(14.185 / 4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "gradients", "optimizer"),
+    # bfloat16, 4 workers, per parameter: float32 copies and moments are 12 bytes, gradients 2 and in the step 4 more
+    [(0, 2, 6, 12), (1, 2, 2 + 1, 3), (2, 2, 0.5 + 1, 3), (3, 0.5, 0.5 + 1, 3)],
+)
+def test_training_all_weights(folder: Path, stage: int, weights: float, gradients: float, optimizer: float) -> None:
+    experiment, sizes = qwen(folder, "model.lora=null", f"training.zero_stage={stage}", "training.workers=4")
+    worker = estimates(experiment, sizes, "dedicated")["training worker"]
+    for name, bytes_each in (("weights", weights), ("gradients", gradients), ("optimizer", optimizer)):
+        assert worker.working[name] == pytest.approx(bytes_each * BY_HAND / GIB)
+    # 34 bytes x 28 layers x 3584, and 10 bytes per logit, for 2048 tokens
+    assert worker.working["activations"] == pytest.approx(2048 * (34 * 28 * 3584 + 10 * 152_064) / GIB)
+
+
+def test_training_in_float32_without_zero_has_no_second_copy(folder: Path) -> None:
+    experiment, sizes = qwen(folder, "model.lora=null", "training.zero_stage=0", "model.dtype=float32")
+    worker = estimates(experiment, sizes, "cpu")["training worker"]
+    assert [worker.working[n] * GIB / BY_HAND for n in ("weights", "gradients", "optimizer")] == pytest.approx(
+        [4, 4, 8]
+    )
+    assert worker.idle == 0 and worker.host == pytest.approx(worker.total + 4 * BY_HAND / GIB)
+
+
+def test_training_an_adapter(folder: Path) -> None:
+    experiment, sizes = qwen(folder, "training.zero_stage=3", "training.workers=2")
+    adapter = 40_370_176
+    worker = estimates(experiment, sizes, "dedicated")["training worker"]
+    assert worker.working["weights"] == pytest.approx((BY_HAND + adapter) / GIB)
+    assert worker.working["optimizer"] == pytest.approx(12 * adapter / 2 / GIB)
+    # nothing else of the policy is trained, and a reference policy is computed by the same model
+    paired, _ = qwen(folder, "training.zero_stage=3", "training.workers=2", "training.objective=dpo")
+    assert estimates(paired, sizes, "dedicated")["training worker"] == worker
+
+
+def test_a_scorer(folder: Path, tmp_path: Path) -> None:
+    experiment, sizes = qwen(folder)
+    assert estimates(experiment, sizes, "dedicated")["scorer"].working["weights"] == pytest.approx(4 * BY_HAND / GIB)
+    served, _ = qwen(folder, "generation.refresh=adapter")
+    found = estimates(served, sizes, "dedicated")["scorer"].working
+    assert found["weights"] == pytest.approx(2 * (BY_HAND + 40_370_176) / GIB) and "reward model" not in found
+    own, _ = qwen(folder, "reward.terms={model: 1.0}")
+    found = estimates(own, sizes, "dedicated")["scorer"].working
+    assert found["training it"] == pytest.approx(16 * BY_HAND / GIB)
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    small = {**QWEN_7B, "num_hidden_layers": 2, "architectures": ["Qwen2ForSequenceClassification"], "num_labels": 1}
+    (judge / "config.json").write_text(json.dumps(small))
+    given, sizes = qwen(folder, "reward.terms={model: 1.0}", f"reward.model={judge}")
+    found = estimates(given, sizes, "dedicated")["scorer"].working
+    # embeddings, two layers, a norm and an output without bias
+    layer = (BY_HAND - 2 * 152_064 * 3584 - 3584) // 28
+    assert found["reward model"] == pytest.approx(2 * (152_064 * 3584 + 2 * layer + 3584 + 3584) / GIB)
+    assert "training it" not in found
+
+
+def test_who_gives_memory_back(folder: Path) -> None:
+    briefly, sizes = qwen(folder, "training.worker_lifetime=round")
+    found = estimates(briefly, sizes, "colocated")
+    assert (found["engine"].idle, found["training worker"].idle) == (1.0, 1.0)
+    assert found["scorer"].idle == pytest.approx(found["scorer"].total)
+    living, _ = qwen(folder)
+    lasting = estimates(living, sizes, "colocated")["training worker"]
+    assert lasting.idle == pytest.approx(lasting.total)
+    # level 2: nothing is kept; level 1: the weights, in host memory
+    assert found["engine"].host == 1.0
+
+
+def test_what_is_not_here_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path))
+    for overrides in ([], ["model.name=nobody/has-this-model"], [f"model.name={save_model(tmp_path / 'm', 'llama')}"]):
+        experiment = checks.load(None, overrides)
+        known = known_sizes(experiment, tasks.TASKS["language"].build(experiment))
+        assert (known is not None) == (bool(overrides) and str(tmp_path) in overrides[0])
+    with pytest.raises(ValueError, match=r"model.name: /no/such/folder: no such folder; give a folder with a model"):
+        lost = checks.load(None, ["model.name=/no/such/folder"])
+        known_sizes(lost, tasks.TASKS["language"].build(lost))

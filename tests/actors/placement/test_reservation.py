@@ -1,0 +1,121 @@
+"""A layout's GPUs as Ray gives them out. Ray only counts GPUs, so the same happens on a machine without any."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.placement import reservation
+from actors.placement.cluster import Cluster, Node
+from actors.placement.layout import Layout, PlacementError, layout
+from actors.placement.reservation import NODE_LABEL, Reservation
+from actors.pool import Pool, Replica
+from scpl_ray import checks
+
+pytestmark = pytest.mark.engines
+
+Start = Callable[[Layout, str, Sequence[Any]], Pool]
+Reserve = Callable[[Layout], Reservation]
+
+
+class Holder(Replica):
+    """Says which GPUs it was given."""
+
+    def gpus(self) -> list[int]:
+        import ray
+
+        return [int(gpu) for gpu in ray.get_gpu_ids()]
+
+    def die(self) -> None:
+        os._exit(1)
+
+
+def placed_on_ray(*overrides: str) -> Layout:
+    import ray
+
+    (facts,) = ray.nodes()
+    node = Node("here", 8, 64, int(facts["Resources"]["GPU"]), 80.0, facts["NodeID"])
+    return layout(checks.load(None, overrides), Cluster((node,)))
+
+
+@pytest.fixture
+def start(ray_local: None, tmp_path: Path) -> Iterator[Start]:
+    """Reserves layouts and starts the pools of their roles; ends them after the test."""
+    with contextlib.ExitStack() as open_:
+
+        def new(placed: Layout, name: str, places: Sequence[Any]) -> Pool:
+            (role,) = [role for role in placed.roles if role.name == name]
+            pool = Pool(Holder, role, (), environment={}, logs=tmp_path, deadline_s=120.0, places=places)
+            open_.callback(pool.close)
+            return pool
+
+        yield new
+
+
+@pytest.fixture
+def reserve(ray_local: None) -> Iterator[Reserve]:
+    """Reserves layouts; gives them back after the test."""
+    with contextlib.ExitStack() as open_:
+
+        def new(placed: Layout) -> Reservation:
+            reserved = Reservation(placed)
+            open_.callback(reserved.close)
+            return reserved
+
+        yield new
+
+
+def test_pairs_share_a_gpu_and_leave_room_for_a_worker_each_through_restarts(reserve: Reserve, start: Start) -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    placed = placed_on_ray("placement.gpus=colocated", "generation.replicas=2", "training.workers=2")
+    reserved = reserve(placed)
+    engines = start(placed, "engine", reserved.places("engine"))
+    scorers = start(placed, "scorer", reserved.places("scorer"))
+    (first,), (second,) = engines.everywhere("gpus", what="asking")
+    assert first != second and scorers.everywhere("gpus", what="asking") == [[first]]
+    # as Ray Train asks
+    group = placement_group(
+        [{"CPU": 1, "GPU": placed.worker.gpus}] * 2,
+        bundle_label_selector=[{NODE_LABEL: seat.node.id} for seat in placed.of(placed.worker)],
+    )
+    assert group.wait(60)
+    places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(2)]
+    workers = start(placed, "training worker", places)
+    assert sorted(workers.everywhere("gpus", what="asking")) == sorted([[first], [second]])
+    remove_placement_group(group)
+    # the reservation stays when an engine ends: it comes back to its own
+    with pytest.raises(RuntimeError, match="engine 0 is gone"):
+        engines.results([engines.submit("die", replica=0)], "dying")
+    assert engines.everywhere("gpus", what="asking") == [[first], [second]]
+    assert [process.restarts > 0 for process in engines.processes()] == [True, False]
+    # engines, scorers and bundles are gone before what they had is counted again
+    for pool in (engines, scorers):
+        pool.close()
+    reserved.close()
+    until = time.monotonic() + 30
+    while ray.available_resources()["GPU"] < 4 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert ray.available_resources()["GPU"] == 4
+
+
+def test_an_engine_over_two_gpus_has_two(reserve: Reserve, start: Start) -> None:
+    placed = placed_on_ray("generation.tensor_parallel=2")
+    reserved = reserve(placed)
+    (pair,) = start(placed, "engine", reserved.places("engine")).everywhere("gpus", what="asking")
+    (own,) = start(placed, "scorer", reserved.places("scorer")).everywhere("gpus", what="asking")
+    assert len({*pair, *own}) == 3
+
+
+def test_what_is_not_free_is_said(reserve: Reserve, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = placed_on_ray("generation.tensor_parallel=2")
+    reserve(placed)
+    monkeypatch.setattr(reservation, "RESERVE_S", 0.5)
+    with pytest.raises(PlacementError, match=r"2 bundles of 2 GPUs were not free for 0.5 s; free are"):
+        reserve(placed)

@@ -1,0 +1,346 @@
+"""The generation pool with real Ray actors; engines are vLLM, or transformers where the engine does not matter."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors import generation
+from actors.engines.base import Engine, EngineSettings, Probe, Request, Sampled
+from actors.engines.transformers import TransformersEngine
+from actors.engines.vllm import VllmEngine, environment
+from actors.generation import RayGenerator
+from actors.placement.layout import Role
+from scpl_ray.config import Experiment
+from scpl_ray.models.tokens import encode_prompt
+from scpl_ray.records import Completion, Query, Weights
+from scpl_ray.seeds import derive_seed
+from tests.actors.engines.test_engines import save_adapter
+from tests.support.tiny_models import VOCABULARY, config, save_model
+
+pytestmark = pytest.mark.engines
+
+Start = Callable[..., RayGenerator]
+
+
+def tied(family: str, folder: Path) -> Path:
+    """An untrained model whose output layer is its input embedding."""
+    save_model(folder, family)
+    settings = config(family)
+    settings.tie_word_embeddings = True
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    return folder
+
+
+def disturbed(model: Path, folder: Path, seed: int) -> Path:
+    """The model with other weights."""
+    torch.manual_seed(seed)
+    changed = AutoModelForCausalLM.from_pretrained(model)
+    for parameter in changed.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    changed.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def llama_changed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return disturbed(llama, tmp_path_factory.mktemp("changed"), 1)
+
+
+@pytest.fixture(scope="module")
+def start(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts pools; ends them after the module."""
+    pools = []
+
+    def new(replicas: int = 1, deadline_s: float = 300.0, **keys: object) -> RayGenerator:
+        experiment = Experiment.model_validate({"seed": 5, "generation": {"max_new_tokens": 20, **keys}})
+        role = Role("engine", replicas, 0.2, 0.0, 1)
+        pool = RayGenerator(experiment, role, tmp_path_factory.mktemp("logs"), deadline_s=deadline_s)
+        pools.append(pool)
+        return pool
+
+    yield new
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture(scope="module")
+def two(start: Start) -> RayGenerator:
+    """vLLM, two replicas, small chunks."""
+    return start(2, prompts_per_chunk=16)
+
+
+@pytest.fixture(scope="module")
+def one(start: Start) -> RayGenerator:
+    """vLLM, one replica, everything in one chunk."""
+    return start(1, prompts_per_chunk=1000)
+
+
+def queries(count: int, words: int = 60) -> list[Query]:
+    """Prompts of 1 to ``words`` words, every third one shared."""
+    draw = np.random.default_rng(3)
+    prompts = [" ".join(f"w{w}" for w in draw.integers(2, VOCABULARY, draw.integers(1, words))) for _ in range(count)]
+    return [Query(f"q{i}", "a", prompts[i // 3 * 3], None, None) for i in range(count)]
+
+
+def complete(pool: RayGenerator, asked: Sequence[Query], samples: Sequence[int]) -> dict[str, Completion]:
+    """All completions by id; fails where one came twice."""
+    drawn = [c for chunk in pool.stream(asked, samples=samples, purpose="test") for c in chunk]
+    by_id = {c.completion_id: c for c in drawn}
+    assert len(by_id) == len(drawn)
+    return by_id
+
+
+def greedy_of_transformers(weights: Weights, asked: Sequence[Query], **keys: object) -> list[tuple[int, ...]]:
+    experiment = Experiment.model_validate({"generation": {"temperature": 0.0, "max_new_tokens": 20, **keys}})
+    engine = TransformersEngine(EngineSettings.of(experiment, 0.0))
+    engine.load(weights)
+    tokenizer = AutoTokenizer.from_pretrained(weights.model)
+    return [s.token_ids for s in engine.generate([Request(encode_prompt(tokenizer, q.prompt, 64), 0) for q in asked])]
+
+
+def test_one_or_two_replicas_any_chunks(one: RayGenerator, two: RayGenerator, llama: Path) -> None:
+    asked = queries(300)
+    samples = [1 + i % 4 for i in range(300)]
+    for pool in (one, two):
+        pool.refresh(Weights(0, llama))
+    # 740 prompts of up to 60 tokens at once are more than vLLM reads in one step.
+    first = complete(one, asked, samples)
+    assert complete(two, asked, samples) == first
+    assert first.keys() == {f"q{i}-s{j}" for i in range(300) for j in range(samples[i])}
+    assert len({c.token_ids for c in first.values()}) > 700
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    reasons = set()
+    for completion in first.values():
+        query = asked[int(completion.query_id[1:])]
+        assert completion.seed == derive_seed(5, "generation", "test", query.query_id, completion.sample_index)
+        assert completion.policy_version == 0
+        assert completion.prompt_token_ids == encode_prompt(tokenizer, query.prompt, 64)
+        assert completion.text == tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
+        ended = completion.token_ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.eos_token_id not in completion.token_ids[:-1]
+        assert completion.finish_reason == ("stop" if ended else "length")
+        assert ended or len(completion.token_ids) == 20
+        reasons.add(completion.finish_reason)
+    assert reasons == {"stop", "length"}
+
+
+def test_samples_follow_the_model(one: RayGenerator, llama: Path) -> None:
+    one.refresh(Weights(0, llama))
+    asked = [Query("q", None, "w7 w8 w9", None, None)]
+    firsts = [c.token_ids[0] for c in complete(one, asked, [4000]).values()]
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(llama)(torch.tensor([[7, 8, 9]])).logits[0, -1]
+    expected = 4000 * torch.softmax(logits.double(), -1).numpy()
+    # chi-square with 199 degrees of freedom: mean 199, standard deviation 20
+    assert ((np.bincount(firsts, minlength=VOCABULARY) - expected) ** 2 / expected).sum() < 199 + 4 * 20
+
+
+def test_engines_outlive_refreshes(two: RayGenerator, llama: Path, llama_changed: Path) -> None:
+    asked = queries(40)
+    two.refresh(Weights(0, llama))
+    before = two.processes()
+    assert len({p.pid for p in before}) == len({p.actor_id for p in before}) == 2
+    old = complete(two, asked, [1] * 40)
+    two.refresh(Weights(1, llama_changed))
+    new = complete(two, asked, [1] * 40)
+    assert {c.policy_version for c in new.values()} == {1}
+    assert sum(old[i].token_ids != new[i].token_ids for i in old) > 30
+    two.refresh(Weights(0, llama))
+    assert complete(two, asked, [1] * 40) == old
+    assert two.processes() == before
+    with pytest.raises(RuntimeError, match="policy versions 0 and 2 answer the probe prompt alike"):
+        two.refresh(Weights(2, llama))
+    two.refresh(Weights(0, llama))
+
+
+def test_killed_engine_comes_back(one: RayGenerator, start: Start, llama: Path, llama_changed: Path) -> None:
+    asked = queries(300, words=12)
+    one.refresh(Weights(0, llama))
+    one.refresh(Weights(4, llama_changed))
+    expected = complete(one, asked, [2] * 300)
+    pool = start(1, prompts_per_chunk=30)
+    pool.refresh(Weights(4, llama_changed))
+    (before,) = pool.processes()
+    drawn = []
+    for number, chunk in enumerate(pool.stream(asked, samples=[2] * 300, purpose="test")):
+        drawn += chunk
+        if number == 2:
+            os.kill(before.pid, signal.SIGKILL)
+    assert len(drawn) == len(expected)
+    assert {c.completion_id: c for c in drawn} == expected
+    (after,) = pool.processes()
+    assert after.pid != before.pid
+    assert after == dataclasses.replace(before, pid=after.pid, restarts=1)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_adapters_are_swapped(family: str, start: Start, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", family)
+    pool = start(1, temperature=0.0, refresh="adapter")
+    asked = queries(24)
+    answers = []
+    for version, seed in enumerate([None, 1, 2, None]):
+        adapter = save_adapter(base, tmp_path / f"adapter{version}", seed) if seed else None
+        weights = Weights(version, base, adapter)
+        pool.refresh(weights)
+        drawn = complete(pool, asked, [1] * 24)
+        answers.append([drawn[f"q{i}-s0"].token_ids for i in range(24)])
+        assert answers[-1] == greedy_of_transformers(weights, asked, refresh="adapter")
+    assert answers[0] == answers[3]
+    assert len({tuple(a) for a in answers}) == 3
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_are_reloaded(family: str, start: Start, tmp_path: Path) -> None:
+    base = tied(family, tmp_path / "base")
+    pool = start(1, temperature=0.0)
+    asked = queries(24)
+    for version, model in enumerate([base, disturbed(base, tmp_path / "changed", 2)]):
+        pool.refresh(Weights(version, model))
+        drawn = complete(pool, asked, [1] * 24)
+        answers = [drawn[f"q{i}-s0"].token_ids for i in range(24)]
+        assert answers == greedy_of_transformers(Weights(version, model), asked)
+
+
+class Forgetful(VllmEngine):
+    """vLLM without what makes a refresh safe."""
+
+    def _reset_prefix_cache(self) -> None:
+        return
+
+
+def stale_prefix(engine: type[VllmEngine], settings: EngineSettings, models: Sequence[Path]) -> str:
+    served = engine(settings)
+    served.load(Weights(0, models[0]))
+    served.probe()
+    served.load(Weights(1, models[1]))
+    try:
+        served.probe()
+    except RuntimeError as error:
+        return str(error)
+    return "fresh"
+
+
+def test_stale_prefix_cache_is_caught(ray_local: None, tmp_path: Path) -> None:
+    # Blocks of 128 tokens are cached: the context must hold more.
+    torch.manual_seed(0)
+    long = config("llama")
+    long.max_position_embeddings = 256
+    save_model(tmp_path / "a", "llama")
+    AutoModelForCausalLM.from_config(long).save_pretrained(tmp_path / "a")
+    models = [tmp_path / "a", disturbed(tmp_path / "a", tmp_path / "b", 1)]
+    experiment = Experiment.model_validate({"task": {"max_prompt_tokens": 200}})
+    remote = ray.remote(max_calls=1)(stale_prefix).options(
+        num_cpus=0.2, runtime_env={"env_vars": {**environment(0.0), "OMP_NUM_THREADS": "1"}}
+    )
+    calls = [remote.remote(kind, EngineSettings.of(experiment, 0.0), models) for kind in (Forgetful, VllmEngine)]
+    forgetful, careful = ray.get(calls, timeout=300)
+    assert "the prefix cache is stale" in forgetful
+    assert careful == "fresh"
+
+
+class Scripted(Engine):
+    """Loads anything, answers with its process id, and misbehaves as the model's folder is called."""
+
+    def check(self, weights: Weights) -> None:
+        return
+
+    def load(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def _read_model(self, folder: Path, config: object) -> None:
+        raise NotImplementedError
+
+    def _serve_adapter(self, adapter: Path | None) -> None:
+        raise NotImplementedError
+
+    def _fall_asleep(self) -> None:
+        raise NotImplementedError
+
+    def _wake_weights(self) -> None:
+        raise NotImplementedError
+
+    def _wake_cache(self) -> None:
+        raise NotImplementedError
+
+    def probe(self) -> Probe:
+        assert self.weights is not None
+        differs = self.weights.model.name == "differs"
+        return Probe((1,), (-float(os.getpid() if differs else self.weights.policy_version),))
+
+    def generate(self, requests: Sequence[Request]) -> list[Sampled]:
+        assert self.weights is not None
+        marker = self.weights.model / "broke"
+        if self.weights.model.name == "breaks" and not marker.exists():
+            marker.touch()
+            raise RuntimeError("the engine core died")
+        return [Sampled((os.getpid() % 100 + 2, 1), "stop") for _ in requests]
+
+
+def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("works", "differs", "breaks"):
+        AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / name)
+    monkeypatch.setitem(generation.ENGINES, "transformers", Scripted)
+    pool = start(2, engine="transformers", prompts_per_chunk=4)
+    with pytest.raises(RuntimeError, match="call refresh first"):
+        next(pool.stream(queries(1), samples=[1], purpose="test"))
+
+    pool.refresh(Weights(0, tmp_path / "works"))
+    drawn = complete(pool, queries(40), [1] * 40)
+    assert len({c.token_ids for c in drawn.values()}) == 2  # both replicas worked
+
+    stream = pool.stream(queries(40), samples=[1] * 40, purpose="test")
+    next(stream)
+    stream.close()
+    assert pool._pool.least_load == 0
+
+    with pytest.raises(RuntimeError, match="engines 0 and 1 disagree"):
+        pool.refresh(Weights(1, tmp_path / "differs"))
+
+    pool.refresh(Weights(2, tmp_path / "breaks"))
+    assert len(complete(pool, queries(40), [1] * 40)) == 40
+    assert sorted(p.restarts for p in pool.processes()) in ([0, 1], [1, 1])
+
+
+def test_callers_errors_come_back_as_they_are(one: RayGenerator, start: Start, llama: Path, tmp_path: Path) -> None:
+    one.refresh(Weights(0, llama))
+    (before,) = one.processes()
+    with pytest.raises(ValueError, match=r"nowhere holds no config\.json"):
+        one.refresh(Weights(9, tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="prompt '' has no tokens"):
+        complete(one, [Query("q", None, "", None, None)], [1])
+    assert complete(one, [Query("q", None, "w5", None, None)], [0]) == {}
+    assert one.processes() == [before]
+
+
+def test_close_ends_processes_and_logs_stay(
+    ray_local: None, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    experiment = Experiment.model_validate({"generation": {"engine": "transformers"}})
+    pool = RayGenerator(experiment, Role("engine", 2, 0.2, 0.0, 1), tmp_path)
+    pool.refresh(Weights(0, llama))
+    pids = [p.pid for p in pool.processes()]
+    pool.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    for index, pid in enumerate(pids):
+        text = (tmp_path / f"engine-{index}.log").read_text()
+        assert f"process {pid} started" in text
+        assert "loading policy version 0" in text
+        assert "Loading weights" in text
+    assert "Loading weights" not in "".join(capfd.readouterr())

@@ -1,0 +1,196 @@
+"""Fitting the analytic mode to a run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from scpl_ray import checks
+from scpl_ray.analytic import calibration as calibrate
+from scpl_ray.analytic import model
+from scpl_ray.analytic.calibration import Observed
+from scpl_ray.analytic.loop import Start, simulate
+from scpl_ray.config import Experiment
+from scpl_ray.storage.run_directory import Reader, Store
+from tests.support import fakes
+from tests.test_controller import loop, run, small
+
+SIZES = (
+    "generation.engine=transformers",
+    "loop.rounds=8",
+    "queries.prompts_per_round=2000",
+    "evaluation.prompts_per_group=2000",
+    "evaluation.neutral_prompts=2000",
+    "groups.shares=[0.75, 0.25]",
+)
+TRUTH = {
+    "choice_gain": 0.6,
+    "reward_sd": 0.35,
+    "quality_ceiling": 0.8,
+    "learning_exponent": 0.3,
+    "prior_rows": 1000.0,
+    "spillover": 0.1,
+}
+
+
+def true_experiment(*overrides: str) -> Experiment:
+    told = [f"analytic.{name}={value}" for name, value in TRUTH.items()]
+    return checks.load(None, [*SIZES, *told, *overrides])
+
+
+def observed(truth: Experiment, start: Start | None = None) -> Observed:
+    """One simulated seed, seen as a run whose config knows none of the true parameters."""
+    one = truth.model_copy(update={"analytic": truth.analytic.model_copy(update={"seeds": 2})})
+    paths = simulate(one, start=start)
+    rounds, k = truth.loop.rounds, len(truth.groups.names)
+    law = model.asked_law(paths.revealing_law[0], paths.neutral_law[0], truth.task.marker_strength)
+    means = np.full((rounds + 1, k), np.nan)
+    spread = means.copy()
+    for t in range(1, rounds + 1):
+        choosing = np.full(k, 1 / k) if truth.reward.choices == "balanced" else paths.shares[0, t]
+        mu = model.mean_rewards(choosing, model.choice_gain(truth), truth.analytic.kind_advantage)
+        means[t] = law[t - 1] @ mu
+        spread[t] = 0.35**2 + law[t - 1] @ mu**2 - means[t] ** 2
+    unknown = checks.load(None, list(SIZES))
+    unknown = unknown.model_copy(
+        update={"loop": truth.loop, "reward": truth.reward, "selection": truth.selection, "cycle": truth.cycle}
+    )
+    return Observed(
+        experiment=unknown.model_copy(update={"feedback": truth.feedback}),
+        shares=paths.shares[0],
+        quality=paths.quality[0],
+        own_kind=paths.own_kind[0],
+        kind_counts=paths.kinds[0] * 2000,
+        log_odds=paths.preference("balanced").log_odds[0],
+        rewards=means,
+        reward_variance=spread,
+        data_shares=np.vstack([np.full(k, 1 / k), paths.kept_shares[0, 1:]]),
+    )
+
+
+def found_by(calibration: calibrate.Calibration) -> dict[str, float]:
+    return {p.name: p.after for p in calibration.parameters if p.identified}
+
+
+def test_true_parameters_are_found_and_predict_the_rest() -> None:
+    start = Start(np.array([[0.85, 0.15], [0.3, 0.7]]), np.array([0.45, 0.55]))
+    calibration = calibrate.calibrate(observed(true_experiment(), start), 4)
+    found = found_by(calibration)
+    assert found["choice_gain"] == pytest.approx(0.6, abs=0.06)
+    assert found["reward_sd"] == pytest.approx(0.35, abs=0.01)
+    assert found["quality_ceiling"] == pytest.approx(0.8, abs=0.02)
+    assert found["learning_exponent"] == pytest.approx(0.3, abs=0.05)
+    assert found["prior_rows"] in (300.0, 1000.0, 3000.0)
+    assert found["spillover"] in (0.05, 0.1, 0.2)
+    assert "kind_advantage" not in found
+    assert_allclose(calibration.start.revealing, start.revealing, atol=0.03)
+    assert_allclose(calibration.start.neutral, start.neutral, atol=0.03)
+
+    paths, errors = calibrate.predict(calibration)
+    assert paths.shares.shape == (1000, 9, 2)
+    by_name = {e.metric: e for e in errors}
+    assert set(by_name) == {"share", "preference_log_odds_balanced", "quality"}
+    assert [by_name[m].numbers for m in ("share", "preference_log_odds_balanced", "quality")] == [8, 4, 8]
+    moved = by_name["preference_log_odds_balanced"]
+    assert moved.model < 0.5 * moved.no_change
+    assert by_name["quality"].model < 0.03
+    assert all(e.within_band >= 0.5 for e in errors)
+
+
+def test_an_advantage_is_found_where_rewards_are_not_learned() -> None:
+    given = true_experiment("reward.model=somebody/else", "analytic.kind_advantage=0.3")
+    found = found_by(calibrate.calibrate(observed(given)))
+    assert found["kind_advantage"] == pytest.approx(0.3, abs=0.03)
+    assert "choice_gain" not in found
+
+
+def test_what_does_not_vary_cannot_be_told() -> None:
+    still = true_experiment("reward.choices=balanced", "selection.strategy=importance", "feedback.rule=static")
+    seen = observed(still)
+    found = found_by(calibrate.calibrate(seen))
+    assert {"choice_gain", "learning_exponent"}.isdisjoint(found)
+    assert found["quality_ceiling"] == pytest.approx(0.8, abs=0.02)
+    calibration = calibrate.calibrate(seen)
+    assert calibration.fit_rounds == 4
+    assert calibration.experiment.analytic.choice_gain == seen.experiment.analytic.choice_gain
+
+
+def test_numbers_that_are_missing_are_left_out() -> None:
+    seen = observed(true_experiment())
+    seen.rewards[2, 0] = np.nan
+    seen.log_odds[[2, 7]] = np.nan
+    calibration = calibrate.calibrate(seen)
+    assert found_by(calibration)["choice_gain"] == pytest.approx(0.6, abs=0.06)
+    errors = {e.metric: e for e in calibrate.predict(calibration)[1]}
+    assert errors["preference_log_odds_balanced"].numbers == 3
+    assert np.isfinite(errors["preference_log_odds_balanced"].model)
+
+
+def test_quality_that_tells_nothing_of_learning() -> None:
+    seen = observed(true_experiment())
+    weight = seen.experiment.analytic.model_copy(update={"own_kind_weight": 1.0})
+    by_kind = Observed(**{**vars(seen), "experiment": seen.experiment.model_copy(update={"analytic": weight})})
+    assert {"quality_ceiling", "learning_exponent"}.isdisjoint(found_by(calibrate.calibrate(by_kind)))
+    useless = Observed(**{**vars(seen), "quality": seen.own_kind / 3})
+    assert {"quality_ceiling", "learning_exponent"}.isdisjoint(found_by(calibrate.calibrate(useless)))
+    constant = Observed(**{**vars(seen), "reward_variance": np.zeros_like(seen.reward_variance)})
+    assert "reward_sd" not in found_by(calibrate.calibrate(constant))
+
+
+def test_prompts_that_never_reveal_their_group() -> None:
+    hidden = observed(true_experiment("task.marker_strength=0.0"))
+    task = hidden.experiment.task.model_copy(update={"marker_strength": 0.0})
+    hidden = Observed(**{**vars(hidden), "experiment": hidden.experiment.model_copy(update={"task": task})})
+    start = calibrate.calibrate(hidden).start
+    assert_allclose(np.diag(start.revealing), start.neutral)
+
+
+@pytest.mark.parametrize(
+    ("fit_rounds", "message"), [(0, r"--fit-rounds: 0 of 8 rounds; give 1 to 7"), (8, r"--fit-rounds: 8 of 8")]
+)
+def test_rounds_to_fit_on(fit_rounds: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrate.calibrate(observed(true_experiment()), fit_rounds)
+
+
+def test_a_run_that_is_too_short() -> None:
+    with pytest.raises(ValueError, match="the run has 1 evaluated rounds; fitting and predicting need 2"):
+        calibrate.calibrate(observed(true_experiment("loop.rounds=1")))
+
+
+def test_a_run_directory_is_read_while_it_is_locked(tmp_path: Path) -> None:
+    experiment = small("loop.rounds=4", "feedback.rule=softmax", "cycle.real_share=0.25")
+    rows, _ = run(tmp_path / "run", experiment)
+    held, _ = Store.open(tmp_path / "run")
+    reader, config = Reader.open(tmp_path / "run")
+    seen = calibrate.observe(reader, config)
+    result = CliRunner().invoke(app, ["simulate", "--from", str(tmp_path / "run"), "selection.strategy=quotas"])
+    held.close()
+    assert config == experiment and seen.rounds == 4
+    share = {(r.round, r.group): r.value for r in rows if r.metric == "share"}
+    assert [share[t, "north"] for t in range(5)] == seen.shares[:, 0].tolist()
+    assert_allclose(seen.data_shares.sum(axis=1), 1.0)
+    assert np.isnan(seen.rewards[0]).all() and np.isfinite(seen.rewards[1:]).all()
+    assert np.isnan(seen.reward_variance[0]).all()
+    assert result.exit_code == 0, result.output
+    assert "fitted to rounds 0 to 2" in result.output and "rounds 3 to 4: root mean" in result.output
+    assert "no change" in result.output and "analytic.spillover" in result.output
+
+
+def test_a_run_without_an_evaluation(tmp_path: Path) -> None:
+    Store.create(tmp_path / "run", small(), {}).close()
+    with pytest.raises(ValueError, match="round 0 was not evaluated"):
+        calibrate.observe(*Reader.open(tmp_path / "run"))
+
+
+def test_a_run_that_was_stopped_is_read_as_far_as_it_went(tmp_path: Path) -> None:
+    experiment = small()
+    store = Store.create(tmp_path / "run", experiment, {})
+    going = loop(store, experiment, fakes.make_base(tmp_path / "base", 2))
+    going.evaluation(0)
+    going.round(1)
+    store.close()
+    assert calibrate.observe(*Reader.open(tmp_path / "run")).rounds == 1

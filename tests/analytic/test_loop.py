@@ -1,0 +1,519 @@
+"""The analytic mode: its paths, its points of rest, and what it prints."""
+
+import inspect
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from rich.console import Console
+from scipy.special import expit
+from typer.testing import CliRunner
+
+from jobs import simulate as job
+from jobs.benchmark.__main__ import app as benchmark
+from jobs.benchmark.plain_simulation import simulate_plainly
+from jobs.cli import app
+from scpl_ray import checks
+from scpl_ray.analytic import fixed_points, model
+from scpl_ray.analytic.fixed_points import GroupsAlone
+from scpl_ray.analytic.loop import Paths, Start, band, simulate, simulate_grid
+from scpl_ray.config import Experiment
+from scpl_ray.evaluation import measure
+from scpl_ray.feedback import closed_forms
+from scpl_ray.records import SCHEMAS, Metric
+from scpl_ray.selection import strategies
+
+SMALL = ("generation.engine=transformers", "analytic.seeds=40", "loop.rounds=3", "queries.prompts_per_round=100")
+THREE = ("groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]")
+
+
+def small(*overrides: str) -> Experiment:
+    return checks.load(None, [*SMALL, *overrides])
+
+
+def same(a: Paths, b: Paths, rounds: int | None = None) -> bool:
+    names = [name for name in vars(a) if name != "experiment"]
+    last = None if rounds is None else rounds + 1
+    return all(np.array_equal(vars(a)[n][:, :last], vars(b)[n][:, :last], equal_nan=True) for n in names)
+
+
+# paths
+
+
+def test_the_quick_start_is_simulated_unchanged() -> None:
+    experiment = checks.load(None, [])
+    paths = simulate(experiment)
+    assert paths.shares.shape == paths.quality.shape == (1000, experiment.loop.rounds + 1, 2)
+    assert_allclose(paths.shares.sum(axis=-1), 1.0)
+    assert_allclose(paths.shares[:, :2], np.broadcast_to([0.6, 0.4], (1000, 2, 2)))
+    assert paths.preference("round0").log_odds[:, -1].mean() > 0.3
+
+
+def test_arrays_have_the_law_of_a_plain_loop() -> None:
+    experiment = small(*THREE, "analytic.prior_rows=20", "analytic.kind_advantage=0.1", "loop.rounds=4")
+    experiment = experiment.model_copy(
+        update={"analytic": experiment.analytic.model_copy(update={"seeds": 4000, "reward_sd": (0.2, 0.3, 0.25)})}
+    )
+    plain = [simulate_plainly(experiment, seed) for seed in range(120)]
+    fast = simulate(experiment)
+    for slow, quick in (
+        (np.array([path for path, _ in plain])[:, 2:], fast.shares[:, 2:]),
+        (np.array([law for _, law in plain]), fast.neutral_law[:, -1]),
+    ):
+        error = slow.std(axis=0) / np.sqrt(len(slow)) + quick.std(axis=0) / np.sqrt(len(quick))
+        assert np.all(np.abs(slow.mean(axis=0) - quick.mean(axis=0)) < 4 * error)
+        assert_allclose(slow.std(axis=0), quick.std(axis=0), rtol=0.3)
+
+
+def test_the_plain_loop_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="the plain loop knows the quick start's set-up only"):
+        simulate_plainly(small("cycle.kind=accumulate"), 0)
+
+
+def test_the_same_seed_gives_the_same_paths_and_more_rounds_begin_alike() -> None:
+    once = simulate(small())
+    assert same(once, simulate(small()))
+    assert same(once, simulate(small("loop.rounds=5")), rounds=3)
+    assert not same(once, simulate(small("seed=1")))
+
+
+def test_a_grid_keeps_its_order_and_mixes_shapes_and_rules() -> None:
+    grid = [
+        small("selection.beta=0.2"),
+        small(*THREE),
+        small("feedback.rule=static"),
+        small("selection.strategy=tpp"),
+        small("feedback.rule=retention"),
+        small("feedback.rule=linear", "feedback.measure=own_kind"),
+        small("feedback.rule=replicator", "feedback.measure=reward"),
+    ]
+    found = simulate_grid(grid)
+    assert [p.experiment for p in found] == grid
+    assert same(found[0], simulate_grid(grid[:1] + grid[2:3] + grid[4:])[0])
+    assert_allclose(found[2].shares, np.broadcast_to([0.6, 0.4], found[2].shares.shape))
+    assert np.ptp(found[4].arrivals[:, -1].sum(axis=-1)) > 0
+    assert_allclose(found[5].arrivals.sum(axis=-1), 1000)
+    assert found[0].kept_fraction[:, 1:].mean() < found[2].kept_fraction[:, 1:].mean()
+    # a setting in a batch behaves as it does alone
+    alone = simulate(small("feedback.rule=linear", "feedback.measure=own_kind", "analytic.seeds=2000"))
+    together = simulate_grid(
+        [
+            small("analytic.seeds=2000"),
+            small("feedback.rule=linear", "feedback.measure=own_kind", "analytic.seeds=2000"),
+        ]
+    )[1]
+    assert_allclose(alone.shares.mean(axis=0), together.shares.mean(axis=0), atol=0.01)
+
+
+def test_series_are_a_runs_metrics_and_the_table_is_tidy(tmp_path: Path) -> None:
+    paths = simulate(small(*THREE, "analytic.seeds=5"))
+    documented = inspect.getdoc(measure) or ""
+    for metric, _ in paths.series():
+        assert f"``{metric.removesuffix('_balanced').removesuffix('_round0')}``" in documented
+    table = paths.table()
+    assert table.schema.names == [*SCHEMAS[Metric].names, "seed"]
+    rows = table.to_pylist()
+    groups = [r for r in rows if r["metric"] == "share" and r["round"] == 0 and r["seed"] == 4]
+    assert {r["group"]: r["value"] for r in groups} == pytest.approx({"a": 0.5, "b": 0.3, "c": 0.2})
+    assert not any(np.isnan(r["value"]) for r in rows)
+    assert {r["round"] for r in rows if r["metric"] == "kept_share"} == {1, 2, 3}
+    last = [r["value"] for r in rows if (r["metric"], r["round"], r["group"]) == ("quality", 3, "b")]
+    assert last == paths.quality[:, 3, 1].tolist()
+
+
+def test_bands() -> None:
+    found = band(np.arange(101.0)[:, None], 0.9)
+    assert (found.mean[0], found.low[0], found.high[0]) == pytest.approx((50, 5, 95))
+    with pytest.raises(ValueError, match=r"confidence: 1.5 must lie between 0 and 1"):
+        band(np.zeros((3, 2)), 1.5)
+
+
+def test_the_gap_by_chance_is_that_of_equal_groups() -> None:
+    equal = simulate(small("groups.shares=[0.5, 0.5]", "feedback.rule=static", "analytic.seeds=4000", "loop.rounds=1"))
+    assert equal.disparity.gap[:, 0].mean() == pytest.approx(equal.gap_null[:, 0].mean(), rel=0.05)
+    assert equal.gap_null[:, 0].mean() > 0.02
+
+
+def test_win_rates_integrate_over_the_rewards_of_a_kind() -> None:
+    draws = np.random.default_rng(0).normal([0.5, -1.0], [0.3, 1.0], (400_000, 2))
+    found = model.win_rates(np.array([0.5, -1.0]), np.array([0.3, 1.0]))
+    assert_allclose(found, expit(draws).mean(axis=0), atol=2e-3)
+
+
+def test_a_group_that_asks_nothing_reacts_to_what_it_would_be_given() -> None:
+    one_sided = ("groups.shares=[1.0, 0.0]", "feedback.rule=softmax", "feedback.measure=reward", "loop.rounds=1")
+    paths = simulate(small(*one_sided, "analytic.kind_advantage=1.0", "queries.prompts_per_round=20_000"))
+    first, second = paths.win_rate[:, 1].mean(axis=0)
+    wins = model.win_rates(np.array([1.5, -0.5]), np.array([0.25, 0.25]))
+    assert first == pytest.approx(0.74 * wins[0] + 0.26 * wins[1], abs=0.01)
+    assert second == pytest.approx(0.26 * wins[0] + 0.74 * wins[1], abs=0.01)
+
+
+# data cycles and training
+
+
+CALM = ("feedback.rule=static", "selection.strategy=none", "analytic.prior_rows=0", "analytic.own_kind_weight=0.0")
+
+
+def kinds_after(*overrides: str, rounds: int = 3, start: Start | None = None) -> np.ndarray:
+    """Exact share of the first kind on neutral prompts, shape (seeds, rounds + 1)."""
+    found = simulate(small(*CALM, "task.marker_strength=0.0", f"loop.rounds={rounds}", *overrides), start=start)
+    return np.asarray(found.neutral_law[..., 0])
+
+
+def test_a_window_of_one_is_the_newest_and_a_long_one_is_everything() -> None:
+    assert_array_equal(kinds_after("cycle.kind=window", "cycle.window_rounds=1"), kinds_after("cycle.kind=replace"))
+    assert_array_equal(kinds_after("cycle.kind=window", "cycle.window_rounds=9"), kinds_after("cycle.kind=accumulate"))
+    assert not np.array_equal(kinds_after("cycle.kind=window"), kinds_after("cycle.kind=accumulate"))
+
+
+def test_a_subsample_holds_what_there_is_until_there_is_more() -> None:
+    rows = 100 * 4
+    everything = kinds_after("cycle.kind=subsample", f"cycle.size={3 * rows}")
+    assert_array_equal(everything[:, 1], kinds_after("cycle.kind=accumulate")[:, 1])
+    spread = [
+        kinds_after("cycle.kind=subsample", f"cycle.size={n}", "analytic.seeds=2000")[:, 1].var() for n in (50, 400)
+    ]
+    # sampling a subsample adds to the noise of what it is drawn from: 1/400 + 1/50 - 1/400, and 1/400
+    assert spread[0] == pytest.approx(0.25 / 50, rel=0.15) and spread[1] == pytest.approx(0.25 / 400, rel=0.15)
+
+
+def test_weights_of_a_cycle_keep_groups_in_their_wanted_shares() -> None:
+    for cycle in ("replace", "accumulate", "subsample", "window"):
+        weighted = (
+            "selection.strategy=importance",
+            f"cycle.kind={cycle}",
+            "cycle.size=900",
+            "groups.shares=[0.8, 0.2]",
+        )
+        exact = ("queries.prompts_per_round=5000", "evaluation.prompts_per_group=1_000_000")
+        experiment = small(*CALM, *weighted, *exact, "analytic.learning_exponent=1.0", "analytic.quality_ceiling=0.5")
+        quality = simulate(experiment).quality[:, 3]
+        assert_allclose(quality.mean(axis=0), [0.5, 0.5], atol=0.02)
+
+
+def test_anchored_rows_are_the_same_every_round_and_fresh_ones_new() -> None:
+    """So many real rows that they alone decide: the same deviation every round, or another one."""
+    real = ("cycle.real_rows=100_000", "queries.prompts_per_round=1", "generation.samples_per_prompt=1")
+    anchored, fresh = (kinds_after(*real, f"cycle.real={kind}", "analytic.seeds=500") for kind in ("anchored", "fresh"))
+    assert np.corrcoef(anchored[:, 1], anchored[:, 2])[0, 1] > 0.99
+    assert abs(np.corrcoef(fresh[:, 1], fresh[:, 2])[0, 1]) < 0.15
+    assert anchored[:, 1].var() == pytest.approx(0.25 / 100_000, rel=0.2)
+
+
+def test_anchored_rows_by_share_grow_and_shrink_with_the_data() -> None:
+    """Rejection sampling keeps a different number every round; the real rows follow it, at the same share."""
+    chosen = ("selection.strategy=vrs", "cycle.real_share=0.5", "groups.shares=[1.0, 0.0]")
+    curve = ("analytic.learning_exponent=1.0", "analytic.quality_ceiling=0.5", "evaluation.prompts_per_group=1_000_000")
+    quality = simulate(small(*CALM, *chosen, *curve, "loop.rounds=6", "queries.prompts_per_round=400")).quality[:, 1:]
+    # half of the data is real, and half of that from either group
+    assert_allclose(quality.mean(axis=0), np.broadcast_to([0.75, 0.25], (6, 2)), atol=0.01)
+
+
+def test_retraining_returns_to_the_base_and_incremental_goes_on() -> None:
+    pulled = ("selection.strategy=vrs", "analytic.kind_advantage=0.4", "analytic.choice_gain=0.0", "selection.beta=0.2")
+    heavy = (*pulled, "analytic.prior_rows=500", "analytic.seeds=300", "queries.prompts_per_round=500")
+    back, on = (
+        kinds_after(*heavy, f"loop.kind={kind}", rounds=8).mean(axis=0) for kind in ("retraining", "incremental")
+    )
+    assert back[1] == on[1] > 0.52
+    assert on[8] > back[8] + 0.1
+    assert kinds_after(*heavy, "loop.kind=retraining", "analytic.prior_rows=1000000000", rounds=8).max() < 0.501
+
+
+def test_a_context_without_data_keeps_its_start() -> None:
+    start = Start(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0.35, 0.65]))
+    paths = simulate(small(*CALM, "task.marker_strength=1.0", "groups.shares=[1.0, 0.0]"), start=start)
+    assert_allclose(paths.neutral_law, np.broadcast_to([0.35, 0.65], paths.neutral_law.shape))
+    assert_allclose(paths.revealing_law[:, :, 1], np.broadcast_to([0.3, 0.7], paths.neutral_law.shape))
+    assert np.ptp(paths.revealing_law[:, 3, 0, 0]) > 0
+
+
+def test_more_candidates_for_the_weaker_group() -> None:
+    uneven = ("groups.shares=[0.9, 0.1]", "feedback.rule=static", "analytic.quality_ceiling=0.6", "loop.rounds=2")
+    exact = ("queries.prompts_per_round=2000", "analytic.learning_exponent=1.0", "analytic.own_kind_weight=0.0")
+    paths = simulate(small("selection.strategy=reweight", *uneven, *exact))
+    assert_allclose(paths.kept_shares[:, 1:], 0.5)
+    # the same number of queries, n (1 - q) / mean (1 - q) candidates each: weights need not stretch as far
+    plain = simulate(small("selection.strategy=vrs", *uneven, *exact))
+    assert paths.quality[:, 1].std(axis=1).mean() < plain.quality[:, 1].std(axis=1).mean()
+
+
+# what is refused
+
+
+def test_no_experiment() -> None:
+    with pytest.raises(ValueError, match="experiments: empty"):
+        simulate_grid([])
+
+
+def test_a_start_of_other_groups() -> None:
+    with pytest.raises(ValueError, match=r"start: 2 kinds for groups \['a', 'b', 'c'\]"):
+        simulate(small(*THREE), start=model.assumed_start(small()))
+    with pytest.raises(ValueError, match=r"start.neutral"):
+        Start(np.eye(2), np.array([0.5, 0.6]))
+    with pytest.raises(ValueError, match=r"start.revealing: 3 shares for 2 groups"):
+        Start(np.eye(3), np.array([0.5, 0.5]))
+
+
+def test_real_data_given_twice() -> None:
+    twice = small("cycle.real_share=0.5")
+    twice = twice.model_copy(update={"cycle": twice.cycle.model_copy(update={"real_rows": 5})})
+    with pytest.raises(ValueError, match=r"cycle.real_share: 0.5 given together with cycle.real_rows: 5"):
+        simulate(twice)
+
+
+def test_preference_training_is_not_modelled():
+    with pytest.raises(ValueError, match=r"training\.objective: 'dpo' is not modelled in the analytic mode"):
+        simulate(small("training.objective=dpo", "selection.strategy=vrs"))
+
+
+def test_what_has_no_effect_is_named() -> None:
+    assert model.without_effect(small()) == []
+    given = ("queries.prompts=reused", "generation.top_p=0.9", "training.loss_on=all")
+    assert model.without_effect(small(*given)) == list(given)
+
+
+# points of rest
+
+
+BARE = (*SMALL, "selection.strategy=none", "analytic.own_kind_weight=0.0", "groups.shares=[0.5, 0.5]")
+
+
+def groups_alone(*overrides: str) -> GroupsAlone:
+    return GroupsAlone(checks.load(None, [*BARE, *overrides]))
+
+
+def equal_rest(*overrides: str) -> fixed_points.Rest:
+    found = groups_alone(*overrides).equal_rest()
+    assert found is not None
+    return found
+
+
+def test_a_learning_curve_under_retention_has_its_closed_form() -> None:
+    for k, sensitivity, ceiling, gamma in ((2, 0.8, 0.7, 0.5), (3, 1.0, 0.9, 0.2), (5, 0.4, 0.6, 0.3)):
+        groups = (f"groups.names={[f'g{i}' for i in range(k)]}", f"groups.shares={[1 / k] * k}")
+        curve = (f"analytic.quality_ceiling={ceiling}", f"analytic.learning_exponent={gamma}")
+        alone = groups_alone(*groups, *curve, "feedback.rule=retention", f"feedback.sensitivity={sensitivity}")
+        found = alone.equal_rest()
+        assert found is not None
+        exact = closed_forms.LearningCurve(ceiling * k**gamma, gamma).eigenvalues(sensitivity, k)
+        eigenvalues = np.sort(np.linalg.eigvals(alone.jacobian(found.arrivals)).real)
+        assert_allclose(eigenvalues, np.sort(exact), atol=1e-6)
+        assert found.rho == pytest.approx(exact.max(), abs=1e-6)
+        assert_allclose(found.arrivals, 50 / (sensitivity * (1 - ceiling)), rtol=1e-6)
+
+
+def test_softmax_choice_has_its_closed_form() -> None:
+    curve = ("analytic.quality_ceiling=0.5", "analytic.learning_exponent=1.0")
+    for beta, inertia, noise in ((1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (3.0, 0.5, 0.3)):
+        rule = (f"feedback.beta={beta}", f"feedback.inertia={inertia}", f"feedback.noise={noise}")
+        alone = groups_alone(*curve, *rule)
+        found = alone.equal_rest()
+        assert found is not None
+        assert found.rho == pytest.approx(closed_forms.softmax_choice_eigenvalue(beta, 2, inertia, noise), abs=1e-6)
+        settled = alone.rest_from(np.array([501.0, 499.0]))
+        assert settled is not None and settled.rho < 1
+        assert settled.shares[0] == pytest.approx(closed_forms.softmax_choice_fixed_point(beta, noise), abs=1e-6)
+
+
+def test_constant_retention_rests_where_its_closed_form_says() -> None:
+    rule = ("feedback.rule=retention", "feedback.retention=constant", "feedback.sensitivity=[0.1, 0.3]")
+    alone = groups_alone(*rule, "feedback.arrivals=[10.0, 10.0]", "feedback.agents=true")
+    settled = alone.rest_from(np.array([60.0, 40.0]))
+    assert settled is not None
+    assert_allclose(settled.arrivals, closed_forms.retention_fixed_point([0.9, 0.7], 10.0), rtol=1e-6)
+    assert settled.rho == pytest.approx(0.9)
+    assert alone.equal_rest() is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "slope"),
+    [
+        (("feedback.rule=linear", "feedback.alpha=0.5"), 1.0 + 0.5 * 0.9 * 0.2 * 2),
+        (("feedback.rule=replicator",), 1.2),
+        (("feedback.rule=replicator", "feedback.ratio=false", "feedback.beta=0.5"), 1.0 + 0.5 * 0.9 * 0.2),
+    ],
+)
+def test_rules_that_feed_on_shares_push_equal_groups_apart(rule: Sequence[str], slope: float) -> None:
+    assert equal_rest(*rule).rho == pytest.approx(slope, abs=1e-6)
+    winner = groups_alone(*rule).rest_from(np.array([501.0, 499.0]))
+    assert winner is not None and np.isnan(winner.rho)
+    assert_allclose(winner.shares, [1.0, 0.0], atol=1e-5)
+
+
+def test_slow_groups_are_followed_to_their_rest() -> None:
+    alone = groups_alone("feedback.inertia=0.9999")
+    settled = alone.rest_from(np.array([900.0, 100.0]))
+    assert settled is not None and settled.rho == pytest.approx(0.9999 + 0.0001 * 0.36 / 2 * 2, abs=1e-4)
+    assert_allclose(settled.shares, [0.5, 0.5], atol=1e-4)
+
+
+def test_groups_that_alternate_or_grow_for_ever_rest_nowhere() -> None:
+    curve = ("analytic.quality_ceiling=0.5", "analytic.learning_exponent=1.0", "feedback.inertia=0.0")
+    crowding = groups_alone(*curve, "feedback.beta=-4.0")
+    assert crowding.rest_from(np.array([501.0, 499.0])) is None
+    assert equal_rest(*curve, "feedback.beta=-4.0").rho == pytest.approx(2.0, abs=1e-6)
+    forever = groups_alone("feedback.rule=retention", "feedback.retention=constant", "feedback.sensitivity=0.0")
+    assert forever.rest_from(np.array([501.0, 499.0])) is None
+    assert forever.equal_rest() is None
+    assert groups_alone("feedback.rule=retention", "feedback.arrivals=0.0").equal_rest() is None
+
+
+def test_real_data_weakens_the_pull_of_shares() -> None:
+    half = equal_rest("feedback.inertia=0.0", "cycle.real_share=0.5").rho
+    assert half == pytest.approx(equal_rest("feedback.inertia=0.0").rho / 2, abs=1e-6)
+
+
+def test_what_groups_react_to() -> None:
+    shares = np.array([0.7, 0.3])
+    own = groups_alone("feedback.measure=own_kind", "task.marker_strength=0.5").measured(shares)
+    assert_allclose(own, [0.65, 0.65])
+    wins = model.win_rates(np.array([0.2, -0.2]), np.array([0.25, 0.25]))
+    found = groups_alone("feedback.measure=reward", "task.marker_strength=1.0").measured(shares)
+    assert_allclose(found, [0.8 * wins[0] + 0.2 * wins[1], 0.2 * wins[0] + 0.8 * wins[1]])
+    balanced = groups_alone("feedback.measure=reward", "reward.choices=balanced").measured(shares)
+    assert_allclose(balanced, model.win_rates(np.zeros(2), np.full(2, 0.25)))
+
+
+KEEPING = [f"selection.strategy={name}" for name in strategies.STRATEGIES]
+
+
+@pytest.mark.parametrize("strategy", KEEPING)
+@pytest.mark.parametrize("control", ["false", "true"])
+def test_expected_kept_shares_are_those_that_are_simulated(strategy: str, control: str) -> None:
+    chosen = (strategy, f"selection.matched_control={control}", "selection.target=[0.5, 0.3, 0.2]", *THREE)
+    sizes = ("queries.prompts_per_round=20_000", "loop.rounds=1", "analytic.seeds=30", "selection.threshold=0.1")
+    biased = ("analytic.kind_advantage=0.2", "analytic.reward_sd=[0.25, 0.2, 0.3]", "selection.r_max=bound")
+    plain = small(*chosen, *sizes, *biased, "selection.reward_bound=2.5", "groups.shares=[0.6, 0.3, 0.1]")
+    expected = GroupsAlone(plain).kept_shares(np.array([0.6, 0.3, 0.1]))
+    kept = simulate(plain).kept_shares[:, 1]
+    # 1,024 choices make the means of rewards noisy
+    assert_allclose(kept.mean(axis=0), expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["feedback.rule=static"], "users do not react"),
+        (["feedback.rule=schedule", "feedback.step=[0.1, -0.1]"], "users do not react"),
+        (["selection.strategy=vrs", "selection.r_max=prompt"], "the shares that vrs keeps have no closed form"),
+        (["cycle.real_rows=10"], "cycle.real_rows"),
+    ],
+)
+def test_what_has_no_reduced_map_says_why(overrides: list[str], reason: str) -> None:
+    experiment = checks.load(None, [*BARE, *overrides])
+    assert reason in fixed_points.obstacle(experiment)
+    with pytest.raises(ValueError, match=reason):
+        GroupsAlone(experiment)
+    found = fixed_points.stability(simulate(experiment))
+    assert reason in found.obstacle and found.at_start is None and found.at_end is None
+
+
+def test_stability_of_paths() -> None:
+    found = fixed_points.stability(
+        simulate(small("loop.rounds=12", "analytic.seeds=300", "selection.strategy=importance"))
+    )
+    assert found.estimate is not None and found.estimate.verdict == "stable"
+    assert found.at_start is not None and found.at_start.equal is not None
+    assert found.at_start.equal.rho == pytest.approx(0.5, abs=1e-6)
+    users = fixed_points.stability(simulate(small("loop.rounds=12", "feedback.rule=retention", "analytic.seeds=300")))
+    assert users.estimate is not None and users.estimate.jacobian.shape == (2, 2)
+    assert fixed_points.stability(simulate(small())).estimate is None
+    dying = small("feedback.rule=linear", "feedback.alpha=50.0", "loop.rounds=12", "groups.shares=[0.95, 0.05]")
+    assert fixed_points.stability(simulate(dying)).estimate is None
+    with pytest.raises(ValueError, match=r"analytic.seeds: 1; stability needs at least 2"):
+        fixed_points.stability(simulate(small("analytic.seeds=1")))
+
+
+# the command line
+
+
+def printed(*overrides: str, output: Path | None = None) -> str:
+    screen = io.StringIO()
+    job.run(small(*overrides), Console(file=screen, width=200), output=output)
+    return screen.getvalue()
+
+
+def test_what_is_printed() -> None:
+    text = printed("queries.prompts=reused", "loop.rounds=30")
+    assert "rounds in steps of 2" in text and " 30 " in text
+    assert "without effect in the analytic mode: queries.prompts=reused" in text
+    assert "fixed points with the kinds of round 0: equal groups, rho(J) = 0.678, stable; the groups come to" in text
+    assert "stability of the simulated paths" in text and "1,200 rounds simulated" in text
+    few = printed(*THREE)
+    assert "cannot tell with fewer than 4 rounds" in few and "steps" not in few and "without effect" not in few
+    assert "analytic.seeds is 1" in printed("analytic.seeds=1")
+    assert "none to give (feedback.rule: static" in printed("feedback.rule=static")
+
+
+def test_points_of_rest_are_printed_in_words() -> None:
+    text = printed("feedback.rule=replicator", "selection.strategy=none", "analytic.own_kind_weight=0.0")
+    assert "equal groups, rho(J) = 1.200, unstable" in text and "where a group has died out" in text
+    curve = ("analytic.quality_ceiling=0.5", "analytic.learning_exponent=1.0", "analytic.own_kind_weight=0.0")
+    swings = printed(*curve, "selection.strategy=none", "feedback.beta=-4.0", "feedback.inertia=0.0")
+    assert "the groups come to rest nowhere within reach" in swings
+    assert "equal groups are none" in printed("feedback.rule=retention", "feedback.arrivals=[10.0, 90.0]")
+
+
+def test_levelling_down_is_said() -> None:
+    """The group that was served best loses its kind to selection: the gap falls because quality does."""
+    start = Start(np.array([[0.9, 0.1], [1.0, 0.0]]), np.array([0.5, 0.5]))
+    lost = (
+        "analytic.kind_advantage=-0.5",
+        "analytic.choice_gain=0.0",
+        "analytic.prior_rows=200",
+        "analytic.learning_exponent=0.0",
+        "task.marker_strength=1.0",
+    )
+    fallen = simulate(
+        small(*lost, "feedback.rule=static", "groups.shares=[0.5, 0.5]", "analytic.seeds=300"), start=start
+    )
+    gap = fallen.disparity.gap.mean(axis=0)
+    assert gap[1] < gap[0]
+    (line,) = job.levelled_lines(fallen)
+    assert line.startswith("levelled down: the gap fell because quality fell, in rounds 1")
+    assert job.levelled_lines(simulate(small("feedback.rule=static", "selection.strategy=none"))) == []
+    assert job.levelled_lines(simulate(small("analytic.seeds=1"))) == []
+
+
+def test_the_command_simulates_and_writes(tmp_path: Path) -> None:
+    out = tmp_path / "paths.parquet"
+    result = CliRunner().invoke(app, ["simulate", *SMALL, "--output", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "120 rounds simulated" in result.output and "written" in result.output
+    assert pq.read_table(out).equals(simulate(small()).table())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "/no/such/folder/x.parquet"], "No such file or directory; give a file"),
+        (["--fit-rounds", "2"], "needs a run to fit to, --from RUN_DIR"),
+        (["selection.strategy=threshold", "selection.threshold=99"], "nothing was kept"),
+        (["--from", "/no/such/run"], "not a run directory"),
+    ],
+)
+def test_what_the_command_refuses(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["simulate", *SMALL, *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_config_beside_a_run_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("seed: 1\n")
+    result = CliRunner().invoke(app, ["simulate", str(config), "--from", str(tmp_path)])
+    assert result.exit_code == 2 and "brings its own config" in result.output
+
+
+def test_the_benchmark_prints_a_ratio() -> None:
+    result = CliRunner().invoke(benchmark, ["simulate", *SMALL])
+    assert result.exit_code == 0, result.output
+    assert "times as fast" in result.output and "plain Python loop" in result.output
+    refused = CliRunner().invoke(benchmark, ["simulate", *SMALL, "selection.strategy=tpp"])
+    assert refused.exit_code == 2 and "the plain loop knows" in refused.output

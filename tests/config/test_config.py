@@ -1,0 +1,218 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.configs import CONFIGS
+from scpl_ray import checks
+from scpl_ray.config import Experiment, Lora, errors, loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.selection.cycles import PRESETS
+
+
+def refuse(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        checks.load(None, overrides)
+    return str(caught.value)
+
+
+def test_the_quick_start_needs_no_file() -> None:
+    assert checks.load(None) == Experiment()
+
+
+def test_overrides_reach_their_keys() -> None:
+    e = checks.load(None, ["loop.kind=retraining", "model.lora=null", "model.family=gpt2", "feedback.arrivals=[1, 2]"])
+    assert (e.loop.kind, e.model.lora, e.model.family, e.feedback.arrivals) == ("retraining", None, "gpt2", (1.0, 2.0))
+    assert checks.load(None, ["model.lora=null", "model.lora.rank=4"]).model.lora is not None
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001"])
+def test_numbers_in_scientific_notation_are_numbers(text: str) -> None:
+    assert checks.load(None, [f"training.learning_rate={text}"]).training.learning_rate == 0.001
+
+
+def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
+    e = checks.load(
+        None, ["loop.rounds=7", "model.lora=null", "groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]"]
+    )
+    (tmp_path / "c.yaml").write_text(loading.dump(e))
+    assert checks.load(tmp_path / "c.yaml") == e
+
+
+def test_the_commented_config_is_the_config_and_explains_every_key(tmp_path: Path) -> None:
+    text = loading.commented(Experiment())
+    (tmp_path / "c.yaml").write_text(text)
+    assert checks.load(tmp_path / "c.yaml") == Experiment()
+    for key, section, name in errors.all_keys(Experiment):
+        field = section.model_fields[name]
+        assert field.description, f"{key} has no description"
+        assert section is Lora or field.description.split("\n")[0].replace("``", "`") in text
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_built_in_config_is_valid(name: str) -> None:
+    checks.load(CONFIGS[name])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.kin=retraining", "loop.kin: unknown key; the nearest is loop.kind"),
+        ("rounds=3", "rounds: unknown key; the nearest is loop.rounds"),
+        ("generation.replica=2", "generation.replica: unknown key; the nearest is generation.replicas"),
+        ("loop.rounds=three", "loop.rounds = 'three': input should be a valid integer"),
+        ("loop.rounds=0", "loop.rounds = 0: input should be greater than or equal to 1"),
+        ("loop.kind=both", "loop.kind = 'both': input should be 'retraining' or 'incremental'"),
+        ("model.lora.rank=1.5", "model.lora.rank = 1.5"),
+        ("training.learning_rate=.nan", "training.learning_rate = nan"),
+        ("seed=true", "seed = true: input should be a valid integer"),
+        ("groups.names=[one]", "groups.names: ['one'] holds 1 group; at least 2 are needed"),
+        ("groups.shares=[0.6, 0.6]", "groups.shares: [0.6, 0.6] sums to 1.2; shares are >= 0 and sum to 1"),
+        ("groups.shares=[0.5, 0.3, 0.2]", "groups.shares: 3 numbers for 2 groups; give one per group"),
+        ("groups.names=[a, a]", "must be distinct and not empty"),
+        ("selection.strategy=vrss", "selection.strategy = 'vrss': unknown; one of best_of_n"),
+        ("feedback.rule=love", "feedback.rule: 'love' is unknown; choose one of static"),
+        ("task.name=poems", "task.name = 'poems': unknown; one of language"),
+        ("preset=magic", "magic"),
+        ("feedback.rule=schedule", "feedback.step"),
+        ("name=../../b", "name = '../../b': letters, digits, . _ - only; it names a folder"),
+        ("loop.rounds=", "loop.rounds: no value given; input should be a valid integer"),
+        ("loop=", "loop: no value given; set loop.kind, loop.rounds"),
+        ("groups=foo", "groups = 'foo': is a section; set groups.names, groups.shares"),
+        ("groups.shares=0.5", "groups.shares = 0.5: input should be a list such as [0.6, 0.4]"),
+        ("groups.names=a", "groups.names = 'a': input should be a list such as [north, south]"),
+        ("model.lora=none", "model.lora = 'none': input should be a mapping such as {rank: 16, alpha: 32.0}, or null"),
+        ("reward.terms=model", "reward.terms = 'model': input should be a mapping such as {model: 1.0}"),
+        ("feedback.sensitivity=[1, x]", "feedback.sensitivity.1 = 'x': input should be a valid number"),
+        ("sead=1", "sead: unknown key; the nearest is seed"),
+        ("generation.rounds=1", "generation.rounds: unknown key; the nearest is loop.rounds"),
+        ("sampels_per_prompt=1", "unknown key; the nearest is evaluation.samples_per_prompt"),
+        ("loop.xyz=1", "loop.xyz: unknown key; none is like it; there are kind, rounds"),
+        ("groups.names=[a,", "groups.names=[a,: the value ends early; quote values with spaces: 'groups.names=[a, b]'"),
+        ("reward.terms={model:", "quote values with spaces: 'reward.terms={a: 1.0}'"),
+        ("reward.terms={model: 1.0, x", "the value ends early"),
+        ("feedback.rule=custom", "feedback.function"),
+        ("selection.target=[0.2, 0.2]", "selection.target"),
+        ("reward.terms={}", "reward.terms = {}"),
+        ("loop.rounds", "'loop.rounds': expected key=value"),
+        ("=3", "'=3': expected key=value"),
+        ("loop.rounds=[", "loop.rounds=[: the value ends early"),
+        ("loop.rounds=]", "not valid YAML"),
+        ("seed.x=1", "seed = {'x': 1}: input should be a valid integer"),
+    ],
+)
+def test_bad_values_are_named(override: str, message: str) -> None:
+    assert message in refuse(override)
+
+
+def test_every_conflict_is_listed_at_once() -> None:
+    text = refuse("loop.kin=1", "loop.rounds=0", "groups.names=[x]")
+    assert "3 problems" in text and len(text.splitlines()) == 4
+    text = refuse("feedback.rule=x", "selection.strategy=y", "selection.best_of=9")
+    assert "2 problems" in text
+
+
+def test_conflicts_between_keys() -> None:
+    assert "only generation.samples_per_prompt = 4" in refuse("selection.strategy=best_of_n", "selection.best_of=9")
+    assert "task.name = 'language' has one judge only" in refuse("task.judge=encoder")
+    assert "full weights have no adapter" in refuse("model.lora=null", "generation.refresh=adapter")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["generation.samples_per_prompt=1"],
+            "generation.samples_per_prompt = 1: training.objective = 'dpo' pairs two",
+        ),
+        (["cycle.real_share=0.5"], "cycle.real_share = 0.5: training.objective = 'dpo', and a real answer has no rej"),
+        (["cycle.real_rows=7"], "cycle.real_rows = 7: training.objective = 'dpo', and a real answer has no rejected"),
+        (["preset=incremental-real"], "cycle.real_share = 0.5: training.objective = 'dpo'"),
+        (["training.loss_on=all"], "training.loss_on = 'all': training.objective = 'dpo' compares two completions"),
+        (["training.dpo_pairs=best_worst"], "selection.strategy = 'vrs': training.dpo_pairs = 'best_worst' makes its"),
+        (["selection.strategy=none"], "selection.strategy = 'none': rejects nothing that training.dpo_pairs = 'acc"),
+        (["selection.strategy=importance"], "selection.strategy = 'importance': rejects nothing"),
+        (["training.dpo_beta=0.0"], "training.dpo_beta = 0.0: input should be greater than 0"),
+        (["training.dpo_reference=last"], "training.dpo_reference = 'last': input should be 'base' or 'start'"),
+    ],
+)
+def test_what_dpo_cannot_go_with(overrides: list[str], message: str) -> None:
+    assert message in refuse("training.objective=dpo", *overrides)
+
+
+def test_what_dpo_goes_with() -> None:
+    checks.load(None, ["training.objective=dpo"])
+    checks.load(None, ["training.objective=dpo", "training.dpo_pairs=best_worst", "selection.strategy=none"])
+    checks.load(None, ["cycle.real_share=0.5", "training.loss_on=all", "generation.samples_per_prompt=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1\n- 2", "holds a list; a config is a mapping of sections"),
+        ("loop: {rounds: 1}\nloop: {rounds: 2}", "given twice"),
+        ("1: 2", "key 1 is not text"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("[" * 2000, "nested too deeply"),
+        ("a: " + "{b: " * 12 + "1" + "}" * 12, "nested 13 deep"),
+        ("loop: 3", "loop = 3"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
+        checks.load(path)
+    assert message in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="scpl init"):
+        checks.load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(ConfigError, match="byte 9 is not UTF-8"):
+        checks.load(tmp_path / "latin.yaml")
+    (tmp_path / "big.yaml").write_bytes(b"#" * (1 << 20) + b"##")
+    with pytest.raises(ConfigError, match="at most 1,048,576"):
+        checks.load(tmp_path / "big.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert checks.load(tmp_path / "empty.yaml") == Experiment()
+
+
+def test_a_preset_sets_its_keys_wherever_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for name, keys in PRESETS.items():
+        path.write_text(f"preset: {name}\nloop: {{rounds: 3}}\n")
+        alone, in_file = checks.load(None, [f"preset={name}"]), checks.load(path)
+        path.write_text(loading.commented(Experiment()))  # gives every key another value
+        for experiment in (alone, in_file, checks.load(path, [f"preset={name}"])):
+            flat = yaml.safe_load(loading.dump(experiment))
+            assert experiment.preset == name
+            assert {key: flat[key.split(".")[0]][key.split(".")[1]] for key in keys} == keys
+        path.write_text(loading.dump(alone))
+        assert checks.load(path) == alone, "keys that agree with a preset may stand beside it"
+        other = next(each for each in PRESETS if PRESETS[each] != keys)
+        assert checks.load(path, [f"preset={other}"]) == checks.load(None, [f"preset={other}"])
+        assert checks.loads(loading.dump(alone), "run", {"preset": other}).preset == other
+
+
+@pytest.mark.parametrize("overrides", [["preset=retraining", "loop.kind=incremental"], ["loop.kind=incremental"]])
+def test_a_preset_and_a_key_against_it_are_refused(tmp_path: Path, overrides: list[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("preset: retraining-real\n")
+    with pytest.raises(
+        ConfigError, match=r"preset = 'retraining.*': loop.kind = 'incremental' is given too; leave one"
+    ):
+        checks.load(path, overrides)
+    assert checks.load(path, [*overrides, "preset=null"]).loop.kind == "incremental"
+
+
+def test_a_config_with_every_key_says_which_are_against_a_preset_put_into_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(loading.commented(Experiment()).replace("preset: null", "preset: retraining-accumulate"))
+    with pytest.raises(ConfigError, match="2 problems") as caught:
+        checks.load(path)
+    assert "loop.kind = 'incremental' is given too" in str(caught.value)
+    assert "cycle.kind = 'replace' is given too" in str(caught.value)

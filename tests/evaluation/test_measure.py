@@ -1,0 +1,190 @@
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from scpl_ray.config import Experiment
+from scpl_ray.evaluation import diversity, measure
+from scpl_ray.records import Completion, Judgement, Metric, Query
+from scpl_ray.studies.study import PASS_AT, SEARCH_METRICS
+from tests.test_controller import small
+
+
+def row(group: str | None, metric: str, value: float) -> Metric:
+    return Metric(1, group, metric, value)
+
+
+def test_groups_react_to_what_is_configured() -> None:
+    rows = [row(g, m, v) for g, m, v in (("a", "quality", 0.2), ("a", "win_rate", 0.4), ("a", "own_kind_share", 0.6))]
+    rows += [row("a", "share", 1.0), row(None, "quality_mean", 0.9)]
+    assert measure.reaction(rows, "quality") == {"a": 0.2}
+    assert measure.reaction(rows, "reward") == {"a": 0.4}
+    assert measure.reaction(rows, "own_kind") == {"a": 0.6}
+
+
+def test_a_group_that_asked_nothing_reacts_like_the_average() -> None:
+    rows = [row(g, "share", s) for g, s in (("a", 0.5), ("b", 0.5), ("c", 0.0))]
+    rows += [row("a", "win_rate", 0.2), row("b", "win_rate", 0.6)]
+    assert measure.reaction(rows, "reward") == {"a": 0.2, "b": 0.6, "c": pytest.approx(0.4)}
+
+
+def answers(kinds: list[str | None]) -> measure.Answers:
+    prompts = [Query(f"g{i}", g, "p") for i, g in enumerate(("north", "south"))]
+    prompts += [Query(f"n{i}", None, "p") for i in range(len(kinds))]
+    completions = [Completion(f"{q.query_id}-s0", q.query_id, 0, 1, 0, (1,), (2, 3), "x y", "stop") for q in prompts]
+    judged = [
+        Judgement(c.completion_id, k, 0.5, {}) for c, k in zip(completions, ["north", "north", *kinds], strict=True)
+    ]
+    return measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts))
+
+
+def evaluate(kinds: list[str | None], first: list[Metric]) -> dict[tuple[str | None, str], float]:
+    asked = measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {})
+    experiment = small()
+    rows = measure.evaluate(answers(kinds), asked, experiment, kinds=("north", "south"), confusion=None, first=first)
+    return {(r.group, r.metric): r.value for r in rows}
+
+
+def test_shares_of_kinds_and_own_kind_by_hand() -> None:
+    found = evaluate(["north", "north", "north", "south", None], [])
+    assert found["north", "kind_share"] == 0.75 and found[None, "undecided_count"] == 1
+    assert found["north", "own_kind_share"] == 1.0 and found["south", "own_kind_share"] == 0.0
+    assert found["north", "kind_difference_balanced"] == 0.25
+    assert found[None, "preference_log_odds_round0"] == 0.0
+    assert found["north", "perplexity_round0"] == pytest.approx(2.718281828**0.5)
+    assert found["north", "perplexity_current"] == pytest.approx(2.718281828**0.25)
+    assert found[None, "disparate_gap"] == 0.0
+
+
+def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:
+    found = evaluate([None, None], [])
+    assert (None, "preference_log_odds_balanced") not in found and found[None, "undecided_count"] == 2
+    first = [Metric(0, g, "kind_count", 0.0) for g in ("north", "south")]
+    assert (None, "preference_log_odds_round0") not in evaluate(["north"], first)
+
+
+def test_a_search_knows_every_metric_of_a_round() -> None:
+    found = answers(["north"] * 20 + ["south"] * measure.SELF_BLEU_ANSWERS)
+    judged = [dataclasses.replace(judgement, terms={"correct": 1.0}) for judgement in found.judgements]
+    figures = {"shares_after": [0.5, 0.5], "kept": 1, "candidates": 4, "effective_sample_size": 1.0, "duplicates": 0}
+    rows = measure.evaluate(
+        dataclasses.replace(found, judgements=judged),
+        measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, figures),
+        small(),
+        kinds=("north", "south"),
+        confusion=[[0.9, 0.1], [0.2, 0.8]],
+        first=[],
+    )
+    names = {row.metric for row in rows if row.group is None}
+    assert {name for name in names if not PASS_AT.fullmatch(name)} == set(SEARCH_METRICS)
+    assert "pass_at_1" in names
+
+
+Found = dict[tuple[str | None, str], float]
+
+
+def judged_right(correct: dict[str, Sequence[int]], samples: int) -> Found:
+    """Metrics where the i-th prompt of a group has so many right ones among its answers."""
+    prompts = [Query(f"{g}{i}", g, "p") for g, passed in correct.items() for i in range(len(passed))]
+    prompts.append(Query("n", None, "p"))
+    right = {f"{g}{i}": n for g, passed in correct.items() for i, n in enumerate(passed)}
+    completions, judgements = [], []
+    for query in prompts:
+        for i in range(samples):
+            completions.append(Completion(f"{query.query_id}-s{i}", query.query_id, i, 1, 0, (1,), (2,), "x", "stop"))
+            terms = {"correct": float(i < right[query.query_id])} if query.group else {"parsed": 1.0}
+            judgements.append(Judgement(f"{query.query_id}-s{i}", None, sum(terms.values()), terms))
+    experiment = Experiment.model_validate(
+        {"groups": {"names": list(correct)}, "evaluation": {"samples_per_prompt": samples}}
+    )
+    likelihoods = [(1.0, 1)] * len(completions)
+    rows = measure.evaluate(
+        measure.Answers(prompts, completions, judgements, likelihoods, likelihoods),
+        measure.Asked(0, dict.fromkeys(correct, 0.5), {}, {}),
+        experiment,
+        kinds=tuple(correct),
+        confusion=None,
+        first=[],
+    )
+    return {(r.group, r.metric): r.value for r in rows}
+
+
+def test_pass_at_k_of_right_and_wrong_answers() -> None:
+    found = judged_right({"a": [3, 3], "b": [0, 10]}, samples=10)
+    assert {metric for _, metric in found if metric.startswith("pass_at")} == {f"pass_at_{k}" for k in (1, 2, 4, 8)}
+    assert found["a", "pass_at_1"] == pytest.approx(0.3) == found["a", "quality"]
+    assert found["a", "pass_at_2"] == pytest.approx(1 - 21 / 45)
+    assert found["b", "pass_at_1"] == found["b", "pass_at_8"] == pytest.approx(0.5)
+    assert found[None, "pass_at_1"] == pytest.approx(0.4)
+    assert found[None, "pass_at_2"] == pytest.approx((2 * (1 - 21 / 45) + 1) / 4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "right", "k", "value"),
+    [(4, 3, 2, 1.0), (10, 0, 8, 0.0), (5, 2, 1, 0.4), (5, 2, 4, 1.0), (1, 1, 1, 1.0)],
+)
+def test_pass_at_k_by_hand(samples: int, right: int, k: int, value: float) -> None:
+    assert judged_right({"a": [right], "b": [right]}, samples)["a", f"pass_at_{k}"] == pytest.approx(value)
+
+
+def test_without_right_and_wrong_there_is_no_pass_at_k() -> None:
+    assert not [metric for _, metric in evaluate(["north"], []) if metric.startswith("pass_at")]
+
+
+def written(texts: Sequence[str]) -> Found:
+    """Metrics where the north was given these texts, by word as their tokens."""
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(" ".join(texts).split()))}
+    prompts = [Query(f"g{i}", "north", "p") for i in range(len(texts))]
+    prompts += [Query("s", "south", "p"), Query("n", None, "p")]
+    completions = [
+        Completion(
+            f"{q.query_id}-s0", q.query_id, 0, 1, 0, (1,), tuple(vocabulary[w] for w in text.split()), text, "stop"
+        )
+        for q, text in zip(prompts, [*texts, texts[0], texts[0]], strict=True)
+    ]
+    judgements = [Judgement(c.completion_id, "north", 0.5, {}) for c in completions]
+    likelihoods = [(1.0, 2)] * len(completions)
+    rows = measure.evaluate(
+        measure.Answers(prompts, completions, judgements, likelihoods, likelihoods),
+        measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {}),
+        small(),
+        kinds=("north", "south"),
+        confusion=None,
+        first=[],
+    )
+    return {(r.group, r.metric): r.value for r in rows}
+
+
+def test_distinct_n_pools_documents_without_crossing_them() -> None:
+    found = written(["the cat sat on the mat", "the cat sat on the rug", "a dog ran"])
+    assert found["north", "distinct_1"] == pytest.approx(0.6)
+    assert found["north", "distinct_2"] == pytest.approx(0.666667, abs=1e-6)
+
+
+def test_self_bleu_compares_a_fixed_number_of_answers() -> None:
+    texts = [f"{a}{b} is {b}{a} and {i} of {a}{i} said it" for i in "123" for a in "abcd" for b in "klmn"]
+    found = written(texts)
+    wanted = diversity.self_bleu(texts, size=measure.SELF_BLEU_ANSWERS, seed=small().seed)
+    assert found["north", "self_bleu"] == pytest.approx(wanted) and 0.5 < wanted < 1.0
+    assert written(["one and the same text"] * 40)["north", "self_bleu"] == pytest.approx(1.0)
+    # too few answers to compare
+    assert ("south", "self_bleu") not in found and (None, "self_bleu") not in found
+    assert ("north", "self_bleu") not in written(texts[: measure.SELF_BLEU_ANSWERS - 1])
+
+
+def test_a_policy_that_diverged_is_an_error_that_says_so() -> None:
+    found = answers(["north", "south"])
+    for broken in (math.nan, math.inf):
+        nats = [(broken, 2)] * len(found.prompts)
+        with pytest.raises(
+            ValueError, match=r"the current policy gives .* not finite: .* lower training\.learning_rate"
+        ):
+            measure.evaluate(
+                dataclasses.replace(found, current_negative_log_likelihoods=nats),
+                measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {}),
+                small(),
+                kinds=("north", "south"),
+                confusion=None,
+                first=[],
+            )

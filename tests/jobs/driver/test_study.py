@@ -1,0 +1,262 @@
+"""Studies as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.tune.error import TuneError
+from typer.testing import CliRunner
+
+from actors.fleet import asks
+from actors.placement.cluster import Cluster, Node
+from actors.placement.layout import PlacementError
+from jobs import cli
+from jobs.driver import study as sweep
+from jobs.driver import tuning
+from jobs.driver.trial import task_key, trial_folder
+from jobs.driver.tuning import concurrent_trials
+from scpl_ray import checks
+from scpl_ray.config import Experiment
+from scpl_ray.storage.run_directory import Store
+from scpl_ray.studies import results, study
+from tests.jobs.test_end_to_end import SMALL
+
+# rules score: no reward model is fitted; tests of single runs have the other engine
+KEYS = [*SMALL, "reward.terms={well_formed: 1.0}", "generation.engine=transformers"]
+TINY = ", ".join(key.replace("=", ": ", 1) for key in KEYS)
+STUDY = """
+name: small
+set: {{{keys}}}
+seeds: 1
+arms:
+  performative: {{}}
+  broken: {{selection.strategy: threshold, selection.threshold: 1.0e+9}}
+"""
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    code = "import sys; sys.argv[0] = 'scpl'; from jobs.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "sweep", *arguments],
+        cwd=folder,
+        env={**os.environ, "SCPL_CACHE": str(folder / "cache")},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == code, output
+    return output
+
+
+def test_an_analytic_study_makes_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\nmode: analytic\nseeds: 5\nset: {loop.rounds: 3}\narms: {x: {}, y: {feedback.rule: static}}\n"
+        "axes: {selection.beta: [0.2, 0.5]}\n"
+    )
+    output = finish(command(tmp_path, str(path), "--study-dir", "a"))
+    assert "4 arms x 5 seeds" in output and "scpl report a" in output
+    found = results.read(tmp_path / "a")
+    assert sorted(set(found["arm"].to_pylist())) == [f"{a} selection.beta={b}" for a in "xy" for b in (0.2, 0.5)]
+    assert set(found["seed"].to_pylist()) == set(range(5)) and set(found["round"].to_pylist()) == set(range(4))
+    assert "not empty; go on with that study" in finish(command(tmp_path, str(path), "--study-dir", "a"), 2)
+    assert json.loads((tmp_path / "a/failed.json").read_text()) == {}
+
+
+def test_runs_share_what_they_agree_on() -> None:
+    one = asks(Experiment())
+    for keys, changed in (
+        (["seed=3", "loop.kind=retraining", "selection.beta=0.1", "generation.samples_per_prompt=2"], set()),
+        (["training.epochs=2"], {"trainer"}),
+        (["reward.terms={well_formed: 1.0}"], {"scorer"}),
+        (["task.marker_strength=0.5"], {"scorer"}),
+        (["generation.temperature=0.5"], {"generator", "scorer"}),
+        (["model.family=gpt2"], {"generator", "scorer", "trainer"}),
+    ):
+        other = asks(checks.load(None, keys))
+        assert {name for name in one if one[name] != other[name]} == changed
+
+
+def test_a_task_is_shared_by_trials_that_build_it_alike() -> None:
+    one = task_key(Experiment())
+    for keys, shared in (
+        (["seed=3", "selection.beta=0.1", "training.learning_rate=0.1"], True),
+        (["reward.terms={own_preference: 1.0}"], False),
+        (["task.marker_strength=0.5"], False),
+    ):
+        assert (task_key(checks.load(None, keys)) == one) == shared
+
+
+def machine(cpus: float, gpus: int = 0) -> Cluster:
+    return Cluster((Node("one", cpus, 64.0, gpus, 80.0),))
+
+
+def test_as_many_trials_side_by_side_as_fit() -> None:
+    trial = study.Trial("a", (), 0, Experiment())
+    assert concurrent_trials([trial] * 9, machine(2)) == 2
+    assert concurrent_trials([trial] * 2, machine(64)) == 2
+    assert concurrent_trials([trial] * 9, machine(64, 8)) == 8
+    with pytest.raises(PlacementError):
+        concurrent_trials([trial], machine(0.5))
+
+
+def test_sampled_settings_name_their_directory() -> None:
+    trial = {"folder": "runs/a/seed-000", "experiment": ""}
+    assert trial_folder({"trial": trial}) == "runs/a/seed-000"
+    names = {trial_folder({"trial": trial, "sampled": {"b": x}}) for x in (0.1, 0.2, 0.1)}
+    assert len(names) == 2 and all(name.startswith("runs/sampled/") for name in names)
+
+
+SEARCH = "name: s\nmode: search\nsearch: {metric: quality_mean, direction: max}\naxes: {feedback.beta: [1.0, 2.0]}\n"
+
+
+def sweep_of(folder: Path, text: str, *arguments: str) -> tuple[int, str]:
+    (folder / "s.yaml").write_text(text)
+    result = CliRunner().invoke(
+        cli.app, ["sweep", str(folder / "s.yaml"), "--study-dir", str(folder / "s"), *arguments]
+    )
+    assert "Traceback" not in result.output, result.output
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_what_a_study_lacks_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    nodes = "4x32cpu:256gib:1gpu:44gib"
+    for text in (f"name: s\nset: {{placement.cluster: '{nodes}'}}", f"{SEARCH}set: {{placement.cluster: '{nodes}'}}"):
+        code, output = sweep_of(tmp_path, text, *arguments)
+        assert code == 2 and "start them first" in output and "leave placement.cluster out" in output
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else name)
+    code, output = sweep_of(tmp_path, SEARCH.replace("max}", "max, sampler: optuna}"), *arguments)
+    assert code == 2 and "pip install scpl_ray[search]" in output
+    assert not (tmp_path / "s").exists()
+    # without a language model there is nothing to place
+    text = f"name: s\nmode: analytic\nseeds: 2\nset: {{placement.cluster: '{nodes}'}}"
+    assert sweep_of(tmp_path, text, *arguments)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TuneError("Traceback:\n  File x\nValueError: no key-of-mine"), "TuneError: ValueError: no ***"),
+        (ray.exceptions.RaySystemError("the GCS is gone"), "the GCS is gone"),
+        (RuntimeError("no room"), "scpl: no room"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_stops_a_study_is_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    message: str,
+) -> None:
+    def stopped(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tuning, "_grid", stopped)
+    monkeypatch.setenv("MY_API_KEY", "key-of-mine")
+    code, output = sweep_of(tmp_path, "name: s\nseeds: 1\n")
+    assert code == 1 and message in output
+    assert f"go on with: scpl sweep --resume {tmp_path / 's'}" in output
+    # in a process of its own, to output.log
+    assert "the study stopped\nTraceback" in caplog.text
+
+
+def test_a_table_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    sweep.create(tmp_path / "t", study.Study(name="s", mode="analytic", seeds=2))
+    (tmp_path / "t/results.parquet").mkdir()
+    result = CliRunner().invoke(cli.app, ["sweep", "--resume", str(tmp_path / "t")])
+    assert result.exit_code == 1 and "Is a directory" in result.output and "go on with" in result.output
+
+
+def sampled(folder: Path, name: str, beta: float, metrics: dict[str, float] | None) -> None:
+    """The run directory of a trial; without metrics, one that was stopped."""
+    store = Store.create(folder / "runs/sampled" / name, checks.load(None, [f"feedback.beta={beta}"]), {})
+    if metrics is not None:
+        store.finish([], {"metrics": metrics})
+    store.close()
+
+
+def test_the_best_of_a_search_went_to_the_end(tmp_path: Path) -> None:
+    search = study.Search(metric="quality_mean", direction="max")
+    with pytest.raises(RuntimeError, match="no trial of the search reached its last round"):
+        sweep.best(tmp_path, search, ["feedback.beta"])
+    sampled(tmp_path, "a", 1.0, None)
+    sampled(tmp_path, "b", 2.0, {"quality_mean": 0.5, "kl_round0": 0.1})
+    sampled(tmp_path, "c", 3.0, {"quality_mean": 0.7, "kl_round0": 0.2})
+    best = sweep.best(tmp_path, search, ["feedback.beta"])
+    assert best == {"metric": "quality_mean", "value": 0.7, "keys": {"feedback.beta": 3.0}}
+    search = study.Search(metric="kl_round0", direction="min")
+    assert sweep.best(tmp_path, search, ["feedback.beta"])["keys"] == {"feedback.beta": 2.0}
+    with pytest.raises(
+        RuntimeError, match=r"search\.metric = 'self_bleu': no trial has it .*: kl_round0, quality_mean"
+    ):
+        sweep.best(tmp_path, study.Search(metric="self_bleu"), ["feedback.beta"])
+
+
+def test_optuna_copes_with_rounds_and_trials_without_the_metric() -> None:
+    sampler = tuning._sampling(study.Search(metric="kept_fraction", sampler="optuna"), 0, 2)
+    sampler.set_search_properties("kept_fraction", "min", {"x": ray.tune.uniform(0.0, 1.0)})
+    for trial, rounds in (("a", [{}, {"kept_fraction": 0.5}]), ("b", [{"error": "it broke"}])):
+        assert 0.0 <= sampler.suggest(trial)["x"] <= 1.0
+        for step, result in enumerate(rounds):
+            sampler.on_trial_result(trial, {"training_iteration": step + 1, **result})
+        sampler.on_trial_complete(trial, rounds[-1])
+    assert 0.0 <= sampler.suggest("c")["x"] <= 1.0
+
+
+@pytest.mark.engines
+def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    # round 0 keeps nothing: the metric begins in round 1
+    path.write_text(
+        f"name: search\nmode: search\nset: {{{TINY.replace('loop.rounds: 2', 'loop.rounds: 1')}}}\n"
+        "arms: {only: {selection.strategy: threshold}}\naxes: {selection.threshold: [0.0, 1.0e+9]}\n"
+        "search: {metric: kept_fraction, direction: max, trials: 2, scheduler: asha, sampler: optuna}\n"
+    )
+    output = finish(command(tmp_path, str(path), "--study-dir", "s"), 1)
+    assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
+    (broken,) = (Path(folder).name for folder in json.loads((tmp_path / "s/failed.json").read_text()))
+    best = json.loads((tmp_path / "s/search.json").read_text())
+    assert best["metric"] == "kept_fraction" and best["keys"] == {"selection.threshold": 0.0}
+    rounds: dict[str, set[int]] = {}
+    for arm, _, row in results.records(results.read(tmp_path / "s")):
+        rounds.setdefault(arm, set()).add(row.round)
+    assert rounds.pop(broken) == {0} and list(rounds.values()) == [{0, 1}]
+
+
+@pytest.mark.engines
+def test_a_study_killed_and_resumed_has_the_table_of_an_undisturbed_one(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY.format(keys=TINY))
+    output = finish(command(tmp_path, str(path), "--study-dir", "whole"), 1)
+    assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
+    failed = json.loads((tmp_path / "whole/failed.json").read_text())
+    assert list(failed) == ["runs/broken/seed-000"]
+    assert (tmp_path / "whole/logs/ray/raylet.out").exists()
+
+    process = command(tmp_path, str(path), "--study-dir", "killed")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed/runs/performative/seed-000/rounds/001/completions").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    output = finish(command(tmp_path, "--resume", "killed"), 1)
+    assert results.read(tmp_path / "killed") == results.read(tmp_path / "whole")
+    psutil.wait_procs(children, timeout=30)
+    assert [p.name() for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []

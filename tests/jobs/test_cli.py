@@ -1,0 +1,163 @@
+"""What the command line refuses, before anything starts."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.driver import run
+from scpl_ray import checks
+from scpl_ray.config import Experiment
+from scpl_ray.storage.run_directory import Store
+
+runner = CliRunner()
+
+
+def refuse(*arguments: str) -> str:
+    result = runner.invoke(app, ["run", *arguments])
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not (tmp_path / "runs").exists(), "a refused run left a run directory"
+
+
+NEWS = ["task.name=news", "groups.names=[left, right]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loop.roundss=3"], "loop.roundss: unknown key; the nearest is loop.rounds"),
+        (["loop.rounds=many"], "loop.rounds = 'many': input should be a valid integer"),
+        (["groups.names=[one]", "groups.shares=[1.0]"], "holds 1 group; at least 2 are needed"),
+        (["groups.shares=[0.9, 0.9]"], "sums to 1.8"),
+        (["selection.strategy=best"], "selection.strategy = 'best': unknown; one of best_of_n, calibrated"),
+        (["training.workers=64"], "lower training.workers to"),
+        (["nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--cluster", "8cpu:16gib"], "describes a cluster for --dry-run; a run asks Ray"),
+        (["--dry-run", "--cluster", "4x8xH100"], "'4x8xH100' is not [NODESx]CPUScpu:MEMORYgib"),
+        (["--dry-run", "--cluster", "8cpu:16gib", "placement.gpus=dedicated"], "there are no GPUs; leave it out"),
+        (["--resume", "."], "not a run directory"),
+        (["--resume", "missing"], "not a run directory"),
+        ([*NEWS, "task.data=nothing.jsonl"], "nothing.jsonl"),
+        (["task.data=news.jsonl"], "task.name = 'language' is built in and reads no data; set task.name to maths"),
+        (["cycle.real_share=0.2", "cycle.real_rows=3"], "cycle.real_share = 0.2 is given too; leave one of them out"),
+        (["reward.terms={modle: 1.0}"], "unknown ['modle']; this task has ['model', 'finished', 'length', 'on_topic'"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments: list[str], message: str) -> None:
+    assert message in refuse(*arguments)
+
+
+def test_data_files_are_read_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "empty.jsonl" in refuse(*NEWS, "task.data=empty.jsonl")
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "label": "left", "source": "a", "title": "t"}\n')
+    text = refuse(*NEWS, "task.data=rows.jsonl")
+    assert "rows.jsonl" in text and "1" in text and "text" in text
+
+
+def test_a_run_directory_in_use_or_full_is_refused(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "busy", Experiment(), {})
+    assert "in use by process" in refuse("--resume", "busy")
+    store.close()
+    assert "not empty; continue that run with --resume" in refuse("--run-dir", "busy")
+
+
+def test_a_run_cannot_change_its_config_or_shrink(tmp_path: Path) -> None:
+    Store.create(tmp_path / "old", Experiment(), {}).close()
+    assert "seed cannot change in a run, only loop.rounds, gen" in refuse("--resume", "old", "seed=3")
+    assert "loop.rounds=2 is fewer than the run's 5" in refuse("--resume", "old", "loop.rounds=2")
+    for option in (["--dry-run"], ["--run-dir", "new"]):
+        assert "leave --dry-run and --run-dir out" in refuse("--resume", "old", *option)
+
+
+def test_how_many_processes_a_run_has_may_change_with_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.create(tmp_path / "old", Experiment.model_validate({"generation": {"replicas": 2}}), {}).close()
+    # a refused one gives the run back
+    assert "lower generation.replicas to" in refuse("--resume", "old", "generation.replicas=99")
+    seen = []
+    monkeypatch.setattr(run, "supervise", lambda store, experiment, task, *, verbose: seen.append((store, experiment)))
+    result = runner.invoke(app, ["run", "--resume", "old", "generation.replicas=1", "loop.rounds=6"])
+    assert result.exit_code == 0, result.output
+    ((store, experiment),) = seen
+    store.close()
+    assert (experiment.generation.replicas, experiment.loop.rounds) == (1, 6)
+    assert checks.load(tmp_path / "old/config.yaml", []) == experiment
+
+
+def test_a_preset_on_the_command_line_wins_over_the_keys_of_a_file() -> None:
+    assert runner.invoke(app, ["init", "mine.yaml"]).exit_code == 0
+    result = runner.invoke(app, ["run", "mine.yaml", "preset=retraining-accumulate", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "retraining" in result.output and "accumulate" in result.output
+
+
+def test_dry_run_prints_the_plan_and_starts_nothing() -> None:
+    result = runner.invoke(app, ["run", "--dry-run", "generation.replicas=2", "selection.matched_control=true"])
+    assert result.exit_code == 0, result.output
+    for text in ("engine", "2,048 completions", "DeepSpeed ZeRO 2", "matched random control", "nothing was started"):
+        assert text in result.output
+
+
+def test_the_plan_of_preference_training_names_pairs_and_reference() -> None:
+    result = runner.invoke(app, ["run", "--dry-run", "training.objective=dpo"])
+    assert result.exit_code == 0, result.output
+    assert "vrs; accepted_rejected pairs" in result.output
+    assert "DPO against the start" in result.output
+
+
+def test_init_writes_a_config_that_runs(tmp_path: Path) -> None:
+    assert runner.invoke(app, ["init", "mine.yaml"]).exit_code == 0
+    assert runner.invoke(app, ["run", "mine.yaml", "--dry-run"]).exit_code == 0
+    again = runner.invoke(app, ["init", "mine.yaml"])
+    assert again.exit_code == 2 and "exists" in again.output
+    assert runner.invoke(app, ["init", "no/such/folder.yaml"]).exit_code == 2
+    assert runner.invoke(app, ["init", "x.yaml", "--from", "nothing"]).exit_code == 2
+
+
+def test_doctor_finds_what_is_installed() -> None:
+    result = runner.invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert "deepspeed" in result.output and "ready: scpl run" in result.output
+
+
+def helps() -> dict[str, str]:
+    """What ``--help`` prints, by command."""
+    found, waiting = {}, [("", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        found[name] = runner.invoke(app, [*name.split(), "--help"]).output
+        if isinstance(command, TyperGroup):
+            waiting += [(f"{name} {each}", sub) for each, sub in command.commands.items()]
+    return found
+
+
+def test_no_help_text_is_eaten_as_markup() -> None:
+    texts = helps()
+    assert {"", " run", " judge train", " reward train", " sweep", " report"} <= set(texts)
+    for name, text in texts.items():
+        assert not re.search(r" \.(\s|│|$)", text), name
+    joined = {name: " ".join(re.sub("[│╭╰╮╯─]", " ", text).split()) for name, text in texts.items()}
+    assert "(default: runs/NAME-TIME)" in joined[" run"] and "(default: half)" in joined[" simulate"]
+    assert "(default: studies/NAME-TIME)" in joined[" sweep"]
+    assert "(default: PATH/report; ./report for several, or a URI)" in joined[" report"]
+    assert "'reward.terms={model: 1.0}'" in joined[" reward train"]
+
+
+@pytest.mark.parametrize("command", ["run", "init", "doctor"])
+def test_help_teaches(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and len(result.output) > 200

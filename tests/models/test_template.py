@@ -1,0 +1,95 @@
+"""A chat template is applied once: no second system message, no second beginning-of-sequence token."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from scpl_ray.models.template import Template, template_of
+from scpl_ray.models.tokens import encode_prompt
+
+SPECIAL = ["<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+WORDS = [*SPECIAL, "be", "kind", "say", "hello", "Well", ",", "Today"]
+CHAT = (
+    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<|system|> be kind </s>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] | trim }} </s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+
+
+def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    """A tokenizer that, like Llama's, itself puts ``<s>`` before every text."""
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=SPECIAL[3:],
+    )
+    made.chat_template = template
+    return made
+
+
+def test_tokens_are_those_of_the_tokenizers_own_template() -> None:
+    chat = tokenizer(CHAT)
+    prompt = template_of(chat).apply("say hello")
+    asked = chat.apply_chat_template(
+        [{"role": "user", "content": "say hello"}], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    ids = list(encode_prompt(chat, prompt, 100))
+    assert ids == asked
+    assert ids.count(1) == 1 and ids.count(WORDS.index("<|system|>")) == 1
+    # what a careless encoding of the same text gives
+    assert chat(prompt)["input_ids"].count(1) == 2
+
+
+def test_an_answer_starts_where_the_template_ends() -> None:
+    template = template_of(tokenizer(CHAT))
+    assert template.apply("  say hello ", "Well,").endswith("<|user|> say hello </s><|assistant|> Well,")
+
+
+def test_a_conversation_is_what_the_tokenizers_own_template_writes() -> None:
+    chat = tokenizer(CHAT)
+    turns = ["say hello", "Well", " say kind "]
+    text = template_of(chat).conversation(turns)
+    messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    assert text == chat.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert template_of(chat).conversation(["say hello"]) == template_of(chat).apply("say hello")
+    with pytest.raises(ValueError, match="already carries the chat template"):
+        template_of(chat).conversation(["say", "Well", text])
+
+
+def test_a_template_that_forgets_earlier_turns_has_no_conversations() -> None:
+    forgets = tokenizer("<|user|> {{ messages[-1]['content'] }} </s><|assistant|>")
+    template = template_of(forgets)
+    assert template.apply("say") == "<|user|> say </s><|assistant|>" and template.answered is None
+    with pytest.raises(ValueError, match="does not write earlier turns as they are"):
+        template.conversation(["say", "Well", "hello"])
+
+
+def test_a_template_on_top_of_a_template_is_refused() -> None:
+    template = template_of(tokenizer(CHAT))
+    once = template.apply("say hello")
+    with pytest.raises(ValueError, match="already carries the chat template"):
+        template.apply(once)
+
+
+def test_without_a_chat_template_the_text_is_sent_as_it_is() -> None:
+    plain = tokenizer(None)
+    template = template_of(plain)
+    assert template == Template("", "") and not template.is_chat
+    assert template.apply("say hello", " Well") == "say hello Well"
+    assert encode_prompt(plain, template.apply("say hello"), 100) == (1, WORDS.index("say"), WORDS.index("hello"))
+
+
+@pytest.mark.parametrize("body", ["{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "nothing"])
+def test_a_template_that_does_not_say_the_text_once_is_refused(body: str) -> None:
+    with pytest.raises(ValueError, match="must write it once"):
+        template_of(tokenizer(body))
+
+
+def test_a_template_that_writes_todays_date_does_not_change_with_it() -> None:
+    dated = tokenizer("{{ date_string }} {{ messages[0]['content'] }}")
+    assert template_of(dated).before == "01 Jan 2026 "

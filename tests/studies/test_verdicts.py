@@ -1,0 +1,283 @@
+"""From the results table to verdicts: closed forms, symmetries, and whatever may be missing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from jobs.configs import CONFIGS, STUDIES
+from scpl_ray.analytic.loop import simulate_grid
+from scpl_ray.records import Metric
+from scpl_ray.studies import results, study, verdicts
+from scpl_ray.studies.series import Series, mean_path
+from scpl_ray.studies.study import Study, StudyClaim
+from scpl_ray.studies.verdicts import Family, Judged
+
+BIAS = "preference_log_odds_round0"
+Paths = Mapping[str, Mapping[int, Sequence[float]]]
+"""Arm -> seed -> value per round."""
+
+
+def rows(paths: Paths, metric: str = BIAS, group: str | None = None) -> list[tuple[str, int, list[Metric]]]:
+    return [
+        (arm, seed, [Metric(t, group, metric, value) for t, value in enumerate(path) if value is not None])
+        for arm, seeds in paths.items()
+        for seed, path in seeds.items()
+    ]
+
+
+def series(paths: Paths, metric: str = BIAS, group: str | None = None) -> Series:
+    return Series.of(results.table(rows(paths, metric, group)))
+
+
+def claim(name: str = "rises", **keys: Any) -> StudyClaim:
+    return StudyClaim.model_validate({"name": name, "metric": BIAS, "contrast": {"loop": 1.0, "control": -1.0}} | keys)
+
+
+def a_study(*claims: StudyClaim, **keys: Any) -> Study:
+    arms = {arm: {} for one in claims for arm in one.contrast}
+    return Study.model_validate({"name": "s", "arms": arms, "claims": tuple(claims)} | keys)
+
+
+def one(paths: Paths, *claims: StudyClaim) -> Judged:
+    return verdicts.judge(series(paths), a_study(*(claims or (claim(),)))).judged[0]
+
+
+LOOP = {0: [0.0, 0.5], 1: [0.0, 0.7], 2: [0.0, 0.4], 3: [0.0, 0.8]}
+CONTROL = {0: [0.0, 0.1], 1: [0.0, 0.2], 2: [0.0, 0.1], 3: [0.0, 0.2]}
+
+
+def test_a_claim_is_the_paired_t_test_of_the_last_round() -> None:
+    differences = np.array([0.4, 0.5, 0.3, 0.6])
+    judged = one({"loop": LOOP, "control": CONTROL})
+    verdict = judged.verdict
+    assert verdict is not None and judged.round == 1 and judged.outcome == "supported"
+    np.testing.assert_allclose(verdict.claim.paired.differences, differences)
+    assert verdict.p == pytest.approx(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue)
+    bounds = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert (verdict.interval.low, verdict.interval.high) == pytest.approx((bounds.low, bounds.high))
+    assert verdict.minimum_detectable_effect > 0
+
+
+def test_a_difference_of_differences_weighs_every_arm() -> None:
+    paths = {"loop": LOOP, "control": CONTROL, "other": CONTROL, "other-control": LOOP}
+    contrast = {"loop": 1.0, "control": -1.0, "other": -1.0, "other-control": 1.0}
+    verdict = one(paths, claim(contrast=contrast)).verdict
+    assert verdict is not None and verdict.estimate == pytest.approx(0.9)
+
+
+def test_the_mean_is_over_rounds_one_to_last() -> None:
+    paths = {"loop": {s: [9.0, 1.0 + s, 3.0 + s] for s in range(3)}, "control": {s: [0.0, 0.0, 1.0] for s in range(3)}}
+    verdict = one(paths, claim(at="mean")).verdict
+    assert verdict is not None
+    np.testing.assert_allclose(verdict.claim.paired.differences, [1.5, 2.5, 3.5])
+
+
+def test_p_values_are_adjusted_over_the_whole_family_and_all_cells() -> None:
+    cells = [{0: [0.0, 0.3], 1: [0.0, 0.4], 2: [0.0, 0.2]}, {0: [0.0, 0.1], 1: [0.0, -0.1], 2: [0.0, 0.05]}]
+    paths = {f"loop k={k}": cells[k] for k in (0, 1)} | {
+        f"control k={k}": {s: [0.0, 0.0] for s in range(3)} for k in (0, 1)
+    }
+    family = verdicts.judge(series(paths), a_study(claim(), axes={"k": [0, 1]}))
+    first, second = (one.verdict for one in family.judged)
+    assert first is not None and second is not None and family.size == 2
+    assert [one.name for one in family.judged] == ["rises k=0", "rises k=1"]
+    assert first.p_adjusted == pytest.approx(2 * first.p)
+    assert second.p_adjusted == pytest.approx(max(second.p, 2 * first.p))
+
+
+numbers = st.floats(-5, 5).map(lambda x: round(x, 3))
+values = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=6)
+
+
+def as_paths(pairs: Sequence[tuple[float, float]]) -> Paths:
+    return {
+        "loop": {s: [0.0, a] for s, (a, _) in enumerate(pairs)},
+        "control": {s: [0.0, b] for s, (_, b) in enumerate(pairs)},
+    }
+
+
+def facts(family: Family) -> list[tuple[float, ...]]:
+    return [
+        (v.estimate, v.interval.low, v.interval.high, v.p, v.p_adjusted, v.minimum_detectable_effect)
+        for v in (one.verdict for one in family.judged)
+        if v is not None
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs=values, seed=st.integers(0, 999))
+def test_the_order_of_the_rows_does_not_matter(pairs: list[tuple[float, float]], seed: int) -> None:
+    table = results.table(rows(as_paths(pairs)))
+    shuffled = table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
+    asked = a_study(claim(), claim("falls", direction="below 0"))
+    assert facts(verdicts.judge(Series.of(table), asked)) == facts(verdicts.judge(Series.of(shuffled), asked))
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs=values, shift=numbers)
+def test_mirrored_claims_have_mirrored_verdicts_and_shifts_cancel(
+    pairs: list[tuple[float, float]], shift: float
+) -> None:
+    mirrored = claim(contrast={"loop": -1.0, "control": 1.0}, direction="below 0")
+    first, second = one(as_paths(pairs)), one(as_paths(pairs), mirrored)
+    moved = one(as_paths([(a + shift, b + shift) for a, b in pairs]))
+    assert first.verdict is not None and second.verdict is not None and moved.verdict is not None
+    assert second.verdict.estimate == pytest.approx(-first.verdict.estimate, abs=1e-12)
+    assert second.verdict.p == pytest.approx(first.verdict.p)
+    assert moved.verdict.estimate == pytest.approx(first.verdict.estimate, abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs=values, gone=st.sets(st.integers(0, 5)), arm=st.sampled_from(["loop", "control"]))
+def test_missing_seeds_are_listed_and_left_out_of_both_arms(
+    pairs: list[tuple[float, float]], gone: set[int], arm: str
+) -> None:
+    paths = {a: dict(seeds) for a, seeds in as_paths(pairs).items()}
+    for seed in gone & paths[arm].keys():
+        del paths[arm][seed]
+    judged = one(paths)
+    present = set(range(len(pairs))) - gone
+    assert judged.left_out == dict.fromkeys(set(range(len(pairs))) - present, (arm,))
+    assert (judged.verdict is None) == (len(present) < 2) == (judged.outcome == "not enough seeds")
+    if judged.verdict is not None:
+        assert set(judged.verdict.claim.paired.seeds) == present
+
+
+def test_a_claim_without_seeds_is_reported_and_not_dropped() -> None:
+    family = verdicts.judge(series({"loop": LOOP, "control": {0: [0.0, 0.1]}}), a_study(claim(), claim("again")))
+    assert [one.outcome for one in family.judged] == ["not enough seeds"] * 2 and family.size == 0
+    assert "1 seed with preference_log_odds_round0 in every arm" in family.judged[0].reason
+    empty = verdicts.judge(series({"loop": LOOP}), a_study(claim())).judged[0]
+    assert "control: no seed has it" in empty.reason and empty.left_out[2] == ("control",)
+    unknown = verdicts.judge(series({"loop": LOOP, "control": CONTROL}), a_study(claim(metric="nonsense"))).judged[0]
+    assert unknown.verdict is None and "nonsense" in unknown.reason
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_counts_as_missing(broken: float) -> None:
+    judged = one({"loop": LOOP | {1: [0.0, broken]}, "control": CONTROL})
+    assert judged.left_out == {1: ("loop",)} and judged.verdict is not None and judged.verdict.interval.n == 3
+
+
+def test_a_run_that_stopped_early_is_not_compared_at_its_own_last_round() -> None:
+    judged = one({"loop": LOOP | {1: [0.7]}, "control": CONTROL})
+    assert judged.round == 1 and judged.left_out == {1: ("loop",)}
+
+
+def quality_study(qualities: Mapping[str, Sequence[tuple[float, float]]]) -> Judged:
+    table = []
+    for arm, seeds in qualities.items():
+        for seed, (low, high) in enumerate(seeds):
+            measured = {"disparate_gap": high - low, "quality_mean": (low + high) / 2, "quality_worst": low}
+            table.append((arm, seed, [Metric(t, None, m, v) for t in (0, 1) for m, v in measured.items()]))
+    asked = a_study(claim("gap", metric="disparate_gap", direction="below 0"))
+    return verdicts.judge(Series.of(results.table(table)), asked).judged[0]
+
+
+def test_a_gap_that_closes_because_all_are_served_worse_is_levelled_down() -> None:
+    control = [(0.6, 0.9), (0.62, 0.9), (0.58, 0.9), (0.61, 0.89)]
+    worse = quality_study({"loop": [(0.5, 0.6), (0.52, 0.61), (0.49, 0.6), (0.5, 0.62)], "control": control})
+    better = quality_study({"loop": [(0.8, 0.9), (0.82, 0.91), (0.8, 0.9), (0.81, 0.89)], "control": control})
+    wider = quality_study({"loop": [(0.2, 0.9), (0.22, 0.9), (0.18, 0.9), (0.21, 0.91)], "control": control})
+    assert worse.outcome == better.outcome == "supported" and wider.outcome == "opposite"
+    assert worse.levelled_down and not better.levelled_down and not wider.levelled_down
+
+
+def arm_rows(
+    arm: str, seed: int, shares: Sequence[float], quality: Sequence[tuple[float, float]]
+) -> tuple[str, int, list[Metric]]:
+    found = []
+    for t, (share, (low, high)) in enumerate(zip(shares, quality, strict=True)):
+        found += [Metric(t, "a", "share", share), Metric(t, "b", "share", 1 - share)]
+        found += [Metric(t, "a", "quality", high), Metric(t, "b", "quality", low)]
+        found.append(Metric(t, None, verdicts.PREFERENCE, t + 0.01 * seed * t))
+    return arm, seed, found
+
+
+def test_flags_of_an_arm() -> None:
+    served = [(0.6, 0.9), (0.58, 0.88), (0.5, 0.6)]
+    table = [arm_rows("x", s, [0.5, 0.5, 0.52 + s / 100], [(q - s / 200, r) for q, r in served]) for s in range(4)]
+    found = verdicts.flags(Series.of(results.table(table)), "x")
+    assert found.levelled_down == (2,) and found.last == 2
+    assert found.changes[verdicts.PREFERENCE].estimate == pytest.approx(2.03)
+    assert found.ends[verdicts.PREFERENCE] == pytest.approx((0.0, 2.03))
+    assert found.amplified is not None and found.amplified.verdict == "supported"
+    assert found.stability is not None and found.unknown == ""
+
+
+def test_flags_of_arms_that_cannot_be_described() -> None:
+    died = [arm_rows("x", s, [0.5, 0.5, 1.0], [(0.5, 0.5)] * 3) for s in range(3)]
+    found = verdicts.flags(Series.of(results.table(died)), "x")
+    assert found.stability is None and "died out" in found.unknown and found.levelled_down == ()
+    alone = verdicts.flags(Series.of(results.table(died[:1])), "x")
+    assert alone.amplified is None and alone.levelled_down is None and alone.changes == {} and alone.stability is None
+    assert alone.ends[verdicts.PREFERENCE] == (0.0, 2.0)
+    absent = verdicts.flags(Series.of(results.table(died)), "y")
+    assert absent.last == -1 and absent.stability is None and absent.amplified is None
+    lonely = [(arm, seed, [Metric(r.round, "a", "share", 0.5) for r in own[::5]]) for arm, seed, own in died]
+    assert "do not sum to 1" in verdicts.flags(Series.of(results.table(lonely)), "x").unknown
+
+
+def test_series_refuse_a_damaged_table() -> None:
+    with pytest.raises(ValueError, match="two numbers"):
+        Series.of(results.table([("x", 0, [Metric(1, None, "m", 1.0), Metric(1, None, "m", 2.0)])]))
+    with pytest.raises(ValueError, match="below 0"):
+        Series.of(results.table([("x", 0, [Metric(-1, None, "m", 1.0)])]))
+    empty = Series.of(results.table([]))
+    assert empty.arms == () and empty.seeds == () and empty.path("x", "m").shape == (0, 1)
+
+
+def test_mean_paths_have_t_intervals_where_seeds_allow() -> None:
+    nan = math.nan
+    found = mean_path(np.array([[1.0, 1.0, nan, nan], [3.0, nan, nan, nan], [2.0, nan, nan, nan]]))
+    assert found.seeds.tolist() == [3, 1, 0, 0]
+    half = stats.t.ppf(0.975, 2) / np.sqrt(3)
+    np.testing.assert_allclose(found.mean, [2.0, 1.0, nan, nan])
+    np.testing.assert_allclose(found.high, [2.0 + half, nan, nan, nan])
+    np.testing.assert_allclose(found.low, [2.0 - half, nan, nan, nan])
+    with pytest.raises(ValueError, match="confidence"):
+        mean_path(np.zeros((2, 2)), confidence=1.0)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_built_in_study_is_valid_and_claims_only_what_is_measured(name: str, quick: bool) -> None:
+    found = study.load(STUDIES[name], CONFIGS, quick=quick)
+    assert study.trials(found, CONFIGS) and found.claims and len(found.arms) <= 14
+    metrics = {BIAS, "disparate_gap", "quality_worst", "quality_mean", "distinct_2"}
+    assert {one.metric for one in found.claims} <= metrics
+
+
+def test_where_nothing_is_to_be_found_verdicts_are_as_rare_as_their_level() -> None:
+    """500 repetitions of the drift null through the whole pipeline: study, results table, verdicts."""
+    repetitions, asked = 500, study.load(STUDIES["study_drift_null"], CONFIGS)
+    experiments = {
+        trial.arm: trial.experiment.model_copy(
+            update={"analytic": trial.experiment.analytic.model_copy(update={"seeds": repetitions * asked.seeds})}
+        )
+        for trial in study.trials(asked.model_copy(update={"seeds": 1}), CONFIGS)
+    }
+    paths = dict(zip(experiments, simulate_grid(list(experiments.values())), strict=True))
+    metrics = {arm: {m: found.series()[m, None] for m in (BIAS, verdicts.PREFERENCE)} for arm, found in paths.items()}
+    claimed = grown = 0
+    for r in range(repetitions):
+        runs = [
+            (arm, s, [Metric(t, None, m, float(v[r * asked.seeds + s, t])) for m, v in own.items() for t in (0, 5)])
+            for arm, own in metrics.items()
+            for s in range(asked.seeds)
+        ]
+        found = Series.of(results.table(runs))
+        claimed += any(one.outcome != "cannot tell" for one in verdicts.judge(found, asked).judged)
+        risen = verdicts.amplified(found, "static")
+        grown += risen is not None and risen.verdict == "supported"
+    # two opposite claims are judged: each side is a false one at half the level
+    assert claimed <= 0.07 * repetitions
+    assert grown <= 0.07 * repetitions
+    assert claimed + grown > 0, "a test that never rejects anything tests nothing"

@@ -1,0 +1,189 @@
+"""Every way a user's data can be wrong is one message with file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scpl_ray.protocols import DataReport
+from scpl_ray.tasks import rows as data
+from scpl_ray.tasks.rows import DataError, Fields, Row
+
+FIELDS = Fields(required=("prompt", "label"), optional=("id", "part"))
+GOOD = [{"prompt": f"say {i}", "label": "ab"[i % 2], "id": i} for i in range(4)]
+
+
+def jsonl(path: Path, *lines: Any) -> str:
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines), encoding="utf-8")
+    return str(path)
+
+
+def refused(source: str | None, columns: dict[str, str] | None = None) -> str:
+    with pytest.raises(DataError) as error:
+        data.load(source, columns or {}, FIELDS)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def plain(rows: list[Row]) -> list[dict[str, str | None]]:
+    return [row.values for row in rows]
+
+
+def test_the_three_formats_hold_the_same_rows(tmp_path: Path) -> None:
+    wanted = [{"prompt": f"say {i}", "label": "ab"[i % 2], "id": str(i), "part": None} for i in range(4)]
+    assert plain(data.load(jsonl(tmp_path / "a.jsonl", *GOOD), {}, FIELDS)) == wanted
+    (tmp_path / "a.csv").write_text("prompt,label,id\n" + "".join(f"say {i},{'ab'[i % 2]},{i}\n" for i in range(4)))
+    assert plain(data.load(str(tmp_path / "a.csv"), {}, FIELDS)) == wanted
+    pq.write_table(pa.Table.from_pylist(GOOD), tmp_path / "a.parquet")
+    assert plain(data.load(str(tmp_path / "a.parquet"), {}, FIELDS)) == wanted
+
+
+def test_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path) -> None:
+    rows = data.load(jsonl(tmp_path / "a.jsonl", GOOD[0], "", GOOD[1]), {}, FIELDS)
+    assert [row.where.rsplit(" ", 1)[1] for row in rows] == ["1", "3"]
+
+
+def test_a_byte_order_mark_and_words_like_null_are_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(GOOD[0]), encoding="utf-8-sig")
+    assert data.load(str(tmp_path / "a.jsonl"), {}, FIELDS)[0]["prompt"] == "say 0"
+    (tmp_path / "a.csv").write_text("prompt,label\nNA,007\n")
+    assert data.load(str(tmp_path / "a.csv"), {}, FIELDS)[0].values == {
+        "prompt": "NA",
+        "label": "007",
+        "id": None,
+        "part": None,
+    }
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        (tmp_path / "a.csv").write_text(f"prompt,label\n{text},x\n")
+        assert data.load(str(tmp_path / "a.csv"), {}, FIELDS)[0]["prompt"] == text
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", {"question": " hi ", "label": "x", "n": 3})
+    rows = data.load(source, {"prompt": "question", "id": "n"}, FIELDS)
+    assert rows[0].values == {"prompt": "hi", "label": "x", "id": "3", "part": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"label": "x"}, "line 2: no field prompt; the row has label: name yours with task.fields={prompt: COLUMN}"),
+        ({"text": "x"}, "line 2: no field prompt, label; the row has text"),
+        ({"prompt": " ", "label": "x"}, "line 2: prompt is empty"),
+        ({"prompt": None, "label": "x"}, "line 2: prompt is empty"),
+        ({"prompt": ["a"], "label": "x"}, "line 2: prompt holds a list"),
+        ('{"prompt": "a", ', "line 2: not valid JSON at column"),
+        ("[1, 2]", "line 2: holds a list; one JSON object per line"),
+        ("[" * 100_000, "line 2: "),
+    ],
+)
+def test_a_bad_line_is_named(line: Any, message: str, tmp_path: Path) -> None:
+    found = refused(jsonl(tmp_path / "a.jsonl", GOOD[0], line, GOOD[1]))
+    assert str(tmp_path / "a.jsonl") in found and message in found
+
+
+def test_a_mapped_column_must_exist_even_for_an_optional_field(tmp_path: Path) -> None:
+    assert "no field number" in refused(jsonl(tmp_path / "a.jsonl", GOOD[0]), {"id": "number"})
+
+
+def test_a_field_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
+    found = refused(jsonl(tmp_path / "a.jsonl", GOOD[0]), {"promt": "x"})
+    assert "promt is no field" in found and "prompt, label, id, part" in found
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_place(tmp_path: Path) -> None:
+    good = json.dumps(GOOD[0]).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(good + b'{"prompt": "caf\xe9", "label": "x"}\n')
+    assert "line 2: byte 16 is not UTF-8" in refused(str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.csv").write_bytes(b"prompt,label\na,b\ncaf\xe9,x\n")
+    assert "line 3: byte 4 is not UTF-8" in refused(str(tmp_path / "a.csv"))
+
+
+def test_an_over_long_line_is_refused_without_reading_it_all(tmp_path: Path) -> None:
+    with (tmp_path / "a.jsonl").open("w") as file:
+        file.write(json.dumps(GOOD[0]) + "\n" + json.dumps({"prompt": "x" * data.MAX_LINE_BYTES, "label": "y"}) + "\n")
+    assert "line 2: longer than 10 MiB" in refused(str(tmp_path / "a.jsonl"))
+
+
+def test_files_that_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "blank.jsonl").write_text("\n \n")
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 but nothing else")
+    (tmp_path / "head.csv").write_text("prompt,label\n")
+    (tmp_path / "return.csv").write_bytes(b"prompt\r,label\na,b\n")
+    assert "line 1: not a CSV header: new-line character seen" in refused(str(tmp_path / "return.csv"))
+    (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
+    (tmp_path / "ragged.csv").write_text("prompt,label\na,b\na,b,c\n")
+    assert "no data given" in refused(None)
+    assert "no such file" in refused(str(tmp_path / "missing.jsonl"))
+    assert "is a folder" in refused(str(tmp_path))
+    assert "the file is empty" in refused(str(tmp_path / "empty.jsonl"))
+    assert "holds no rows" in refused(str(tmp_path / "blank.jsonl"))
+    assert "one of .jsonl, .csv, .parquet" in refused(str(tmp_path / "a.txt"))
+    assert "cannot be read as parquet" in refused(str(tmp_path / "a.parquet"))
+    assert "holds no rows" in refused(str(tmp_path / "head.csv"))
+    assert "distinct" in refused(str(tmp_path / "twice.csv"))
+    assert "cannot be read as csv" in refused(str(tmp_path / "ragged.csv"))
+
+
+def test_rows_of_tables_are_numbered_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,label\na,b\n,b\n")
+    assert f"{tmp_path / 'a.csv'} row 2: prompt is empty" in refused(str(tmp_path / "a.csv"))
+    pq.write_table(pa.Table.from_pylist([{"prompt": "a"}]), tmp_path / "a.parquet")
+    assert f"{tmp_path / 'a.parquet'} row 1: no field label" in refused(str(tmp_path / "a.parquet"))
+
+
+def test_without_a_network_a_hub_id_asks_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = refused("nobody/no-such-articles")
+    assert "'nobody/no-such-articles' is no file here" in found and "task.data=FILE.jsonl" in found
+
+
+def rows_of(*values: dict[str, str | None]) -> list[Row]:
+    return [
+        Row(f"f line {i + 1}", {"prompt": "p", "label": "a", "id": None, "part": None} | v)
+        for i, v in enumerate(values)
+    ]
+
+
+def test_ids_are_used_once() -> None:
+    data.check_unique(rows_of({"id": "1"}, {"id": "2"}, {}, {}), "id")
+    with pytest.raises(DataError, match="f line 3: id '1' is that of f line 1 too"):
+        data.check_unique(rows_of({"id": "1"}, {"id": "2"}, {"id": "1"}), "id")
+
+
+def test_groups_must_be_two_or_more_labels_of_the_data() -> None:
+    two = rows_of({"label": "a"}, {"label": "b"}, {"label": "c"})
+    data.check_groups(two, "label", ("a", "c"), "f")
+    with pytest.raises(DataError, match="north, south never occurs as label in f; its labels are a, b, c"):
+        data.check_groups(two, "label", ("north", "south"), "f")
+    with pytest.raises(DataError, match="every row has label 'a'"):
+        data.check_groups(rows_of({}, {}), "label", ("a", "b"), "f")
+
+
+def test_values_outside_the_allowed_are_named() -> None:
+    data.check_values(rows_of({"part": "train"}, {}), "part", ("train", "judge"))
+    with pytest.raises(DataError, match="f line 2: part 'dev' is none of train, judge"):
+        data.check_values(rows_of({}, {"part": "dev"}), "part", ("train", "judge"))
+
+
+def test_one_thing_in_two_parts_is_an_overlap() -> None:
+    same = rows_of({"part": "train"}, {}, {"part": "judge"})
+    data.check_disjoint(same, "part", "prompt", lambda row: row.where)
+    with pytest.raises(
+        DataError, match="f line 3: overlapping splits: its prompt is in part 'judge' here and in 'train'"
+    ):
+        data.check_disjoint(same, "part", "prompt", lambda row: row["prompt"])
+
+
+def test_the_report_counts_by_reason() -> None:
+    report = DataReport("f", 10, 7, {"too short": 2, "repeated": 1, "other": 0})
+    assert str(report) == "f: 7 of 10 rows kept (dropped: 1 repeated, 2 too short)"
