@@ -7,7 +7,7 @@ from jobs.configs import CONFIGS
 from scpl_ray import checks
 from scpl_ray.config import Experiment, Lora, errors, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.selection.cycles import PRESETS
+from scpl_ray.config.presets import PRESETS
 
 
 def refuse(*overrides: str) -> str:
