@@ -1,6 +1,6 @@
 """The tutorial, followed to the letter: its commands in their order, its study file, and what it says they print.
 
-The cache stays the reader's, as in the tutorial: where the quick start was run before, its base model is not trained again.
+The cache stays the reader's, as in the tutorial: where the quick start has run, its base model is there already.
 """
 
 import json
