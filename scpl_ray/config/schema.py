@@ -120,6 +120,11 @@ class Loop(Section):
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Self-consuming rounds after round 0."""
 
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether each round's training starts from the base model's weights, not from the last policy's."""
+        return self.kind == "retraining"
+
 
 class Queries(Section):
     """What users ask."""
