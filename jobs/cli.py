@@ -18,6 +18,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
+from scpl_ray.registries import CHOICES
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Store
@@ -317,7 +318,7 @@ def init(
     try:
         experiment = checks.load(*split_arguments([config] if config else []))
         with path.open("x", encoding="utf-8") as file:
-            file.write(loading.commented(experiment))
+            file.write(loading.commented(experiment, CHOICES))
     except FileExistsError as error:
         raise fail(ConfigError(f"{path}: exists; give another name or remove it")) from error
     except OSError as error:

@@ -12,8 +12,8 @@ from scpl_ray.config.schema import MODEL_TERM, NAME
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
 from scpl_ray.selection import group_aware, strategies
-from scpl_ray.selection.pairs import KEEP_ALL
 from scpl_ray.tracking import flat
+from scpl_ray.training.objectives import OBJECTIVES
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
@@ -45,7 +45,7 @@ def build(values: Mapping[str, Any], source: str) -> Experiment:
 
 def conflicts(experiment: Experiment) -> list[str]:
     """All conflicts between keys, each as ``key = value: rule and way out``."""
-    rules = (_credentials, _name, _registries, _groups, _engines, _real, _pairs)
+    rules = (_credentials, _name, _registries, _groups, _engines, _real, _objective)
     return [mask(complaint) for rule in rules for complaint in rule(experiment)]
 
 
@@ -82,15 +82,23 @@ def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:
 def _registries(experiment: Experiment) -> Iterator[str]:
     yield from _unknown("task.name", experiment.task.name, tasks.TASKS)
     yield from _unknown("selection.strategy", experiment.selection.strategy, strategies.STRATEGIES)
-    if experiment.task.judge == "encoder" and experiment.task.name != "news":
-        yield f"task.judge = 'encoder': task.name = {experiment.task.name!r} has one judge only; leave task.judge out"
-    if experiment.task.data is not None and experiment.task.name == "language":
-        yield (
-            f"task.data = {experiment.task.data!r}: task.name = 'language' is built in and reads no data; set "
-            "task.name to maths, news or preference, or begin with a config such as news_tiny"
-        )
+    if kind := tasks.TASKS.get(experiment.task.name):
+        yield from _task(experiment, kind)
     if not experiment.reward.terms:
         yield "reward.terms = {}: at least one term is needed, e.g. {model: 1.0}"
+
+
+def _task(experiment: Experiment, kind: tasks.TaskKind) -> Iterator[str]:
+    task = experiment.task
+    default = type(task).model_fields["judge"].default
+    if task.judge != default and task.judge not in kind.judges:
+        yield f"task.judge = {task.judge!r}: task.name = {task.name!r} has one judge only; leave task.judge out"
+    if task.data is not None and not kind.reads_data:
+        readers = [name for name, other in tasks.TASKS.items() if other.reads_data]
+        yield (
+            f"task.data = {task.data!r}: task.name = {task.name!r} is built in and reads no data; set task.name to "
+            f"{', '.join(readers[:-1])} or {readers[-1]}, or begin with a config such as news_tiny"
+        )
 
 
 def _groups(experiment: Experiment) -> Iterator[str]:
@@ -120,7 +128,8 @@ def _engines(experiment: Experiment) -> Iterator[str]:
             "parts of one GPU only; set placement.gpus=dedicated or auto, or 1"
         )
     best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
-    if experiment.selection.strategy == "best_of_n" and best_of > samples:
+    chosen = strategies.STRATEGIES.get(experiment.selection.strategy)
+    if chosen is not None and chosen.reads_best_of and best_of > samples:
         yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"
 
 
@@ -130,25 +139,5 @@ def _real(experiment: Experiment) -> Iterator[str]:
         yield f"cycle.real_rows = {rows}: cycle.real_share = {share:g} is given too; leave one of them out"
 
 
-def _pairs(experiment: Experiment) -> Iterator[str]:
-    if experiment.training.objective != "dpo":
-        return
-    dpo = "training.objective = 'dpo'"
-    if experiment.generation.samples_per_prompt < 2:
-        yield f"generation.samples_per_prompt = 1: {dpo} pairs two answers to one prompt; draw at least 2, or use sft"
-    for key, value in (("real_share", experiment.cycle.real_share), ("real_rows", experiment.cycle.real_rows)):
-        if value:
-            yield f"cycle.{key} = {value:g}: {dpo}, and a real answer has no rejected one beside it; set 0, or use sft"
-    if experiment.training.loss_on == "all":
-        yield f"training.loss_on = 'all': {dpo} compares two completions of one prompt; set completion, or use sft"
-    rule, strategy = experiment.training.dpo_pairs, experiment.selection.strategy
-    if rule == "best_worst" and strategy != "none":
-        yield (
-            f"selection.strategy = {strategy!r}: training.dpo_pairs = 'best_worst' makes its pairs of all completions; "
-            "set none, or use accepted_rejected"
-        )
-    if rule == "accepted_rejected" and strategy in KEEP_ALL:
-        yield (
-            f"selection.strategy = {strategy!r}: rejects nothing that training.dpo_pairs = 'accepted_rejected' could "
-            "pair; choose another, or use best_worst with none"
-        )
+def _objective(experiment: Experiment) -> Iterator[str]:
+    yield from OBJECTIVES[experiment.training.objective].conflicts(experiment)

@@ -33,10 +33,10 @@ from scpl_ray.config import Experiment
 from scpl_ray.evaluation import measure
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
-from scpl_ray.selection import cycles, group_aware
+from scpl_ray.selection import cycles, strategies
 from scpl_ray.selection import examples as assemble
-from scpl_ray.selection import strategies as selection
 from scpl_ray.storage.run_directory import Phase, Store
+from scpl_ray.training.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
 
@@ -176,14 +176,17 @@ class Loop:
             if phase is None:
                 return
             candidates = assemble.candidates(queries, completions, scores, self.experiment.groups.names)
-            kept = selection.select(
+            kept = strategies.select(
                 candidates,
                 self.experiment.selection,
                 round_=t,
                 seed=self.experiment.seed,
                 initial_shares=np.array(self.experiment.groups.shares),
             )
-            examples, facts = assemble.training_data(kept, candidates, completions, self.experiment, t)
+            in_pairs = OBJECTIVES[self.experiment.training.objective].pairs
+            examples, facts = assemble.training_data(
+                kept, candidates, completions, self.experiment, t, in_pairs=in_pairs
+            )
             phase.facts |= facts
             phase.write("kept", examples, Example)
 
@@ -205,7 +208,7 @@ class Loop:
             if phase is None:
                 return
             self.engines.generator.sleep()
-            start = self._policy(0 if self.experiment.loop.kind == "retraining" else t - 1)
+            start = self._policy(0 if self.experiment.loop.starts_from_base else t - 1)
             result = self.engines.trainer.train(
                 TrainingJob(
                     round=t,
@@ -276,7 +279,7 @@ class Loop:
         quality = np.array(
             [r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"]
         )
-        per_group = group_aware.candidates_per_group(
+        per_group = strategies.candidates_per_group(
             self.experiment.selection, self.experiment.generation.samples_per_prompt, quality
         )
         return [int(per_group[names.index(str(q.group))]) for q in queries]

@@ -64,7 +64,7 @@ def overhead(experiment: Experiment) -> None:
         job = TrainingJob(
             round=last,
             base=base,
-            start=store.policy(experiment, base, 0 if experiment.loop.kind == "retraining" else last - 1),
+            start=store.policy(experiment, base, 0 if experiment.loop.starts_from_base else last - 1),
             dataset=store.folder(last, "dataset") / "dataset.parquet",
             output=Path(folder) / "bare",
             merge=experiment.generation.refresh == "reload",

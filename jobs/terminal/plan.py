@@ -11,6 +11,7 @@ from actors.placement.layout import Layout, Seat
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Task
 from scpl_ray.storage.run_directory import PHASES
+from scpl_ray.training.objectives import OBJECTIVES
 
 
 def print_plan(console: Console, experiment: Experiment, task: Task, placed: Layout | None) -> None:
@@ -109,19 +110,19 @@ def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
         len(task.group_prompts(e.evaluation.prompts_per_group))
         + len(task.neutral_prompts(e.evaluation.neutral_prompts))
     )
-    lora, dpo = e.model.lora, e.training.objective == "dpo"
+    lora, objective = e.model.lora, OBJECTIVES[e.training.objective]
     lines = {
         "queries": f"{e.queries.prompts_per_round} {e.queries.prompts} prompts of {e.task.name}; first shares {shares}",
         "completions": f"{completions:,} completions by {e.generation.engine}, <= {e.generation.max_new_tokens} tokens",
         "scores": " + ".join(f"{weight:g} x {name}" for name, weight in e.reward.terms.items()),
         "selection": e.selection.strategy
         + (", then a matched random control" if e.selection.matched_control else "")
-        + (f"; {e.training.dpo_pairs} pairs" if dpo else ""),
+        + (f"; {e.training.dpo_pairs} pairs" if objective.pairs else ""),
         "dataset": f"{e.cycle.kind}, real share {e.cycle.real_share:g}",
-        "weights": f"{e.loop.kind} from {'the base' if e.loop.kind == 'retraining' else 'the last policy'}; "
+        "weights": f"{e.loop.kind} from {'the base' if e.loop.starts_from_base else 'the last policy'}; "
         + (f"LoRA rank {lora.rank}" if lora else "all weights")
         + f"; DeepSpeed ZeRO {e.training.zero_stage}, {e.training.workers} worker(s), "
-        + (f"DPO against the {e.training.dpo_reference}" if dpo else f"loss on {e.training.loss_on}"),
+        + objective.about(e.training),
         "evaluation": f"{evaluated:,} completions of fixed held-out prompts",
         "feedback": f"{e.feedback.rule} on {e.feedback.measure}",
     }

@@ -18,18 +18,15 @@ import dataclasses
 
 import numpy as np
 from scipy.integrate import solve_ivp
-from scipy.special import ndtr
 
-from scpl_ray.analytic import model
+from scpl_ray.analytic import model, selection
 from scpl_ray.analytic.model import Start
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
 from scpl_ray.feedback.closed_forms import retention_fixed_point, spectral_radius
 from scpl_ray.feedback.stability import GroupMap, estimate_group_map
-from scpl_ray.selection import group_aware
-from scpl_ray.selection.formulas import accepted_shares, penalised_shares, top_fraction
-from scpl_ray.selection.strategies import STRATEGIES
+from scpl_ray.selection import group_aware, strategies
 from scpl_ray.shares import FloatArray
 
 PATIENCE = 1_000
@@ -110,36 +107,18 @@ class GroupsAlone:
     def kept_shares(self, shares: FloatArray) -> FloatArray:
         """Expected weighted group shares of what selection keeps, shape (K,)."""
         chosen = self._experiment.selection
-        fixes = STRATEGIES[chosen.strategy].fixes
-        if fixes == "prompts" or (chosen.matched_control and fixes == "size"):
+        if chosen.matched_control and strategies.STRATEGIES[chosen.strategy].fixes == "size":
             return shares
         target = group_aware.target_shares(chosen, len(shares), self._experiment.groups.shares)
-        means = self._means(shares)
-        match chosen.strategy:
-            case "none" | "random":
-                return shares
-            case "vrs" | "penalty":
-                exponent = means / chosen.beta + self._sds**2 / (2.0 * chosen.beta**2)
-                acceptance = self._law @ np.exp(exponent - exponent.max())
-                if chosen.strategy == "vrs":
-                    return accepted_shares(shares, acceptance)
-                return penalised_shares(shares, chosen.beta * np.log(acceptance), target, chosen.beta, chosen.penalty)
-            case "threshold":
-                return accepted_shares(shares, self._law @ ndtr((means - chosen.threshold) / self._sds))
-            case "top":
-                cells = (shares[:, None] * self._law).ravel()
-                _, kept = top_fraction(
-                    cells, np.tile(means, len(shares)), np.tile(self._sds, len(shares)), chosen.keep_fraction
-                )
-                return np.asarray(kept.reshape(self._law.shape).sum(axis=-1))
-        return target
+        asked = selection.AskedGroups(chosen, shares, self._law, self._means(shares), self._sds, target)
+        return selection.STRATEGIES[chosen.strategy].shares(asked)
 
     def equal_rest(self) -> Rest | None:
         """The point where all groups are equal; ``None`` where the map leads away from it or grows for ever."""
         k = len(self._experiment.groups.names)
         equal = np.full(k, self._experiment.feedback.users / k)
         users = self.step(equal)
-        if self._rule.rule == "retention":
+        if rules.RULES[self._rule.rule].total_moves:
             # equal shares fix the measurement, hence the rate of staying, whatever the total
             newcomers = np.broadcast_to(np.asarray(self._rule.arrivals, dtype=np.float64), k)
             rate = (users - newcomers) / equal
@@ -190,7 +169,7 @@ class GroupsAlone:
 
     def _directions(self, k: int) -> FloatArray:
         """Orthonormal directions in which the users can move, as columns: all, or those in which the total stays."""
-        if self._rule.rule == "retention":
+        if rules.RULES[self._rule.rule].total_moves:
             return np.eye(k)
         return np.asarray(np.linalg.svd(np.ones((1, k)))[2][1:].T)
 
@@ -203,9 +182,9 @@ class GroupsAlone:
 def obstacle(experiment: Experiment) -> str:
     """Why an experiment has no reduced map; empty where it has one."""
     rule, chosen = experiment.feedback.rule, experiment.selection
-    if rule in ("static", "schedule"):
+    if not rules.RULES[rule].reacts:
         return f"feedback.rule: {rule}: users do not react, so there is no point of rest to speak of"
-    if chosen.r_max == "prompt" and chosen.strategy in ("vrs", "penalty") and not chosen.matched_control:
+    if chosen.r_max == "prompt" and selection.STRATEGIES[chosen.strategy].one_maximum and not chosen.matched_control:
         return f"selection.r_max: prompt: the shares that {chosen.strategy} keeps have no closed form"
     if experiment.cycle.real_rows:
         return "cycle.real_rows: a number of real rows has no share that all rounds have in common"
@@ -249,7 +228,7 @@ def stability(paths: Paths) -> Stability:
     if len(late) < 2:
         raise ValueError(f"analytic.seeds: {len(late)}; stability needs at least 2 seeds")
     if rounds >= 4 and (late > 0).all():
-        if experiment.feedback.rule == "retention":
+        if rules.RULES[experiment.feedback.rule].total_moves:
             estimate = estimate_group_map(late, state="arrivals")
         else:
             estimate = estimate_group_map(late / late.sum(axis=-1, keepdims=True), state="shares")

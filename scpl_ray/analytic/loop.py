@@ -45,7 +45,7 @@ from scpl_ray.config import Experiment, Feedback
 from scpl_ray.controller import CHOICES_PER_ROUND
 from scpl_ray.evaluation.bias import SMOOTHING
 from scpl_ray.feedback import rules as feedback
-from scpl_ray.selection.group_aware import candidates_per_group
+from scpl_ray.selection.strategies import candidates_per_group
 from scpl_ray.shares import FloatArray, IntArray
 
 __all__ = ["Band", "Paths", "Start", "band", "simulate", "simulate_grid"]
@@ -212,7 +212,7 @@ class _Loop:
 
     def training(self, data: FloatArray) -> None:
         """The policy of maximum likelihood, the starting weights counted as ``prior_rows`` rows per context."""
-        start = self.base if self.common.loop.kind == "retraining" else self.policy
+        start = self.base if self.common.loop.starts_from_base else self.policy
         revealing = _fitted(data[:, :, 0], start.revealing, self.settings.prior_rows)
         neutral = _fitted(data[:, :, 1].sum(axis=1), start.neutral, self.settings.prior_rows)
         kinds = data.sum(axis=(1, 2)) + SMOOTHING

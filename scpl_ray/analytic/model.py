@@ -18,6 +18,7 @@ from scpl_ray.selection import group_aware
 from scpl_ray.selection.cycles import real_rows_needed
 from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder
+from scpl_ray.training.objectives import OBJECTIVES
 
 CONTEXTS = 2
 """A prompt reveals its group (0) or is neutral (1)."""
@@ -106,13 +107,13 @@ def validate(experiment: Experiment) -> None:
     chosen, sd = experiment.selection, experiment.analytic.reward_sd
     if chosen.strategy not in STRATEGIES:
         raise ValueError(f"selection.strategy: {chosen.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
-    if experiment.training.objective != "sft":
+    if not OBJECTIVES[experiment.training.objective].modelled:
         raise ValueError(
             f"training.objective: {experiment.training.objective!r} is not modelled in the analytic mode; set sft"
         )
     if isinstance(sd, tuple) and (len(sd) != k or min(sd) <= 0):
         raise ValueError(f"analytic.reward_sd: {list(sd)}; give one number above 0, or one per kind, {k}")
-    if chosen.strategy == "best_of_n" and chosen.best_of > experiment.generation.samples_per_prompt:
+    if STRATEGIES[chosen.strategy].reads_best_of and chosen.best_of > experiment.generation.samples_per_prompt:
         raise ValueError(
             f"selection.best_of: {chosen.best_of} but generation.samples_per_prompt is "
             f"{experiment.generation.samples_per_prompt}; lower it or draw more"
@@ -242,7 +243,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
 def _budget(experiment: Experiment) -> int:
     completions = experiment.queries.prompts_per_round * experiment.generation.samples_per_prompt
     rows = int(np.floor(round(experiment.selection.keep_fraction * completions, 9)))
-    if rows == 0 and experiment.selection.strategy in ("random", "top", "quotas"):
+    if rows == 0 and STRATEGIES[experiment.selection.strategy].reads_keep_fraction:
         raise ValueError(
             f"selection.keep_fraction: {experiment.selection.keep_fraction} of {completions} completions keeps none; "
             "raise it"

@@ -1,8 +1,8 @@
 """Selection by the numbers of completions per group, context and kind, without drawing every completion.
 
 Rewards are N(mu_k, sd_k^2) by kind and independent between completions. What a strategy keeps is then drawn exactly,
-cell by cell; a cell is (group, context, kind). One function and one line in :data:`STRATEGIES` per strategy of
-:data:`scpl_ray.selection.strategies.STRATEGIES`.
+cell by cell; a cell is (group, context, kind). One record in :data:`STRATEGIES` per strategy of
+:data:`scpl_ray.selection.strategies.STRATEGIES`, which also knows the shares kept of infinitely many completions.
 
 Where the reference r_max is the round's largest reward, that maximum R is drawn first. Given R all other rewards
 follow their laws cut off at R, and are accepted independently with probability
@@ -24,8 +24,16 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
 from scpl_ray.analytic.model import CONTEXTS, Settings
+from scpl_ray.config import Selection
 from scpl_ray.selection import strategies
-from scpl_ray.selection.formulas import best_of_n_shares, calibrated_multipliers, importance_weights
+from scpl_ray.selection.formulas import (
+    accepted_shares,
+    best_of_n_shares,
+    calibrated_multipliers,
+    importance_weights,
+    penalised_shares,
+    top_fraction,
+)
 from scpl_ray.shares import FloatArray, IntArray
 
 Number = TypeVar("Number", np.int64, np.float64)
@@ -72,6 +80,29 @@ class KeptCounts:
         return np.asarray(self.rows * self.weights[:, :, None, None])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class AskedGroups:
+    """Infinitely many completions, of which only the groups' shares change from round to round."""
+
+    selection: Selection
+    shares: FloatArray
+    """Of the groups among the completions, shape (K,)."""
+    law: FloatArray
+    """P(kind | group), shape (K, K)."""
+    means: FloatArray
+    """Mean reward of each kind, shape (K,)."""
+    sds: FloatArray
+    """Standard deviation of the rewards of each kind, shape (K,)."""
+    target: FloatArray
+    """Shares that group-aware strategies want, shape (K,)."""
+
+    @property
+    def acceptance(self) -> FloatArray:
+        """Mean acceptance exp((r - r_max) / beta) of each group up to a common factor, shape (K,)."""
+        exponent = self.means / self.selection.beta + self.sds**2 / (2.0 * self.selection.beta**2)
+        return np.asarray(self.law @ np.exp(exponent - exponent.max()))
+
+
 _Keep = Callable[[Answered, Settings, np.random.Generator], tuple[IntArray, FloatArray | None]]
 """Kept rows per cell, and weights by group up to a factor; ``None``: all alike."""
 
@@ -84,7 +115,7 @@ def select(answered: Answered, settings: Settings, draws: np.random.Generator) -
             reward exceeds ``reward_bound``: a run with that seed would stop there.
     """
     chosen = settings.common.selection
-    rows, weights = STRATEGIES[chosen.strategy](answered, settings, draws)
+    rows, weights = STRATEGIES[chosen.strategy].keep(answered, settings, draws)
     if chosen.matched_control:
         rows = _matched_random(answered.counts, rows, strategies.STRATEGIES[chosen.strategy].fixes, draws)
     kept = rows.sum(axis=(1, 2, 3))
@@ -213,19 +244,60 @@ def _reweight(answered: Answered, settings: Settings, draws: np.random.Generator
     return rows * (settings.target > 0)[:, :, None, None], weights
 
 
-STRATEGIES: dict[str, _Keep] = {
-    "none": _none,
-    "random": _random,
-    "vrs": _vrs,
-    "tpp": _tpp,
-    "top": _top,
-    "best_of_n": _best_of_n,
-    "threshold": _threshold,
-    "importance": _importance,
-    "quotas": _quotas,
-    "calibrated": _calibrated,
-    "penalty": _penalty,
-    "reweight": _reweight,
+def _as_asked(groups: AskedGroups) -> FloatArray:
+    return groups.shares
+
+
+def _as_wanted(groups: AskedGroups) -> FloatArray:
+    return groups.target
+
+
+def _accepted_share(groups: AskedGroups) -> FloatArray:
+    return accepted_shares(groups.shares, groups.acceptance)
+
+
+def _penalised_share(groups: AskedGroups) -> FloatArray:
+    beta, penalty = groups.selection.beta, groups.selection.penalty
+    return penalised_shares(groups.shares, beta * np.log(groups.acceptance), groups.target, beta, penalty)
+
+
+def _share_above(groups: AskedGroups) -> FloatArray:
+    above = ndtr((groups.means - groups.selection.threshold) / groups.sds)
+    return accepted_shares(groups.shares, groups.law @ above)
+
+
+def _share_of_best(groups: AskedGroups) -> FloatArray:
+    k = len(groups.shares)
+    cells = (groups.shares[:, None] * groups.law).ravel()
+    _, kept = top_fraction(cells, np.tile(groups.means, k), np.tile(groups.sds, k), groups.selection.keep_fraction)
+    return np.asarray(kept.reshape(groups.law.shape).sum(axis=-1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Analytic:
+    """The analytic half of a strategy."""
+
+    keep: _Keep
+    """What it keeps of counted completions."""
+    shares: Callable[[AskedGroups], FloatArray]
+    """Expected weighted group shares of what it keeps of infinitely many completions, shape (K,)."""
+    one_maximum: bool = False
+    """Whether ``shares`` holds only where all prompts have one ``selection.r_max`` in common."""
+
+
+STRATEGIES: dict[str, Analytic] = {
+    "none": Analytic(keep=_none, shares=_as_asked),
+    "random": Analytic(keep=_random, shares=_as_asked),
+    "vrs": Analytic(keep=_vrs, shares=_accepted_share, one_maximum=True),
+    "tpp": Analytic(keep=_tpp, shares=_as_asked),
+    "top": Analytic(keep=_top, shares=_share_of_best),
+    "best_of_n": Analytic(keep=_best_of_n, shares=_as_asked),
+    "threshold": Analytic(keep=_threshold, shares=_share_above),
+    "importance": Analytic(keep=_importance, shares=_as_wanted),
+    "quotas": Analytic(keep=_quotas, shares=_as_wanted),
+    "calibrated": Analytic(keep=_calibrated, shares=_as_wanted),
+    "penalty": Analytic(keep=_penalty, shares=_penalised_share, one_maximum=True),
+    "reweight": Analytic(keep=_reweight, shares=_as_wanted),
 }
 
 

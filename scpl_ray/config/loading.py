@@ -228,21 +228,30 @@ def dump(section: Section) -> str:
     return str(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
-def commented(experiment: Experiment) -> str:
-    """The whole config as YAML with what each key means above it."""
-    return "\n".join(_comment(type(experiment), experiment.model_dump(mode="json"), 0)) + "\n"
+def commented(experiment: Experiment, choices: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """The whole config as YAML with what each key means above it.
+
+    Args:
+        experiment: the values.
+        choices: by dotted key, the names that it may be set to and what each means; they are written above the key.
+    """
+    return "\n".join(_comment(type(experiment), experiment.model_dump(mode="json"), choices or {})) + "\n"
 
 
-def _comment(section: type[Section], values: Mapping[str, Any], indent: int) -> Iterator[str]:
-    pad = "  " * indent
+def _comment(
+    section: type[Section], values: Mapping[str, Any], choices: Mapping[str, Mapping[str, str]], prefix: str = ""
+) -> Iterator[str]:
+    pad = "  " * prefix.count(".")
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield f"\n{pad}# {(annotation.__doc__ or '').strip().splitlines()[0]}"
             yield f"{pad}{name}:"
-            yield from _comment(annotation, values[name], indent + 1)
+            yield from _comment(annotation, values[name], choices, f"{prefix}{name}.")
             continue
         for line in (field.description or "").split("\n"):
             yield f"{pad}# {line.replace('``', '`')}"
+        for choice, meaning in choices.get(prefix + name, {}).items():
+            yield f"{pad}#   {choice}: {meaning}"
         text = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=1 << 20)
         yield f"{pad}{name}: {text.removesuffix('...' + chr(10)).rstrip()}"

@@ -120,6 +120,11 @@ class Loop(Section):
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Self-consuming rounds after round 0."""
 
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether each round's training starts from the base model's weights, not from the last policy's."""
+        return self.kind == "retraining"
+
 
 class Queries(Section):
     """What users ask."""
@@ -174,7 +179,7 @@ class Feedback(Section):
     """How users react: shares of the next round from the measurements of this one (scpl_ray/feedback/rules.py)."""
 
     rule: str = "softmax"
-    """``static`` (control), ``schedule``, ``linear``, ``softmax``, ``retention``, ``replicator`` or ``custom``."""
+    """How the next round's users follow from what was measured."""
     measure: Literal["quality", "reward", "own_kind"] = "quality"
     """What a group reacts to, in [0, 1]: its ``quality``; ``reward``: its mean reward as a win rate; ``own_kind``: the
     share of answers of its own kind that it was given."""
@@ -210,10 +215,7 @@ class Selection(Section):
     """Which completions become training data (scpl_ray/selection/strategies.py, scpl_ray/selection/group_aware.py)."""
 
     strategy: str = "vrs"
-    """``none``: all; ``random``; ``vrs``: rejection sampling; ``tpp``: each prompt's best; ``top``: the best of all;
-    ``best_of_n``: the best of each prompt's first n; ``threshold``. Group-aware: ``importance``: all, weighted;
-    ``quotas``: each group's best; ``calibrated``: vrs, acceptance scaled per group; ``penalty``: vrs, groups that are
-    over-represented pay; ``reweight``: vrs, then weights per group, and more candidates for weaker groups."""
+    """Which completions are kept."""
     keep_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
     """random, top, quotas: fraction of the completions that is kept."""
     beta: PositiveFloat = 0.5
@@ -240,8 +242,7 @@ class Cycle(Section):
     """What a round trains on."""
 
     kind: Literal["replace", "accumulate", "subsample", "window"] = "replace"
-    """``replace``: only the newest kept data; ``accumulate``: all so far; ``subsample``: a fixed-size sample of all so
-    far; ``window``: the last rounds'."""
+    """Which of the kept data of all rounds are trained on."""
     size: PositiveInt = 1024
     """subsample: synthetic rows per round."""
     window_rounds: PositiveInt = 2
@@ -262,15 +263,14 @@ class Training(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """DeepSpeed ZeRO stage."""
     objective: Literal["sft", "dpo"] = "sft"
-    """``sft``: likelihood of what was kept; ``dpo``: preference of what was chosen over what was rejected."""
+    """What training minimises."""
     dpo_beta: PositiveFloat = 0.1
     """dpo: strength of the pull towards the reference, beta."""
     dpo_reference: Literal["base", "start"] = "start"
     """dpo: the reference policy: ``base``: the base model; ``start``: the weights that the round's training starts
     from."""
     dpo_pairs: Literal["accepted_rejected", "best_worst"] = "accepted_rejected"
-    """dpo: ``accepted_rejected``: each kept completion against its prompt's worst not kept; ``best_worst``: each
-    prompt's best against its worst."""
+    """dpo: which completion of a prompt is held against which."""
     epochs: PositiveInt = 1
     """Passes over the round's data."""
     learning_rate: PositiveFloat = 1e-3

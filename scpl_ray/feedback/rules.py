@@ -4,7 +4,7 @@ A rule maps the users of a round and what was measured to the users of the next 
 (..., K): one run uses shape (K,), the analytic mode any batch of seeds and settings in front. Nothing here is changed
 in place: :func:`peek` tells the next shares, :func:`step` returns the next state, and both go through :data:`RULES`.
 
-A rule is one function and one line in :data:`RULES`.
+A rule is one function and one record in :data:`RULES`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scpl_ray.config import Feedback, Groups
-from scpl_ray.feedback import formulas as rules
+from scpl_ray.feedback import formulas
 from scpl_ray.seeds import generator
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
 
@@ -71,8 +71,30 @@ class Moment:
         return np.asarray(shares * self.arrivals.sum(axis=-1, keepdims=True))
 
 
-Rule = Callable[[Moment, Feedback], FloatArray]
-"""Gives the user mass of the next round, shape (..., K)."""
+def _no_check(feedback: Feedback, n_groups: int) -> None:
+    pass
+
+
+def _parts_of_users(feedback: Feedback) -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A registered rule and all that others may ask of it."""
+
+    meaning: str
+    """How users react, in a few words."""
+    step: Callable[[Moment, Feedback], FloatArray]
+    """Gives the user mass of the next round, shape (..., K)."""
+    check: Callable[[Feedback, int], None] = _no_check
+    """Raises ``ValueError`` where its settings are missing or wrong for that number of groups."""
+    reacts: bool = True
+    """Whether what was measured has any effect; shares are set from outside otherwise."""
+    total_moves: bool = False
+    """Whether the number of all users changes, so that masses count and not shares alone."""
+    whole_users: Callable[[Feedback], bool] = _parts_of_users
+    """Whether users are counted in whole numbers under these settings."""
 
 
 def _static(moment: Moment, feedback: Feedback) -> FloatArray:
@@ -80,30 +102,30 @@ def _static(moment: Moment, feedback: Feedback) -> FloatArray:
 
 
 def _schedule(moment: Moment, feedback: Feedback) -> FloatArray:
-    return moment.spread(rules.schedule(moment.initial_shares, _schedule_step(feedback), moment.round_))
+    return moment.spread(formulas.schedule(moment.initial_shares, _schedule_step(feedback), moment.round_))
 
 
 def _linear(moment: Moment, feedback: Feedback) -> FloatArray:
-    return moment.spread(rules.linear_response(moment.shares, moment.measured, feedback.alpha, feedback.floor))
+    return moment.spread(formulas.linear_response(moment.shares, moment.measured, feedback.alpha, feedback.floor))
 
 
 def _softmax(moment: Moment, feedback: Feedback) -> FloatArray:
-    choice = rules.softmax_choice(moment.shares, moment.measured, feedback.beta, feedback.inertia, feedback.noise)
+    choice = formulas.softmax_choice(moment.shares, moment.measured, feedback.beta, feedback.inertia, feedback.noise)
     return moment.spread(choice)
 
 
 def _retention(moment: Moment, feedback: Feedback) -> FloatArray:
-    rate = rules.retention_rate(1.0 - moment.measured, feedback.retention, np.asarray(feedback.sensitivity))
+    rate = formulas.retention_rate(1.0 - moment.measured, feedback.retention, np.asarray(feedback.sensitivity))
     if feedback.agents:
         draws = generator(moment.seed, "feedback", moment.round_)
-        return rules.retention_agents(moment.arrivals, rate, np.asarray(feedback.arrivals), draws)
-    return rules.retention(moment.arrivals, rate, np.asarray(feedback.arrivals))
+        return formulas.retention_agents(moment.arrivals, rate, np.asarray(feedback.arrivals), draws)
+    return formulas.retention(moment.arrivals, rate, np.asarray(feedback.arrivals))
 
 
 def _replicator(moment: Moment, feedback: Feedback) -> FloatArray:
     if feedback.ratio:
-        return moment.spread(rules.replicator_ratio(moment.shares, moment.measured))
-    return moment.spread(rules.replicator_exponential(moment.shares, moment.measured, feedback.beta))
+        return moment.spread(formulas.replicator_ratio(moment.shares, moment.measured))
+    return moment.spread(formulas.replicator_exponential(moment.shares, moment.measured, feedback.beta))
 
 
 def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
@@ -121,17 +143,6 @@ def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
         for row, m, i in zip(rows, measured, initial, strict=True)
     ]
     return moment.spread(np.array(shares).reshape(moment.shares.shape))
-
-
-RULES: dict[str, Rule] = {
-    "static": _static,
-    "schedule": _schedule,
-    "linear": _linear,
-    "softmax": _softmax,
-    "retention": _retention,
-    "replicator": _replicator,
-    "custom": _custom,
-}
 
 
 def _schedule_step(feedback: Feedback) -> tuple[float, ...]:
@@ -164,29 +175,58 @@ def _check_per_group(name: str, value: tuple[float, ...] | float, n_groups: int,
         raise ValueError(f"{name}: {value} is out of range; each number is {allowed}")
 
 
+def _check_schedule(feedback: Feedback, n_groups: int) -> None:
+    change = _schedule_step(feedback)
+    if len(change) != n_groups:
+        raise ValueError(f"feedback.step: {len(change)} numbers for {n_groups} groups; give one per group")
+    formulas.schedule(np.full(n_groups, 1.0 / n_groups), change, 0)
+
+
+def _check_linear(feedback: Feedback, n_groups: int) -> None:
+    if feedback.floor * n_groups > 1.0:
+        raise ValueError(f"feedback.floor: {feedback.floor} for each of {n_groups} groups exceeds 1 in total")
+
+
+def _check_retention(feedback: Feedback, n_groups: int) -> None:
+    most = 1.0 if feedback.retention == "constant" else np.inf
+    _check_per_group("feedback.sensitivity", feedback.sensitivity, n_groups, most)
+    _check_per_group("feedback.arrivals", feedback.arrivals, n_groups)
+
+
+def _check_custom(feedback: Feedback, n_groups: int) -> None:
+    _custom_function(feedback)
+
+
+RULES: dict[str, Rule] = {
+    "static": Rule(meaning="users do not react (control)", step=_static, reacts=False),
+    "schedule": Rule(
+        meaning="shares change by a preset step per round", step=_schedule, check=_check_schedule, reacts=False
+    ),
+    "linear": Rule(
+        meaning="shares move in proportion to a group's measure less the mean", step=_linear, check=_check_linear
+    ),
+    "softmax": Rule(meaning="users choose by the softmax of the measure, with inertia and noise", step=_softmax),
+    "retention": Rule(
+        meaning="users stay with a rate that falls with their risk, and new ones arrive",
+        step=_retention,
+        check=_check_retention,
+        total_moves=True,
+        whole_users=lambda feedback: feedback.agents,
+    ),
+    "replicator": Rule(meaning="shares grow in proportion to the measure, as fitness", step=_replicator),
+    "custom": Rule(meaning="your function, named by feedback.function", step=_custom, check=_check_custom),
+}
+
+
 def validate(feedback: Feedback, n_groups: int) -> None:
     """Check the settings of the chosen rule for ``n_groups`` groups.
 
     Raises:
         ValueError: an unknown rule, a missing or wrong setting, or a custom function that cannot be imported.
     """
-    match feedback.rule:
-        case "schedule":
-            change = _schedule_step(feedback)
-            if len(change) != n_groups:
-                raise ValueError(f"feedback.step: {len(change)} numbers for {n_groups} groups; give one per group")
-            rules.schedule(np.full(n_groups, 1.0 / n_groups), change, 0)
-        case "linear":
-            if feedback.floor * n_groups > 1.0:
-                raise ValueError(f"feedback.floor: {feedback.floor} for each of {n_groups} groups exceeds 1 in total")
-        case "retention":
-            most = 1.0 if feedback.retention == "constant" else np.inf
-            _check_per_group("feedback.sensitivity", feedback.sensitivity, n_groups, most)
-            _check_per_group("feedback.arrivals", feedback.arrivals, n_groups)
-        case "custom":
-            _custom_function(feedback)
     if feedback.rule not in RULES:
         raise ValueError(f"feedback.rule: {feedback.rule!r} is unknown; choose one of {', '.join(RULES)}")
+    RULES[feedback.rule].check(feedback, n_groups)
 
 
 def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
@@ -196,7 +236,7 @@ def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
         ValueError: see :func:`validate`.
     """
     validate(feedback, len(groups.names))
-    if feedback.rule == "retention" and feedback.agents:
+    if RULES[feedback.rule].whole_users(feedback):
         return PopulationState(tuple(map(float, largest_remainder(groups.shares, round(feedback.users)))))
     return PopulationState(tuple(share * feedback.users for share in groups.shares))
 
@@ -232,7 +272,7 @@ def advance(
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"measured: {values.tolist()} holds NaN or a number outside [0, 1]; measure every group")
     moment = Moment(masses, values, check_shares("initial_shares", initial_shares, n_groups), round_, seed)
-    users = RULES[feedback.rule](moment, feedback)
+    users = RULES[feedback.rule].step(moment, feedback)
     if np.any(users.sum(axis=-1) <= 0):
         raise ValueError(
             f"arrivals: nobody is left after round {round_}; raise feedback.arrivals or lower feedback.sensitivity"

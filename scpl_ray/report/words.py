@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scpl_ray.feedback.rules import RULES
 from scpl_ray.report.text import MINUS, NOTHING, TIMES, interval, metric_name, number, p_value
 from scpl_ray.studies.verdicts import ArmFlags, Family, Judged
 
@@ -80,10 +81,10 @@ def stability(flags: ArmFlags, rule: str | None) -> str:
         flags: of the arm.
         rule: its feedback rule, where it is known.
     """
-    if rule in ("static", "schedule"):
+    if rule is not None and not RULES[rule].reacts:
         return f"not asked: shares are set from outside (feedback.rule={rule})"
-    if rule == "retention":
-        return "not asked: under retention totals matter, and the results hold shares only"
+    if rule is not None and RULES[rule].total_moves:
+        return f"not asked: under {rule} totals matter, and the results hold shares only"
     found = flags.stability
     if found is None:
         return f"cannot tell: {flags.unknown}"

@@ -1,6 +1,6 @@
 """Data cycles: what a round trains on, and named set-ups after the paper.
 
-A cycle is one function and one line in :data:`CYCLES`.
+A cycle is one function and one record in :data:`CYCLES`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,20 @@ def _window(history: Sequence[Sequence[Example]], cycle: Cycle, round_: int, see
     return [example for i in range(max(0, round_ - cycle.window_rounds), round_) for example in history[i]]
 
 
-CYCLES: dict[str, Pool] = {
-    "replace": _replace,
-    "accumulate": _accumulate,
-    "subsample": _subsample,
-    "window": _window,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataCycle:
+    """A registered cycle."""
+
+    meaning: str
+    """What a round trains on, in a few words."""
+    pool: Pool
+
+
+CYCLES: dict[str, DataCycle] = {
+    "replace": DataCycle(meaning="only the newest kept data", pool=_replace),
+    "accumulate": DataCycle(meaning="all kept data so far", pool=_accumulate),
+    "subsample": DataCycle(meaning="a sample of size rows of all so far", pool=_subsample),
+    "window": DataCycle(meaning="the kept data of the last window_rounds rounds", pool=_window),
 }
 
 
@@ -69,7 +78,7 @@ def compose(history: Sequence[Sequence[Example]], real: Real, cycle: Cycle, *, r
     """
     if round_ < 1 or len(history) != round_:
         raise ValueError(f"history: {len(history)} rounds for round {round_}; give the kept examples of rounds 1..t")
-    synthetic = CYCLES[cycle.kind](history, cycle, round_, seed)
+    synthetic = CYCLES[cycle.kind].pool(history, cycle, round_, seed)
     if not synthetic:
         raise ValueError(f"history: cycle {cycle.kind} finds nothing kept for round {round_}; keep more in selection")
     needed = real_rows_needed(len(synthetic), cycle)

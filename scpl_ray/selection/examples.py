@@ -48,16 +48,24 @@ def candidates(
 
 
 def training_data(
-    kept: Selected, chosen_from: Candidates, completions: Sequence[Completion], experiment: Experiment, round_: int
+    kept: Selected,
+    chosen_from: Candidates,
+    completions: Sequence[Completion],
+    experiment: Experiment,
+    round_: int,
+    *,
+    in_pairs: bool,
 ) -> tuple[list[Example], dict[str, object]]:
-    """What was kept as weighted training examples, pairs where the objective is DPO, and the selector's own figures.
+    """What was kept as weighted training examples, and the selector's own figures.
+
+    With ``in_pairs``, as an objective that learns from pairs needs it, ``training.dpo_pairs`` makes pairs of it.
 
     Raises:
         ValueError: there is no pair.
     """
     facts: dict[str, object] = {}
     rejected: list[tuple[int, ...] | None] = [None] * len(kept.indices)
-    if experiment.training.objective == "dpo":
+    if in_pairs:
         made = pairs.pair(
             chosen_from,
             kept,

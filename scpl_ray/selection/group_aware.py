@@ -29,31 +29,15 @@ def target_shares(selection: Selection, n_groups: int, initial_shares: ArrayLike
             return check_shares("selection.target", shares, n_groups)
 
 
-def candidates_per_group(selection: Selection, samples_per_prompt: int, quality: ArrayLike) -> IntArray:
-    """Completions to sample per query of each group, shape (..., K).
+def more_for_weaker(samples_per_prompt: int, quality: FloatArray) -> IntArray:
+    """Completions per query of each group by what it lacks, shape (..., K) like ``quality``.
 
-    ``reweight`` shares out by what each group lacks: n_g = n (1 - q_g) / mean_j (1 - q_j), rounded, at least 1 and at
-    most 2 n. Asked equally, the groups together get about n per query, less where the cap of the weakest binds. Where
-    no group lacks anything, and for every other strategy, n_g = n.
-
-    Args:
-        selection: the strategy.
-        samples_per_prompt: n >= 1.
-        quality: q_g in [0, 1] of the policy that answers, shape (..., K).
-
-    Raises:
-        ValueError: a quality that is NaN or outside [0, 1], or fewer than one sample.
+    n_g = n (1 - q_g) / mean_j (1 - q_j), rounded, at least 1 and at most 2 n. Asked equally, the groups together get
+    about n per query, less where the cap of the weakest binds. Where no group lacks anything, n_g = n.
     """
-    q = np.asarray(quality, dtype=np.float64)
-    if not np.all((q >= 0) & (q <= 1)):
-        raise ValueError(f"quality: {q.tolist()} holds NaN or a number outside [0, 1]; measure every group")
-    if samples_per_prompt < 1:
-        raise ValueError(f"samples_per_prompt: {samples_per_prompt} is below 1; sample at least one completion")
-    samples = np.full(q.shape, samples_per_prompt)
-    if selection.strategy != "reweight":
-        return samples
-    lack = 1.0 - q
-    mean = np.broadcast_to(lack.mean(axis=-1, keepdims=True), q.shape)
+    samples = np.full(quality.shape, samples_per_prompt)
+    lack = 1.0 - quality
+    mean = np.broadcast_to(lack.mean(axis=-1, keepdims=True), quality.shape)
     wanted = np.divide(samples * lack, mean, out=samples.astype(np.float64), where=mean > 0)
     return np.asarray(np.clip(np.floor(wanted + 0.5), 1, 2 * samples_per_prompt), dtype=np.int64)
 
@@ -105,7 +89,7 @@ def reweight(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
     """Rejection sampling by reward, then group weights that bring the kept to the target.
 
     Our reading of reward-based rejection sampling with reweighting (Wang et al., ACL 2026): the weights come from the
-    imbalance among the kept, and :func:`candidates_per_group` gives the weaker group more candidates.
+    imbalance among the kept, and :func:`more_for_weaker` gives the weaker group more candidates.
     """
     rows = accepted(acceptance(candidates, selection), draw)
     counts = np.bincount(candidates.groups[rows], minlength=candidates.n_groups)

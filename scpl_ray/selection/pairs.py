@@ -1,13 +1,15 @@
 """Preference pairs for DPO: which completion of a prompt is chosen over which.
 
-A rule is one function and one line in :data:`RULES`. Two completions make a pair only if their tokens and their rewards
-differ: a pair of equal texts has no gradient, and equal rewards prefer neither. Nothing depends on the order of rows.
+A rule is one function and one record in :data:`RULES`. Two completions make a pair only if their tokens and their
+rewards differ: a pair of equal texts has no gradient, and equal rewards prefer neither. Nothing depends on the order of
+rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +17,6 @@ from scpl_ray.seeds import uniforms
 from scpl_ray.selection.candidates import Candidates, Selected, selected
 from scpl_ray.shares import FloatArray, IntArray
 
-KEEP_ALL = frozenset({"none", "importance"})
-"""Selection strategies that reject nothing, or whole groups of prompts: no prompt has both."""
 _NONE = -1
 
 
@@ -72,9 +72,34 @@ def _best_worst(candidates: Candidates, kept: Selected, chance: FloatArray | Non
     return _Drawn(chosen, np.where(whole, rejected, _NONE), np.ones(len(chosen)))
 
 
-RULES: dict[str, Callable[[Candidates, Selected, FloatArray | None], _Drawn]] = {
-    "accepted_rejected": _accepted_rejected,
-    "best_worst": _best_worst,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairRule:
+    """A registered rule."""
+
+    meaning: str
+    """Which completion it holds against which."""
+    draw: Callable[[Candidates, Selected, FloatArray | None], _Drawn]
+    needs: Literal["nothing", "completions"]
+    """What the selection strategy must reject (its ``rejects``) for this rule to find its pairs."""
+    otherwise: str
+    """What is wrong with another strategy, and the way out."""
+
+
+RULES: dict[str, PairRule] = {
+    "accepted_rejected": PairRule(
+        meaning="each kept completion against its prompt's worst not kept",
+        draw=_accepted_rejected,
+        needs="completions",
+        otherwise="rejects nothing that training.dpo_pairs = 'accepted_rejected' could pair; choose another, or use "
+        "best_worst with none",
+    ),
+    "best_worst": PairRule(
+        meaning="each prompt's best against its worst",
+        draw=_best_worst,
+        needs="nothing",
+        otherwise="training.dpo_pairs = 'best_worst' makes its pairs of all completions; set none, or use "
+        "accepted_rejected",
+    ),
 }
 
 
@@ -103,7 +128,7 @@ def pair(
         ValueError: no pair is left; the message counts the reasons.
     """
     chance = uniforms(seed, "pairs", round_, list(candidates.completion_ids)) if control else None
-    drawn = RULES[rule](candidates, kept, chance)
+    drawn = RULES[rule].draw(candidates, kept, chance)
     rewards = candidates.rewards
     whole = drawn.rejected != _NONE
     same = np.array(

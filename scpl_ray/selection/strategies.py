@@ -1,7 +1,7 @@
 """Which completions become training data: rejection sampling strategies, group-aware remedies, and their controls.
 
 Chance is one uniform per completion, keyed by its id, and ties are broken by (reward, prompt, candidate): the outcome
-does not depend on the order of the rows. A strategy is one function and one line in :data:`STRATEGIES`.
+does not depend on the order of the rows. A strategy is one function and one record in :data:`STRATEGIES`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,28 @@ from scpl_ray.selection.candidates import (
     budget,
     selected,
 )
-from scpl_ray.selection.group_aware import candidates_per_group
 from scpl_ray.shares import FloatArray, IntArray
 
 __all__ = ["STRATEGIES", "Candidates", "Selected", "Strategy", "candidates_per_group", "select"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A registered strategy."""
+    """A registered strategy and all that others may ask of it."""
 
+    meaning: str
+    """What it keeps, in a few words."""
     keep: Callable[[Candidates, Selection, Draw], Kept]
     fixes: Literal["size", "prompts", "groups"] = "size"
     """What its random control shares with it: the size, or also the number per prompt, or also per group."""
+    rejects: Literal["nothing", "groups", "completions"] = "completions"
+    """``groups``: it drops whole groups only, so that no prompt has both kept and rejected completions."""
+    reads_keep_fraction: bool = False
+    """Whether ``selection.keep_fraction`` says how many completions it keeps."""
+    reads_best_of: bool = False
+    """Whether it looks at ``selection.best_of`` candidates of each prompt, which must have been drawn."""
+    more_for_weaker: bool = False
+    """Whether weaker groups get more candidates per query; all groups get the same otherwise."""
 
 
 def _none(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
@@ -94,19 +103,59 @@ def _threshold(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "none": Strategy(_none),
-    "random": Strategy(_random),
-    "vrs": Strategy(_vrs),
-    "tpp": Strategy(_tpp, fixes="prompts"),
-    "top": Strategy(_top),
-    "best_of_n": Strategy(_best_of_n, fixes="prompts"),
-    "threshold": Strategy(_threshold),
-    "importance": Strategy(group_aware.importance, fixes="groups"),
-    "quotas": Strategy(group_aware.quotas, fixes="groups"),
-    "calibrated": Strategy(group_aware.calibrated, fixes="groups"),
-    "penalty": Strategy(group_aware.penalty),
-    "reweight": Strategy(group_aware.reweight, fixes="groups"),
+    "none": Strategy(meaning="all", keep=_none, rejects="nothing"),
+    "random": Strategy(meaning="a random fraction", keep=_random, reads_keep_fraction=True),
+    "vrs": Strategy(meaning="rejection sampling: accepted with exp((r - r_max) / beta)", keep=_vrs),
+    "tpp": Strategy(meaning="the best of each prompt", keep=_tpp, fixes="prompts"),
+    "top": Strategy(meaning="the best of all", keep=_top, reads_keep_fraction=True),
+    "best_of_n": Strategy(
+        meaning="the best of each prompt's first best_of", keep=_best_of_n, fixes="prompts", reads_best_of=True
+    ),
+    "threshold": Strategy(meaning="every reward at or above the threshold", keep=_threshold),
+    "importance": Strategy(
+        meaning="all, weighted to the target shares", keep=group_aware.importance, fixes="groups", rejects="groups"
+    ),
+    "quotas": Strategy(
+        meaning="the best of each group, in the target shares",
+        keep=group_aware.quotas,
+        fixes="groups",
+        reads_keep_fraction=True,
+    ),
+    "calibrated": Strategy(
+        meaning="vrs, acceptance scaled per group to the target shares", keep=group_aware.calibrated, fixes="groups"
+    ),
+    "penalty": Strategy(meaning="vrs, groups above their target share pay", keep=group_aware.penalty),
+    "reweight": Strategy(
+        meaning="vrs, then weights per group, and more candidates for weaker groups",
+        keep=group_aware.reweight,
+        fixes="groups",
+        more_for_weaker=True,
+    ),
 }
+
+
+def candidates_per_group(selection: Selection, samples_per_prompt: int, quality: ArrayLike) -> IntArray:
+    """Completions to sample per query of each group, shape (..., K).
+
+    They are n for all groups, but where the strategy draws more for weaker ones: see
+    :func:`scpl_ray.selection.group_aware.more_for_weaker`.
+
+    Args:
+        selection: the strategy.
+        samples_per_prompt: n >= 1.
+        quality: q_g in [0, 1] of the policy that answers, shape (..., K).
+
+    Raises:
+        ValueError: a quality that is NaN or outside [0, 1], or fewer than one sample.
+    """
+    q = np.asarray(quality, dtype=np.float64)
+    if not np.all((q >= 0) & (q <= 1)):
+        raise ValueError(f"quality: {q.tolist()} holds NaN or a number outside [0, 1]; measure every group")
+    if samples_per_prompt < 1:
+        raise ValueError(f"samples_per_prompt: {samples_per_prompt} is below 1; sample at least one completion")
+    if STRATEGIES[selection.strategy].more_for_weaker:
+        return group_aware.more_for_weaker(samples_per_prompt, q)
+    return np.full(q.shape, samples_per_prompt)
 
 
 def select(

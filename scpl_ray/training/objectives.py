@@ -1,155 +1,87 @@
-"""What training minimises: one objective per name, each a sum over units and what that sum is divided by."""
+"""What training minimises, by name: what is known of an objective without importing torch.
+
+An objective is one function in :mod:`scpl_ray.training.losses` and one record in :data:`OBJECTIVES`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal
+import pkgutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from scpl_ray.config import Experiment, Training
+from scpl_ray.selection.pairs import RULES
+from scpl_ray.selection.strategies import STRATEGIES
 
-from scpl_ray.config import Training
-from scpl_ray.records import Example
-from scpl_ray.training.batches import MicroBatch, TrainingSequence, training_pairs, training_sequences
+if TYPE_CHECKING:
+    from scpl_ray.training.losses import Loss
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A loss that does not depend on how units are spread over micro-batches and workers.
+    """A registered objective and all that others may ask of it."""
 
-    The loss of an optimizer step is the sum of ``total`` over its micro-batches on all workers, divided by the sum of
-    ``mass`` over its units.
-    """
+    name: str
+    """Its ``training.objective``."""
+    meaning: str
+    """What it makes likelier, in a few words."""
+    builder: str
+    """``module:function`` from :class:`~scpl_ray.config.Training` to its loss, imported when it is called."""
+    pairs: bool = False
+    """Whether it learns from pairs of a chosen and a rejected completion."""
+    modelled: bool = False
+    """Whether the analytic mode knows what training by it does."""
 
-    sequences: Callable[[Sequence[Example]], list[TrainingSequence]]
-    """The training data as sequences, ``per_unit`` successive ones to a unit."""
-    total: Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
-    """Of one micro-batch the summed loss, a float32 scalar with a gradient, and the summed ``figures`` without one,
-    shape (figures,); 0 for an empty micro-batch."""
-    mass: Callable[[TrainingSequence], float]
-    """What a unit, given by its first sequence, adds to the divisor."""
-    per_unit: int = 1
-    """Sequences of a unit, which stay in one micro-batch."""
-    figures: tuple[str, ...] = ()
-    """What else is measured, divided like the loss."""
-    reference: Literal["base", "start"] | None = None
-    """The policy under which the sequences' ``reference`` is wanted."""
+    def loss(self, training: Training) -> Loss:
+        """The loss under these settings."""
+        built: Loss = pkgutil.resolve_name(self.builder)(training)
+        return built
 
+    def about(self, training: Training) -> str:
+        """What the loss is taken of, for the plan of a run."""
+        if self.pairs:
+            return f"{self.name.upper()} against the {training.dpo_reference}"
+        return f"loss on {training.loss_on}"
 
-def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Logits of all positions, shape (rows, width, vocabulary).
-
-    No attention mask is passed: rows are padded on the right, and sequences that share a row are told apart by their
-    position ids (see :func:`packing_is_exact`).
-    """
-    device = next(model.parameters()).device
-    logits: Tensor = model(
-        input_ids=torch.from_numpy(batch.token_ids).to(device),
-        position_ids=torch.from_numpy(batch.position_ids).to(device),
-        use_cache=False,
-    ).logits
-    return logits
-
-
-def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Weighted negative log-likelihood, sum_i w_i sum_t -log p(y_it | x_i, y_i<t), in nats.
-
-    With the mass w_i n_i of :func:`weighted_tokens` the step's loss is
-
-        L = sum_i w_i sum_t nll_it / sum_i w_i n_i,
-
-    a mean over tokens, so that equal weights give the usual language-model loss and a long completion counts more
-    than a short one of the same weight.
-    """
-    nll, tie = _nll(model, batch)
-    weights = torch.from_numpy(batch.weights[batch.weights > 0]).to(nll.device)
-    return (weights * nll).sum() + tie, nll.new_zeros(0)
+    def conflicts(self, experiment: Experiment) -> Iterator[str]:
+        """What of an experiment does not go with this objective, each as ``key = value: rule and way out``."""
+        if not self.pairs:
+            return
+        this = f"training.objective = {self.name!r}"
+        if experiment.generation.samples_per_prompt < 2:
+            yield (
+                f"generation.samples_per_prompt = 1: {this} pairs two answers to one prompt; draw at least 2, or "
+                "use sft"
+            )
+        for key, value in (("real_share", experiment.cycle.real_share), ("real_rows", experiment.cycle.real_rows)):
+            if value:
+                yield (
+                    f"cycle.{key} = {value:g}: {this}, and a real answer has no rejected one beside it; set 0, "
+                    "or use sft"
+                )
+        if experiment.training.loss_on == "all":
+            yield f"training.loss_on = 'all': {this} compares two completions of one prompt; set completion, or use sft"
+        strategy, rule = experiment.selection.strategy, RULES[experiment.training.dpo_pairs]
+        if strategy in STRATEGIES and STRATEGIES[strategy].rejects != rule.needs:
+            yield f"selection.strategy = {strategy!r}: {rule.otherwise}"
 
 
-def weighted_tokens(sequence: TrainingSequence) -> float:
-    """w_i n_i: the weight of a sequence times its number of tokens with a loss."""
-    return sequence.weight * sequence.target_tokens
-
-
-def preference_loss(model: nn.Module, batch: MicroBatch, *, beta: float) -> tuple[Tensor, Tensor]:
-    """Direct preference optimisation (Rafailov et al. 2023, equation 7), weighted: sum_i w_i l_i over pairs, with
-
-        l_i = -log sigmoid(m_i),   m_i = beta ((log pi(c_i) - log ref(c_i)) - (log pi(r_i) - log ref(r_i)))
-
-    for prompt, chosen c and rejected r, log-probabilities summed over the tokens of an answer. With the mass w_i of
-    :func:`pair_weight` a step's loss is a weighted mean over pairs.
-
-    The figures are w_i m_i (``reward_margin``: of the rewards beta log pi/ref that the policy implies) and
-    w_i [m_i > 0] (``reward_accuracy``), summed.
-    """
-    log_p, tie = sequence_log_probabilities(model, batch)
-    of_pairs = torch.tensor([[s.reference, s.weight] for s in batch.sequences], device=log_p.device).view(-1, 2, 2)
-    ratios = log_p.view(-1, 2) - of_pairs[..., 0]
-    margins = beta * (ratios[:, 0] - ratios[:, 1])
-    weights = of_pairs[:, 0, 1]
-    figures = torch.stack([(weights * margins).sum(), weights[margins > 0].sum()]).detach()
-    return -(weights * F.logsigmoid(margins)).sum() + tie, figures
-
-
-def pair_weight(chosen: TrainingSequence) -> float:
-    """w_i: the weight of a pair."""
-    return chosen.weight
-
-
-def sequence_log_probabilities(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Log-probability of each sequence's tokens with a loss (nats), shape (sequences,), and a 0 with a gradient."""
-    nll, tie = _nll(model, batch)
-    owner = np.repeat(np.arange(len(batch.sequences)), [s.target_tokens for s in batch.sequences])
-    sums = nll.new_zeros(len(batch.sequences)).index_add(0, torch.from_numpy(owner).to(nll.device), nll)
-    return -sums, tie
-
-
-def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Of each token with a loss, by row and from left to right, shape (tokens,); and a 0 with a gradient.
-
-    The 0 ties an empty micro-batch to the graph, so that its backward pass runs like the others.
-    """
-    logits = predictions(model, batch)
-    trained = torch.from_numpy(batch.weights > 0).to(logits.device)
-    targets = torch.from_numpy(batch.targets).to(logits.device)
-    nll = F.cross_entropy(logits[trained].float(), targets[trained], reduction="none")
-    return nll, 0.0 * logits[:, :1].float().sum()
-
-
-def _sft(training: Training) -> Objective:
-    return Objective(partial(training_sequences, loss_on=training.loss_on), weighted_nll, weighted_tokens)
-
-
-def _dpo(training: Training) -> Objective:
-    return Objective(
-        training_pairs,
-        partial(preference_loss, beta=training.dpo_beta),
-        pair_weight,
-        per_unit=2,
-        figures=("reward_margin", "reward_accuracy"),
-        reference=training.dpo_reference,
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective
+    for objective in (
+        Objective(
+            name="sft",
+            meaning="likelihood of what was kept",
+            builder="scpl_ray.training.losses:sft",
+            modelled=True,
+        ),
+        Objective(
+            name="dpo",
+            meaning="preference of what was chosen over what was rejected",
+            builder="scpl_ray.training.losses:dpo",
+            pairs=True,
+        ),
     )
-
-
-OBJECTIVES: dict[str, Callable[[Training], Objective]] = {"sft": _sft, "dpo": _dpo}
-
-
-@torch.no_grad()
-def packing_is_exact(model: nn.Module) -> bool:
-    """Whether sequences that share a row do not see each other, tried out on this very model.
-
-    transformers makes a block-diagonal causal mask out of restarting position ids, but only for architectures that
-    hand them to its mask builder. A sequence behind another one must have the logits that it has alone, to rounding,
-    and whatever stands before it must not change a single bit of them.
-    """
-    device = next(model.parameters()).device
-    tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8, 9], [5, 4, 3, 2, 1, 6, 7, 8, 9]], device=device)
-    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]], device=device).expand(2, -1)
-    behind, behind_another = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, 5:]
-    alone = model(input_ids=tokens[:1, 5:], use_cache=False).logits[0]
-    rounding = 64 * torch.finfo(alone.dtype).eps * alone.abs().max()
-    return torch.equal(behind, behind_another) and bool((behind - alone).abs().max() <= rounding)
+}
+"""Objectives by ``training.objective``."""

@@ -46,7 +46,8 @@ from scpl_ray.training.batches import (
     sequence_rows,
     unit_lengths,
 )
-from scpl_ray.training.objectives import OBJECTIVES, packing_is_exact, sequence_log_probabilities
+from scpl_ray.training.losses import packing_is_exact, sequence_log_probabilities
+from scpl_ray.training.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Worker:
         self._training = training
         self._lora = model.lora
         self._trust_remote_code = model.trust_remote_code
-        self._objective = OBJECTIVES[training.objective](training)
+        self._objective = OBJECTIVES[training.objective].loss(training)
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
         automatic = torch.float32 if self._device is None else torch.bfloat16

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from scpl_ray.config import Feedback, Groups
-from scpl_ray.feedback import formulas as rules
+from scpl_ray.feedback import formulas
 from scpl_ray.feedback import rules as fb
 from scpl_ray.feedback.closed_forms import retention_fixed_point
 
@@ -99,7 +99,7 @@ def test_schedule_follows_its_line_whatever_is_measured():
 
 def test_schedule_clips_then_renormalises():
     # s_0 + 3 step = (.8, .5, -.3): clipped (.8, .5, 0), so 8/13 and 5/13
-    shares = rules.schedule([0.2, 0.2, 0.6], [0.2, 0.1, -0.3], 3)
+    shares = formulas.schedule([0.2, 0.2, 0.6], [0.2, 0.1, -0.3], 3)
     np.testing.assert_allclose(shares, [8 / 13, 5 / 13, 0], atol=1e-12)
 
 
@@ -108,13 +108,13 @@ def test_schedule_clips_then_renormalises():
 
 def test_linear_response_formula():
     # mean quality .6 * .8 + .4 * .5 = .68: .6 + .5 * .12 and .4 - .5 * .18, over their sum
-    shares = rules.linear_response([0.6, 0.4], [0.8, 0.5], 0.5)
+    shares = formulas.linear_response([0.6, 0.4], [0.8, 0.5], 0.5)
     np.testing.assert_allclose(shares, np.array([0.66, 0.31]) / 0.97, atol=1e-12)
 
 
 def test_linear_response_holds_a_floor():
     # mean .9: (.9 + .1, .1 - .9) is clipped to (1, .05)
-    shares = rules.linear_response([0.9, 0.1], [1.0, 0.0], 1.0, 0.05)
+    shares = formulas.linear_response([0.9, 0.1], [1.0, 0.0], 1.0, 0.05)
     np.testing.assert_allclose(shares, np.array([1.0, 0.05]) / 1.05, atol=1e-12)
 
 
@@ -141,7 +141,7 @@ def test_constant_retention_path():
 
 
 def test_retention_without_newcomers_moves_the_logit_by_the_log_ratio():
-    path = walk(lambda m: rules.retention(m, [0.9, 0.7], 0.0), [60.0, 40.0], 10)
+    path = walk(lambda m: formulas.retention(m, [0.9, 0.7], 0.0), [60.0, 40.0], 10)
     shares = path[:, 0] / path.sum(axis=1)
     np.testing.assert_allclose(np.diff(logit(shares)), np.log(0.9 / 0.7), atol=1e-9)
     assert shares[10] == pytest.approx(0.948759, abs=1e-6)
@@ -152,16 +152,16 @@ def test_retention_without_newcomers_moves_the_logit_by_the_log_ratio():
     [("constant", [0.2, 0.2]), ("linear", [0.8, 0.2]), ("exponential", [np.exp(-0.2), np.exp(-0.8)])],
 )
 def test_retention_rates(form, expected):
-    np.testing.assert_allclose(rules.retention_rate([0.25, 1.0], form, 0.8), expected, atol=1e-12)
+    np.testing.assert_allclose(formulas.retention_rate([0.25, 1.0], form, 0.8), expected, atol=1e-12)
 
 
 def test_linear_retention_is_clipped():
-    assert rules.retention_rate([0.1, 1.0], "linear", 2.0).tolist() == [0.8, 0.0]
+    assert formulas.retention_rate([0.1, 1.0], "linear", 2.0).tolist() == [0.8, 0.0]
 
 
 def test_unknown_retention_form():
     with pytest.raises(ValueError, match="'cubic' is none of constant, linear, exponential"):
-        rules.retention_rate([0.1], "cubic", 1.0)
+        formulas.retention_rate([0.1], "cubic", 1.0)
 
 
 def test_learning_curve_transient_in_the_rule():
@@ -182,7 +182,7 @@ def test_agents_are_whole_poisson_distributed_users():
     draws = np.random.default_rng(5)
     users = np.full((replicates, 2), 50.0)
     for _ in range(120):
-        users = rules.retention_agents(users, rate, newcomers, draws)
+        users = formulas.retention_agents(users, rate, newcomers, draws)
     assert np.array_equal(users, np.rint(users))
     expected = retention_fixed_point(rate, newcomers)
     np.testing.assert_allclose(expected, [100, 33.333333], atol=1e-6)
@@ -212,7 +212,7 @@ def test_nobody_left_is_an_error():
 
 def test_replicator_ratio():
     fitness = np.array([1.2, 1.0, 0.9])
-    path = walk(lambda p: rules.replicator_ratio(p, fitness), [0.2, 0.3, 0.5], 10)
+    path = walk(lambda p: formulas.replicator_ratio(p, fitness), [0.2, 0.3, 0.5], 10)
     np.testing.assert_allclose(path[10], [0.723044, 0.175163, 0.101793], atol=1e-6)
     mean = path @ fitness
     np.testing.assert_allclose(mean[:4], [0.99, 1.00303, 1.017221, 1.032343], atol=1e-6)
@@ -223,23 +223,23 @@ def test_replicator_ratio():
 
 def test_replicator_exponential():
     fitness = np.array([1.2, 1.0, 0.9])
-    path = walk(lambda p: rules.replicator_exponential(p, fitness, 0.5), [0.2, 0.3, 0.5], 10)
+    path = walk(lambda p: formulas.replicator_exponential(p, fitness, 0.5), [0.2, 0.3, 0.5], 10)
     np.testing.assert_allclose(path[10], [0.474013, 0.26157, 0.264417], atol=1e-6)
 
 
 def test_replicator_with_an_anchor_has_a_mixed_fixed_point():
-    path = walk(lambda p: 0.9 * rules.replicator_ratio(p, [1.2, 1.0]) + 0.05, [0.5, 0.5], 2000)
+    path = walk(lambda p: 0.9 * formulas.replicator_ratio(p, [1.2, 1.0]) + 0.05, [0.5, 0.5], 2000)
     assert path[-1, 0] == pytest.approx(0.7732928049865329, abs=1e-9)
 
 
 def test_replicator_of_a_power_law_multiplies_the_logit():
-    path = walk(lambda p: rules.replicator_ratio(p, p**0.3), [0.55, 0.45], 5)
+    path = walk(lambda p: formulas.replicator_ratio(p, p**0.3), [0.55, 0.45], 5)
     assert logit(path[5, 0]) == pytest.approx(0.7450762453, abs=1e-9)
     assert path[5, 0] == pytest.approx(0.6781048925, abs=1e-9)
 
 
 def test_replicator_of_payoffs():
-    after = rules.replicator_ratio([0.2, 0.3, 0.5], [1.0, 0.35, 0.75])
+    after = formulas.replicator_ratio([0.2, 0.3, 0.5], [1.0, 0.35, 0.75])
     np.testing.assert_allclose(after, [0.294118, 0.154412, 0.551471], atol=1e-6)
 
 
@@ -260,7 +260,7 @@ def test_ratio_replicator_needs_positive_fitness():
 
 
 def test_softmax_choice():
-    after = rules.softmax_choice([1 / 3, 1 / 3, 1 / 3], [0.8, 0.6, 0.5], 2.0)
+    after = formulas.softmax_choice([1 / 3, 1 / 3, 1 / 3], [0.8, 0.6, 0.5], 2.0)
     np.testing.assert_allclose(after, [0.450627, 0.302064, 0.247309], atol=1e-6)
 
 
@@ -272,13 +272,13 @@ def test_softmax_rule_mixes_inertia_choice_and_noise():
 
 
 def test_crowding_alternates_between_two_shares():
-    path = walk(lambda s: rules.softmax_choice(s, s, -3.0), [0.51, 0.49], 200)
+    path = walk(lambda s: formulas.softmax_choice(s, s, -3.0), [0.51, 0.49], 200)
     np.testing.assert_allclose(sorted(path[-2:, 0]), [0.070720, 0.929280], atol=1e-6)
 
 
 @pytest.mark.parametrize(("coupling", "bifurcates"), [(1.0, False), (1.9, False), (2.1, True), (3.0, True)])
 def test_softmax_bifurcates_at_its_threshold(coupling, bifurcates):
-    path = walk(lambda s: rules.softmax_choice(s, s, coupling, inertia=0.2), [0.501, 0.499], 2000)
+    path = walk(lambda s: formulas.softmax_choice(s, s, coupling, inertia=0.2), [0.501, 0.499], 2000)
     assert (path[-1, 0] > 0.6) == bifurcates
     if not bifurcates:
         assert path[-1, 0] == pytest.approx(0.5, abs=1e-3)
@@ -442,9 +442,9 @@ def test_a_batch_is_its_rows(rule, ratio):
 
 def test_settings_broadcast_over_a_grid():
     betas = np.array([0.0, 1.0, 2.0])[:, None]
-    grid = rules.softmax_choice(np.full((3, 2), 0.5), np.array([0.9, 0.1]), betas)
+    grid = formulas.softmax_choice(np.full((3, 2), 0.5), np.array([0.9, 0.1]), betas)
     for row, beta in zip(grid, (0.0, 1.0, 2.0), strict=True):
-        np.testing.assert_allclose(row, rules.softmax_choice([0.5, 0.5], [0.9, 0.1], beta), atol=1e-15)
+        np.testing.assert_allclose(row, formulas.softmax_choice([0.5, 0.5], [0.9, 0.1], beta), atol=1e-15)
 
 
 def test_one_measurement_serves_a_batch():

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scpl_ray.feedback import closed_forms
-from scpl_ray.feedback import formulas as rules
+from scpl_ray.feedback import closed_forms, formulas
 from scpl_ray.feedback.closed_forms import LearningCurve, TwoGaussians
 
 
@@ -25,7 +24,7 @@ def linear_retention(world, sensitivity, newcomers):
 
     def rule(masses):
         risk = world.risks(masses / masses.sum())
-        return rules.retention(masses, rules.retention_rate(risk, "linear", sensitivity), newcomers)
+        return formulas.retention(masses, formulas.retention_rate(risk, "linear", sensitivity), newcomers)
 
     return rule
 
@@ -33,7 +32,7 @@ def linear_retention(world, sensitivity, newcomers):
 def learning_curve_retention(curve, sensitivity, newcomers):
     def rule(masses):
         risk = 1 - curve.quality(masses / masses.sum())
-        return rules.retention(masses, rules.retention_rate(risk, "linear", sensitivity), newcomers)
+        return formulas.retention(masses, formulas.retention_rate(risk, "linear", sensitivity), newcomers)
 
     return rule
 
@@ -60,7 +59,7 @@ def test_path_of_constant_retention(rounds, masses):
 
 def test_path_is_the_rule_iterated_also_where_nobody_leaves():
     rate = np.array([1.0, 0.8, 0.0])
-    path = walk(lambda m: rules.retention(m, rate, 3.0), [10.0, 20.0, 30.0], 7)
+    path = walk(lambda m: formulas.retention(m, rate, 3.0), [10.0, 20.0, 30.0], 7)
     for t in (1, 3, 7):
         np.testing.assert_allclose(closed_forms.retention_path([10, 20, 30], rate, 3.0, t), path[t], atol=1e-9)
     assert path[7, 0] == pytest.approx(31)
@@ -127,8 +126,8 @@ def test_general_jacobian_with_several_parameters():
         return (curvatures * (theta - centres) ** 2).sum(axis=1)
 
     def rule(masses):
-        rate = rules.retention_rate(risks(optimum(masses)), "exponential", kappa)
-        return rules.retention(masses, rate, 4.0)
+        rate = formulas.retention_rate(risks(optimum(masses)), "exponential", kappa)
+        return formulas.retention(masses, rate, 4.0)
 
     masses = np.array([20.0, 8.0, 13.0])
     theta = optimum(masses)
@@ -180,12 +179,12 @@ def test_group_balanced_training_removes_the_instability(noise):
     world = TwoGaussians(noise, 1.0)
     assert max(world.linear_eigenvalues(0.8)) > 1
     risk = world.risks([0.5, 0.5])  # theta = d / 2 whatever the masses
-    rate = rules.retention_rate(risk, "linear", 0.8)
+    rate = formulas.retention_rate(risk, "linear", 0.8)
     jacobian = closed_forms.balanced_training_jacobian(rate)
     assert np.array_equal(jacobian, np.diag(rate))
     assert closed_forms.spectral_radius(jacobian) < 1
     start = world.fair_mass(0.8, 10.0) * np.array([1.5, 0.5])
-    path = walk(lambda m: rules.retention(m, rate, 10.0), start, 400)
+    path = walk(lambda m: formulas.retention(m, rate, 10.0), start, 400)
     assert path[-1, 1] / path[-1].sum() == pytest.approx(0.5, abs=1e-6)
 
 
@@ -206,7 +205,7 @@ def test_exponential_eigenvalue_is_that_of_the_map():
 
     def rule(masses):
         risk = world.risks(masses / masses.sum())
-        return rules.retention(masses, rules.retention_rate(risk, "exponential", kappa), newcomers)
+        return formulas.retention(masses, formulas.retention_rate(risk, "exponential", kappa), newcomers)
 
     eigenvalues = np.sort(np.linalg.eigvals(numerical_jacobian(rule, point)))
     np.testing.assert_allclose(eigenvalues, sorted([rate, world.exponential_eigenvalue(kappa)]), atol=1e-6)
@@ -276,7 +275,7 @@ def test_learning_curve_jacobian_is_the_maps(masses, ceiling, exponent, sensitiv
 def test_softmax_choice_eigenvalue(coupling, n_groups, inertia, noise, eigenvalue):
     assert closed_forms.softmax_choice_eigenvalue(coupling, n_groups, inertia, noise) == pytest.approx(eigenvalue)
     jacobian = numerical_jacobian(
-        lambda s: rules.softmax_choice(s, s, coupling, inertia, noise), np.full(n_groups, 1 / n_groups)
+        lambda s: formulas.softmax_choice(s, s, coupling, inertia, noise), np.full(n_groups, 1 / n_groups)
     )
     contrast = np.array([1.0, -1.0] + [0.0] * (n_groups - 2))
     np.testing.assert_allclose(jacobian @ contrast, eigenvalue * contrast, atol=1e-6)
@@ -292,7 +291,7 @@ def test_softmax_fixed_points_are_fixed(coupling, noise):
     share = closed_forms.softmax_choice_fixed_point(coupling, noise)
     assert share > 0.5
     point = np.array([share, 1 - share])
-    np.testing.assert_allclose(rules.softmax_choice(point, point, coupling, 0.4, noise), point, atol=1e-12)
+    np.testing.assert_allclose(formulas.softmax_choice(point, point, coupling, 0.4, noise), point, atol=1e-12)
 
 
 def test_softmax_noise_moves_the_threshold():
@@ -305,7 +304,7 @@ def test_crowding_cycle(coupling, inertia, noise):
     low, high = closed_forms.crowding_cycle(coupling, inertia, noise)
     assert low < 0.45 and low + high == pytest.approx(1)
     for share, other in ((low, high), (high, low)):
-        after = rules.softmax_choice([share, 1 - share], [share, 1 - share], coupling, inertia, noise)
+        after = formulas.softmax_choice([share, 1 - share], [share, 1 - share], coupling, inertia, noise)
         assert after[0] == pytest.approx(other, abs=1e-12)
 
 

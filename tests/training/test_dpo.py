@@ -16,7 +16,8 @@ from scpl_ray.config import Lora, Training
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.records import Example
 from scpl_ray.training.batches import MicroBatch, TrainingSequence, collate, sequence_rows, training_pairs
-from scpl_ray.training.objectives import OBJECTIVES, preference_loss, sequence_log_probabilities
+from scpl_ray.training.losses import preference_loss, sequence_log_probabilities
+from scpl_ray.training.objectives import OBJECTIVES
 from tests.support.tiny_models import FAMILIES, config, pairs, save_model
 
 BETA = 0.3
@@ -133,7 +134,7 @@ def test_a_step_makes_the_chosen_more_likely_than_the_rejected(model, sequences)
 
 
 def test_the_objective_is_found_by_name() -> None:
-    dpo = OBJECTIVES["dpo"](Training(objective="dpo", dpo_beta=0.7, dpo_reference="base"))
+    dpo = OBJECTIVES["dpo"].loss(Training(objective="dpo", dpo_beta=0.7, dpo_reference="base"))
     assert (dpo.per_unit, dpo.reference, dpo.figures) == (2, "base", ("reward_margin", "reward_accuracy"))
     assert dpo.mass(TrainingSequence((1, 2, 3), 1, 0.4)) == 0.4
     assert dpo.total.keywords == {"beta": 0.7}  # type: ignore[attr-defined]
@@ -194,7 +195,7 @@ def test_loss_and_gradients_equal_those_of_trl(family: str, lora: Lora | None, t
         Example(f"e{i}", "real", None, prompt, chosen, 1.0, rejected)
         for i, (prompt, chosen, rejected) in enumerate(parts)
     ]
-    objective = OBJECTIVES["dpo"](Training(objective="dpo", dpo_beta=BETA))
+    objective = OBJECTIVES["dpo"].loss(Training(objective="dpo", dpo_beta=BETA))
     sequences = referenced(our_reference.eval(), objective.sequences(examples))
     total, figures = objective.total(ours.eval(), batch_of(sequences))
     our_loss = total / sum(objective.mass(s) for s in sequences[::2])

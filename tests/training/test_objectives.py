@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from scpl_ray.training.batches import TrainingSequence, collate, training_sequences
-from scpl_ray.training.objectives import packing_is_exact, weighted_nll, weighted_tokens
+from scpl_ray.training.losses import packing_is_exact, weighted_nll, weighted_tokens
 from tests.support.tiny_models import FAMILIES, config, examples
 
 

@@ -1,0 +1,154 @@
+"""The losses of the objectives in torch, each a sum over units and what that sum is divided by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scpl_ray.config import Training
+from scpl_ray.records import Example
+from scpl_ray.training.batches import MicroBatch, TrainingSequence, training_pairs, training_sequences
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss that does not depend on how units are spread over micro-batches and workers.
+
+    The loss of an optimizer step is the sum of ``total`` over its micro-batches on all workers, divided by the sum of
+    ``mass`` over its units.
+    """
+
+    sequences: Callable[[Sequence[Example]], list[TrainingSequence]]
+    """The training data as sequences, ``per_unit`` successive ones to a unit."""
+    total: Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
+    """Of one micro-batch the summed loss, a float32 scalar with a gradient, and the summed ``figures`` without one,
+    shape (figures,); 0 for an empty micro-batch."""
+    mass: Callable[[TrainingSequence], float]
+    """What a unit, given by its first sequence, adds to the divisor."""
+    per_unit: int = 1
+    """Sequences of a unit, which stay in one micro-batch."""
+    figures: tuple[str, ...] = ()
+    """What else is measured, divided like the loss."""
+    reference: Literal["base", "start"] | None = None
+    """The policy under which the sequences' ``reference`` is wanted."""
+
+
+def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """Logits of all positions, shape (rows, width, vocabulary).
+
+    No attention mask is passed: rows are padded on the right, and sequences that share a row are told apart by their
+    position ids (see :func:`packing_is_exact`).
+    """
+    device = next(model.parameters()).device
+    logits: Tensor = model(
+        input_ids=torch.from_numpy(batch.token_ids).to(device),
+        position_ids=torch.from_numpy(batch.position_ids).to(device),
+        use_cache=False,
+    ).logits
+    return logits
+
+
+def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Weighted negative log-likelihood, sum_i w_i sum_t -log p(y_it | x_i, y_i<t), in nats.
+
+    With the mass w_i n_i of :func:`weighted_tokens` the step's loss is
+
+        L = sum_i w_i sum_t nll_it / sum_i w_i n_i,
+
+    a mean over tokens, so that equal weights give the usual language-model loss and a long completion counts more
+    than a short one of the same weight.
+    """
+    nll, tie = _nll(model, batch)
+    weights = torch.from_numpy(batch.weights[batch.weights > 0]).to(nll.device)
+    return (weights * nll).sum() + tie, nll.new_zeros(0)
+
+
+def weighted_tokens(sequence: TrainingSequence) -> float:
+    """w_i n_i: the weight of a sequence times its number of tokens with a loss."""
+    return sequence.weight * sequence.target_tokens
+
+
+def preference_loss(model: nn.Module, batch: MicroBatch, *, beta: float) -> tuple[Tensor, Tensor]:
+    """Direct preference optimisation (Rafailov et al. 2023, equation 7), weighted: sum_i w_i l_i over pairs, with
+
+        l_i = -log sigmoid(m_i),   m_i = beta ((log pi(c_i) - log ref(c_i)) - (log pi(r_i) - log ref(r_i)))
+
+    for prompt, chosen c and rejected r, log-probabilities summed over the tokens of an answer. With the mass w_i of
+    :func:`pair_weight` a step's loss is a weighted mean over pairs.
+
+    The figures are w_i m_i (``reward_margin``: of the rewards beta log pi/ref that the policy implies) and
+    w_i [m_i > 0] (``reward_accuracy``), summed.
+    """
+    log_p, tie = sequence_log_probabilities(model, batch)
+    of_pairs = torch.tensor([[s.reference, s.weight] for s in batch.sequences], device=log_p.device).view(-1, 2, 2)
+    ratios = log_p.view(-1, 2) - of_pairs[..., 0]
+    margins = beta * (ratios[:, 0] - ratios[:, 1])
+    weights = of_pairs[:, 0, 1]
+    figures = torch.stack([(weights * margins).sum(), weights[margins > 0].sum()]).detach()
+    return -(weights * F.logsigmoid(margins)).sum() + tie, figures
+
+
+def pair_weight(chosen: TrainingSequence) -> float:
+    """w_i: the weight of a pair."""
+    return chosen.weight
+
+
+def sequence_log_probabilities(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Log-probability of each sequence's tokens with a loss (nats), shape (sequences,), and a 0 with a gradient."""
+    nll, tie = _nll(model, batch)
+    owner = np.repeat(np.arange(len(batch.sequences)), [s.target_tokens for s in batch.sequences])
+    sums = nll.new_zeros(len(batch.sequences)).index_add(0, torch.from_numpy(owner).to(nll.device), nll)
+    return -sums, tie
+
+
+def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Of each token with a loss, by row and from left to right, shape (tokens,); and a 0 with a gradient.
+
+    The 0 ties an empty micro-batch to the graph, so that its backward pass runs like the others.
+    """
+    logits = predictions(model, batch)
+    trained = torch.from_numpy(batch.weights > 0).to(logits.device)
+    targets = torch.from_numpy(batch.targets).to(logits.device)
+    nll = F.cross_entropy(logits[trained].float(), targets[trained], reduction="none")
+    return nll, 0.0 * logits[:, :1].float().sum()
+
+
+def sft(training: Training) -> Loss:
+    """The weighted negative log-likelihood of what was kept."""
+    return Loss(partial(training_sequences, loss_on=training.loss_on), weighted_nll, weighted_tokens)
+
+
+def dpo(training: Training) -> Loss:
+    """The preference of what was chosen over what was rejected."""
+    return Loss(
+        training_pairs,
+        partial(preference_loss, beta=training.dpo_beta),
+        pair_weight,
+        per_unit=2,
+        figures=("reward_margin", "reward_accuracy"),
+        reference=training.dpo_reference,
+    )
+
+
+@torch.no_grad()
+def packing_is_exact(model: nn.Module) -> bool:
+    """Whether sequences that share a row do not see each other, tried out on this very model.
+
+    transformers makes a block-diagonal causal mask out of restarting position ids, but only for architectures that
+    hand them to its mask builder. A sequence behind another one must have the logits that it has alone, to rounding,
+    and whatever stands before it must not change a single bit of them.
+    """
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8, 9], [5, 4, 3, 2, 1, 6, 7, 8, 9]], device=device)
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]], device=device).expand(2, -1)
+    behind, behind_another = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, 5:]
+    alone = model(input_ids=tokens[:1, 5:], use_cache=False).logits[0]
+    rounding = 64 * torch.finfo(alone.dtype).eps * alone.abs().max()
+    return torch.equal(behind, behind_another) and bool((behind - alone).abs().max() <= rounding)
