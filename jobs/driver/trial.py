@@ -16,8 +16,8 @@ from ray import tune
 
 from actors.fleet import House
 from actors.placement.cluster import Cluster
-from jobs.driver import run
-from scpl_ray import checks, tasks
+from jobs.driver import experiments, run
+from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
@@ -119,7 +119,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
     def _play(self, run_dir: Path, text: str, sampled: Mapping[str, Any]) -> Generator[list[Metric], None, None]:
         """The rounds of the trial, resumed where its directory is there already."""
-        self._experiment = checks.loads(text, str(run_dir), sampled)
+        self._experiment = experiments.loads(text, str(run_dir), sampled)
         # a trial that drew the same keys as another reads the other's rounds when it is through
         wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
         self._store = open_or_create(run_dir, self._experiment, wait_s)
