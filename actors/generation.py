@@ -21,6 +21,14 @@ from scpl_ray.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
+DEPENDS_ON = (
+    "model",
+    # A tiny model's vocabulary comes from the task; an engine that is up reloads models of the same shape only.
+    *("task.name", "task.data", "task.fields", "groups.names", "task.max_prompt_tokens"),
+    *("generation.engine", "generation.tensor_parallel", "generation.max_new_tokens"),
+    *("generation.temperature", "generation.top_p", "generation.refresh"),
+)
+"""Sections and keys that the engines are started with: runs that agree on them can share the engines."""
 CHUNKS_IN_FLIGHT = 2
 """Per engine: the next chunk waits in the actor's own queue, so that an engine never waits for the driver."""
 

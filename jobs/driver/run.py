@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 
 from actors.engines import registry
-from actors.fleet import House
+from actors.fleet import Fleet
 from actors.placement import autoscaling
 from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
 from actors.placement.layout import Layout, layout
@@ -180,9 +180,9 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         with (
             connected(store.root / "logs/ray") as there,
             _grown(experiment, task, there) as cluster,
-            House(store.root, cluster) as house,
+            Fleet(store.root, cluster) as fleet,
         ):
-            measured = list(rounds(store, experiment, task, house, display))
+            measured = list(rounds(store, experiment, task, fleet, display))
         seconds = _seconds(store, experiment)
         table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
         display.console.print(closing_table(table, experiment.groups.names))
@@ -194,13 +194,13 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
 
 
 def rounds(
-    store: Store, experiment: Experiment, task: Task, house: House, progress: Progress
+    store: Store, experiment: Experiment, task: Task, fleet: Fleet, progress: Progress
 ) -> Iterator[list[Metric]]:
-    """The loop of a run directory in the processes of a house, a round at a time: the metrics of rounds 0, 1, ..."""
+    """The loop of a run directory in the processes of a fleet, a round at a time: the metrics of rounds 0, 1, ..."""
     if task.judge_card is not None:
         task.judge_card.save(store.root)
-    engines = house.engines(experiment, task)
-    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), house.queues)
+    engines = fleet.engines(experiment, task)
+    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), fleet.queues)
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
