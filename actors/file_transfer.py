@@ -1,8 +1,8 @@
-"""Files for nodes that do not see the driver's disk.
+"""Transfer of files between the driver's node and nodes that do not see its disk.
 
-Paths belong to the driver. A process whose own path leads to the same files uses it, because the disk is shared; any
-other gets copies through the object store, and hands back what it wrote. Nothing is assumed of the storage: a look at
-sizes and times of the files decides, folder by folder.
+Paths are those of the driver. A process that finds the same files under such a path uses them, because the disk is
+shared. Any other process gets copies through the object store and sends back what it wrote. Nothing is assumed about
+the storage: sizes and modification times of the files decide, folder by folder.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from scpl_ray.records import Weights
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 2**20
-"""Files travel in pieces of this size."""
+"""Files are sent in pieces of this size."""
 PIECES_KEPT = 16
-"""Pieces that stay in the object store: nodes that ask at about the same time pass them on to each other."""
+"""Pieces that stay in the object store, because nodes that ask at about the same time need the same ones."""
 FOLDERS_KEPT = 8
-"""Copies on a node: the base model, a few policies, a reward model, a data set."""
+"""Copies that stay on a node: enough for the base model, a few policies, a reward model and a data set."""
 DEADLINE_S = 600.0
 """Longest wait for one piece."""
 
@@ -44,7 +44,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What a file, or all files below a folder, look like; ``None`` where there is nothing."""
+    """Sizes and times of a file, or of all files below a folder; ``None`` where there is nothing."""
     if path.is_file():
         found = [path]
     elif path.is_dir():
@@ -54,7 +54,7 @@ def stamp(path: Path) -> Stamp | None:
     return tuple((os.path.relpath(p, path), (status := p.stat()).st_size, status.st_mtime_ns) for p in found)
 
 
-class Courier:
+class FileTransfer:
     """The actor on the driver's node that reads and writes there for processes on other nodes."""
 
     def __init__(self) -> None:
@@ -93,19 +93,21 @@ class Courier:
 
 
 def start() -> Any:
-    """A courier on the node of the calling process."""
-    options = ray.remote(Courier).options(num_cpus=0, max_restarts=3, max_task_retries=3, scheduling_strategy=beside())
+    """Start a :class:`FileTransfer` actor on the node of the calling process."""
+    options = ray.remote(FileTransfer).options(
+        num_cpus=0, max_restarts=3, max_task_retries=3, scheduling_strategy=beside()
+    )
     return options.remote()
 
 
 def may_be_needed() -> bool:
-    """Whether there can be another node: a Ray that listens to its own machine only has none."""
+    """Whether another node can exist: a Ray that listens to its own machine only has none."""
     host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
 
 
 def beside() -> NodeAffinitySchedulingStrategy:
-    """On the node of the calling process: what costs little and must outlive every other node."""
+    """The node of the calling process, for actors that cost little and must outlive every other node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -113,8 +115,8 @@ def beside() -> NodeAffinitySchedulingStrategy:
 class Files:
     """The driver's files, wherever the calling process runs."""
 
-    courier: Any = None
-    """Handle of the driver's :class:`Courier`; ``None``: every process sees the driver's disk."""
+    transfer: Any = None
+    """Handle of the driver's :class:`FileTransfer`; ``None``: every process sees the driver's disk."""
     copies: Path | None = None
     """Where a node keeps the copies that it was asked for last; ``None``: in its folder for temporary files."""
 
@@ -127,7 +129,7 @@ class Files:
             OSError: the copies cannot be written.
             ray.exceptions.RayError: the driver's node does not answer.
         """
-        if self.courier is None:
+        if self.transfer is None:
             return path
         wanted: Stamp | None = self._ask("stamp", path)
         if wanted is None or stamp(path) == wanted:
@@ -164,7 +166,7 @@ class Files:
         Args:
             path: an existing folder of the driver.
         """
-        if self.courier is None or self._ask("place", path) == _place(path):
+        if self.transfer is None or self._ask("place", path) == _place(path):
             yield path
             return
         with tempfile.TemporaryDirectory(prefix="scpl_ray-") as scratch:
@@ -183,7 +185,7 @@ class Files:
                 file.write(ray.get(reference, timeout=DEADLINE_S))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self.courier, method).remote(*arguments), timeout=DEADLINE_S)
+        return ray.get(getattr(self.transfer, method).remote(*arguments), timeout=DEADLINE_S)
 
 
 SHARED_DISK = Files()

@@ -1,8 +1,7 @@
-"""The live processes of a driver, kept from run to run where the next one asks for the same."""
+"""The live processes of a driver, which are kept from run to run where the next run asks for the same."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from actors import file_transfer
+from actors import file_transfer, generation, reward, training
 from actors.feedback import RayPopulation
 from actors.file_transfer import SHARED_DISK, Files
 from actors.generation import RayGenerator
@@ -22,6 +21,7 @@ from actors.placement.reservation import NODE_LABEL, Reservation, bundles
 from actors.reward import RayScorer
 from actors.training import RayTrainer
 from scpl_ray.config import Experiment
+from scpl_ray.config.agreement import agreement
 from scpl_ray.protocols import Engines, Task
 
 logger = logging.getLogger(__name__)
@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 Kept = TypeVar("Kept", RayGenerator, RayScorer, RayTrainer, RayPopulation)
 
 
-class House:
-    """Engines, scorers, training workers and the feedback simulator of one driver.
+class Fleet:
+    """The engines, scorers, training workers and the feedback simulator of one driver.
 
-    Processes are caches of what is on disk: the trials of a study that share a model share them, and start-up is paid
-    once. Ray must be connected.
+    Everything that they know is on disk. The trials of a study that ask for the same processes share them, so that they
+    are started once. Ray must be connected.
 
     Args:
-        folder: for logs and Ray Train's state.
-        cluster: what this driver may use.
+        folder: where logs and Ray Train's state are written.
+        cluster: the nodes, CPUs and GPUs that this driver may use.
     """
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
@@ -48,7 +48,7 @@ class House:
         self._kept: dict[str, tuple[str, Any]] = {}
         self._files = SHARED_DISK
 
-    def __enter__(self) -> House:
+    def __enter__(self) -> Fleet:
         return self
 
     def __exit__(
@@ -57,15 +57,15 @@ class House:
         self.close()
 
     def engines(self, experiment: Experiment, task: Task) -> Engines:
-        """The processes of a run, set up for it; those that are not there yet begin to start.
+        """The processes of a run, ready to work for it. Those that do not run yet are started meanwhile.
 
         Raises:
-            PlacementError: they do not fit.
+            PlacementError: the processes do not fit the cluster.
         """
         placed = layout(experiment, self._cluster, known_sizes(experiment, task))
         reservation = self._reserved(placed)
         nodes = [seat.node.id for seat in placed.of(placed.worker)] if placed.worker.gpus else []
-        if self._files.courier is None and file_transfer.may_be_needed():
+        if self._files.transfer is None and file_transfer.may_be_needed():
             self._files = Files(file_transfer.start())
         logs = self._folder / "logs"
         asked = asks(experiment)
@@ -104,25 +104,25 @@ class House:
         return Engines(generator, scorer, trainer, population)
 
     def queues(self) -> dict[str, int]:
-        """Unfinished calls of the pools."""
+        """Number of unfinished calls of each pool, by the role of its processes."""
         pools = (("engine", "generator"), ("scorer", "scorer"))
         return {role: self._kept[name][1].unfinished for role, name in pools if name in self._kept}
 
     def close(self) -> None:
-        """End all processes; the house can be used again."""
+        """End all processes; the fleet can be used again."""
         while self._kept:
             self._kept.popitem()[1][1].close()
-        if self._files.courier is not None:
-            ray.kill(self._files.courier)
+        if self._files.transfer is not None:
+            ray.kill(self._files.transfer)
             self._files = SHARED_DISK
         if self._reservation is not None:
             self._reservation.close()
             self._reservation = None
 
     def _reserved(self, placed: Layout) -> Reservation:
-        """The GPUs of a layout; processes on other ones are ended first."""
+        """Reserve the GPUs of a layout; processes that sit on other GPUs are ended first."""
         if self._placed is not None and bundles(self._placed) != bundles(placed):
-            logger.info("processes move: %s instead of %s", placed, self._placed)
+            logger.info("the processes move to another layout, %s instead of %s", placed, self._placed)
             self.close()
         if self._reservation is None:
             self._reservation = Reservation(placed)
@@ -134,7 +134,7 @@ class House:
             before, kept = self._kept[name]
             if before == asked:
                 return kept  # type: ignore[no-any-return]
-            logger.info("%s: another one is asked for, %s instead of %s", name, asked, before)
+            logger.info("the %s is replaced, because this run asks for %s instead of %s", name, asked, before)
             del self._kept[name]
             kept.close()
         self._kept[name] = (asked, start())
@@ -142,18 +142,6 @@ class House:
 
 
 def asks(experiment: Experiment) -> dict[str, str]:
-    """What each pool must know before it starts: runs that agree on it can share the pool."""
-    values = experiment.model_dump(mode="json")
-    generation = {
-        key: value
-        for key, value in values["generation"].items()
-        if key not in ("samples_per_prompt", "prompts_per_chunk")
-    }
-    reward = {key: value for key, value in values["reward"].items() if key != "choices"}
-    asked = {
-        "generator": [values["model"], generation, values["task"]["max_prompt_tokens"]],
-        # the task judges rule terms there; it is built from these
-        "scorer": [values["model"], generation, reward, values["task"], values["groups"]["names"]],
-        "trainer": [values["model"], values["training"]],
-    }
-    return {name: json.dumps(facts, sort_keys=True) for name, facts in asked.items()}
+    """What each pool is started with, by its name: runs that agree on it can share the pool."""
+    depends_on = {"generator": generation.DEPENDS_ON, "scorer": reward.DEPENDS_ON, "trainer": training.DEPENDS_ON}
+    return {name: agreement(experiment, keys) for name, keys in depends_on.items()}

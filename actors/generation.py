@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.engines import vllm
 from actors.engines.base import Engine, EngineSettings, Probe, Request
-from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import VllmEngine
+from actors.engines.registry import ENGINES
 from actors.file_transfer import SHARED_DISK, Files
 from actors.placement.layout import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
@@ -23,7 +21,14 @@ from scpl_ray.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
-ENGINES: dict[str, type[Engine]] = {"vllm": VllmEngine, "transformers": TransformersEngine}
+DEPENDS_ON = (
+    "model",
+    # A tiny model's vocabulary comes from the task; an engine that is up reloads models of the same shape only.
+    *("task.name", "task.data", "task.fields", "groups.names", "task.max_prompt_tokens"),
+    *("generation.engine", "generation.tensor_parallel", "generation.max_new_tokens"),
+    *("generation.temperature", "generation.top_p", "generation.refresh"),
+)
+"""Sections and keys that the engines are started with: runs that agree on them can share the engines."""
 CHUNKS_IN_FLIGHT = 2
 """Per engine: the next chunk waits in the actor's own queue, so that an engine never waits for the driver."""
 
@@ -135,14 +140,14 @@ class RayGenerator:
         deadline_s: float = DEADLINE_S,
         places: Sequence[Any] = (),
     ) -> None:
-        generation = experiment.generation
+        kind = ENGINES[experiment.generation.engine]
         self.begin(experiment)
         self._settings = EngineSettings.of(experiment, role.gpus, memory_share=role.memory_share, sleeps=role.sleeps)
         self._pool = Pool(
             GenerationActor,
             role,
-            (ENGINES[generation.engine], self._settings, files),
-            environment=vllm.environment(role.gpus) if generation.engine == "vllm" else {},
+            (kind.load(), self._settings, files),
+            environment=kind.environment(role.gpus),
             logs=logs,
             deadline_s=deadline_s,
             places=places,

@@ -13,7 +13,7 @@ from peft import PeftModel
 from actors.file_transfer import SHARED_DISK, Files
 from actors.placement.layout import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
-from scpl_ray import checks
+from scpl_ray import checks, tasks
 from scpl_ray.config import Experiment, schema
 from scpl_ray.models.adapters import load_model
 from scpl_ray.models.likelihood import negative_log_likelihood
@@ -28,6 +28,11 @@ LANGUAGE_MODELS_KEPT = 2
 """In memory for likelihoods: the base model and the current policy."""
 COMPLETIONS_PER_CALL = 256
 """Completions whose likelihood one scorer is asked for at a time."""
+DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh")
+"""Sections and keys that the scorers are started with: runs that agree on them can share the scorers.
+
+They hold the task, and with it the model's and the reward's keys that they read themselves.
+"""
 
 
 class ScoringActor(Replica):

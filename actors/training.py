@@ -28,6 +28,8 @@ from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResu
 
 logger = logging.getLogger(__name__)
 
+DEPENDS_ON = ("model", "training")
+"""Sections that the workers are started with: runs that agree on them can share the workers."""
 PROGRESS_S = 30.0
 CLOSE_S = 20.0
 RAY_TRAIN_SETTINGS = {

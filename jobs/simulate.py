@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jobs.driver import experiments
 from jobs.terminal.display import SHOWN_GROUPS
-from scpl_ray import checks
 from scpl_ray.analytic import calibration
 from scpl_ray.analytic.calibration import Calibration, PredictionError
 from scpl_ray.analytic.fixed_points import LongRun, Rest, stability
@@ -76,7 +76,7 @@ def run_from(
     console.print(_parameter_table(fitted, name))
     console.print(_error_table(fitted, errors))
     learned = [f"analytic.{p.name}={p.after:.12f}" for p in fitted.parameters if p.identified]
-    run(checks.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
+    run(experiments.load(run_dir / "config.yaml", [*learned, *overrides]), console, output=output, start=fitted.start)
 
 
 def write(paths: Paths, output: Path) -> None:

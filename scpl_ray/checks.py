@@ -117,11 +117,6 @@ def _engines(experiment: Experiment) -> Iterator[str]:
     if experiment.generation.refresh == "adapter" and experiment.model.lora is None:
         yield "generation.refresh = 'adapter': full weights have no adapter; set refresh=reload, or model.lora"
     split = experiment.generation.tensor_parallel
-    if split > 1 and experiment.generation.engine != "vllm":
-        yield (
-            f"generation.tensor_parallel = {split}: generation.engine = {experiment.generation.engine!r} holds a model "
-            "on one GPU; set engine=vllm, or 1"
-        )
     if split > 1 and experiment.placement.gpus == "colocated":
         yield (
             f"generation.tensor_parallel = {split}: placement.gpus = 'colocated' shares single GPUs, and Ray reserves "

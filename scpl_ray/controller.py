@@ -40,9 +40,6 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
 
-CHOICES_PER_ROUND = 1024
-"""Pairwise choices that the task's own reward model is fitted on."""
-
 
 class Loop:
     """One run of the loop.
@@ -161,9 +158,10 @@ class Loop:
         elif self.given_reward_model is not None:
             self.engines.scorer.use(self.given_reward_model)
         else:
-            with self._phase(t, "reward_model", total=CHOICES_PER_ROUND) as phase:
+            count = self.experiment.reward.choices_per_round
+            with self._phase(t, "reward_model", total=count) as phase:
                 if phase:
-                    choices = self.engines.population.choices(t, CHOICES_PER_ROUND)
+                    choices = self.engines.population.choices(t, count)
                     seed = seeds.derive_seed(self.experiment.seed, "reward model", t)
                     phase.facts |= self.engines.scorer.fit(choices, base=self.base, output=phase.path, seed=seed)
             self.engines.scorer.use(self.store.folder(t, "reward_model"))

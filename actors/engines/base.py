@@ -128,6 +128,20 @@ class Probe:
         return True
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """How much an engine holds at once, at most, besides weights: numbers that do not depend on the model."""
+
+    cached_tokens: int
+    """Tokens whose keys and values it must have room for."""
+    read_tokens: int
+    """Tokens that go through the model at the same time."""
+    rows: int
+    """Completions for which it holds logits at the same time."""
+    cache_limit_bytes: int | None = None
+    """Most memory that it takes for keys and values; ``None``: as much as the tokens need."""
+
+
 class Engine(abc.ABC):
     """A model in memory that writes completions. The constructor only imports; the first :meth:`load` reads a model."""
 
@@ -137,6 +151,16 @@ class Engine(abc.ABC):
         self._asleep = False
         self._stop: Ids = ()
         self._probe_prompt: Ids = ()
+
+    @classmethod
+    @abc.abstractmethod
+    def held(cls, positions: int, *, on_gpu: bool) -> Held:
+        """How much an engine holds at once.
+
+        Args:
+            positions: longest sequence, in tokens.
+            on_gpu: whether it runs on GPUs.
+        """
 
     def check(self, weights: Weights) -> None:
         """Whether these weights can be served at all.

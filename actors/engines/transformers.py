@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
-from actors.engines.base import Engine, EngineSettings, Probe, Request, Sampled
+from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 
 TOKENS_PER_BATCH = 16_384
 """Rows times final width of a batch."""
@@ -32,6 +32,12 @@ class TransformersEngine(Engine):
         self._device = torch.device("cuda" if settings.gpus else "cpu")
         self._base: Any = None
         self._model: Any = None
+
+    @classmethod
+    def held(cls, positions: int, *, on_gpu: bool) -> Held:
+        """One batch, whose keys and values are as many as the tokens that are read."""
+        tokens = max(TOKENS_PER_BATCH, ROW_STEP * positions)
+        return Held(cached_tokens=tokens, read_tokens=tokens, rows=tokens // positions)
 
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
         """One completion per request, in order."""

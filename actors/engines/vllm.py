@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Probe, Request, Sampled, values_per_token
+from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Held, Probe, Request, Sampled, values_per_token
 
 logger = logging.getLogger(__name__)
 
@@ -18,22 +18,10 @@ CPU_KV_CACHE_BYTES = 2**30
 """On a CPU: most memory for keys and values; what does not fit waits for its turn."""
 CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens that vLLM reads at a time."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be prepared for."""
-
-
-def environment(gpus: float) -> dict[str, str]:
-    """Variables that must be set before vLLM is imported."""
-    variables = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        # Its messages go where this process logs.
-        "VLLM_CONFIGURE_LOGGING": "0",
-    }
-    if not gpus:
-        # The first request for log-probabilities would compile for 13 s in spite of eager mode.
-        variables["TORCH_COMPILE_DISABLE"] = "1"
-    return variables
 
 
 class VllmEngine(Engine):
@@ -54,6 +42,21 @@ class VllmEngine(Engine):
         self._adapter: Any = None
         self._adapters_served = 0
         self._probes = 0
+
+    @classmethod
+    def held(cls, positions: int, *, on_gpu: bool) -> Held:
+        """Room for ``MAX_SEQUENCES`` sequences on a CPU, up to a limit.
+
+        On a GPU it needs room for one sequence, and what it has beyond lets it write more of them at a time.
+        """
+        if on_gpu:
+            return Held(cached_tokens=positions, read_tokens=PREFILL_TOKENS, rows=MAX_SEQUENCES)
+        return Held(
+            cached_tokens=MAX_SEQUENCES * positions,
+            read_tokens=PREFILL_TOKENS,
+            rows=MAX_SEQUENCES,
+            cache_limit_bytes=CPU_KV_CACHE_BYTES,
+        )
 
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
         """One completion per request, in order."""

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from actors.engines.base import GPU_MEMORY_SHARE
+from actors.engines.registry import ENGINES
 from actors.placement.cluster import Cluster, Node
 from actors.placement.memory import Estimate, Mode, Sizes, estimates
 from scpl_ray.config import Experiment
@@ -161,7 +162,7 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
             key = f"generation.tensor_parallel = {split}" if split > 1 else f"placement.gpus = {wanted!r}"
             raise PlacementError(f"{key}: there are no GPUs; leave it out, or run on a cluster with GPUs")
         return _on_cpus(experiment, cluster, sizes)
-    if wanted == "dedicated" or split > 1:
+    if wanted == "dedicated" or split > 1 or not ENGINES[experiment.generation.engine].sleeps:
         return _dedicated(experiment, cluster, sizes)
     if wanted == "colocated":
         return _colocated(experiment, cluster, sizes)

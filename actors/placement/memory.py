@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
-from actors.engines import transformers, vllm
-from actors.engines.base import MAX_SEQUENCES, values_per_token
+from actors.engines.base import values_per_token
+from actors.engines.registry import ENGINES
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.models.likelihood import LOGITS_PER_PASS
@@ -36,8 +36,6 @@ ACTIVATION_BYTES = 34
 FORWARD_WIDTH = 16
 """Hidden states held at once by a forward pass that nobody will differentiate: a layer's queries, keys, values and
 residual, and two sides of a feed-forward layer about four times as wide."""
-PREFILL_TOKENS = 8192
-"""Prompt tokens that vLLM reads at a time."""
 LIBRARIES_GIB = 1.0
 """CUDA context, kernels and communication buffers of a process on a GPU; interpreter and libraries in host memory."""
 
@@ -157,19 +155,15 @@ def _engine(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
     split = experiment.generation.tensor_parallel
     served = size.adapter_parameters if experiment.generation.refresh == "adapter" else 0
     positions = experiment.task.max_prompt_tokens + experiment.generation.max_new_tokens
-    if experiment.generation.engine == "vllm":
-        cached, rows, read = positions, MAX_SEQUENCES, PREFILL_TOKENS
-    else:
-        cached = read = max(transformers.TOKENS_PER_BATCH, transformers.ROW_STEP * positions)
-        rows = cached // positions
-    # On a GPU vLLM needs room for one sequence, and what it has beyond lets it write more of them at a time.
-    kept = width * cached * size.cached_per_token / split
-    if experiment.generation.engine == "vllm" and mode == "cpu":
-        kept = min(vllm.CPU_KV_CACHE_BYTES, MAX_SEQUENCES * kept)
+    held = ENGINES[experiment.generation.engine].load().held(positions, on_gpu=mode != "cpu")
+    cached = width * held.cached_tokens * size.cached_per_token / split
+    if held.cache_limit_bytes is not None:
+        cached = min(held.cache_limit_bytes, cached)
     working = {
         "weights": width * (size.parameters + served) / split,
-        "keys and values": kept,
-        "activations": width * read * FORWARD_WIDTH * size.hidden + FLOAT32 * 2 * rows * size.vocabulary,
+        "keys and values": cached,
+        "activations": width * held.read_tokens * FORWARD_WIDTH * size.hidden
+        + FLOAT32 * 2 * held.rows * size.vocabulary,
     }
     asleep_copy = width * (size.parameters + served) if mode == "colocated" and served else 0
     return _estimate(working, mode, host=asleep_copy, idle=0.0)

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from jobs.benchmark.plain_simulation import simulate_plainly
 from jobs.cli import Arguments, fail, split_arguments
+from jobs.driver import experiments
 from jobs.terminal.display import wide_console
-from scpl_ray import checks
 from scpl_ray.analytic.loop import simulate as simulate_arrays
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
@@ -34,7 +34,7 @@ def simulate(arguments: Arguments = None) -> None:
     """The analytic mode beside a plain Python loop; the quick start over 100 rounds unless told otherwise."""
     try:
         path, overrides = split_arguments(arguments or [])
-        experiment = checks.load(path, overrides if path else ["loop.rounds=100", *overrides])
+        experiment = experiments.load(path, overrides if path else ["loop.rounds=100", *overrides])
         simulation(experiment, wide_console())
     except ValueError as error:
         raise fail(error) from error
@@ -47,7 +47,7 @@ def overhead(arguments: Arguments = None) -> None:
 
     try:
         path, overrides = split_arguments(arguments or [])
-        experiment = checks.load(path, overrides if path else ["loop.rounds=3", *overrides])
+        experiment = experiments.load(path, overrides if path else ["loop.rounds=3", *overrides])
         measure(experiment)
     except ValueError as error:
         raise fail(error) from error
@@ -61,7 +61,7 @@ def gpu(arguments: Arguments = None) -> None:
 
     try:
         path, overrides = split_arguments(arguments or [])
-        experiment = checks.load(path, overrides if path else ["loop.rounds=2", *overrides])
+        experiment = experiments.load(path, overrides if path else ["loop.rounds=2", *overrides])
         if experiment.generation.refresh != "reload":
             raise ConfigError("generation.refresh = 'adapter': both ways of refreshing are measured; leave it out")
     except ValueError as error:

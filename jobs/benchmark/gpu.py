@@ -321,9 +321,10 @@ def engine_seconds(
     import os
 
     from actors.engines.base import EngineSettings, Request
-    from actors.engines.vllm import VllmEngine, environment
+    from actors.engines.registry import ENGINES
+    from actors.engines.vllm import VllmEngine
 
-    os.environ.update(environment(1.0))
+    os.environ.update(ENGINES["vllm"].environment(1.0))
     first, second = weights
     engine = VllmEngine(EngineSettings.of(experiment, 1.0, sleeps=True))
     with _clock() as start:

@@ -122,9 +122,10 @@ def _bare_vllm(
     experiment: Experiment, gpus: float, weights: Weights, requests: Sequence[tuple[tuple[int, ...], int]]
 ) -> float:
     from actors.engines.base import EngineSettings, Request
-    from actors.engines.vllm import VllmEngine, environment
+    from actors.engines.registry import ENGINES
+    from actors.engines.vllm import VllmEngine
 
-    os.environ.update(environment(gpus))
+    os.environ.update(ENGINES["vllm"].environment(gpus))
     engine = VllmEngine(EngineSettings.of(experiment, gpus))
     engine.load(weights)
     work = [Request(prompt, seed) for prompt, seed in requests]

@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 
 from scpl_ray.config import Experiment
-from scpl_ray.controller import CHOICES_PER_ROUND
 
 
 def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float]], list[float]]:
@@ -33,9 +32,10 @@ def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float
     laws = [[own if j == g else other for j in range(k)] for g in range(k)] + [[1.0 / k] * k]
     shares, path = list(e.groups.shares), [list(e.groups.shares), list(e.groups.shares)]
     for t in range(1, e.loop.rounds + 1):
-        choosing = draws.choices(range(k), shares, k=CHOICES_PER_ROUND)
+        asked = e.reward.choices_per_round
+        choosing = draws.choices(range(k), shares, k=asked)
         gain = a.choice_gain * e.reward.terms["model"]
-        means = [gain * (choosing.count(j) / CHOICES_PER_ROUND - 1.0 / k) for j in range(k)]
+        means = [gain * (choosing.count(j) / asked - 1.0 / k) for j in range(k)]
         means[0] += a.kind_advantage
         answered = []
         for _ in range(e.queries.prompts_per_round):

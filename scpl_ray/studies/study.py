@@ -25,7 +25,7 @@ import difflib
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -291,8 +291,16 @@ def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Stu
     return study
 
 
-def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
+def trials(
+    study: Study, configs: Mapping[str, Path], build: Callable[[Mapping[str, Any], str], Experiment] = checks.build
+) -> list[Trial]:
     """Every trial, seed by seed: a study that is stopped early has whole pairs. With ``mode: search``, the base of all.
+
+    Args:
+        study: the study.
+        configs: built-in configs by name.
+        build: makes a checked experiment of keys and of what they are called in messages. Who starts trials gives one
+            that knows the engines too.
 
     Raises:
         ConfigError: an arm's config, or an end or value of an axis, cannot run; the message names it.
@@ -305,7 +313,7 @@ def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
         )
     values_of_base = base_values(study, configs)
     built = [
-        (arm, cell, checks.build(merged, f"study {study.name}, arm {arm_label(arm, cell)}"))
+        (arm, cell, build(merged, f"study {study.name}, arm {arm_label(arm, cell)}"))
         for cell in grid
         for arm, keys in study.arms.items()
         for merged in [functools.reduce(loading.overlay, (study.set, dict(cell), keys), values_of_base)]
@@ -315,7 +323,7 @@ def trials(study: Study, configs: Mapping[str, Path]) -> list[Trial]:
             for value in (values.low, values.high) if isinstance(values, Range) else values:
                 for keys in study.arms.values():
                     tried = functools.reduce(loading.overlay, (study.set, {key: value}, keys), values_of_base)
-                    checks.build(tried, f"study {study.name}, axis {key}")
+                    build(tried, f"study {study.name}, axis {key}")
     return [
         Trial(arm, cell, seed, experiment.model_copy(update={"seed": seed, "name": f"{study.name}-{arm}"}))
         for offset in range(study.seeds)

@@ -12,6 +12,19 @@ from pathlib import Path
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Card, Task
 
+DEPENDS_ON = (
+    "task",
+    "groups.names",
+    "model",
+    "generation.max_new_tokens",
+    "reward.terms",
+    "reward.tokens_per_batch",
+    "evaluation.prompts_per_group",
+    "evaluation.neutral_prompts",
+)
+"""Sections and keys that the builders of tasks read: experiments that agree on them have the same task, and whoever
+shares a task between experiments compares these. A builder that reads another key adds it here."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskKind:

@@ -1,4 +1,4 @@
-"""Files between nodes: real Ray, one machine; a courier that reports other file times stands for another disk."""
+"""Files between nodes: real Ray, one machine; an actor that reports other file times stands for another disk."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 import ray
 
 from actors import file_transfer
-from actors.file_transfer import Courier, Files, stamp
+from actors.file_transfer import Files, FileTransfer, stamp
 from scpl_ray.records import Weights
 
 pytestmark = pytest.mark.engines
 
 
-class OtherDisk(Courier):
+class OtherDisk(FileTransfer):
     """The driver's disk as a node sees it whose own disk holds other files under the same names."""
 
     def stamp(self, path: Path):

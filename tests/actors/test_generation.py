@@ -13,10 +13,10 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors import generation
-from actors.engines.base import Engine, EngineSettings, Probe, Request, Sampled
+from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
+from actors.engines.registry import ENGINES
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import VllmEngine, environment
+from actors.engines.vllm import VllmEngine
 from actors.generation import RayGenerator
 from actors.placement.layout import Role
 from scpl_ray.config import Experiment
@@ -247,7 +247,7 @@ def test_stale_prefix_cache_is_caught(ray_local: None, tmp_path: Path) -> None:
     models = [tmp_path / "a", disturbed(tmp_path / "a", tmp_path / "b", 1)]
     experiment = Experiment.model_validate({"task": {"max_prompt_tokens": 200}})
     remote = ray.remote(max_calls=1)(stale_prefix).options(
-        num_cpus=0.2, runtime_env={"env_vars": {**environment(0.0), "OMP_NUM_THREADS": "1"}}
+        num_cpus=0.2, runtime_env={"env_vars": {**ENGINES["vllm"].environment(0.0), "OMP_NUM_THREADS": "1"}}
     )
     calls = [remote.remote(kind, EngineSettings.of(experiment, 0.0), models) for kind in (Forgetful, VllmEngine)]
     forgetful, careful = ray.get(calls, timeout=300)
@@ -257,6 +257,10 @@ def test_stale_prefix_cache_is_caught(ray_local: None, tmp_path: Path) -> None:
 
 class Scripted(Engine):
     """Loads anything, answers with its process id, and misbehaves as the model's folder is called."""
+
+    @classmethod
+    def held(cls, positions: int, *, on_gpu: bool) -> Held:
+        return Held(cached_tokens=positions, read_tokens=positions, rows=1)
 
     def check(self, weights: Weights) -> None:
         return
@@ -296,7 +300,8 @@ class Scripted(Engine):
 def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("works", "differs", "breaks"):
         AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / name)
-    monkeypatch.setitem(generation.ENGINES, "transformers", Scripted)
+    scripted = dataclasses.replace(ENGINES["transformers"], engine=f"{__name__}:Scripted")
+    monkeypatch.setitem(ENGINES, "transformers", scripted)
     pool = start(2, engine="transformers", prompts_per_chunk=4)
     with pytest.raises(RuntimeError, match="call refresh first"):
         next(pool.stream(queries(1), samples=[1], purpose="test"))

@@ -1,6 +1,6 @@
 """Runs with the real engines, their processes killed at random: ``python -m tests.campaigns.chaos_engines --runs 24``.
 
-Ray, vLLM, the reward model and DeepSpeed live in one :class:`actors.fleet.House` that all runs share. The kinds of
+Ray, vLLM, the reward model and DeepSpeed live in one :class:`actors.fleet.Fleet` that all runs share. The kinds of
 fault take turns: an engine, a scorer, a training worker or the feedback simulator gets SIGKILL at an instant that is
 drawn, the object store is filled, or a ``scpl run`` of its own has its driver killed and is resumed. About half a
 minute a run on two cores.
@@ -22,7 +22,7 @@ import psutil
 import ray
 from rich.console import Console
 
-from actors.fleet import House
+from actors.fleet import Fleet
 from jobs.driver import run
 from jobs.driver.trial import FAULTS, Quiet, open_or_create
 from scpl_ray import checks, tasks
@@ -66,17 +66,17 @@ def strike(kind: str, engines: Engines, after_s: float, rng: random.Random, hits
         time.sleep(0.1)
 
 
-def play(run_dir: Path, experiment: Experiment, task: Task, house: House) -> str:
+def play(run_dir: Path, experiment: Experiment, task: Task, fleet: Fleet) -> str:
     """A run to its end, gone on with where it stops; the last reason it stopped, or nothing."""
     said = ""
     for _ in range(ATTEMPTS):
         store = open_or_create(run_dir, experiment)
         try:
-            list(run.rounds(store, experiment, task, house, Quiet()))
+            list(run.rounds(store, experiment, task, fleet, Quiet()))
             return said
         except FAULTS as error:
             said = f"stopped and was gone on with: {error}"
-            house.close()
+            fleet.close()
         finally:
             store.close()
     return f"gave up: {said}"
@@ -117,13 +117,13 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as name,
         run.connected(Path(name) / "ray") as cluster,
-        House(Path(name) / "house", cluster) as house,
+        Fleet(Path(name) / "fleet", cluster) as fleet,
     ):
         folder = Path(name)
         # the first run also starts everything; the second is the undisturbed one
         for reference in ("first", "undisturbed"):
             began = time.monotonic()
-            play(folder / reference, experiment, task, house)
+            play(folder / reference, experiment, task, fleet)
             undisturbed_s = time.monotonic() - began
         expected = records_of(folder / "undisturbed")
         for index in range(asked.runs):
@@ -135,10 +135,10 @@ def main() -> int:
                 lost = time.monotonic() - began
             else:
                 hits: list[int] = []
-                how = (kind, house.engines(experiment, task), rng.uniform(0.0, undisturbed_s), rng, hits)
+                how = (kind, fleet.engines(experiment, task), rng.uniform(0.0, undisturbed_s), rng, hits)
                 thread = threading.Thread(target=strike, args=how)
                 thread.start()
-                said = play(run_dir, experiment, task, house)
+                said = play(run_dir, experiment, task, fleet)
                 thread.join()
                 lost = time.monotonic() - began - undisturbed_s
                 assert hits, f"no {kind} was killed"

@@ -6,6 +6,7 @@ go through the pool while the driver's memory is watched.
 """
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 import time
@@ -16,8 +17,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from actors import generation
 from actors.engines.base import Probe, Request, Sampled
+from actors.engines.registry import ENGINES
 from actors.engines.transformers import TransformersEngine
 from actors.generation import RayGenerator
 from actors.placement.layout import Role
@@ -57,7 +58,7 @@ def pool(replicas: int, seconds: float, prompts_per_chunk: int, folder: Path) ->
     experiment = Experiment.model_validate(
         {"generation": {"engine": "transformers", "temperature": seconds, "prompts_per_chunk": prompts_per_chunk}}
     )
-    generation.ENGINES["transformers"] = Waits
+    ENGINES["transformers"] = dataclasses.replace(ENGINES["transformers"], engine=f"{__name__}:Waits")
     started = RayGenerator(experiment, Role("engine", replicas, 0.01, 0.0, 1), folder / f"logs-{replicas}")
     started.refresh(Weights(0, folder / "model"))
     return started

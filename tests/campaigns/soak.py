@@ -24,7 +24,7 @@ from ray._private.internal_api import node_stats
 from rich.console import Console
 from rich.table import Table
 
-from actors.fleet import House
+from actors.fleet import Fleet
 from jobs.driver import run
 from jobs.driver.trial import Quiet
 from scpl_ray import checks, tasks
@@ -179,11 +179,11 @@ def soak(rounds: int, minutes: float, folder: Path, log: Path, console: Console)
     began = time.monotonic()
     with (
         run.connected(folder / "ray") as cluster,
-        House(folder / "run", cluster) as house,
+        Fleet(folder / "run", cluster) as fleet,
         log.open("w") as lines,
     ):
-        engines = house.engines(experiment, task)
-        going = run.rounds(store, experiment, task, house, Quiet())
+        engines = fleet.engines(experiment, task)
+        going = run.rounds(store, experiment, task, fleet, Quiet())
         for round_, _ in enumerate(going):
             samples.append(look(round_, engines, samples[0].store_bytes if samples else 0))
             print(json.dumps(dataclasses.asdict(samples[-1])), file=lines, flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.engines.base import Engine, EngineSettings, Probe, Request, Sampled
+from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
 from actors.file_transfer import SHARED_DISK
@@ -32,6 +32,10 @@ class Told(Engine):
     def __init__(self, settings: EngineSettings, said: list[str]) -> None:
         super().__init__(settings)
         self.said = said
+
+    @classmethod
+    def held(cls, positions: int, *, on_gpu: bool) -> Held:
+        return Held(cached_tokens=positions, read_tokens=positions, rows=1)
 
     def check(self, weights: Weights) -> None:
         return
@@ -83,6 +87,10 @@ class SharingTrainer(fakes.FakeTrainer):
     def __init__(self, said: list[str]) -> None:
         super().__init__()
         self.said = said
+
+    @classmethod
+    def held(cls, positions: int, *, on_gpu: bool) -> Held:
+        return Held(cached_tokens=positions, read_tokens=positions, rows=1)
 
     def train(self, job: TrainingJob) -> TrainingResult:
         self.said.append("train")

@@ -8,7 +8,7 @@ from actors.placement.cluster import Cluster, ClusterError, Node, described, nod
 from actors.placement.layout import Layout, PlacementError, layout
 from actors.placement.memory import ModelSize, Sizes, estimates
 from actors.placement.reservation import bundles
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
 
@@ -22,7 +22,7 @@ BIG_ADAPTER = [
 
 
 def experiment(*overrides: str) -> Experiment:
-    return checks.load(None, ["generation.engine=transformers", *overrides])
+    return experiments.load(None, ["generation.engine=transformers", *overrides])
 
 
 def numbers(replicas: int, scorers: int, workers: int) -> list[str]:

@@ -1,0 +1,29 @@
+"""What experiments must agree on to share something: the values of some keys as text that can be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from scpl_ray.config.schema import Experiment
+
+
+def agreement(experiment: Experiment, keys: Sequence[str]) -> str:
+    """The values of some keys: two experiments give the same text exactly where they agree on all of them.
+
+    Args:
+        experiment: the config.
+        keys: keys by dotted name, such as ``generation.top_p``, or whole sections.
+
+    Raises:
+        KeyError: there is no such key.
+    """
+    values = experiment.model_dump(mode="json")
+    return json.dumps({key: _value(values, key) for key in keys}, sort_keys=True)
+
+
+def _value(values: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        values = values[part]
+    return values
