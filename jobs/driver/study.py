@@ -26,14 +26,14 @@ from scpl_ray.analytic.loop import simulate
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
+from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.records import Metric
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, study
 from scpl_ray.studies.study import Search, Study, Trial
 
-SHOWN = ("preference_log_odds_round0", "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "kept_fraction")
-
+SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
 SHOWN_ARMS = 40
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from scpl_ray.credentials import MaskedLog, masked
+from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
 
@@ -212,23 +214,19 @@ def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups:
     shown = list(groups)[:SHOWN_GROUPS]
     for group in shown:
         table.add_column(f"share\n{group}", justify="right", no_wrap=True)
-    columns = ("preference\nlog-odds", "since\nround 0", "quality\ngap", "gap by\nchance", "worst\nquality")
-    for name in (*columns, "mean\nquality", "distinct\n2-grams", "perplex-\nity", "kept", "seconds"):
+    columns = [kind for kind in CATALOGUE if kind.column and kind.overall]
+    for name in (*(kind.column for kind in columns), "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for round_, rows, seconds in rounds:
-        kept = lookup(rows, "kept_fraction")
         table.add_row(
             str(round_),
             *(f"{lookup(rows, 'share', group):.3f}" for group in shown),
-            f"{lookup(rows, 'preference_log_odds_balanced'):+.3f}",
-            f"{lookup(rows, 'preference_log_odds_round0'):+.3f}",
-            f"{lookup(rows, 'disparate_gap'):.3f}",
-            f"{lookup(rows, 'disparate_gap_null'):.3f}",
-            f"{lookup(rows, 'quality_worst'):.3f}",
-            f"{lookup(rows, 'quality_mean'):.3f}",
-            f"{lookup(rows, 'distinct_2'):.3f}",
-            f"{lookup(rows, 'perplexity_round0'):.2f}",
-            "" if kept != kept else f"{kept:.0%}",
+            *(_cell(lookup(rows, kind.name), kind.form) for kind in columns),
             f"{seconds:.1f}",
         )
     return table
+
+
+def _cell(value: float, form: str) -> str:
+    """A percentage that does not exist is left empty: round 0 keeps nothing."""
+    return "" if math.isnan(value) and form.endswith("%") else f"{value:{form}}"

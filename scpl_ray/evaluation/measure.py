@@ -1,32 +1,6 @@
 """The evaluation phase: from judged completions to one number per round, group and metric.
 
-Metrics of a group:
-
-============================== ========================================================================================
-``share``                      share of the round's queries (round 0: of round 1's)
-``quality``                    mean quality of the answers to the group's held-out prompts
-``quality_<term>``             mean of each named part of the quality
-``own_kind_share``             share of those answers that are of the kind the group prefers
-``kind_count``                 answers to neutral prompts of the group's kind; ``kind_share``: among those of any kind
-``kind_share_corrected``       the same, corrected for the judge's known errors
-``kind_log_odds_balanced``     its log-odds above equal shares (smoothed); ``_round0``: above round 0's
-``kind_difference_balanced``   its share above equal shares; ``_round0``: above round 0's
-``pass_at_<k>``                where answers are right or wrong: chance that one of k is right; k = 1, 2, 4.. samples
-``distinct_1``, ``distinct_2`` over the group's answers, at a fixed token budget
-``self_bleu``                  likeness of the group's answers to each other, of a fixed number of them
-``perplexity_round0``          of the group's answers under the base model; ``perplexity_current``: under the policy
-                               itself, where a collapsing policy finds its own answers ever more likely
-``reward``                     mean reward of the round's completions for the group
-``win_rate``                   mean logistic(reward): how often such an answer beats an average one (Bradley-Terry)
-``kept_share``                 weighted share of the group in what selection kept
-============================== ========================================================================================
-
-Metrics of a round (no group): ``preference_log_odds`` of the kind of the group that was largest in round 1,
-``total_variation`` and ``kl`` of the kinds' shares, each with ``_balanced`` and ``_round0``, and the log-odds also with
-``_corrected``; ``undecided_count``; ``disparate_gap`` with its permutation null ``disparate_gap_null`` and ``_p``,
-``disparate_std``, ``disparate_ratio``, ``quality_worst``, ``quality_mean``; ``pass_at_<k>`` over all group prompts;
-``distinct_1``, ``distinct_2``, ``self_bleu`` and both perplexities on neutral prompts; ``kept_fraction``,
-``effective_sample_size``, ``duplicate_fraction``.
+What each metric means is in :mod:`scpl_ray.evaluation.catalogue`, and for readers in ``docs/metrics.md``.
 
 A number that does not exist (no kept data in round 0, no completion of any kind after a collapse, too few answers for
 ``self_bleu``) has no row.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
+from scpl_ray.evaluation.catalogue import Figure as Drawing
 from scpl_ray.report.data import Part
 from scpl_ray.report.text import metric_name, number, visible
 from scpl_ray.shares import IntArray
@@ -33,12 +35,18 @@ BANDS_UP_TO = 4
 """With more arms in a figure, shaded bands would hide each other: intervals are drawn as bars."""
 WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
 
-FRACTIONS = ("share", "quality", "disparate_gap", "distinct_")
-"""Metrics that lie in [0, 1]."""
 MARGIN = 0.02
 
 Panel = tuple[str, str | None]
 """Metric and group."""
+
+TITLES: Mapping[Drawing, str] = {
+    "preference": "Preference bias on neutral prompts",
+    "disparity": "Disparate gap, with the quality behind it",
+    "diversity": "Diversity on neutral prompts",
+    "perplexity": "Perplexity on neutral prompts",
+}
+"""Titles of the figures of metrics over all groups."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,18 +76,7 @@ def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
     share_title = "Share of queries" + (f" ({groups[1]}: the rest)" if len(groups) == 2 else "")
     plans: list[tuple[str, str, list[Panel]]] = [
         ("shares", share_title, shares),
-        (
-            "preference",
-            "Preference bias on neutral prompts",
-            [("preference_log_odds_balanced", None), ("preference_log_odds_round0", None)],
-        ),
-        (
-            "disparity",
-            "Disparate gap, with the quality behind it",
-            [("disparate_gap", None), ("quality_worst", None), ("quality_mean", None)],
-        ),
-        ("diversity", "Diversity on neutral prompts", [("distinct_2", None), ("self_bleu", None)]),
-        ("perplexity", "Perplexity on neutral prompts", [("perplexity_round0", None), ("perplexity_current", None)]),
+        *((name, title, _overall(name)) for name, title in TITLES.items()),
     ]
     drawn = {panel for _, _, panels in plans for panel in panels}
     for claim in part.study.claims if part.study else ():
@@ -94,6 +91,10 @@ def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
         if there:
             figures.append(_draw(series, name, title, there, arms))
     return figures
+
+
+def _overall(name: Drawing) -> list[Panel]:
+    return [(kind.name, None) for kind in CATALOGUE if kind.figure == name]
 
 
 def _draw(series: Series, name: str, title: str, panels: Sequence[Panel], arms: Sequence[str]) -> Figure:
@@ -164,11 +165,12 @@ def _dress(axis: Axes, panel: Panel) -> None:
     axis.grid(axis="y", color="#dddddd", lw=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if metric.startswith(FRACTIONS):
+    kind = kind_of(metric)
+    if kind is not None and kind.is_fraction:
         # a t-interval of few seeds may reach where no number can be
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -MARGIN), min(high, 1.0 + MARGIN))
-    if "log_odds" in metric:
+    if kind is not None and kind.unit == "log-odds":
         axis.axhline(0.0, color="#777777", lw=0.8)
 
 

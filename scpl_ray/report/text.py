@@ -6,6 +6,8 @@ import json
 import math
 import unicodedata
 
+from scpl_ray.evaluation import catalogue
+
 CUT = 600
 """Characters of one text that are shown."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
@@ -83,16 +85,5 @@ def config_value(value: object) -> str:
 
 def metric_name(metric: str, group: str | None = None) -> str:
     """A metric in words."""
-    names = {
-        "preference_log_odds_balanced": "preference log-odds above balance",
-        "preference_log_odds_round0": "preference log-odds since round 0",
-        "disparate_gap": "disparate gap",
-        "quality_worst": "quality of the worst-served group",
-        "quality_mean": "mean quality",
-        "distinct_2": "distinct 2-grams",
-        "self_bleu": "self-BLEU",
-        "perplexity_round0": "perplexity under the base model",
-        "perplexity_current": "perplexity under the policy itself",
-    }
-    words = names.get(metric, metric.replace("_", " "))
+    words = catalogue.words(metric)
     return words if group is None else f"{words}, {group}"

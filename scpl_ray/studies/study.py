@@ -24,7 +24,6 @@ import dataclasses
 import difflib
 import functools
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +34,7 @@ from scpl_ray import checks
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import NAME
+from scpl_ray.evaluation import catalogue
 
 QUICK_START = "quickstart"
 STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json"
@@ -42,33 +42,6 @@ STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json
 SAMPLED = "runs/sampled"
 """There the run directories of a search."""
 MAX_TRIALS = 100_000
-SEARCH_METRICS = (
-    *(
-        f"{name}_{since}"
-        for name in ("preference_log_odds", "total_variation", "kl")
-        for since in ("balanced", "round0")
-    ),
-    "preference_log_odds_balanced_corrected",
-    "preference_log_odds_round0_corrected",
-    "undecided_count",
-    "disparate_gap",
-    "disparate_gap_null",
-    "disparate_gap_p",
-    "disparate_std",
-    "disparate_ratio",
-    "quality_worst",
-    "quality_mean",
-    "distinct_1",
-    "distinct_2",
-    "self_bleu",
-    "perplexity_round0",
-    "perplexity_current",
-    "kept_fraction",
-    "effective_sample_size",
-    "duplicate_fraction",
-)
-"""What :mod:`scpl_ray.evaluation.measure` can find of a round over all groups, besides ``pass_at_<k>``."""
-PASS_AT = re.compile(r"pass_at_[1-9]\d*")
 
 
 def _tuple(value: Any) -> Any:
@@ -131,11 +104,13 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Search:
-        if self.metric not in SEARCH_METRICS and not PASS_AT.fullmatch(self.metric):
-            (near,) = difflib.get_close_matches(self.metric, SEARCH_METRICS, n=1, cutoff=0.0)
+        kind = catalogue.kind_of(self.metric)
+        if kind is None or not kind.searchable:
+            allowed = catalogue.searchable()
+            (near,) = difflib.get_close_matches(self.metric, allowed, n=1, cutoff=0.0)
             raise ValueError(
                 f"metric = {self.metric!r}: no metric of a round over all groups; the nearest is {near}, of "
-                f"{', '.join(SEARCH_METRICS)}, pass_at_<k>"
+                f"{', '.join(allowed)}"
             )
         return self
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scpl_ray.evaluation.catalogue import CATALOGUE, PREFERENCE, kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, levelled_down_between_seeds
 from scpl_ray.feedback.stability import GroupMap, estimate_group_map
 from scpl_ray.shares import SUM_TOLERANCE, FloatArray
@@ -19,10 +20,7 @@ from scpl_ray.studies.series import Series
 from scpl_ray.studies.statistics import Claim, Interval, PairedDifferences, Verdict, judge_claims, t_interval
 from scpl_ray.studies.study import Study, StudyClaim, arm_label, points
 
-GAPS = ("disparate_gap", "disparate_std")
-"""Metrics whose fall is good news only if quality did not fall with them."""
-PREFERENCE = "preference_log_odds_balanced"
-CHANGES = (PREFERENCE, "disparate_gap", "quality_worst", "quality_mean", "distinct_2", "perplexity_round0")
+CHANGES = tuple(kind.name for kind in CATALOGUE if kind.change)
 """Metrics whose change since round 0 is described for every arm."""
 
 
@@ -123,6 +121,7 @@ def _prepare(
         if seed not in paired.seeds
     }
     reason = ""
+    kind = kind_of(claim.metric)
     if len(paired.seeds) < 2:
         what = claim.metric if claim.group is None else f"{claim.metric} of {claim.group}"
         empty = [label for label, values in numbers.items() if np.isnan(values).all()]
@@ -140,7 +139,7 @@ def _prepare(
         left_out=left_out,
         verdict=None,
         reason=reason,
-        served=_served(series, contrast, claim, paired) if claim.metric in GAPS else None,
+        served=_served(series, contrast, claim, paired) if kind is not None and kind.is_gap else None,
     )
     return judged, paired
 

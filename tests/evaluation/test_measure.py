@@ -7,7 +7,6 @@ import pytest
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import diversity, measure
 from scpl_ray.records import Completion, Judgement, Metric, Query
-from scpl_ray.studies.study import PASS_AT, SEARCH_METRICS
 from tests.test_controller import small
 
 
@@ -62,23 +61,6 @@ def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:
     assert (None, "preference_log_odds_balanced") not in found and found[None, "undecided_count"] == 2
     first = [Metric(0, g, "kind_count", 0.0) for g in ("north", "south")]
     assert (None, "preference_log_odds_round0") not in evaluate(["north"], first)
-
-
-def test_a_search_knows_every_metric_of_a_round() -> None:
-    found = answers(["north"] * 20 + ["south"] * measure.SELF_BLEU_ANSWERS)
-    judged = [dataclasses.replace(judgement, terms={"correct": 1.0}) for judgement in found.judgements]
-    figures = {"shares_after": [0.5, 0.5], "kept": 1, "candidates": 4, "effective_sample_size": 1.0, "duplicates": 0}
-    rows = measure.evaluate(
-        dataclasses.replace(found, judgements=judged),
-        measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, figures),
-        small(),
-        kinds=("north", "south"),
-        confusion=[[0.9, 0.1], [0.2, 0.8]],
-        first=[],
-    )
-    names = {row.metric for row in rows if row.group is None}
-    assert {name for name in names if not PASS_AT.fullmatch(name)} == set(SEARCH_METRICS)
-    assert "pass_at_1" in names
 
 
 Found = dict[tuple[str | None, str], float]

@@ -13,6 +13,7 @@ from scipy import stats
 
 from jobs.configs import CONFIGS, STUDIES
 from scpl_ray.analytic.loop import simulate_grid
+from scpl_ray.evaluation import catalogue
 from scpl_ray.records import Metric
 from scpl_ray.studies import results, study, verdicts
 from scpl_ray.studies.series import Series, mean_path
@@ -197,7 +198,7 @@ def arm_rows(
     for t, (share, (low, high)) in enumerate(zip(shares, quality, strict=True)):
         found += [Metric(t, "a", "share", share), Metric(t, "b", "share", 1 - share)]
         found += [Metric(t, "a", "quality", high), Metric(t, "b", "quality", low)]
-        found.append(Metric(t, None, verdicts.PREFERENCE, t + 0.01 * seed * t))
+        found.append(Metric(t, None, catalogue.PREFERENCE, t + 0.01 * seed * t))
     return arm, seed, found
 
 
@@ -206,8 +207,8 @@ def test_flags_of_an_arm() -> None:
     table = [arm_rows("x", s, [0.5, 0.5, 0.52 + s / 100], [(q - s / 200, r) for q, r in served]) for s in range(4)]
     found = verdicts.flags(Series.of(results.table(table)), "x")
     assert found.levelled_down == (2,) and found.last == 2
-    assert found.changes[verdicts.PREFERENCE].estimate == pytest.approx(2.03)
-    assert found.ends[verdicts.PREFERENCE] == pytest.approx((0.0, 2.03))
+    assert found.changes[catalogue.PREFERENCE].estimate == pytest.approx(2.03)
+    assert found.ends[catalogue.PREFERENCE] == pytest.approx((0.0, 2.03))
     assert found.amplified is not None and found.amplified.verdict == "supported"
     assert found.stability is not None and found.unknown == ""
 
@@ -218,7 +219,7 @@ def test_flags_of_arms_that_cannot_be_described() -> None:
     assert found.stability is None and "died out" in found.unknown and found.levelled_down == ()
     alone = verdicts.flags(Series.of(results.table(died[:1])), "x")
     assert alone.amplified is None and alone.levelled_down is None and alone.changes == {} and alone.stability is None
-    assert alone.ends[verdicts.PREFERENCE] == (0.0, 2.0)
+    assert alone.ends[catalogue.PREFERENCE] == (0.0, 2.0)
     absent = verdicts.flags(Series.of(results.table(died)), "y")
     assert absent.last == -1 and absent.stability is None and absent.amplified is None
     lonely = [(arm, seed, [Metric(r.round, "a", "share", 0.5) for r in own[::5]]) for arm, seed, own in died]
@@ -265,7 +266,7 @@ def test_where_nothing_is_to_be_found_verdicts_are_as_rare_as_their_level() -> N
         for trial in study.trials(asked.model_copy(update={"seeds": 1}), CONFIGS)
     }
     paths = dict(zip(experiments, simulate_grid(list(experiments.values())), strict=True))
-    metrics = {arm: {m: found.series()[m, None] for m in (BIAS, verdicts.PREFERENCE)} for arm, found in paths.items()}
+    metrics = {arm: {m: found.series()[m, None] for m in (BIAS, catalogue.PREFERENCE)} for arm, found in paths.items()}
     claimed = grown = 0
     for r in range(repetitions):
         runs = [
