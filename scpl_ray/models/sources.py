@@ -117,12 +117,20 @@ def check_reward_model(experiment: Experiment) -> None:
     name = experiment.reward.model
     if name is None:
         return
-    from scpl_ray.training.reward_model import check_outputs
-
     trust = experiment.model.trust_remote_code
     config = read_config(_locate(name, "reward.model", None, trust, weights=False), "reward.model", name, trust)
     assert config is not None
     check_outputs(name, [str(config.id2label[i]) for i in range(config.num_labels)], experiment.groups.names)
+
+
+def check_outputs(name: str, labels: Sequence[str], groups: Sequence[str]) -> None:
+    """Raise :class:`ValueError` unless a reward model has one output, or one per group by the groups' names."""
+    if len(labels) != 1 and sorted(labels) != sorted(groups):
+        raise ValueError(
+            f"reward.model: {name} has {len(labels)} outputs ({', '.join(labels)}); a reward model has one, or one "
+            f"per group called as in groups.names ({', '.join(groups) or 'no groups here'}): `scpl reward train` makes "
+            "such a model"
+        )
 
 
 def resolve_judge_model(experiment: Experiment) -> Path:

@@ -13,8 +13,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -28,15 +29,21 @@ from scpl_ray.records import Query
 from scpl_ray.seeds import derive_seed
 from scpl_ray.storage import cache
 from scpl_ray.storage.files import sha256
-from scpl_ray.tasks.language import base_model
-from scpl_ray.tasks.language.base_model import BASE_SEED, CARD, WEIGHTS, Progress
 
 logger = logging.getLogger(__name__)
 
+BASE_SEED = 2026
+"""Seeds the base model's data and first weights. Never the run's seed: all runs of a study start from one base."""
+CARD = "card.json"
+WEIGHTS = "model.safetensors"
 POSITIONS = 512
 """Longest sequence of prompt and answer, in tokens."""
 TOKENIZER_EXAMPLES = 10_000
 """Real examples that a tokenizer is made from where the task brings none."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the number of steps."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +76,26 @@ class TaskBaseModel:
 
     path: Path
     card: TaskCard
+
+
+def recipe(config: Experiment) -> dict[str, Any]:
+    """How a tiny base model is built and trained, as JSON values."""
+    return {
+        "family": config.model.family,
+        "sentences": config.model.base_training_sentences,
+        "seed": BASE_SEED,
+        "sizes": [tiny.LAYERS, tiny.HEADS, tiny.HIDDEN, tiny.POSITIONS, tiny.GATED_WIDTH, tiny.PLAIN_WIDTH],
+        "recipe": [
+            pretraining.SENTENCES_PER_STEP,
+            pretraining.SHARDS,
+            pretraining.MATRIX_LEARNING_RATE,
+            pretraining.LEARNING_RATE,
+            *pretraining.ADAM_BETAS,
+            pretraining.WARMUP_FRACTION,
+            pretraining.MAX_GRAD_NORM,
+        ],
+        "libraries": [torch.__version__, transformers.__version__],
+    }
 
 
 def ensure_tokenizer(config: Experiment, texts: Iterable[str]) -> Path:
@@ -123,7 +150,7 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
         "tokenizer": sha256(source / "tokenizer.json"),
         "max_prompt_tokens": config.task.max_prompt_tokens,
         "positions": POSITIONS,
-        **base_model.recipe(config),
+        **recipe(config),
     }
 
     def make(folder: Path) -> None:

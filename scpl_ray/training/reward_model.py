@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scpl_ray.models.sources import check_outputs
 from scpl_ray.models.tokens import Ids
 from scpl_ray.protocols import Choice
 from scpl_ray.seeds import generator
@@ -102,16 +103,6 @@ def load(source: Path, dtype: torch.dtype, device: str, groups: Sequence[str] = 
     facts = model.model.config.to_dict()
     offset, nats = (np.atleast_1d(np.float64(facts.get(key, absent))) for key, absent in ((OFFSET, 0.0), (NATS, 1.0)))
     return RewardModel(model, offset, nats)
-
-
-def check_outputs(name: str, labels: Sequence[str], groups: Sequence[str]) -> None:
-    """Raise :class:`ValueError` unless a reward model has one output, or one per group by the groups' names."""
-    if len(labels) != 1 and sorted(labels) != sorted(groups):
-        raise ValueError(
-            f"reward.model: {name} has {len(labels)} outputs ({', '.join(labels)}); a reward model has one, or one "
-            f"per group called as in groups.names ({', '.join(groups) or 'no groups here'}): `scpl reward train` makes "
-            "such a model"
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

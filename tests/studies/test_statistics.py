@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
 
-from scpl_ray.evaluation import bias, drift
+from scpl_ray.evaluation import bias
 from scpl_ray.studies import statistics
 from scpl_ray.studies.statistics import Claim, PairedDifferences
+from tests.theory import drift
 
 
 def paired(differences):

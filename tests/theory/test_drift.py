@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scpl_ray.evaluation import bias, drift
+from scpl_ray.evaluation import bias
+from tests.theory import drift
 
 
 def test_shares_without_preference_keep_their_mean_and_lose_spread_by_1_minus_1_over_n_per_round():

@@ -7,15 +7,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 
 from scpl_ray.config import Experiment, Model
 from scpl_ray.models import pretraining, tiny
+from scpl_ray.models.tiny_base import BASE_SEED, CARD, WEIGHTS, Progress, recipe
 from scpl_ray.records import Query
 from scpl_ray.seeds import derive_seed
 from scpl_ray.storage import cache
@@ -24,16 +23,9 @@ from scpl_ray.tasks.language.task import Language
 
 logger = logging.getLogger(__name__)
 
-BASE_SEED = 2026
-"""Seeds the base model's data and first weights. Never the run's seed: all runs of a study start from one base."""
 MAX_PERPLEXITY_RATIO = 1.15
 """A loop on a model that has not learned the language shows nothing, so a fully trained base must get this near."""
 HELD_OUT_SENTENCES = 2000
-CARD = "card.json"
-WEIGHTS = "model.safetensors"
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the number of steps."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,26 +60,6 @@ class BaseModel:
 def base_key(config: Experiment, task: Language) -> str:
     """SHA-256, hexadecimal, of everything that determines the base model; the run's seed is not part of it."""
     return cache.key_of({"language": task.fingerprint, **recipe(config)})
-
-
-def recipe(config: Experiment) -> dict[str, Any]:
-    """How a tiny base model is built and trained, as JSON values."""
-    return {
-        "family": config.model.family,
-        "sentences": config.model.base_training_sentences,
-        "seed": BASE_SEED,
-        "sizes": [tiny.LAYERS, tiny.HEADS, tiny.HIDDEN, tiny.POSITIONS, tiny.GATED_WIDTH, tiny.PLAIN_WIDTH],
-        "recipe": [
-            pretraining.SENTENCES_PER_STEP,
-            pretraining.SHARDS,
-            pretraining.MATRIX_LEARNING_RATE,
-            pretraining.LEARNING_RATE,
-            *pretraining.ADAM_BETAS,
-            pretraining.WARMUP_FRACTION,
-            pretraining.MAX_GRAD_NORM,
-        ],
-        "libraries": [torch.__version__, transformers.__version__],
-    }
 
 
 def ensure_base(config: Experiment, task: Language, *, progress: Progress | None = None) -> BaseModel:
