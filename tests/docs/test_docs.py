@@ -1,0 +1,181 @@
+"""What the README and the pages of docs/ say is true of the code: commands, keys, names, files, links."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from jobs import cli, docs
+from jobs.benchmark import __main__ as benchmark_commands
+from jobs.configs import CONFIGS, STUDIES
+from scpl_ray import checks
+from scpl_ray.config import loading
+from scpl_ray.config.presets import PRESETS
+from scpl_ray.feedback.rules import RULES
+from scpl_ray.selection.cycles import CYCLES
+from scpl_ray.selection.strategies import STRATEGIES
+from scpl_ray.studies import study
+from scpl_ray.tasks import TASKS
+from tests.docs.pages import DOCS, PAGES, ROOT, blocks, commands, inline
+
+OWN_CONFIGS = {"CONFIG.yaml", "my.yaml"}
+"""Stand for a config of the reader's; the quick start takes their place."""
+OWN_STUDIES = {"my_study.yaml", "remedy.yaml"}
+"""Studies that a page shows in full."""
+OWN_NAMES = {"task.name=pets", "reward.terms={pet: 1.0}", "feedback.function=my_rules:crowding"}
+"""Name code of the reader's."""
+WRONG_KEYS = {"loop.roundss"}
+"""Shown as a mistake."""
+FILE_NAMES = {"config.yaml", "metrics.parquet", "study.yaml", "search.json", "report.json"}
+PATH = re.compile(r"(?:scpl_ray|actors|jobs|tests|docs|examples)/[\w./-]*|pyproject\.toml|cluster\.yaml|mkdocs\.yml")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def ids(page: Path) -> str:
+    return page.name
+
+
+def parse(command: typer.core.TyperCommand, words: list[str]) -> tuple[str, dict[str, object]]:
+    """The name of the subcommand that the words call, and its parameters; a wrong option is an error."""
+    names_only = all(word.isalpha() for word in words)  # such as `scpl report` in a sentence
+    context = command.make_context("scpl", list(words), resilient_parsing=names_only)
+    if not isinstance(command, TyperGroup):
+        return "", dict(context.params)
+    rest = [*context._protected_args, *context.args]
+    name, inner, rest = command.resolve_command(context, rest)
+    assert inner is not None, f"no command {rest[0]}"
+    sub, parameters = parse(inner, rest)
+    return f"{name} {sub}".strip(), parameters
+
+
+def check_keys(arguments: list[str], *, may_change: bool = False) -> None:
+    """A config and keys that a run would take; code and data of the reader's are not looked for."""
+    given = [word for word in arguments if word not in OWN_CONFIGS and word not in OWN_NAMES]
+    if any(word.startswith("feedback.rule=custom") for word in given):
+        given.remove("feedback.rule=custom")
+    path, overrides = cli.split_arguments(given)
+    checks.load(path, overrides)
+    if may_change:
+        assert {key for key, _ in map(loading.parse_override, overrides)} <= set(cli.MAY_CHANGE)
+
+
+def check_scpl(words: list[str]) -> None:
+    name, parameters = parse(typer.main.get_command(cli.app), words)
+    match name:
+        case "run":
+            check_keys(parameters["arguments"] or [], may_change=parameters["resume"] is not None)
+        case "simulate" | "judge train" | "reward train":
+            check_keys(parameters["arguments"] or [])
+        case "sweep":
+            assert parameters["resume"] or parameters["config"] in {None, *STUDIES, *OWN_STUDIES}
+        case "init":
+            assert parameters["config"] is None or parameters["config"] in CONFIGS
+        case "report" | "doctor":
+            pass
+        case _:
+            raise AssertionError(f"no check for scpl {name}: add one")
+
+
+def check_module(words: list[str]) -> None:
+    """A module that exists and knows the options it is given."""
+    module, arguments = words[0], words[1:]
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    if module == "jobs.benchmark":
+        parse(typer.main.get_command(benchmark_commands.app), arguments)
+    elif module == "jobs.loop":
+        check_keys(arguments[: arguments.index("--run-dir")])
+    else:
+        source = Path(spec.origin).read_text()
+        for option in (word for word in arguments if word.startswith("--")):
+            assert f'"{option}"' in source, f"{module} knows no {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_commands_exist_with_their_options_and_keys(page: Path) -> None:
+    for program, *words in commands(page):
+        if program == "scpl":
+            check_scpl(words)
+        else:
+            check_module(words[1:])
+
+
+def test_a_wrong_command_option_or_key_is_found() -> None:
+    for words in (["runn"], ["run", "--resum", "x"], ["run", "loop.roundss=2"], ["sweep", "study_nothing"]):
+        with pytest.raises((Exception, SystemExit)):
+            check_scpl(words)
+    with pytest.raises(AssertionError):
+        check_module(["tests.campaigns.soak", "--hours", "3"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_keys_in_running_text_exist(page: Path) -> None:
+    keys = set(docs.keys())
+    sections = {key.partition(".")[0] for key in keys if "." in key}
+    named = {match[1] for code in inline(page) if (match := re.match(r"'?([a-z_]+\.[a-z_.]+)(?:=|:|$)", code))}
+    named = {key for key in named if key.partition(".")[0] in sections and key not in FILE_NAMES}
+    assert named - keys - WRONG_KEYS == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_study_files_that_a_page_shows_are_studies(page: Path, tmp_path: Path) -> None:
+    for i, body in enumerate(blocks(page, "yaml")):
+        file = tmp_path / f"{i}.yaml"
+        file.write_text(body)
+        plan = study.load(file, CONFIGS)
+        assert plan.claims and study.trials(plan, CONFIGS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = {path for code in inline(page) for path in PATH.findall(code)}
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_and_images_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        target, _, anchor = link.partition("#")
+        if target.startswith("http"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {link}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_the_tree_of_the_readme_is_the_tree() -> None:
+    (tree,) = (body for body in blocks(ROOT / "README.md") if body.startswith("scpl_ray/"))
+    places = [ROOT, *(ROOT / name for name in ("scpl_ray", "actors", "jobs", "tests"))]
+    for name in re.findall(r"\b(\w+)/", tree):
+        assert any((place / name).is_dir() for place in places), name
+
+
+def test_the_readme_is_short_and_holds_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert sum(line.startswith("python3 -m venv") for line in lines) == 2
+
+
+@pytest.mark.parametrize("name", docs.PAGES)
+def test_generated_pages_are_what_the_code_gives(name: str) -> None:
+    assert (DOCS / name).read_text() == docs.PAGES[name](), "run `python -m jobs.docs`"
+
+
+def test_every_key_and_every_registered_name_is_on_the_page_of_config_keys() -> None:
+    page = (DOCS / "config.md").read_text()
+    keys = set(docs.keys())
+    sections = {key.rpartition(".")[0] for key in keys}
+    rows = set(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE))
+    assert keys - sections - rows == set()
+    names = (*RULES, *STRATEGIES, *TASKS, *CYCLES, *PRESETS)
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
+    assert {page.name for page in DOCS.glob("*.md")} == set(re.findall(r"[\w-]+\.md", navigation))
