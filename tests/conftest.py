@@ -1,8 +1,13 @@
 """Fixtures that several rooms share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Before torch is imported anywhere, and inherited by processes that tests begin. pytest-xdist runs as many processes as
+# there are cores; threads of several processes that wait for each other on one core make small sums many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,72 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from scpl_ray import checks
-from scpl_ray.config import Experiment
-from scpl_ray.controller import Loop
-from scpl_ray.feedback.population import PopulationSimulator
-from scpl_ray.protocols import Engines, Progress
-from scpl_ray.records import Completion, Example, Manifest, Metric, Query, Score
+from scpl_ray.records import Completion, Example, Metric, Query, Score
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import PHASES, Store
 from tests.support import fakes
-
-SMALL = [
-    "queries.prompts_per_round=40",
-    "generation.samples_per_prompt=4",
-    "evaluation.prompts_per_group=12",
-    "evaluation.neutral_prompts=30",
-    "generation.engine=transformers",
-    "loop.rounds=3",
-]
-
-
-class Silent:
-    def __init__(self) -> None:
-        self.phases: list[tuple[int, str]] = []
-
-    def start(self, round_: int, phase: str, total: int) -> None: ...
-    def advance(self, phase: str, count: int) -> None: ...
-    def generated(self, phase: str, chunk: Sequence[Completion]) -> None: ...
-    def note(self, text: str) -> None: ...
-    def done(self, manifest: Manifest) -> None:
-        self.phases.append((manifest.round, manifest.phase))
-
-    def measured(self, round_: int, rows: Sequence[Metric]) -> None: ...
-
-
-def small(*overrides: str) -> Experiment:
-    return checks.load(None, [*SMALL, *overrides])
-
-
-def loop(
-    store: Store, experiment: Experiment, base: Path, *, progress: Progress | None = None, **generator: int
-) -> Loop:
-    task = fakes.FakeTask(experiment.groups.names)
-    engines = Engines(
-        fakes.FakeGenerator(experiment.seed, **generator),
-        fakes.FakeScorer(),
-        fakes.FakeTrainer(),
-        PopulationSimulator(experiment, task),
-    )
-    given = Path(experiment.reward.model) if experiment.reward.model else None
-    return Loop(experiment, task, store, engines, base, fakes.encode, progress or Silent(), given)
-
-
-def run(root: Path, experiment: Experiment, **generator: int) -> tuple[list[Metric], dict[str, bytes]]:
-    base = root.parent / "base"
-    if not base.exists():
-        fakes.make_base(base, len(experiment.groups.names))
-    store = Store.create(root, experiment, {})
-    rows = loop(store, experiment, base, **generator).run()
-    store.close()
-    return rows, records_of(root)
-
-
-def records_of(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.parquet")} | {
-        str(p.relative_to(root)): p.read_bytes() for p in root.rglob("feedback/*.json") if p.name != "manifest.json"
-    }
+from tests.support.loops import Silent, loop, records_of, run, small
 
 
 def value(rows: Sequence[Metric], round_: int, metric: str, group: str | None = None) -> float:

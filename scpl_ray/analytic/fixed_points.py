@@ -7,9 +7,9 @@ held at those of the base model, the newest data only. What is left is a map of 
     rule,
 
 whose points of rest are found by iterating it, and whose Jacobian there by central differences. Its eigenvalues agree
-with the closed forms of :mod:`scpl_ray.feedback.closed_forms` where those apply. Data of earlier rounds slow the map
-down; they
-move neither its points of rest nor the border between growing and dying deviations where eigenvalues are positive.
+with closed forms where there are any (the tests hold them against each other). Data of earlier rounds slow the map
+down; they move neither its points of rest nor the border between growing and dying deviations where eigenvalues are
+positive.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from scpl_ray.analytic import model, selection
-from scpl_ray.analytic.model import Start
+from scpl_ray.analytic.model import Start, retention_fixed_point, spectral_radius
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
-from scpl_ray.feedback.closed_forms import retention_fixed_point, spectral_radius
 from scpl_ray.feedback.stability import GroupMap, estimate_group_map
 from scpl_ray.selection import group_aware, strategies
 from scpl_ray.shares import FloatArray

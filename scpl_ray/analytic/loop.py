@@ -38,8 +38,7 @@ import numpy as np
 
 from scpl_ray import seeds
 from scpl_ray.analytic import model
-from scpl_ray.analytic.cycle_theory import tempered
-from scpl_ray.analytic.model import CONTEXTS, Settings, Start
+from scpl_ray.analytic.model import CONTEXTS, Settings, Start, tempered
 from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_replacement
 from scpl_ray.config import Experiment, Feedback

@@ -17,7 +17,7 @@ from scpl_ray.feedback import rules
 from scpl_ray.selection import group_aware
 from scpl_ray.selection.cycles import real_rows_needed
 from scpl_ray.selection.strategies import STRATEGIES
-from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder
+from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
 from scpl_ray.training.objectives import OBJECTIVES
 
 CONTEXTS = 2
@@ -249,3 +249,37 @@ def _budget(experiment: Experiment) -> int:
             "raise it"
         )
     return rows
+
+
+def tempered(shares: ArrayLike, temperature: float) -> FloatArray:
+    """Shares of kinds drawn at a decoding temperature, logit' = logit / T, shape (..., K).
+
+    T = 1 is neutral, T < 1 amplifies round by round, and T = 0 (greedy) keeps only the largest, ties equally.
+
+    Raises:
+        ValueError: a negative temperature.
+    """
+    shares = np.asarray(shares, dtype=np.float64)
+    if temperature < 0:
+        raise ValueError(f"temperature: {temperature} is negative; give 0 (greedy) or more")
+    largest = shares.max(axis=-1, keepdims=True)
+    if temperature == 0:
+        return normalise("shares", (shares == largest).astype(np.float64))
+    return normalise("shares", (shares / largest) ** (1.0 / temperature))
+
+
+def retention_fixed_point(rate: ArrayLike, newcomers: ArrayLike) -> FloatArray:
+    """lambda* = b / (1 - nu) of lambda' = nu lambda + b with a constant rate, shape (..., K).
+
+    Raises:
+        ValueError: a rate of 1 or more (the group grows for ever) or below 0.
+    """
+    rate = np.asarray(rate, dtype=np.float64)
+    if not np.all((rate >= 0) & (rate < 1)):
+        raise ValueError(f"rate: {rate.tolist()} must lie in [0, 1) for a fixed point; lower the retention")
+    return np.asarray(np.asarray(newcomers, dtype=np.float64) / (1.0 - rate))
+
+
+def spectral_radius(jacobian: ArrayLike) -> FloatArray:
+    """rho(J), the largest modulus of an eigenvalue, of shape (...) for J of shape (..., K, K); stable iff below 1."""
+    return np.asarray(np.abs(np.linalg.eigvals(np.asarray(jacobian, dtype=np.float64))).max(axis=-1))

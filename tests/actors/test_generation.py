@@ -23,8 +23,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import encode_prompt
 from scpl_ray.records import Completion, Query, Weights
 from scpl_ray.seeds import derive_seed
-from tests.actors.engines.test_engines import save_adapter
-from tests.support.tiny_models import VOCABULARY, config, save_model
+from tests.support.tiny_models import VOCABULARY, config, save_adapter, save_model
 
 pytestmark = pytest.mark.engines
 

@@ -22,7 +22,7 @@ from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.selection.examples import restarts
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
-from tests.test_controller import Silent, loop, small
+from tests.support.loops import Silent, loop, small
 
 
 class Registry:
@@ -166,7 +166,7 @@ import ray
 from actors.prometheus import WatchedProgress
 from jobs.driver.run import on_loopback
 from scpl_ray.records import Completion, Metric
-from tests.test_controller import Silent
+from tests.support.loops import Silent
 with on_loopback():
     ray.init(address=sys.argv[1], log_to_driver=False)
 for name in ("runs/one", "runs/two"):

@@ -16,7 +16,7 @@ from scpl_ray.analytic.loop import Start, simulate
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Reader, Store
 from tests.support import fakes
-from tests.test_controller import loop, run, small
+from tests.support.loops import loop, run, small
 
 SIZES = (
     "generation.engine=transformers",

@@ -23,9 +23,9 @@ from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, band, simulate, simulate_grid
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import measure
-from scpl_ray.feedback import closed_forms
 from scpl_ray.records import SCHEMAS, Metric
 from scpl_ray.selection import strategies
+from tests.theory import closed_forms
 
 SMALL = ("generation.engine=transformers", "analytic.seeds=40", "loop.rounds=3", "queries.prompts_per_round=100")
 THREE = ("groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]")
@@ -326,7 +326,7 @@ def test_constant_retention_rests_where_its_closed_form_says() -> None:
     alone = groups_alone(*rule, "feedback.arrivals=[10.0, 10.0]", "feedback.agents=true")
     settled = alone.rest_from(np.array([60.0, 40.0]))
     assert settled is not None
-    assert_allclose(settled.arrivals, closed_forms.retention_fixed_point([0.9, 0.7], 10.0), rtol=1e-6)
+    assert_allclose(settled.arrivals, model.retention_fixed_point([0.9, 0.7], 10.0), rtol=1e-6)
     assert settled.rho == pytest.approx(0.9)
     assert alone.equal_rest() is None
 

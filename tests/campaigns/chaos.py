@@ -23,7 +23,7 @@ from rich.table import Table
 
 from scpl_ray.storage.run_directory import Reader
 from tests.support import moto_s3
-from tests.test_controller import records_of
+from tests.support.loops import records_of
 
 PAUSE_S = 0.05
 UNDISTURBED_S = 1.2

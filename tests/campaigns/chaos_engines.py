@@ -29,8 +29,8 @@ from scpl_ray import checks, tasks
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Engines, Process, Task
 from tests.campaigns.chaos import ATTEMPTS, Outcome, table
-from tests.jobs.test_end_to_end import SMALL
-from tests.test_controller import records_of
+from tests.support.commands import SMALL
+from tests.support.loops import records_of
 
 FULL = "object store full"
 DRIVER = "driver"

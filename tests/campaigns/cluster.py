@@ -19,7 +19,7 @@ from rich.table import Table
 
 from scpl_ray.storage import cache
 from tests.support.local_cluster import LocalCluster, short_folder
-from tests.test_controller import records_of
+from tests.support.loops import records_of
 
 SETTINGS = ["generation.replicas=2", "training.workers=2", "training.worker_lifetime=run", "selection.strategy=tpp"]
 LIMIT_S = 900.0

@@ -22,7 +22,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config
 
 from tests.campaigns.cluster import nodes_of, on_one_machine
-from tests.test_controller import records_of
+from tests.support.loops import records_of
 
 SETTINGS = ["loop.rounds=2", "generation.replicas=2", "training.workers=2", "training.worker_lifetime=run"]
 GROWS_TO = "placement.cluster={nodes}x1cpu:8gib"

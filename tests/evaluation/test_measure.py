@@ -7,7 +7,7 @@ import pytest
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import diversity, measure
 from scpl_ray.records import Completion, Judgement, Metric, Query
-from tests.test_controller import small
+from tests.support.loops import small
 
 
 def row(group: str | None, metric: str, value: float) -> Metric:

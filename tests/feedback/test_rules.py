@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from scpl_ray.analytic.model import retention_fixed_point
 from scpl_ray.config import Feedback, Groups
 from scpl_ray.feedback import formulas
 from scpl_ray.feedback import rules as fb
-from scpl_ray.feedback.closed_forms import retention_fixed_point
 
 GROUPS = Groups()
 RULE_NAMES = sorted(fb.RULES)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit, softmax
 
-from scpl_ray.feedback.closed_forms import LearningCurve, TwoGaussians
 from scpl_ray.feedback.stability import estimate_group_map
+from tests.theory.closed_forms import LearningCurve, TwoGaussians
 
 
 def retention(start, risks, sensitivity, newcomers, rounds, rng=None):

@@ -1,60 +1,25 @@
 """Whole runs by the command line, with the real engines: Ray, vLLM, the reward model, Ray Train and DeepSpeed."""
 
 import ipaddress
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from ray._common.utils import get_default_ray_temp_dir
 
 from scpl_ray.records import Completion, Metric
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import Reader
+from tests.support.commands import SMALL, command, finish
 
 pytestmark = pytest.mark.engines
-
-SMALL = [
-    "model.base_training_sentences=2000",
-    "loop.rounds=2",
-    "queries.prompts_per_round=48",
-    "generation.samples_per_prompt=2",
-    "generation.prompts_per_chunk=16",
-    "evaluation.prompts_per_group=10",
-    "evaluation.neutral_prompts=20",
-    "selection.strategy=tpp",
-]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Working folder of all runs here; they share one cached base model."""
     return tmp_path_factory.mktemp("runs")
-
-
-def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "SCPL_CACHE": str(folder / "cache")}
-    code = "import sys; sys.argv[0] = 'scpl'; from jobs.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "run", *arguments],
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    # Ray's session folder bears the number of the process that began it
-    assert list(Path(get_default_ray_temp_dir()).glob(f"session_*_{process.pid}")) == []
-    return output
 
 
 def run(folder: Path, name: str, *overrides: str) -> Path:

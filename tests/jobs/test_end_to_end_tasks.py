@@ -7,8 +7,8 @@ import pytest
 
 from scpl_ray.records import Completion, Judgement, Metric, Query
 from scpl_ray.storage.run_directory import Reader
-from tests.jobs.test_end_to_end import command, finish
 from tests.support import maths_data, news_data, preference_data
+from tests.support.commands import command, finish
 from tests.support.tiny_models import save_model
 
 pytestmark = pytest.mark.engines

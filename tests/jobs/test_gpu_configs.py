@@ -17,8 +17,8 @@ from jobs.terminal.plan import print_plan
 from scpl_ray import checks
 from scpl_ray.config import loading
 from scpl_ray.tasks.preference import judge
-from tests.actors.placement.test_memory import QWEN_7B
 from tests.support import maths_data, news_data, preference_data
+from tests.support.model_cards import QWEN_7B
 from tests.support.tiny_models import save_model
 
 GPU_CONFIGS = [name for name in CONFIGS if "_qwen_" in name]

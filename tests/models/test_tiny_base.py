@@ -25,9 +25,9 @@ from scpl_ray.tasks.maths import task as maths
 from scpl_ray.tasks.news import task as news
 from scpl_ray.tasks.preference import task as preference
 from tests.support import example_task, fakes, maths_data, news_data, preference_data
+from tests.support.loops import Silent
 from tests.support.news_data import write_jsonl
 from tests.support.tiny_models import save_model
-from tests.test_controller import Silent
 
 FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "gpt2")
 

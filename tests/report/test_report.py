@@ -28,7 +28,7 @@ from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
 from scpl_ray.studies.study import Search, Study, StudyClaim
 from tests.support import fakes
-from tests.test_controller import loop
+from tests.support.loops import loop
 
 HOSTILE = "<script>alert(1)</script>"
 NORTH, SOUTH = f"nord {HOSTILE} $x$", "جنوب"

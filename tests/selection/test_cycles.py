@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scpl_ray.analytic import cycle_theory
 from scpl_ray.config import Cycle, Experiment
 from scpl_ray.config.presets import PRESETS, preset_overrides
 from scpl_ray.records import Example
 from scpl_ray.selection.cycles import CYCLES, compose, real_rows_needed
+from tests.theory import cycle_theory
 
 
 def example(name, origin="round 1", weight=1.0, kind=0):

@@ -6,9 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scpl_ray.config import Selection
-from scpl_ray.feedback.closed_forms import penalty_fixed_point, selection_drift
-from scpl_ray.selection import formulas as theory
+from scpl_ray.selection import formulas
 from scpl_ray.selection.strategies import STRATEGIES, Candidates, candidates_per_group, select
+from tests.theory import selection_theory as theory
+from tests.theory.closed_forms import penalty_fixed_point, selection_drift
 
 MATRIX = np.array(
     [
@@ -97,7 +98,7 @@ def test_ids_that_differ_only_in_leading_zeros_have_an_order():
 @pytest.mark.parametrize(("beta", "rate", "mean"), [(0.5, 0.496113, 0.58919), (0.1, 0.112926, 0.803624)])
 def test_vrs_on_the_matrix(beta, rate, mean):
     """Rate and mean reward over many seeds are those of the acceptance probabilities."""
-    accept = theory.vrs_acceptance(MATRIX, beta, MATRIX.max())
+    accept = formulas.vrs_acceptance(MATRIX, beta, MATRIX.max())
     assert accept.mean() == pytest.approx(rate, abs=1e-6)
     assert (accept * MATRIX).sum() / accept.sum() == pytest.approx(mean, abs=1e-6)
     prompt_shares = {

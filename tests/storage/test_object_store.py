@@ -26,9 +26,9 @@ from scpl_ray.storage.object_store.mirror import RemoteStore
 from scpl_ray.storage.object_store.objects import Objects
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes, moto_s3
+from tests.support.loops import loop, records_of, small
+from tests.support.loops import run as run_locally
 from tests.support.moto_s3 import BUCKET, Server
-from tests.test_controller import loop, records_of, small
-from tests.test_controller import run as run_locally
 
 RUN = f"s3://{BUCKET}/runs/mine"
 KEY = "runs/mine"

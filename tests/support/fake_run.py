@@ -22,7 +22,7 @@ from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
-from tests.test_controller import Silent, small
+from tests.support.loops import Silent, small
 
 
 class SlowGenerator(fakes.FakeGenerator):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -47,6 +48,20 @@ def save_model(folder: Path, family: str, hidden: int = 64) -> Path:
     # without the map AutoTokenizer would put Qwen2's own byte-level class in its place
     mapping = {"auto_map": {"AutoTokenizer": [None, "PreTrainedTokenizerFast"]}} if family == "qwen2" else {}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", **mapping).save_pretrained(folder)
+    return folder
+
+
+def save_adapter(model: Path, folder: Path, seed: int) -> Path:
+    """An adapter of rank 4 with random weights, other than 0 in both halves."""
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    targets = ["c_attn"] if base.config.model_type == "gpt2" else ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, target_modules=targets, fan_in_fan_out="c_attn" in targets, task_type="CAUSAL_LM")
+    peft_model = get_peft_model(base, config)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0.0, 0.3)
+    peft_model.save_pretrained(folder)
     return folder
 
 

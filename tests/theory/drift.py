@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scpl_ray import seeds
-from scpl_ray.analytic.cycle_theory import drift_sd
 from scpl_ray.shares import FloatArray, IntArray, check_shares, normalise
+from tests.theory.cycle_theory import drift_sd
 
 
 @dataclasses.dataclass(frozen=True)

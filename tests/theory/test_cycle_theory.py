@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from scpl_ray.analytic import cycle_theory as theory
+from scpl_ray.analytic import model
+from tests.theory import cycle_theory as theory
 
 
 def gaussian_chain(draws, chains, rounds, n, cycle, real_share=0.0):
@@ -120,15 +121,15 @@ def test_anchored_share():
 def test_temperature_amplifies_below_one_only(temperature, rounds, share):
     p = np.array([0.6, 0.4])
     for _ in range(rounds):
-        p = theory.tempered(p, temperature)
+        p = model.tempered(p, temperature)
     assert p[0] == pytest.approx(share, abs=1e-6)
 
 
 def test_greedy_collapses_at_once():
-    assert theory.tempered([[0.3, 0.36, 0.34], [0.4, 0.4, 0.2]], 0.0).tolist() == [[0, 1, 0], [0.5, 0.5, 0]]
-    np.testing.assert_allclose(theory.tempered([0.51, 0.49], 1e-3), [1, 0], atol=1e-9)
+    assert model.tempered([[0.3, 0.36, 0.34], [0.4, 0.4, 0.2]], 0.0).tolist() == [[0, 1, 0], [0.5, 0.5, 0]]
+    np.testing.assert_allclose(model.tempered([0.51, 0.49], 1e-3), [1, 0], atol=1e-9)
     with pytest.raises(ValueError, match="temperature: -1 is negative"):
-        theory.tempered([0.5, 0.5], -1)
+        model.tempered([0.5, 0.5], -1)
 
 
 def test_bias_of_accumulated_data_with_real_data():

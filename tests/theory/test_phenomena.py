@@ -8,13 +8,14 @@ from numpy.testing import assert_allclose
 from scipy.special import expit, logit
 
 from scpl_ray import checks
-from scpl_ray.analytic.cycle_theory import accumulated_variance, anchored_share_variance, replaced_variance
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, simulate, simulate_grid
 from scpl_ray.config import Experiment, Feedback
-from scpl_ray.feedback import closed_forms, rules
+from scpl_ray.feedback import rules
 from scpl_ray.feedback.stability import estimate_group_map
 from scpl_ray.studies.statistics import Claim, judge_claims, paired_differences
+from tests.theory import closed_forms
+from tests.theory.cycle_theory import accumulated_variance, anchored_share_variance, replaced_variance
 
 BARE = (
     "generation.engine=transformers",

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scpl_ray.selection import formulas as theory
+from scpl_ray.selection import formulas
+from tests.theory import selection_theory as theory
 
 VALUES = np.array([0.0, 0.5, 1.0])
 LAWS = np.array([[0.2, 0.3, 0.5], [0.4, 0.4, 0.2]])
@@ -19,43 +20,43 @@ def logit(p):
 
 
 def test_acceptance_of_the_first_row():
-    accept = theory.vrs_acceptance([0.7, 0.3, 0.5, 0.2], 0.5, 0.9)
+    accept = formulas.vrs_acceptance([0.7, 0.3, 0.5, 0.2], 0.5, 0.9)
     np.testing.assert_allclose(accept, [0.67032, 0.301194, 0.449329, 0.246597], atol=1e-6)
 
 
 def test_acceptance_broadcasts_over_temperatures():
-    accept = theory.vrs_acceptance([0.7, 0.9], np.array([[0.5], [0.1]]), 0.9)
+    accept = formulas.vrs_acceptance([0.7, 0.9], np.array([[0.5], [0.1]]), 0.9)
     np.testing.assert_allclose(accept, [[np.exp(-0.4), 1.0], [np.exp(-2.0), 1.0]])
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.5, float("nan")])
 def test_beta_must_be_positive(beta):
     with pytest.raises(ValueError, match=r"beta: .* must be above 0"):
-        theory.vrs_acceptance([0.1], beta, 1.0)
+        formulas.vrs_acceptance([0.1], beta, 1.0)
     with pytest.raises(ValueError, match="beta: "):
         theory.tilted_gaussian_shares([0.5, 0.5], [0.1, 0.0], 1.0, beta)
     with pytest.raises(ValueError, match="beta: "):
-        theory.penalised_shares([0.5, 0.5], [0.1, 0.0], [0.5, 0.5], beta, 1.0)
+        formulas.penalised_shares([0.5, 0.5], [0.1, 0.0], [0.5, 0.5], beta, 1.0)
 
 
 def test_bound_must_bound():
     with pytest.raises(ValueError, match=r"r_max: 1.0 does not bound the rewards, the largest is 1.2"):
-        theory.vrs_acceptance([0.3, 1.2], 0.5, 1.0)
+        formulas.vrs_acceptance([0.3, 1.2], 0.5, 1.0)
     with pytest.raises(ValueError, match="r_max: "):
-        theory.vrs_acceptance([0.3, float("nan")], 0.5, 1.0)
+        formulas.vrs_acceptance([0.3, float("nan")], 0.5, 1.0)
 
 
 def test_discrete_tilt():
     accept = theory.group_acceptance(LAWS, VALUES, 0.5)
     np.testing.assert_allclose(accept, [0.6374308889987552, 0.40128588976322205], atol=1e-12)
-    assert theory.accepted_shares([0.5, 0.5], accept)[0] == pytest.approx(0.613671505103147, abs=1e-12)
+    assert formulas.accepted_shares([0.5, 0.5], accept)[0] == pytest.approx(0.613671505103147, abs=1e-12)
     assert accept.mean() == pytest.approx(0.5193583893809887, abs=1e-12)
 
 
 @pytest.mark.parametrize(("candidates", "share"), [(1, 0.5), (2, 0.541449), (4, 0.583802)])
 def test_per_prompt_maximum_is_not_the_exact_tilt(candidates, share):
     accept = theory.prompt_max_acceptance([0.5, 0.5], LAWS, VALUES, 0.5, candidates)
-    assert theory.accepted_shares([0.5, 0.5], accept)[0] == pytest.approx(share, abs=1e-6)
+    assert formulas.accepted_shares([0.5, 0.5], accept)[0] == pytest.approx(share, abs=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -160,27 +161,27 @@ def test_best_of_n_is_a_law_below_its_bound(masses, n):
     ],
 )
 def test_top_fraction(shares, means, kappa, tau, share):
-    threshold, kept = theory.top_fraction(shares, means, 1.0, kappa)
+    threshold, kept = formulas.top_fraction(shares, means, 1.0, kappa)
     assert threshold == pytest.approx(tau, abs=1e-6)
     assert kept[0] == pytest.approx(share, abs=1e-6)
 
 
 def test_top_fraction_over_a_grid():
     means = np.array([[0.5, 0.0], [0.3, 0.0]])
-    tau, kept = theory.top_fraction([[0.5, 0.5], [0.8, 0.2]], means, [1.0, 1.0], [0.2, 0.1])
+    tau, kept = formulas.top_fraction([[0.5, 0.5], [0.8, 0.2]], means, [1.0, 1.0], [0.2, 0.1])
     np.testing.assert_allclose(tau, [1.118131, 1.530461], atol=1e-6)
     np.testing.assert_allclose(kept[:, 0], [0.670611, 0.874097], atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "share"), [(1, 0.5), (4, 0.625726), (16, 0.709602)])
 def test_best_of_n_shares(n, share):
-    shares = theory.best_of_n_shares([0.5, 0.5], [0.5, 0.0], 1.0, n)
+    shares = formulas.best_of_n_shares([0.5, 0.5], [0.5, 0.0], 1.0, n)
     assert shares[0] == pytest.approx(share, abs=1e-6)
     assert shares.sum() == pytest.approx(1.0, abs=1e-10)
 
 
 def test_best_of_n_where_one_group_always_wins():
-    shares = theory.best_of_n_shares([0.5, 0.5], [100.0, 0.0], 1.0, 4)
+    shares = formulas.best_of_n_shares([0.5, 0.5], [100.0, 0.0], 1.0, 4)
     np.testing.assert_allclose(shares, [0.9375, 0.0625], atol=1e-9)
 
 
@@ -190,7 +191,7 @@ def test_best_of_n_shares_with_a_narrow_group():
     group = (draws.uniform(size=(size, n)) > 0.3).astype(int)
     rewards = draws.normal(np.array([0.2, 0.0])[group], np.array([0.01, 1.0])[group])
     best = group[np.arange(size), rewards.argmax(axis=1)]
-    share = theory.best_of_n_shares([0.3, 0.7], [0.2, 0.0], [0.01, 1.0], n)[0]
+    share = formulas.best_of_n_shares([0.3, 0.7], [0.2, 0.0], [0.01, 1.0], n)[0]
     assert (best == 0).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / size))
 
 
@@ -200,7 +201,7 @@ def test_quotas_cost_reward():
     assert free == pytest.approx(1.693006347026716, abs=1e-6)
     assert held == pytest.approx(1.6498096020390416, abs=1e-6)
     # quotas at the shares that the free choice has anyway cost nothing
-    _, kept = theory.top_fraction([0.5, 0.5], [0.5, 0.0], 1.0, 0.2)
+    _, kept = formulas.top_fraction([0.5, 0.5], [0.5, 0.0], 1.0, 0.2)
     assert theory.quota_mean([0.5, 0.5], [0.5, 0.0], 1.0, 0.2, kept) == pytest.approx(float(free), abs=1e-9)
     with pytest.raises(ValueError, match="exceeds what the groups have"):
         theory.quota_mean([0.9, 0.1], [0.5, 0.0], 1.0, 0.4, [0.5, 0.5])
@@ -215,32 +216,32 @@ def test_quotas_cost_reward():
 )
 def test_importance_weights(shares, weights, efficiency, sample_size):
     target = np.full(len(shares), 1 / len(shares))
-    np.testing.assert_allclose(theory.importance_weights(shares, target), weights, atol=1e-6)
+    np.testing.assert_allclose(formulas.importance_weights(shares, target), weights, atol=1e-6)
     assert theory.importance_efficiency(shares, target) == pytest.approx(efficiency)
     assert theory.importance_sample_size(shares, target) == pytest.approx(sample_size)
-    rows = np.repeat(theory.importance_weights(shares, target), np.round(np.array(shares) * 1000).astype(int))
-    assert theory.effective_sample_size(rows) == pytest.approx(1000 * sample_size)
+    rows = np.repeat(formulas.importance_weights(shares, target), np.round(np.array(shares) * 1000).astype(int))
+    assert formulas.effective_sample_size(rows) == pytest.approx(1000 * sample_size)
 
 
 def test_weights_of_an_empty_group_raise():
     with pytest.raises(ValueError, match=r"target: asks for shares \[0.5, 0.5\] but the groups have \[1.0, 0.0\]"):
-        theory.importance_weights([1.0, 0.0], [0.5, 0.5])
+        formulas.importance_weights([1.0, 0.0], [0.5, 0.5])
     with pytest.raises(ValueError, match="accepted mass"):
-        theory.calibrated_multipliers([0.5, 0.5], [0.5, 0.5], [0.3, 0.0])
+        formulas.calibrated_multipliers([0.5, 0.5], [0.5, 0.5], [0.3, 0.0])
 
 
 def test_a_group_that_is_not_wanted_may_be_empty():
-    assert theory.importance_weights([1.0, 0.0], [1.0, 0.0]).tolist() == [1.0, 0.0]
-    assert theory.importance_weights([0.5, 0.5], [1.0, 0.0]).tolist() == [2.0, 0.0]
+    assert formulas.importance_weights([1.0, 0.0], [1.0, 0.0]).tolist() == [1.0, 0.0]
+    assert formulas.importance_weights([0.5, 0.5], [1.0, 0.0]).tolist() == [2.0, 0.0]
     assert theory.importance_efficiency([0.5, 0.5], [1.0, 0.0]) == 0.5
-    assert theory.calibrated_multipliers([0.5, 0.5], [1.0, 0.0], [0.2, 0.0]).tolist() == [1.0, 0.0]
+    assert formulas.calibrated_multipliers([0.5, 0.5], [1.0, 0.0], [0.2, 0.0]).tolist() == [1.0, 0.0]
 
 
 def test_calibrated_multipliers():
     accept = theory.group_acceptance(LAWS, VALUES, 0.5)
-    multipliers = theory.calibrated_multipliers([0.5, 0.5], [0.5, 0.5], accept)
+    multipliers = formulas.calibrated_multipliers([0.5, 0.5], [0.5, 0.5], accept)
     np.testing.assert_allclose(multipliers, [0.6295363100359664, 1.0], atol=1e-9)
-    np.testing.assert_allclose(theory.accepted_shares([0.5, 0.5], accept * multipliers), [0.5, 0.5], atol=1e-12)
+    np.testing.assert_allclose(formulas.accepted_shares([0.5, 0.5], accept * multipliers), [0.5, 0.5], atol=1e-12)
     assert (accept * multipliers).mean() == pytest.approx(0.401285889763222, abs=1e-9)
 
 
@@ -250,15 +251,15 @@ def test_calibration_hits_any_target(n_groups, seed):
     draws = np.random.default_rng(seed)
     shares, target = draws.dirichlet(np.full(n_groups, 2.0), 2)
     accept = draws.uniform(0.01, 1, n_groups)
-    multipliers = theory.calibrated_multipliers(shares, target, accept)
+    multipliers = formulas.calibrated_multipliers(shares, target, accept)
     assert multipliers.max() == pytest.approx(1.0)
-    np.testing.assert_allclose(theory.accepted_shares(shares, accept * multipliers), target, atol=1e-12)
+    np.testing.assert_allclose(formulas.accepted_shares(shares, accept * multipliers), target, atol=1e-12)
 
 
 def walk_penalty(penalty, rounds, form="log", start=0.5, target=0.5):
     shares, path = np.array([start, 1 - start]), [start]
     for _ in range(rounds):
-        shares = theory.penalised_shares(shares, [0.2, 0.0], [target, 1 - target], 0.5, penalty, form)
+        shares = formulas.penalised_shares(shares, [0.2, 0.0], [target, 1 - target], 0.5, penalty, form)
         path.append(shares[0])
     return np.array(path)
 
@@ -295,7 +296,7 @@ def test_linear_penalty_path():
 
 
 def test_penalty_leaves_an_extinct_group_extinct():
-    after = theory.penalised_shares([0.0, 0.4, 0.6], [0.1, 0.2, 0.2], [0.2, 0.3, 0.5], 0.5, 0.25)
+    after = formulas.penalised_shares([0.0, 0.4, 0.6], [0.1, 0.2, 0.2], [0.2, 0.3, 0.5], 0.5, 0.25)
     assert after[0] == 0
     assert after.sum() == pytest.approx(1.0)
 

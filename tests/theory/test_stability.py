@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scpl_ray.feedback import closed_forms, formulas
-from scpl_ray.feedback.closed_forms import LearningCurve, TwoGaussians
+from scpl_ray.analytic import model
+from scpl_ray.feedback import formulas
+from tests.theory import closed_forms
+from tests.theory.closed_forms import LearningCurve, TwoGaussians
 
 
 def walk(rule, state, rounds):
@@ -41,10 +43,10 @@ def learning_curve_retention(curve, sensitivity, newcomers):
 
 
 def test_fixed_points_of_constant_retention():
-    point = closed_forms.retention_fixed_point([0.9, 0.7], [10, 10])
+    point = model.retention_fixed_point([0.9, 0.7], [10, 10])
     np.testing.assert_allclose(point, [100, 33.333333], atol=1e-6)
     assert point[0] / point.sum() == pytest.approx(0.75)
-    point = closed_forms.retention_fixed_point([0.95, 0.9, 0.8], 5)
+    point = model.retention_fixed_point([0.95, 0.9, 0.8], 5)
     np.testing.assert_allclose(point, [100, 50, 25], atol=1e-9)
     np.testing.assert_allclose(point / point.sum(), [0.571429, 0.285714, 0.142857], atol=1e-6)
 
@@ -73,16 +75,16 @@ def test_path_without_newcomers():
 @pytest.mark.parametrize("rate", [1.0, 1.2, -0.1])
 def test_no_fixed_point_without_leaving(rate):
     with pytest.raises(ValueError, match=r"rate: .* must lie in"):
-        closed_forms.retention_fixed_point([rate, 0.5], 1.0)
+        model.retention_fixed_point([rate, 0.5], 1.0)
 
 
 def test_spectral_radius_is_not_the_norm():
     matrix = np.array([[0.5, 2.0], [0.0, 0.5]])
-    assert closed_forms.spectral_radius(matrix) == pytest.approx(0.5)
+    assert model.spectral_radius(matrix) == pytest.approx(0.5)
     assert np.linalg.norm(matrix, 2) == pytest.approx(2.118033988749895)
     # complex eigenvalues count by their modulus, and a batch is its members
     rotation = 1.1 * np.array([[0.0, -1.0], [1.0, 0.0]])
-    np.testing.assert_allclose(closed_forms.spectral_radius([matrix, rotation]), [0.5, 1.1])
+    np.testing.assert_allclose(model.spectral_radius([matrix, rotation]), [0.5, 1.1])
 
 
 # two Gaussians ------------------------------------------------------------------------------------------------------
@@ -164,9 +166,7 @@ def test_two_gaussians_trajectories(noise, shares):
 def test_retention_is_unstable_exactly_where_the_spectral_radius_exceeds_one(noise):
     world, sensitivity = TwoGaussians(noise, 1.0), 0.8
     point = np.full(2, world.fair_mass(sensitivity, 10.0))
-    radius = closed_forms.spectral_radius(
-        world.jacobian(point, 1 - sensitivity * world.risks([0.5, 0.5]), [-sensitivity] * 2)
-    )
+    radius = model.spectral_radius(world.jacobian(point, 1 - sensitivity * world.risks([0.5, 0.5]), [-sensitivity] * 2))
     path = walk(linear_retention(world, sensitivity, 10.0), point * [1.01, 0.99], 500)
     gap = np.abs(path[:, 0] - path[:, 1]) / path.sum(axis=1)
     assert (radius > 1) == (noise < 0.25) == (gap[-1] > 2 * gap[0])
@@ -182,7 +182,7 @@ def test_group_balanced_training_removes_the_instability(noise):
     rate = formulas.retention_rate(risk, "linear", 0.8)
     jacobian = closed_forms.balanced_training_jacobian(rate)
     assert np.array_equal(jacobian, np.diag(rate))
-    assert closed_forms.spectral_radius(jacobian) < 1
+    assert model.spectral_radius(jacobian) < 1
     start = world.fair_mass(0.8, 10.0) * np.array([1.5, 0.5])
     path = walk(lambda m: formulas.retention(m, rate, 10.0), start, 400)
     assert path[-1, 1] / path[-1].sum() == pytest.approx(0.5, abs=1e-6)
@@ -231,7 +231,7 @@ def test_learning_curve_eigenvalues(ceiling, exponent, sensitivity, n_groups, co
     curve = LearningCurve(ceiling, exponent)
     eigenvalues = curve.eigenvalues(sensitivity, n_groups)
     np.testing.assert_allclose(eigenvalues[1:], contrast, atol=1e-6)
-    assert curve.is_stable(n_groups) == stable == (closed_forms.spectral_radius(np.diag(eigenvalues)) < 1)
+    assert curve.is_stable(n_groups) == stable == (model.spectral_radius(np.diag(eigenvalues)) < 1)
     jacobian = curve.jacobian(np.full(n_groups, 1 / n_groups), sensitivity)
     np.testing.assert_allclose(sorted(np.linalg.eigvals(jacobian)), sorted(eigenvalues), atol=1e-9)
 

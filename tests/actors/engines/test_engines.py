@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from scipy.stats import chisquare
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -18,7 +18,7 @@ from actors.engines.vllm import CPU_KV_CACHE_BYTES, kv_cache_bytes
 from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import decode, encode_answer, encode_prompt, stop_ids
 from scpl_ray.records import Weights
-from tests.support.tiny_models import FAMILIES, VOCABULARY, save_model
+from tests.support.tiny_models import FAMILIES, VOCABULARY, save_adapter, save_model
 
 SETTINGS = EngineSettings(
     max_prompt_tokens=64,
@@ -55,19 +55,6 @@ def requests(count: int, seed: int = 0, samples: int = 3) -> list[Request]:
     draw = np.random.default_rng(seed)
     prompts = [tuple(draw.integers(2, VOCABULARY, draw.integers(1, 12)).tolist()) for _ in range(count)]
     return [Request(p, int(draw.integers(2**63))) for p in prompts for _ in range(samples)]
-
-
-def save_adapter(model: Path, folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(model)
-    targets = ["c_attn"] if base.config.model_type == "gpt2" else ["q_proj", "v_proj", "down_proj"]
-    config = LoraConfig(r=4, target_modules=targets, fan_in_fan_out="c_attn" in targets, task_type="CAUSAL_LM")
-    peft_model = get_peft_model(base, config)
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0.0, 0.3)
-    peft_model.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("family", FAMILIES)

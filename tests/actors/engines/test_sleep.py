@@ -19,8 +19,8 @@ from scpl_ray.protocols import Engines, TrainingJob, TrainingResult
 from scpl_ray.records import Weights
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
+from tests.support.loops import Silent, small
 from tests.support.tiny_models import save_model
-from tests.test_controller import Silent, small
 
 SHARED = EngineSettings.of(Experiment(), 0.5, memory_share=0.6, sleeps=True)
 ADAPTERS = dataclasses.replace(SHARED, adapter_rank=16)

@@ -11,22 +11,10 @@ from actors.placement.memory import Sizes, estimates, known_sizes, model_size
 from scpl_ray import checks, tasks
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter
+from tests.support.model_cards import QWEN_7B
 from tests.support.tiny_models import save_model
 
 GIB = 2**30
-QWEN_7B = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 32768,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
-"""Qwen2.5-7B-Instruct, as published."""
 BY_HAND = (
     2 * 152_064 * 3584  # embeddings in and out
     + 28

@@ -21,7 +21,7 @@ from jobs.benchmark.gpu import (
 from scpl_ray.records import Completion, Example
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
-from tests.test_controller import loop, small
+from tests.support.loops import loop, small
 
 MACHINE = Machine(copy=2e12, upload=5e10, flops=1e15)
 MODEL = Tensors(parameters=10**9, width=2)

@@ -26,7 +26,7 @@ from scpl_ray import checks
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
-from tests.jobs.test_end_to_end import SMALL
+from tests.support.commands import SMALL
 
 # rules score: no reward model is fitted; tests of single runs have the other engine
 KEYS = [*SMALL, "reward.terms={well_formed: 1.0}", "generation.engine=transformers"]

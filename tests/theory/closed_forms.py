@@ -20,23 +20,6 @@ def _array(values: ArrayLike) -> FloatArray:
     return np.asarray(values, dtype=np.float64)
 
 
-def spectral_radius(jacobian: ArrayLike) -> FloatArray:
-    """rho(J), the largest modulus of an eigenvalue, of shape (...) for J of shape (..., K, K); stable iff below 1."""
-    return np.asarray(np.abs(np.linalg.eigvals(_array(jacobian))).max(axis=-1))
-
-
-def retention_fixed_point(rate: ArrayLike, newcomers: ArrayLike) -> FloatArray:
-    """lambda* = b / (1 - nu) of lambda' = nu lambda + b with a constant rate, shape (..., K).
-
-    Raises:
-        ValueError: a rate of 1 or more (the group grows for ever) or below 0.
-    """
-    rate = _array(rate)
-    if not np.all((rate >= 0) & (rate < 1)):
-        raise ValueError(f"rate: {rate.tolist()} must lie in [0, 1) for a fixed point; lower the retention")
-    return np.asarray(_array(newcomers) / (1.0 - rate))
-
-
 def retention_path(start: ArrayLike, rate: ArrayLike, newcomers: ArrayLike, rounds: int) -> FloatArray:
     """lambda(t) = nu^t lambda(0) + b (1 + nu + ... + nu^(t-1)) under a constant rate, shape (..., K).
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import digamma
 
-from scpl_ray.shares import FloatArray, normalise
+from scpl_ray.shares import FloatArray
 
 
 def _array(values: ArrayLike) -> FloatArray:
@@ -94,23 +94,6 @@ def drift_sd(share: ArrayLike, draws: ArrayLike, rounds: ArrayLike) -> FloatArra
     """
     p = _array(share)
     return np.asarray(np.sqrt(p * (1.0 - p) * (1.0 - replaced_variance(draws, rounds))))
-
-
-def tempered(shares: ArrayLike, temperature: float) -> FloatArray:
-    """Shares of kinds drawn at a decoding temperature, logit' = logit / T, shape (..., K).
-
-    T = 1 is neutral, T < 1 amplifies round by round, and T = 0 (greedy) keeps only the largest, ties equally.
-
-    Raises:
-        ValueError: a negative temperature.
-    """
-    shares = _array(shares)
-    if temperature < 0:
-        raise ValueError(f"temperature: {temperature} is negative; give 0 (greedy) or more")
-    largest = shares.max(axis=-1, keepdims=True)
-    if temperature == 0:
-        return normalise("shares", (shares == largest).astype(np.float64))
-    return normalise("shares", (shares / largest) ** (1.0 / temperature))
 
 
 def accumulated_bias(initial: float, real: float, synthetic: float, rounds: int, shift: float = 1.0) -> FloatArray:
