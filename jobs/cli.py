@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jobs.configs import CONFIGS, STUDIES
 from jobs.terminal.display import wide_console
-from scpl_ray import checks
+from scpl_ray import __version__, checks
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
@@ -42,6 +42,21 @@ Arguments = Annotated[
         "Without a config: the quick start, offline, on a CPU.",
     ),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"scpl_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options of ``scpl`` itself, before its command."""
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
