@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
-    help="Self-consuming performative loops of language models: run them, measure their bias, test the remedy.",
 )
 
 Arguments = Annotated[
@@ -50,7 +49,9 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    help="Self-consuming performative loops of language models: run them, measure their bias, test the remedy."
+)
 def options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
