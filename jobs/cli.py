@@ -14,6 +14,7 @@ from rich.console import Console
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
 from jobs.terminal.display import wide_console
+from scpl_ray import __version__
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
@@ -32,7 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
-    help="Self-consuming performative loops of language models: run them, measure their bias, test the remedy.",
 )
 
 Arguments = Annotated[
@@ -43,6 +43,23 @@ Arguments = Annotated[
         "Without a config: the quick start, offline, on a CPU.",
     ),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"scpl_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    help="Self-consuming performative loops of language models: run them, measure their bias, test the remedy."
+)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options of ``scpl`` itself, before its command."""
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.driver import run
-from scpl_ray import checks
+from scpl_ray import __version__, checks
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 
@@ -161,3 +161,12 @@ def test_no_help_text_is_eaten_as_markup() -> None:
 def test_help_teaches(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0 and len(result.output) > 200
+
+
+def test_the_version_is_printed_before_any_command() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"scpl_ray {__version__}\n")
+
+
+def test_help_still_says_what_the_program_is_for() -> None:
+    assert "measure their bias" in " ".join(runner.invoke(app, ["--help"]).output.split())

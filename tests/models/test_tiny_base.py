@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from examples import own_task
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.feedback.population import PopulationSimulator
@@ -24,7 +25,7 @@ from scpl_ray.tasks import TASKS, TaskKind, bases
 from scpl_ray.tasks.maths import task as maths
 from scpl_ray.tasks.news import task as news
 from scpl_ray.tasks.preference import task as preference
-from tests.support import example_task, fakes, maths_data, news_data, preference_data
+from tests.support import fakes, maths_data, news_data, preference_data
 from tests.support.loops import Silent
 from tests.support.news_data import write_jsonl
 from tests.support.tiny_models import save_model
@@ -215,7 +216,7 @@ def test_the_example_of_the_readme_has_a_tiny_model_that_speaks(monkeypatch: pyt
     monkeypatch.setitem(
         TASKS,
         "pets",
-        TaskKind(meaning="lines about pets", builder="tests.support.example_task:build", reads_data=False),
+        TaskKind(meaning="lines about pets", builder="examples.own_task:build", reads_data=False),
     )
     task = TASKS["pets"].build(PETS)
     folder = bases.base_model(PETS, task)
@@ -229,7 +230,7 @@ def test_the_example_of_the_readme_has_a_tiny_model_that_speaks(monkeypatch: pyt
     assert [judgement.quality for judgement in task.judge(said)] == [1.0, 1.0]
 
 
-class Pets(example_task.Pets):
+class Pets(own_task.Pets):
     """Read by the fake engines, whose texts are one word each."""
 
     def _kind(self, text: str) -> str:
@@ -239,7 +240,7 @@ class Pets(example_task.Pets):
         return [(q, fakes.WORDS[self.kinds.index(str(q.group))]) for q, _ in super().real_examples(count, seed=seed)]
 
     def choices(self, users: Any, *, seed: int) -> list[Any]:
-        by_line = {f" {example_task.LINES[kind][0]}": word for kind, word in zip(self.kinds, fakes.WORDS, strict=False)}
+        by_line = {f" {own_task.LINES[kind][0]}": word for kind, word in zip(self.kinds, fakes.WORDS, strict=False)}
         return [
             dataclasses.replace(c, chosen=by_line[c.chosen], rejected=by_line[c.rejected])
             for c in super().choices(users, seed=seed)

@@ -1,21 +1,22 @@
-"""A task in one file: write a line about a pet. Cat people and dog people ask; kinds are what the line is about."""
+"""A task in one file, a line about a pet. `scpl run` on it: python examples/own_task.py loop.rounds=2 [KEY=VALUE]..."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jobs.cli import app
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
+from scpl_ray.tasks import TASKS, TaskKind
 
 LINES = {"cats": ("A cat sleeps in the sun.", "The cat purrs."), "dogs": ("A dog runs in the rain.", "The dog barks.")}
 
 
 class Pets:
-    """See scpl_ray.protocols.Task for what each method owes."""
-
     def __init__(self, groups: Sequence[str]) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.confusion: tuple[tuple[float, ...], ...] | None = None  # the judge below makes no errors
@@ -53,13 +54,16 @@ class Pets:
         return Judgement(completion_id, self._kind(text), sum(terms.values()) / len(terms), terms)
 
     def _kind(self, text: str) -> str | None:
-        named = [kind for kind in self.kinds if kind.removesuffix("s") in text.lower().split()]
-        return named[0] if len(named) == 1 else None
+        return next((kind for kind in self.kinds if kind.removesuffix("s") in text.lower().split()), None)
 
     def _query(self, query_id: str, group: str) -> Query:
         return Query(query_id, group, f"A line about {group}:", LINES[group][0])
 
 
 def build(experiment: Experiment) -> Pets:
-    """The builder that one line of scpl_ray/tasks/__init__.py registers: "pets": pets.build."""
     return Pets(experiment.groups.names)
+
+
+if __name__ == "__main__":
+    TASKS["pets"] = TaskKind(meaning="lines about pets", builder="__main__:build", reads_data=False)
+    app(["run", "task.name=pets", "groups.names=[cats, dogs]", "reward.terms={pet: 1.0}", *sys.argv[1:]])
