@@ -107,7 +107,7 @@ def _table(section: type[BaseModel], prefix: str) -> str:
         else:
             values, meaning = _values(field.annotation, field.metadata), field.description or ""
         cells = (f"`{key}`", values, _default(field), _markdown(meaning))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows) + "\n"
 
 
@@ -115,12 +115,16 @@ def _names(section: type[BaseModel], prefix: str, choices: Mapping[str, Mapping[
     for name in section.model_fields:
         key = f"{prefix}.{name}" if prefix else name
         if key in choices:
-            rows = [f"| `{value}` | {meaning} |" for value, meaning in choices[key].items()]
+            rows = [f"| `{value}` | {_cell(_markdown(meaning))} |" for value, meaning in choices[key].items()]
             yield "\n".join([f"Names that `{key}` takes:\n", "| name | meaning |", "|---|---|", *rows]) + "\n"
 
 
 def _markdown(text: str) -> str:
     return " ".join(text.split()).replace("``", "`").replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _default(field: FieldInfo) -> str:
