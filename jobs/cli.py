@@ -19,7 +19,6 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
-from scpl_ray.registries import CHOICES
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Store
@@ -332,6 +331,8 @@ def init(
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,
 ) -> None:
     """Write a config with every key, its default and its meaning."""
+    from scpl_ray.registries import CHOICES
+
     try:
         experiment = experiments.load(*split_arguments([config] if config else []))
         with path.open("x", encoding="utf-8") as file:

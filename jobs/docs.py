@@ -17,14 +17,16 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from actors.engines.registry import ENGINES
+from scpl_ray import registries
 from scpl_ray.config import Experiment
 from scpl_ray.config.presets import PRESETS
 from scpl_ray.studies.study import Range, Search, Study, StudyClaim
-from scpl_ray.tasks import TASKS
 
 CHOICES: dict[str, dict[str, str]] = {
+    **registries.CHOICES,
+    "generation.engine": {name: kind.meaning for name, kind in ENGINES.items()},
     "preset": {name: ", ".join(f"`{key}={value}`" for key, value in keys.items()) for name, keys in PRESETS.items()},
-    "task.name": {name: kind.meaning for name, kind in TASKS.items()},
 }
 """Meanings of names, by the dotted key that takes them: what the schema itself does not say."""
 

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from actors.engines.registry import ENGINES
 from jobs import cli, docs
 from jobs.benchmark import __main__ as benchmark_commands
 from jobs.configs import CONFIGS, STUDIES
@@ -19,6 +20,7 @@ from scpl_ray.selection.cycles import CYCLES
 from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.studies import study
 from scpl_ray.tasks import TASKS
+from scpl_ray.training.objectives import OBJECTIVES
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, commands, inline
 
 OWN_CONFIGS = {"CONFIG.yaml", "my.yaml"}
@@ -172,7 +174,7 @@ def test_every_key_and_every_registered_name_is_on_the_page_of_config_keys() -> 
     sections = {key.rpartition(".")[0] for key in keys}
     rows = set(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE))
     assert keys - sections - rows == set()
-    names = (*RULES, *STRATEGIES, *TASKS, *CYCLES, *PRESETS)
+    names = (*RULES, *STRATEGIES, *TASKS, *CYCLES, *PRESETS, *OBJECTIVES, *ENGINES)
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
