@@ -2,14 +2,13 @@
 
 Array functions: groups are the last axis, any settings or seeds stand in front and broadcast. The strategies of
 :mod:`scpl_ray.selection.strategies` use the same acceptance, weights and multipliers; the tests hold the two against
-each other. Closed forms that only the tests need are in ``tests/theory``."""
+each other. Closed forms that only the tests need are in ``tests/theory``.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr
-from scipy.stats import norm
 
 from scpl_ray.shares import FloatArray, normalise
 
@@ -61,6 +60,8 @@ def best_of_n_shares(shares: ArrayLike, means: ArrayLike, sds: ArrayLike, n: int
 
     The trapezoid rule with steps of an 8th of the smallest sd over 10 sd on either side: exact to about 1e-12.
     """
+    from scipy.special import ndtr  # half a second that checking a config need not wait
+
     shares, means, sds = np.broadcast_arrays(_array(shares), _array(means), _array(sds))
     low, high = (means - 10.0 * sds).min(), (means + 10.0 * sds).max()
     grid, step = np.linspace(low, high, 2 + int(np.ceil(8.0 * (high - low) / sds.min())), retstep=True)
@@ -89,14 +90,16 @@ def top_fraction(
     Returns:
         tau, shape (...); shares among the kept, shape (..., K).
     """
+    from scipy.special import ndtr  # half a second that checking a config need not wait
+
     shares, means, sds, kept = np.broadcast_arrays(_array(shares), _array(means), _array(sds), _array(kappa)[..., None])
     low, high = (means - 40.0 * sds).min(axis=-1), (means + 40.0 * sds).max(axis=-1)
     for _ in range(120):
         middle = (low + high) / 2.0
-        above = (shares * norm.sf(middle[..., None], means, sds)).sum(axis=-1) > kept[..., 0]
+        above = (shares * ndtr((means - middle[..., None]) / sds)).sum(axis=-1) > kept[..., 0]
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     tau = np.asarray((low + high) / 2.0)
-    return tau, accepted_shares(shares, norm.sf(tau[..., None], means, sds))
+    return tau, accepted_shares(shares, ndtr((means - tau[..., None]) / sds))
 
 
 # group-aware ------------------------------------------------------------------------------------------------------
