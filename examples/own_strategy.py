@@ -27,7 +27,7 @@ def median(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
     return Kept(order[: budget(candidates, selection)])
 
 
-MEDIAN = Strategy(keep=median, fixes="size")
+MEDIAN = Strategy(meaning="what lies nearest to the median reward", keep=median, fixes="size", reads_keep_fraction=True)
 
 if __name__ == "__main__":
     STRATEGIES["median"] = MEDIAN

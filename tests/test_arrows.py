@@ -36,7 +36,7 @@ ROOMS = {
         "weights, tokens and templates, of whatever task and however trained",
         "config protocols records seeds storage",
     ),
-    "training": ("trains models on data that it is given", "config models protocols records seeds"),
+    "training": ("trains models on data that it is given", "config models protocols records seeds selection"),
     "judges": ("classifiers of texts for any task; a task owns its judge", "protocols seeds training"),
     "tasks": (
         "the data, judge and base model of a task: all that is special about it stands here and nobody below asks",
@@ -45,20 +45,27 @@ ROOMS = {
     "tracking": ("sends records to a dashboard", "config records"),
     "analytic": (
         "the loop as arithmetic: the rules and selection of the real one, no model and no task",
-        "config evaluation feedback records seeds selection shares storage",
+        "config evaluation feedback records seeds selection shares storage training",
     ),
     "checks": (
         "what only the parts together can find wrong in a config",
-        "config credentials feedback selection tasks tracking",
+        "config credentials feedback selection tasks tracking training",
+    ),
+    "registries": (
+        "names and meanings of what a config can choose, for files and pages that explain it",
+        "config feedback selection tasks training",
     ),
     "studies": (
         "many runs compared; they are read from disk, never driven from here",
         "checks config evaluation feedback records seeds shares storage",
     ),
-    "report": ("shows what is on disk: it loads no model and runs nothing", "config records shares storage studies"),
+    "report": (
+        "shows what is on disk: it loads no model and runs nothing",
+        "config evaluation feedback records shares storage studies",
+    ),
     "controller": (
         "the paper's algorithm over protocols: any task and engine can stand behind them",
-        "config evaluation protocols records seeds selection storage",
+        "config evaluation protocols records seeds selection storage training",
     ),
 }
 """For every room of scpl_ray, lowest first, why it stands where it stands, and the rooms that it may import.

@@ -9,8 +9,8 @@ from scpl_ray.evaluation import catalogue, measure
 from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.records import Judgement, Metric, Query
 from scpl_ray.studies.study import Search
-from tests.evaluation.test_measure import answers
-from tests.test_controller import small
+from tests.support.evaluation_answers import answers
+from tests.support.loops import small
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROUNDING = 1e-12

@@ -7,6 +7,7 @@ import pytest
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import diversity, measure
 from scpl_ray.records import Completion, Judgement, Metric, Query
+from tests.support.evaluation_answers import answers
 from tests.support.loops import small
 
 
@@ -26,16 +27,6 @@ def test_a_group_that_asked_nothing_reacts_like_the_average() -> None:
     rows = [row(g, "share", s) for g, s in (("a", 0.5), ("b", 0.5), ("c", 0.0))]
     rows += [row("a", "win_rate", 0.2), row("b", "win_rate", 0.6)]
     assert measure.reaction(rows, "reward") == {"a": 0.2, "b": 0.6, "c": pytest.approx(0.4)}
-
-
-def answers(kinds: list[str | None]) -> measure.Answers:
-    prompts = [Query(f"g{i}", g, "p") for i, g in enumerate(("north", "south"))]
-    prompts += [Query(f"n{i}", None, "p") for i in range(len(kinds))]
-    completions = [Completion(f"{q.query_id}-s0", q.query_id, 0, 1, 0, (1,), (2, 3), "x y", "stop") for q in prompts]
-    judged = [
-        Judgement(c.completion_id, k, 0.5, {}) for c, k in zip(completions, ["north", "north", *kinds], strict=True)
-    ]
-    return measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts))
 
 
 def evaluate(kinds: list[str | None], first: list[Metric]) -> dict[tuple[str | None, str], float]:

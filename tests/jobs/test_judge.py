@@ -129,12 +129,13 @@ def news(tmp_path_factory: pytest.TempPathFactory, model: Path, toy_bert: Path) 
 def toy_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained encoder, with a bias in its head, that knows the words of the made-up news."""
     from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as tokenizer_models
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *news_data.SHARED]
     words += [word for slanted in news_data.SLANTED.values() for word in slanted]
-    tokenizer = Tokenizer(sources.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(tokenizer_models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

@@ -344,7 +344,7 @@ def test_two_processes(server: Server, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InUseError, match=rf"{RUN}: in use by process {os.getpid()}"):
         locations.resume(RUN)
     another_machine(tmp_path, monkeypatch)
-    code = f"from scpl_ray import remote\nremote.resume({RUN!r})"
+    code = f"from scpl_ray.storage import locations\nlocations.resume({RUN!r})"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and f"InUseError: {RUN}: in use by process {os.getpid()} on" in done.stderr, done.stderr
