@@ -17,7 +17,7 @@ from ray.util.metrics import Counter, Gauge
 from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.protocols import Progress
 from scpl_ray.records import Completion, Manifest, Metric
-from scpl_ray.selection.examples import restarts
+from scpl_ray.storage.manifests import restarts
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "scpl_round": ("Round in progress; 0 is the base model.", ()),

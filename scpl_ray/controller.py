@@ -30,11 +30,13 @@ import numpy as np
 
 from scpl_ray import seeds
 from scpl_ray.config import Experiment
+from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.evaluation import measure
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
-from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
+from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights, in_order
 from scpl_ray.selection import cycles, strategies
-from scpl_ray.selection import examples as assemble
+from scpl_ray.selection.examples import History, candidates_of, training_data
+from scpl_ray.storage.manifests import process_facts
 from scpl_ray.storage.run_directory import Phase, Store
 from scpl_ray.training.objectives import OBJECTIVES
 
@@ -135,8 +137,8 @@ class Loop:
                             fitting.result()
                             score()
                     fitting.result()
-                    phase.facts["processes"] = assemble.process_facts(self.engines.generator)
-                    phase.write("completions", assemble.in_order(drawn, queries, samples), Completion)
+                    phase.facts["processes"] = process_facts(self.engines.generator)
+                    phase.write("completions", in_order(drawn, queries, samples), Completion)
                 else:
                     size = self.experiment.generation.prompts_per_chunk
                     on_disk = self.store.read(t, "completions", "completions", Completion)
@@ -147,21 +149,20 @@ class Loop:
             if phase:
                 score()
                 scores = {s.completion_id: s for s in self.engines.scorer.collect()}
-                phase.facts["processes"] = assemble.process_facts(self.engines.scorer)
+                phase.facts["processes"] = process_facts(self.engines.scorer)
                 phase.write("scores", [scores[c.completion_id] for c in completions], Score)
         return completions, self.store.read(t, "scores", "scores", Score)
 
     def reward_model(self, t: int) -> None:
         """F_t: the task's own reward model, fitted on choices of users drawn from s_t; or the one that was given."""
-        if not self.experiment.reward.terms.get("model"):
+        if not self.experiment.reward.terms.get(MODEL_TERM):
             self.engines.scorer.use(None)
         elif self.given_reward_model is not None:
             self.engines.scorer.use(self.given_reward_model)
         else:
-            count = self.experiment.reward.choices_per_round
-            with self._phase(t, "reward_model", total=count) as phase:
+            with self._phase(t, "reward_model", total=self.experiment.reward.choices_per_round) as phase:
                 if phase:
-                    choices = self.engines.population.choices(t, count)
+                    choices = self.engines.population.choices(t, self.experiment.reward.choices_per_round)
                     seed = seeds.derive_seed(self.experiment.seed, "reward model", t)
                     phase.facts |= self.engines.scorer.fit(choices, base=self.base, output=phase.path, seed=seed)
             self.engines.scorer.use(self.store.folder(t, "reward_model"))
@@ -173,18 +174,13 @@ class Loop:
         with self._phase(t, "selection") as phase:
             if phase is None:
                 return
-            candidates = assemble.candidates(queries, completions, scores, self.experiment.groups.names)
+            candidates = candidates_of(queries, completions, scores, self.experiment.groups.names)
+            first = np.array(self.experiment.groups.shares)
             kept = strategies.select(
-                candidates,
-                self.experiment.selection,
-                round_=t,
-                seed=self.experiment.seed,
-                initial_shares=np.array(self.experiment.groups.shares),
+                candidates, self.experiment.selection, round_=t, seed=self.experiment.seed, initial_shares=first
             )
             in_pairs = OBJECTIVES[self.experiment.training.objective].pairs
-            examples, facts = assemble.training_data(
-                kept, candidates, completions, self.experiment, t, in_pairs=in_pairs
-            )
+            examples, facts = training_data(kept, candidates, completions, self.experiment, t, in_pairs=in_pairs)
             phase.facts |= facts
             phase.write("kept", examples, Example)
 
@@ -193,7 +189,7 @@ class Loop:
         with self._phase(t, "dataset") as phase:
             if phase is None:
                 return
-            history = assemble.History(lambda i: self.store.read(i, "selection", "kept", Example), t)
+            history = History(lambda i: self.store.read(i, "selection", "kept", Example), t)
             examples = cycles.compose(
                 history, self._real_examples, self.experiment.cycle, round_=t, seed=self.experiment.seed
             )
@@ -219,7 +215,7 @@ class Loop:
                 )
             )
             phase.facts |= dataclasses.asdict(result)
-            phase.facts["processes"] = assemble.process_facts(self.engines.trainer)
+            phase.facts["processes"] = process_facts(self.engines.trainer)
 
     def evaluation(self, t: int) -> list[Metric]:
         """m_t: policy_t on group prompts and neutral prompts; the same prompts and seeds every round."""
@@ -234,12 +230,12 @@ class Loop:
                 for chunk in self.engines.generator.stream(prompts, samples=samples, purpose="evaluation"):
                     drawn += chunk
                     self.progress.generated("evaluation", chunk)
-                completions = assemble.in_order(drawn, prompts, samples)
+                completions = in_order(drawn, prompts, samples)
                 by_id = {q.query_id: q for q in prompts}
                 judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
                 scorer = self.engines.scorer
                 nats = {v: scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
-                phase.facts["processes"] = assemble.process_facts(self.engines.generator, scorer)
+                phase.facts["processes"] = process_facts(self.engines.generator, scorer)
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)

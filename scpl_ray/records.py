@@ -218,3 +218,20 @@ def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
                 row[name] = tuple(value)
         records.append(kind(**row))
     return records
+
+
+def in_order(completions: Sequence[Completion], queries: Sequence[Query], samples: Sequence[int]) -> list[Completion]:
+    """Completions in the order of queries and samples.
+
+    Raises:
+        RuntimeError: one is missing or came twice.
+    """
+    expected = [(q.query_id, i) for q, n in zip(queries, samples, strict=True) for i in range(n)]
+    by_key = {(c.query_id, c.sample_index): c for c in completions}
+    if len(completions) != len(expected) or by_key.keys() != set(expected):
+        missing = [key for key in expected if key not in by_key]
+        raise RuntimeError(
+            f"the pool returned {len(completions)} completions for {len(expected)} requests; "
+            f"{len(missing)} are missing, first {missing[:3]}"
+        )
+    return [by_key[key] for key in expected]

@@ -28,9 +28,9 @@ ROOMS = {
     "records": ("what every phase writes and every reader reads: it depends on nobody's way of making it", ""),
     "config": ("reading a YAML file must not load a task, torch or Ray", ""),
     "protocols": ("what the parts are to each other, in terms of records", "records"),
-    "storage": ("keeps records and configs, whatever they say", "config records"),
+    "storage": ("keeps records and configs, whatever they say", "config protocols records"),
     "feedback": ("rules are arithmetic on what was measured", "config protocols records seeds shares"),
-    "selection": ("chooses among completions, however they were written", "config protocols records seeds shares"),
+    "selection": ("chooses among completions, however they were written", "config records seeds shares"),
     "evaluation": ("measures records; it knows no task and no engine", "config records seeds shares storage"),
     "models": (
         "weights, tokens and templates, of whatever task and however trained",

@@ -34,9 +34,9 @@ from scpl_ray.models.sources import check_model, check_reward_model, resolve_rew
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
-from scpl_ray.selection import examples
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
+from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.tasks.bases import base_model
 
@@ -189,7 +189,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         if task.judge_card is not None:
             display.note(task.judge_card.summary())
         display.console.print(_seconds_table(store))
-        display.note(restarts_line(examples.restarts(store.committed())))
+        display.note(restarts_line(restarts(store.committed())))
         display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
 
 

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
 
 from scpl_ray.config import Experiment
-from scpl_ray.protocols import Generator, Scorer, Trainer
-from scpl_ray.records import Completion, Example, Manifest, Query, Score
+from scpl_ray.records import Completion, Example, Query, Score
 from scpl_ray.selection import pairs
 from scpl_ray.selection.strategies import Candidates, Selected
 
 
-def in_order(completions: Sequence[Completion], queries: Sequence[Query], samples: Sequence[int]) -> list[Completion]:
-    """Completions in the order of queries and samples.
-
-    Raises:
-        RuntimeError: one is missing or came twice.
-    """
-    expected = [(q.query_id, i) for q, n in zip(queries, samples, strict=True) for i in range(n)]
-    by_key = {(c.query_id, c.sample_index): c for c in completions}
-    if len(completions) != len(expected) or by_key.keys() != set(expected):
-        missing = [key for key in expected if key not in by_key]
-        raise RuntimeError(
-            f"the pool returned {len(completions)} completions for {len(expected)} requests; "
-            f"{len(missing)} are missing, first {missing[:3]}"
-        )
-    return [by_key[key] for key in expected]
-
-
-def candidates(
+def candidates_of(
     queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score], groups: Sequence[str]
 ) -> Candidates:
     """What selection chooses from: one entry per completion, in order."""
@@ -103,24 +84,6 @@ def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[
         "shares_after": kept.shares_after.tolist(),
         "duplicates": len(completions) - len({(c.query_id, c.token_ids) for c in completions}),
     }
-
-
-def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
-    """How often processes were started again, by role, from the ``processes`` of committed phases."""
-    of_one: dict[tuple[str, str], int] = {}
-    for manifest in manifests:
-        for process in manifest.facts.get("processes", ()):
-            key = process["role"], process["actor_id"]
-            of_one[key] = max(of_one.get(key, 0), process["restarts"])
-    totals: dict[str, int] = {}
-    for (role, _), count in of_one.items():
-        totals[role] = totals.get(role, 0) + count
-    return totals
-
-
-def process_facts(*pools: Generator | Scorer | Trainer) -> list[dict[str, object]]:
-    """Live processes as JSON values for a manifest."""
-    return [dataclasses.asdict(process) for pool in pools for process in pool.processes()]
 
 
 class History(Sequence[Sequence[Example]]):

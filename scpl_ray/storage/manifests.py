@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
+from scpl_ray.protocols import Generator, Scorer, Trainer
 from scpl_ray.records import Manifest
 from scpl_ray.storage.files import sha256
 
@@ -74,3 +76,21 @@ def committed_of(there: Collection[str]) -> set[str]:
 def counts(name: str, committed: set[str]) -> bool:
     """Whether an object is part of the run: outside the rounds, or of a phase that has a manifest."""
     return (name != LOCK and not name.startswith("rounds/")) or phase_of(name) in committed
+
+
+def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
+    """How often processes were started again, by role, from the ``processes`` of committed phases."""
+    of_one: dict[tuple[str, str], int] = {}
+    for manifest in manifests:
+        for process in manifest.facts.get("processes", ()):
+            key = process["role"], process["actor_id"]
+            of_one[key] = max(of_one.get(key, 0), process["restarts"])
+    totals: dict[str, int] = {}
+    for (role, _), count in of_one.items():
+        totals[role] = totals.get(role, 0) + count
+    return totals
+
+
+def process_facts(*pools: Generator | Scorer | Trainer) -> list[dict[str, object]]:
+    """Live processes as JSON values for a manifest."""
+    return [dataclasses.asdict(process) for pool in pools for process in pool.processes()]

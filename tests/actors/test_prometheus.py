@@ -19,7 +19,7 @@ from actors.pool import last_words
 from actors.prometheus import WatchedProgress
 from jobs.terminal.display import restarts_line
 from scpl_ray.records import Completion, Manifest, Metric
-from scpl_ray.selection.examples import restarts
+from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
 from tests.support.loops import Silent, loop, small
