@@ -19,8 +19,9 @@ from scpl_ray.analytic.calibration import Calibration, PredictionError
 from scpl_ray.analytic.fixed_points import LongRun, Rest, stability
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import Start, without_effect
-from scpl_ray.analytic.paths import Paths, band
+from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.config import Experiment
+from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.evaluation.disparity import levelled_down_between_seeds
 from scpl_ray.storage.run_directory import Reader
 
@@ -102,25 +103,28 @@ def round_table(paths: Paths) -> Table:
         title += f"; rounds in steps of {every}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("\nround", justify="right")
-    columns: list[tuple[str, str, str | None]] = [
-        (f"share\n{group}", "share", group) for group in experiment.groups.names[:SHOWN_GROUPS]
+    columns: list[tuple[MetricKind, str | None]] = [
+        (kind, group)
+        for kind in CATALOGUE
+        if kind.column and kind.analytic
+        for group in (experiment.groups.names[:SHOWN_GROUPS] if kind.per_group else (None,))
     ]
-    columns += [
-        ("log-odds\nbalanced", "preference_log_odds_balanced", None),
-        ("log-odds\nround 0", "preference_log_odds_round0", None),
-        ("\ngap", "disparate_gap", None),
-        ("gap by\nchance", "disparate_gap_null", None),
-        ("worst\nquality", "quality_worst", None),
-        ("mean\nquality", "quality_mean", None),
-    ]
-    for heading, _, _ in columns:
+    for kind, group in columns:
+        heading = kind.column if group is None else f"{kind.column}\n{group}"
         table.add_column(heading, justify="right", no_wrap=True)
     series = paths.series()
-    bands = [("+" if "log_odds" in metric else "", band(series[metric, group])) for _, metric, group in columns]
+    bands = [(kind.form, band(series[kind.name, group])) for kind, group in columns]
     for t in sorted({*range(0, rounds + 1, every), rounds}):
-        cells = [f"{b.mean[t]:{sign}.3f}\n[dim]{b.low[t]:{sign}.3f}\n{b.high[t]:{sign}.3f}[/]" for sign, b in bands]
+        cells = [_cell(b, t, form) for form, b in bands]
         table.add_row(str(t), *cells)
     return table
+
+
+def _cell(of: Band, t: int, form: str) -> str:
+    """The mean and its bounds; empty where there is no number, such as what round 0 kept."""
+    if np.isnan(of.mean[t]):
+        return ""
+    return f"{of.mean[t]:{form}}\n[dim]{of.low[t]:{form}}\n{of.high[t]:{form}}[/]"
 
 
 def levelled_lines(paths: Paths) -> list[str]:

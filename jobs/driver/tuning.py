@@ -21,7 +21,7 @@ from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
 from jobs.driver import run as loop
 from jobs.driver.trial import LoopTrial, trial_folder
-from jobs.terminal.display import chatter_to, wide_console
+from jobs.terminal.display import chatter_to, line_parts, wide_console
 from jobs.terminal.interrupts import Interrupts
 from scpl_ray.config import loading
 from scpl_ray.credentials import masked
@@ -116,9 +116,7 @@ class _Progress(tune.Callback):  # type: ignore[misc]
             self._end(result["folder"], f"failed: {result['error']}")
             self.failed[result["folder"]] = result["error"]
         elif result["done"]:
-            shown = {"preference": "preference_log_odds_round0", "gap": "disparate_gap", "quality": "quality_mean"}
-            figures = (f"{name} {result[metric]:+.3f}" for name, metric in shown.items() if metric in result)
-            self._end(result["folder"], f"{'  '.join(figures)}  {result['time_total_s']:.0f} s")
+            self._end(result["folder"], f"{'  '.join(line_parts(result))}  {result['time_total_s']:.0f} s")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The process of a trial died."""

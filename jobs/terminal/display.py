@@ -38,6 +38,12 @@ SHOWN_GROUPS = 4
 """Groups with a column of their own; with more, the smallest and largest share are shown."""
 
 
+def line_parts(values: Mapping[str, float]) -> list[str]:
+    """The numbers of the line that a round or a trial ends with, each with its word."""
+    shown = (kind for kind in CATALOGUE if kind.line and kind.name in values)
+    return [f"{kind.line} {values[kind.name]:{kind.line_form}}" for kind in shown]
+
+
 def lookup(rows: Sequence[Metric], metric: str, group: str | None = None) -> float:
     """One number of a round's rows; NaN where it was not measured."""
     return next((r.value for r in rows if r.metric == metric and r.group == group), float("nan"))
@@ -174,17 +180,12 @@ class Display:
         """The line of a round."""
         shares = " ".join(f"{g} {lookup(rows, 'share', g):.2f}" for g in self._groups[:SHOWN_GROUPS])
         more = f" (+{len(self._groups) - SHOWN_GROUPS})" if len(self._groups) > SHOWN_GROUPS else ""
-        kept = lookup(rows, "kept_fraction")
         seconds = self._seconds.get(round_, {})
         parts = [
             f"round {round_}/{self._rounds}",
             f"shares {shares}{more}",
-            f"preference {lookup(rows, 'preference_log_odds_balanced'):+.2f}",
-            f"gap {lookup(rows, 'disparate_gap'):.3f}",
-            f"quality {lookup(rows, 'quality_mean'):.3f}",
+            *line_parts({row.metric: row.value for row in rows if row.group is None}),
         ]
-        if kept == kept:
-            parts.append(f"kept {kept:.0%}")
         if seconds:
             each = " ".join(f"{phase} {s:.1f}" for phase, s in seconds.items() if s >= 0.05)
             # the reward model is fitted while completions are drawn

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -169,21 +169,13 @@ class _Loop:
         new = _Data(kept.rows, kept.mass)
         self.history.append(new)
         self.total = new if self.total is None else self.total + new
-        match self.common.cycle.kind:
-            case "replace":
-                data = new
-            case "accumulate":
-                data = self.total
-            case "window":
-                data = sum(list(self.history)[1:], self.history[0])
-            case "subsample":
-                data = self._subsample(self.total)
+        data = CYCLES[self.common.cycle.kind](self, self.total)
         count = data.rows.sum(axis=(1, 2, 3))
         synthetic = data.mass * (count / data.mass.sum(axis=(1, 2, 3)))[:, None, None, None]
         by_share = np.floor(count * self.settings.real_share / (1.0 - self.settings.real_share) + 0.5)
         return np.asarray(synthetic + self._real(np.maximum(by_share.astype(np.int64), self.settings.real_rows)))
 
-    def _subsample(self, pool: _Data) -> _Data:
+    def subsample(self, pool: _Data) -> _Data:
         """A row that is drawn carries the mean weight of its cell."""
         flat = pool.rows.reshape(len(pool.rows), -1)
         size = np.minimum(self.settings.cycle_size, flat.sum(axis=-1))
@@ -280,6 +272,15 @@ class _Loop:
     def _record(self, **values: FloatArray) -> None:
         for name, value in values.items():
             self.path[name].append(value)
+
+
+CYCLES: dict[str, Callable[[_Loop, _Data], _Data]] = {
+    "replace": lambda loop, total: loop.history[-1],
+    "accumulate": lambda loop, total: total,
+    "subsample": lambda loop, total: loop.subsample(total),
+    "window": lambda loop, total: sum(list(loop.history)[1:], loop.history[0]),
+}
+"""The data cycles of :mod:`scpl_ray.selection.cycles` on counts: from the loop and the total of all rounds so far."""
 
 
 def _fitted(data: FloatArray, start: FloatArray, prior_rows: FloatArray) -> FloatArray:

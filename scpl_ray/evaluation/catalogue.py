@@ -44,6 +44,10 @@ class MetricKind:
     """Heading of its column in the closing table of a run; empty: it has none."""
     form: str = ".3f"
     """Format of its numbers in that table."""
+    line: str = ""
+    """Its word in the line that a round or a trial ends with; empty: it is not there."""
+    line_form: str = ".3f"
+    """Format of its number in that line."""
     study_table: bool = False
     """Whether the table of a study's last rounds has it."""
     change: bool = False
@@ -122,6 +126,8 @@ CATALOGUE = (
     ),
     _log_odds(
         name=PREFERENCE,
+        line="preference",
+        line_form="+.2f",
         definition="Log-odds, above equal shares, of the kind of the group that was largest in round 1, on neutral "
         "prompts.",
         overall=True,
@@ -253,6 +259,7 @@ CATALOGUE = (
     ),
     _fraction(
         name="disparate_gap",
+        line="gap",
         definition="Best minus worst mean quality over the groups.",
         overall=True,
         better="lower",
@@ -304,6 +311,7 @@ CATALOGUE = (
     ),
     _fraction(
         name="quality_mean",
+        line="quality",
         definition="Mean over the groups of their mean quality.",
         overall=True,
         better="higher",
@@ -369,6 +377,8 @@ CATALOGUE = (
     ),
     _fraction(
         name="kept_fraction",
+        line="kept",
+        line_form=".0%",
         definition="Completions that selection kept, of its candidates.",
         overall=True,
         column="kept",
