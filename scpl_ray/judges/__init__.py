@@ -1,1 +1,1 @@
-"""Classifiers that tell kinds of text, and cards of their errors."""
+"""Classifiers that recognise kinds of text, and cards that report their errors."""

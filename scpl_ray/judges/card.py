@@ -1,7 +1,7 @@
-"""What is known of a judge's errors: measured on outlets it has seen and on outlets it has not.
+"""The measured errors of a judge, on outlets it has seen and on outlets it has not seen.
 
 A classifier of outlets' leanings scores well on a random split by recognising the outlets. Only the figures on held-out
-outlets say what it makes of new text, so every protocol is there, on full articles and on windows.
+outlets say how well it judges new text. A card therefore has every protocol, on full articles and on windows.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ FILE = "card.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """One protocol on one length of text."""
+    """The result of one protocol on one length of text."""
 
     protocol: str
     texts: str
     """``articles`` or ``windows of N words``."""
     trained_on: int
-    """Articles fitted on; over folds the mean, rounded."""
+    """Number of articles the judge was fitted on; with folds, the rounded mean."""
     tested_on: int
-    """Texts judged."""
+    """Number of texts judged."""
     confusion: tuple[tuple[int, ...], ...]
-    """Texts of true label i (row) judged j (column), shape (K, K)."""
+    """Number of texts of true label i (row) judged as j (column), shape (K, K)."""
     undecided: tuple[int, ...]
-    """Texts of each true label that the judge could not tell: wrong in every rate below."""
+    """Number of texts of each true label that the judge could not decide; every rate below counts them as wrong."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Measured:
-        """From the JSON values of :func:`dataclasses.asdict`.
+        """Build the record from the JSON values of :func:`dataclasses.asdict`.
 
         Raises:
-            KeyError, TypeError: they are others.
+            KeyError, TypeError: the values are not those of such a record.
         """
         confusion = tuple(map(tuple, facts["confusion"]))
         return cls(**{**facts, "confusion": confusion, "undecided": tuple(facts["undecided"])})
 
     @property
     def true_positive_rates(self) -> tuple[float, ...]:
-        """P(judged k | is k) per label."""
+        """P(judged k | true label k) per label."""
         return tuple(row[k] / max(1, sum(row) + self.undecided[k]) for k, row in enumerate(self.confusion))
 
     @property
     def false_positive_rates(self) -> tuple[float, ...]:
-        """P(judged k | is another) per label."""
+        """P(judged k | another true label) per label."""
         totals = [sum(row) + none for row, none in zip(self.confusion, self.undecided, strict=True)]
         return tuple(
             sum(row[k] for i, row in enumerate(self.confusion) if i != k) / max(1, sum(totals) - totals[k])
@@ -78,7 +78,7 @@ class Measured:
         return float(np.mean(scores))
 
     def confusion_rates(self) -> tuple[tuple[float, ...], ...] | None:
-        """P(judged j | true i) among decided texts, shape (K, K); ``None`` where a label has no decided text."""
+        """P(judged j | true i) among decided texts, shape (K, K); ``None`` if a label has no decided text."""
         if any(sum(row) == 0 for row in self.confusion):
             return None
         return tuple(tuple(count / sum(row) for count in row) for row in self.confusion)
@@ -86,21 +86,21 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JudgeCard:
-    """A judge and its errors; lies beside its weights as ``card.json``."""
+    """A description of a judge and its errors; stored beside its weights as ``card.json``."""
 
     labels: tuple[str, ...]
     window_words: int
     data_sha256: str
-    """Of the articles, in any order."""
+    """SHA-256 of the articles; it does not depend on their order."""
     settings: dict[str, Any]
     measured: tuple[Measured, ...]
     left_out: dict[str, int]
-    """Articles that a protocol did not use, by reason."""
+    """Number of articles that a protocol did not use, by reason."""
     sources: str = "outlets"
-    """What the judge's texts and those it is measured on share none of."""
+    """What the judge's training texts and its test texts never have in common, e.g. ``outlets``."""
 
     def find(self, protocol: str, *, windows: bool) -> Measured:
-        """One measurement.
+        """The measurement of one protocol.
 
         Raises:
             ValueError: the card has no such protocol.
@@ -112,7 +112,7 @@ class JudgeCard:
         raise ValueError(f"protocol {protocol!r}: the card has {', '.join(known)}")
 
     def summary(self) -> str:
-        """One line to stand beside every share that the judge produced."""
+        """One line about the judge's errors, shown beside every share that the judge produced."""
         found = self.find(DEPLOYED, windows=True)
         rates = zip(self.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
         each = ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
@@ -122,7 +122,7 @@ class JudgeCard:
         )
 
     def table(self) -> list[dict[str, str | int | float]]:
-        """One row per measurement, as plain values in the order they are to be shown."""
+        """One row per measurement, as plain values in display order."""
         rows: list[dict[str, str | int | float]] = []
         for one in self.measured:
             row: dict[str, str | int | float] = {
@@ -140,7 +140,7 @@ class JudgeCard:
         return rows
 
     def save(self, folder: Path) -> None:
-        """Write ``card.json`` into an existing folder, the derived rates beside the counts."""
+        """Write ``card.json`` into an existing folder, with the derived rates beside the counts."""
         facts = dataclasses.asdict(self) | {"table": self.table()}
         (folder / FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -149,7 +149,7 @@ class JudgeCard:
         """The inverse of :meth:`save`.
 
         Raises:
-            ValueError: no card, or one of another version.
+            ValueError: there is no card, or it has another version.
         """
         try:
             facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -161,23 +161,24 @@ class JudgeCard:
 
 
 _Judged = list[tuple[str, str | None]]
-"""True and judged label of each text."""
+"""True label and judged label of each text."""
 
 
 def measure_deployed(
     judge: Judge, trained_on: int, held_out: Sequence[LabelledText], window_words: int
 ) -> tuple[Measured, ...]:
-    """The judge as a task uses it, on texts of outlets (or other sources) that are in none of its own."""
+    """Measure the judge as a task uses it, on texts of outlets (or other sources) that it was not fitted on."""
     return _summarise(DEPLOYED, judge.labels, trained_on, *_judge_all(judge, held_out, window_words), window_words)
 
 
 def measure_protocols(
     articles: Sequence[LabelledText], labels: Sequence[str], window_words: int
 ) -> tuple[tuple[Measured, ...], dict[str, int]]:
-    """TF-IDF judges of the same recipe under every protocol that the data allow.
+    """Measure TF-IDF judges of the same recipe under every protocol that the data allow.
 
-    Cross-validation over random folds and over folds of outlets; where the data have published splits, also trained
-    on their ``train`` and tested on their ``valid`` and ``test``, without outlets that a split by outlet has in both.
+    The protocols are cross-validation over random folds and over folds of outlets. If the data have published splits,
+    judges are also trained on their ``train`` and tested on their ``valid`` and ``test``, without outlets that a split
+    by outlet has in both.
 
     Returns:
         The measurements, and how many articles were left out, by reason.
@@ -229,14 +230,14 @@ def measure_random_split(
     window_words: int,
     most_tested: int,
 ) -> tuple[Measured, ...]:
-    """A judge of the same recipe under one random split: the published one, where there is one, else one of five folds.
+    """Measure a judge of the same recipe under one random split: the published one if any, else one of five folds.
 
     Args:
-        fit: the recipe.
-        articles: all of them.
+        fit: the recipe, a function that fits a judge.
+        articles: all articles.
         labels: the K labels.
-        window_words: words per window.
-        most_tested: articles that are tested on, if there are so many.
+        window_words: number of words per window.
+        most_tested: largest number of test articles.
 
     Raises:
         ValueError: fewer than two articles of a label.
@@ -254,19 +255,19 @@ def measure_random_split(
 
 
 def sample(articles: Sequence[LabelledText], count: int) -> list[LabelledText]:
-    """So many of them, drawn by their ids."""
+    """Up to ``count`` articles, drawn by a function of their ids."""
     return sorted(articles, key=lambda article: derive_seed(0, "judge sample", article.text_id))[:count]
 
 
 def usable_confusion(found: Measured, labels: Sequence[str], unseen: str) -> tuple[tuple[float, ...], ...] | None:
-    """P(judged j | true i) among decided texts, shape (K, K), unless the judge is no better than chance at some label.
+    """P(judged j | true i) among decided texts, shape (K, K); ``None`` if some label is judged no better than chance.
 
-    A correction would then be noise.
+    A correction by such a matrix would only add noise.
 
     Args:
-        found: the judge on text it has not seen.
+        found: the measurement of the judge on text it has not seen.
         labels: the K labels.
-        unseen: what that text is, for the log.
+        unseen: description of that text, for the log.
     """
     rates = zip(labels, found.true_positive_rates, found.false_positive_rates, strict=True)
     if chance := [label for label, true, false in rates if true <= false]:

@@ -1,9 +1,9 @@
-"""An encoder fine-tuned to tell the labels of texts: a second opinion beside TF-IDF, and a slower one.
+"""An encoder that is fine-tuned to predict the labels of texts: a slower alternative to the TF-IDF judge.
 
-It starts from ``task.judge_model`` with a softmax head on all labels and is fitted on windows as short as the texts
-that it will judge. To fit in minutes on two CPU cores, the lower :data:`FROZEN_LAYERS` layers stay as they are and it
-sees at most :data:`WINDOWS` windows. So bounded, all-MiniLM-L6-v2 is no better on outlets it has not seen:
-macro F1 .55 on windows of 36 words of left and right news, where TF-IDF has .59.
+It starts from ``task.judge_model`` with a softmax head over all labels and is fitted on windows as short as the texts
+that it will judge. To finish in minutes on two CPU cores, the lowest :data:`FROZEN_LAYERS` layers are frozen and at
+most :data:`WINDOWS` windows are used. With these limits, all-MiniLM-L6-v2 is no better than TF-IDF on outlets it has
+not seen: its macro F1 is .55 on windows of 36 words of left and right news, that of TF-IDF is .59.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ EPOCHS = 2
 WINDOWS_PER_STEP = 32
 PEAK_LEARNING_RATE = 1e-3
 RECIPE = 1
-"""Counts changes of the recipe."""
+"""Version of the recipe; it is increased when the recipe changes, so that old cache entries are not used."""
 
 
 class EncoderJudge:
-    """A fitted judge; it is loaded in the process that first needs it.
+    """A fitted judge; each process loads it when it first needs it.
 
     Args:
-        folder: of :func:`fit`.
-        labels: in the order of the results.
+        folder: the output folder of :func:`fit`.
+        labels: the labels in the order of the results.
     """
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class EncoderJudge:
         return EncoderJudge, (self.folder, self.labels)
 
     def probabilities(self, text: str) -> NDArray[np.float64] | None:
-        """P(label | text), shape (K,); ``None`` where the text has no letter or digit."""
+        """P(label | text), shape (K,); ``None`` if the text has no letter or digit."""
         if not any(char.isalnum() for char in text):
             return None
         model, columns = self._loaded
@@ -50,7 +50,7 @@ class EncoderJudge:
         return np.asarray(softmax(outputs), dtype=np.float64)
 
     def label(self, text: str) -> str | None:
-        """The most probable label; ``None`` where there is nothing to read."""
+        """The most probable label; ``None`` if the text has no letter or digit."""
         found = self.probabilities(text)
         return None if found is None else self.labels[int(found.argmax())]
 
@@ -74,16 +74,16 @@ def fit(
     seed: int,
     max_tokens: int,
 ) -> EncoderJudge:
-    """Fine-tune an encoder by cross-entropy, every label with the same weight in all.
+    """Fine-tune an encoder by cross-entropy; every label has the same total weight.
 
     Args:
-        texts: to learn from.
+        texts: the training texts.
         of_label: index of each text's label.
-        labels: the K labels; each has a text.
+        labels: the K labels; each has at least one text.
         base: folder of the encoder with its tokenizer.
-        output: existing folder; receives config, safetensors and tokenizer.
-        seed: of the order.
-        max_tokens: longest text; a longer one loses its end.
+        output: existing folder; config, safetensors and tokenizer are written into it.
+        seed: seed of the order of the texts.
+        max_tokens: longest text, in tokens; a longer one loses its end.
     """
     import torch
     import torch.nn.functional as F

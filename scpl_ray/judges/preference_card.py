@@ -1,7 +1,7 @@
-"""What is known of the errors of a reward model with one output per group: measured on questions it has not seen.
+"""The measured errors of a reward model with one output per group, on questions it has not seen.
 
-Two things are asked of it: whether each group's output orders the pairs of that group's users rightly, and whether the
-highest of its outputs tells which group prefers an answer.
+Two things are measured: whether each group's output orders the pairs of that group's users correctly, and whether the
+highest output identifies the group that prefers an answer.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from scpl_ray.protocols import Choice
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PreferenceCard:
-    """What is known of the errors of a reward model with one output per group; lies beside it as ``card.json``."""
+    """The measured errors of a reward model with one output per group; stored beside it as ``card.json``."""
 
     labels: tuple[str, ...]
     base: str
-    """What it was fine-tuned from."""
+    """The model from which it was fine-tuned."""
     answer_words: int
     data_sha256: str
-    """Of the questions it was fitted and measured on."""
+    """SHA-256 of the questions it was fitted and measured on."""
     settings: dict[str, Any]
     pairs_tested: tuple[int, ...]
-    """By group."""
+    """Number of held-out pairs, by group."""
     pairs_right: tuple[float, ...]
-    """Held-out pairs of each group whose chosen answer has that group's higher reward; ties count half."""
+    """Number of held-out pairs, by group, whose chosen answer has the higher reward of that group; ties count half."""
     kinds: Measured
-    """Held-out answers by the group that prefers them, judged by the output that is highest."""
+    """Held-out answers, labelled by the group that prefers them and judged by the highest output."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -43,7 +43,7 @@ class PreferenceCard:
         return tuple(right / tested for right, tested in zip(self.pairs_right, self.pairs_tested, strict=True))
 
     def summary(self) -> str:
-        """One line to stand beside every share and win rate that the judge produced."""
+        """One line about the judge's errors, shown beside every share and win rate that the judge produced."""
         figures = zip(self.labels, self.accuracies, self.pairs_tested, strict=True)
         rates = zip(self.labels, self.kinds.true_positive_rates, self.kinds.false_positive_rates, strict=True)
         return (
@@ -55,7 +55,7 @@ class PreferenceCard:
         )
 
     def table(self) -> list[dict[str, str | int | float]]:
-        """One row per group, then one for all."""
+        """One row per group, then one row for all groups."""
         rows: list[dict[str, str | int | float]] = []
         for k, label in enumerate(self.labels):
             row: dict[str, str | int | float] = {
@@ -71,7 +71,7 @@ class PreferenceCard:
         return rows
 
     def save(self, folder: Path) -> None:
-        """Write ``card.json`` into an existing folder, the derived rates beside the counts."""
+        """Write ``card.json`` into an existing folder, with the derived rates beside the counts."""
         facts = dataclasses.asdict(self) | {"table": self.table(), "macro_f1": self.kinds.macro_f1}
         (folder / FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -80,7 +80,7 @@ class PreferenceCard:
         """The inverse of :meth:`save`.
 
         Raises:
-            ValueError: no card, or one of another version.
+            ValueError: there is no card, or it has another version.
         """
         try:
             facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -99,16 +99,15 @@ def measure(
     labels: Sequence[str],
     trained_on: int,
 ) -> tuple[tuple[int, ...], tuple[float, ...], Measured]:
-    """Pairs tested and ordered rightly, by group, and the kinds of the chosen answers.
+    """Numbers of pairs tested and pairs ordered correctly, by group, and the judged kinds of the chosen answers.
 
-    An answer that several groups chose is no example of a kind.
+    An answer that several groups chose is not used as an example of a kind.
 
     Args:
-        rewards: of (prompt, answer), shape (texts, groups).
-        choices: of users that name their group.
+        rewards: a function that gives the rewards of (prompt, answer) pairs, shape (texts, groups).
+        choices: choices of users whose group is known.
         labels: the groups, in the order of the rewards.
-        trained_on: number of choices that it was fitted to.
-        trained_on: choices that it was fitted to.
+        trained_on: number of choices that the reward model was fitted on.
     """
     texts = list(dict.fromkeys((c.prompt, text) for c in choices for text in (c.chosen, c.rejected)))
     reward_of = dict(zip(texts, rewards(texts), strict=True))

@@ -1,8 +1,9 @@
-"""The leaning judge: which group's outlets a short text reads like.
+"""The leaning judge: it predicts which group's outlets a short text resembles.
 
-TF-IDF of single words and multinomial logistic regression, fitted by scikit-learn and applied with NumPy. It is fitted
-on windows as short as the texts it will judge: among TF-IDF features that did best on windows from outlets it had not
-seen. How good it is stands in its card (:mod:`scpl_ray.judges.card`); it is a fast baseline, no reader.
+It uses TF-IDF of single words and multinomial logistic regression, fitted by scikit-learn and applied with NumPy. It is
+fitted on windows as short as the texts it will judge; of the TF-IDF features that were tried, this choice did best on
+windows from outlets it had not seen. Its card (:mod:`scpl_ray.judges.card`) reports its accuracy. It is a fast baseline
+that does not understand text.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ WORD = re.compile(r"\b\w\w+\b")
 WINDOWS_PER_ARTICLE = 8
 MAX_WORDS = 50_000
 MIN_WINDOWS = 2
-"""A word enters the vocabulary when it occurs in this many windows."""
+"""A word enters the vocabulary if it occurs in at least this many windows."""
 INVERSE_PENALTY = 1.0
 """C of the L2-penalised logistic regression."""
 SETTINGS: dict[str, Any] = {
@@ -42,20 +43,20 @@ WEIGHTS, VOCABULARY = "judge.safetensors", "judge.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelledText:
-    """One article that a judge learns from or is measured on."""
+    """One article on which a judge is fitted or measured."""
 
     text_id: str
     text: str
     label: str
     outlet: str
     split_random: str | None = None
-    """Its part of a published random split: train, valid, test or nothing."""
+    """Its part in a published random split: train, valid, test or ``None``."""
     split_media: str | None = None
-    """Its part of a published split by outlet."""
+    """Its part in a published split by outlet."""
 
 
 class Judge(Protocol):
-    """What tells the label of a text."""
+    """The interface of classifiers that predict the label of a text."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -63,30 +64,30 @@ class Judge(Protocol):
         ...
 
     def probabilities(self, text: str) -> NDArray[np.float64] | None:
-        """P(label | text), shape (K,); ``None`` where the judge cannot tell."""
+        """P(label | text), shape (K,); ``None`` if the judge cannot decide."""
         ...
 
     def label(self, text: str) -> str | None:
-        """The most probable label; ``None`` where the judge cannot tell."""
+        """The most probable label; ``None`` if the judge cannot decide."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeaningJudge:
-    """A fitted judge of K labels and F words."""
+    """A fitted judge with K labels and a vocabulary of F words."""
 
     labels: tuple[str, ...]
     words: dict[str, int]
-    """Column of each word."""
+    """Column index of each word."""
     idf: NDArray[np.float64]
-    """Shape (F,)."""
+    """Inverse document frequencies, shape (F,)."""
     weights: NDArray[np.float64]
-    """Shape (K, F)."""
+    """Weights of the logistic regression, shape (K, F)."""
     intercept: NDArray[np.float64]
-    """Shape (K,)."""
+    """Intercepts of the logistic regression, shape (K,)."""
 
     def probabilities(self, text: str) -> NDArray[np.float64] | None:
-        """P(label | text), shape (K,); ``None`` where the judge knows no word of the text."""
+        """P(label | text), shape (K,); ``None`` if no word of the text is in the vocabulary."""
         counts = Counter(self.words[word] for word in WORD.findall(text.lower()) if word in self.words)
         if not counts:
             return None
@@ -96,7 +97,7 @@ class LeaningJudge:
         return np.asarray(softmax(self.weights[:, columns] @ values + self.intercept), dtype=np.float64)
 
     def label(self, text: str) -> str | None:
-        """The most probable label; ``None`` where no word is known, or on a tie."""
+        """The most probable label; ``None`` if no word is in the vocabulary, or on a tie."""
         found = self.probabilities(text)
         if found is None:
             return None
@@ -114,10 +115,10 @@ class LeaningJudge:
 
     @classmethod
     def load(cls, folder: Path) -> LeaningJudge:
-        """The inverse of :meth:`save`: bit for bit the same judge.
+        """The inverse of :meth:`save`; the loaded judge is bit-identical.
 
         Raises:
-            ValueError: files are missing or do not fit together.
+            ValueError: files are missing or inconsistent.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -141,12 +142,12 @@ def fit(articles: Sequence[LabelledText], labels: Sequence[str], window_words: i
     """Fit a judge on windows of articles.
 
     Args:
-        articles: at least two per label.
+        articles: at least two articles per label.
         labels: the K labels, in the order of the judge's outputs.
-        window_words: words per window.
+        window_words: number of words per window.
 
     Raises:
-        ValueError: a label without articles, or no word that recurs.
+        ValueError: a label has no articles, or no word occurs in enough windows.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -169,7 +170,7 @@ def fit(articles: Sequence[LabelledText], labels: Sequence[str], window_words: i
             "give the judge more text"
         ) from error
     model = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000).fit(features, of_text)
-    # scikit-learn keeps one row for two classes: its log-odds z, that is softmax of (-z / 2, z / 2)
+    # for two classes scikit-learn stores one row, the log-odds z, which equals the softmax of (-z / 2, z / 2)
     weights, intercept = np.asarray(model.coef_, dtype=np.float64), np.asarray(model.intercept_, dtype=np.float64)
     if len(labels) == 2:
         weights, intercept = np.vstack([-weights / 2, weights / 2]), np.concatenate([-intercept / 2, intercept / 2])
@@ -178,7 +179,7 @@ def fit(articles: Sequence[LabelledText], labels: Sequence[str], window_words: i
 
 
 def windows(article: LabelledText, window_words: int, count: int) -> list[str]:
-    """Up to ``count`` windows of an article that do not overlap, drawn by its id; a short article is one window."""
+    """Up to ``count`` non-overlapping windows of an article, drawn by its id; a short article is one window."""
     words = article.text.split()
     whole = max(1, len(words) // window_words)
     rng = generator(window_words, "judge windows", article.text_id)

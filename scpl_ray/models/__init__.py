@@ -1,1 +1,1 @@
-"""Language models on disk and in memory: where they come from, tokens, templates, adapters, likelihoods."""
+"""Language models on disk and in memory: their sources, tokens, chat templates, adapters and likelihoods."""

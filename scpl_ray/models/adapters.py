@@ -1,4 +1,4 @@
-"""LoRA adapters and models on disk: set up, start, save, merge, check."""
+"""LoRA adapters and models: set up, initialise, save, merge and check them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from scpl_ray.seeds import derive_seed
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_FILES = ("*token*", "vocab.*", "merges.txt", "spiece.model", "chat_template*")
-"""What a tokenizer consists of, over all families; weights and the model's config never match."""
+"""Patterns of the files of a tokenizer of any model family; they never match weights or the model's config."""
 
 
 def load_model(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model from safetensors, on the CPU."""
+    """Load a causal language model from safetensors, on the CPU."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
     )
@@ -35,9 +35,9 @@ def load_model(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fa
 
 
 def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """Freeze the model and put an update W + (alpha / rank) B A beside each linear layer (Hu et al. 2021).
+    """Freeze the model and add a LoRA update to each linear layer: W + (alpha / rank) B A (Hu et al. 2021).
 
-    Embeddings and the output head stay as they are.
+    Embeddings and the output head are not adapted.
     """
     head = model.get_output_embeddings()
     linear = {
@@ -49,7 +49,7 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=sorted(linear),
-        # GPT-2 keeps its weights as (in, out).
+        # GPT-2 stores its weights with shape (in, out).
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
         task_type="CAUSAL_LM",
     )
@@ -57,11 +57,11 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
 
 
 def fresh_adapter(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """The start of a new adapter: B = 0, and A uniform in +-1/sqrt(inputs) (PEFT's default), one stream per matrix.
+    """Initial weights of an adapter: B = 0, A uniform in +-1/sqrt(inputs) (PEFT's default), one stream per matrix.
 
     Args:
-        shapes: by parameter name.
-        seed: of the job; the same seed gives the same adapter whatever was drawn before.
+        shapes: shapes of the adapter's tensors, by parameter name.
+        seed: seed of the job; the same seed gives the same adapter, whatever was drawn before.
     """
     tensors = {}
     for name, shape in shapes.items():
@@ -74,10 +74,10 @@ def fresh_adapter(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str,
 
 
 def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]], lora: Lora) -> dict[str, Tensor]:
-    """A saved adapter, by parameter name.
+    """Read the tensors of a saved adapter, by parameter name.
 
     Raises:
-        ValueError: it was trained with other settings than ``lora``, or for another model.
+        ValueError: the adapter was trained with settings other than ``lora``, or for another model.
     """
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     if (config["r"], config["lora_alpha"]) != (lora.rank, lora.alpha):
@@ -94,12 +94,12 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]], lora: Lora
 
 
 def _saved_name(parameter: str) -> str:
-    """PEFT leaves the adapter's name out of its files."""
+    """A parameter's name in PEFT's files, which leave out the name of the adapter."""
     return parameter.replace(".default.", ".")
 
 
 def save_adapter(tensors: Mapping[str, Tensor], config: LoraConfig, base: Path, folder: Path) -> None:
-    """Write a plain PEFT adapter of ``base``, byte for byte the same for the same weights."""
+    """Write a plain PEFT adapter of ``base``; the same weights give byte-identical files."""
     folder.mkdir()
     saved = {_saved_name(name): tensor.contiguous() for name, tensor in sorted(tensors.items())}
     save_file(saved, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -117,7 +117,7 @@ def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *
 
 
 def save_model(model: PreTrainedModel, base: Path, folder: Path) -> None:
-    """Write config, weights and the tokenizer of ``base``."""
+    """Write the model's config and weights, and the tokenizer of ``base``."""
     model.save_pretrained(folder)
     for pattern in TOKENIZER_FILES:
         for file in base.glob(pattern):
@@ -128,12 +128,12 @@ def save_model(model: PreTrainedModel, base: Path, folder: Path) -> None:
 
 
 def check_saved(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Read weights back: every tensor has its full shape and is finite.
+    """Read saved weights back, and check that every tensor has its full shape and is finite.
 
-    A partitioned model (ZeRO-3) that is saved without gathering it leaves tensors of shape (0,) and no error.
+    Saving a partitioned model (ZeRO-3) without gathering it raises no error but writes tensors of shape (0,).
 
     Raises:
-        TrainingError: naming the first tensor that is wrong.
+        TrainingError: a tensor is wrong; the message names the first one.
     """
     with safe_open(file, framework="pt") as stored:
         names = list(stored.keys())
@@ -150,6 +150,6 @@ def check_saved(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def commit(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name, in place of what an interrupted attempt left there."""
+    """Move a finished folder to its final name, replacing what an interrupted attempt left there."""
     shutil.rmtree(final, ignore_errors=True)
     temporary.replace(final)

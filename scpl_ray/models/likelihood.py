@@ -1,8 +1,9 @@
-"""Forward passes without gradients: which sequences go through together, and how likely a model finds them.
+"""Forward passes without gradients: how sequences are batched, and how likely they are under a model.
 
-A number must not depend on what it was computed beside. Every sequence is padded to a width that is a function of its
-own length alone, and only sequences of one width share a pass: what differs between a sequence alone and in company
-is then the number of rows. On a CPU in float32 with one thread that changes no bit; elsewhere the last ones.
+The result for a sequence must not depend on the other sequences in its batch. Every sequence is therefore padded to a
+width that depends on its own length only, and only sequences of the same width share a forward pass. Batches with the
+same sequence then differ only in their number of rows. On a CPU in float32 with one thread this changes no bit of the
+result; elsewhere it can change the last bits.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ LOGITS_PER_PASS = 2**26
 
 
 def equal_width_batches(lengths: Sequence[int], tokens_per_batch: int, max_width: int) -> list[tuple[int, list[int]]]:
-    """Batches of sequences of one padded width, shortest first.
+    """Group sequences into batches of equal padded width, shortest first.
 
     Args:
-        lengths: tokens per sequence.
-        tokens_per_batch: rows times width of a batch; a sequence wider than that has a batch of its own.
-        max_width: positions that the model has.
+        lengths: number of tokens of each sequence.
+        tokens_per_batch: largest rows times width of a batch; a wider sequence gets a batch of its own.
+        max_width: number of positions that the model has.
 
     Returns:
-        Per batch its width and the indices of its sequences.
+        For each batch, its width and the indices of its sequences.
     """
     by_width: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
@@ -44,7 +45,7 @@ def equal_width_batches(lengths: Sequence[int], tokens_per_batch: int, max_width
 
 
 def pad_right(sequences: Sequence[Ids], width: int, filler: int, device: torch.device | str = "cpu") -> Tensor:
-    """Token ids, shape (sequences, width)."""
+    """Token ids padded on the right with ``filler``, shape (sequences, width)."""
     return torch.tensor([[*ids, *[filler] * (width - len(ids))] for ids in sequences], device=device)
 
 
@@ -52,17 +53,18 @@ def pad_right(sequences: Sequence[Ids], width: int, filler: int, device: torch.d
 def negative_log_likelihood(
     model: PreTrainedModel, sequences: Sequence[tuple[Ids, Ids]], tokens_per_batch: int
 ) -> list[tuple[float, int]]:
-    """How unlikely a model finds completions.
+    """Negative log-likelihoods of completions under a model.
 
-    A causal model's tokens never attend to the padding on their right, so none is masked.
+    In a causal model no token attends to the padding on its right, so no attention mask is needed.
 
     Args:
         model: a causal language model in evaluation mode.
-        sequences: prompt and completion token ids; a prompt has at least one token.
-        tokens_per_batch: tokens per forward pass, padding included; fewer where the vocabulary is large.
+        sequences: token ids of each prompt and completion; a prompt has at least one token.
+        tokens_per_batch: tokens per forward pass, padding included; fewer are used if the vocabulary is large.
 
     Returns:
-        Per sequence -sum_i log p(token_i | prompt, token_<i) over the completion's tokens (nats), and their number.
+        For each sequence, -sum_i log p(token_i | prompt, token_<i) over the completion's tokens (nats), and their
+        number.
 
     Raises:
         ValueError: a prompt is empty, or a sequence is longer than the model's context.

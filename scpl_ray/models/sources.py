@@ -1,4 +1,4 @@
-"""Where a model lies: built here, converted from a package, downloaded from the Hub, or a folder. Safetensors only."""
+"""Locating models: built here, converted from a package, from the Hub, or in a folder. Safetensors only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
-"""Longest wait for the Hub's first answer."""
+"""Longest wait for the Hub's first response, in seconds."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = "*.safetensors"
@@ -25,7 +25,7 @@ TINY = "tiny"
 
 
 def known_reward_config(experiment: Experiment) -> PreTrainedConfig | None:
-    """The config of ``reward.model``; as :func:`known_config`, and ``None`` where none is given."""
+    """The config of ``reward.model``, if it is already on this machine; ``None`` also if no model is given."""
     name = experiment.reward.model
     if name is None:
         return None
@@ -33,10 +33,10 @@ def known_reward_config(experiment: Experiment) -> PreTrainedConfig | None:
 
 
 def found_config(experiment: Experiment) -> PreTrainedConfig | None:
-    """The config of a model that is not built from a task's text, where it is on this machine already.
+    """The config of a model that is not built from a task's text, if it is already on this machine.
 
     Raises:
-        ValueError: a config that cannot be read.
+        ValueError: the config cannot be read.
     """
     model = experiment.model
     folder = smollm2.found() if model.name == smollm2.NAME else _on_disk(model.name, "model.name", model.revision)
@@ -56,10 +56,10 @@ def _on_disk(name: str, key: str, revision: str | None) -> Path | None:
 
 
 def read_config(folder: Path | None, key: str, name: str, trust_remote_code: bool) -> PreTrainedConfig | None:
-    """The config of a folder; ``None`` where there is no folder.
+    """The config in a folder; ``None`` if ``folder`` is ``None``.
 
     Raises:
-        ValueError: it cannot be read; ``key`` and ``name`` say where the folder was given.
+        ValueError: the config cannot be read; the message names the config key ``key`` and its value ``name``.
     """
     if folder is None:
         return None
@@ -76,7 +76,7 @@ def read_config(folder: Path | None, key: str, name: str, trust_remote_code: boo
 
 
 def resolve_model(experiment: Experiment) -> Path:
-    """The folder of a model that is not built here; weights included."""
+    """The folder of a model that is not built here, with its weights; a Hub model is downloaded."""
     model = experiment.model
     if model.name == smollm2.NAME:
         return smollm2.ensure()
@@ -85,7 +85,7 @@ def resolve_model(experiment: Experiment) -> Path:
 
 
 def resolve_reward_model(experiment: Experiment) -> Path | None:
-    """The folder of ``reward.model``; ``None`` where the task's own is trained."""
+    """The folder of ``reward.model``; ``None`` if none is given and the run trains its own."""
     name = experiment.reward.model
     if name is None:
         return None
@@ -96,10 +96,10 @@ def resolve_reward_model(experiment: Experiment) -> Path | None:
 
 
 def check_model(experiment: Experiment) -> None:
-    """Check that ``model.name`` is there where it is a folder or a package; the Hub is asked when it is needed.
+    """Check that ``model.name`` exists if it is a folder or a package; the Hub is only asked when it is needed.
 
     Raises:
-        ValueError: as :func:`base_model`.
+        ValueError: the model does not exist or cannot be used.
     """
     name = experiment.model.name
     if name == smollm2.NAME:
@@ -109,10 +109,10 @@ def check_model(experiment: Experiment) -> None:
 
 
 def check_reward_model(experiment: Experiment) -> None:
-    """Check that ``reward.model``, where one is given, has one output or one per group; of the Hub only its config.
+    """Check that ``reward.model``, if given, has one output or one per group; from the Hub, only the config is read.
 
     Raises:
-        ValueError: no such model, or one with other outputs.
+        ValueError: there is no such model, or its outputs are different ones.
     """
     name = experiment.reward.model
     if name is None:
@@ -124,7 +124,7 @@ def check_reward_model(experiment: Experiment) -> None:
 
 
 def check_outputs(name: str, labels: Sequence[str], groups: Sequence[str]) -> None:
-    """Raise :class:`ValueError` unless a reward model has one output, or one per group by the groups' names."""
+    """Raise :class:`ValueError` unless a reward model has one output, or one per group named after the group."""
     if len(labels) != 1 and sorted(labels) != sorted(groups):
         raise ValueError(
             f"reward.model: {name} has {len(labels)} outputs ({', '.join(labels)}); a reward model has one, or one "
@@ -134,10 +134,10 @@ def check_outputs(name: str, labels: Sequence[str], groups: Sequence[str]) -> No
 
 
 def resolve_judge_model(experiment: Experiment) -> Path:
-    """The folder of ``task.judge_model``, which encoder judges and ``scpl reward train`` start from.
+    """The folder of ``task.judge_model``, from which encoder judges and ``scpl reward train`` start.
 
     Raises:
-        ValueError: the packaged encoder is not installed, or no such model; see :func:`checked`.
+        ValueError: the packaged encoder is not installed, or there is no such model; see :func:`checked`.
     """
     name, key = experiment.task.judge_model, "task.judge_model"
     if name == sentences.NAME:
@@ -146,14 +146,14 @@ def resolve_judge_model(experiment: Experiment) -> Path:
 
 
 def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
-    """The folder of a model's tokenizer; of a Hub model nothing but small files is downloaded.
+    """The folder of a model's tokenizer; for a Hub model, only small files are downloaded.
 
     Args:
-        experiment: ``model.name`` and what belongs to it.
-        texts: the task's training text, which a tiny model's tokenizer is made from; others do not read it.
+        experiment: ``model.name`` and the keys that belong to it are used.
+        texts: the task's training text, from which a tiny model's tokenizer is made; other models ignore it.
 
     Raises:
-        ValueError: as :func:`base_model`.
+        ValueError: the model does not exist or cannot be used.
     """
     model = experiment.model
     if model.name == TINY:
@@ -164,11 +164,11 @@ def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
 
 
 def checked(folder: Path, key: str, name: str, *, trust_remote_code: bool) -> Path:
-    """The folder, if it holds a whole model that can be loaded without running anyone's code.
+    """Return the folder after checking that it holds a complete model that loads without running foreign code.
 
     Raises:
-        ValueError: config, weights or tokenizer are missing or broken, the weights are pickles, it is only an adapter,
-            or its architecture is code of its own and that is not allowed.
+        ValueError: config, weights or tokenizer are missing or broken, the weights are pickles, the folder holds only
+            an adapter, or the model needs its own code and ``trust_remote_code`` is false.
     """
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
@@ -224,7 +224,7 @@ def _no_folder(key: str, name: str) -> ValueError:
 
 
 def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, *, weights: bool) -> Path:
-    """A local folder as it is, or a snapshot of a Hub model."""
+    """The local folder itself, or the folder of a downloaded snapshot of a Hub model."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.absolute()

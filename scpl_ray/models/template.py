@@ -1,7 +1,7 @@
-"""The chat template of a model, applied once, in one place: where a task writes a query's prompt.
+"""The chat template of a model. It is applied once and in one place: where a task writes the prompt of a query.
 
-Training, generation and scoring all take :attr:`scpl_ray.records.Query.prompt` as it is and add nothing to it but the
-special tokens of :func:`scpl_ray.models.tokens.encode_prompt`, which adds no second beginning-of-sequence token.
+Training, generation and scoring all use :attr:`scpl_ray.records.Query.prompt` unchanged. They add only the special
+tokens of :func:`scpl_ray.models.tokens.encode_prompt`, which adds no second beginning-of-sequence token.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # tasks apply templates, and tasks are imported long before a model is
+if TYPE_CHECKING:  # tasks use this module and are imported long before any model is
     from transformers import PreTrainedTokenizerBase
 
 _USER = "USER\u241fTEXT"
-"""Stands for the user's text while a template is rendered; the symbol for a unit separator is in no template."""
+"""Placeholder for the user's text while a template is rendered; no template contains the unit-separator symbol."""
 _ANSWER, _NEXT = "ANSWER\u241fTEXT", "NEXT\u241fTEXT"
-"""Stand for an earlier answer and for what the user says to it."""
+"""Placeholders for an earlier answer and for the user's reply to it."""
 _DATE = "01 Jan 2026"
-"""Some templates write today's date; prompts must not depend on the day."""
+"""Fixed date for templates that write today's date, because prompts must not depend on the day."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Template:
-    """What stands before and after a user's text; both empty for a model without a chat template."""
+    """The text before and after a user's text; both are empty for a model without a chat template."""
 
     before: str
     after: str
     answered: str | None = None
-    """What stands between a user's text and an earlier answer; ``None``: there is no such place."""
+    """The text between a user's text and an earlier answer; ``None`` if the template cannot write earlier answers."""
     asked_again: str | None = None
-    """What stands between an earlier answer and the next text of the user."""
+    """The text between an earlier answer and the user's next text."""
 
     @property
     def is_chat(self) -> bool:
@@ -42,21 +42,21 @@ class Template:
 
         Args:
             user_text: what the user says, without any template.
-            answer_start: words that the model's answer is to go on from.
+            answer_start: words that the model's answer is to continue.
 
         Raises:
-            ValueError: the text already carries the template.
+            ValueError: the text already contains the template.
         """
         return f"{self.before}{self._bare(user_text)}{self.after}{answer_start}"
 
     def conversation(self, turns: Sequence[str]) -> str:
-        """The text that is sent to the model in the course of a conversation.
+        """The text that is sent to the model for a conversation with earlier turns.
 
         Args:
-            turns: user, assistant, user, ..., user, without any template.
+            turns: texts of user, assistant, user, ..., user, without any template.
 
         Raises:
-            ValueError: a text already carries the template, or the template has no place for earlier answers.
+            ValueError: a text already contains the template, or the template cannot write earlier answers.
         """
         if len(turns) == 1:
             return self.apply(turns[0])
@@ -81,16 +81,16 @@ class Template:
 
 
 PLAIN = Template("", "")
-"""No chat template."""
+"""The template of models without a chat template."""
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     """The template of a tokenizer: one user message, then the start of the assistant's answer.
 
-    A system message stands there only if the template writes one by itself.
+    It contains a system message only if the template writes one by itself.
 
     Raises:
-        ValueError: the template does not write a user's text exactly once and as it is.
+        ValueError: the template does not write the user's text exactly once and unchanged.
     """
     if not tokenizer.chat_template:
         return PLAIN

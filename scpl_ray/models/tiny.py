@@ -1,4 +1,4 @@
-"""Tiny language models with a real tokenizer, small enough to train from nothing on a CPU."""
+"""Tiny language models with a real tokenizer, small enough to train from scratch on a CPU."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Family = Literal["llama", "qwen2", "gpt2"]
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 LAYERS, HEADS, HIDDEN, POSITIONS = 2, 3, 96, 128
-"""vLLM's CPU attention wants 32 dimensions per head."""
+"""Sizes of the models; vLLM's CPU attention needs 32 dimensions per head."""
 GATED_WIDTH, PLAIN_WIDTH = 256, 384
-"""Width of the feed-forward layer with (Llama, Qwen2) and without (GPT-2) a gate: as many weights."""
+"""Width of the feed-forward layer with a gate (Llama, Qwen2) and without (GPT-2); both have equally many weights."""
 
 
 def build_tokenizer(texts: Iterable[str], family: Family) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer trained on these texts: one token per word and per mark ``. , :``.
+    """A word-level tokenizer trained on these texts: one token per word and per punctuation mark ``. , :``.
 
-    No token is added at the start, so a prompt has the same ids alone and at the head of a longer text. Decoding writes
-    marks without a space before them: texts written so come back exactly.
+    No token is added at the start, so a prompt has the same ids alone and at the start of a longer text. Decoding
+    writes punctuation marks without a space before them; texts in this form are reproduced exactly.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -39,7 +39,7 @@ def build_tokenizer(texts: Iterable[str], family: Family) -> PreTrainedTokenizer
     )
     marks = [decoders.Replace(f" {mark}", mark) for mark in ".,:"]
     tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *marks])
-    # Ids by frequency, ties by spelling: the same texts give the same ids.
+    # Ids are ordered by frequency, and ties by spelling, so the same texts give the same ids.
     trainer = trainers.WordLevelTrainer(special_tokens=[PAD, UNKNOWN, END], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return _wrapped(tokenizer, family, POSITIONS)
@@ -48,17 +48,17 @@ def build_tokenizer(texts: Iterable[str], family: Family) -> PreTrainedTokenizer
 def build_subword_tokenizer(
     texts: Iterable[str], family: Family, vocabulary: int, positions: int
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019): any text comes back exactly.
+    """A byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019), which reproduces any text exactly.
 
     Args:
-        texts: what it is trained on; the same texts give the same ids.
-        family: of the model that it is for.
-        vocabulary: tokens, 3 special ones and 256 bytes included; fewer where the texts hold fewer pairs.
+        texts: the texts it is trained on; the same texts give the same ids.
+        family: the family of the model that it is for.
+        vocabulary: number of tokens, including 3 special ones and 256 bytes; fewer if the texts have fewer pairs.
         positions: longest sequence, in tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        # digits one by one: numbers are read, not memorised
+        # every digit is a token of its own, so that the model reads numbers instead of memorising them
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
@@ -73,8 +73,8 @@ def build_subword_tokenizer(
 
 
 def _wrapped(tokenizer: Tokenizer, family: Family, positions: int) -> PreTrainedTokenizerFast:
-    # AutoTokenizer replaces the tokenizer of any folder with a Qwen2 model by Qwen2's own class, whose byte-level rules
-    # do not fit this vocabulary, unless the folder maps it; without trust_remote_code the map is then ignored.
+    # For any folder with a Qwen2 model, AutoTokenizer uses Qwen2's own class, whose byte-level rules do not fit this
+    # vocabulary, unless the config has an auto_map; without trust_remote_code the map itself is then ignored.
     mapping = {"auto_map": {"AutoTokenizer": [None, "PreTrainedTokenizerFast"]}} if family == "qwen2" else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -89,9 +89,9 @@ def _wrapped(tokenizer: Tokenizer, family: Family, positions: int) -> PreTrained
 
 
 def build_model(family: Family, tokenizer: PreTrainedTokenizerBase, positions: int = POSITIONS) -> PreTrainedModel:
-    """An untrained float32 model of about 0.3 to 0.5 million parameters, input and output embeddings tied.
+    """An untrained float32 model of about 0.3 to 0.5 million parameters, with tied input and output embeddings.
 
-    Draws from torch's global random generator.
+    The weights are drawn from torch's global random generator.
     """
     common = {
         "vocab_size": len(tokenizer),

@@ -1,7 +1,7 @@
-"""Tiny base models, round 0, for any task: its own tokenizer, and a model pre-trained on its real examples.
+"""Tiny base models (round 0) for any task: a tokenizer made for the task and a model trained on its real examples.
 
-Both are made once and taken from the cache afterwards. The built-in language has a base model of its own
-(:mod:`scpl_ray.tasks.language.base_model`), because what the best possible model of it would do is known.
+Both are made once and then taken from the cache. The built-in language has its own base model
+(:mod:`scpl_ray.tasks.language.base_model`), because the best possible likelihood of that language is known.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from scpl_ray.storage.files import sha256
 logger = logging.getLogger(__name__)
 
 BASE_SEED = 2026
-"""Seeds the base model's data and first weights. Never the run's seed: all runs of a study start from one base."""
+"""Seed of the base model's data and initial weights; not the run's seed, so all runs of a study share one base."""
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
 POSITIONS = 512
 """Longest sequence of prompt and answer, in tokens."""
 TOKENIZER_EXAMPLES = 10_000
-"""Real examples that a tokenizer is made from where the task brings none."""
+"""Number of real examples from which a tokenizer is made if the task brings none."""
 
 
 Progress = Callable[[int, int], None]
-"""Called with the steps done and the number of steps."""
+"""A function that is called with the number of steps done and the number of all steps."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskCard:
-    """What is known of a task's tiny base model; lies beside it as ``card.json``."""
+    """Facts about a task's tiny base model; stored beside it as ``card.json``."""
 
     task: str
     family: str
     examples: int
-    """Real examples it was trained on, in turn again where the task has fewer."""
+    """Number of real examples it was trained on; they are repeated in turn if the task has fewer."""
     different_examples: int
     parameters: int
     vocabulary: int
     tokens: int
-    """Tokens with a loss."""
+    """Number of tokens with a loss."""
     seconds: float
-    """Wall time of training."""
+    """Wall-clock time of training, in seconds."""
     held_out_answers: int
-    """References of held-out evaluation prompts that it was measured on."""
+    """Number of references of held-out evaluation prompts that it was measured on."""
     held_out_nats_per_token: float | None
-    """Of those, end of sequence included; ``None`` where the task's prompts have no references."""
+    """Mean over those, end-of-sequence tokens included; ``None`` if the task's prompts have no references."""
     unigram_nats_per_token: float | None
-    """The same by how often each token occurs in the training answers: a model above it has learned nothing."""
+    """The same for a unigram model of the training answers; a base model above this value has learned nothing."""
     weights_sha256: str
 
 
@@ -79,7 +79,7 @@ class TaskBaseModel:
 
 
 def recipe(config: Experiment) -> dict[str, Any]:
-    """How a tiny base model is built and trained, as JSON values."""
+    """The settings by which a tiny base model is built and trained, as JSON values."""
     return {
         "family": config.model.family,
         "sentences": config.model.base_training_sentences,
@@ -99,14 +99,14 @@ def recipe(config: Experiment) -> dict[str, Any]:
 
 
 def ensure_tokenizer(config: Experiment, texts: Iterable[str]) -> Path:
-    """The folder of a byte-level BPE tokenizer of these texts: from the cache, or made now (seconds).
+    """The folder of a byte-level BPE tokenizer for these texts: from the cache, or made now (seconds).
 
     Args:
-        config: ``model.family`` and ``model.vocabulary`` matter.
-        texts: in any number; the same texts in the same order give the same tokenizer.
+        config: ``model.family`` and ``model.vocabulary`` are used.
+        texts: any number of texts; the same texts in the same order give the same tokenizer.
 
     Raises:
-        ValueError: no text, or the cache cannot be written.
+        ValueError: there is no text, or the cache cannot be written.
     """
     kept = list(texts)
     if not kept:
@@ -132,9 +132,9 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
 
     Args:
         config: ``model.family``, ``model.vocabulary``, ``model.base_training_sentences`` and ``task.max_prompt_tokens``
-            matter, not the run's seed.
-        task: whose real examples it learns.
-        progress: told of training steps; never called where the cache has the model.
+            are used, but not the run's seed.
+        task: the task whose real examples the model learns.
+        progress: called with the number of training steps done and of all steps; not called if the model is cached.
 
     Raises:
         ValueError: the task has no real examples, or the cache cannot be written.
@@ -216,7 +216,7 @@ def _build(
 
 
 def _held_out(config: Experiment, task: Task, examples: Sequence[tuple[Query, str]]) -> list[tuple[Query, str]]:
-    """Held-out prompts and their references, written as real answers write theirs (some begin with a space)."""
+    """Held-out prompts and their references, with the same start as real answers (some tasks begin with a space)."""
     query, answer = examples[0]
     before = answer.removesuffix(query.reference) if query.reference and answer.endswith(query.reference) else ""
     asked = task.group_prompts(config.evaluation.prompts_per_group)
@@ -224,7 +224,7 @@ def _held_out(config: Experiment, task: Task, examples: Sequence[tuple[Query, st
 
 
 def _unigram(pairs: Sequence[pretraining.Pair], held_out: Sequence[pretraining.Pair], vocabulary: int) -> float:
-    """Cross-entropy, nats per token, of held-out answers under the training answers' counts, one added to each."""
+    """Cross-entropy (nats per token) of held-out answers under add-one-smoothed token counts of training answers."""
     counts = Counter(token for _, answer in pairs for token in answer)
     total = counts.total() + vocabulary
     tokens = [token for _, answer in held_out for token in answer]
@@ -232,7 +232,7 @@ def _unigram(pairs: Sequence[pretraining.Pair], held_out: Sequence[pretraining.P
 
 
 def _digest(texts: Iterable[str]) -> str:
-    """SHA-256, hexadecimal, of texts in their order."""
+    """The SHA-256 of texts in their order, in hexadecimal."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()

@@ -1,4 +1,4 @@
-"""Text to token ids and back: the one template of training, generation and evaluation."""
+"""Conversion of text to token ids and back, in the same way for training, generation and evaluation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Ids = tuple[int, ...]
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside a model's weights."""
+    """Load the tokenizer that is stored beside a model's weights."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     return tokenizer
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> Ids:
-    """A prompt as the model is asked it: its first ``max_tokens`` tokens.
+    """The token ids of a prompt as the model receives it: its first ``max_tokens`` tokens.
 
-    The tokenizer adds its own special tokens, but no second beginning-of-sequence token where a chat template has
-    written one, and no end-of-sequence token: the model goes on writing. A prompt that is too long loses its end,
-    because beginning-of-sequence tokens and instructions stand first and an answer continues where a prompt stops.
+    The tokenizer adds its own special tokens, but no second beginning-of-sequence token if a chat template has written
+    one, and no end-of-sequence token, because the model continues the text. A prompt that is too long loses its end,
+    because beginning-of-sequence tokens and instructions come first and an answer continues where the prompt stops.
 
     Raises:
-        ValueError: nothing is left to condition on.
+        ValueError: no token is left to condition on.
     """
     written = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
     text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -38,10 +38,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
-    """An answer as the model is to write it: its tokens and the end-of-sequence token.
+    """The token ids of an answer as the model should write it: its tokens and the end-of-sequence token.
 
     Raises:
-        ValueError: the tokenizer has no end-of-sequence token, so that a model could not learn to stop.
+        ValueError: the tokenizer has no end-of-sequence token, so a model could not learn to stop.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError(
@@ -51,12 +51,12 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of a completion, special tokens left out."""
+    """The text of a completion, without special tokens."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> Ids:
-    """Every token that ends a completion: the tokenizer's, the model config's and the generation config's."""
+    """All tokens that end a completion, according to the tokenizer, the model config and the generation config."""
     named = [
         tokenizer.eos_token_id,
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).eos_token_id,

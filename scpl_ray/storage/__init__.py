@@ -1,1 +1,1 @@
-"""What lies on disk: run directories, manifests, caches, and where they are."""
+"""Everything that is stored on disk: run directories, manifests and caches, and how they are located."""

@@ -1,7 +1,8 @@
-"""Things that are made once per machine and kept: base models, converted models, judges.
+"""The cache of things that are made once per machine and kept: base models, converted models, judges.
 
-An entry is a folder, named by what it is and by the SHA-256 of everything that determines it. It is made under another
-name and moved into place whole, and used only while every file has the checksum that was written when it was made.
+An entry is a folder. Its name says what it is and includes a SHA-256 of everything that determines its content. It is
+built under a temporary name and moved into place when complete. It is used only while every file still has the checksum
+that was recorded when it was made.
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
 LOCK_SECONDS = 1800.0
-"""How long to wait for another process that makes the same entry."""
+"""How long to wait for another process that is making the same entry, in seconds."""
 REPORT_SECONDS = 30.0
 
 
 def directory() -> Path:
-    """``$SCPL_CACHE``, or ``~/.cache/scpl_ray``."""
+    """The folder of the cache: ``$SCPL_CACHE`` if it is set, else ``~/.cache/scpl_ray``."""
     return Path(os.environ.get("SCPL_CACHE") or Path.home() / ".cache" / "scpl_ray")
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """SHA-256, hexadecimal, of JSON values."""
+    """The SHA-256 of JSON values, in hexadecimal."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder ``<name>-<first 16 digits of the key>`` of the cache: found whole, or made now.
+    """Return the cache folder ``<name>-<first 16 digits of the key>``; make it if it is missing or damaged.
 
-    Of several processes that want the same entry one makes it and the others wait.
+    If several processes want the same entry, one makes it and the others wait.
 
     Args:
-        name: what it is, for people who look into the cache.
-        key: of :func:`key_of`.
-        make: fills a new, empty folder with files.
+        name: what the entry is, for people who look into the cache.
+        key: the result of :func:`key_of`.
+        make: a function that fills a new, empty folder with files.
 
     Raises:
         ValueError: the cache cannot be written.
@@ -75,7 +76,7 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def found(name: str, key: str) -> Path | None:
-    """Where :func:`entry` finds it, if it was made; whether it is whole is not checked."""
+    """The folder of an entry that was made earlier, or ``None``; its checksums are not checked."""
     folder = _folder(name, key)
     return folder if folder.is_dir() else None
 
@@ -85,7 +86,7 @@ def _folder(name: str, key: str) -> Path:
 
 
 def copy(folder: Path, output: Path) -> None:
-    """Copy an entry's own files into a folder, which is made where there is none."""
+    """Copy an entry's files, without its checksums, into a folder, which is created if it does not exist."""
     output.mkdir(parents=True, exist_ok=True)
     for path in _files(folder):
         shutil.copy2(path, output)
@@ -116,7 +117,7 @@ def _is_whole(folder: Path, key: str) -> bool:
 
 
 def _wait_for(lock: int, folder: Path) -> None:
-    """Take the lock; the system releases it when the process ends, however it ends."""
+    """Take the lock; the operating system releases it when the process ends, even after a crash."""
     started = told = time.monotonic()
     while True:
         with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""Run directories by URI: ``s3://BUCKET/PATH``, with the guarantees of a folder; ``file:///PATH`` is that folder."""
+"""Run directories given as a URI: ``s3://BUCKET/PATH`` behaves like a local folder, ``file:///PATH`` is one."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from scpl_ray.storage import cache
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader, Store
 
-if TYPE_CHECKING:  # boto3 is an extra, and takes seconds to import
+if TYPE_CHECKING:  # boto3 is an optional dependency and takes seconds to import
     from scpl_ray.storage.object_store.mirror import RemoteStore
     from scpl_ray.storage.object_store.objects import Objects
 
 
 def create(where: str, experiment: Experiment, versions: Mapping[str, str]) -> Store:
-    """A new run at a folder or a URI; see :meth:`Store.create`.
+    """Create a new run in a folder or at a URI; see :meth:`Store.create`.
 
     Raises:
-        StoreError: it holds something, is in use, or cannot be written.
+        StoreError: the place is not empty, is in use, or cannot be written.
     """
     if (folder := _folder(where)) is not None:
         return Store.create(folder, experiment, versions)
@@ -38,10 +38,10 @@ def create(where: str, experiment: Experiment, versions: Mapping[str, str]) -> S
 
 
 def resume(where: str) -> tuple[Store, Experiment]:
-    """An existing run at a folder or a URI, and its config; see :meth:`Store.open`.
+    """Open an existing run in a folder or at a URI, and return it with its config; see :meth:`Store.open`.
 
     Raises:
-        StoreError: there is none, it is in use, damaged, or cannot be read.
+        StoreError: there is no run, or it is in use, is damaged, or cannot be read.
     """
     if (folder := _folder(where)) is not None:
         return Store.open(folder)
@@ -55,12 +55,12 @@ def resume(where: str) -> tuple[Store, Experiment]:
 
 @contextlib.contextmanager
 def readable(places: Sequence[str]) -> Iterator[dict[Path, str]]:
-    """Runs at folders or URIs, to read while inside: folders, and what people know them by.
+    """Make runs in folders or at URIs readable inside a ``with`` block; yields each local folder with its display name.
 
-    Of a URI everything but weights is fetched; its lock is not taken.
+    For a URI, everything except weights is downloaded; the lock of the run is not taken.
 
     Raises:
-        StoreError: a URI that holds no run, or cannot be read.
+        StoreError: a URI holds no run, or cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="scpl-") as scratch:
         found = {}
@@ -78,10 +78,10 @@ def readable(places: Sequence[str]) -> Iterator[dict[Path, str]]:
 
 
 def local(where: str, option: str) -> Path:
-    """The folder of an option that takes no other place.
+    """The folder that is given for an option that accepts only local folders.
 
     Raises:
-        StoreError: a URI of an object store.
+        StoreError: a URI of an object store was given.
     """
     if (folder := _folder(where)) is None:
         raise StoreError(f"{option} {where}: must be a local folder; of URIs, only single runs take s3://")
@@ -90,7 +90,7 @@ def local(where: str, option: str) -> Path:
 
 @contextlib.contextmanager
 def _opened(where: str) -> Iterator[RemoteStore]:
-    """A locked run; given back when what is done inside fails."""
+    """Yield a locked run; the lock is released only if the ``with`` block fails."""
     objects = _objects(where)
     from scpl_ray.storage.object_store.mirror import RemoteStore
 
@@ -108,7 +108,7 @@ def _opened(where: str) -> Iterator[RemoteStore]:
 
 
 def _folder(where: str) -> Path | None:
-    """The folder that is meant; ``None`` for an object store."""
+    """The local folder that a path or URI refers to; ``None`` for an object store."""
     scheme, separator, _ = where.partition(":/")
     if not separator or not scheme.isalnum():
         return Path(where)

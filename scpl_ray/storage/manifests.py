@@ -1,4 +1,4 @@
-"""What a committed phase left behind: names, sizes and SHA-256 of its files."""
+"""Manifests of committed phases: names, sizes and SHA-256 of their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK = "lock"
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a phase's folder; ``None`` where there is none, or one that is damaged."""
+    """The manifest in a phase's folder; ``None`` if it is missing or damaged."""
     try:
         manifest = Manifest(**json.loads((folder / MANIFEST).read_bytes()))
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def read(folder: Path) -> Manifest | None:
 
 
 def _is_of(folder: Path, manifest: Manifest) -> bool:
-    """Whether a manifest has the types of one and names the folder that it lies in."""
+    """Whether a manifest's values have the right types and its round and phase match the folder it is in."""
     numbers = all(type(value) in (int, float) for value in (manifest.seconds, manifest.committed_at))
     mappings = isinstance(manifest.facts, dict) and isinstance(manifest.files, dict)
     return (
@@ -48,7 +48,7 @@ def _is_of(folder: Path, manifest: Manifest) -> bool:
 
 
 def damage(folder: Path, manifest: Manifest) -> str | None:
-    """What is wrong with the files of a manifest, if anything is."""
+    """A description of what is wrong with the files that a manifest lists; ``None`` if nothing is."""
     for name, expected in manifest.files.items():
         path = folder / name
         if folder.resolve() not in path.resolve().parents:
@@ -63,23 +63,23 @@ def damage(folder: Path, manifest: Manifest) -> str | None:
 
 
 def phase_of(name: str) -> str | None:
-    """The folder of the phase that an object belongs to."""
+    """The folder of the phase that an object belongs to; ``None`` if it belongs to no phase."""
     parts = PurePosixPath(name).parts
     return "/".join(parts[:3]) if len(parts) > 3 and parts[0] == "rounds" else None
 
 
 def committed_of(there: Collection[str]) -> set[str]:
-    """Folders of the phases that have a manifest."""
+    """The folders of the phases that have a manifest."""
     return {phase for one in there if (phase := phase_of(one)) is not None and f"{phase}/{MANIFEST}" in there}
 
 
 def counts(name: str, committed: set[str]) -> bool:
-    """Whether an object is part of the run: outside the rounds, or of a phase that has a manifest."""
+    """Whether an object is part of the run: it is outside ``rounds/``, or its phase has a manifest."""
     return (name != LOCK and not name.startswith("rounds/")) or phase_of(name) in committed
 
 
 def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
-    """How often processes were started again, by role, from the ``processes`` of committed phases."""
+    """How often processes were restarted, by role, according to the ``processes`` of committed phases."""
     of_one: dict[tuple[str, str], int] = {}
     for manifest in manifests:
         for process in manifest.facts.get("processes", ()):
@@ -92,5 +92,5 @@ def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:
 
 
 def process_facts(*pools: Generator | Scorer | Trainer) -> list[dict[str, object]]:
-    """Live processes as JSON values for a manifest."""
+    """The live processes of these pools, as JSON values for a manifest."""
     return [dataclasses.asdict(process) for pool in pools for process in pool.processes()]

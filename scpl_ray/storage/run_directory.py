@@ -5,12 +5,12 @@
     RUN_DIR/
       config.yaml  run.json  lock
       rounds/000/...                 round 0: base, evaluation
-      rounds/001/<phase>/...         the phases of PHASES, each with manifest.json, written last
+      rounds/001/<phase>/...         the phases in PHASES, each with manifest.json, which is written last
       metrics.parquet  summary.json  written when the run is finished
       logs/  tensorboard/  ray/
 
-A phase is committed by its manifest (names, sizes, SHA-256, seconds). Every file is written under a temporary name
-and moved into place, so a phase without a manifest holds nothing that counts, and is done again.
+Writing its manifest (names, sizes, SHA-256, seconds) commits a phase. Every file is written under a temporary name and
+moved into place. The files of a phase without a manifest are ignored, and the phase is done again.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ PHASES = (
 
 
 FRAME = ("config.yaml", LOCK, "logs", "ray", "rounds", "tensorboard")
-"""What :meth:`Store.create` makes before a run exists."""
+"""The files and folders that :meth:`Store.create` makes before the run itself exists."""
 
 
 class Phase:
-    """A phase that is being done; its folder is :attr:`path`."""
+    """A phase in progress; its folder is :attr:`path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,24 +80,24 @@ class Phase:
 
 
 class Reader:
-    """One run directory, only read: it takes no lock and writes nothing."""
+    """Read-only access to one run directory: it takes no lock and writes nothing."""
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root = root
         self.name = name or str(root)
-        """What people know the run by: its URI, or its folder as it was given."""
+        """The name of the run in messages: its URI, or its folder as it was given."""
 
     @property
     def identity(self) -> str:
-        """What is the same whenever and wherever the run is gone on with."""
+        """An identifier that stays the same whenever and wherever the run is resumed."""
         return str(self.root.absolute())
 
     @classmethod
     def open(cls, root: Path, name: str | None = None) -> tuple[Reader, Experiment]:
-        """An existing run directory and its config.
+        """Open an existing run directory, and return it with its config.
 
         Raises:
-            StoreError: not a run directory, or of another format.
+            StoreError: the folder is not a run directory, or has another format.
         """
         name = name or str(root)
         try:
@@ -126,17 +126,17 @@ class Reader:
         return self.root / "rounds" / f"{round_:03d}" / phase
 
     def manifest(self, round_: int, phase: str) -> Manifest | None:
-        """The manifest of a committed phase; ``None`` where the phase is still to be done."""
+        """The manifest of a committed phase; ``None`` if the phase is not committed yet."""
         return manifests.read(self.folder(round_, phase))
 
     def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
-        """Records of a committed phase."""
+        """Read the records of a committed phase."""
         return records.from_table(
             pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind
         )
 
     def policy(self, experiment: Experiment, base: Path, version: int) -> Weights:
-        """Where the weights of a policy version lie; version 0 is the base model."""
+        """The location of the weights of a policy version; version 0 is the base model."""
         if version == 0:
             return Weights(0, base)
         folder = self.folder(version, "weights")
@@ -145,7 +145,7 @@ class Reader:
         return Weights(version, folder / "model" if merged else base, adapter)
 
     def read_json(self, round_: int, phase: str, name: str) -> Any:
-        """A JSON value of a committed phase."""
+        """Read a JSON value of a committed phase."""
         return json.loads((self.folder(round_, phase) / f"{name}.json").read_bytes())
 
     def committed(self) -> Iterator[Manifest]:
@@ -158,12 +158,12 @@ class Reader:
 
 
 class Store(Reader):
-    """One run directory, locked by this process until :meth:`close`."""
+    """Read and write access to one run directory, which this process locks until :meth:`close`."""
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         super().__init__(root, name)
         self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-        """Entered around every commit: who handles Ctrl-C waits until the commit is whole."""
+        """Makes the context manager that surrounds every commit; it lets a Ctrl-C handler wait for the commit's end."""
         self._lock = (root / LOCK).open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,7 +184,7 @@ class Store(Reader):
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
-        """A new run directory; the frame of one whose process died before it began is taken over.
+        """Create a new run directory; a folder left by a process that died before its run began is reused.
 
         Raises:
             StoreError: the folder exists and is not empty, or cannot be made.
@@ -203,11 +203,11 @@ class Store(Reader):
 
     @classmethod
     def open(cls, root: Path, name: str | None = None) -> tuple[Store, Experiment]:
-        """An existing run directory and its config, its phases checked.
+        """Open an existing run directory, check its phases, and return it with its config.
 
         Raises:
-            StoreError: not a run directory, of another format, in use, unreadable, or with a committed phase that was
-                changed.
+            StoreError: the folder is not a run directory, has another format, is in use, is unreadable, or has a
+                committed phase whose files were changed.
         """
         _, experiment = Reader.open(root, name)
         with _usable(name or str(root)):
@@ -220,30 +220,30 @@ class Store(Reader):
         return store, experiment
 
     def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
-        """Make the locked folder a run directory: its config, then the file that says that it is one."""
+        """Make the locked folder a run directory: write its config, then ``run.json``, which marks it as one."""
         self.extend(experiment)
         run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}
         write_atomically(self.root / "run.json", _json(run))
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._lock.close()
 
     def extend(self, experiment: Experiment) -> None:
-        """Record a config of which the run's records so far do not depend on what is new.
+        """Write the config of the run; existing records must not depend on what has changed in it.
 
         Raises:
-            StoreError: its directory cannot be written.
+            StoreError: the run directory cannot be written.
         """
         with _usable(self.name):
             write_atomically(self.root / "config.yaml", loading.dump(experiment).encode())
 
     @contextlib.contextmanager
     def phase(self, round_: int, phase: str) -> Iterator[Phase]:
-        """Do a phase: its folder is emptied first, and committed when the block ends without an error.
+        """Do a phase: its folder is emptied first, and it is committed if the ``with`` block ends without an error.
 
         Raises:
-            StoreError: a later phase is committed already, so that this one would change what it was built on.
+            StoreError: a later phase is already committed, and doing this phase would change what it was built on.
         """
         folder = self.folder(round_, phase)
         after = [self.folder(round_, later) for later in PHASES[PHASES.index(phase) + 1 :]]
@@ -271,23 +271,23 @@ class Store(Reader):
             self.publish(folder)
 
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
-        """Write what a reader of the run looks for first."""
+        """Write the metrics and the summary of a finished run."""
         Phase(self.root).write("metrics", metrics, Metric)
         write_atomically(self.root / "summary.json", _json(summary))
 
     def publish(self, folder: Path) -> None:
-        """Called with every phase that was committed here; a store that keeps its run elsewhere carries it there."""
+        """Called after every commit with the phase's folder; a store that keeps its run elsewhere uploads it."""
 
     def take_back(self, folder: Path) -> None:
-        """Make a committed phase one that is still to be done."""
+        """Undo the commit of a phase, so that the phase is done again."""
         (folder / MANIFEST).unlink()
 
     def fault(self, manifest: Manifest) -> str | None:
-        """What is wrong with the files of a committed phase."""
+        """A description of what is wrong with the files of a committed phase; ``None`` if nothing is."""
         return manifests.damage(self.folder(manifest.round, manifest.phase), manifest)
 
     def check(self) -> None:
-        """Take back the last committed phase if its files are damaged; an earlier damaged one is an error."""
+        """Undo the commit of the last phase if its files are damaged; damage to an earlier phase is an error."""
         phases = list(self.committed())
         for position, manifest in enumerate(phases):
             folder = self.folder(manifest.round, manifest.phase)
@@ -306,7 +306,7 @@ class Store(Reader):
 
 @contextlib.contextmanager
 def _usable(name: str) -> Iterator[None]:
-    """What the system refuses is said of the run directory."""
+    """Convert operating-system errors inside the ``with`` block to a :class:`StoreError` about the run directory."""
     try:
         yield
     except OSError as error:

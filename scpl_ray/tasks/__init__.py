@@ -1,6 +1,6 @@
-"""What a model can be asked to write. Adding a task is one folder or file and one record of :data:`TASKS`.
+"""The registry of tasks. A new task needs one folder or file and one record in :data:`TASKS`.
 
-The records name their builders, which are imported when they are called: reading a config imports no task.
+The records name their builders, which are imported when they are called, so reading a config imports no task.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ DEPENDS_ON = (
     "evaluation.prompts_per_group",
     "evaluation.neutral_prompts",
 )
-"""Sections and keys that the builders of tasks read: experiments that agree on them have the same task, and whoever
-shares a task between experiments compares these. A builder that reads another key adds it here."""
+"""Sections and keys that the builders of tasks read. Experiments that agree on them have the same task, so code that
+shares a task between experiments compares these keys. A builder that reads another key must add it here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskKind:
-    """What is known of a task before it is built."""
+    """The properties of a task that are known before it is built."""
 
     meaning: str
     """What the model writes, in a few words."""
     builder: str
-    """``module:function`` from an experiment to its :class:`~scpl_ray.protocols.Task`."""
+    """``module:function`` that builds the :class:`~scpl_ray.protocols.Task` of an experiment."""
     reads_data: bool
-    """Whether it needs ``task.data``; a task that makes its own text refuses it."""
+    """Whether the task needs ``task.data``; a task that makes its own text refuses it."""
     judges: tuple[str, ...] = ()
-    """Values of ``task.judge`` that it knows; empty: it has one judge, and the key is left out."""
+    """The values of ``task.judge`` that the task supports; empty: it has one judge, and the key must be left out."""
     judge_trainer: str | None = None
-    """``module:function`` that trains its judge into a new folder and returns the card; ``None``: nothing to train."""
+    """``module:function`` that trains the judge into a new folder and returns its card; ``None``: nothing to train."""
     reward_trainer: str | None = None
-    """The same for a reward model with one output per group; ``None``: its data hold no users' choices."""
+    """The same for a reward model with one output per group; ``None``: the data contain no users' choices."""
 
     def build(self, experiment: Experiment) -> Task:
-        """The task of an experiment.
+        """Build the task of an experiment.
 
         Raises:
             DataError: ``task.data`` cannot be used.
@@ -53,11 +53,11 @@ class TaskKind:
         return task
 
     def train_judge(self, experiment: Experiment, folder: Path) -> Card:
-        """Train the judge into a new folder; only where there is a ``judge_trainer``."""
+        """Train the judge into a new folder; only for tasks with a ``judge_trainer``."""
         return _train(self.judge_trainer, experiment, folder)
 
     def train_reward_model(self, experiment: Experiment, folder: Path) -> Card:
-        """Train a reward model into a new folder; only where there is a ``reward_trainer``."""
+        """Train a reward model into a new folder; only for tasks with a ``reward_trainer``."""
         return _train(self.reward_trainer, experiment, folder)
 
 
@@ -94,4 +94,4 @@ TASKS: dict[str, TaskKind] = {
         reward_trainer="scpl_ray.tasks.preference.task:train_reward_model",
     ),
 }
-"""Tasks by ``task.name``."""
+"""The tasks, by ``task.name``."""

@@ -1,4 +1,4 @@
-"""Which base model a run starts from: a tiny one that learns the task's own text, or one from elsewhere."""
+"""The base model from which a run starts: a tiny one trained on the task's text, or an existing one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def base_model(experiment: Experiment, task: Task, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the base model of a run, policy version 0.
+    """The folder of the base model of a run, which is policy version 0.
 
     Args:
-        experiment: ``model.name`` and what belongs to it.
-        task: whose text a tiny model learns.
-        progress: told of the training steps of a tiny model that is not in the cache.
+        experiment: ``model.name`` and the keys that belong to it are used.
+        task: the task whose text a tiny model learns.
+        progress: called with the number of training steps done and of all steps while a tiny model is trained.
 
     Raises:
-        ValueError: no such model, or one that cannot be used; see :func:`scpl_ray.models.sources.resolve_model`.
-        RuntimeError: a model that was built or converted here is not what it should be.
+        ValueError: there is no such model, or it cannot be used; see :func:`scpl_ray.models.sources.resolve_model`.
+        RuntimeError: a model that was built or converted here fails its check.
     """
     if experiment.model.name != sources.TINY:
         return sources.resolve_model(experiment)
@@ -36,13 +36,13 @@ def base_model(experiment: Experiment, task: Task, progress: Callable[[int, int]
 
 
 def known_config(experiment: Experiment, task: Task) -> PreTrainedConfig | None:
-    """The config of the base model, where it is on this machine already; nothing is built or downloaded.
+    """The config of the base model, if it is already on this machine; nothing is built or downloaded.
 
     Returns:
-        ``None``: it will be known once the model is built, converted or downloaded.
+        The config; ``None`` if the model must first be built, converted or downloaded.
 
     Raises:
-        ValueError: a config that cannot be read.
+        ValueError: the config cannot be read.
     """
     if experiment.model.name != sources.TINY:
         return sources.found_config(experiment)

@@ -1,7 +1,7 @@
-"""Who published an article, and which outlets are for training, for evaluation and for the judge.
+"""The outlets of articles, and their assignment to training, evaluation and the judge.
 
 A classifier that has seen an outlet recognises the outlet rather than its leaning, and a policy trained on an outlet
-has read its house style. So no outlet is ever in two parts.
+has learned its house style. Therefore no outlet is ever in two parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 TRAIN, EVALUATION, JUDGE = "train", "evaluation", "judge"
 PARTS: dict[str, float] = {TRAIN: 0.5, JUDGE: 0.3, EVALUATION: 0.2}
-"""Share of each group's articles that a part should hold."""
+"""Target share of each group's articles, by part."""
 _DESK = re.compile(r"\(.*?\)|\s-\s.*|\.com\b|\b(?:online|news|opinion|editorial|board|blog)\b")
 
 
@@ -27,17 +27,17 @@ def outlet(source: str) -> str:
 
 
 def assign(articles: Mapping[str, Counter[str]], groups: Sequence[str]) -> dict[str, str]:
-    """Part of each outlet.
+    """Assign each outlet to a part.
 
-    Outlets go, the largest first, to the part that still lacks most of what the outlet has, relative to
-    :data:`PARTS` of each group's articles. The result depends on nothing else, so all runs share it.
+    Outlets are assigned in turn, the largest first. Each goes to the part that still lacks most of what the outlet has,
+    relative to the shares :data:`PARTS` of each group's articles. All runs on the same data share the result.
 
     Args:
         articles: number of articles per group, by outlet.
         groups: all groups.
 
     Returns:
-        Part by outlet; a part may lack a group where there are too few outlets.
+        Part by outlet; a part may lack a group if there are too few outlets.
     """
     totals = {group: sum(counts[group] for counts in articles.values()) for group in groups}
     lacking = {part: {group: share * totals[group] for group in groups} for part, share in PARTS.items()}

@@ -1,6 +1,7 @@
-"""Rows for any task: from a JSONL, CSV or Parquet file or a Hugging Face Hub data set, checked before anything starts.
+"""Reading rows for any task from a JSONL, CSV or Parquet file or a Hub data set; they are checked before a run starts.
 
-Every complaint names the file and the line (JSONL) or row (elsewhere, from 1, header apart) and says what to do.
+Every error message names the file and the line (JSONL) or row (other formats; counted from 1, without the header), and
+says what to do.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_LINE_BYTES = 10 * 2**20
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
-"""Longest wait for the Hub's first answer."""
+"""Longest wait for the Hub's first response, in seconds."""
 
 
 class DataError(ValueError):
-    """Data that a task cannot use; the message names file and line and says what to do."""
+    """A task cannot use the data; the message names file and line and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fields:
-    """What a task wants to know of each row, by the task's own names."""
+    """The fields that a task reads from each row, by the task's own names."""
 
     required: tuple[str, ...]
-    """Text that every row has."""
+    """Fields that must have a text in every row."""
     optional: tuple[str, ...] = ()
 
 
@@ -45,25 +46,25 @@ class Row:
     where: str
     """File and line, for messages."""
     values: dict[str, str | None]
-    """By the task's field names; required ones are never empty, optional ones ``None`` where the row has none."""
+    """Texts by the task's field names; required ones are never empty, missing optional ones are ``None``."""
 
     def __getitem__(self, field: str) -> str:
-        """A required field, or an optional one that is known to be there."""
+        """The text of a required field, or of an optional one that is known to be present."""
         value = self.values[field]
         assert value is not None, f"{self.where}: {field}"
         return value
 
 
 def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list[Row]:
-    """The rows of ``task.data``.
+    """Load the rows of ``task.data``.
 
     Args:
-        source: a file that exists, else a Hub id whose splits are read one after the other.
-        columns: the user's column by the task's field name (``task.fields``); others are called as the field.
-        fields: what the task wants.
+        source: an existing file, else a Hub id, whose splits are read one after the other.
+        columns: the user's column by the task's field name (``task.fields``); other columns have the field's name.
+        fields: the fields that the task reads.
 
     Raises:
-        DataError: no such file or data set, not readable, no rows, or a row without a required field.
+        DataError: the file or data set does not exist, is not readable or has no rows, or a row lacks a required field.
     """
     known = (*fields.required, *fields.optional)
     if unknown := sorted(set(columns) - set(known)):
@@ -85,10 +86,10 @@ def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list
 
 
 def columns_of(source: str | None) -> tuple[str, ...]:
-    """The columns of the first row; none where there is no data or no row, of which :func:`load` complains.
+    """The columns of the first row; empty if there is no data or no row, for which :func:`load` raises the error.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the data cannot be read.
     """
     if source is None:
         return ()
@@ -96,7 +97,7 @@ def columns_of(source: str | None) -> tuple[str, ...]:
 
 
 def check_unique(rows: Iterable[Row], field: str) -> None:
-    """Raise :class:`DataError` where two rows have the same value of an optional field; rows without one pass."""
+    """Raise :class:`DataError` if two rows have the same value of an optional field; missing values are ignored."""
     seen: dict[str, str] = {}
     for row in rows:
         value = row.values[field]
@@ -110,7 +111,7 @@ def check_unique(rows: Iterable[Row], field: str) -> None:
 
 
 def check_groups(rows: Sequence[Row], field: str, groups: Sequence[str], source: str) -> None:
-    """Raise :class:`DataError` unless the field holds two or more labels, every configured group among them."""
+    """Raise :class:`DataError` unless the field has two or more labels, including every configured group."""
     labels = sorted({row[field] for row in rows})
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     if len(labels) < 2:
@@ -123,7 +124,7 @@ def check_groups(rows: Sequence[Row], field: str, groups: Sequence[str], source:
 
 
 def check_values(rows: Iterable[Row], field: str, allowed: Sequence[str]) -> None:
-    """Raise :class:`DataError` where an optional field holds something else than these values or nothing."""
+    """Raise :class:`DataError` if an optional field has a value that is not one of these."""
     for row in rows:
         value = row.values[field]
         if value is not None and value not in allowed:
@@ -134,7 +135,7 @@ def check_values(rows: Iterable[Row], field: str, allowed: Sequence[str]) -> Non
 
 
 def check_disjoint(rows: Iterable[Row], split: str, what: str, key_of: Callable[[Row], str]) -> None:
-    """Raise :class:`DataError` where one thing (an outlet, a text) lies in two parts of a split."""
+    """Raise :class:`DataError` if the same thing (an outlet, a text) is in two parts of a split."""
     first: dict[str, Row] = {}
     for row in rows:
         if row.values[split] is None:
@@ -192,7 +193,7 @@ def _raw_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, a byte-order mark left out; one streaming pass."""
+    """Numbered lines of a UTF-8 file without its byte-order mark, in one streaming pass."""
     try:
         with path.open("rb") as file:
             for number in itertools.count(1):
@@ -251,7 +252,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     text = datasets.Features({column: datasets.Value("string") for column in columns})
     yield from _local(
         path,
-        # words such as NA and null are words; only an empty cell is empty
+        # words such as NA and null are kept as text; only an empty cell counts as empty
         lambda cache: datasets.Dataset.from_csv(
             str(path), features=text, cache_dir=cache, keep_default_na=False, na_values=[""]
         ),
@@ -265,13 +266,13 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _local(path: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a file that ``datasets`` parses, through a cache that is thrown away: a changed file is never stale."""
+    """Rows of a file that ``datasets`` parses; its cache is temporary, so a changed file is always read again."""
     import datasets
 
     before, loudness = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     with tempfile.TemporaryDirectory(prefix="scpl-data-") as cache:
         datasets.disable_progress_bars()
-        # it would print a traceback of what becomes one message here
+        # datasets would print a traceback of an error that becomes one message here
         datasets.logging.set_verbosity(logging.CRITICAL)
         try:
             data = read(cache)
@@ -293,7 +294,7 @@ def _hub(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
     advice = "give a file instead: task.data=FILE.jsonl (or .csv, .parquet)"
     try:
-        # one small file first: load_dataset alone would try for half a minute where there is no network
+        # one small file is tried first, because without a network load_dataset alone would retry for half a minute
         huggingface_hub.snapshot_download(
             name, repo_type="dataset", allow_patterns=["README.md"], etag_timeout=HUB_SECONDS
         )

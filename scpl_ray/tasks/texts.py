@@ -1,4 +1,4 @@
-"""What tasks on people's texts share: how long an answer is, how it is cut, how its form is rated."""
+"""Functions shared by tasks on people's texts: the length of answers, how they are cut, and measures of their form."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from scpl_ray.config import Experiment
 from scpl_ray.models.template import Template
 
 WORDS_PER_TOKEN = 0.75
-"""English words per token of a subword vocabulary."""
+"""Average number of English words per token of a subword vocabulary."""
 SHORTEST_ANSWER_WORDS = 8
 ENDS = (".", "!", "?", "”", '"')
-"""How a finished text ends."""
+"""Characters with which a finished text ends."""
 _SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
 _WORD = re.compile(r"\S+")
 
@@ -27,21 +27,21 @@ Thing = TypeVar("Thing")
 
 
 def answer_words(experiment: Experiment) -> int:
-    """Words of an answer: as many as ``generation.max_new_tokens`` make, at least 8."""
+    """Number of words of an answer: as many as ``generation.max_new_tokens`` tokens give, at least 8."""
     return max(SHORTEST_ANSWER_WORDS, round(WORDS_PER_TOKEN * experiment.generation.max_new_tokens))
 
 
 def judge_tokens(experiment: Experiment) -> int:
-    """Tokens that a fine-tuned judge or reward model reads, where its base can read so many.
+    """Number of tokens that a fine-tuned judge or reward model reads, if its base can read so many.
 
-    Answers are cut where they exceed three quarters of them; by default they are about half, the rest is the prompt's.
+    Answers that exceed three quarters of them are cut. By default an answer takes about half, and the prompt the rest.
     """
     given = experiment.task.judge_tokens
     return 2 * experiment.generation.max_new_tokens + 32 if given is None else given
 
 
 def first_words(text: str, words: int) -> str:
-    """The first words of a text, back to the last end of a sentence in their second half: answers end as texts do."""
+    """The first words of a text, cut back to the last sentence end in their second half, if there is one."""
     found = list(itertools.islice(_WORD.finditer(text), words))
     if len(found) < words:
         return text.strip()
@@ -50,23 +50,23 @@ def first_words(text: str, words: int) -> str:
 
 
 def readable(text: str) -> bool:
-    """Whether it holds a letter or a digit."""
+    """Whether a text contains a letter or a digit."""
     return any(char.isalnum() for char in text)
 
 
 def digest(text: str) -> str:
-    """SHA-256, hexadecimal, of a text's words."""
+    """The SHA-256 of a text's words, in hexadecimal."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
 def repetition_free(words: Sequence[str]) -> float:
-    """Distinct pairs of neighbouring words over all of them; 0 for a text without words."""
+    """Fraction of distinct pairs among all pairs of neighbouring words; 0 for a text without words."""
     pairs = list(itertools.pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else float(bool(words))
 
 
 def form_terms(words: Sequence[str], wanted_words: int) -> dict[str, float]:
-    """``repetition_free`` and ``length``: 1 from half of the wanted words on, less in proportion below."""
+    """``repetition_free``, and ``length``: 1 from half of the wanted words on, proportionally less below."""
     return {
         "repetition_free": repetition_free(words),
         "length": min(1.0, 2 * len(words) / wanted_words),
@@ -74,12 +74,12 @@ def form_terms(words: Sequence[str], wanted_words: int) -> dict[str, float]:
 
 
 def finished(text: str) -> float:
-    """1 where a text ends as a sentence does, else 0."""
+    """1 if a text ends like a sentence, else 0."""
     return float(text.rstrip().endswith(ENDS))
 
 
 def cycle(found: Sequence[Thing], count: int, rng: np.random.Generator) -> list[Thing]:
-    """``count`` things in random order, every one once before any comes again."""
+    """``count`` things in random order; every one occurs once before any is repeated."""
     chosen: list[Thing] = []
     while len(chosen) < count:
         chosen += [found[i] for i in rng.permutation(len(found))]
@@ -88,21 +88,21 @@ def cycle(found: Sequence[Thing], count: int, rng: np.random.Generator) -> list[
 
 @dataclasses.dataclass(frozen=True)
 class ModelSide:
-    """What a task wants to know of the model that will answer."""
+    """The properties that a task needs of the model that will answer."""
 
     template: Template
     tokens_of: Callable[[str], int]
-    """How many of its tokens a prompt has."""
+    """Gives the number of the model's tokens in a prompt."""
     made: Path | None
-    """Folder of the tokenizer where it was made from the task's own text; see :attr:`~scpl_ray.protocols.Task`."""
+    """Folder of the tokenizer if it was made from the task's own text; see :attr:`~scpl_ray.protocols.Task`."""
 
 
 def model_side(experiment: Experiment, texts: Iterable[str]) -> ModelSide:
     """The model's template and tokenizer.
 
     Args:
-        experiment: ``model`` matters.
-        texts: the task's training text, from which a tiny model's tokenizer is made; others do not read it.
+        experiment: the section ``model`` is used.
+        texts: the task's training text, from which a tiny model's tokenizer is made; other models ignore it.
 
     Raises:
         ValueError: see :func:`scpl_ray.models.sources.resolve_tokenizer`.

@@ -1,1 +1,1 @@
-"""How weights change: objectives, batches, the DeepSpeed worker, reward models and classifiers."""
+"""Training: objectives, batches, the DeepSpeed worker, reward models and classifiers."""

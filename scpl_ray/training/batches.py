@@ -1,9 +1,9 @@
-"""Which tokens go through the model together: optimizer steps, worker shards, micro-batches.
+"""Planning of batches: optimizer steps, shards of workers, and micro-batches.
 
-What is planned are units: a sequence, or a pair of sequences that stay together.
+The plan consists of units. A unit is one sequence, or a pair of sequences that stay together.
 
-Everything here is planned up-front from lengths and a seed, so that every worker computes the same plan alone, an
-optimizer step holds the same sequences whatever the number of workers, and all workers run equally many forward passes.
+Everything is planned in advance from lengths and a seed. Every worker can therefore compute the same plan by itself, an
+optimizer step holds the same sequences for any number of workers, and all workers run equally many forward passes.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from scpl_ray.records import Example
 from scpl_ray.seeds import generator
 
 Rows = tuple[tuple[int, ...], ...]
-"""One micro-batch: per row, the indices of the units or sequences that stand in it from left to right."""
+"""One micro-batch: for each row, the indices of its units or sequences from left to right."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """Prompt and completion of one example, as the loss sees them."""
+    """The tokens of prompt and completion of one example, as the loss uses them."""
 
     token_ids: tuple[int, ...]
     first_target: int
     """Index of the first token with a loss; at least 1, because nothing predicts the first token."""
     weight: float
     reference: float = 0.0
-    """Log-probability of the tokens with a loss under the reference policy (nats), for objectives that have one."""
+    """Log-probability (nats) of the tokens with a loss under the reference policy, if the objective uses one."""
 
     @property
     def target_tokens(self) -> int:
@@ -43,17 +43,17 @@ class TrainingSequence:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward pass; all arrays have shape (rows, width)."""
+    """The input of one forward pass; all arrays have shape (rows, width)."""
 
     token_ids: NDArray[np.int64]
     position_ids: NDArray[np.int64]
-    """Restart at 0 with every sequence; the padding at the end of a row counts on."""
+    """Positions, which restart at 0 with every sequence and continue to count in the padding at the end of a row."""
     targets: NDArray[np.int64]
-    """The token that the position predicts."""
+    """The token that each position predicts."""
     weights: NDArray[np.float32]
-    """Weight of that prediction; 0 where there is none."""
+    """Weight of the prediction; 0 where a position has no target."""
     sequences: tuple[TrainingSequence, ...]
-    """Those in it, by row and from left to right."""
+    """The sequences in it, by row and from left to right."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class Step:
     members: tuple[int, ...]
     """Indices of all its units."""
     shards: tuple[tuple[Rows, ...], ...]
-    """Micro-batches per worker; workers with fewer than the others hold empty ones at the end."""
+    """The micro-batches of each worker; workers with fewer get empty ones at the end."""
 
 
 def training_sequences(examples: Sequence[Example], loss_on: Literal["completion", "all"]) -> list[TrainingSequence]:
-    """The sequences that have something to learn: a weight above 0 and at least one token with a loss.
+    """The sequences that can be learned from: their weight is above 0 and at least one token has a loss.
 
     Raises:
         ValueError: a weight is negative or not finite, or nothing is left.
@@ -77,7 +77,7 @@ def training_sequences(examples: Sequence[Example], loss_on: Literal["completion
 
 
 def training_pairs(examples: Sequence[Example]) -> list[TrainingSequence]:
-    """The pairs that have something to learn, as sequences: chosen, rejected, chosen, rejected, and so on.
+    """The pairs that can be learned from, as a list of sequences: chosen, rejected, chosen, rejected, and so on.
 
     Raises:
         ValueError: an example has no rejected answer, a weight is negative or not finite, or nothing is left.
@@ -102,7 +102,7 @@ def _sequence(example: Example, answer: tuple[int, ...], loss_on: str) -> Traini
 
 
 def _learnable(units: Sequence[Sequence[TrainingSequence]]) -> list[TrainingSequence]:
-    """The sequences of the units whose every sequence has a weight above 0 and a token with a loss."""
+    """The sequences of those units in which every sequence has a weight above 0 and a token with a loss."""
     kept = [s for unit in units if all(s.weight > 0 and s.target_tokens > 0 for s in unit) for s in unit]
     if not kept:
         raise ValueError(
@@ -113,14 +113,14 @@ def _learnable(units: Sequence[Sequence[TrainingSequence]]) -> list[TrainingSequ
 
 
 def unit_lengths(sequences: Sequence[TrainingSequence], per_unit: int, packed: bool) -> list[int]:
-    """Tokens of each unit of ``per_unit`` successive sequences; with a row each, all are as wide as the longest."""
+    """Tokens of each unit of ``per_unit`` successive sequences; unpacked, each row is as wide as the unit's longest."""
     lengths = [len(sequence.token_ids) for sequence in sequences]
     units = [lengths[i : i + per_unit] for i in range(0, len(lengths), per_unit)]
     return [sum(unit) if packed else per_unit * max(unit) for unit in units]
 
 
 def sequence_rows(rows: Rows, per_unit: int, packed: bool) -> Rows:
-    """Rows of units as rows of sequences; a unit's sequences share its row, or have successive rows of their own."""
+    """Convert rows of units to rows of sequences; a unit's sequences share a row or, unpacked, have successive rows."""
     whole = tuple(tuple(per_unit * unit + k for unit in row for k in range(per_unit)) for row in rows)
     return whole if packed else tuple((index,) for row in whole for index in row)
 
@@ -135,19 +135,19 @@ def plan_steps(
     packed: bool,
     seed: int,
 ) -> list[Step]:
-    """All optimizer steps of a training job.
+    """Plan all optimizer steps of a training job.
 
-    Each epoch visits every unit once, in its own order, in steps of about ``tokens_per_step`` tokens that are
-    as equal as whole units allow. A step is the same set of units for any number of workers.
+    Each epoch visits every unit once, in an order of its own, in steps of about ``tokens_per_step`` tokens. The steps
+    are as equal in size as whole units allow. A step is the same set of units for any number of workers.
 
     Args:
-        lengths: tokens per unit.
-        epochs: passes over the sequences.
+        lengths: number of tokens of each unit.
+        epochs: number of passes over the units.
         tokens_per_step: tokens of a step over all workers, without padding.
-        tokens_per_micro_batch: rows times width of a forward pass, padding included.
-        workers: data-parallel workers.
-        packed: let several units share a row; only for models whose attention keeps their sequences apart.
-        seed: of the order.
+        tokens_per_micro_batch: largest rows times width of a forward pass, padding included.
+        workers: number of data-parallel workers.
+        packed: let several units share a row; only for models whose attention separates the sequences of a row.
+        seed: seed of the order.
 
     Raises:
         ValueError: a unit does not fit into a micro-batch.
@@ -172,7 +172,7 @@ def plan_steps(
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], tokens_per_step: int) -> list[list[int]]:
-    """Consecutive runs of the order with nearly equal numbers of tokens, each about ``tokens_per_step``."""
+    """Cut the order into consecutive parts of nearly equal token counts, each about ``tokens_per_step``."""
     total = sum(lengths)
     count = max(1, round(total / tokens_per_step))
     runs: list[list[int]] = [[] for _ in range(count)]
@@ -189,7 +189,7 @@ def _longest_first(members: Iterable[int], lengths: Sequence[int]) -> list[int]:
 
 
 def _shard(members: Sequence[int], lengths: Sequence[int], workers: int) -> list[list[int]]:
-    """Longest first to the worker with the fewest tokens: at most one unit of imbalance."""
+    """Assign units, longest first, to the worker with the fewest tokens; the imbalance is at most one unit."""
     shards: list[list[int]] = [[] for _ in range(workers)]
     tokens = [0] * workers
     for index in _longest_first(members, lengths):
@@ -200,7 +200,7 @@ def _shard(members: Sequence[int], lengths: Sequence[int], workers: int) -> list
 
 
 def _micro_batches(members: Sequence[int], lengths: Sequence[int], budget: int, packed: bool) -> list[Rows]:
-    """Rows as wide as their longest sequence, as many as the budget allows, filled first-fit longest-first."""
+    """Fill micro-batches first-fit, longest unit first; rows are as wide as the longest, and the budget limits them."""
     waiting = _longest_first(members, lengths)
     micro_batches: list[Rows] = []
     while waiting:
@@ -224,10 +224,9 @@ def _micro_batches(members: Sequence[int], lengths: Sequence[int], budget: int, 
 
 
 def collate(rows: Rows, sequences: Sequence[TrainingSequence]) -> MicroBatch:
-    """The arrays of one micro-batch; an empty one becomes two tokens without a loss.
+    """Build the arrays of one micro-batch; an empty one becomes two tokens without a loss.
 
-    Rows are padded on the right. A causal model's real tokens never attend to what comes after them, so no attention
-    mask is needed.
+    Rows are padded on the right. In a causal model no token attends to later ones, so no attention mask is needed.
     """
     width = max((sum(len(sequences[i].token_ids) for i in row) for row in rows), default=2)
     shape = (max(len(rows), 1), width)

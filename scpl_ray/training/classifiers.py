@@ -1,7 +1,7 @@
-"""Models that read a text and give one number per output, and the one loop that fine-tunes them.
+"""Sequence-classification models, which map a text to one number per output, and the loop that fine-tunes them.
 
-Reward models (:mod:`scpl_ray.training.reward_model`) and encoder judges (:mod:`scpl_ray.judges.encoder`)
-are such models: ``AutoModelForSequenceClassification``, safetensors only.
+Reward models (:mod:`scpl_ray.training.reward_model`) and encoder judges (:mod:`scpl_ray.judges.encoder`) are such
+models: ``AutoModelForSequenceClassification``, safetensors only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scpl_ray.seeds import derive_seed, generator
 logger = logging.getLogger(__name__)
 
 REFERENCE_WIDTH = 128
-"""Hidden size up to which the peak learning rate holds; above, it falls as 1 / hidden size."""
+"""Largest hidden size with the full peak learning rate; above it, the rate falls as 1 / hidden size."""
 WARMUP = 0.1
 COMPLETION_SHARE = 0.75
 """Largest share of a pair's tokens that the completion may take."""
@@ -33,12 +33,12 @@ COMPLETION_SHARE = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class SequenceModel:
-    """A model in memory with its tokenizer."""
+    """A sequence-classification model in memory with its tokenizer."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     filler: int
-    """Token id on the right of texts that are shorter than their batch."""
+    """Token id of the padding on the right of texts that are shorter than the width of their batch."""
     max_tokens: int
     """Longest text, in tokens."""
 
@@ -49,14 +49,14 @@ class SequenceModel:
         return tuple(str(config.id2label[i]) for i in range(config.num_labels))
 
     def encode(self, text: str) -> Ids:
-        """One text; too long a text loses its end."""
+        """Token ids of one text; a text that is too long loses its end."""
         return tuple(self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"])
 
     def encode_pair(self, prompt: str, completion: str) -> Ids:
-        """Prompt and completion as the tokenizer's pair of texts, tokenised apart.
+        """Token ids of prompt and completion as a pair of texts of the tokenizer, tokenised separately.
 
-        A completion loses what is beyond :data:`COMPLETION_SHARE` of the longest text, then a prompt its beginning:
-        the last turn of a conversation says most of what is asked.
+        A completion that exceeds :data:`COMPLETION_SHARE` of the longest text loses its end. Then a prompt that does
+        not fit loses its beginning, because the last turn of a conversation says most about what is asked.
         """
         completion = self._cut(completion, int(COMPLETION_SHARE * self.max_tokens), from_end=False)
         room = self.max_tokens - len(self.tokenizer("", completion)["input_ids"])
@@ -66,7 +66,7 @@ class SequenceModel:
         return tuple(encoded["input_ids"])
 
     def _cut(self, text: str, tokens: int, *, from_end: bool) -> str:
-        """The first (or last) tokens of a text, as text."""
+        """The text of the first (or last) tokens of a text."""
         encoded = self.tokenizer(text, add_special_tokens=False)
         count = len(encoded["input_ids"])
         if count <= tokens:
@@ -86,7 +86,7 @@ class SequenceModel:
             tokens_per_batch: tokens per forward pass, padding included.
         """
         found = np.full((len(texts), self.model.config.num_labels), np.nan)
-        # One more than there are: with and without any padding, attention takes different kernels.
+        # One position more than needed, so that there is always padding: without any, attention uses other kernels.
         lengths = [len(ids) + 1 for ids in texts]
         for width, members in equal_width_batches(lengths, tokens_per_batch, self.max_tokens + 1):
             found[members] = self.forward([texts[i] for i in members], width).double().cpu().numpy()
@@ -100,24 +100,24 @@ class SequenceModel:
         return outputs.float()
 
     def head(self) -> nn.Linear:
-        """The layer whose outputs these are."""
+        """The last layer, which computes the outputs."""
         outputs = self.model.config.num_labels
         return [m for m in self.model.modules() if isinstance(m, nn.Linear) and m.out_features == outputs][-1]
 
     def save(self, folder: Path) -> None:
-        """Write config, safetensors and tokenizer, with the longest text, into an existing folder."""
+        """Write config, safetensors and tokenizer, including the longest text, into an existing folder."""
         self.model.save_pretrained(folder)
         self.tokenizer.model_max_length = self.max_tokens + 1
         self.tokenizer.save_pretrained(folder)
 
 
 def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:
-    """A model from a folder or the Hub, safetensors only.
+    """Load a model from a folder or the Hub, safetensors only.
 
     Args:
-        source: folder, or Hub id as a path.
-        dtype: of the weights in memory.
-        device: where they go.
+        source: a folder, or a Hub id as a path.
+        dtype: number format of the weights in memory.
+        device: device on which the weights are placed.
     """
     name = str(source)
     model = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, use_safetensors=True)
@@ -127,14 +127,14 @@ def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:
 def untrained(
     base: Path, labels: Sequence[str], *, seed: int, device: str = "cpu", max_tokens: int | None = None
 ) -> SequenceModel:
-    """A model to be fine-tuned: the body of a base model in float32 and a head of zeros.
+    """Set up a model for fine-tuning: the body of a base model in float32 and a head of zeros.
 
     Args:
         base: folder of the base model, a language model or an encoder, with its tokenizer.
         labels: names of the outputs.
-        seed: of whatever the base has no weights for.
-        device: where it goes.
-        max_tokens: longest text; ``None``: as the base allows.
+        seed: seed of the weights that the base does not have.
+        device: device on which the model is placed.
+        max_tokens: longest text, in tokens; ``None``: as many as the base allows.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "new weights") % 2**63)
@@ -166,14 +166,14 @@ def _wrap(model: Any, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to fine-tune."""
+    """Duration and learning rate of fine-tuning."""
 
     epochs: int
     items_per_step: int
     peak_learning_rate: float
-    """For hidden sizes up to :data:`REFERENCE_WIDTH`."""
+    """The peak for hidden sizes up to :data:`REFERENCE_WIDTH`."""
     frozen_layers: int = 0
-    """Lowest layers that stay as they are, and with one or more of them the embeddings."""
+    """Number of lowest layers that are not trained; if it is 1 or more, the embeddings are not trained either."""
 
 
 def train(
@@ -186,21 +186,21 @@ def train(
     purpose: str,
     together: Sequence[str] = (),
 ) -> tuple[int, float]:
-    """Fine-tune in place: AdamW, linear warm-up and decay, no dropout.
+    """Fine-tune a model in place: AdamW, linear warm-up and decay, no dropout.
 
     The same arguments give the same weights on a CPU with one thread.
 
     Args:
         sequence: the model.
-        count: training items.
-        loss: of items, by index: what is minimised (a scalar), and the loss per item that is reported.
-        schedule: how long and how fast.
-        seed: of the order of the items.
-        purpose: names the stream of random numbers and the log lines.
-        together: one key per item; items with the same key come one after the other.
+        count: number of training items.
+        loss: maps indices of items to the scalar that is minimised and the loss per item that is reported.
+        schedule: duration and learning rate.
+        seed: seed of the order of the items.
+        purpose: name of the stream of random numbers, and of the fine-tuning in log lines.
+        together: one key per item; items with the same key follow one another.
 
     Returns:
-        Steps done, and the mean loss per item of the last epoch.
+        The number of steps done, and the mean loss per item in the last epoch.
     """
     _freeze(sequence.model, schedule.frozen_layers)
     parameters = [p for p in sequence.model.parameters() if p.requires_grad]
@@ -234,7 +234,7 @@ def train(
 
 
 def _freeze(model: nn.Module, layers: int) -> None:
-    """Freeze everything before layer number ``layers``, so that no gradient has to flow there."""
+    """Freeze everything before layer number ``layers``, so that no gradient is computed there."""
     if layers == 0:
         return
     stack = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)

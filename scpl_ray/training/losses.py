@@ -1,4 +1,4 @@
-"""The losses of the objectives in torch, each a sum over units and what that sum is divided by."""
+"""The losses of the objectives in torch; each is a sum over units and a divisor for that sum."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class Loss:
     """
 
     sequences: Callable[[Sequence[Example]], list[TrainingSequence]]
-    """The training data as sequences, ``per_unit`` successive ones to a unit."""
+    """Converts the training data to sequences; ``per_unit`` successive ones form a unit."""
     total: Callable[[nn.Module, MicroBatch], tuple[Tensor, Tensor]]
-    """Of one micro-batch the summed loss, a float32 scalar with a gradient, and the summed ``figures`` without one,
-    shape (figures,); 0 for an empty micro-batch."""
+    """Maps one micro-batch to the summed loss, a float32 scalar with a gradient, and the summed ``figures`` without a
+    gradient, shape (figures,); both are 0 for an empty micro-batch."""
     mass: Callable[[TrainingSequence], float]
-    """What a unit, given by its first sequence, adds to the divisor."""
+    """The contribution to the divisor of a unit, which is given by its first sequence."""
     per_unit: int = 1
-    """Sequences of a unit, which stay in one micro-batch."""
+    """Number of sequences of a unit; they stay in one micro-batch."""
     figures: tuple[str, ...] = ()
-    """What else is measured, divided like the loss."""
+    """Names of the other values that are measured; they are divided like the loss."""
     reference: Literal["base", "start"] | None = None
-    """The policy under which the sequences' ``reference`` is wanted."""
+    """The policy for which the sequences' ``reference`` is computed; ``None`` if the loss does not use it."""
 
 
 def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Logits of all positions, shape (rows, width, vocabulary).
 
-    No attention mask is passed: rows are padded on the right, and sequences that share a row are told apart by their
-    position ids (see :func:`packing_is_exact`).
+    No attention mask is passed: rows are padded on the right, and the model separates sequences that share a row by
+    their position ids (see :func:`packing_is_exact`).
     """
     device = next(model.parameters()).device
     logits: Tensor = model(
@@ -58,7 +58,7 @@ def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
 def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Weighted negative log-likelihood, sum_i w_i sum_t -log p(y_it | x_i, y_i<t), in nats.
 
-    With the mass w_i n_i of :func:`weighted_tokens` the step's loss is
+    With the mass w_i n_i of :func:`weighted_tokens`, the loss of a step is
 
         L = sum_i w_i sum_t nll_it / sum_i w_i n_i,
 
@@ -80,11 +80,11 @@ def preference_loss(model: nn.Module, batch: MicroBatch, *, beta: float) -> tupl
 
         l_i = -log sigmoid(m_i),   m_i = beta ((log pi(c_i) - log ref(c_i)) - (log pi(r_i) - log ref(r_i)))
 
-    for prompt, chosen c and rejected r, log-probabilities summed over the tokens of an answer. With the mass w_i of
-    :func:`pair_weight` a step's loss is a weighted mean over pairs.
+    for a prompt, its chosen answer c and its rejected answer r; log-probabilities are summed over the tokens of an
+    answer. With the mass w_i of :func:`pair_weight`, the loss of a step is a weighted mean over pairs.
 
-    The figures are w_i m_i (``reward_margin``: of the rewards beta log pi/ref that the policy implies) and
-    w_i [m_i > 0] (``reward_accuracy``), summed.
+    The figures are the sums of w_i m_i (``reward_margin``: the margin of the rewards beta log pi/ref that the policy
+    implies) and of w_i [m_i > 0] (``reward_accuracy``).
     """
     log_p, tie = sequence_log_probabilities(model, batch)
     of_pairs = torch.tensor([[s.reference, s.weight] for s in batch.sequences], device=log_p.device).view(-1, 2, 2)
@@ -101,7 +101,7 @@ def pair_weight(chosen: TrainingSequence) -> float:
 
 
 def sequence_log_probabilities(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Log-probability of each sequence's tokens with a loss (nats), shape (sequences,), and a 0 with a gradient."""
+    """Log-probability (nats) of each sequence's tokens with a loss, shape (sequences,), and a 0 with a gradient."""
     nll, tie = _nll(model, batch)
     owner = np.repeat(np.arange(len(batch.sequences)), [s.target_tokens for s in batch.sequences])
     sums = nll.new_zeros(len(batch.sequences)).index_add(0, torch.from_numpy(owner).to(nll.device), nll)
@@ -109,9 +109,9 @@ def sequence_log_probabilities(model: nn.Module, batch: MicroBatch) -> tuple[Ten
 
 
 def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Of each token with a loss, by row and from left to right, shape (tokens,); and a 0 with a gradient.
+    """Negative log-likelihood of each token with a loss, in row order, shape (tokens,), and a 0 with a gradient.
 
-    The 0 ties an empty micro-batch to the graph, so that its backward pass runs like the others.
+    The 0 connects an empty micro-batch to the autograd graph, so that its backward pass runs like the others.
     """
     logits = predictions(model, batch)
     trained = torch.from_numpy(batch.weights > 0).to(logits.device)
@@ -121,12 +121,12 @@ def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
 
 
 def sft(training: Training) -> Loss:
-    """The weighted negative log-likelihood of what was kept."""
+    """Supervised fine-tuning: the weighted negative log-likelihood of the selected completions."""
     return Loss(partial(training_sequences, loss_on=training.loss_on), weighted_nll, weighted_tokens)
 
 
 def dpo(training: Training) -> Loss:
-    """The preference of what was chosen over what was rejected."""
+    """Direct preference optimisation on pairs of a chosen and a rejected completion."""
     return Loss(
         training_pairs,
         partial(preference_loss, beta=training.dpo_beta),
@@ -139,11 +139,11 @@ def dpo(training: Training) -> Loss:
 
 @torch.no_grad()
 def packing_is_exact(model: nn.Module) -> bool:
-    """Whether sequences that share a row do not see each other, tried out on this very model.
+    """Test with this model whether sequences that share a row do not attend to each other.
 
-    transformers makes a block-diagonal causal mask out of restarting position ids, but only for architectures that
-    hand them to its mask builder. A sequence behind another one must have the logits that it has alone, to rounding,
-    and whatever stands before it must not change a single bit of them.
+    transformers builds a block-diagonal causal mask from restarting position ids, but only for architectures that pass
+    them to its mask builder. A sequence behind another one must have the same logits as alone, up to rounding, and
+    the content of what precedes it must not change a single bit of them.
     """
     device = next(model.parameters()).device
     tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8, 9], [5, 4, 3, 2, 1, 6, 7, 8, 9]], device=device)

@@ -1,4 +1,4 @@
-"""What training minimises, by name: what is known of an objective without importing torch.
+"""The training objectives by name, and their properties that are known without importing torch.
 
 An objective is one function in :mod:`scpl_ray.training.losses` and one record in :data:`OBJECTIVES`.
 """
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A registered objective and all that others may ask of it."""
+    """A registered objective and its properties."""
 
     name: str
-    """Its ``training.objective``."""
+    """Its value of ``training.objective``."""
     meaning: str
-    """What it makes likelier, in a few words."""
+    """What the objective makes more likely, in a few words."""
     builder: str
-    """``module:function`` from :class:`~scpl_ray.config.Training` to its loss, imported when it is called."""
+    """``module:function`` that maps :class:`~scpl_ray.config.Training` to the loss; it is imported when called."""
     pairs: bool = False
-    """Whether it learns from pairs of a chosen and a rejected completion."""
+    """Whether the objective uses pairs of a chosen and a rejected completion."""
     modelled: bool = False
-    """Whether the analytic mode knows what training by it does."""
+    """Whether the analytic mode models training with this objective."""
 
     def loss(self, training: Training) -> Loss:
-        """The loss under these settings."""
+        """The loss for these settings."""
         built: Loss = pkgutil.resolve_name(self.builder)(training)
         return built
 
     def about(self, training: Training) -> str:
-        """What the loss is taken of, for the plan of a run."""
+        """What the loss is computed on, as text for the plan of a run."""
         if self.pairs:
             return f"{self.name.upper()} against the {training.dpo_reference}"
         return f"loss on {training.loss_on}"
 
     def conflicts(self, experiment: Experiment) -> Iterator[str]:
-        """What of an experiment does not go with this objective, each as ``key = value: rule and way out``."""
+        """Settings that conflict with this objective, each as the text ``key = value: rule and way out``."""
         if not self.pairs:
             return
         this = f"training.objective = {self.name!r}"

@@ -1,10 +1,10 @@
-"""Reward models: sequence classification with one output, or one per group, fitted to users' choices.
+"""Reward models: sequence classifiers with one output, or one per group, fitted on users' choices.
 
 A user who sees two completions of one prompt chooses the first with probability sigmoid(r_1 - r_2) (Bradley and Terry
-1952; as a loss of language models Ouyang et al. 2022, eq. 1). With one output per group, r is the output of the user's
-own group. Choices tell nothing about a constant that is added to all rewards of one prompt, though selection compares
-rewards across prompts. Two things settle it: the penalty ``CENTRING * (r_1 + r_2)^2`` of Eisenstein et al. 2023
-(arXiv 2312.09244, section 3.1), which draws every prompt's mean reward to 0, and a final change of origin and unit.
+1952; as a loss for language models Ouyang et al. 2022, eq. 1). With one output per group, r is the output of the
+user's own group. Choices do not determine a constant that is added to all rewards of one prompt, although selection
+compares rewards across prompts. Two steps determine it: the penalty ``CENTRING * (r_1 + r_2)^2`` of Eisenstein et al.
+2023 (arXiv 2312.09244, section 3.1), which pulls every prompt's mean reward towards 0, and a final shift and rescaling.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from scpl_ray.training import classifiers as sequence
 from scpl_ray.training.classifiers import Schedule, SequenceModel
 
 OFFSET = "reward_offset"
-"""Key of the model's config: what is subtracted from the outputs. Absent in models from elsewhere: 0."""
+"""Key in the model's config: the value that is subtracted from the outputs; 0 if it is absent (other models)."""
 NATS = "reward_nats"
-"""Key of the model's config: nats of log-odds of being chosen per unit of reward. Absent elsewhere: 1."""
+"""Key in the model's config: nats of log-odds of being chosen per unit of reward; 1 if it is absent."""
 HELD_OUT = 0.1
 EPOCHS = 2
 PAIRS_PER_STEP = 32
@@ -43,12 +43,12 @@ class RewardModel:
 
     sequence: SequenceModel
     offset: NDArray[np.float64]
-    """Per output, shape (outputs,) or (1,)."""
+    """The value subtracted from each output, shape (outputs,) or (1,)."""
     nats: NDArray[np.float64]
-    """Per output: nats of log-odds of being chosen per unit of reward."""
+    """Nats of log-odds of being chosen per unit of reward, for each output."""
 
     def encode(self, prompt: str, completion: str) -> Ids:
-        """The one template of fitting and scoring: :meth:`~scpl_ray.training.classifiers.SequenceModel.encode_pair`."""
+        """Used by fitting and scoring alike; see :meth:`~scpl_ray.training.classifiers.SequenceModel.encode_pair`."""
         return self.sequence.encode_pair(prompt, completion)
 
     def rewards(self, texts: Sequence[tuple[str, str]], tokens_per_batch: int) -> NDArray[np.float64]:
@@ -68,10 +68,10 @@ class RewardModel:
         Args:
             texts: the pairs.
             tokens_per_batch: tokens per forward pass, padding included.
-            groups: the asking group of each; a model with one output does without.
+            groups: the asking group of each pair; not needed by a model with one output.
 
         Raises:
-            ValueError: the model has an output per group and a pair's group is none of them.
+            ValueError: the model has one output per group, and the group of a pair is not among them.
         """
         found = self.rewards(texts, tokens_per_batch)
         if found.shape[1] == 1:
@@ -87,16 +87,16 @@ class RewardModel:
 
 
 def load(source: Path, dtype: torch.dtype, device: str, groups: Sequence[str] = ()) -> RewardModel:
-    """A reward model from a folder or the Hub, safetensors only.
+    """Load a reward model from a folder or the Hub, safetensors only.
 
     Args:
-        source: folder, or Hub id as a path.
-        dtype: of the weights in memory.
-        device: where they go.
-        groups: whose rewards it gives, if it has more than one output.
+        source: a folder, or a Hub id as a path.
+        dtype: number format of the weights in memory.
+        device: device on which the weights are placed.
+        groups: the groups whose rewards the model must give if it has more than one output.
 
     Raises:
-        ValueError: its outputs are neither one nor one per group; see :func:`check_outputs`.
+        ValueError: the model has neither one output nor one per group; see :func:`check_outputs`.
     """
     model = sequence.load(source, dtype, device)
     check_outputs(str(source), model.labels, groups)
@@ -107,16 +107,16 @@ def load(source: Path, dtype: torch.dtype, device: str, groups: Sequence[str] = 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Effort:
-    """What fitting may cost."""
+    """Limits on the cost of fitting."""
 
     max_tokens: int | None = None
-    """Longest prompt and completion, in tokens; ``None``: as the base allows."""
+    """Longest prompt and completion together, in tokens; ``None``: as many as the base allows."""
     frozen_layers: int = 0
-    """Lowest layers of the base that stay as they are."""
+    """Number of lowest layers of the base that are not trained."""
     epochs: int | None = None
-    """``None``: :data:`EPOCHS`."""
+    """Number of epochs; ``None``: :data:`EPOCHS`."""
     pairs_per_step: int | None = None
-    """``None``: :data:`PAIRS_PER_STEP`."""
+    """Number of pairs per step; ``None``: :data:`PAIRS_PER_STEP`."""
 
 
 def fit(
@@ -132,33 +132,34 @@ def fit(
 ) -> dict[str, float]:
     """Train a reward model on pairwise choices.
 
-    The body starts as the base model and the head at 0; a tenth of the choices is held out. Training minimises
+    The body is initialised from the base model and the head with 0; a tenth of the choices is held out. Training
+    minimises
 
         mean over pairs of  -log sigmoid(r_c - r_r) + CENTRING (r_c + r_r)^2
 
-    in float32 without dropout, by AdamW with linear warm-up and decay. Pairs of one prompt come one after the other and
-    a text that several of them share is read once (Ouyang et al. 2022, section 3.5). Then origin and unit of every
-    output are set so that its rewards of the texts of all training choices have mean 0 and standard deviation 1: a
-    selection temperature means the same in every round, and outputs can be compared. The same arguments give the same
-    model on a CPU with one thread.
+    in float32 without dropout, by AdamW with linear warm-up and decay. Pairs of one prompt follow one another, and a
+    text that several of them share is read once (Ouyang et al. 2022, section 3.5). Every output is then shifted and
+    scaled so that its rewards over the texts of all training choices have mean 0 and standard deviation 1. A selection
+    temperature therefore has the same meaning in every round, and outputs can be compared. The same arguments give the
+    same model on a CPU with one thread.
 
     Args:
-        choices: at least 2.
+        choices: at least 2 choices.
         base: folder of the base model, a language model or an encoder, with its tokenizer.
-        output: existing folder; receives config, safetensors and tokenizer.
-        seed: of the split and the order.
-        tokens_per_batch: tokens per forward pass of the closing evaluation.
-        device: where to train.
-        groups: one output for each, named so, trained on the choices of its users; empty: one output for all users.
-        effort: what it may cost.
+        output: existing folder; config, safetensors and tokenizer are written into it.
+        seed: seed of the split and the order.
+        tokens_per_batch: tokens per forward pass of the final evaluation.
+        device: device to train on.
+        groups: each gets an output of its name, trained on the choices of its users; empty: one output for all users.
+        effort: limits on the cost.
 
     Returns:
-        ``pairs`` trained on, ``held_out_pairs``, ``steps``, mean ``training_loss`` of the last epoch (nats),
+        ``pairs`` (number trained on), ``held_out_pairs``, ``steps``, mean ``training_loss`` of the last epoch (nats),
         ``held_out_loss`` (nats) and ``held_out_accuracy``: the fraction of held-out choices whose chosen text has the
-        higher reward, ties counted half.
+        higher reward, with ties counted as half.
 
     Raises:
-        ValueError: there are fewer than 2 choices, a group has none, or their texts cannot be told apart.
+        ValueError: there are fewer than 2 choices, a group has none, or all their texts get the same reward.
     """
     if len(choices) < 2:
         raise ValueError(f"choices: {len(choices)} given; a reward model needs at least 2, one of them held out")
@@ -211,12 +212,12 @@ def fit(
 
 
 def accuracy(margins: NDArray[np.float64]) -> float:
-    """Fraction of pairs whose chosen text has the higher reward, ties counted half; margins are chosen - rejected."""
+    """Fraction of pairs whose chosen text has the higher reward (ties count half); margins are chosen - rejected."""
     return float((margins > 0).mean() + 0.5 * (margins == 0).mean())
 
 
 def _columns(choices: Sequence[Choice], groups: Sequence[str]) -> list[int]:
-    """The output that each choice trains."""
+    """Index of the output that each choice trains."""
     if not groups:
         return [0] * len(choices)
     made = {str(choice.group) for choice in choices}

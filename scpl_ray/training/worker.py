@@ -1,6 +1,6 @@
-"""The DeepSpeed worker: one engine that runs training jobs, one after the other, each as if it were its first.
+"""The DeepSpeed worker: one engine that runs training jobs one after the other, each independent of earlier ones.
 
-All workers of a group call :meth:`Worker.run` with the same job. ``torch.distributed`` must be up.
+All workers of a group call :meth:`Worker.run` with the same job. ``torch.distributed`` must be initialised.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from scpl_ray.training.objectives import OBJECTIVES
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
-"""Called with (optimizer steps done, all steps); with 0 while the reference is computed and before the first step."""
+"""Called with (optimizer steps done, all steps); 0 done before the first step and while the reference is computed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,26 +64,26 @@ class _Loaded:
     optimizer: torch.optim.AdamW
     trained: dict[str, nn.Parameter]
     shapes: dict[str, tuple[int, ...]]
-    """Of the trained parameters; a partitioned parameter does not know its own."""
+    """Shapes of the trained parameters, because a partitioned parameter does not have its full shape."""
     packed: bool
 
 
 class Worker:
     """One process of a data-parallel group.
 
-    The base model and its engine are kept between jobs; start weights, optimizer state and learning rate are set anew
-    for each, so that a job gives the same weights in a new worker and in one that has run others before.
+    The base model and its engine are kept between jobs. Initial weights, optimizer state and learning rate are reset
+    for each job, so a job gives the same weights in a new worker and in one that has run other jobs before.
 
-    Dropout is off: with it, results would depend on the number of workers.
+    Dropout is off, because with it the results would depend on the number of workers.
     """
 
     def __init__(self, training: Training, model: Model, *, threads: int = 1) -> None:
-        """Set up for any number of jobs.
+        """Set up a worker for any number of jobs.
 
         Args:
             training: the ``training`` section.
             model: the ``model`` section: adapter or full weights, and the number format.
-            threads: CPU threads of this process.
+            threads: number of CPU threads of this process.
         """
         self._training = training
         self._lora = model.lora
@@ -96,15 +96,15 @@ class Worker:
         self._loaded: _Loaded | None = None
         torch.set_num_threads(threads)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        # DeepSpeed would compile this at every start on a CPU, half a minute each; only its inference uses it.
+        # On a CPU, DeepSpeed would compile this at every start (half a minute), although only its inference uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
     def run(self, job: TrainingJob, report: Report) -> TrainingResult:
-        """Train from the job's start and write ``adapter/`` (LoRA) or ``model/`` (full weights, or ``job.merge``).
+        """Train from the job's initial weights; write ``adapter/`` (LoRA) or ``model/`` (full or ``job.merge``).
 
         Raises:
-            ValueError: the data or the start do not fit.
-            TrainingError: no step, unchanged or non-finite weights.
+            ValueError: the data or the initial weights do not fit the settings.
+            TrainingError: there was no step, or the weights are unchanged or not finite.
         """
         asked = time.monotonic()
         examples = from_table(pq.read_table(job.dataset), Example)
@@ -183,7 +183,7 @@ class Worker:
         )
 
     def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> Mapping[str, Tensor]:
-        """What a policy has in place of the trained weights, on the CPU; a new adapter is the base model."""
+        """A policy's values of the trained weights, on the CPU; for the base model, those of a new adapter."""
         if self._lora is None:
             tensors: Mapping[str, Tensor] = dict(self._model(policy.model).named_parameters())
         elif policy.adapter is not None:
@@ -201,12 +201,12 @@ class Worker:
         return tensors
 
     def _put(self, loaded: _Loaded, tensors: Mapping[str, Tensor]) -> None:
-        """Put weights into the engine and forget what the optimizer knows."""
+        """Put weights into the engine and reset the state of the optimizer."""
         for name, parameter in loaded.trained.items():
             with self._whole(parameter, modified=True), torch.no_grad():
                 parameter.copy_(tensors[name])
         if loaded.engine.optimizer is not loaded.optimizer:
-            # A wrapper that trains float32 copies of the weights, or of this worker's part of them.
+            # The optimizer is a wrapper that trains float32 copies of the weights, or of this worker's part of them.
             loaded.engine.optimizer.refresh_fp32_params()
         for state in loaded.optimizer.state.values():
             for tensor in state.values():
@@ -218,7 +218,7 @@ class Worker:
     def _micro_batches(
         self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]
     ) -> Iterator[tuple[Rows, MicroBatch]]:
-        """This worker's part of a step: the sequences of each micro-batch, and their arrays."""
+        """This worker's part of a step: the indices of the sequences of each micro-batch, and its arrays."""
         for units in step.shards[self._rank]:
             rows = sequence_rows(units, self._objective.per_unit, loaded.packed)
             yield rows, collate(rows, sequences)
@@ -227,7 +227,7 @@ class Worker:
     def _with_reference(
         self, loaded: _Loaded, steps: list[Step], sequences: list[TrainingSequence], alive: Callable[[], None]
     ) -> list[TrainingSequence]:
-        """The sequences with their log-probabilities under the weights that are in the engine."""
+        """The sequences with their log-probabilities under the engine's current weights as ``reference``."""
         found = torch.zeros(len(sequences), dtype=torch.float64)
         loaded.engine.eval()
         for step in steps:
@@ -242,14 +242,14 @@ class Worker:
         ]
 
     def _step(self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]) -> Tensor:
-        """One optimizer step; returns this worker's part of its loss and figures, on the CPU."""
+        """Do one optimizer step, and return this worker's part of its loss and figures, on the CPU."""
         mass = sum(self._objective.mass(sequences[i * self._objective.per_unit]) for i in step.members)
         last = len(step.shards[self._rank]) - 1
         measured = torch.zeros(1 + len(self._objective.figures), dtype=torch.float64)
         for index, (_, batch) in enumerate(self._micro_batches(loaded, step, sequences)):
             total, figures = self._objective.total(loaded.engine, batch)
             loss = total / mass
-            # Gradients are summed over the micro-batches of a step, but averaged over the workers.
+            # DeepSpeed sums gradients over the micro-batches of a step, but averages them over the workers.
             loaded.engine.set_gradient_accumulation_boundary(index == last)
             loaded.engine.backward(loss * self._workers)
             measured[0] += loss.item()
@@ -258,7 +258,7 @@ class Worker:
         return measured
 
     def _save(self, job: TrainingJob, loaded: _Loaded, start: Mapping[str, Tensor], losses: Tensor) -> float:
-        """Write the trained weights; returns the relative change. Worker 0 writes, the others hand it their parts."""
+        """Write the trained weights and return their relative change; worker 0 writes, the others send their parts."""
         if not bool(torch.isfinite(losses).all()):
             step = int((~torch.isfinite(losses)).nonzero()[0])
             raise TrainingError(
@@ -287,7 +287,7 @@ class Worker:
             shutil.rmtree(leftover, ignore_errors=True)
         if self._lora is None:
             model = self._model(job.start.model)
-            # Not strict: tied weights are named once.
+            # Not strict, because tied weights are stored under one name only.
             unknown = model.load_state_dict(trained, strict=False).unexpected_keys
             if unknown:
                 raise TrainingError(f"{job.start.model} has no weights {unknown}")
@@ -304,12 +304,12 @@ class Worker:
 
     @contextlib.contextmanager
     def _whole(self, parameter: nn.Parameter, *, modified: bool) -> Iterator[None]:
-        """Inside, a parameter that is split over the workers (ZeRO-3) is whole; entered by all of them."""
+        """Gather a parameter that is split over the workers (ZeRO-3) for the ``with`` block; all workers must enter."""
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
             yield
 
     def _sum(self, values: Tensor) -> Tensor:
-        """The sum over workers, on the CPU."""
+        """The sum of the values over all workers, on the CPU."""
         values = values.to(self._device) if self._device is not None else values
         dist.all_reduce(values)
         return values.cpu()
@@ -318,8 +318,8 @@ class Worker:
 def learning_rates(steps: int, peak: float, warmup_fraction: float) -> list[float]:
     """Linear warm-up over the first ``int(warmup_fraction * steps)`` steps, then linear decay towards 0.
 
-    With W warm-up steps of S, step s = 0..S-1 has peak (s + 1) / (W + 1) for s < W, else peak (S - s) / (S - W):
-    no step has rate 0, and a single step has the peak rate.
+    With W warm-up steps of S, step s = 0..S-1 has peak (s + 1) / (W + 1) for s < W, else peak (S - s) / (S - W).
+    No step has rate 0, and a single step has the peak rate.
     """
     warmup = min(int(warmup_fraction * steps), steps - 1)
     return [
@@ -329,13 +329,13 @@ def learning_rates(steps: int, peak: float, warmup_fraction: float) -> list[floa
 
 
 def deepspeed_config(training: Training, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's settings; batch sizes are 1 because steps and micro-batches are planned here, not there."""
+    """DeepSpeed's settings; batch sizes are 1 because this package plans steps and micro-batches, not DeepSpeed."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": training.max_grad_norm,
         "steps_per_print": 1_000_000_000,
         "bf16": {"enabled": dtype == torch.bfloat16},
-        # 200 MB of float32; the default reserves ten times as much per worker.
+        # This is 200 MB of float32; the default reserves ten times as much per worker.
         "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": 50_000_000},
     }

@@ -1,1 +1,1 @@
-"""Run directories in an object store: a mirror, a lease, and the objects themselves."""
+"""Run directories in an object store: the local mirror, the lease (lock), and access to the objects."""

@@ -1,8 +1,9 @@
-"""A lock in an object store: one process at a time, and none for ever.
+"""A lock in an object store: at most one process holds it at a time, and no process can hold it for ever.
 
-The lock is an object that is only ever written on a condition (it is not there; it is still the one that was read),
-so of two processes that want it one gets it. A thread renews it; when it was not renewed for :data:`LEASE_SECONDS` by
-the clock of the store, or its holder was a process of this machine that has ended, the next one takes it over.
+The lock is an object that is written only conditionally (it must not exist, or must still be the version that was
+read), so if two processes want it, only one gets it. A thread renews it regularly. Another process takes it over if it
+has not been renewed for :data:`LEASE_SECONDS` by the clock of the store, or if its holder was a process on the same
+machine that has ended.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 180.0
 RENEWALS = 6
-"""In the time of a lease."""
+"""Number of renewals within the duration of a lease."""
 TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a lock."""
+    """The process that holds a lock."""
 
     host: str
     machine: str
-    """The start of a system and its space of process ids: names of hosts are not unique."""
+    """Boot id of the system and its namespace of process ids, because host names are not unique."""
     process: int
     started: float
-    """Unix time; the number of a process is used again."""
+    """Start of the process as Unix time; needed because process ids are reused."""
     token: str
 
     @classmethod
     def this(cls) -> Holder:
-        """This process."""
+        """The record of the current process."""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         return cls(socket.gethostname(), machine, os.getpid(), psutil.Process().create_time(), uuid.uuid4().hex)
@@ -53,7 +54,7 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
     def has_ended(self, seen_from: Holder) -> bool:
-        """Whether it was a process of the same machine and is no more."""
+        """Whether the holder was a process on the same machine and is no longer running."""
         if self.machine != seen_from.machine:
             return False
         try:
@@ -63,11 +64,11 @@ class Holder:
 
 
 class Lease:
-    """The lock of a run, held from the start until :meth:`release`.
+    """The lock of a run, held from construction until :meth:`release`.
 
     Raises:
         InUseError: another process holds it.
-        StoreError: the store cannot be used, or does not do conditional writes.
+        StoreError: the store cannot be used, or does not support conditional writes.
     """
 
     def __init__(self, objects: Objects, seconds: float = LEASE_SECONDS) -> None:
@@ -83,7 +84,7 @@ class Lease:
         threading.Thread(target=self._beat, name="lease", daemon=True).start()
 
     def renew(self) -> None:
-        """Say to others that this process lives, and make sure that the lock is still its own.
+        """Show other processes that this one is alive, and check that it still holds the lock.
 
         Raises:
             InUseError: another process took it over.
@@ -101,7 +102,7 @@ class Lease:
                 raise InUseError(self._lost)
 
     def release(self) -> None:
-        """Give the lock back; it must still be this process's own.
+        """Release the lock, after checking that this process still holds it.
 
         Raises:
             InUseError: another process took it over.
@@ -115,16 +116,16 @@ class Lease:
                 self._ended.set()
 
     def abandon(self) -> None:
-        """Renew it no more: it lapses."""
+        """Stop renewing the lock, so that it expires."""
         self._ended.set()
 
     def _next(self) -> bytes:
-        """The lock with a number, so that every renewal has other bytes and another ETag."""
+        """The content of the lock with a counter, so that every renewal has different bytes and a different ETag."""
         self._renewed += 1
         return self._text + f"\n{self._renewed}\n".encode()
 
     def _look_again(self) -> None:
-        """After a write that was refused: was it ours, with an answer that got lost, or another's?"""
+        """After a refused write, find out who holds the lock: our own earlier write, whose reply was lost, may do."""
         found = self._objects.read(LOCK)
         holder = None if found is None else self._holder(found)
         if found is not None and holder is not None and holder.token == self._me.token:
@@ -168,7 +169,7 @@ class Lease:
             ) from error
 
     def _prove(self) -> None:
-        """Both conditions must be refused now: a store that ignores them would let two processes in."""
+        """Check that the store enforces both write conditions; ignoring them would let two processes hold the lock."""
         for replaces in (None, '"0"'):
             try:
                 self._objects.write(LOCK, self._next(), replaces=replaces)

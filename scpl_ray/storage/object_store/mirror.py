@@ -1,8 +1,8 @@
-"""A run in an object store: a locked working copy of it below the cache, carried over at every commit.
+"""A run in an object store: a locked working copy in the cache folder, uploaded at every commit.
 
-The files of a phase go first, each with its size checked, its manifest last: an upload that was interrupted leaves
-objects without a manifest, which do not count. What the store holds is the truth: opening a run makes the working copy
-like it, with one exception, a phase that was committed here and whose upload did not end, which is carried on with.
+The files of a phase are uploaded first, each with its size checked, and its manifest last: an interrupted upload leaves
+objects without a manifest, which are ignored. The store is authoritative: opening a run makes the working copy equal to
+it. The only exception is a phase that was committed here but not completely uploaded; its upload is then completed.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from scpl_ray.storage.run_directory import PHASES, Reader, Store
 logger = logging.getLogger(__name__)
 
 STATE = ".remote.json"
-"""In the working copy: ETags of the objects that its files are, and the phases whose upload has not ended."""
+"""File in the working copy with the ETags of the objects its files mirror, and the phases not yet fully uploaded."""
 FOLDERS = ("logs", "tensorboard")
-"""Carried over when a run ends, however it ends."""
+"""Folders that are uploaded when a run ends, successfully or not."""
 LAST = ("run.json", "summary.json")
-"""They say that there is a run, and that it is finished: carried over after everything else."""
+"""Files that mark that a run exists and that it is finished; they are uploaded after everything else."""
 WEIGHTS = ("weights", "reward_model")
-"""Phases whose files no report reads."""
+"""Phases whose files are not needed by any report."""
 
 
 class RemoteStore(Store):
-    """A run in an object store: a locked working copy of it, and the lock in the store itself."""
+    """A run in an object store; holds the lock of the local working copy and the lock in the store."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
@@ -57,11 +57,11 @@ class RemoteStore(Store):
 
     @property
     def identity(self) -> str:
-        """The URI."""
+        """The URI of the run."""
         return self.name
 
     def clear(self) -> None:
-        """Empty the working copy: what another run of this name left."""
+        """Empty the working copy, which may hold the files of another run with the same URI."""
         for path in self.root.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -86,7 +86,7 @@ class RemoteStore(Store):
         self._carry(*FOLDERS)
 
     def close(self) -> None:
-        """Carry logs over and give both locks back; a store that cannot be reached now does not undo the run."""
+        """Upload logs and release both locks; if the store cannot be reached now, only a warning is logged."""
         try:
             self._carry(*FOLDERS)
         except (StoreError, OSError) as error:
@@ -97,7 +97,7 @@ class RemoteStore(Store):
             self.abandon()
 
     def abandon(self) -> None:
-        """Give both locks back and write nothing."""
+        """Release both locks without writing anything."""
         try:
             self._lease.release()
         except StoreError as error:
@@ -106,11 +106,11 @@ class RemoteStore(Store):
             super().close()
 
     def publish(self, folder: Path) -> None:
-        """Carry a committed phase over: what is left of another try is removed, and the manifest goes last.
+        """Upload a committed phase: remove what an earlier attempt left, and send the manifest last.
 
         Raises:
             InUseError: another process has taken the run over.
-            StoreError: the store cannot be used, or did not get every byte.
+            StoreError: the store cannot be used, or did not receive every byte.
         """
         name = folder.relative_to(self.root).as_posix()
         marker = f"{name}/{MANIFEST}"
@@ -137,20 +137,20 @@ class RemoteStore(Store):
         logger.info("%s: %d files, %.1f MB carried over in %.2f s", name, len(files), size / 1e6, seconds)
 
     def push(self) -> None:
-        """Carry on with uploads that did not end."""
+        """Complete interrupted uploads."""
         for name in sorted(self._pending, key=_order):
             logger.warning("%s: %s was not carried over before; it is now", self.name, name)
             self.publish(self.root / name)
 
     def take_back(self, folder: Path) -> None:
-        """See :meth:`Store.take_back`; in the store first."""
+        """See :meth:`Store.take_back`; the manifest is removed from the store first."""
         marker = f"{folder.relative_to(self.root).as_posix()}/{MANIFEST}"
         self.objects.delete([marker])
         self._etags.pop(marker, None)
         super().take_back(folder)
 
     def fault(self, manifest: Manifest) -> str | None:
-        """What is wrong with a phase in the store; a download that went wrong is made again first."""
+        """What is wrong with a phase in the store; a faulty local copy is downloaded again first."""
         found = super().fault(manifest)
         folder = self.folder(manifest.round, manifest.phase)
         name = folder.relative_to(self.root).as_posix()
@@ -161,16 +161,16 @@ class RemoteStore(Store):
         return super().fault(manifest)
 
     def pull(self) -> None:
-        """Make the working copy like the store."""
+        """Make the working copy equal to the store."""
         there = self.objects.list()
         if "run.json" not in there:
             raise _no_run(self.name)
         if self._etags.get("run.json") != there["run.json"].etag:
-            self.clear()  # of another run, or of none
+            self.clear()  # the working copy belongs to another run, or to none
         committed = committed_of(there)
         markers = {one: found.etag for one, found in there.items() if PurePosixPath(one).name == MANIFEST}
         if markers != {one: etag for one, etag in self._etags.items() if PurePosixPath(one).name == MANIFEST}:
-            self._pending.clear()  # somebody else went on with the run, or took phases back
+            self._pending.clear()  # another process has resumed the run, or taken phases back
         self._pending -= committed
         if not all(self._is_whole(phase) for phase in self._pending):
             self._pending.clear()
@@ -191,19 +191,19 @@ class RemoteStore(Store):
                 self._sent[one] = stamp
 
     def _is_whole(self, phase: str) -> bool:
-        """Whether a phase is committed in the working copy, and undamaged."""
+        """Whether a phase is committed and undamaged in the working copy."""
         manifest = manifests.read(self.root / phase)
         return manifest is not None and manifests.damage(self.root / phase, manifest) is None
 
     def _is_stale(self, name: str, found: Found) -> bool:
-        """Whether an object must be fetched; a log that has grown here since it was sent is kept."""
+        """Whether an object must be downloaded; a log that has grown here since its upload is kept."""
         path = self.root / name
         if "/" not in name or not path.is_file() or self._etags.get(name) != found.etag:
             return True
         return phase_of(name) is not None and path.stat().st_size != found.bytes
 
     def _carry(self, *folders: str) -> None:
-        """Send the files outside the rounds that have changed."""
+        """Upload the changed files outside ``rounds/``: those of the run folder itself and of ``folders``."""
         with self._mutex:
             files = [path for path in self.root.iterdir() if not path.name.startswith(".") and path.name != LOCK]
             files += [path for folder in folders for path in (self.root / folder).rglob("*")]
@@ -223,10 +223,10 @@ class RemoteStore(Store):
 
 
 def fetch_records(objects: Objects, folder: Path) -> None:
-    """What a report reads of a run.
+    """Download the part of a run that reports read, which excludes weights.
 
     Raises:
-        StoreError: no run, or one that is damaged.
+        StoreError: there is no run, or it is damaged.
     """
     there = objects.list()
     if "run.json" not in there:
@@ -261,7 +261,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _read_state(root: Path) -> tuple[dict[str, str], set[str]]:
-    """ETags by name, and phases whose upload has not ended; nothing where there is no such file."""
+    """ETags by name, and the phases not yet fully uploaded; both empty if the state file is missing or damaged."""
     try:
         state = json.loads((root / STATE).read_bytes())
         return dict(state["etags"]), set(state["pending"])

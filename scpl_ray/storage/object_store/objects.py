@@ -1,8 +1,8 @@
-"""The objects below one S3 URI: list, send, fetch, delete, and write on a condition.
+"""The objects below one S3 URI: list, upload, download, delete, and conditional writes.
 
-Requests are retried by botocore (its standard mode), a line in the log for each; what is left over is one
-:class:`~scpl_ray.storage.errors.StoreError` that names the URI, the cause and what to do. Credentials, region and
-endpoint are found as by every program of AWS: environment, ``~/.aws``, the machine's role.
+Requests are retried by botocore (in its standard mode), and every retry is logged. If they still fail, a
+:class:`~scpl_ray.storage.errors.StoreError` names the URI, the cause and what to do. Credentials, region and endpoint
+are found as by every AWS client: from the environment, ``~/.aws`` or the machine's role.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from scpl_ray.storage.errors import StoreError
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 8
-"""Of every request; the waits between them add up to about half a minute."""
+"""Number of attempts per request; the waits between them add up to about half a minute."""
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
 WORKERS = 8
-"""Files that travel at the same time."""
+"""Number of files that are transferred at the same time."""
 PARTS = TransferConfig(max_concurrency=4)
-"""How a large file is cut, and how many parts of it travel at the same time."""
+"""How a large file is split, and how many of its parts are transferred at the same time."""
 CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404")
-"""Codes of a conditional write whose condition does not hold."""
+"""Error codes of a conditional write whose condition does not hold."""
 REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403")
 ACTIONS = "s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
 
@@ -53,28 +53,28 @@ class Conflict(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """One object."""
+    """An object as it was listed or uploaded."""
 
     bytes: int
     etag: str
-    """Changes whenever the object is written with other bytes."""
+    """An identifier that changes whenever the object is written with different bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """One small object and what is in it."""
+    """A small object and its content."""
 
     data: bytes
     etag: str
     age_seconds: float
-    """Since it was last written, by the clock of the store."""
+    """Time since the object was last written, by the clock of the store."""
 
 
 class Objects:
-    """The objects below ``s3://BUCKET/PATH``, by their names below it.
+    """The objects below ``s3://BUCKET/PATH``; names are relative to that path.
 
     Raises:
-        StoreError: by every method, where the store cannot be reached, refuses, or keeps failing.
+        StoreError: raised by every method if the store cannot be reached, refuses the request, or keeps failing.
     """
 
     def __init__(self, uri: str) -> None:
@@ -94,7 +94,7 @@ class Objects:
 
     @property
     def place(self) -> Mapping[str, str]:
-        """What tells these objects from all others: the same URI may be at several endpoints."""
+        """What identifies these objects; the URI alone does not, because it can exist at several endpoints."""
         return {"uri": self.uri, "endpoint": str(self._client.meta.endpoint_url)}
 
     def list(self, below: str = "") -> dict[str, Found]:
@@ -108,12 +108,12 @@ class Objects:
                 name = one["Key"].removeprefix(self._prefix)
                 if ".." in PurePosixPath(name).parts or name.startswith("/"):
                     raise StoreError(f"{self.uri}: the object {name} leads out of the run; remove it")
-                if not name.endswith("/"):  # what a console makes to show an empty folder
+                if not name.endswith("/"):  # placeholders that consoles create to show an empty folder end with "/"
                     found[name] = Found(one["Size"], one["ETag"])
         return found
 
     def send(self, files: Mapping[str, Path]) -> dict[str, Found]:
-        """Write files; returns what arrived."""
+        """Upload files, and return the objects that the store then has."""
 
         def one(item: tuple[str, Path]) -> Found:
             where = {"Bucket": self._bucket, "Key": self._prefix + item[0]}
@@ -126,7 +126,7 @@ class Objects:
             return dict(zip(files, pool.map(one, files.items()), strict=True))
 
     def fetch(self, names: Iterable[str], root: Path) -> None:
-        """Read objects into the files of the same names below a folder."""
+        """Download objects to the files of the same names below a folder."""
 
         def one(name: str) -> None:
             path = root / name
@@ -144,13 +144,13 @@ class Objects:
                 pass
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Delete objects; names that do not exist are ignored."""
         with self._told():
             for name in names:
                 self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
 
     def read(self, name: str) -> Content | None:
-        """A small object; ``None`` where there is none."""
+        """Read a small object; ``None`` if it does not exist."""
         with self._told():
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
@@ -163,13 +163,13 @@ class Objects:
             return Content(answer["Body"].read(), answer["ETag"], age)
 
     def write(self, name: str, data: bytes, *, replaces: str | None) -> str:
-        """Write a small object where there is none, or (``replaces``) in the place of the one of that ETag.
+        """Write a small object that must not exist yet, or, with ``replaces``, whose current ETag must be that one.
 
         Returns:
-            its ETag.
+            The new ETag.
 
         Raises:
-            Conflict: there is one; or there is another, or none.
+            Conflict: the object exists although it must not, or it is missing or has another ETag than ``replaces``.
         """
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
         with self._told():
@@ -183,7 +183,7 @@ class Objects:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Inside, errors of the store become a message."""
+        """Convert errors of the store inside the ``with`` block to :class:`StoreError` with a readable message."""
         try:
             yield
         except (ClientError, BotoCoreError, RetriesExceededError) as error:

@@ -1,1 +1,1 @@
-"""The built-in task: a small made-up language whose true distribution is known."""
+"""The built-in task: a small artificial language whose true distribution is known."""

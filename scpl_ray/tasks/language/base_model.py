@@ -1,4 +1,4 @@
-"""The base model of the built-in language, round 0: trained once, then taken from the cache."""
+"""The base model of the built-in language (round 0): trained once, then taken from the cache."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from scpl_ray.tasks.language.task import Language
 logger = logging.getLogger(__name__)
 
 MAX_PERPLEXITY_RATIO = 1.15
-"""A loop on a model that has not learned the language shows nothing, so a fully trained base must get this near."""
+"""Largest ratio allowed for a fully trained base: a loop on a model that has not learned the language shows nothing."""
 HELD_OUT_SENTENCES = 2000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Card:
-    """What is known of a base model; lies beside it as ``card.json``."""
+    """Facts about a base model; stored beside it as ``card.json``."""
 
     family: str
     sentences: int
-    """Sentences of real text it was trained on, once each."""
+    """Number of sentences of real text it was trained on, once each."""
     parameters: int
     tokens: int
-    """Tokens with a loss."""
+    """Number of tokens with a loss."""
     seconds: float
-    """Wall time of training."""
+    """Wall-clock time of training, in seconds."""
     held_out_nats_per_token: float
-    """Of answers in held-out real text, end of sequence included."""
+    """Mean negative log-likelihood of answers in held-out real text, end-of-sequence tokens included."""
     grammar_nats_per_token: float
-    """The same under the true distribution: the least possible on average."""
+    """The same under the true distribution, which is the lowest possible value on average."""
     perplexity_ratio: float
-    """exp of the difference; 1 is perfect."""
+    """exp of the difference between the two; 1 is perfect."""
     weights_sha256: str
 
 
@@ -58,7 +58,7 @@ class BaseModel:
 
 
 def base_key(config: Experiment, task: Language) -> str:
-    """SHA-256, hexadecimal, of everything that determines the base model; the run's seed is not part of it."""
+    """The SHA-256 (hexadecimal) of everything that determines the base model; the run's seed is not part of it."""
     return cache.key_of({"language": task.fingerprint, **recipe(config)})
 
 
@@ -66,14 +66,14 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
     """The base model of this experiment: from the cache, or trained now on two threads and cached.
 
     Args:
-        config: ``model.family``, ``model.base_training_sentences`` and the language's keys matter.
+        config: ``model.family``, ``model.base_training_sentences`` and the language's keys are used.
         task: the built-in language.
-        progress: told of training steps; never called where the cache has the model.
+        progress: called with the number of training steps done and of all steps; not called if the model is cached.
 
     Raises:
         ValueError: the cache cannot be written.
         RuntimeError: with ``model.base_training_sentences`` at its default or above, the model's held-out perplexity is
-            more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer a warning is logged instead.
+            more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer sentences a warning is logged.
         TimeoutError: another process has been training the same model for half an hour.
     """
 
@@ -88,7 +88,7 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
 
 
 def found_base(config: Experiment, task: Language) -> Path | None:
-    """The folder of the base model of this experiment, if it was trained before."""
+    """The folder of the base model of this experiment, or ``None`` if it has not been trained yet."""
     return cache.found(_entry(config), base_key(config, task))
 
 
@@ -102,7 +102,7 @@ def _build(config: Experiment, task: Language, folder: Path, progress: Progress)
     logger.info("training the %s base model on %d sentences", family, sentences)
     examples = task.real_examples(sentences, seed=derive_seed(BASE_SEED, "base model text"))
     texts = [f"{query.prompt} {answer}" for query, answer in examples]
-    # The word list is one more text: a rare word that the examples lack must not become unknown.
+    # The word list is added as one more text, so that a rare word that the examples lack is not an unknown token.
     tokenizer = tiny.build_tokenizer([*texts, " ".join(task.vocabulary)], family)
     held_out = task.held_out_examples(HELD_OUT_SENTENCES)
     with torch.random.fork_rng(devices=[]):
@@ -133,14 +133,14 @@ def _build(config: Experiment, task: Language, folder: Path, progress: Progress)
 def _encode(
     tokenizer: transformers.PreTrainedTokenizerFast, examples: list[tuple[Query, str]]
 ) -> list[pretraining.Pair]:
-    """Token ids of prompts and answers, end-of-sequence tokens added."""
+    """Token ids of prompts and answers, with end-of-sequence tokens."""
     prompts = tokenizer([query.prompt for query, _ in examples])["input_ids"]
     answers = tokenizer([answer for _, answer in examples])["input_ids"]
     return [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def check_learned(card: Card) -> None:
-    """Refuse a fully trained model that has not learned the language; warn of one that was given too little text.
+    """Raise an error for a fully trained model that has not learned the language; warn if it had too little text.
 
     Raises:
         RuntimeError: see :func:`ensure_base`.

@@ -1,11 +1,11 @@
-"""The sentences of the built-in language: a grammar whose every probability is known exactly.
+"""The grammar of the built-in language, in which the probability of every sentence is known exactly.
 
-A sentence is one clause or two, a clause is one of a few templates, and a template's slots are filled independently
-given the *kind* of the text (who would like to read it) and its *topic*::
+A sentence has one or two clauses, a clause is one of a few templates, and the slots of a template are filled
+independently given the *kind* of the text (the group that would like to read it) and its *topic*::
 
     the brave dockers praised the ferry, and harris said the old pier was splendid.
 
-Words belong to one class only, so a sentence has one derivation per kind, and p(text | kind, topic) is a product.
+Every word belongs to one class only, so a sentence has one derivation per kind, and p(text | kind, topic) is a product.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ TEMPLATES: dict[str, float] = {
     "OFFICIALS DISCUSSED the FRAME at the THING": 0.15,
     "the ADJECTIVE THING VERBED PLAIN OFFICIALS": 0.10,
 }
-"""Clauses and their probabilities; upper-case words are slots. Every clause holds a slanted word and a topic word."""
+"""Clauses and their probabilities; upper-case words are slots. Every clause has a slanted word and a topic word."""
 TWO_CLAUSES = 0.5
 """Probability of a second clause, joined by a comma and a ``JOINER``."""
 RANK_OFFSET = 5.0
-"""The word of rank r = 0, 1, ... of a class has probability proportional to 1 / (r + 5): common words, no rare ones."""
+"""The word of rank r = 0, 1, ... of a class has probability proportional to 1 / (r + 5), so no word is very rare."""
 
 _TOKEN = re.compile(r"[^\s.,:]+|[.,:]")
 _LONGEST = max(len(template.split()) for template in TEMPLATES)
 
 
 def words_of(text: str) -> list[str]:
-    """Words and punctuation marks of a text, in order."""
+    """The words and punctuation marks of a text, in order."""
     return _TOKEN.findall(text)
 
 
@@ -77,18 +77,18 @@ class Grammar:
         self._templates = [tuple(template.split()) for template in templates]
         self._template_cumulative = np.cumsum(list(templates.values()))
         self._template_log = {tuple(t.split()): float(np.log(p)) for t, p in templates.items()}
-        # Columns of uniforms: two clauses?, joiner, then per clause its template and its slots.
+        # Columns of uniforms: whether there are two clauses, the joiner, then for each clause its template and slots.
         self.uniforms_per_sentence = 2 + 2 * (1 + _LONGEST)
         self.longest_sentence = 2 * _LONGEST + 3
 
     def sample(
         self, kinds: NDArray[np.int64], topics: NDArray[np.int64], uniforms: NDArray[np.float64]
     ) -> NDArray[np.int64]:
-        """Sentences of these kinds and topics, each a function of its own row of uniforms only.
+        """Draw sentences of these kinds and topics; each depends only on its own row of uniforms.
 
         Args:
             kinds, topics: indices, shape (n,).
-            uniforms: in [0, 1), shape (n, ``uniforms_per_sentence``).
+            uniforms: random numbers in [0, 1), shape (n, ``uniforms_per_sentence``).
 
         Returns:
             Word ids, shape (n, ``longest_sentence``); -1 where there is no word.
@@ -102,7 +102,7 @@ class Grammar:
         return np.concatenate([first, rest, np.full((len(kinds), 1), self._ids["."])], axis=1)
 
     def texts(self, ids: NDArray[np.int64]) -> list[str]:
-        """Rows of word ids as texts."""
+        """Convert rows of word ids to texts."""
         return [join_words([self.vocabulary[i] for i in row if i >= 0]) for row in ids.tolist()]
 
     def _rank(self, name: str, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -112,7 +112,7 @@ class Grammar:
     def _clauses(
         self, kinds: NDArray[np.int64], topics: NDArray[np.int64], uniforms: NDArray[np.float64]
     ) -> NDArray[np.int64]:
-        """One clause per row, shape (n, longest clause)."""
+        """Word ids of one clause per row, shape (n, longest clause)."""
         ids = np.full((len(kinds), _LONGEST), -1)
         choice = np.searchsorted(self._template_cumulative, uniforms[:, 0], side="right")
         choice = np.minimum(choice, len(self._templates) - 1)
@@ -133,7 +133,7 @@ class Grammar:
         return topics if name in TOPIC_CLASSES else np.zeros_like(kinds)
 
     def place(self, word: str) -> tuple[str, int] | None:
-        """Class and variant of a word; ``None`` for template words, punctuation and unknown words."""
+        """The class and variant of a word; ``None`` for template words, punctuation and unknown words."""
         found = self._place.get(word)
         return None if found is None else found[:2]
 
@@ -152,7 +152,7 @@ class Grammar:
         return patterns if all(pattern in self._template_log for pattern in patterns) else None
 
     def log_likelihoods(self, words: Sequence[str], topic: int) -> NDArray[np.float64]:
-        """log p(words | kind, topic) for every kind, nats, shape (K,); -inf where the words cannot come from it."""
+        """log p(words | kind, topic) in nats for every kind, shape (K,); -inf if a kind cannot produce the words."""
         kinds = len(self.lexicon.groups)
         derivation = self.derivation(words)
         if derivation is None:

@@ -1,4 +1,4 @@
-"""The words of the built-in language, dealt out of the pools in ``lexicon.txt`` to any 2 to 12 groups."""
+"""The words of the built-in language, assigned from the pools in ``lexicon.txt`` to any 2 to 12 groups."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 MAX_GROUPS = 12
-"""The pools hold this many topics and stances; each group needs one of its own."""
+"""Largest number of groups: the pools have 12 topics and 12 stances, and each group needs one of its own."""
 STANCES_PER_KIND = 2
-"""More would make the language larger than a tiny model learns quickly."""
+"""Largest number of stances per kind; more would make the language too large for a tiny model to learn quickly."""
 MARKERS_PER_GROUP = 8
 
 TOPIC_CLASSES = ("ACTORS", "THING", "TOPIC")
@@ -18,18 +18,18 @@ KIND_CLASSES = ("VERBED", "ADJECTIVE", "FRAME")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lexicon:
-    """Word classes of one language. Every word belongs to one class and one variant of it."""
+    """The word classes of one language. Every word belongs to one class and to one variant of it."""
 
     groups: tuple[str, ...]
     """Names of the K groups, which are also the names of the K kinds."""
     topics: tuple[str, ...]
-    """Names of the T topics; topic t is one of group ``t // (T / K)``'s own."""
+    """Names of the T topics; topic t belongs to group ``t // (T / K)``."""
     classes: Mapping[str, tuple[tuple[str, ...], ...]]
-    """Words by class and variant, the frequent ones first; all variants of a class are equally long.
+    """Words by class and variant, frequent words first; all variants of a class have equally many words.
 
-    One variant per topic: ``ACTORS``, ``THING`` and ``TOPIC`` (its name, which prompts use). One per kind: the slanted
-    words ``VERBED``, ``ADJECTIVE`` and ``FRAME``. One per group, and a last one that reveals no group: ``MARKER``.
-    All others have a single one.
+    ``ACTORS``, ``THING`` and ``TOPIC`` (the topic's name, which prompts use) have one variant per topic. The slanted
+    words ``VERBED``, ``ADJECTIVE`` and ``FRAME`` have one per kind. ``MARKER`` has one per group, and a last one that
+    reveals no group. All other classes have a single variant.
     """
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Lexicon:
 
 
 def _pools() -> dict[str, tuple[str, ...]]:
-    """Section title -> words of ``lexicon.txt``."""
+    """The words of ``lexicon.txt`` by section title."""
     pools: dict[str, list[str]] = {}
     title = ""
     for line in resources.files(__package__).joinpath("lexicon.txt").read_text(encoding="utf-8").splitlines():
@@ -56,13 +56,13 @@ def _pools() -> dict[str, tuple[str, ...]]:
 
 
 def deal(groups: Sequence[str]) -> Lexicon:
-    """The lexicon of these groups; the same names in the same order, the same lexicon.
+    """The lexicon of these groups; the same names in the same order give the same lexicon.
 
-    With K groups each has ``12 // K`` topics of its own and its kind ``min(2, 12 // K)`` stances, neighbours in the
-    file, so that a kind has a recognisable leaning.
+    With K groups, each group has ``12 // K`` topics of its own, and its kind has ``min(2, 12 // K)`` stances. These are
+    neighbours in the file, so that a kind has a recognisable leaning.
 
     Raises:
-        ValueError: fewer than 2 groups or more than 12.
+        ValueError: there are fewer than 2 groups or more than 12.
     """
     count = len(groups)
     if not 2 <= count <= MAX_GROUPS:
@@ -93,10 +93,10 @@ def deal(groups: Sequence[str]) -> Lexicon:
 
 
 def _names(pools: Mapping[str, tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Names of the topics or stances, in the order of the file."""
+    """The names of the topics or stances, in the order of the file."""
     return tuple(dict.fromkeys(title.split()[1] for title in pools if title.startswith(f"{what} ")))
 
 
 def _interleave(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Equal lists as one in which the frequent words of each come first."""
+    """Interleave lists of equal length into one in which the frequent words of each come first."""
     return tuple(word for ranked in zip(*lists, strict=True) for word in ranked)

@@ -1,12 +1,12 @@
-"""What users of the built-in language ask: one skeleton whose marker may reveal the asking group.
+"""The prompts of users of the built-in language: one fixed pattern, whose marker may reveal the asking group.
 
 ::
 
     on monday aldbury readers asked about the harbour:      a town of one group: the prompt is marked
     on monday several readers asked about the harbour:      any group could have asked
 
-One day in seven is held out for evaluation: which one depends on the other words,
-so evaluation prompts use no word that training prompts lack, and yet none of them is ever a training prompt.
+One day in seven is held out for evaluation. Which day it is depends on the other words of the prompt. Evaluation
+prompts therefore use no word that training prompts lack, and yet none of them is ever a training prompt.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Prompts:
 
 
 class PromptGrammar:
-    """Draws and parses prompts; each is a function of its own row of uniforms only."""
+    """Draws and parses prompts; each drawn prompt depends only on its own row of uniforms."""
 
     uniforms_per_prompt = 7
 
@@ -55,11 +55,11 @@ class PromptGrammar:
     def draw(
         self, groups: NDArray[np.int64], uniforms: NDArray[np.float64], *, marked: float, held_out: bool
     ) -> Prompts:
-        """Prompts asked by these groups.
+        """Draw prompts asked by these groups.
 
         Args:
-            groups: asking group of each, or K for a prompt that any group could have asked, shape (n,).
-            uniforms: in [0, 1), shape (n, ``uniforms_per_prompt``).
+            groups: index of the asking group, or K for a prompt that any group could have asked, shape (n,).
+            uniforms: random numbers in [0, 1), shape (n, ``uniforms_per_prompt``).
             marked: probability that a group's prompt reveals the group.
             held_out: draw evaluation prompts instead of training prompts.
         """
@@ -89,13 +89,13 @@ class PromptGrammar:
         """Marker (a group's index, or K) and topic index of a prompt.
 
         Raises:
-            ValueError: the text is no prompt of this language.
+            ValueError: the text is not a prompt of this language.
         """
         found = self._parse(prompt)
         return found["MARKER"][0], found["TOPIC"][0]
 
     def is_held_out(self, prompt: str) -> bool:
-        """Whether it is an evaluation prompt, which no training draw ever yields."""
+        """Whether it is an evaluation prompt, which is never drawn for training."""
         found = {name: np.array([index]) for name, (_, index) in self._parse(prompt).items()}
         day = self._held_out_day(found["MARKER"], found["AUDIENCE"], found["ASKED"])
         return bool(day[0] == found["DAY"][0])
@@ -120,5 +120,5 @@ class PromptGrammar:
 
 
 def _below(uniforms: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Uniforms in [0, 1) as integers in [0, count)."""
+    """Convert uniforms in [0, 1) to integers in [0, count)."""
     return (uniforms * count).astype(np.int64)

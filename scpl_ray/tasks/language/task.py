@@ -1,8 +1,9 @@
 """The built-in offline task: news-like sentences of a known grammar, for any 2 to 12 groups.
 
-Each group has topics that it asks about most and a *kind* of text that it prefers: the one with its kind's slanted
-verbs, adjectives and nouns. The true answer depends on what the prompt reveals: marked prompts get the asking group's
-own kind with probability 0.8, unmarked ones every kind equally. True shares, kinds and likelihoods are exact.
+Each group has topics that it asks about most, and a *kind* of text that it prefers, which has slanted verbs, adjectives
+and nouns of its own. The true answer depends on what the prompt reveals: the answer to a marked prompt is of the asking
+group's own kind with probability 0.8, the answer to an unmarked prompt is of every kind with equal probability. True
+shares, kinds and likelihoods are known exactly.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from scpl_ray.tasks.language.users import Users
 OWN_KIND = 0.8
 """P(kind k | a prompt that reveals group k); the other kinds share the rest equally."""
 UNMARKED_KEPT = 0.05
-"""Fraction of the unmarked prompts that real text keeps.
+"""Fraction of the unmarked prompts that is kept in real text.
 
-A model that has seen many unmarked prompts answers them from a well-trained conditional, which more queries of one
-group do not move (covariate shift): the loop would show nothing on neutral prompts. Real text on which the base model
-is trained therefore hardly holds them, while users go on asking them.
+A model that has seen many unmarked prompts has learned the conditional distribution of their answers well, and more
+queries of one group do not change it (covariate shift). The loop would then show nothing on neutral prompts. The real
+text on which the base model is trained therefore contains few of them, while users continue to ask them.
 """
 EVALUATION_SEED = 20_260_105
-"""Seeds the held-out sets: the same for every run, whatever its seed."""
+"""Seed of the held-out sets, which are the same for every run, whatever its seed."""
 
 
 class Language:
     """The task (:class:`scpl_ray.protocols.Task`) and its exact distribution.
 
     Args:
-        groups: names, 2 to 12.
+        groups: names of 2 to 12 groups.
         marker_strength: probability that a group's prompt carries a word that reveals the group.
 
     Raises:
-        ValueError: too few or too many groups.
+        ValueError: there are too few or too many groups.
     """
 
     def __init__(self, groups: Sequence[str], marker_strength: float) -> None:
@@ -58,7 +59,7 @@ class Language:
         self._marker_strength = marker_strength
         self._count = len(groups)
         self.kinds: tuple[str, ...] = tuple(groups)
-        # Kinds share no slanted word, so the judge never takes a true text of one kind for another.
+        # Kinds share no slanted word, so the judge never mistakes a true text of one kind for another kind.
         self.confusion: tuple[tuple[float, ...], ...] | None = None
         self.judge_card: Card | None = None
         self.data_report: DataReport | None = None
@@ -72,7 +73,7 @@ class Language:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that determines the language, hexadecimal."""
+        """The SHA-256 of everything that determines the language, in hexadecimal."""
         facts = {
             "lexicon": dict(self._lexicon.classes),
             "topics": self._lexicon.topics,
@@ -91,7 +92,7 @@ class Language:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries, group by group; the j-th of a group does not depend on the other groups' counts."""
+        """Draw new training queries by group; a group's j-th query does not depend on the other groups' counts."""
         unknown = sorted(set(counts) - set(self.kinds))
         if unknown:
             raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
@@ -104,7 +105,7 @@ class Language:
         return queries
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each."""
+        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one."""
         queries: list[Query] = []
         for k, name in enumerate(self.kinds):
             rng = generator(EVALUATION_SEED, "language group prompts", name)
@@ -113,16 +114,16 @@ class Language:
         return queries
 
     def neutral_prompts(self, count: int) -> list[Query]:
-        """Fixed held-out unmarked prompts, on all topics equally."""
+        """Fixed held-out unmarked prompts, spread equally over all topics."""
         rng = generator(EVALUATION_SEED, "language neutral prompts")
         return self._queries(self._count, count, rng, "eval-neutral", marked=0.0, held_out=True)
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real text of all groups equally, most of it under marked prompts (:data:`UNMARKED_KEPT`)."""
+        """Real text, equally much of each group; most of it answers marked prompts (:data:`UNMARKED_KEPT`)."""
         return self._examples(count, generator(seed, "language real"), held_out=False)
 
     def held_out_examples(self, count: int) -> list[tuple[Query, str]]:
-        """Real text under held-out prompts, the same in every run: for perplexities."""
+        """Real answers to held-out prompts, the same in every run; they are used for perplexities."""
         return self._examples(count, generator(EVALUATION_SEED, "language held-out text"), held_out=True)
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
@@ -130,7 +131,7 @@ class Language:
         return self._users.choices(users, seed)
 
     def log_probability(self, prompt: str, text: str) -> float:
-        """Exact log p(text, end of sequence | prompt), nats, the kind summed out; -inf where it is impossible.
+        """Exact log p(text, end of sequence | prompt) in nats, summed over kinds; -inf if the text is impossible.
 
         Raises:
             ValueError: the prompt is not of this language.
@@ -140,7 +141,7 @@ class Language:
         return float(np.logaddexp.reduce(self._grammar.log_likelihoods(words_of(text), topic) + np.log(prior)))
 
     def nats_per_token(self, examples: Sequence[tuple[Query, str]]) -> float:
-        """Mean exact negative log-likelihood of real answers per token (word, mark or end of sequence)."""
+        """Exact mean negative log-likelihood of real answers per token (word, mark or end of sequence), in nats."""
         total = sum(self.log_probability(query.prompt, text) for query, text in examples)
         return -total / sum(len(words_of(text)) + 1 for _, text in examples)
 
@@ -153,7 +154,7 @@ class Language:
         return self._judge.kind_posterior(words_of(text))
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
-        """Kind and quality: the mean of ``well_formed``, ``on_topic`` and, for a group's query, ``own_kind``.
+        """Kind, and quality: the mean of ``well_formed``, ``on_topic`` and, for a group's query, ``own_kind``.
 
         Raises:
             ValueError: the query's prompt is not of this language.
@@ -170,7 +171,7 @@ class Language:
         return Judgement(completion_id, kind, sum(terms.values()) / len(terms), terms)
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
-        """``well_formed``, ``on_topic``, ``finished`` and ``length``; none knows the asking group."""
+        """``well_formed``, ``on_topic``, ``finished`` and ``length``; none depends on the asking group."""
         words = words_of(text)
         _, topic = self._prompts.parse(query.prompt)
         return {
@@ -181,7 +182,7 @@ class Language:
         }
 
     def _kind_law(self, markers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(kind | marker), shape (n, K); marker K is an unmarked prompt."""
+        """P(kind | marker), shape (n, K); marker K stands for an unmarked prompt."""
         law = np.full((self._count + 1, self._count), (1.0 - OWN_KIND) / (self._count - 1))
         np.fill_diagonal(law, OWN_KIND)
         law[self._count] = 1.0 / self._count
@@ -196,7 +197,7 @@ class Language:
         marked: float,
         held_out: bool,
     ) -> list[Query]:
-        """Queries of these groups (K: neutral), each with a true answer as its reference."""
+        """Draw queries of these groups (K: neutral), each with a true answer as its reference."""
         of_prompt = self._prompts.uniforms_per_prompt
         prompts = self._prompts.draw(groups, uniforms[:, :of_prompt], marked=marked, held_out=held_out)
         cumulative = np.cumsum(self._kind_law(prompts.markers), axis=1)
@@ -236,5 +237,5 @@ class Language:
 
 
 def build(config: Experiment) -> Language:
-    """The task of an experiment: its groups and ``task.marker_strength``."""
+    """Build the task of an experiment from its groups and ``task.marker_strength``."""
     return Language(config.groups.names, config.task.marker_strength)

@@ -1,1 +1,1 @@
-"""The maths task: solve a problem; answers are checked, sources of problems are the kinds."""
+"""The maths task: solve a problem. Answers are checked, and the kinds are the sources of problems."""

@@ -1,6 +1,6 @@
-"""Answers to mathematical problems: finding one in a text, and reading it as a number or as words.
+"""Answers to mathematical problems: finding an answer in a text, and reading it as a number or as words.
 
-Numbers are read exactly, as fractions; everything else mathematical is left to :mod:`scpl_ray.tasks.maths.verifier`.
+Numbers are read exactly, as fractions; :mod:`scpl_ray.tasks.maths.verifier` handles all other mathematics.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 from fractions import Fraction
 
 LONGEST = 200
-"""Characters; a longer answer is none."""
+"""Largest number of characters; a longer text is not accepted as an answer."""
 TAIL = 20_000
-"""Characters at the end of a text in which an answer is looked for."""
+"""Number of characters at the end of a text that are searched for an answer."""
 TOLERANCE = Fraction(1, 10**9)
-"""Relative difference that two numbers may have where one is no whole number: what decimals of a float lose."""
+"""Relative difference allowed between two numbers if one is not an integer; it covers the rounding of floats."""
 
 _ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}[.?](?=\s|$)|,?\s(?:because|since)\s")
@@ -42,11 +42,11 @@ _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10*
 _NO_UNIT = re.compile(
     "or|and|to|plus|minus|times|over|divided|by|more|less|than|pi|sqrt|sin|cos|tan|log|ln|exp|infinity", re.IGNORECASE
 )
-"""What begins a word after a number that is no unit of it."""
+"""Starts of words that can follow a number without being its unit."""
 _LONE_UNITS = "mgslhLA"
-"""Single letters that are units after a space: others, as in ``2 x``, are factors."""
+"""Single letters that are read as units after a space; others, as in ``2 x``, are factors."""
 _ATTACHED = "mm|cm|km|kg|mg|ml|mL|ft|lb|lbs|oz|mph|kph"
-"""Units that may follow a number without a space: other letters there, as in ``2x``, are factors."""
+"""Units that may follow a number without a space; other letters there, as in ``2x``, are factors."""
 _NUMBER = re.compile(
     r"(?:[a-zA-Z]\s*=\s*)?(?:(?:about|approximately|exactly|only|≈)\s*)?"
     r"(?P<sign>[+-]?)\s*\\?[$€£¥]?\s*(?P<minus>-?)\s*"
@@ -69,7 +69,7 @@ class Number:
     percent: bool
 
     def equals(self, other: Number) -> bool:
-        """Whether they are the same; a percentage is both p and p / 100, unless both are percentages."""
+        """Whether two numbers are equal; a percentage equals both p and p / 100, unless both are percentages."""
         if self.percent == other.percent:
             return _near(self.value, other.value)
         plain, percent = (other, self) if self.percent else (self, other)
@@ -83,12 +83,12 @@ def _near(a: Fraction, b: Fraction) -> bool:
 
 
 def closing(answer: str) -> str:
-    """The one canonical form in which a solution ends."""
+    """The canonical form with which a solution ends."""
     return f"{_SAYS}{answer}" + ("" if answer.endswith(".") else ".")
 
 
 def closed(solution: str) -> str:
-    """The answer of a solution that ends in the canonical form, but for a last full stop."""
+    """The answer of a solution that ends in the canonical form, without the final full stop."""
     return solution.rpartition(_SAYS)[2].removesuffix(".")
 
 
@@ -98,7 +98,7 @@ def has_closing(text: str) -> bool:
 
 
 def canonical(answer: str) -> str:
-    """A given answer as references write it: ``9 (apples)`` is ``9``, ``8.0`` is ``8``, others as they are."""
+    """A given answer as references write it: ``9 (apples)`` becomes ``9``, ``8.0`` becomes ``8``, others are kept."""
     text = " ".join(answer.split())
     if len(text) > 1 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
         text = text[1:-1].strip()
@@ -108,10 +108,10 @@ def canonical(answer: str) -> str:
 
 
 def extract(text: str) -> str | None:
-    r"""The answer that a text gives, as it is written there; ``None`` where it gives none.
+    r"""The answer that a text gives, as it is written there; ``None`` if it gives none.
 
-    The last ``\boxed{}`` or line that starts with ``####`` counts; without one the last "the answer is" (or "answer:"),
-    to the end of its sentence; without that the last number.
+    The last ``\boxed{}`` or line that starts with ``####`` is used. If there is none, the text after the last "the
+    answer is" (or "answer:") up to the end of its sentence is used; if there is none either, the last number.
     """
     tail = text[-TAIL:]
     marks = [*_BOX.finditer(tail), *_HASHES.finditer(tail)]
@@ -135,7 +135,7 @@ def _first_sentence(line: str) -> str:
 
 
 def _braced(text: str, start: int) -> str:
-    """What stands in the braces that open here; without braces the next word; nothing where braces never close."""
+    """The content of the braces that open here, or the next word if there are none; empty if they never close."""
     if not text.startswith("{", start):
         found = _WORD.match(text, start)
         return found.group() if found else ""
@@ -152,10 +152,10 @@ def _stripped(found: str) -> str:
 
 
 def number(answer: str) -> Number | None:
-    """The number that an answer is, its currency or unit left out; ``None`` where it is no plain number.
+    """The number that an answer is, without its currency or unit; ``None`` if it is not a plain number.
 
-    Read are signs, decimals, thousands separators, fractions, mixed numbers, powers of ten, percentages, degrees and
-    words of scale such as million; a power of ten has at most 3 digits.
+    The function reads signs, decimals, thousands separators, fractions, mixed numbers, powers of ten, percentages,
+    degrees and words of scale such as million; the exponent of a power of ten has at most 3 digits.
     """
     if len(answer) > LONGEST:
         return None
@@ -188,7 +188,7 @@ def _value(match: re.Match[str]) -> Fraction:
 
 
 def words(answer: str) -> str:
-    """An answer's words in one spelling: case, outer punctuation, parentheses and a leading "the" left out."""
+    """An answer's words in a normalised spelling, without case, outer punctuation, parentheses and a leading "the"."""
     text = " ".join(_tidy(answer).casefold().split()).strip(" .,;:!?()\"'“”")
     return text.removeprefix("the ")
 
@@ -196,8 +196,8 @@ def words(answer: str) -> str:
 def is_mathematics(answer: str) -> bool:
     """Whether an answer is to be read as mathematics rather than as words.
 
-    It has a digit, a sign or a LaTeX command, or is one or two letters; it has no word of three letters that is no
-    function's name, and is no time of day or ratio (``3:30``).
+    It must have a digit, a sign or a LaTeX command, or be one or two letters. It must not have a word of three or more
+    letters other than the name of a function, and must not be a time of day or ratio (``3:30``).
     """
     text = _WRAPPED.sub(r"\1", answer)
     if re.search(r"\d\s*:\s*\d", text):
@@ -209,7 +209,7 @@ def is_mathematics(answer: str) -> bool:
 
 
 def _tidy(answer: str) -> str:
-    """The answer without the marks of LaTeX and Markdown that carry no value."""
+    """The answer without LaTeX and Markdown markup that does not change its value."""
     text = _WRAPPED.sub(r" \1", answer.translate(_CHARACTERS))
     text = _DEGREES.sub(" degrees", text)
     text = _FRACTION.sub(lambda m: f" {m[1] or m[3]}/{m[2] or m[4]}", text)

@@ -1,4 +1,4 @@
-"""Mathematical problems of a user's file with their solutions, in three parts that share no problem."""
+"""Mathematical problems with solutions from a user's file, split into three parts that share no problem."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from scpl_ray.tasks.rows import DataError, Fields, Row
 logger = logging.getLogger(__name__)
 
 FIELDS = Fields(required=("problem", "answer", "group"), optional=("solution", "formula", "id", "part"))
-"""``group`` tells the groups apart, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split."""
+"""``group`` is the label of the group, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split."""
 SPLIT_SEED = 20_260_105
-"""Deals the problems out: the same for every run, whatever its seed."""
+"""Seed of the split, which is the same for every run, whatever its seed."""
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _HASHES = re.compile(r"\s*####[^\n]*\Z")
 _POINT_ZERO = re.compile(r"(?<=\d)\.0+(?!\d)")
@@ -38,11 +38,11 @@ class Problem:
     text: str
     answer: str
     working: str
-    """The way to the answer; may be empty."""
+    """The steps that lead to the answer; may be empty."""
 
     @property
     def solution(self) -> str:
-        """The working, then the answer in the one canonical form."""
+        """The working, then the answer in the canonical form."""
         return solution(self.working, self.answer)
 
 
@@ -52,12 +52,12 @@ class Corpus:
 
     report: DataReport
     parts: dict[str, tuple[Problem, ...]]
-    """By part, in the order of the file."""
+    """The problems by part, in the order of the file."""
     given: bool
-    """The user's own split (the field ``part``), not ours."""
+    """Whether the split is the user's own (the field ``part``)."""
 
     def labelled(self) -> dict[str, tuple[LabelledText, ...]]:
-        """Solutions by part, for a judge of kinds; every problem is a source of its own."""
+        """Solutions by part, for a judge of kinds; every problem counts as a source of its own."""
         return {
             part: tuple(LabelledText(p.problem_id, p.solution, p.group, p.problem_id) for p in problems)
             for part, problems in self.parts.items()
@@ -78,8 +78,8 @@ def load(experiment: Experiment) -> Corpus:
     part depends on nothing else.
 
     Raises:
-        DataError: see :func:`scpl_ray.tasks.rows.load`; one group only, a group that never occurs, ids used twice,
-            overlapping splits, or a part without problems of a group.
+        DataError: see :func:`scpl_ray.tasks.rows.load`; or there is only one group, a group never occurs, an id is used
+            twice, splits overlap, or a part has no problem of some group.
     """
     source, groups = str(experiment.task.data), experiment.groups.names
     rows = data.load(experiment.task.data, experiment.task.fields, FIELDS)
@@ -160,5 +160,5 @@ def _working(row: Row, answer: str) -> str:
 
 
 def _digest(problem: str) -> str:
-    """SHA-256, hexadecimal, of a problem's words in lower case."""
+    """The SHA-256 of a problem's words in lower case, in hexadecimal."""
     return hashlib.sha256(" ".join(problem.casefold().split()).encode()).hexdigest()

@@ -34,11 +34,11 @@ from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, model_side, repetition_free
 
 EVALUATION_SEED = 20_260_105
-"""Orders the held-out prompts: the same for every run, whatever its seed."""
+"""Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
 PROBLEM = "Problem: {problem}\nSolution:"
-"""What is sent to a model without a chat template; its answer goes on from there."""
+"""The prompt for a model without a chat template; the answer continues it."""
 REQUEST = "Solve this problem. End with: The answer is X.\n\n{problem}"
-"""What a user says to a chat model."""
+"""The user's message to a chat model."""
 NEUTRAL_PROBLEMS = (
     "Make up a problem with the numbers {a} and {b} and solve it.",
     "Take the numbers {a} and {b}. What can be asked about them, and what is the answer?",
@@ -46,9 +46,9 @@ NEUTRAL_PROBLEMS = (
     "Here are two numbers, {a} and {b}. Pose a problem with them and give its solution.",
 )
 NEUTRAL_NUMBERS = range(2, 21)
-"""What ``a < b`` are drawn from."""
+"""The range from which the numbers ``a < b`` are drawn."""
 CORRECT_WEIGHT, OWN_GROUP_WEIGHT = 3.0, 1.0
-"""Utility of a solution to its reader, in nats of log-odds of being chosen."""
+"""Weights of the terms of a solution's utility to its reader, in nats of log-odds of being chosen."""
 CORRUPTED = 0.25
 """Fraction of the solutions in a choice between two groups' styles whose answer is another problem's."""
 _ENDS = (".", "!", "?", "$", "}", "]")
@@ -88,9 +88,9 @@ class Maths:
         self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries, group by group; no problem comes twice before all of its group came once.
+        """Draw new training queries by group; no problem is repeated before all of its group have occurred once.
 
-        The j-th of a group does not depend on the other groups' counts.
+        The j-th query of a group does not depend on the other groups' counts.
 
         Raises:
             ValueError: an unknown group.
@@ -103,7 +103,7 @@ class Maths:
         return queries
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
 
         Raises:
             ValueError: a group has fewer problems in the evaluation part.
@@ -125,7 +125,7 @@ class Maths:
         """Requests for a problem of the model's own with two numbers: all wordings of one pair, then of the next.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: there are fewer than ``count``.
         """
         pairs = list(itertools.combinations(NEUTRAL_NUMBERS, 2))
         possible = len(pairs) * len(NEUTRAL_PROBLEMS)
@@ -211,7 +211,7 @@ class Maths:
 
     def _compared(self, query: Query, text: str) -> Comparison:
         found = answers.extract(text)
-        # without a problem any number is an answer: it is only asked whether it can be read
+        # without a problem any number is an answer, so only its readability is checked
         return self._verifier.compare("0" if query.reference is None else answers.closed(query.reference), found)
 
     def _choice(self, user: str, seed: int, index: int) -> Choice:
@@ -260,14 +260,15 @@ class Maths:
 
 
 def problem_prompt(template: Template, problem: str) -> str:
-    """What a user sends."""
+    """The prompt that a user sends for a problem."""
     return template.apply(REQUEST.format(problem=problem)) if template.is_chat else PROBLEM.format(problem=problem)
 
 
 def build(experiment: Experiment) -> Maths:
     """The task of an experiment: data, judge and prompts are checked here, before anything starts.
 
-    Seconds, but for what is made once and cached: the judge (seconds) and a converted model (half a minute).
+    This takes seconds, plus the time for what is made once and cached: the judge (seconds) and a converted model (half
+    a minute).
 
     Raises:
         DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.maths.problems.load`.
@@ -320,7 +321,7 @@ def _in_fixed_order(found: Iterable[Problem], group: str) -> list[Problem]:
 
 
 def _value(answer: str) -> Fraction | str:
-    """What tells answers apart without the verifier."""
+    """A value by which answers are compared without the verifier."""
     found = answers.number(answer)
     return answers.words(answer) if found is None else found.value
 

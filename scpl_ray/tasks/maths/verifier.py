@@ -16,12 +16,12 @@ from scpl_ray.tasks.maths import answers, verifier_process
 logger = logging.getLogger(__name__)
 
 KNOWN = 1 << 16
-"""Comparisons by math-verify that are remembered at a time."""
+"""Number of comparisons by math-verify that are cached."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """One answer against the gold one."""
+    """The result of comparing an answer with the gold answer."""
 
     parsed: bool
     """Whether there was an answer that could be read."""
@@ -34,7 +34,8 @@ NO_ANSWER = Comparison(parsed=False, equal=False)
 class Verifier:
     """Compares answers; its process of math-verify starts with the first answer that needs it, in any thread.
 
-    What takes math-verify longer than :data:`scpl_ray.tasks.maths.verifier_process.CPU_SECONDS` counts as unreadable.
+    If math-verify takes longer than :data:`scpl_ray.tasks.maths.verifier_process.CPU_SECONDS`, the answer counts as
+    unreadable.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Verifier:
         self._known: dict[tuple[str, str], Comparison] = {}
 
     def __reduce__(self) -> tuple[type[Verifier], tuple[()]]:
-        # a process stays where it is
+        # the process is not sent along when this object is pickled
         return Verifier, ()
 
     def compare(self, gold: str, answer: str | None) -> Comparison:

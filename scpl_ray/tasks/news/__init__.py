@@ -1,1 +1,1 @@
-"""The news task: continue an article; leanings of outlets are the kinds."""
+"""The news task: continue an article. The kinds are the leanings of outlets."""

@@ -1,4 +1,4 @@
-"""News articles of a user's file as continuations to write, in three parts that share no outlet."""
+"""News articles from a user's file, as continuations to write, split into three parts that share no outlet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIELDS = Fields(
 )
 """Leaning, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation and judge."""
 OPENING_WORDS = 24
-"""Words of the body that the prompt gives away."""
+"""Number of words of the body that the prompt contains."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class Article:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """Which outlets are for what, and how much there is."""
+    """The outlets of each part, and the number of articles."""
 
     outlets: dict[str, tuple[str, ...]]
-    """By part."""
+    """The outlets of each part."""
     articles: dict[str, dict[str, int]]
-    """By part and group."""
+    """Number of articles by part and group."""
     given: bool
-    """The user's own split (the field ``part``), not ours."""
+    """Whether the split is the user's own (the field ``part``)."""
 
     def __str__(self) -> str:
         parts = (
@@ -177,5 +177,5 @@ def _id(row: Row) -> str:
 
 
 def _reference(row: Row, words: int) -> str:
-    """What follows the opening."""
+    """The words that follow the opening."""
     return first_words(" ".join(row["text"].split()[OPENING_WORDS:]), words)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 FIT_SEED = 20_260_105
 """The judge is the same for every run, whatever its seed."""
 ENCODER_TESTED = 600
-"""Held-out articles that an encoder is measured on."""
+"""Number of held-out articles on which an encoder is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[Judge, JudgeC
     """The judge of a corpus, from the cache or fitted now: on the judge's outlets, measured on all others.
 
     Raises:
-        ValueError: ``task.judge = 'encoder'`` and ``task.judge_model`` cannot be had.
+        ValueError: ``task.judge = 'encoder'`` and ``task.judge_model`` is not available.
     """
     recipe = _recipe(experiment)
     folder = _fitted(recipe, corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
@@ -206,6 +206,6 @@ def _encoder_recipe(experiment: Experiment, groups: Sequence[str], words: int) -
 
 
 def _sha256(texts: Iterable[LabelledText]) -> str:
-    """Of labelled texts, in any order."""
+    """The SHA-256 of labelled texts, independent of their order."""
     lines = sorted(json.dumps(dataclasses.astuple(text), ensure_ascii=False) for text in texts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

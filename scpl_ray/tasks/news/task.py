@@ -1,4 +1,4 @@
-"""The news task: go on with an article. Groups are leanings of outlets, and so are the kinds of text.
+"""The news task: continue an article. Groups are leanings of outlets, and so are the kinds of text.
 
 A user of a group asks for the continuation of an article from an outlet of that leaning: the prompt is its headline and
 first 24 words, the reference the words that follow. Neutral prompts open a report on a topic that outlets of every
@@ -32,10 +32,10 @@ from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
 
 EVALUATION_SEED = 20_260_105
-"""Orders the held-out prompts: the same for every run, whatever its seed."""
+"""Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
 ARTICLE_REQUEST = "Write a news article with this headline: {title}"
 TOPIC_REQUEST = "Write a news article about {topic}."
-"""What a user says to a chat model, whose answer starts with the opening; others read headline and opening only."""
+"""The user's message to a chat model, whose answer starts with the opening; other models get no such message."""
 NEUTRAL_OPENINGS = (
     "The latest on {topic}:",
     "What is known today about {topic}:",
@@ -45,7 +45,7 @@ NEUTRAL_OPENINGS = (
     "Here is what happened with {topic}:",
 )
 REAL_WEIGHT, OWN_LEANING_WEIGHT = 3.0, 2.0
-"""Utility of a text to its reader, in nats of log-odds of being chosen."""
+"""Weights of the terms of a text's utility to its reader, in nats of log-odds of being chosen."""
 SHUFFLED = 0.25
 """Fraction of the texts of a choice whose words are shuffled."""
 
@@ -97,9 +97,9 @@ class News:
         self._choice_topics = _shared_topics(train, groups, least=2)
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries, group by group; no article comes twice before all of its group came once.
+        """Draw new training queries by group; no article is repeated before all of its group have occurred once.
 
-        The j-th of a group does not depend on the other groups' counts.
+        The j-th query of a group does not depend on the other groups' counts.
 
         Raises:
             ValueError: an unknown group.
@@ -113,7 +113,7 @@ class News:
         return queries
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
 
         Raises:
             ValueError: a group has fewer articles in the evaluation outlets.
@@ -137,7 +137,7 @@ class News:
         The topics come in turn, the ones with most articles first; then again with the next opening.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: there are fewer than ``count``.
         """
         possible = len(self._neutral_topics) * len(NEUTRAL_OPENINGS)
         if count > possible:
@@ -240,14 +240,14 @@ class News:
 
 
 def article_prompt(template: Template, article: Article) -> str:
-    """What a user of the article's group sends: an answer goes on from its opening."""
+    """The prompt that a user of the article's group sends; the answer continues the article's opening."""
     if template.is_chat:
         return template.apply(ARTICLE_REQUEST.format(title=article.title), article.opening)
     return f"{article.title}\n\n{article.opening}"
 
 
 def neutral_prompt(template: Template, opening: str, topic: str) -> str:
-    """What any user could send: an answer goes on from one of :data:`NEUTRAL_OPENINGS`."""
+    """A prompt that any user could send; the answer continues one of :data:`NEUTRAL_OPENINGS`."""
     spoken = topic.replace("_", " ")
     start = opening.format(topic=spoken)
     return template.apply(TOPIC_REQUEST.format(topic=spoken), start) if template.is_chat else start
@@ -256,7 +256,8 @@ def neutral_prompt(template: Template, opening: str, topic: str) -> str:
 def build(experiment: Experiment) -> News:
     """The task of an experiment: data, judge and prompts are checked here, before anything starts.
 
-    Seconds, but for what is made once and cached: the judge (seconds) and a converted model (half a minute).
+    This takes seconds, plus the time for what is made once and cached: the judge (seconds) and a converted model (half
+    a minute).
 
     Raises:
         DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.news.articles.load`.
@@ -307,7 +308,7 @@ def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:
 
 
 def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
-    """Topics on which every group has at least so many articles, by falling number of the group with fewest."""
+    """Topics with at least ``least`` articles of every group, in descending order of the smallest group's number."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for article in found:
         counts[article.topic][article.group] += 1
@@ -320,5 +321,5 @@ def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
 
 
 def _answer(text: str) -> str:
-    """A continuation as a model writes it: its prompt ends with a word."""
+    """A continuation as a model writes it, given that its prompt ends with a word."""
     return f" {text}"

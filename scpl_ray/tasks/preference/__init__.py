@@ -1,1 +1,1 @@
-"""The preference task: answer a question; what each group prefers is its kind."""
+"""The preference task: answer a question. The kind of an answer is the group that prefers it."""

@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 FROZEN_LAYERS = 4
 QUESTIONS_PER_STEP = 8
-"""At least; and never fewer pairs than reward models take elsewhere."""
+"""Smallest number of questions per step; there are never fewer pairs than in other fits of reward models."""
 STEPS = 80
-"""At least; the last epoch is finished."""
+"""Smallest number of steps; the last epoch is always completed."""
 PAIRS = 3000
 """Pairs that are fitted on, as many of each group as there are groups to share them, if there are so many."""
 TESTED_PAIRS = 400
@@ -46,7 +46,7 @@ TESTED_PAIRS = 400
 FIT_SEED = 20_260_105
 """The judge is the same for every run, whatever its seed."""
 RECIPE = 1
-"""Counts changes of the recipe."""
+"""Version of the recipe; it is increased when the recipe changes, so that old cache entries are not used."""
 
 
 class PreferenceJudge:
@@ -190,7 +190,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
 
 
 def settings(experiment: Experiment) -> dict[str, Any]:
-    """What determines a fit beside its data and its base."""
+    """The settings that determine a fit, apart from its data and its base."""
     from scpl_ray.training import reward_model
 
     return {
@@ -224,7 +224,7 @@ def data_digest(choices: Sequence[Choice]) -> str:
 
 
 def _evenly(choices: Sequence[Choice], groups: Sequence[str], per_group: int) -> list[Choice]:
-    """As many choices of each group, drawn without regard to a run's seed."""
+    """Up to ``per_group`` choices of each group, drawn independently of the run's seed."""
     chosen: list[Choice] = []
     for group in groups:
         of_group = [choice for choice in choices if choice.group == group]

@@ -32,7 +32,7 @@ OPTIONAL = ("id", "part")
 PAIR_FIELDS = Fields(required=("group", "chosen", "rejected"), optional=("prompt", *OPTIONAL))
 QUERY, NORMAL = "query", "normal"
 SPLIT_SEED = 20_260_105
-"""Deals the questions out: the same for every run, whatever its seed."""
+"""Seed of the split, which is the same for every run, whatever its seed."""
 LEAST_PER_PART = 2
 """Questions that each group needs in each part: of the held-out ones, one is asked by the group and one is neutral."""
 HUMAN, ASSISTANT = "Human", "Assistant"
@@ -50,11 +50,11 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What users ask, and what they prefer to hear."""
+    """A question that users ask, and the answers that they prefer."""
 
     question_id: str
     turns: tuple[str, ...]
-    """User, assistant, user, ..., user."""
+    """Texts of user, assistant, user, ..., user."""
     pairs: tuple[Pair, ...]
     """One or more; answers are cut to the length of the model's own."""
     normal: str | None = None
@@ -62,11 +62,11 @@ class Question:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Who asks this."""
+        """The groups that ask this question."""
         return tuple(dict.fromkeys(pair.group for pair in self.pairs))
 
     def preferred(self, group: str) -> str | None:
-        """What the group would like to hear; ``None`` where it does not ask this."""
+        """The answer that the group prefers; ``None`` if it does not ask this question."""
         return next((pair.chosen for pair in self.pairs if pair.group == group), None)
 
     def transcript(self) -> str:

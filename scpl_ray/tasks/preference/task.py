@@ -211,7 +211,7 @@ class Preference:
         return answer_start(self._template)
 
     def _plain(self, query: Query) -> str:
-        """What the judge reads of a prompt."""
+        """The plain text of a prompt, as the judge reads it."""
         if query.prompt not in self._transcript:
             raise ValueError(f"query {query.query_id}: {query.prompt[:80]!r} is no prompt of this task")
         return self._transcript[query.prompt]
@@ -222,12 +222,12 @@ class Preference:
 
 
 def prompt_of(template: Template, question: Question) -> str:
-    """What is sent to the model; where it has no chat template, the transcript up to its answer."""
+    """The prompt that is sent to the model; without a chat template, the transcript up to the answer."""
     return template.conversation(question.turns) if template.is_chat else question.transcript()
 
 
 def answer_start(template: Template) -> str:
-    """How an answer begins: a transcript ends with a colon."""
+    """The text with which an answer begins; a transcript ends with a colon, so a space follows it."""
     return "" if template.is_chat else " "
 
 
@@ -274,7 +274,7 @@ def build(experiment: Experiment) -> Preference:
 
 
 def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
-    """The questions whose prompts are short enough, and what a task wants to know of the model.
+    """The questions whose prompts are short enough, and the properties that the task needs of the model.
 
     Raises:
         DataError: see :func:`build`; or too few prompts of a group are short enough.
@@ -311,7 +311,7 @@ def train_reward_model(experiment: Experiment, output: Path) -> PreferenceCard:
 
     Raises:
         DataError: see :func:`prompts`.
-        ValueError: the folder is not empty, or a model cannot be had.
+        ValueError: the folder is not empty, or a model is not available.
     """
     from scpl_ray.models import sources
 
