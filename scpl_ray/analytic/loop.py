@@ -184,7 +184,7 @@ class _Loop:
         return np.asarray(synthetic + self._real(np.maximum(by_share.astype(np.int64), self.settings.real_rows)))
 
     def _subsample(self, pool: _Data) -> _Data:
-        """Draw a subsample; each drawn row gets the mean weight of its cell."""
+        """A row that is drawn carries the mean weight of its cell."""
         flat = pool.rows.reshape(len(pool.rows), -1)
         size = np.minimum(self.settings.cycle_size, flat.sum(axis=-1))
         rows = without_replacement(flat, size, self.draws).reshape(pool.rows.shape)
