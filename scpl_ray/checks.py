@@ -1,4 +1,4 @@
-"""What a config must satisfy beyond its types; every conflict is found before anything starts."""
+"""The rules that a config must satisfy beyond its types; every conflict is found before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
-    """:func:`scpl_ray.config.loading.load`, and what is wrong between keys.
+    """Call :func:`scpl_ray.config.loading.load`, and also check that the keys do not contradict each other.
 
     Raises:
         ConfigError: every conflict, one per line.
@@ -26,7 +26,7 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def loads(text: str, source: str, keys: Mapping[str, Any] | None = None) -> Experiment:
-    """:func:`scpl_ray.config.loading.loads`, and what is wrong between keys.
+    """Call :func:`scpl_ray.config.loading.loads`, and also check that the keys do not contradict each other.
 
     Raises:
         ConfigError: as :func:`load`.
@@ -35,7 +35,7 @@ def loads(text: str, source: str, keys: Mapping[str, Any] | None = None) -> Expe
 
 
 def build(values: Mapping[str, Any], source: str) -> Experiment:
-    """:func:`scpl_ray.config.loading.build`, and what is wrong between keys.
+    """Call :func:`scpl_ray.config.loading.build`, and also check that the keys do not contradict each other.
 
     Raises:
         ConfigError: as :func:`load`.
@@ -44,20 +44,20 @@ def build(values: Mapping[str, Any], source: str) -> Experiment:
 
 
 def conflicts(experiment: Experiment) -> list[str]:
-    """All conflicts between keys, each as ``key = value: rule and way out``."""
+    """List all conflicts between keys, each as ``key = value: the rule that is broken, and what to do``."""
     rules = (_credentials, _name, _registries, _groups, _engines, _real, _objective)
     return [mask(complaint) for rule in rules for complaint in rule(experiment)]
 
 
 def terms(asked: Iterable[str], known: Collection[str]) -> None:
-    """Whether a task has the rule terms that are asked for.
+    """Check that a task has the rule terms that are asked for.
 
     Args:
-        asked: names in ``reward.terms``, :data:`MODEL_TERM` among them or not.
-        known: what the task's ``rule_terms`` returned.
+        asked: the names in ``reward.terms``; :data:`MODEL_TERM` may be among them.
+        known: the names that the task's ``rule_terms`` returned.
 
     Raises:
-        ValueError: it has not.
+        ValueError: the task lacks one of them.
     """
     if unknown := [name for name in asked if name != MODEL_TERM and name not in known]:
         raise ValueError(f"reward.terms: unknown {unknown}; this task has {[MODEL_TERM, *sorted(known)]}")

@@ -12,8 +12,8 @@
     m_t = measure(policy_t)      evaluation    on two fixed held-out sets
     s_{t+1} = rule(s_t, m_t)     feedback
 
-Every phase reads the files of earlier phases and commits its own. A run is resumed by walking the same path: a
-committed phase is read, the first that is not is done.
+Every phase reads the files of earlier phases and commits its own. A run is resumed by going through the same phases
+again: a phase that is already committed is only read, and work continues at the first phase that is not.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Loop:
 
     Args:
         experiment: the config.
-        task: prompts, references and judge.
+        task: the prompts, the references and the judge.
         store: the run directory.
-        engines: generator, scorer, trainer and population.
-        base: folder of the base model; policy version 0.
-        encode: the tokenizer's one template.
-        progress: where to report.
-        reward_model: folder of a reward model that was given; ``None``: the task's own is fitted each round.
+        engines: the generator, the scorer, the trainer and the population.
+        base: folder of the base model, which is policy version 0.
+        encode: turns a prompt and an answer into token ids.
+        progress: receives the reports of what the run does.
+        reward_model: folder of a given reward model; ``None``: the task's own reward model is fitted each round.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Loop:
         self._served: int | None = None
 
     def run(self) -> list[Metric]:
-        """Run, or go on running, to the last round; all rows of metrics."""
+        """Run, or resume, up to the last round; returns the metrics of all rounds."""
         rows = self.evaluation(0)
         for t in range(1, self.experiment.loop.rounds + 1):
             rows += self.round(t)
         return rows
 
     def round(self, t: int) -> list[Metric]:
-        """Round t: from the shares s_t to the metrics of policy_t and the shares s_{t+1}."""
+        """Do round t, from the shares s_t to policy_t and the shares s_{t+1}; returns the metrics of policy_t."""
         if self.store.manifest(t, "feedback") is None:
             self.engines.trainer.prepare()
             queries = self.queries(t)
@@ -99,7 +99,7 @@ class Loop:
         return rows
 
     def queries(self, t: int) -> list[Query]:
-        """Q_t, and the population state it was drawn from: saved first, so that a retry sees the same world."""
+        """Draw Q_t. The population state is saved before the draw, so that a retry starts from the same state."""
         with self._phase(t, "queries") as phase:
             if phase:
                 if t > 1:
@@ -111,7 +111,7 @@ class Loop:
         return self.store.read(t, "queries", "queries", Query)
 
     def generation(self, t: int, queries: Sequence[Query]) -> tuple[list[Completion], list[Score]]:
-        """Y_t and R_t: the reward model is fitted while the pool answers, then each chunk is scored as it arrives."""
+        """Produce Y_t and R_t: F_t is fitted while the pool generates, then each chunk is scored as it arrives."""
         by_id = {q.query_id: q for q in queries}
         samples = self._samples(t, queries)
         unscored: list[Sequence[Completion]] = []
@@ -154,7 +154,7 @@ class Loop:
         return completions, self.store.read(t, "scores", "scores", Score)
 
     def reward_model(self, t: int) -> None:
-        """F_t: the task's own reward model, fitted on choices of users drawn from s_t; or the one that was given."""
+        """Fit F_t, the task's own reward model, on choices of users drawn from s_t; or use the one that was given."""
         if not self.experiment.reward.terms.get(MODEL_TERM):
             self.engines.scorer.use(None)
         elif self.given_reward_model is not None:
@@ -170,7 +170,7 @@ class Loop:
     def selection(
         self, t: int, queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score]
     ) -> None:
-        """K_t: the kept completions as weighted training examples (DPO: pairs), with the selector's own figures."""
+        """Select K_t, the kept completions as weighted training examples (DPO: pairs), and save statistics on them."""
         with self._phase(t, "selection") as phase:
             if phase is None:
                 return
@@ -185,7 +185,7 @@ class Loop:
             phase.write("kept", examples, Example)
 
     def dataset(self, t: int) -> None:
-        """D_t: what the data cycle makes of K_1..K_t and real data."""
+        """Compose D_t, the training data, from K_1..K_t and real data by the data cycle."""
         with self._phase(t, "dataset") as phase:
             if phase is None:
                 return
@@ -197,7 +197,7 @@ class Loop:
             phase.write("dataset", examples, Example)
 
     def weights(self, t: int) -> None:
-        """policy_t: trained from the base (retraining) or from policy_{t-1} (incremental)."""
+        """Train policy_t from the base model (retraining) or from policy_{t-1} (incremental)."""
         with self._phase(t, "weights") as phase:
             if phase is None:
                 return
@@ -218,7 +218,7 @@ class Loop:
             phase.facts["processes"] = process_facts(self.engines.trainer)
 
     def evaluation(self, t: int) -> list[Metric]:
-        """m_t: policy_t on group prompts and neutral prompts; the same prompts and seeds every round."""
+        """Measure m_t, policy_t on group prompts and neutral prompts; prompts and seeds are the same every round."""
         settings = self.experiment.evaluation
         prompts = self.task.group_prompts(settings.prompts_per_group)
         prompts += self.task.neutral_prompts(settings.neutral_prompts)
@@ -252,7 +252,7 @@ class Loop:
         return rows
 
     def feedback(self, t: int, rows: Sequence[Metric]) -> None:
-        """s_{t+1}: the users react to what they were given."""
+        """Compute s_{t+1}: the users react to the model that they were given."""
         with self._phase(t, "feedback") as phase:
             if phase:
                 self.engines.population.step(measure.reaction(rows, self.experiment.feedback.measure))
@@ -268,7 +268,7 @@ class Loop:
         return self.store.policy(self.experiment, self.base, version)
 
     def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
-        """Candidates per query; the reweighting remedy asks for more where a group was served worse."""
+        """Candidates per query; the strategy ``reweight`` asks for more where a group was served worse."""
         names = self.experiment.groups.names
         quality = np.array(
             [r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"]
@@ -287,7 +287,7 @@ class Loop:
 
     @contextmanager
     def _phase(self, t: int, phase: str, total: int = 0) -> Iterator[Phase | None]:
-        """A phase to do, or ``None`` where it is committed."""
+        """Yield the phase for writing, or ``None`` where it is already committed."""
         if self.store.manifest(t, phase) is not None:
             yield None
             return

@@ -1,6 +1,6 @@
-"""Credentials: found in configs, where they are refused, and masked in whatever is written for people.
+"""Credentials: configs that contain them are refused, and they are masked in all text written for people.
 
-A credential belongs into the environment of the processes that need it (``HF_TOKEN``, ``WANDB_API_KEY``, ...).
+A credential belongs in the environment of the processes that need it (``HF_TOKEN``, ``WANDB_API_KEY``, ...).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ PARAMETER = re.compile(
 NAMES = re.compile(r"(?:^|_)(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 """Environment variables that hold a credential."""
 SHORTEST = 8
-"""Characters of a variable's value below which it is masked nowhere: it would be found in ordinary text."""
+"""Values of variables with fewer characters than this are not masked: they could also occur in ordinary text."""
 
 
 def held_by(environment: Mapping[str, str]) -> list[str]:
-    """Values of the environment variables whose name says that they are a credential, the longest first."""
+    """Values of the environment variables whose names look like those of credentials, the longest first."""
     values = {v for name, v in environment.items() if NAMES.search(name) and len(v) >= SHORTEST and v.isprintable()}
     return sorted(values, key=len, reverse=True)
 
 
 def mask(text: str, known: Iterable[str] = ()) -> str:
-    """The text with ``***`` in place of what looks like a credential, and of the ``known`` ones; else as it was."""
+    """The text with ``***`` in place of the ``known`` credentials and of everything that looks like a credential."""
     for value in known:
         text = text.replace(value, MASK)
     text = USER_INFO.sub(rf"\g<1>{MASK}@", PARAMETER.sub(rf"\g<1>{MASK}", text))
@@ -44,25 +44,25 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
 
 
 def masked(text: object) -> str:
-    """:func:`mask` with this process's environment."""
+    """Apply :func:`mask` with the credentials in this process's environment."""
     return mask(str(text), held_by(os.environ))
 
 
 class MaskedLog(io.TextIOWrapper):
-    """A text file that is appended to, line by line, without credentials."""
+    """A text file to which lines are appended with their credentials masked."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.open("ab"), encoding="utf-8", errors="backslashreplace", line_buffering=True)
         self._known = held_by(os.environ)
 
     def write(self, text: str) -> int:
-        """Append; returns the length of what was given."""
+        """Append the masked text; returns the length of ``text`` as it was given."""
         super().write(mask(text, self._known))
         return len(text)
 
 
 def copy_masked(source: str, target: str) -> str:
-    """Copy a log file without credentials; for :func:`shutil.copytree`."""
+    """Copy a log file with its credentials masked; a ``copy_function`` for :func:`shutil.copytree`."""
     known = held_by(os.environ)
     with (
         Path(source).open(encoding="utf-8", errors="surrogateescape", newline="") as lines,

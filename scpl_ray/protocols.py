@@ -1,7 +1,7 @@
-"""What the controller needs from the outside world.
+"""The interfaces through which the controller uses everything outside the loop itself.
 
-Ray, vLLM and DeepSpeed stand behind these faces (package ``actors``); ``tests/support/fakes.py`` has others that run in
-milliseconds. Every call is idempotent: it is a pure function of its arguments and of what is on disk.
+The package ``actors`` implements them with Ray, vLLM and DeepSpeed; ``tests/support/fakes.py`` has implementations that
+run in milliseconds. Every call is idempotent: it is a pure function of its arguments and of what is on disk.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class Choice:
     chosen: str
     rejected: str
     group: str | None = None
-    """The user's, where a reward model has an output per group."""
+    """The user's group, where the reward model has one output per group."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DataReport:
-    """How many rows became what."""
+    """How many rows of a data set were used, and how many were left out."""
 
     source: str
     rows: int
     kept: int
     dropped: dict[str, int]
-    """Rows left out, by reason."""
+    """Number of rows that were left out, by reason."""
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()) if count)
@@ -42,7 +42,7 @@ class DataReport:
         )
 
     def without(self, count: int, reason: str) -> DataReport:
-        """The same after so many more were left out."""
+        """The same report after ``count`` more rows were left out for this reason."""
         if not count:
             return self
         dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + count}
@@ -50,38 +50,38 @@ class DataReport:
 
 
 class Card(Protocol):
-    """What is known of a judge's errors."""
+    """What is known about a judge's errors."""
 
     def summary(self) -> str:
-        """One line to stand beside every share that the judge produced."""
+        """One line that is shown beside every share that the judge produced."""
         ...
 
     def table(self) -> list[dict[str, str | int | float]]:
-        """One row per measurement, as plain values in the order they are to be shown."""
+        """One row per measurement, as plain values in the order in which they are shown."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write ``card.json`` into an existing folder: its key ``table`` holds :meth:`table`."""
+        """Write ``card.json`` into an existing folder; its key ``table`` holds the rows of :meth:`table`."""
         ...
 
 
 class Task(Protocol):
-    """What the model is asked to write, and how it is judged. One file per task in ``scpl_ray/tasks``."""
+    """What the model is asked to write, and how its answers are judged. ``scpl_ray/tasks`` has one file per task."""
 
     kinds: tuple[str, ...]
     """Kinds of text, one per group in the order of the groups: kind k is the one that group k prefers."""
     confusion: tuple[tuple[float, ...], ...] | None
-    """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: taken as without error."""
+    """The judge's known errors, P(judged j | true i), shape (K, K); ``None``: the judge is taken to make no errors."""
     judge_card: Card | None
-    """The judge's errors as measured on text it has not seen; ``None``: it makes none."""
+    """The judge's errors as measured on text that it has not seen; ``None``: the judge makes no errors."""
     data_report: DataReport | None
-    """What became of the rows of ``task.data``; ``None`` where the task makes its own."""
+    """How the rows of ``task.data`` were used; ``None`` where the task generates its own data."""
     tokenizer: Path | None
-    """Folder of the tokenizer that prompts were measured with, where it was made from the task's own text for a tiny
-    model, which then keeps it; ``None``: a tiny model makes one from real examples."""
+    """Folder of the tokenizer with which prompt lengths were measured, where it was made from the task's own text for a
+    tiny model; that model then uses it too. ``None``: a tiny model makes its tokenizer from real examples."""
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries, ``counts[group]`` of each: a function of the seed. Ids are ``<prefix>-q00000``..."""
+        """New training queries, ``counts[group]`` per group, a function of the seed; ids are ``<prefix>-q00000``..."""
         ...
 
     def group_prompts(self, per_group: int) -> list[Query]:
@@ -93,15 +93,15 @@ class Task(Protocol):
         ...
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real data: prompts and real answers; with one seed, a smaller ``count`` gives the first of a larger one."""
+        """Real prompts with real answers; with one seed, a smaller ``count`` gives the first ones of a larger count."""
         ...
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
-        """Kind and quality of completions, given as (query, completion id, text), in order; no text sways another."""
+        """Judge the kind and quality of each (query, completion id, text), in order and independently of the others."""
         ...
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
-        """One pairwise choice per user, given by group; only needed where the reward model is the task's own."""
+        """One pairwise choice per user, given by group; needed only if the reward model is the task's own."""
         ...
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
@@ -119,14 +119,14 @@ class Process:
     pid: int
     node: str
     restarts: int
-    """How often it died and was started again; of a training worker: how often its job lost its workers before."""
+    """How often it died and was restarted; for a training worker: how often its job lost its workers before."""
 
 
 class Generator(Protocol):
     """The generation pool."""
 
     def refresh(self, weights: Weights) -> None:
-        """Serve these weights from now on, on every replica, prefix caches empty.
+        """Serve these weights from now on, on every replica, with empty prefix caches.
 
         Raises:
             RuntimeError: the replicas disagree on a probe prompt, or new weights left its log-probabilities unchanged.
@@ -134,13 +134,13 @@ class Generator(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Give GPU memory back, where others share it, until :meth:`refresh`; no completion is asked for meanwhile."""
+        """Free GPU memory that others share, until :meth:`refresh`; no completions are requested in between."""
         ...
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
         """``samples[i]`` completions of ``queries[i]``: chunks of ``generation.prompts_per_chunk`` queries, any order.
 
-        ``purpose`` enters the per-completion seeds, SHA-256 of (run seed, purpose, query id, sample index).
+        The seed of each completion is the SHA-256 of (run seed, ``purpose``, query id, sample index).
         """
         ...
 
@@ -153,11 +153,11 @@ class Scorer(Protocol):
     """The reward-model scorer pool."""
 
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
-        """Train the task's own reward model (Bradley-Terry) into ``output``; returns its training figures."""
+        """Train the task's own reward model (Bradley-Terry) and save it in ``output``; returns training statistics."""
         ...
 
     def use(self, reward_model: Path | None) -> None:
-        """Score with this reward model from now on; ``None``: rule terms only."""
+        """Score with this reward model from now on; ``None``: score by the rule terms only."""
         ...
 
     def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
@@ -165,11 +165,11 @@ class Scorer(Protocol):
         ...
 
     def collect(self) -> list[Score]:
-        """Wait for all submitted chunks; scores in the order of submission."""
+        """Wait for all submitted chunks; returns their scores in the order of submission."""
         ...
 
     def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
-        """Per completion: summed negative log-likelihood of its tokens given its prompt (nats), and their number."""
+        """Per completion: its summed negative log-likelihood given its prompt (nats), and its number of tokens."""
         ...
 
     def processes(self) -> list[Process]: ...
@@ -189,7 +189,7 @@ class TrainingJob:
     dataset: Path
     """Parquet file of :class:`~scpl_ray.records.Example` rows."""
     output: Path
-    """Existing empty folder. Receives ``adapter/`` (LoRA) and, with ``merge`` or without LoRA, ``model/``."""
+    """Existing empty folder; it receives ``adapter/`` (LoRA) and, with ``merge`` or without LoRA, ``model/``."""
     merge: bool
     """Also write the merged model, for ``generation.refresh: reload``."""
     seed: int
@@ -197,40 +197,40 @@ class TrainingJob:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a training phase did; a job without steps or without changed weights is an error."""
+    """The outcome of a training phase; a job that makes no step or leaves the weights unchanged is an error."""
 
     steps: int
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     tokens: int
-    """Tokens with a loss, over all epochs and workers; of a pair both answers'."""
+    """Number of tokens with a loss, over all epochs and workers; for a pair, those of both answers."""
     first_loss: float
     """Mean loss of the first step: per token (nats), or per pair where the objective is DPO."""
     last_loss: float
     weight_change: float
-    """L2 norm of the change of the trained weights over the L2 norm of where they started (or of 1, if that is 0)."""
+    """L2 norm of the change of the trained weights, divided by their L2 norm at the start (by 1 where that is 0)."""
     startup_seconds: float
-    """Waiting for workers before the first step could begin."""
+    """Seconds spent waiting for the workers before the first step could begin."""
     last_figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """What else the objective measures, of the last step; DPO: ``reward_margin`` and ``reward_accuracy``."""
+    """Other quantities of the objective in the last step; for DPO ``reward_margin`` and ``reward_accuracy``."""
 
 
 class TrainingError(RuntimeError):
-    """Training ran, but its outcome is worthless: no step, unchanged, diverged or broken weights. Not worth a retry."""
+    """Training ran but is unusable (no step; unchanged, diverged or broken weights); a retry would not help."""
 
 
 class Trainer(Protocol):
-    """Ray Train with DeepSpeed."""
+    """The trainer: Ray Train with DeepSpeed."""
 
     def prepare(self) -> None:
-        """Begin to start the workers of the next job in the background, where none are waiting yet."""
+        """Start the workers of the next job in the background, unless some are waiting already."""
         ...
 
     def train(self, job: TrainingJob) -> TrainingResult:
-        """Run one job; a worker that dies costs a repetition from the job's start.
+        """Run one job; if a worker dies, the job is repeated from its start.
 
         Raises:
             ValueError: the job asks for something impossible.
-            TrainingError: its outcome is worthless.
+            TrainingError: the result is unusable.
             RuntimeError: workers died too often.
             TimeoutError: workers did not start, or made no progress.
         """
@@ -242,16 +242,16 @@ class Trainer(Protocol):
 
 
 class Population(Protocol):
-    """The feedback simulator: who asks what, and how that changes."""
+    """The simulated users: who asks what, and how their shares change."""
 
     def shares(self) -> dict[str, float]: ...
 
     def draw(self, round_: int) -> list[Query]:
-        """Queries of a round from the current shares."""
+        """Draw the queries of a round from the current shares."""
         ...
 
     def choices(self, round_: int, count: int) -> list[Choice]:
-        """Pairwise choices of users drawn from the current shares (or balanced)."""
+        """Pairwise choices of users who are drawn from the current shares (or equally from all groups)."""
         ...
 
     def step(self, measured: Mapping[str, float]) -> None:
@@ -259,33 +259,33 @@ class Population(Protocol):
         ...
 
     def state(self) -> dict[str, object]:
-        """All there is to save, as JSON values."""
+        """The whole state that has to be saved, as JSON values."""
         ...
 
     def restore(self, state: Mapping[str, object]) -> None: ...
 
 
 Encode = Callable[[Query, str], tuple[tuple[int, ...], tuple[int, ...]]]
-"""Prompt and answer to token ids, end-of-sequence included: the one template of training, generation and scoring."""
+"""Turns (query, answer) into token ids, end-of-sequence included, alike in training, generation and scoring."""
 
 
 class Progress(Protocol):
-    """Where a run reports; the command line draws bars, tests listen."""
+    """Receives the reports of a run; the command line shows them as progress bars, tests record them."""
 
     def note(self, text: str) -> None:
-        """A line for people."""
+        """Show a line of text to the user."""
         ...
 
     def start(self, round_: int, phase: str, total: int) -> None:
-        """A phase begins; ``total`` units of work, 0 where it cannot be counted."""
+        """A phase begins; ``total`` is its number of units of work, 0 where they cannot be counted."""
         ...
 
     def advance(self, phase: str, count: int) -> None:
-        """Units done."""
+        """``count`` units of work were done."""
         ...
 
     def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
-        """Units done, which are completions."""
+        """A chunk of completions was generated: as many units of work were done."""
         ...
 
     def done(self, manifest: Manifest) -> None:
@@ -293,13 +293,13 @@ class Progress(Protocol):
         ...
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None:
-        """A round's metrics, read from disk or just measured."""
+        """A round's metrics were read from disk or have just been measured."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Engines:
-    """The live processes that serve a run. They are caches of what is on disk."""
+    """The live processes that serve a run. They hold no state that could not be rebuilt from what is on disk."""
 
     generator: Generator
     scorer: Scorer

@@ -19,11 +19,11 @@ class Query:
     group: str | None
     """The asking group; ``None`` for a neutral evaluation prompt."""
     prompt: str
-    """What is sent to the model, template applied."""
+    """The text that is sent to the model, with the template applied."""
     reference: str | None = None
     """A real answer, where one is known."""
     topic: str | None = None
-    """The task's own label of the prompt, where it has one."""
+    """The task's own label for the prompt, where it has one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Completion:
     query_id: str
     sample_index: int
     policy_version: int
-    """The round whose training made the weights that wrote this."""
+    """The round in which the weights that generated this completion were trained."""
     seed: int
     """The completion's own sampling seed."""
     prompt_token_ids: tuple[int, ...]
@@ -54,29 +54,29 @@ class Score:
     reward: float
     """Weighted sum of the terms."""
     terms: dict[str, float]
-    """Each term before its weight."""
+    """The value of each term before it is weighted."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the task says of one completion."""
+    """The task's judgement of one completion."""
 
     completion_id: str
     kind: str | None
-    """The kind of text it is; ``None`` where the judge cannot tell."""
+    """The kind of text that it is; ``None`` where the judge cannot tell."""
     quality: float
-    """In [0, 1]."""
+    """Quality of the completion, in [0, 1]."""
     terms: dict[str, float]
     """The named parts of the quality, each in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """One training sequence, or one pair of a chosen and a rejected one."""
+    """One training sequence, or one pair of a chosen and a rejected sequence."""
 
     example_id: str
     origin: str
-    """``real`` or the round it was generated in, e.g. ``round 3``."""
+    """``real``, or the round in which it was generated, e.g. ``round 3``."""
     group: str | None
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -97,7 +97,7 @@ class Weights:
     """The policy as a PEFT adapter on top of the *base* model, where it was trained as one."""
 
     def absolute(self) -> Weights:
-        """The same for processes with another working directory."""
+        """The same weights with absolute paths, for processes with another working directory."""
         return dataclasses.replace(self, model=self.model.absolute(), adapter=self.adapter and self.adapter.absolute())
 
 
@@ -107,25 +107,25 @@ class Metric:
 
     round: int
     group: str | None
-    """``None``: over all groups."""
+    """The group; ``None``: the value is over all groups."""
     metric: str
     value: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a committed phase left behind."""
+    """The record of a committed phase."""
 
     round: int
     phase: str
     seconds: float
     """Wall-clock seconds of the phase."""
     committed_at: float
-    """Unix time; for people and for the spans between phases, never for the order of phases."""
+    """Unix time; for display and for durations between phases, never for the order of phases."""
     files: Mapping[str, Mapping[str, Any]]
-    """Name relative to the phase's folder -> ``{"bytes": int, "sha256": str}``."""
+    """Maps each file name, relative to the phase's folder, to ``{"bytes": int, "sha256": str}``."""
     facts: Mapping[str, Any]
-    """Figures that are not records: steps, acceptance, process ids."""
+    """Other facts about the phase, such as training steps, acceptance rates and process ids."""
 
 
 _IDS = pa.list_(pa.int32())
@@ -192,7 +192,7 @@ Record = TypeVar("Record", Query, Completion, Score, Judgement, Example, Metric)
 
 
 def to_table(records: Sequence[Record], kind: type[Record]) -> pa.Table:
-    """Records of one kind as an Arrow table with its schema; map columns are written in key order."""
+    """Records of one kind as an Arrow table with that kind's schema; entries of map columns are sorted by key."""
     schema = SCHEMAS[kind]
     columns: dict[str, list[Any]] = {name: [getattr(r, name) for r in records] for name in schema.names}
     if "terms" in columns:
@@ -221,10 +221,10 @@ def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
 
 
 def in_order(completions: Sequence[Completion], queries: Sequence[Query], samples: Sequence[int]) -> list[Completion]:
-    """Completions in the order of queries and samples.
+    """Completions sorted into the order of queries and samples.
 
     Raises:
-        RuntimeError: one is missing or came twice.
+        RuntimeError: a completion is missing or occurs twice.
     """
     expected = [(q.query_id, i) for q, n in zip(queries, samples, strict=True) for i in range(n)]
     by_key = {(c.query_id, c.sample_index): c for c in completions}

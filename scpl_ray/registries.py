@@ -17,4 +17,4 @@ CHOICES: dict[str, dict[str, str]] = {
     "training.objective": {name: objective.meaning for name, objective in OBJECTIVES.items()},
     "training.dpo_pairs": {name: rule.meaning for name, rule in pairs.RULES.items()},
 }
-"""Names and meanings by dotted config key."""
+"""The allowed names and their meanings, by dotted config key."""

@@ -1,7 +1,7 @@
 """Every random stream of a run, derived by SHA-256 from (run seed, purpose, round, ids).
 
-Engine seeds, Python's ``hash()`` and global generators are never used: a retry, another pool size, another chunking
-or a restart then changes nothing.
+Engine seeds, Python's ``hash()`` and global generators are never used, so that a retry, a restart, another pool
+size or other chunks change no result.
 """
 
 from __future__ import annotations
@@ -32,6 +32,6 @@ def generator(run_seed: int, purpose: str, *parts: Part) -> np.random.Generator:
 
 
 def uniforms(run_seed: int, purpose: str, round_: int, ids: list[str]) -> NDArray[np.float64]:
-    """One uniform in [0, 1) per id, shape (len(ids),): the same id gets the same number in any order or company."""
+    """One uniform in [0, 1) per id, shape (len(ids),); the number of an id does not depend on the other ids."""
     scale = 2.0**-53
     return np.array([(derive_seed(run_seed, purpose, round_, i) >> 10) * scale for i in ids], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Group shares: what makes a vector of shares valid, and how a number of things is divided by it."""
+"""Group shares: checking vectors of shares, and dividing a whole number of items by them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ IntArray = NDArray[np.int64]
 
 SUM_TOLERANCE = 1e-6
 ROUNDING = 9
-"""Decimals to which remainders are compared, so that those that are equal tie in floating point too."""
+"""Remainders are compared after rounding to this many decimals, so that equal ones tie in floating point too."""
 
 
 def check_shares(name: str, values: ArrayLike, n_groups: int | None = None) -> FloatArray:
-    """Shares as an array of shape (..., K), checked.
+    """Check shares and return them as an array of shape (..., K).
 
     Args:
-        name: the field the values were given in, for the message.
+        name: the field in which the values were given, for the error message.
         values: shape (..., K), K >= 2; each row >= 0 and summing to 1 within 1e-6.
-        n_groups: the K that is needed; ``None`` takes any.
+        n_groups: the required K; ``None``: any K is allowed.
 
     Raises:
         ValueError: wrong length, a negative or not finite entry, or a sum other than 1.
@@ -39,10 +39,10 @@ def check_shares(name: str, values: ArrayLike, n_groups: int | None = None) -> F
 
 
 def normalise(name: str, masses: FloatArray) -> FloatArray:
-    """Shares of masses, shape (..., K).
+    """Divide masses by their sum to get shares, shape (..., K).
 
     Raises:
-        ValueError: a row whose masses are all 0 has no shares.
+        ValueError: the masses of a row are all 0, so it has no shares.
     """
     totals = masses.sum(axis=-1, keepdims=True)
     if np.any(totals <= 0):
@@ -51,9 +51,9 @@ def normalise(name: str, masses: FloatArray) -> FloatArray:
 
 
 def largest_remainder(shares: ArrayLike, total: int) -> IntArray:
-    """``total`` whole things divided by shares, shape (K,); each count is within 1 of ``share * total``.
+    """Divide ``total`` items into whole counts by shares, shape (K,); each count is within 1 of ``share * total``.
 
-    Hamilton's method: every group gets the whole part of its quota, the rest goes to the largest remainders. Equal
+    Hamilton's method: every group gets the whole part of its quota, and the largest remainders get the rest. Equal
     remainders go to the group of lower index.
 
     Raises:

@@ -1,6 +1,7 @@
 """Metrics for dashboards: TensorBoard event files always, MLflow or Weights & Biases where the config says so.
 
-The run directory stays the record. A resumed run goes on in the same dashboard run, and a round is written there once.
+The run directory remains the authoritative record. A resumed run continues the same dashboard run, in which every round
+is written once.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ logger = logging.getLogger(__name__)
 PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
 RUN_TAG = "scpl_ray.run_dir"
 WRITTEN = "rounds_written"
-"""Metric of a dashboard run: what has been written there already."""
+"""The dashboard metric whose values are the rounds that have been written there already."""
 
 
 class Tracker(Protocol):
     """One dashboard."""
 
     errors: tuple[type[Exception], ...]
-    """What its package raises where it cannot be reached or written."""
+    """The exceptions that its package raises when the dashboard cannot be reached or written."""
 
     def open(self) -> None:
-        """Begin the dashboard's run, or find it again."""
+        """Begin the dashboard's run, or find the existing one."""
         ...
 
     def write(self, rows: Sequence[Metric]) -> None:
@@ -43,10 +44,10 @@ class Tracker(Protocol):
 
 
 def check(experiment: Experiment) -> None:
-    """Whether the package is installed.
+    """Check that the package of the configured dashboard is installed.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not installed.
     """
     to = experiment.tracking.to
     if to is not None and importlib.util.find_spec(to) is None:
@@ -54,12 +55,12 @@ def check(experiment: Experiment) -> None:
 
 
 class Boards:
-    """The dashboards of a run. One that fails is left out from then on, with a warning: it never ends the run.
+    """The dashboards of a run. A dashboard that fails is skipped from then on, with a warning; it never stops the run.
 
     Args:
         experiment: the config.
-        run_dir: receives TensorBoard's files.
-        identity: what finds the run there again, :attr:`~scpl_ray.storage.run_directory.Reader.identity`.
+        run_dir: the run directory, which receives TensorBoard's files.
+        identity: identifies the run in the dashboards, :attr:`~scpl_ray.storage.run_directory.Reader.identity`.
     """
 
     def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
@@ -71,7 +72,7 @@ class Boards:
         self._each(lambda board: board.open())
 
     def write(self, rows: Sequence[Metric]) -> None:
-        """Write a round's metrics to all."""
+        """Write a round's metrics to all dashboards."""
         self._each(lambda board: board.write(rows))
 
     def close(self, *, finished: bool) -> None:
@@ -93,7 +94,7 @@ class Boards:
 
 
 def scalars(rows: Sequence[Metric]) -> dict[str, float]:
-    """``<metric>/<group>`` or ``<metric>``, and its value."""
+    """The value of each metric by ``<metric>/<group>``, or by ``<metric>`` where it is over all groups."""
     return {row.metric if row.group is None else f"{row.metric}/{row.group}": row.value for row in rows}
 
 
@@ -123,7 +124,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of an MLflow experiment, found again by the run directory."""
+    """A run of an MLflow experiment, which a resumed run finds by a tag."""
 
     def __init__(self, experiment: Experiment, identity: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -132,7 +133,7 @@ class MLflow:
         self._experiment, self._identity = experiment, identity
 
     def open(self) -> None:
-        """Find the run by its tag, or make it."""
+        """Find the run by its tag, or create it."""
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
@@ -154,7 +155,7 @@ class MLflow:
         self._written = {int(m.value) for m in self._client.get_metric_history(self._run, WRITTEN)} if before else set()
 
     def write(self, rows: Sequence[Metric]) -> None:
-        """Write a round's metrics, once."""
+        """Write a round's metrics unless they have been written already."""
         import time
 
         from mlflow.entities import Metric as Point
@@ -175,7 +176,7 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of a W&B project, its id derived from the run directory; rounds are its steps."""
+    """A run of a W&B project, with an id derived from the run directory; its steps are the rounds."""
 
     def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
         import wandb
@@ -190,13 +191,13 @@ class WeightsAndBiases:
         }
 
     def open(self) -> None:
-        """Begin the run of this id, or go on with it."""
+        """Begin the run with this id, or resume it."""
         import wandb
 
         self._run = wandb.init(resume="allow", **self._settings)
 
     def write(self, rows: Sequence[Metric]) -> None:
-        """Write a round's metrics; W&B itself leaves out a step that it has."""
+        """Write a round's metrics; W&B itself ignores a step that it has already."""
         self._run.log(scalars(rows), step=rows[0].round)
 
     def close(self, *, finished: bool) -> None:
@@ -205,7 +206,7 @@ class WeightsAndBiases:
 
 
 def flat(experiment: Experiment) -> dict[str, Any]:
-    """Every key of the config by its dotted name."""
+    """The value of every config key, by its dotted name."""
     return dict(_leaves(experiment.model_dump(mode="json"), ""))
 
 

@@ -1,1 +1,1 @@
-"""The loop without a language model: exact counts, closed forms, and its fit to a run."""
+"""The loop without a language model: simulation by counts, closed forms, and a fit to runs."""

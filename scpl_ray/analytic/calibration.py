@@ -1,19 +1,21 @@
-"""Fit the analytic mode to the first rounds of a run of a language model, then predict its later ones.
+"""Fit the analytic mode to the first rounds of a run with a language model, then predict its later rounds.
 
-Each parameter comes from the measurement that shows it, in rounds 0..h:
+Each parameter is estimated from the measurements that depend on it, in rounds 0..h:
 
 =============================== =====================================================================================
 kinds at the start              own-kind shares and neutral kinds of round 0 (counts plus 1/2)
 ``choice_gain``                 slope of the groups' mean rewards on the mean of c_k - 1/K over what they were given
-(or ``kind_advantage``)         slope on the share of the first kind, where rewards are not learned from choices
-``reward_sd``                   spread of rewards within group and round, less what kinds explain
+(or ``kind_advantage``)         slope on the share of the first kind, where no reward model is learned from choices
+``reward_sd``                   spread of rewards within group and round, minus the part that kinds explain
 ``quality_ceiling``             least squares of ln((q - w own) / (1 - w)) on ln(K d), d: the groups' shares of the
 and ``learning_exponent``       training data
-``prior_rows``, ``spillover``   the pair on a grid under which own-kind shares and preference log-odds are likeliest:
-                                each is taken as normal with the simulated seeds' mean and variance (Wood 2010)
+``prior_rows``, ``spillover``   the pair on a grid with the largest likelihood of own-kind shares and log-odds of
+                                preference: each is taken as normal with the mean and variance of the simulated seeds
+                                (Wood 2010)
 =============================== =====================================================================================
 
-What does not vary in the run cannot be told and keeps its value. ``own_kind_weight`` is not fitted.
+A parameter whose measurements do not vary in the run is not identified and keeps its value. ``own_kind_weight`` is not
+fitted.
 """
 
 from __future__ import annotations
@@ -36,24 +38,24 @@ PRIOR_ROWS = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 SPILLOVERS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 GRID_SEEDS = 100
 SMALLEST_SPREAD = 1e-6
-"""Of a regressor, below which it does not vary."""
+"""A regressor whose spread is smaller than this counts as constant."""
 SMALLEST_QUALITY = 1e-3
 SMALLEST_VARIANCE = 1e-6
-"""Of simulated own-kind shares and log-odds, where all seeds agree."""
+"""Added to the variance of simulated own-kind shares and log-odds, which is 0 where all seeds agree."""
 PREDICTED = ("share", "preference_log_odds_balanced", "quality")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Observed:
-    """What a run measured in rounds 0..T; NaN where it did not."""
+    """What a run measured in rounds 0..T; NaN where there is no measurement."""
 
     experiment: Experiment
     shares: FloatArray
-    """Shape (T + 1, K), as all below unless said otherwise."""
+    """Shares of the groups in the queries, shape (T + 1, K); so are all arrays below unless stated otherwise."""
     quality: FloatArray
     own_kind: FloatArray
     kind_counts: FloatArray
-    """Answers to neutral prompts of each kind."""
+    """Number of answers to neutral prompts of each kind."""
     log_odds: FloatArray
     """Preference log-odds against equal shares, shape (T + 1,)."""
     rewards: FloatArray
@@ -61,11 +63,11 @@ class Observed:
     reward_variance: FloatArray
     """Variance of rewards within each group; NaN in round 0."""
     data_shares: FloatArray
-    """Groups' shares of the training data, by weight; equal in round 0."""
+    """Weighted shares of the groups in the training data; equal in round 0."""
 
     @property
     def rounds(self) -> int:
-        """T."""
+        """The last round T."""
         return len(self.shares) - 1
 
     def metric(self, name: str) -> FloatArray:
@@ -77,13 +79,13 @@ class Observed:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """One parameter."""
+    """One parameter of the fit."""
 
     name: str
     before: float
     after: float
     identified: bool
-    """False: the run cannot tell, and the value before was kept."""
+    """False: the run does not determine the parameter, which kept its value."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,26 +97,26 @@ class Calibration:
     """The run's config with the fitted parameters."""
     start: Start
     fit_rounds: int
-    """h."""
+    """The last fitted round h."""
     parameters: tuple[Fitted, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionError:
-    """How far predictions of rounds h + 1..T are off."""
+    """The errors of the predictions of rounds h + 1..T."""
 
     metric: str
     model: float
     """Root mean squared error of the simulated mean."""
     no_change: float
-    """The same of the last fitted round's value, carried forward."""
+    """Root mean squared error of predicting the value of the last fitted round."""
     within_band: float
     """Fraction of the run's numbers inside the 95% band of the simulated seeds."""
     numbers: int
 
 
 def observe(run: Reader, experiment: Experiment) -> Observed:
-    """Read what a run measured, up to its last evaluated round; no lock is taken.
+    """Read what a run measured, up to its last evaluated round, without locking the run directory.
 
     Raises:
         ValueError: round 0 was not evaluated.
@@ -161,7 +163,7 @@ def calibrate(observed: Observed, fit_rounds: int | None = None) -> Calibration:
     """Fit the analytic mode to rounds 0..h of a run.
 
     Args:
-        observed: the run.
+        observed: the measurements of the run.
         fit_rounds: h in 1..T - 1, so that something is left to predict; ``None``: half of T, rounded up.
 
     Raises:
@@ -185,7 +187,7 @@ def calibrate(observed: Observed, fit_rounds: int | None = None) -> Calibration:
 
 
 def predict(calibration: Calibration) -> tuple[Paths, tuple[PredictionError, ...]]:
-    """Simulate the run from its start to its end, and hold rounds h + 1..T against what it measured."""
+    """Simulate the run from start to end, and compare rounds h + 1..T with what the run measured."""
     observed, h = calibration.observed, calibration.fit_rounds
     loop = calibration.experiment.loop.model_copy(update={"rounds": observed.rounds})
     paths = simulate(calibration.experiment.model_copy(update={"loop": loop}), start=calibration.start)
@@ -225,13 +227,13 @@ def _start(observed: Observed) -> Start:
     counts = observed.kind_counts[0] + SMOOTHING
     neutral = counts / counts.sum()
     m = observed.experiment.task.marker_strength
-    # the own-kind share of a group's prompts mixes those that reveal it and those that do not
+    # the own-kind share of a group is a mixture over prompts that reveal the group and prompts that do not
     own = np.clip((observed.own_kind[0] - (1.0 - m) * neutral) / m, 0.0, 1.0) if m > 0 else neutral
     return Start(_own_and_others(own), neutral)
 
 
 def _own_and_others(own: FloatArray) -> FloatArray:
-    """P(kind | group), shape (..., K, K), where the other kinds split the rest."""
+    """P(kind | group), shape (..., K, K), where the other kinds share the rest equally."""
     k = own.shape[-1]
     law = np.repeat(((1.0 - own) / (k - 1))[..., None], k, axis=-1)
     np.einsum("...kk->...k", law)[...] = own
@@ -239,7 +241,7 @@ def _own_and_others(own: FloatArray) -> FloatArray:
 
 
 def _reward_law(observed: Observed, h: int) -> dict[str, float]:
-    """Group means of rewards regressed on what the kinds explain, every round with an origin of its own."""
+    """Regress group means of rewards on the quantities that the kinds determine, with one intercept per round."""
     e = observed.experiment
     k = len(e.groups.names)
     law = _own_and_others(observed.own_kind[:h])
@@ -285,7 +287,7 @@ def _learning_curve(observed: Observed, h: int) -> dict[str, float]:
 
 
 def _training(observed: Observed, experiment: Experiment, start: Start, h: int) -> dict[str, float]:
-    """The likeliest pair of the grid."""
+    """Find the pair of ``prior_rows`` and ``spillover`` on the grid with the highest likelihood."""
     loop = experiment.loop.model_copy(update={"rounds": h})
     pairs = [{"prior_rows": n, "spillover": s} for n in PRIOR_ROWS for s in SPILLOVERS]
     grid = [_with(experiment, {**pair, "seeds": GRID_SEEDS}).model_copy(update={"loop": loop}) for pair in pairs]

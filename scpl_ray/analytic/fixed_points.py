@@ -1,15 +1,15 @@
-"""Where the groups of an experiment come to rest, and whether they stay there.
+"""The fixed points of an experiment's groups, and whether they are stable.
 
-The round of :mod:`scpl_ray.analytic.loop` is reduced to the groups alone: infinitely many users, the kinds of text
-held at those of the base model, the newest data only. What is left is a map of the groups' user masses,
+The round of :mod:`scpl_ray.analytic.loop` is reduced to the groups alone: there are infinitely many users, the kinds of
+text stay those of the base model, and only the newest data are used. What remains is a map of the groups' user masses,
 
     shares -> kept shares (closed forms of :mod:`scpl_ray.selection.formulas`) -> data shares -> quality -> feedback
     rule,
 
-whose points of rest are found by iterating it, and whose Jacobian there by central differences. Its eigenvalues agree
-with closed forms where there are any (the tests hold them against each other). Data of earlier rounds slow the map
-down; they move neither its points of rest nor the border between growing and dying deviations where eigenvalues are
-positive.
+whose fixed points are found by iteration, and whose Jacobian there is computed by central differences. Its eigenvalues
+agree with closed forms where these exist (the tests compare them). Data of earlier rounds slow the map down; they
+change neither its fixed points nor, where eigenvalues are positive, the border between growing and
+shrinking deviations.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from scpl_ray.selection import group_aware, strategies
 from scpl_ray.shares import FloatArray
 
 PATIENCE = 1_000
-"""Rounds of the map that are tried."""
+"""Largest number of times that the map is iterated."""
 HORIZON = 1e8
-"""Rounds over which slow groups are followed after that."""
+"""Number of rounds over which slowly changing groups are followed after that."""
 TOLERANCE = 1e-9
-"""Change of any share per round below which the groups are at rest."""
+"""If no share changes by more than this per round, the groups are at a fixed point."""
 SMALLEST_SHARE = 1e-6
-"""Of a group that has not died out."""
+"""A group with a smaller share has died out."""
 STEP = 1e-6
-"""Of the central differences, relative to all users."""
+"""Step of the central differences, relative to the number of all users."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rest:
-    """A point of rest."""
+    """A fixed point."""
 
     arrivals: FloatArray
     """User mass per group, shape (K,)."""
@@ -51,15 +51,15 @@ class Rest:
 
     @property
     def shares(self) -> FloatArray:
-        """Shape (K,)."""
+        """Shares of the groups, shape (K,)."""
         return np.asarray(self.arrivals / self.arrivals.sum())
 
 
 class GroupsAlone:
-    """The reduced map of an experiment.
+    """The reduced map of an experiment, in which only the groups change.
 
     Raises:
-        ValueError: a setting that the analytic mode refuses, or no closed form: see :func:`obstacle`.
+        ValueError: a setting that the analytic mode refuses, or one without a closed form (see :func:`obstacle`).
     """
 
     def __init__(self, experiment: Experiment, start: Start | None = None) -> None:
@@ -84,7 +84,7 @@ class GroupsAlone:
         )
 
     def measured(self, shares: FloatArray) -> FloatArray:
-        """What the groups react to, shape (K,)."""
+        """The measure to which the groups react, shape (K,)."""
         analytic = self._experiment.analytic
         own = model.own_kind_share(self._law)
         match self._rule.measure:
@@ -113,12 +113,12 @@ class GroupsAlone:
         return selection.STRATEGIES[chosen.strategy].shares(asked)
 
     def equal_rest(self) -> Rest | None:
-        """The point where all groups are equal; ``None`` where the map leads away from it or grows for ever."""
+        """The fixed point with equal groups; ``None`` where equal groups do not stay equal or grow without bound."""
         k = len(self._experiment.groups.names)
         equal = np.full(k, self._experiment.feedback.users / k)
         users = self.step(equal)
         if rules.RULES[self._rule.rule].total_moves:
-            # equal shares fix the measurement, hence the rate of staying, whatever the total
+            # equal shares determine the measurement, and hence the retention rate, for any total
             newcomers = np.broadcast_to(np.asarray(self._rule.arrivals, dtype=np.float64), k)
             rate = (users - newcomers) / equal
             if rate.max() > 1.0 - TOLERANCE or not newcomers.any():
@@ -129,7 +129,7 @@ class GroupsAlone:
         return self._rest(np.full(k, users.mean()))
 
     def rest_from(self, arrivals: FloatArray) -> Rest | None:
-        """Where the map leads from these users; ``None`` where that is no point of rest, or not found."""
+        """The fixed point that the map reaches from these users; ``None`` where there is none or it is not found."""
         for _ in range(PATIENCE):
             users = self.step(arrivals)
             moved = np.abs(users - arrivals).max()
@@ -139,7 +139,7 @@ class GroupsAlone:
         return self._slow_rest(arrivals)
 
     def _slow_rest(self, arrivals: FloatArray) -> Rest | None:
-        """The same for users that still move, but slowly: along the flow d users / dt = step(users) - users."""
+        """The same for users that still change slowly, by following the flow d users / dt = step(users) - users."""
 
         def flow(_: float, users: FloatArray) -> FloatArray:
             return self.step(np.maximum(users, 0.0)) - users
@@ -150,7 +150,7 @@ class GroupsAlone:
         if moved > TOLERANCE * end.sum():
             return None
         found = self._rest(np.maximum(end, 0.0))
-        # the flow rests at points around which the rounds themselves swing ever wider
+        # the flow can also converge to points around which the rounds themselves oscillate with growing amplitude
         return found if not found.rho >= 1.0 else None
 
     def _rest(self, arrivals: FloatArray) -> Rest:
@@ -159,7 +159,7 @@ class GroupsAlone:
         return Rest(arrivals, float(spectral_radius(self.jacobian(arrivals))))
 
     def jacobian(self, arrivals: FloatArray) -> FloatArray:
-        """Of the map at these users: of masses (K, K) where totals move (retention), else of shares (K - 1, K - 1)."""
+        """Jacobian at these users: of masses (K, K) if the total changes (retention), else of shares (K - 1, K - 1)."""
         directions = self._directions(len(arrivals))
         step = STEP * arrivals.sum()
         ahead = np.array([self.step(arrivals + step * direction) for direction in directions.T])
@@ -167,7 +167,7 @@ class GroupsAlone:
         return np.asarray(directions.T @ (ahead - behind).T / (2.0 * step))
 
     def _directions(self, k: int) -> FloatArray:
-        """Orthonormal directions in which the users can move, as columns: all, or those in which the total stays."""
+        """Orthonormal directions in which users can change, as columns: all, or those that keep the total constant."""
         if rules.RULES[self._rule.rule].total_moves:
             return np.eye(k)
         return np.asarray(np.linalg.svd(np.ones((1, k)))[2][1:].T)
@@ -179,7 +179,7 @@ class GroupsAlone:
 
 
 def obstacle(experiment: Experiment) -> str:
-    """Why an experiment has no reduced map; empty where it has one."""
+    """The reason why an experiment has no reduced map; empty where it has one."""
     rule, chosen = experiment.feedback.rule, experiment.selection
     if not rules.RULES[rule].reacts:
         return f"feedback.rule: {rule}: users do not react, so there is no point of rest to speak of"
@@ -192,30 +192,30 @@ def obstacle(experiment: Experiment) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LongRun:
-    """Points of rest while the kinds of text stay as they are."""
+    """Fixed points while the kinds of text do not change."""
 
     equal: Rest | None
-    """Where all groups are equal; ``None``: that is no point of rest."""
+    """The fixed point with equal groups; ``None``: equal groups are not a fixed point."""
     settled: Rest | None
-    """Where the groups come to rest; ``None``: nowhere, or not found."""
+    """The fixed point that the groups reach; ``None``: there is none, or it was not found."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stability:
-    """What is known of the groups of an experiment in the long run."""
+    """What is known about the long-run behaviour of an experiment's groups."""
 
     obstacle: str
-    """Why there is no reduced map; empty where there is one."""
+    """The reason why there is no reduced map; empty where there is one."""
     at_start: LongRun | None
-    """With the kinds of the base model, from the config's shares."""
+    """Fixed points with the kinds of the base model, starting from the config's shares."""
     at_end: LongRun | None
-    """With the mean kinds of the last round, from its mean users."""
+    """Fixed points with the mean kinds of the last round, starting from its mean users."""
     estimate: GroupMap | None
-    """From the second half of the simulated rounds; ``None`` with fewer than 4, or where a group has died out."""
+    """Estimated from the second half of the simulated rounds; ``None`` with fewer than 4, or if a group died out."""
 
 
 def stability(paths: Paths) -> Stability:
-    """Points of rest of the reduced map, and what the simulated paths themselves say of the groups' Jacobian.
+    """Fixed points of the reduced map, and the groups' Jacobian as estimated from the simulated paths.
 
     Raises:
         ValueError: fewer than two seeds.

@@ -7,13 +7,13 @@ and the policy is a table P_t(kind | context). With K groups and kinds, round t 
     queries     n_g ~ Multinomial(N, s_t),  n_gc: Binomial(n_g, m) of them reveal g
     completions X_gck ~ Multinomial(samples n_gc, P_{t-1}( . | c) at the decoding temperature)
     rewards     r | k ~ N(mu_k, sd_k^2),  mu_k = w G (c_k - 1/K) + A [k = 1],  c ~ Multinomial(C, s_t) / C
-    selection   the configured strategy on these counts and rewards (:mod:`scpl_ray.analytic.selection`)
+    selection   the configured strategy, on these counts and rewards (:mod:`scpl_ray.analytic.selection`)
     dataset     D_gck: kept rows by weight, by the data cycle, with real rows of all groups equally
     training    P_t(k | c) = (D_ck + n_0 P_start(k | c)) / (D_c + n_0),  start: round 0 or t - 1 by ``loop.kind``;
                 then on neutral prompts P_t(k) ~ P_t(k)^(1 - sigma) D_k^sigma with D_k all data of kind k
     quality     q_g = (1 - w_q) L_g + w_q P_t(own kind | g),  L_g = min(1, q_0 (K d_g)^gamma),  d_g: g's share of D
     evaluation  binomial and multinomial noise of the configured numbers of evaluation prompts
-    feedback    s_{t+1} by the very rule functions of a run, from what was measured
+    feedback    s_{t+1} by the same rule functions as in a run, from what was measured
 
 w is the weight of the reward model among the reward terms, C = ``reward.choices_per_round``, G =
 ``analytic.choice_gain`` (0 where the reward model was given instead of learned; c is uniform where choices are
@@ -23,9 +23,9 @@ is maximum likelihood. Without selection and spillover, at temperature 1, every 
 group change nothing in expectation (the covariate-shift null). Rejection sampling at beta moves the log-odds of kinds
 by dmu / beta + dsd^2 / (2 beta^2) per round.
 
-What it leaves out: words, hence prompts that are reused, ``top_p`` and a loss on prompts; learning rate and epochs
-other than through n_0; any loss of quality over generations but through shares and kinds; rewards that differ between
-prompts; the same held-out prompts in every round, whose noise is drawn anew here.
+The model leaves out: words, and with them reused prompts, ``top_p`` and a loss on prompts; learning rate and epochs,
+except through n_0; any loss of quality over generations, except through shares and kinds; rewards that differ between
+prompts; and the use of the same held-out prompts in every round: evaluation noise is drawn anew here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def simulate(experiment: Experiment, *, start: Start | None = None) -> Paths:
 
     Args:
         experiment: the config of a run.
-        start: what the base model writes; ``None``: :func:`scpl_ray.analytic.model.assumed_start`.
+        start: the kinds of text that the base model writes; ``None``: :func:`scpl_ray.analytic.model.assumed_start`.
 
     Raises:
         ValueError: see :func:`simulate_grid`.
@@ -64,14 +64,14 @@ def simulate(experiment: Experiment, *, start: Start | None = None) -> Paths:
 
 
 def simulate_grid(experiments: Sequence[Experiment], *, start: Start | None = None) -> list[Paths]:
-    """Simulate several experiments, those that differ in numbers only as one batch of arrays.
+    """Simulate several experiments; those that differ only in numbers are simulated as one batch of arrays.
 
-    The random streams derive from the seed of a batch's first experiment: the same grid gives the same paths, and more
-    rounds begin with the same ones.
+    The random streams derive from the seed of a batch's first experiment: the same grid gives the same paths, and with
+    more rounds the paths start in the same way.
 
     Raises:
-        ValueError: no experiment; a start of another number of groups; a setting that cannot be simulated
-            (:func:`scpl_ray.analytic.model.validate`); or a seed in which selection or feedback could not go on.
+        ValueError: no experiment; a start with another number of groups; a setting that cannot be simulated
+            (:func:`scpl_ray.analytic.model.validate`); or a seed in which selection or feedback is impossible.
     """
     if not experiments:
         raise ValueError("experiments: empty; give at least one")
@@ -90,9 +90,9 @@ def simulate_grid(experiments: Sequence[Experiment], *, start: Start | None = No
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Policy:
     revealing: FloatArray
-    """Shape (B, K, K)."""
+    """P(kind | a prompt that reveals group g), shape (B, K, K)."""
     neutral: FloatArray
-    """Shape (B, K)."""
+    """P(kind | a neutral prompt), shape (B, K)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class _Loop:
             self.feedback(t, win_rate)
 
     def generation(self, t: int) -> Answered:
-        """Queries, their contexts, the kinds of their completions, and the mean rewards that users' choices teach."""
+        """Queries, their contexts, the kinds of their completions, and the mean rewards learned from users' choices."""
         s, k = self.settings, self.settings.n_groups
         shares = self.arrivals / self.arrivals.sum(axis=-1, keepdims=True)
         queries = self.draws.multinomial(s.prompts, shares)
@@ -165,7 +165,7 @@ class _Loop:
         return Answered(t, prompts, samples, law, counts, means)
 
     def dataset(self, kept: KeptCounts) -> FloatArray:
-        """Weighted rows per cell that the data cycle makes of all rounds, real rows included, shape (B, K, 2, K)."""
+        """Weighted rows per cell that the data cycle takes from all rounds, real rows included, shape (B, K, 2, K)."""
         new = _Data(kept.rows, kept.mass)
         self.history.append(new)
         self.total = new if self.total is None else self.total + new
@@ -183,9 +183,9 @@ class _Loop:
         return _Data(rows, np.asarray(rows * pool.mass / np.maximum(pool.rows, 1)))
 
     def _real(self, needed: IntArray) -> FloatArray:
-        """Real rows per cell, of all groups equally and marked as users' prompts are, by the kinds of round 0.
+        """Real rows per cell: equal for all groups, revealing the group as often as users do, by the kinds of round 0.
 
-        Anchored rows are drawn once; where a round needs fewer, all cells shrink alike.
+        Anchored rows are drawn once; if a round needs fewer, all cells are scaled down by the same factor.
         """
         s, k = self.settings, self.settings.n_groups
         if not needed.any():
@@ -203,7 +203,7 @@ class _Loop:
         return np.asarray(self.anchor * (needed / np.maximum(held, 1))[:, None, None, None])
 
     def training(self, data: FloatArray) -> None:
-        """The policy of maximum likelihood, the starting weights counted as ``prior_rows`` rows per context."""
+        """Fit the policy by maximum likelihood, with the starting policy counted as ``prior_rows`` rows per context."""
         start = self.base if self.common.loop.starts_from_base else self.policy
         revealing = _fitted(data[:, :, 0], start.revealing, self.settings.prior_rows)
         neutral = _fitted(data[:, :, 1].sum(axis=1), start.neutral, self.settings.prior_rows)
@@ -240,7 +240,7 @@ class _Loop:
         return found, np.asarray(np.clip((1.0 - w) * learned + w * found, 0.0, 1.0))
 
     def _win_rate(self, answered: Answered) -> FloatArray:
-        """Of the completions of each group; of what the policy would write where a group asked nothing."""
+        """Win rate of each group's completions; where a group asked nothing, that of the policy in expectation."""
         s = self.settings
         wins = model.win_rates(answered.means, s.reward_sd)[:, None]
         counts = answered.counts.sum(axis=2)
@@ -284,7 +284,7 @@ CYCLES: dict[str, Callable[[_Loop, _Data], _Data]] = {
 
 
 def _fitted(data: FloatArray, start: FloatArray, prior_rows: FloatArray) -> FloatArray:
-    """(D_k + n_0 P_k) / (D + n_0), shape (B, ..., K); the start where neither counts anything."""
+    """(D_k + n_0 P_k) / (D + n_0), shape (B, ..., K); the starting policy where D + n_0 = 0."""
     prior = prior_rows.reshape(-1, *[1] * (data.ndim - 1))
     total = data.sum(axis=-1, keepdims=True) + prior
     fitted = np.divide(data + prior * start, total, out=start.copy(), where=total > 0)
@@ -292,7 +292,7 @@ def _fitted(data: FloatArray, start: FloatArray, prior_rows: FloatArray) -> Floa
 
 
 def _simulate(experiments: Sequence[Experiment], start: Start | None) -> list[Paths]:
-    """Paths of experiments that share their shape, in order."""
+    """Paths of experiments that have :func:`~scpl_ray.analytic.model.shape_of` in common, in order."""
     n_seeds = experiments[0].analytic.seeds
     starts = [start or model.assumed_start(e) for e in experiments]
     loop = _Loop(model.stack(experiments, n_seeds), starts)

@@ -1,6 +1,6 @@
 """The formulas of the analytic mode, and the settings of many experiments as arrays.
 
-The model itself is written down in :mod:`scpl_ray.analytic.loop`.
+The model itself is described in :mod:`scpl_ray.analytic.loop`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainde
 from scpl_ray.training.objectives import OBJECTIVES
 
 CONTEXTS = 2
-"""A prompt reveals its group (0) or is neutral (1)."""
+"""Number of contexts: a prompt reveals its group (0) or is neutral (1)."""
 WIN_NODES, WIN_WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Start:
-    """The kinds that the base model writes."""
+    """The shares of kinds that the base model writes."""
 
     revealing: FloatArray
     """P_0(kind | a prompt that reveals group g), shape (K, K)."""
@@ -40,7 +40,7 @@ class Start:
 
 
 def assumed_start(experiment: Experiment) -> Start:
-    """Own kind with probability ``analytic.own_kind`` where the prompt reveals the group, every kind equally where not.
+    """Own kind with probability ``analytic.own_kind`` where a prompt reveals the group; all kinds equally elsewhere.
 
     These are the true shares of the built-in language.
     """
@@ -85,7 +85,7 @@ def win_rates(means: FloatArray, sds: FloatArray) -> FloatArray:
 
 
 def choice_gain(experiment: Experiment) -> float:
-    """Reward per share of choosing users: 0 where the reward model is not learned from their choices."""
+    """Reward per unit of the share of choosing users; 0 where the reward model is not learned from their choices."""
     learned = experiment.reward.model is None
     return experiment.analytic.choice_gain * experiment.reward.terms.get("model", 0.0) * learned
 
@@ -99,9 +99,9 @@ def validate(experiment: Experiment) -> None:
     """Check what the analytic mode uses of a config, beyond what the schema checks.
 
     Raises:
-        ValueError: an unknown strategy, another objective than SFT, a target that is no share vector, wrong feedback
-            settings, both kinds of real rows, more candidates than are drawn, or standard deviations that are not one
-            per kind and above 0.
+        ValueError: an unknown strategy, another objective than SFT, a target that is not a vector of shares, wrong
+            feedback settings, both kinds of real rows, more candidates than are drawn, or standard deviations
+            that are not one per kind and above 0.
     """
     k = len(experiment.groups.names)
     chosen, sd = experiment.selection, experiment.analytic.reward_sd
@@ -124,7 +124,7 @@ def validate(experiment: Experiment) -> None:
 
 
 def without_effect(experiment: Experiment) -> list[str]:
-    """Settings that were given and change nothing in this model, as ``key=value``."""
+    """Settings that were given but have no effect in this model, as ``key=value``."""
     found = {
         "queries.prompts=reused": experiment.queries.prompts == "reused",
         f"generation.top_p={experiment.generation.top_p:g}": experiment.generation.top_p < 1,
@@ -134,7 +134,7 @@ def without_effect(experiment: Experiment) -> list[str]:
 
 
 def shape_of(experiment: Experiment) -> Hashable:
-    """What experiments must have in common to be simulated in one batch: everything that is not a number of a row."""
+    """What experiments must have in common to be simulated in one batch: all settings that cannot differ by row."""
     e = experiment
     return (
         len(e.groups.names),
@@ -150,15 +150,15 @@ def shape_of(experiment: Experiment) -> Hashable:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Settings:
-    """The numbers of B = G S rows: row i is seed i mod S of experiment i // S."""
+    """The numeric settings of B = G S rows: row i is seed i mod S of experiment i // S."""
 
     common: Experiment
-    """An experiment of the batch, for what all have in common (:func:`shape_of`)."""
+    """One experiment of the batch, used for the settings that all have in common (:func:`shape_of`)."""
     experiments: tuple[Experiment, ...]
     seeds: int
     n_groups: int
     initial_shares: FloatArray
-    """Shape (B, K), as are ``reward_sd``, ``target`` and ``quotas``; all others (B,)."""
+    """Shape (B, K), like ``reward_sd``, ``target`` and ``quotas``; all others have shape (B,)."""
     marked: FloatArray
     prompts: IntArray
     gain: FloatArray
@@ -170,13 +170,13 @@ class Settings:
     penalty: FloatArray
     target: FloatArray
     budget: IntArray
-    """Completions that ``keep_fraction`` allows."""
+    """Number of completions that ``keep_fraction`` allows."""
     quotas: IntArray
     cycle_size: IntArray
     real_share: FloatArray
     real_rows: IntArray
     group_answers: IntArray
-    """Evaluated answers per group."""
+    """Number of evaluated answers per group."""
     neutral_answers: IntArray
     prior_rows: FloatArray
     spillover: FloatArray
@@ -186,7 +186,7 @@ class Settings:
 
     @property
     def rows(self) -> int:
-        """B."""
+        """Number of rows B."""
         return len(self.prompts)
 
 
@@ -194,7 +194,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
     """Settings of experiments that have :func:`shape_of` in common, ``seeds`` rows each.
 
     Raises:
-        ValueError: as :func:`validate`; ``keep_fraction`` keeps nothing.
+        ValueError: as :func:`validate`, or if ``keep_fraction`` keeps nothing.
     """
     for experiment in experiments:
         validate(experiment)
@@ -254,7 +254,7 @@ def _budget(experiment: Experiment) -> int:
 def tempered(shares: ArrayLike, temperature: float) -> FloatArray:
     """Shares of kinds drawn at a decoding temperature, logit' = logit / T, shape (..., K).
 
-    T = 1 is neutral, T < 1 amplifies round by round, and T = 0 (greedy) keeps only the largest, ties equally.
+    T = 1 changes nothing, T < 1 amplifies in every round, and T = 0 (greedy) keeps only the largest, ties equally.
 
     Raises:
         ValueError: a negative temperature.
@@ -272,7 +272,7 @@ def retention_fixed_point(rate: ArrayLike, newcomers: ArrayLike) -> FloatArray:
     """lambda* = b / (1 - nu) of lambda' = nu lambda + b with a constant rate, shape (..., K).
 
     Raises:
-        ValueError: a rate of 1 or more (the group grows for ever) or below 0.
+        ValueError: a rate of 1 or more (the group grows without bound) or below 0.
     """
     rate = np.asarray(rate, dtype=np.float64)
     if not np.all((rate >= 0) & (rate < 1)):

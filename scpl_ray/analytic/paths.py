@@ -1,4 +1,4 @@
-"""What a simulation returns: paths of every seed, under the names that a run's metrics have."""
+"""The result of a simulation: the paths of every seed, with the same metric names as in a run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from scpl_ray.shares import FloatArray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Paths:
-    """What S seeds of one experiment measured in rounds 0..T; a number that does not exist is NaN."""
+    """What S seeds of one experiment measured in rounds 0..T; numbers that do not exist are NaN."""
 
     experiment: Experiment
     arrivals: FloatArray
-    """User mass behind the round's queries (round 0: of round 1's), shape (S, T + 1, K)."""
+    """User mass that asked the round's queries (in round 0: those of round 1), shape (S, T + 1, K)."""
     quality: FloatArray
     """Measured quality per group, shape (S, T + 1, K)."""
     gap_null: FloatArray
-    """Gap of the measured quality of groups that are all served alike, by chance alone, shape (S, T + 1)."""
+    """Gap of measured quality that chance alone shows among equally served groups, shape (S, T + 1)."""
     own_kind: FloatArray
     """Measured share of the group's own kind in the answers to its prompts, shape (S, T + 1, K)."""
     kinds: FloatArray
@@ -32,9 +32,9 @@ class Paths:
     win_rate: FloatArray
     """Mean logistic(reward) of the round's completions per group, shape (S, T + 1, K); NaN in round 0."""
     kept_shares: FloatArray
-    """Weighted group shares of what was kept, shape (S, T + 1, K); NaN in round 0."""
+    """Weighted group shares of the kept completions, shape (S, T + 1, K); NaN in round 0."""
     kept_fraction: FloatArray
-    """Kept of all completions, shape (S, T + 1); NaN in round 0."""
+    """Fraction of the completions that was kept, shape (S, T + 1); NaN in round 0."""
     revealing_law: FloatArray
     """P_t(kind | a prompt that reveals group g), shape (S, T + 1, K, K)."""
     neutral_law: FloatArray
@@ -47,7 +47,7 @@ class Paths:
 
     @property
     def disparity(self) -> disparity.DisparateBias:
-        """Of the measured quality; fields of shape (S, T + 1)."""
+        """Disparate bias of the measured quality; its fields have shape (S, T + 1)."""
         return disparity.disparate_bias(self.quality)
 
     def preference(self, reference: Literal["balanced", "round0"]) -> bias.PreferenceBias:
@@ -64,7 +64,7 @@ class Paths:
         )
 
     def series(self) -> dict[tuple[str, str | None], FloatArray]:
-        """Paths of shape (S, T + 1) by (metric, group), under the names that a run's metrics have."""
+        """Paths of shape (S, T + 1) by (metric, group), with the same metric names as in a run."""
         unequal = self.disparity
         found: dict[tuple[str, str | None], FloatArray] = {}
         for k, name in enumerate(self.experiment.groups.names):
@@ -107,7 +107,7 @@ class Paths:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Band:
-    """Mean over seeds and the band that holds the middle ones; arrays of one shape."""
+    """Mean over seeds and a band of central quantiles; all arrays have the same shape."""
 
     mean: FloatArray
     low: FloatArray
@@ -115,7 +115,7 @@ class Band:
 
 
 def band(values: FloatArray, confidence: float = 0.95) -> Band:
-    """Mean and central quantiles over seeds, shape (...) of values (S, ...): where single runs are to be expected.
+    """Mean and central quantiles over seeds, shape (...) for values (S, ...): the range expected of single runs.
 
     Raises:
         ValueError: a confidence outside (0, 1).

@@ -1,11 +1,12 @@
 """Selection by the numbers of completions per group, context and kind, without drawing every completion.
 
 Rewards are N(mu_k, sd_k^2) by kind and independent between completions. What a strategy keeps is then drawn exactly,
-cell by cell; a cell is (group, context, kind). One record in :data:`STRATEGIES` per strategy of
-:data:`scpl_ray.selection.strategies.STRATEGIES`, which also knows the shares kept of infinitely many completions.
+cell by cell; a cell is (group, context, kind). :data:`STRATEGIES` has one record per
+strategy of :data:`scpl_ray.selection.strategies.STRATEGIES`, which also gives the shares kept of infinitely many
+completions.
 
-Where the reference r_max is the round's largest reward, that maximum R is drawn first. Given R all other rewards
-follow their laws cut off at R, and are accepted independently with probability
+Where the reference r_max is the round's largest reward, that maximum R is drawn first. Given R, all other rewards
+follow their distributions truncated at R, and are accepted independently with probability
 
     E[exp((r - R) / beta) | r <= R] = exp((mu - R) / beta + sd^2 / (2 beta^2)) Phi(z - sd / beta) / Phi(z),
 
@@ -38,14 +39,14 @@ from scpl_ray.shares import FloatArray, IntArray
 
 Number = TypeVar("Number", np.int64, np.float64)
 CHUNK = 2_000_000
-"""Rewards held at once where every one is drawn."""
+"""Number of rewards in memory at once where every single reward is drawn."""
 WIDEST = 40.0
-"""Standard deviations from every mean beyond which no reward is looked for."""
+"""Rewards are searched within this many standard deviations of the means."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answered:
-    """The completions of a round, counted."""
+    """The completions of a round, as counts."""
 
     round: int
     prompts: IntArray
@@ -67,12 +68,12 @@ class Answered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KeptCounts:
-    """What was kept of a round."""
+    """The kept completions of a round, as counts."""
 
     rows: IntArray
     """Kept completions per cell, shape (B, K, 2, K)."""
     weights: FloatArray
-    """Training weight of a kept row by group, mean 1 over the kept, shape (B, K)."""
+    """Training weight of a kept row by group, with mean 1 over the kept rows, shape (B, K)."""
 
     @property
     def mass(self) -> FloatArray:
@@ -86,7 +87,7 @@ class AskedGroups:
 
     selection: Selection
     shares: FloatArray
-    """Of the groups among the completions, shape (K,)."""
+    """Shares of the groups among the completions, shape (K,)."""
     law: FloatArray
     """P(kind | group), shape (K, K)."""
     means: FloatArray
@@ -94,25 +95,25 @@ class AskedGroups:
     sds: FloatArray
     """Standard deviation of the rewards of each kind, shape (K,)."""
     target: FloatArray
-    """Shares that group-aware strategies want, shape (K,)."""
+    """Target shares of group-aware strategies, shape (K,)."""
 
     @property
     def acceptance(self) -> FloatArray:
-        """Mean acceptance exp((r - r_max) / beta) of each group up to a common factor, shape (K,)."""
+        """Mean acceptance exp((r - r_max) / beta) of each group, up to a common factor, shape (K,)."""
         exponent = self.means / self.selection.beta + self.sds**2 / (2.0 * self.selection.beta**2)
         return np.asarray(self.law @ np.exp(exponent - exponent.max()))
 
 
 _Keep = Callable[[Answered, Settings, np.random.Generator], tuple[IntArray, FloatArray | None]]
-"""Kept rows per cell, and weights by group up to a factor; ``None``: all alike."""
+"""Returns kept rows per cell, and weights by group up to a constant factor; ``None``: all weights are equal."""
 
 
 def select(answered: Answered, settings: Settings, draws: np.random.Generator) -> KeptCounts:
     """Keep completions by the configured strategy, or its matched random control.
 
     Raises:
-        ValueError: in one of the rows nothing is kept, nothing of a wanted group is, a quota exceeds its group, or a
-            reward exceeds ``reward_bound``: a run with that seed would stop there.
+        ValueError: in one of the rows nothing is kept, nothing of a wanted group is kept, a quota exceeds its group, or
+            a reward exceeds ``reward_bound``; a run with that seed would also stop there.
     """
     chosen = settings.common.selection
     rows, weights = STRATEGIES[chosen.strategy].keep(answered, settings, draws)
@@ -140,9 +141,9 @@ def without_replacement(counts: IntArray, size: IntArray, draws: np.random.Gener
 def keep_best(
     counts: IntArray, means: FloatArray, sds: FloatArray, size: IntArray, draws: np.random.Generator
 ) -> IntArray:
-    """The cells of the ``size`` (R,) best of all rows, shape (R, C): ``counts`` (R, C) rewards of N(means, sds^2) each.
+    """Counts by cell of the ``size`` (R,) best rewards, shape (R, C), of ``counts`` (R, C) draws from N(means, sds^2).
 
-    The range of rewards is halved until the last one kept and the first one not kept are apart.
+    The range of rewards is halved until the last one kept and the first one not kept are separated.
     """
     kept, left, open_ = np.zeros_like(counts), size.copy(), counts.copy()
     low, high = (means - WIDEST * sds).min(axis=-1), (means + WIDEST * sds).max(axis=-1)
@@ -275,14 +276,14 @@ def _share_of_best(groups: AskedGroups) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Analytic:
-    """The analytic half of a strategy."""
+    """The analytic version of a strategy."""
 
     keep: _Keep
-    """What it keeps of counted completions."""
+    """Draws how many completions the strategy keeps in each cell."""
     shares: Callable[[AskedGroups], FloatArray]
-    """Expected weighted group shares of what it keeps of infinitely many completions, shape (K,)."""
+    """Expected weighted group shares of what the strategy keeps of infinitely many completions, shape (K,)."""
     one_maximum: bool = False
-    """Whether ``shares`` holds only where all prompts have one ``selection.r_max`` in common."""
+    """Whether ``shares`` is valid only if all prompts have the same ``selection.r_max``."""
 
 
 STRATEGIES: dict[str, Analytic] = {
@@ -309,13 +310,13 @@ def _accepted(
     cost: FloatArray | None = None,
     calibrate: bool = False,
 ) -> IntArray:
-    """Rows accepted with exp((r - cost_g - r_max) / beta), times the group's multiplier where calibrated.
+    """Rows accepted with probability exp((r - cost_g - r_max) / beta), times the group's multiplier where calibrated.
 
-    A calibrated multiplier follows the expected acceptance of the group, given the largest reward.
+    A calibrated multiplier is computed from the expected acceptance of the group, given the largest reward.
     """
     penalty = np.zeros(answered.means.shape) if cost is None else cost
     if settings.common.selection.r_max == "prompt":
-        # within a prompt all candidates bear the same cost, which leaves their distance to its maximum alone
+        # all candidates of a prompt have the same cost, which does not change their distance to the prompt's maximum
         return _accepted_per_prompt(answered, settings, draws, calibrate)
     means = answered.means[:, None, None] - penalty[:, :, None, None]
     sds, beta = settings.reward_sd[:, None, None], settings.beta[:, None, None, None]
@@ -345,8 +346,8 @@ def _accepted(
 
 
 def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: np.random.Generator) -> FloatArray:
-    """The largest of each cell's rewards, shape of ``counts``; -inf in an empty cell."""
-    # U^(1/n) is the largest of n uniforms; its distance to 1 keeps the precision of the upper tail
+    """The largest reward of each cell, in the shape of ``counts``; -inf in an empty cell."""
+    # U^(1/n) is the largest of n uniforms; using its distance to 1 keeps the precision in the upper tail
     tail = -np.expm1(np.log(1.0 - draws.random(counts.shape)) / np.maximum(counts, 1))
     return np.where(counts > 0, means - sds * ndtri(tail), -np.inf)
 
@@ -354,7 +355,7 @@ def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: np.rand
 def _accepted_per_prompt(
     answered: Answered, settings: Settings, draws: np.random.Generator, calibrate: bool
 ) -> IntArray:
-    """Rejection sampling against each prompt's own maximum, every reward drawn."""
+    """Rejection sampling against each prompt's own maximum, for which every reward is drawn."""
     b, k = answered.means.shape
     most = int(answered.samples.max())
     queries = int(answered.prompts.sum(axis=(1, 2)).max())
@@ -387,7 +388,7 @@ def _accepted_per_prompt(
 def _matched_random(counts: IntArray, kept: IntArray, fixes: str, draws: np.random.Generator) -> IntArray:
     """As many rows as were kept in all, or from each stratum that the strategy fixes, chosen by chance.
 
-    One candidate of each prompt is any of its context's completions, whose kinds are independent.
+    Keeping one candidate of each prompt amounts to drawing completions of its context, as their kinds are independent.
     """
     b, k = counts.shape[:2]
     strata = {"size": (b, 1), "groups": (b, k), "prompts": (b, k * CONTEXTS)}[fixes]

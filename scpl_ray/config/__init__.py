@@ -1,4 +1,4 @@
-"""A run's configuration: one strict schema, the files it is read from, and what is wrong with them in plain words."""
+"""A run's configuration: one strict schema, the files it is read from, and error messages in plain words."""
 
 from scpl_ray.config.schema import (
     Analytic,

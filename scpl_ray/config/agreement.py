@@ -1,4 +1,4 @@
-"""What experiments must agree on to share something: the values of some keys as text that can be compared."""
+"""Comparing experiments that share something: the values on which they must agree, as text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scpl_ray.config.schema import Experiment
 
 
 def agreement(experiment: Experiment, keys: Sequence[str]) -> str:
-    """The values of some keys: two experiments give the same text exactly where they agree on all of them.
+    """The values of some keys as text, which is the same for two experiments exactly if they agree on all keys.
 
     Args:
         experiment: the config.
         keys: keys by dotted name, such as ``generation.top_p``, or whole sections.
 
     Raises:
-        KeyError: there is no such key.
+        KeyError: a key does not exist.
     """
     values = experiment.model_dump(mode="json")
     return json.dumps({key: _value(values, key) for key in keys}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a file, in the words of YAML: what was given, where, and what is allowed."""
+"""Pydantic's validation errors, reworded in terms of YAML: what was given, where, and what is allowed."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def all_keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, ty
 
 
 def near(key: str, keys: Iterable[str]) -> str | None:
-    """The key that is most likely meant; ``None``: none is like it."""
+    """The key that is most likely meant; ``None``: no key is similar."""
     return next(iter(difflib.get_close_matches(key, keys, n=1, cutoff=0.6)), None)
 
 
 def explain(error: ValidationError, schema: type[Section], given: Mapping[str, Any]) -> list[str]:
-    """Pydantic's complaints about a mapping, one per key, each as ``key = value: rule``."""
+    """Pydantic's validation errors for a mapping, one per key, each as ``key = value: rule``."""
     found: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for item in error.errors():
         found.setdefault(_path(item, given), []).append(item)
-    # of a value that may be several things, what is wrong inside the one that it looks like
+    # for a value of a union type, keep only the errors inside the member type that it looks like
     outer = {path[:depth] for path in found for depth in range(1, len(path))}
     return [_line(path, items, schema) for path, items in found.items() if path not in outer]
 
 
 def shown(value: Any) -> str:
-    """A value as messages have it: as Python writes it, but YAML's words."""
+    """A value as messages show it: as Python writes it, but with YAML's words for constants."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _path(item: ErrorDetails, given: Any) -> tuple[str, ...]:
-    """The keys down to what is wrong; pydantic also names the branches of a union on the way."""
+    """The path of keys to the wrong value, without the names of union branches that pydantic puts into it."""
     path: list[str] = []
     for part in item["loc"]:
         inside = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int)
@@ -97,7 +97,7 @@ def _meant(path: tuple[str, ...], section: type[Section], schema: type[Section])
 
 
 def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo | None) -> str:
-    """One rule; ``section`` and ``field`` are what the schema declares there."""
+    """The rule that is broken, in words; ``section`` and ``field`` are what the schema declares there."""
     annotation = None if field is None else field.annotation
     default = None if field is None or field.is_required() else field.get_default(call_default_factory=True)
     if item["type"] == "tuple_type":
@@ -127,7 +127,7 @@ def _declared(path: tuple[str, ...], schema: type[Section]) -> tuple[type[Sectio
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """A type and all that it is made of."""
+    """A type and all types of which it is composed."""
     yield annotation
     for part in get_args(annotation):
         yield from _parts(part)

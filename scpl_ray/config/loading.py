@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1 reads 1e-3 as text; everyone else reads it as a number
+# YAML 1.1 reads 1e-3 as text, but people expect a number
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
 )
@@ -61,10 +61,10 @@ def _depth(value: Any) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
-        ConfigError: no such file, not text, too large, not YAML, or not a mapping.
+        ConfigError: the file does not exist, or is not text, too large, not YAML, or not a mapping.
     """
     try:
         data = path.read_bytes()
@@ -87,10 +87,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``section.key=value`` with a YAML value.
+    """Split ``section.key=value`` into the key and its YAML value.
 
     Raises:
-        ConfigError: no ``=``, or no key.
+        ConfigError: there is no ``=`` or no key.
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -103,12 +103,12 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def _preset_keys(preset: Any) -> Mapping[str, Any]:
-    """What a preset sets; nothing for what is none, which :func:`build` refuses."""
+    """The keys that a preset sets; none for an unknown preset, which :func:`build` refuses."""
     return PRESETS.get(preset, {}) if isinstance(preset, str) else {}
 
 
 def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
-    """Set keys by dotted name, in their order; what a preset among them sets stands above the tree, below the keys."""
+    """Set keys by dotted name, in order; those of a preset among them override the tree, but not the given keys."""
     keys = list(keys)
     for key, value in [*_preset_keys(dict(keys).get("preset")).items(), *keys]:
         _set(tree, key, value)
@@ -135,7 +135,7 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problems(source: str, lines: Sequence[str]) -> str:
-    """One message from all complaints about a file."""
+    """Join all errors found in a file into one message."""
     head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
     return head + "".join(f"\n  {line}" for line in lines)
 
@@ -153,11 +153,11 @@ def _contradictions(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 Conflicts = Callable[[Experiment], Sequence[str]]
-"""What is wrong between the keys of an experiment, one complaint per line: :func:`scpl_ray.checks.conflicts`."""
+"""Returns the conflicts between an experiment's keys, one line each: :func:`scpl_ray.checks.conflicts`."""
 
 
 def no_conflicts(experiment: Experiment) -> Sequence[str]:
-    """Nothing is looked for: for configs that were checked when they were written, such as a run directory's."""
+    """Check nothing; for configs that were checked when they were written, such as a run directory's."""
     return ()
 
 
@@ -187,10 +187,10 @@ def build(values: Mapping[str, Any], source: str, conflicts: Conflicts = no_conf
 
 
 def overlay(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with some keys, by dotted name, set on top; a preset among them brings its own.
+    """A mapping with some keys, by dotted name, set on top; a preset among them also sets its own keys.
 
     Raises:
-        ConfigError: a key lies below something that is no section.
+        ConfigError: a key lies below something that is not a section.
     """
     tree = copy.deepcopy(dict(values))
     _lay(tree, keys.items())
@@ -224,12 +224,12 @@ def loads(
 
 
 def dump(section: Section) -> str:
-    """The whole config as YAML, in the schema's order; loading it gives an equal one."""
+    """The whole config as YAML, in the order of the schema; loading it gives an equal config."""
     return str(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def commented(experiment: Experiment, choices: Mapping[str, Mapping[str, str]] | None = None) -> str:
-    """The whole config as YAML with what each key means above it.
+    """The whole config as YAML, with the meaning of each key above it.
 
     Args:
         experiment: the values.

@@ -1,4 +1,4 @@
-"""Loop set-ups after the paper: names for combinations of keys."""
+"""Loop set-ups based on the paper: names for combinations of keys."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ PRESETS: dict[str, dict[str, str | float]] = {
         "cycle.real_share": 0.5,
     },
 }
-"""Set-ups after the paper (Wang et al., ACL 2026): config keys and values per name.
+"""Set-ups based on the paper (Wang et al., ACL 2026): config keys and values per name.
 
-The two loop kinds, new ("dynamic") or repeated prompts, newest or all data, and real data are the paper's; which of
-them are combined, the names, and the share of one half are ours.
+The two loop kinds, new ("dynamic") or repeated prompts, newest or all data, and real data come from the paper; the
+combinations, the names and the share of one half are our choice.
 """
 
 

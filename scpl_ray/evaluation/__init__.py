@@ -1,1 +1,1 @@
-"""What is measured of a policy: one record per metric, and the formulas behind them."""
+"""The measurements of a policy: one record per metric, and the formulas behind them."""

@@ -1,4 +1,4 @@
-"""Preference bias: how far the kinds of text that a model writes lean to one group, and what a fallible judge hides.
+"""Preference bias: how far the kinds of text that a model writes favour one group, corrected for the judge's errors.
 
 K kinds, one per group. Arrays may carry leading axes (seeds, rounds) before the kind axis.
 """
@@ -15,28 +15,28 @@ from scipy.special import logit, rel_entr
 from scpl_ray.shares import FloatArray, IntArray, check_shares
 
 SMOOTHING = 0.5
-"""Added to both cells of a log-odds of counts (Haldane 1956, Anscombe 1956)."""
+"""Added to both counts of a log-odds (Haldane 1956, Anscombe 1956)."""
 SMALLEST_DETERMINANT = 1e-9
-"""Judges whose error rates have a smaller |TPR - FPR|, or singular value, tell nothing about the true shares."""
+"""Judges whose error rates have a smaller |TPR - FPR|, or singular value, give no information on the true shares."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KindCounts:
-    """How many completions are of each kind."""
+    """The number of completions of each kind."""
 
     kinds: tuple[str, ...]
     counts: IntArray
-    """Shape (K,), in the order of ``kinds``."""
+    """Completions of each kind, in the order of ``kinds``, shape (K,)."""
     undecided: int
-    """Completions that the judge gave no kind; they are in no share."""
+    """Completions to which the judge gave no kind; shares leave them out."""
 
     @property
     def decided(self) -> int:
-        """Completions of any kind."""
+        """Number of completions that have a kind."""
         return int(self.counts.sum())
 
     def shares(self) -> FloatArray:
-        """Shares among the completions of any kind, shape (K,).
+        """Shares of the kinds among the completions that have one, shape (K,).
 
         Raises:
             ValueError: no completion has a kind.
@@ -50,10 +50,10 @@ class KindCounts:
 
 
 def count_kinds(judged: Iterable[str | None], kinds: Sequence[str]) -> KindCounts:
-    """Count the kinds of judged completions; ``None`` is a completion that the judge could not place.
+    """Count the kinds of judged completions; ``None`` is a completion to which the judge gave no kind.
 
     Raises:
-        ValueError: fewer than two kinds, a repeated kind, or a judgement that is none of them.
+        ValueError: fewer than two kinds, a repeated kind, or a judgement that is not among the kinds.
     """
     _check_kinds(kinds)
     tally = dict.fromkeys(kinds, 0)
@@ -69,7 +69,7 @@ def count_kinds(judged: Iterable[str | None], kinds: Sequence[str]) -> KindCount
 
 
 def kind_counts(counts: Mapping[str, int] | ArrayLike, kinds: Sequence[str], *, undecided: int = 0) -> KindCounts:
-    """Counts that are known already, by kind or in the order of ``kinds``.
+    """Make a :class:`KindCounts` from known counts, given by kind or in the order of ``kinds``.
 
     Raises:
         ValueError: an unknown or missing kind, a wrong length, or a count that is negative or not whole.
@@ -89,18 +89,18 @@ def kind_counts(counts: Mapping[str, int] | ArrayLike, kinds: Sequence[str], *, 
 
 
 def advantaged_kind(kinds: Sequence[str], initial_shares: ArrayLike) -> str:
-    """The kind of the group that is largest at the start; of equally large ones, the first.
+    """The kind of the group with the largest initial share; of equally large groups, the first.
 
     Raises:
-        ValueError: the shares are not one per kind, negative, or do not sum to 1.
+        ValueError: there is not one share per kind, or shares are negative or do not sum to 1.
     """
     return kinds[int(check_shares("initial_shares", initial_shares, len(kinds)).argmax())]
 
 
 def smoothed_logit(share: ArrayLike, total: ArrayLike) -> FloatArray:
-    """Log-odds of a share seen in ``total`` completions, ln((n s + 1/2) / (n (1 - s) + 1/2)): finite at 0 and at 1.
+    """Log-odds of a share observed in ``total`` completions, ln((n s + 1/2) / (n (1 - s) + 1/2)): finite at 0 and at 1.
 
-    Its bias is O(1 / n^2) where the exact logit of a count has no mean at all (Haldane 1956, Anscombe 1956).
+    Its bias is O(1 / n^2), whereas the exact logit of a count has no finite mean (Haldane 1956, Anscombe 1956).
 
     Raises:
         ValueError: a share outside [0, 1] or a total below 1.
@@ -115,22 +115,22 @@ def smoothed_logit(share: ArrayLike, total: ArrayLike) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreferenceBias:
-    """How far shares of kinds are from a reference."""
+    """The difference between shares of kinds and a reference."""
 
     shares: FloatArray
-    """s, shape (..., K)."""
+    """Shares s, shape (..., K)."""
     reference: FloatArray
-    """tau, shape (..., K)."""
+    """Reference shares tau, shape (..., K)."""
     differences: FloatArray
     """s - tau, shape (..., K); sums to 0."""
     kind_log_odds: FloatArray
     """logit s_k - logit tau_k of every kind, nats, shape (..., K)."""
     log_odds: FloatArray
-    """That of the advantaged kind A, logit s_A - logit tau_A, shape (...)."""
+    """The log-odds of the advantaged kind A, logit s_A - logit tau_A, shape (...)."""
     total_variation: FloatArray
     """sum |s - tau| / 2 in [0, 1], shape (...)."""
     kl: FloatArray
-    """KL(s || tau) in nats, shape (...); infinite where a kind that the reference lacks was written."""
+    """KL(s || tau) in nats, shape (...); infinite where a kind was written whose reference share is 0."""
 
 
 def preference_bias(
@@ -141,17 +141,17 @@ def preference_bias(
     total: ArrayLike | None = None,
     reference_total: ArrayLike | None = None,
 ) -> PreferenceBias:
-    """Preference bias of shares of kinds against one reference.
+    """Preference bias of shares of kinds relative to one reference.
 
     Log-odds is the natural scale: selection and feedback act on it linearly. Without totals it is exact, and infinite
-    where a share is 0 or 1 (NaN where both are the same such number); with them it is :func:`smoothed_logit`.
+    where a share is 0 or 1 (NaN where both shares are 0 or both are 1); with totals it uses :func:`smoothed_logit`.
 
     Args:
         shares: s, shape (..., K).
         reference: tau, shape (..., K): equal shares (:func:`balanced`), or the shares of round 0.
         advantaged: index of the kind A whose log-odds is taken.
-        total: completions behind ``shares``, shape (...).
-        reference_total: completions behind ``reference`` where it was measured, shape (...); ``None``: exactly known.
+        total: number of completions from which ``shares`` were measured, shape (...).
+        reference_total: the same for ``reference``, shape (...); ``None``: the reference is known exactly.
 
     Raises:
         ValueError: shares that do not sum to 1, lengths that differ, or an index outside 0..K-1.
@@ -180,39 +180,39 @@ def balanced(n_kinds: int) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Preference:
-    """The preference bias of one round: against both references, as judged and corrected for the judge's errors."""
+    """The preference bias of one round relative to both references, raw and corrected for the judge's errors."""
 
     kinds: tuple[str, ...]
     advantaged: str
     decided: int
-    """Completions of any kind."""
+    """Number of completions that have a kind."""
     undecided: int
-    """Completions that the judge could not place; in no share."""
+    """Number of completions to which the judge gave no kind; shares leave them out."""
     balanced: PreferenceBias
-    """Raw shares against equal shares."""
+    """Raw shares relative to equal shares."""
     round_0: PreferenceBias
-    """Raw shares against those of round 0."""
+    """Raw shares relative to those of round 0."""
     correction: Correction | None
-    """``None`` where the judge's errors are not known."""
+    """The corrected shares; ``None`` where the judge's errors are not known."""
     corrected_balanced: PreferenceBias | None
-    """Corrected shares against equal shares."""
+    """Corrected shares relative to equal shares."""
     corrected_round_0: PreferenceBias | None
-    """Corrected shares against the corrected ones of round 0."""
+    """Corrected shares relative to the corrected ones of round 0."""
 
 
 def measure_preference(
     counts: KindCounts, round_0: KindCounts, *, advantaged: str, confusion: ArrayLike | None = None
 ) -> Preference:
-    """All of a round's preference bias, log-odds smoothed.
+    """The preference bias of a round in all variants, with smoothed log-odds.
 
     Args:
         counts: the round's counts on neutral prompts.
-        round_0: those of the base model.
+        round_0: the counts of the base model.
         advantaged: the kind whose log-odds is taken, e.g. :func:`advantaged_kind`.
         confusion: P(judged j | true i), shape (K, K), rows sum to 1; see :func:`correct_shares`.
 
     Raises:
-        ValueError: other kinds in round 0, an unknown advantaged kind, no decided completion, or an unusable confusion.
+        ValueError: other kinds in round 0, an unknown advantaged kind, no decided completion, or an unusable matrix.
     """
     if counts.kinds != round_0.kinds:
         raise ValueError(f"round_0: kinds {list(round_0.kinds)} are not {list(counts.kinds)}; count the same kinds")
@@ -237,17 +237,17 @@ def measure_preference(
 
 
 def rogan_gladen(observed: ArrayLike, true_positive_rate: float, false_positive_rate: float) -> FloatArray:
-    """True share of one of two kinds from the judged one, (observed - FPR) / (TPR - FPR) clipped to [0, 1].
+    """True share of one of two kinds, computed from the judged share: (observed - FPR) / (TPR - FPR) clipped to [0, 1].
 
-    Rogan and Gladen (1978). Keep ``observed`` beside it: the correction divides its noise by TPR - FPR.
+    Rogan and Gladen (1978). Report ``observed`` beside it: the correction divides its noise by TPR - FPR.
 
     Args:
         observed: judged share of the kind, any shape.
         true_positive_rate: TPR, P(judged the kind | is the kind).
-        false_positive_rate: FPR, P(judged the kind | is the other).
+        false_positive_rate: FPR, P(judged the kind | is the other kind).
 
     Raises:
-        ValueError: a number outside [0, 1], or TPR = FPR: such a judge tells nothing.
+        ValueError: a number outside [0, 1], or TPR = FPR: such a judge gives no information.
     """
     observed = np.asarray(observed, dtype=np.float64)
     for name, value in (
@@ -267,7 +267,7 @@ def rogan_gladen(observed: ArrayLike, true_positive_rate: float, false_positive_
 
 
 def confusion_of_counts(counts: ArrayLike) -> FloatArray:
-    """P(judged j | true i), shape (K, K), from counts of held-out texts: row i is the true kind, column j the judged.
+    """P(judged j | true i), shape (K, K), from counts of held-out texts: rows are true kinds, columns judged ones.
 
     Raises:
         ValueError: not square, a negative or not finite count, or a true kind without texts.
@@ -289,9 +289,9 @@ class Correction:
     """Shares corrected for the errors of a judge."""
 
     observed: FloatArray
-    """As judged, shape (..., K)."""
+    """Judged shares, shape (..., K)."""
     unclipped: FloatArray
-    """Solution of the linear system; sums to 1, may leave [0, 1] through sampling noise."""
+    """Solution of the linear system; sums to 1, but sampling noise can put entries outside [0, 1]."""
     shares: FloatArray
     """``unclipped`` clipped to [0, 1] and renormalised, shape (..., K)."""
 
@@ -304,7 +304,7 @@ def correct_shares(observed: ArrayLike, confusion: ArrayLike) -> Correction:
         confusion: P(judged j | true i) among texts that the judge decides, shape (K, K), rows sum to 1.
 
     Raises:
-        ValueError: shares or rows that do not sum to 1, a wrong shape, or a singular confusion.
+        ValueError: shares or rows that do not sum to 1, a wrong shape, or a singular confusion matrix.
     """
     o = check_shares("observed", observed)
     rates = check_shares("confusion", confusion)
@@ -316,13 +316,13 @@ def correct_shares(observed: ArrayLike, confusion: ArrayLike) -> Correction:
             "another judge"
         )
     solved = np.linalg.solve(rates.T, o[..., None])[..., 0]
-    # the rows of the confusion sum to 1, so the solution does too, and clipping leaves at least mass 1
+    # rows of the confusion matrix sum to 1, so the solution does too, and after clipping the sum is at least 1
     clipped = np.clip(solved, 0.0, None)
     return Correction(o, np.asarray(solved), np.asarray(clipped / clipped.sum(axis=-1, keepdims=True)))
 
 
 def _log_odds(share: FloatArray, total: ArrayLike | None) -> FloatArray:
-    """Exact, or smoothed where totals of shape (...) stand behind shares of shape (..., K)."""
+    """Log-odds of shares (..., K): exact, or smoothed where totals (...) are given."""
     return np.asarray(logit(share)) if total is None else smoothed_logit(share, np.asarray(total)[..., None])
 
 

@@ -1,6 +1,6 @@
-"""Disparate bias: how unequal the quality is that groups receive, what chance alone would show, and levelling down.
+"""Disparate bias: how unequal the quality is that groups receive, the gap expected by chance, and levelling down.
 
-A gap never stands alone: beside it stand the mean, the worst group, the gap that chance would show, and whether it
+A gap is never reported alone: it comes with the mean, the worst group, the gap expected by chance, and whether the gap
 fell because quality fell.
 """
 
@@ -16,22 +16,22 @@ from scpl_ray import seeds
 from scpl_ray.shares import FloatArray, IntArray
 
 CHUNK = 4_000_000
-"""Numbers held at once while resampling."""
+"""Number of values in memory at once while resampling."""
 ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DisparateBias:
-    """How unequal the qualities of groups are; every field has the shape of the leading axes."""
+    """How unequal the quality of the groups is; every field has the shape of the leading axes."""
 
     gap: FloatArray
-    """Largest minus smallest."""
+    """Largest minus smallest quality."""
     std: FloatArray
     """Population standard deviation over groups (divided by K)."""
     ratio: FloatArray
-    """Smallest over largest, in [0, 1]; 1 where all are 0."""
+    """Smallest divided by largest quality, in [0, 1]; 1 where all are 0."""
     worst: FloatArray
-    """Quality of the group that is served worst."""
+    """Quality of the worst-served group."""
     mean: FloatArray
     """Mean over groups, each with equal weight."""
 
@@ -39,7 +39,7 @@ class DisparateBias:
 def disparate_bias(quality: ArrayLike) -> DisparateBias:
     """Disparate bias of per-group quality.
 
-    The gap of noisy means is biased upward even among equals: print :func:`gap_null` beside it.
+    The gap of noisy means is biased upwards even if all groups are equal: report :func:`gap_null` beside it.
 
     Args:
         quality: q_k in [0, 1], shape (..., K), K >= 2.
@@ -66,11 +66,11 @@ def group_means(quality: ArrayLike, groups: ArrayLike, n_groups: int) -> FloatAr
 
     Args:
         quality: one number per completion or prompt, in [0, 1], shape (N,).
-        groups: index of each one's group, 0..K-1, shape (N,).
+        groups: index of the group of each completion or prompt, 0..K-1, shape (N,).
         n_groups: K.
 
     Raises:
-        ValueError: shapes that differ, a quality outside [0, 1], an index outside 0..K-1, or a group without any.
+        ValueError: shapes that differ, a quality outside [0, 1], an index outside 0..K-1, or a group without any value.
     """
     q = _check_quality("quality", quality)
     labels = _check_groups(groups, q.shape, n_groups)
@@ -79,28 +79,28 @@ def group_means(quality: ArrayLike, groups: ArrayLike, n_groups: int) -> FloatAr
 
 @dataclasses.dataclass(frozen=True)
 class GapNull:
-    """The gap between groups beside the gap that chance alone shows."""
+    """The gap between groups, and the gap expected by chance alone."""
 
     gap: float
     """Observed max - min of group means."""
     null_mean: float
-    """Mean gap when the groups' names are shuffled: what equal groups show."""
+    """Mean gap when group labels are shuffled: the gap expected of equal groups."""
     null_95: float
-    """Its 95% quantile."""
+    """95% quantile of the gap when group labels are shuffled."""
     p: float
     """P(gap under the null >= observed), (1 + exceedances) / (1 + permutations) (Phipson and Smyth 2010)."""
     permutations: int
 
 
 def gap_null(quality: ArrayLike, groups: ArrayLike, n_groups: int, *, seed: int, permutations: int = 2000) -> GapNull:
-    """Permutation null of the gap: group names are shuffled over the prompts, group sizes kept.
+    """Permutation null of the gap: group labels are shuffled over the prompts, which keeps the group sizes.
 
     Args:
         quality: one number per *prompt*, shape (N,). Completions of one prompt are not exchangeable with those of
             others: average them first.
         groups: index of each prompt's group, 0..K-1, shape (N,).
         n_groups: K >= 2.
-        seed: seed of the shuffles; the same seed, the same null.
+        seed: seed of the shuffles; the same seed gives the same null.
         permutations: number of shuffles.
 
     Raises:
@@ -132,7 +132,7 @@ def gap_null(quality: ArrayLike, groups: ArrayLike, n_groups: int, *, seed: int,
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Change:
-    """A change since the first round with its two-sided interval; arrays of one shape."""
+    """A change since the first round with its two-sided interval; all arrays have the same shape."""
 
     estimate: FloatArray
     low: FloatArray
@@ -141,24 +141,24 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LevelledDown:
-    """Whether a gap that fell did so because quality fell."""
+    """Whether a gap became smaller because quality fell."""
 
     gap: Change
     mean: Change
     worst: Change
     flag: NDArray[np.bool_]
-    """The gap's estimate fell, and the interval of the mean or of the worst group lies below 0.
+    """Whether the estimated gap fell while the interval for the mean or for the worst group lies below 0.
 
-    The gap's own fall need not be beyond chance: the flag guards every fall that might be reported.
+    The fall of the gap need not be significant: the flag warns of every fall that might be reported.
     """
 
 
 def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95) -> LevelledDown:
-    """Levelling down in rounds 1..T against round 0, with t-intervals between seeds; fields have shape (T,).
+    """Levelling down in rounds 1..T relative to round 0, with t-intervals between seeds; fields have shape (T,).
 
     Args:
         quality: q_k of every seed and round, shape (S, T + 1, K) with S >= 2, T >= 1 and K >= 2.
-        confidence: of the two-sided intervals.
+        confidence: confidence level of the two-sided intervals.
 
     Raises:
         ValueError: a wrong shape, fewer than two seeds, a quality outside [0, 1], or a confidence outside (0, 1).
@@ -190,8 +190,8 @@ def levelled_down_within_run(
 ) -> LevelledDown:
     """Levelling down between two rounds of *one* run; fields have shape ().
 
-    Prompts are resampled within their group, both rounds together, as the held-out prompts are the same; intervals are
-    percentiles. They speak of the noise of this evaluation only: another seed of the loop may go elsewhere.
+    Prompts are resampled within their group, the same ones in both rounds, as the held-out prompts are the same;
+    intervals are percentiles. They cover the noise of this evaluation only: another seed of the loop may differ more.
 
     Args:
         before: quality per held-out prompt in the earlier round, shape (P,).
@@ -200,7 +200,7 @@ def levelled_down_within_run(
         n_groups: K >= 2.
         seed: seed of the resampling.
         resamples: number of bootstrap resamples.
-        confidence: of the two-sided intervals.
+        confidence: confidence level of the two-sided intervals.
 
     Raises:
         ValueError: as :func:`group_means`; fewer than one resample; a confidence outside (0, 1).
@@ -220,7 +220,7 @@ def levelled_down_within_run(
             size = min(rows, resamples - first)
             weights = rng.multinomial(len(own), np.full(len(own), 1.0 / len(own)), size=size)
             drawn[first : first + size, :, k] = weights @ own / len(own)
-    # sums of floats may leave [0, 1] by a rounding
+    # rounding errors may put sums of floats slightly outside [0, 1]
     observed, resampled = disparate_bias(means), disparate_bias(np.clip(drawn, 0.0, 1.0))
     tails = [0.5 - confidence / 2.0, 0.5 + confidence / 2.0]
 

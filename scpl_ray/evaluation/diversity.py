@@ -1,7 +1,7 @@
 """Diversity of a set of documents: distinct-n, self-BLEU, entropy.
 
-All of them depend on how much text they see, so each takes a fixed amount of it, drawn with a seed. Compare only
-numbers that were measured on equal amounts.
+All of them depend on the amount of text, so each uses a fixed amount of it, drawn with a seed. Compare only numbers
+that were measured on equal amounts.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Document = Sequence[Hashable]
 
 @dataclasses.dataclass(frozen=True)
 class Distinct:
-    """Distinct n-grams of a token budget."""
+    """Distinct n-grams within a token budget."""
 
     value: float
-    """Distinct n-grams over all n-grams, in [0, 1]; NaN where no document is n tokens long."""
+    """Distinct n-grams divided by all n-grams, in [0, 1]; NaN where no document has n tokens."""
     distinct: int
     total: int
-    """n-grams looked at."""
+    """Number of n-grams used."""
     tokens: int
-    """Tokens looked at."""
+    """Number of tokens used."""
     budget: int
-    """Tokens asked for; with fewer ``tokens`` the value is too high to compare."""
+    """Number of tokens requested; if ``tokens`` is smaller, the value is too high to be compared."""
 
 
 def distinct_n(documents: Sequence[Document], n: int, *, budget_tokens: int, seed: int) -> Distinct:
-    """Distinct-n (Li et al. 2016) pooled over documents, no n-gram crossing from one into the next.
+    """Distinct-n (Li et al. 2016) pooled over documents; no n-gram extends over two documents.
 
-    Documents are taken in a seeded random order until the budget is used up; the last is cut. The same seed takes the
-    same text for every n.
+    Documents are taken in a seeded random order until the budget is used up; the last one is cut. The same seed selects
+    the same text for every n.
 
     Args:
         documents: token sequences.
         n: length of the n-grams, n >= 1.
-        budget_tokens: tokens to look at; equal per round and group, since distinct-n falls with the amount of text.
+        budget_tokens: tokens to use; equal for all rounds and groups, since distinct-n falls with the amount of text.
         seed: seed of the order.
 
     Raises:
@@ -68,10 +68,10 @@ def distinct_n(documents: Sequence[Document], n: int, *, budget_tokens: int, see
 
 
 def expectation_adjusted_distinct(distinct: int, total: int, vocabulary: int) -> float:
-    """Distinct n-grams over the number expected of ``total`` uniform draws, V (1 - ((V - 1) / V)^C) (Liu et al. 2022).
+    """Distinct n-grams over the number expected in ``total`` uniform draws, V (1 - ((V - 1) / V)^C) (Liu et al. 2022).
 
     Raises:
-        ValueError: a number below 1, or more distinct n-grams than n-grams.
+        ValueError: a number below 1, or ``distinct`` above ``total``.
     """
     for name, value in (("distinct", distinct), ("total", total), ("vocabulary", vocabulary)):
         if value < 1:
@@ -86,8 +86,8 @@ def self_bleu(documents: Sequence[str], *, size: int, seed: int) -> float:
     """Mean BLEU of each of ``size`` documents against the others, in [0, 1]; 1 where all are alike (Zhu et al. 2018).
 
     Sentence BLEU of sacrebleu (Post 2018): tokenizer 13a, case kept, up to 4-grams or the document's length,
-    exponential smoothing. It grows with the number of documents, so ``size`` must be equal per round and group. An
-    empty document scores 1 if another is empty, else 0.
+    exponential smoothing. It grows with the number of documents, so ``size`` must be equal for all rounds and groups.
+    An empty document scores 1 if another is empty, else 0.
 
     Args:
         documents: N texts.
@@ -117,9 +117,9 @@ class Entropy:
     """Entropy of counts, in nats."""
 
     plug_in: float
-    """-sum p ln p of the observed shares: too low, by about (types - 1) / (2 tokens)."""
+    """-sum p ln p of the observed shares; it is too low by about (types - 1) / (2 tokens)."""
     miller_madow: float
-    """With that amount added (Miller 1955)."""
+    """The plug-in entropy plus (types - 1) / (2 tokens), which corrects its bias (Miller 1955)."""
     types: int
     tokens: int
 
@@ -130,7 +130,7 @@ class Entropy:
 
 
 def entropy(counts: ArrayLike) -> Entropy:
-    """Entropy of a distribution seen as counts, shape (V,); zeros are types that were not seen.
+    """Entropy of a distribution observed as counts, shape (V,); zeros are types that were not observed.
 
     Raises:
         ValueError: a count that is negative or not whole, or counts that sum to 0.

@@ -1,6 +1,6 @@
 """The evaluation phase: from judged completions to one number per round, group and metric.
 
-What each metric means is in :mod:`scpl_ray.evaluation.catalogue`, and for readers in ``docs/metrics.md``.
+The metrics are defined in :mod:`scpl_ray.evaluation.catalogue` and described for readers in ``docs/metrics.md``.
 
 A number that does not exist (no kept data in round 0, no completion of any kind after a collapse, too few answers for
 ``self_bleu``) has no row.
@@ -22,40 +22,40 @@ from scpl_ray.records import Completion, Judgement, Metric, Query, Score
 from scpl_ray.storage.run_directory import Store
 
 DISTINCT_TOKENS = 600
-"""Token budget of distinct-n: equal per round and group, because distinct-n falls with length."""
+"""Token budget of distinct-n: equal for all rounds and groups, because distinct-n falls with the amount of text."""
 SELF_BLEU_ANSWERS = 32
-"""Answers compared by self-BLEU: equal per round and group, because it grows with their number."""
+"""Number of answers compared by self-BLEU: equal for all rounds and groups, because it grows with this number."""
 CORRECT = "correct"
-"""The term of judgements that says right (1) or wrong (0)."""
+"""The term of a judgement that is 1 for right and 0 for wrong answers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The answers to the evaluation prompts, in one order."""
+    """The answers to the evaluation prompts; all sequences have the same order."""
 
     prompts: Sequence[Query]
     completions: Sequence[Completion]
     judgements: Sequence[Judgement]
     negative_log_likelihoods: Sequence[tuple[float, int]]
-    """Under the base model: summed nats and tokens."""
+    """Under the base model: summed nats and number of tokens of each answer."""
     current_negative_log_likelihoods: Sequence[tuple[float, int]]
-    """Under the policy that wrote them."""
+    """The same under the policy that wrote the answers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What the round did before its policy was measured."""
+    """The results of the round's phases before the evaluation."""
 
     round: int
     shares: Mapping[str, float]
     rewards: Mapping[str, Sequence[float]]
-    """Of the round's completions, by group; empty in round 0."""
+    """Rewards of the round's completions, by group; empty in round 0."""
     selection: Mapping[str, Any]
-    """Figures of the selection; empty in round 0."""
+    """Statistics of the selection; empty in round 0."""
 
 
 def asked(store: Store, round_: int, groups: Groups) -> Asked:
-    """Read a round's past from its run directory."""
+    """Read the results of a round's earlier phases from the run directory."""
     if round_ == 0:
         return Asked(0, dict(zip(groups.names, groups.shares, strict=True)), {}, {})
     group_of = {q.query_id: q.group for q in store.read(round_, "queries", "queries", Query)}
@@ -81,10 +81,10 @@ def evaluate(
 
     Args:
         answers: judged answers to the evaluation prompts.
-        asked: what the round did before.
-        experiment: groups and seed.
+        asked: the results of the round's earlier phases.
+        experiment: the config; its groups and seed are used.
         kinds: kind k is the one that group k prefers.
-        confusion: the judge's P(judged j | true i), where it is known to err.
+        confusion: the judge's P(judged j | true i), where its errors are known.
         first: the metrics of round 0; empty in round 0 itself.
     """
     prompt_of = {q.query_id: q for q in answers.prompts}
@@ -104,9 +104,9 @@ def evaluate(
 
 
 def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
-    """What the groups react to: ``quality``, ``reward`` (as a win rate) or ``own_kind``, each in [0, 1].
+    """The measure to which the groups react: ``quality``, ``reward`` (as a win rate) or ``own_kind``, each in [0, 1].
 
-    A group that asked nothing got no rewards; it reacts as if it had been served like the others on average.
+    A group that asked nothing has no rewards; it reacts to the mean of the other groups.
     """
     metric = {"quality": "quality", "reward": "win_rate", "own_kind": "own_kind_share"}[measure]
     measured = {r.group: r.value for r in rows if r.metric == metric and r.group is not None}
@@ -161,7 +161,7 @@ def _quality(
 
 
 def _passes(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment) -> _Rows:
-    """Pass@k (Chen et al. 2021), the mean over prompts."""
+    """Pass@k (Chen et al. 2021), averaged over prompts."""
     passed: dict[str, list[float]] = {}
     for name in experiment.groups.names:
         of_prompt: dict[str, list[float]] = {}

@@ -21,8 +21,8 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> FloatArray:
 
     Args:
         samples: n, completions drawn per problem.
-        correct: c, those that pass, 0..n.
-        k: completions that a user would draw, 1..n.
+        correct: c, the number of them that pass, 0..n.
+        k: number of completions that a user would draw, 1..n.
 
     Raises:
         ValueError: a number that is not whole, k < 1, k > n, or c outside 0..n.
@@ -37,7 +37,7 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> FloatArray:
     wrong = n - c
     some_pass_surely = wrong < k
     left = np.where(some_pass_surely, k, wrong)
-    # paired so that they cancel exactly where nothing is correct, and Pass@k is then exactly 0
+    # the factors are paired so that they cancel exactly where nothing is correct: Pass@k is then exactly 0
     log_all_fail = (gammaln(left + 1) - gammaln(n + 1)) + (gammaln(n - k + 1) - gammaln(left - k + 1))
     return np.asarray(np.where(some_pass_surely, 1.0, -np.expm1(log_all_fail)))
 
@@ -52,14 +52,14 @@ class RougeL:
     """Sentence-level ROUGE-L of N pairs, and how it was measured."""
 
     precision: FloatArray
-    """LCS length over candidate tokens, shape (N,)."""
+    """Length of the longest common subsequence (LCS) divided by the candidate's number of tokens, shape (N,)."""
     recall: FloatArray
-    """LCS length over reference tokens, shape (N,)."""
+    """LCS length divided by the reference's number of tokens, shape (N,)."""
     f1: FloatArray
     """Harmonic mean of the two, shape (N,)."""
     tokenizer: str
     stemmer: bool
-    """Porter stemmer on words of more than 3 letters."""
+    """Whether the Porter stemmer was applied to words of more than 3 letters."""
 
 
 def rouge_l(
@@ -69,7 +69,7 @@ def rouge_l(
     tokenizer: Literal["latin", "unicode"] = "latin",
     stemmer: bool = False,
 ) -> RougeL:
-    """Sentence-level ROUGE-L (Lin 2004) with ``rouge-score``: longest common subsequence of the whole texts.
+    """Sentence-level ROUGE-L (Lin 2004) with ``rouge-score``, from the longest common subsequence of the whole texts.
 
     Args:
         references: N real answers.
@@ -102,9 +102,9 @@ def rouge_l(
 
 
 def perplexity(negative_log_likelihoods: ArrayLike, tokens: ArrayLike) -> float:
-    """exp(sum of nats / number of tokens): every token weighs the same, not every completion.
+    """exp(sum of nats / number of tokens): every token has the same weight, not every completion.
 
-    Give it under a *fixed* model as well as under the current one: a collapsing model's own perplexity falls.
+    Report it under a *fixed* model as well as under the current one: a collapsing model's own perplexity falls.
 
     Args:
         negative_log_likelihoods: summed over each completion's tokens given its prompt, nats, shape (N,).

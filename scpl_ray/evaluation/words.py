@@ -1,4 +1,4 @@
-"""Words of any script."""
+"""Splitting text of any script into words."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ UNSPACED = (
 def unicode_words(text: str) -> list[str]:
     """Words of a text, case-folded and in normal form NFKC.
 
-    A word is a run of letters, marks and numbers of any script. In scripts written without spaces every letter, with
-    the marks on it, is a word of its own.
+    A word is a run of letters, marks and numbers of any script. In scripts written without spaces every letter,
+    together with its marks, is a separate word.
     """
     words: list[str] = []
     previous = ""

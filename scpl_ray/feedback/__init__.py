@@ -1,1 +1,1 @@
-"""How users react: feedback rules, the population, and whether the loop is stable."""
+"""How users react to the model: the feedback rules, the simulated population, and the stability of the loop."""

@@ -12,7 +12,7 @@ from scpl_ray.shares import FloatArray, normalise
 
 
 def schedule(initial_shares: ArrayLike, change: ArrayLike, rounds: int) -> FloatArray:
-    """Preset linear path s_t = clip(s_0 + t * change, 0, 1), renormalised, shape (..., K): a control without feedback.
+    """Linear path s_t = clip(s_0 + t * change, 0, 1), renormalised, shape (..., K); used as a control without feedback.
 
     Raises:
         ValueError: ``change`` does not sum to 0 within 1e-6.

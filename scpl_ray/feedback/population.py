@@ -1,4 +1,4 @@
-"""The simulated users: who asks what, what they choose, and how their shares move."""
+"""The simulated users: what they ask, what they choose, and how their shares change."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from scpl_ray.records import Query
 
 
 class PopulationSimulator:
-    """Holds the population state around the pure rules of :mod:`scpl_ray.feedback.rules`.
+    """Holds the population state and applies to it the pure rules of :mod:`scpl_ray.feedback.rules`.
 
-    Every draw is a function of the run seed, the round and the state, so a retry sees the same world.
+    Every draw is a function of the run seed, the round and the state, so a retry draws the same.
     """
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
@@ -27,7 +27,7 @@ class PopulationSimulator:
         self._state = rules.initial_state(experiment.groups, experiment.feedback)
 
     def shares(self) -> dict[str, float]:
-        """Share of each group in the coming round's queries."""
+        """Share of each group in the next round's queries."""
         return dict(zip(self._experiment.groups.names, map(float, self._state.shares), strict=True))
 
     def draw(self, round_: int) -> list[Query]:
@@ -45,7 +45,7 @@ class PopulationSimulator:
         return seeds.derive_seed(self._experiment.seed, "queries", round_)
 
     def _reuse(self, counts: Mapping[str, int], prefix: str) -> list[Query]:
-        """Each group's first-round prompts, in order, over again when a group outgrows them."""
+        """Repeat each group's first-round prompts, in order, and from the start again where they are too few."""
         groups = self._experiment.groups
         total = self._experiment.queries.prompts_per_round
         shares = np.asarray(groups.shares, dtype=np.float64)
@@ -81,14 +81,14 @@ class PopulationSimulator:
         self._round += 1
 
     def state(self) -> dict[str, object]:
-        """The round about to be asked and the user mass per group, as JSON values."""
+        """The next round to be asked and the user mass per group, as JSON values."""
         return {"round": self._round, "arrivals": list(self._state.arrivals)}
 
     def restore(self, state: Mapping[str, object]) -> None:
         """The inverse of :meth:`state`.
 
         Raises:
-            ValueError: the state is of another shape.
+            ValueError: the state has another shape.
         """
         match state:
             case {"round": int(round_), "arrivals": Sequence() as arrivals} if len(arrivals) == len(

@@ -1,8 +1,8 @@
 """Population state and feedback rules: how users react to the model they were given.
 
 A rule maps the users of a round and what was measured to the users of the next round. Rules are array functions on
-(..., K): one run uses shape (K,), the analytic mode any batch of seeds and settings in front. Nothing here is changed
-in place: :func:`peek` tells the next shares, :func:`step` returns the next state, and both go through :data:`RULES`.
+(..., K): a run uses shape (K,), and the analytic mode puts axes for seeds and settings in front. Nothing is changed in
+place: :func:`peek` returns the next shares and :func:`step` the next state, and both look rules up in :data:`RULES`.
 
 A rule is one function and one record in :data:`RULES`.
 """
@@ -53,21 +53,21 @@ class Moment:
     arrivals: FloatArray
     """User mass of the round that was measured."""
     measured: FloatArray
-    """What the groups react to, in [0, 1]."""
+    """The measure to which the groups react, in [0, 1]."""
     initial_shares: FloatArray
     """Shares of round 1."""
     round_: int
     """The round that was measured, from 1; the rule gives the users of ``round_ + 1``."""
     seed: int
-    """For rules that draw."""
+    """Seed for rules that draw random numbers."""
 
     @property
     def shares(self) -> FloatArray:
-        """Shape (..., K)."""
+        """Shares s_k of the round that was measured, shape (..., K)."""
         return normalise("arrivals", self.arrivals)
 
     def spread(self, shares: FloatArray) -> FloatArray:
-        """The same number of users under other shares, shape (..., K)."""
+        """Divide the same total number of users by other shares, shape (..., K)."""
         return np.asarray(shares * self.arrivals.sum(axis=-1, keepdims=True))
 
 
@@ -81,20 +81,20 @@ def _parts_of_users(feedback: Feedback) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A registered rule and all that others may ask of it."""
+    """A registered rule and its properties."""
 
     meaning: str
     """How users react, in a few words."""
     step: Callable[[Moment, Feedback], FloatArray]
-    """Gives the user mass of the next round, shape (..., K)."""
+    """Returns the user mass of the next round, shape (..., K)."""
     check: Callable[[Feedback, int], None] = _no_check
-    """Raises ``ValueError`` where its settings are missing or wrong for that number of groups."""
+    """Raises ``ValueError`` if the rule's settings are missing or wrong for this number of groups."""
     reacts: bool = True
-    """Whether what was measured has any effect; shares are set from outside otherwise."""
+    """Whether the measured values have any effect; otherwise the shares are set in advance."""
     total_moves: bool = False
-    """Whether the number of all users changes, so that masses count and not shares alone."""
+    """Whether the total number of users changes, so that the masses matter and not only the shares."""
     whole_users: Callable[[Feedback], bool] = _parts_of_users
-    """Whether users are counted in whole numbers under these settings."""
+    """Whether users are whole numbers under these settings."""
 
 
 def _static(moment: Moment, feedback: Feedback) -> FloatArray:
@@ -230,7 +230,7 @@ def validate(feedback: Feedback, n_groups: int) -> None:
 
 
 def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
-    """The users of round 1: ``feedback.users`` in the shares of ``groups``; whole users where the rule draws agents.
+    """The users of round 1: ``feedback.users`` by the shares of ``groups``; whole users where the rule draws agents.
 
     Raises:
         ValueError: see :func:`validate`.
@@ -254,14 +254,14 @@ def advance(
 
     Args:
         arrivals: user mass lambda, shape (..., K), >= 0.
-        measured: what the groups react to, in [0, 1], shape (..., K) or (K,).
+        measured: the measure to which the groups react, in [0, 1], shape (..., K) or (K,).
         feedback: the rule and its settings.
         initial_shares: shares of round 1, shape (..., K) or (K,).
         round_: the round that was measured, from 1.
-        seed: only the retention rule with ``agents`` draws from it, and a custom function may.
+        seed: used only by the retention rule with ``agents`` and possibly by a custom function.
 
     Raises:
-        ValueError: settings as in :func:`validate`; ``measured`` of another shape, NaN, or outside [0, 1]; nobody left.
+        ValueError: settings as in :func:`validate`; ``measured`` of another shape, NaN, or outside [0, 1]; no users.
     """
     masses = np.asarray(arrivals, dtype=np.float64)
     values = np.asarray(measured, dtype=np.float64)
@@ -303,12 +303,12 @@ def peek(
     round_: int,
     seed: int,
 ) -> FloatArray:
-    """The shares that :func:`step` would lead to, shape (K,)."""
+    """The shares to which :func:`step` would lead, shape (K,)."""
     return step(state, measured, feedback, initial_shares=initial_shares, round_=round_, seed=seed).shares
 
 
 def draw_counts(shares: ArrayLike, total: int, seed: int) -> IntArray:
-    """``total`` independent draws from the groups, counted: Multinomial(total, shares), shape (K,).
+    """Counts of ``total`` independent draws from the groups: Multinomial(total, shares), shape (K,).
 
     Raises:
         ValueError: invalid shares or a negative total.

@@ -1,6 +1,6 @@
-"""How fast deviations from a fixed point of the groups' shares grow or die out, estimated from a few rounds of seeds.
+"""Estimate from a few rounds of several seeds how fast deviations from a fixed point of the groups' shares grow.
 
-A share that rises for five rounds may be a transient of a stable loop or the start of a runaway. What separates them is
+A share that rises for five rounds may be a transient of a stable loop or the start of a runaway. They are told apart by
 rho(J), the spectral radius of the Jacobian of the map from one round's groups to the next: below 1 deviations die out.
 """
 
@@ -17,11 +17,11 @@ from scipy.special import softmax
 from scpl_ray.shares import FloatArray, check_shares
 
 LARGEST_CONDITION = 1e10
-"""Of the regressors' Gram matrix; above it some direction of the state was never excited."""
+"""Largest condition number of the regressors' Gram matrix; above it some direction of the state never varied."""
 FARTHEST_FIXED_POINT = 2.0
-"""Standard deviations of the visited states within which a fixed point counts as visited."""
+"""A fixed point counts as visited within this many standard deviations of the visited states."""
 SMALLEST_SPREAD = 1e-12
-"""Of log states; below it differences are rounding."""
+"""Smallest spread of log states; smaller differences are rounding errors."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,13 +35,13 @@ class GroupMap:
     confidence: float
     verdict: Literal["stable", "unstable", "cannot tell"]
     reason: str
-    """Why it cannot tell; empty otherwise."""
+    """Why stability cannot be decided; empty otherwise."""
     fixed_point: FloatArray
-    """Fitted fixed point, shape (K,), in the units given; NaN where there is none or it cannot be estimated."""
+    """Fitted fixed point, shape (K,), in the units of the paths; NaN if there is none or it cannot be estimated."""
     distance: float
-    """Of the fixed point from the mean of the visited states, in their standard deviations (Mahalanobis)."""
+    """Distance of the fixed point from the mean of the visited states, in their standard deviations (Mahalanobis)."""
     jacobian: FloatArray
-    """In log ratios to the last group, shape (K-1, K-1), or log arrivals, shape (K, K); without bias correction."""
+    """J in log ratios to the last group, (K-1, K-1), or in log arrivals, (K, K); without bias correction."""
     rounds: int
     seeds: int
 
@@ -60,23 +60,23 @@ def estimate_group_map(paths: ArrayLike, *, state: Literal["shares", "arrivals"]
     down and repeated eigenvalues push up, and gives its standard error, to which that bias is added in quadrature. The
     interval is Student's with S - 1 degrees of freedom.
 
-    On simulated first-order paths of 5 to 20 seeds and 5 or 20 rounds, nominal 95% intervals held the truth in 94-98%
-    of cases for two groups and in 89-99% for three and five, repeated eigenvalues included, but in down to 85% for a
-    strongly non-normal Jacobian; at rho = 1 each wrong verdict appeared in at most 5%. Percentiles of a bootstrap of
-    the seeds held the truth in 62-91% for two groups.
+    On simulated first-order paths of 5 to 20 seeds and 5 or 20 rounds, nominal 95% intervals contained the true value
+    in 94-98% of cases for two groups and in 89-99% for three and five, repeated eigenvalues included, but in as few as
+    85% for a strongly non-normal Jacobian; at rho = 1 each wrong verdict appeared in at most 5%. Percentiles of a
+    bootstrap of the seeds contained it in 62-91% for two groups.
 
     ``stable`` needs the whole interval below 1 and ``unstable`` above 1, and both that the fitted fixed point lies
     within two standard deviations of the states that were visited: elsewhere the fit describes a transient far from
-    rest, and its slope is not the Jacobian at a fixed point.
+    equilibrium, and its slope is not the Jacobian at a fixed point.
 
-    Assumptions: the state is all that a round hands to the next (``shares`` for rules that see shares only;
+    Assumptions: the state is all that a round passes on to the next (``shares`` for rules that see shares only;
     ``arrivals`` for retention, where totals matter); the map is smooth and nearly linear over the rounds given, so pass
     a window around one fixed point; all seeds follow the same map; noise enters the path itself, not its measurement.
 
     Args:
         paths: shape (S, T + 1, K): S >= 2 seeds, T >= 1 rounds, K >= 2 groups, all above 0.
-        state: what the numbers are.
-        confidence: of the two-sided interval.
+        state: whether the numbers are shares or arrivals.
+        confidence: confidence level of the two-sided interval.
 
     Raises:
         ValueError: a wrong shape, a number that is not above 0, shares that do not sum to 1, an unknown state, or a
@@ -112,7 +112,7 @@ def estimate_group_map(paths: ArrayLike, *, state: Literal["shares", "arrivals"]
         visited = z.reshape(-1, len(slope))
         distance = float(np.sqrt(rest @ np.linalg.solve(np.atleast_2d(np.cov(visited.T)), rest)))
         rest = rest * scale + centre
-        # a point that is far out may overflow; it is reported as infinite and its distance says why
+        # a very distant point may overflow; it is then reported as infinite, and its distance says why
         with np.errstate(over="ignore"):
             fixed_point = np.exp(rest) if state == "arrivals" else softmax(np.append(rest, 0.0))
 

@@ -1,1 +1,1 @@
-"""The page that a study or a run is read by."""
+"""The report page of a study or a run."""

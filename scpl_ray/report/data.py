@@ -1,4 +1,4 @@
-"""What was run: a frozen view of study folders and run directories, and of what is missing in them."""
+"""The data of a report: a read-only view of study folders and run directories, and of what is missing in them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Run:
     """One run directory."""
 
     arm: str
-    """Label of its arm in the results."""
+    """Label of the run's arm in the results."""
     seed: int
     reader: Reader
     experiment: Experiment
@@ -39,43 +39,43 @@ class Gap:
 
     arm: str
     seed: int | None
-    """``None``: one that a search sampled."""
+    """Seed of the run; ``None``: the run is one that a search sampled."""
     reason: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """A study, or the single runs that were given together."""
+    """One part of a report: a study, or the single runs that were given together."""
 
     title: str
     source: str
-    """Folder, or folders, that it was read from."""
+    """The folder or folders from which it was read."""
     study: Study | None
-    """``None`` for single runs: no claims."""
+    """The study; ``None`` for single runs, which have no claims."""
     arms: tuple[str, ...]
-    """All labels, those without any result included; arms of claims first."""
+    """Labels of all arms, including those without any result; arms of claims come first."""
     table: pa.Table
-    """The tidy results, :data:`scpl_ray.studies.results.SCHEMA`."""
+    """The tidy results table, :data:`scpl_ray.studies.results.SCHEMA`."""
     series: Series
     experiments: Mapping[str, Experiment]
-    """By label, where they are known."""
+    """The configs by label of the arm, where they are known."""
     runs: tuple[Run, ...]
-    """Empty for the analytic mode."""
+    """The run directories; empty for the analytic mode."""
     gaps: tuple[Gap, ...]
     notes: tuple[str, ...]
-    """What a reader must know about this folder."""
+    """Notes that a reader must know about this folder."""
 
 
 def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path, str] | None = None) -> list[Part]:
     """Read study folders and run directories; all run directories make one part, at the end.
 
     Args:
-        paths: one or more of either.
+        paths: one or more study folders or run directories.
         configs: built-in configs by name, for the base of a study.
-        names: what people know a resolved path by, where it is not the path.
+        names: names to show for resolved paths, where not the path itself is shown.
 
     Raises:
-        StoreError: a path that is neither, or that holds no results.
+        StoreError: a path is neither a study folder nor a run directory, or it holds no results.
         ConfigError: a study file that cannot be read.
         ValueError: a damaged results table.
     """
@@ -105,7 +105,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
     runs, notes = [], []
     for run_dir in sorted((folder / "runs").glob("*/*")):
         if (run_dir / "run.json").exists():
-            # what a search sampled is named by its folder
+            # runs that a search sampled are named by their folder
             above = run_dir.parent.name
             label = run_dir.name if found.mode == "search" else by_folder.get(f"runs/{above}", above)
             try:
@@ -146,7 +146,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
 
 
 def _labels(found: Study) -> list[str]:
-    """Arms of claims first; a search has no grid."""
+    """Labels of the arms, those of claims first; a search has no grid."""
     if found.mode == "search":
         return []
     in_claims = {arm for claim in found.claims for arm in claim.contrast}
@@ -155,7 +155,7 @@ def _labels(found: Study) -> list[str]:
 
 
 def _single(runs: Sequence[Run]) -> Part:
-    """Runs whose configs differ only in seed and name are seeds of one arm."""
+    """Make one part of single runs; runs whose configs differ only in seed and name are seeds of one arm."""
     arms: dict[str, list[Run]] = {}
     for run in runs:
         key = run.experiment.model_copy(update={"seed": 0, "name": ""}).model_dump_json()
@@ -191,7 +191,7 @@ def _single(runs: Sequence[Run]) -> Part:
 
 
 def _failed(folder: Path) -> dict[str, str]:
-    """Reasons by trial folder."""
+    """Reasons of failure by trial folder."""
     path = folder / FAILED_FILE
     if not path.exists():
         return {}

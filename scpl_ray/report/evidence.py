@@ -1,4 +1,4 @@
-"""What stands behind the numbers of a few arms: seconds, selection, judges, and what was written."""
+"""Details behind the numbers of a few arms: durations, selection, judges, and sample answers."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from scpl_ray.studies.series import Series
 
 CARD_FILE = "card.json"
 SIDE_BY_SIDE = "reward_model"
-"""The phase that runs while completions are drawn: in no round's total."""
+"""The phase that runs while completions are sampled; it is not counted in a round's total."""
 PROMPTS_PER_GROUP = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSeconds:
-    """One phase of an arm, over the self-consuming rounds of all its seeds."""
+    """Durations of one phase of an arm, over the self-consuming rounds of all its seeds."""
 
     arm: str
     phase: str
     times: int
     median: float
-    """Seconds."""
+    """Median seconds."""
     share: float | None
-    """Of the seconds of all rounds; ``None`` for a phase that runs beside another."""
+    """Share of the seconds of all rounds; ``None`` for a phase that runs in parallel to another."""
     limit: float | None
-    """Median least seconds, where the files say what that is; else ``None``."""
+    """Median of the shortest possible seconds; ``None`` where the files do not determine it."""
 
     @property
     def limit_over_measured(self) -> float | None:
-        """1: as fast as can be."""
+        """``limit`` divided by the median; 1 means as fast as possible."""
         return None if self.limit is None or self.median <= 0 else self.limit / self.median
 
 
@@ -47,8 +47,8 @@ def phase_seconds(runs: Sequence[Run], arm: str) -> list[PhaseSeconds]:
     """Seconds per phase of an arm.
 
     The limit of ``completions`` is the round's sampled tokens at the best rate that generation reached in any round of
-    the same run: it shows what uneven rounds and waiting cost, not what other hardware or settings would give. The
-    files hold no limit of other phases.
+    the same run: it shows the cost of uneven rounds and of waiting, not the effect of other hardware or settings.
+    The files determine no limit for other phases.
     """
     seconds: dict[str, list[float]] = {}
     limits: list[float] = []
@@ -90,19 +90,19 @@ def _tokens(run: Run, t: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selected:
-    """What selection did in the last round of an arm, mean between seeds; NaN where it was not measured."""
+    """Effect of selection in the last round of an arm, averaged over seeds; NaN where it was not measured."""
 
     arm: str
     round: int
     kept_fraction: float
     effective_sample_size: float
     shares: tuple[tuple[str, float, float | None, float], ...]
-    """Per group: share of the queries, of the completions to choose from (``None`` without run directories), and by
-    weight of what was kept."""
+    """Per group: its share of the queries, of the completions before selection (``None`` without run directories), and
+    of the kept completions by weight."""
 
 
 def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
-    """Selection diagnostics of an arm; ``None`` before its first self-consuming round."""
+    """Statistics of selection in an arm; ``None`` if it has no self-consuming round yet."""
     last = int(series.reached(arm).max(initial=-1))
     if last < 1:
         return None
@@ -131,16 +131,16 @@ class CardTable:
     """A judge card as plain values."""
 
     arms: tuple[str, ...]
-    """Arms whose shares this judge produced."""
+    """The arms whose shares this judge produced."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float, ...], ...]
 
 
 def cards(part: Part, arms: Sequence[str]) -> list[CardTable]:
-    """The judge cards in the run directories, each once.
+    """The different judge cards in the run directories.
 
     Raises:
-        StoreError: a card that cannot be read.
+        StoreError: a card cannot be read.
     """
     found: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
     for run in part.runs:
@@ -176,7 +176,7 @@ class Sample:
 def samples(part: Part, arm: str) -> list[Sample]:
     """Answers to the same held-out prompts in the first, a middle and the last round of the arm's first seed.
 
-    For each group and for no group: the first prompt of the evaluation set; nothing is picked by what was answered.
+    Shows the first prompt of the evaluation set for each group and for no group; the choice ignores the answers.
     """
     run = next((run for run in part.runs if run.arm == arm), None)
     if run is None:

@@ -1,4 +1,4 @@
-"""Paths per round with bands between seeds, as SVG and PNG."""
+"""Figures of the paths over rounds with bands between seeds, as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from scpl_ray.shares import IntArray
 from scpl_ray.studies.series import MeanPath, Series, mean_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe and Ito's palette for all kinds of colour vision, without its yellow, which is too light for a line."""
+"""Okabe and Ito's palette, which suits all kinds of colour vision, without yellow, which is too light for lines."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 MAX_ARMS = 14
-"""Arms in one figure."""
+"""Largest number of arms in one figure."""
 MAX_POINTS = 200
-"""Rounds that are drawn; of longer paths, evenly spaced ones."""
+"""Largest number of rounds that are drawn; of longer paths, evenly spaced rounds are drawn."""
 MAX_GROUPS = 4
-"""Groups whose shares get a panel of their own."""
+"""Largest number of groups whose shares get a separate panel."""
 BANDS_UP_TO = 4
-"""With more arms in a figure, shaded bands would hide each other: intervals are drawn as bars."""
+"""With more arms in a figure, shaded bands would hide each other, so that intervals are drawn as bars."""
 WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
 
 MARGIN = 0.02
 
 Panel = tuple[str, str | None]
-"""Metric and group."""
+"""The metric and the group of a panel."""
 
 TITLES: Mapping[Drawing, str] = {
     "preference": "Preference bias on neutral prompts",
@@ -51,19 +51,19 @@ TITLES: Mapping[Drawing, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One drawing."""
+    """One figure."""
 
     name: str
-    """Of its files, without ending."""
+    """Name of its files, without the extension."""
     title: str
     alt: str
-    """What it shows, in words."""
+    """Description of the figure in words."""
     svg: bytes
     png: bytes
 
 
 def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
-    """The figures of a part: what no arm has a number for is left out.
+    """Draw the figures of a part; panels for which no arm has a number are left out.
 
     Args:
         part: the results.
@@ -71,7 +71,7 @@ def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
     """
     series = part.series
     groups = list(dict.fromkeys(g for arm in arms for g in series.groups(arm, "share")))
-    # of two groups the second share is what is left
+    # with two groups the second share is 1 minus the first
     shares: list[Panel] = [("share", g) for g in (groups[:1] if len(groups) == 2 else groups[:MAX_GROUPS])]
     share_title = "Share of queries" + (f" ({groups[1]}: the rest)" if len(groups) == 2 else "")
     plans: list[tuple[str, str, list[Panel]]] = [
@@ -107,7 +107,7 @@ def _draw(series: Series, name: str, title: str, panels: Sequence[Panel], arms: 
         ),
         warnings.catch_warnings(),
     ):
-        # the SVG holds text as text; only the PNG may lack a glyph
+        # the SVG contains text as text; only the PNG may lack a glyph
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas = Canvas(figsize=(WIDTH_INCHES, height), layout="constrained")
         FigureCanvasAgg(canvas)
@@ -167,7 +167,7 @@ def _dress(axis: Axes, panel: Panel) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     kind = kind_of(metric)
     if kind is not None and kind.is_fraction:
-        # a t-interval of few seeds may reach where no number can be
+        # a t-interval of few seeds may extend beyond the possible values
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -MARGIN), min(high, 1.0 + MARGIN))
     if kind is not None and kind.unit == "log-odds":

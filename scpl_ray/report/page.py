@@ -1,4 +1,4 @@
-"""The page: ``report.html``, its figures and ``report.json``."""
+"""The report page: ``report.html``, its figures and ``report.json``."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from scpl_ray.studies.verdicts import ArmFlags, Family
 TEMPLATE = "page.html"
 FORMAT = 1
 MAX_CLAIMS = 60
-"""Claims in the page's table."""
+"""Largest number of claims in the page's table."""
 MAX_GAPS = 50
-"""Lines of missing runs on the page."""
+"""Largest number of missing runs listed on the page."""
 UNSHOWN_KEYS = ("name", "seed")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class View:
-    """A part with everything that is said about it."""
+    """A part with everything that the page shows of it."""
 
     slug: str
-    """Prefix of its figures' files."""
+    """Prefix of the file names of its figures."""
     part: Part
     shown: tuple[str, ...]
-    """Arms with results that are drawn and listed."""
+    """The arms with results that are drawn and listed."""
     family: Family | None
     flags: Mapping[str, ArmFlags]
-    """Of every arm with results."""
+    """Flags of every arm with results."""
     figures: tuple[Figure, ...]
     differing: Mapping[str, Mapping[str, Any]]
-    """Per arm: the config keys in which the arms differ."""
+    """Per arm, its values of the config keys in which the arms differ."""
 
 
 def view(part: Part, slug: str) -> View:
-    """Judge, describe and draw."""
+    """Judge the claims of a part, describe its arms and draw its figures."""
     there = [arm for arm in part.arms if arm in part.series.values]
     shown = tuple(there[:MAX_ARMS])
     family = verdicts.judge(part.series, part.study) if part.study is not None and part.study.claims else None
@@ -60,12 +60,12 @@ def view(part: Part, slug: str) -> View:
 
 
 def write(parts: Sequence[Part], output: Path) -> Path:
-    """Write the report into a folder, made where it does not exist; returns the path of the page.
+    """Write the report into a folder, which is created if needed; returns the path of the page.
 
     Raises:
         OSError: the folder cannot be written.
-        StoreError: a judge card that cannot be read.
-        ValueError: results that cannot be judged, e.g. a quality outside [0, 1].
+        StoreError: a judge card cannot be read.
+        ValueError: the results cannot be judged, e.g. because of a quality outside [0, 1].
     """
     views = [view(part, f"part{i + 1}-" if len(parts) > 1 else "") for i, part in enumerate(parts)]
     created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -83,7 +83,7 @@ def write(parts: Sequence[Part], output: Path) -> Path:
 
 
 def render(views: Sequence[View], created: str) -> str:
-    """The page as HTML: one file, nothing is loaded and nothing runs."""
+    """The page as one HTML file that loads nothing else and runs no scripts."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -202,7 +202,7 @@ def _flags(one: View, arm: str) -> dict[str, Any]:
 
 
 def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
+    """Values of a section by dotted key."""
     found: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -214,14 +214,14 @@ def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def _differing(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any]]:
-    """Per arm: the keys in which the arms differ."""
+    """Per arm, its values of the keys in which the arms differ."""
     flat = {arm: _flat(experiment) for arm, experiment in experiments.items()}
     keys = [key for key in next(iter(flat.values()), {}) if len({repr(values[key]) for values in flat.values()}) > 1]
     return {arm: {key: values[key] for key in keys} for arm, values in flat.items()}
 
 
 def _usual(differing: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The most common value of every key in which the arms differ; of those that tie, the first arm's."""
+    """The most common value of every key in which the arms differ; among equally common ones, that of the first arm."""
     keys = next(iter(differing.values()), {})
     found = {}
     for key in keys:
@@ -232,7 +232,7 @@ def _usual(differing: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _common(experiments: Mapping[str, Experiment]) -> dict[str, Any]:
-    """The keys in which all arms agree."""
+    """The keys on which all arms agree, with their values."""
     flat = [_flat(experiment) for experiment in experiments.values()]
     first = flat[0] if flat else {}
     return {key: value for key, value in first.items() if all(repr(other[key]) == repr(value) for other in flat)}
@@ -247,7 +247,7 @@ def _versions(part: Part) -> dict[str, str]:
 
 
 def summary(one: View) -> dict[str, Any]:
-    """Everything the page says of a part in numbers, for all arms, as plain values."""
+    """All numbers that the page shows of a part, for all arms, as plain values."""
     part = one.part
     return {
         "title": part.title,
@@ -312,7 +312,7 @@ def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values; a number that does not exist is null."""
+    """Convert to JSON values; a number that does not exist becomes null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, float):

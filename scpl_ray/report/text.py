@@ -1,4 +1,4 @@
-"""Numbers and foreign text as a reader may see them."""
+"""Formatting numbers and untrusted text for readers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import unicodedata
 from scpl_ray.evaluation import catalogue
 
 CUT = 600
-"""Characters of one text that are shown."""
+"""Largest number of characters that are shown of a text."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 ROUNDING = 1e-12
-"""Differences of numbers around 1 below this are rounding."""
+"""Smaller differences between numbers around 1 are rounding errors."""
 NOTHING = "\N{EN DASH}"
-"""Stands for a number that does not exist."""
+"""Shown in place of a number that does not exist."""
 
 
 def visible(text: str) -> str:
-    """Text in which nothing acts: controls, direction overrides and lone surrogates are spelled out.
+    """Replace active characters of a text: controls, direction overrides and lone surrogates are spelled out.
 
-    Tabs and line breaks stay, marked. Letters of any script stay as they are.
+    Tabs and line breaks are kept and marked. Letters of any script stay as they are.
     """
     return text if text.isprintable() else "".join(map(_shown, text))
 
@@ -31,19 +31,19 @@ def _shown(character: str) -> str:
     if character == "\t":
         return "⇥\t"
     category = unicodedata.category(character)
-    # Cf: invisible format characters, among them the direction overrides; joiners are part of words
+    # Cf: invisible format characters, including the direction overrides; joiners are part of words
     if category in ("Cc", "Cs", "Co") or (category == "Cf" and character not in "\u200c\u200d"):
         return f"⟨U+{ord(character):04X}⟩"
     return character
 
 
 def cut(text: str) -> str:
-    """The beginning of a long text, said aloud."""
+    """The beginning of a long text, followed by a note that it was cut."""
     return text if len(text) <= CUT else f"{text[:CUT]} … [{len(text) - CUT} more characters]"
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three digits after the point, three significant ones where it is small; rounding errors are 0."""
+    """A number with three decimals, or three significant digits where it is small; rounding errors become 0."""
     if value is None or math.isnan(value):
         return NOTHING
     if math.isinf(value):
@@ -59,27 +59,27 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def signed(value: float | None) -> str:
-    """As :func:`number`, with its sign."""
+    """As :func:`number`, but with the sign."""
     return number(value, signed=True)
 
 
 def interval(low: float, high: float, *, signed: bool = False) -> str:
-    """``low to high``."""
+    """An interval as ``low to high``."""
     return f"{number(low, signed=signed)} to {number(high, signed=signed)}"
 
 
 def p_value(value: float) -> str:
-    """Never 0."""
+    """A p-value, which is never shown as 0."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:
-    """Whole percents."""
+    """A fraction as whole percent."""
     return NOTHING if value is None or math.isnan(value) else f"{value:.0%}"
 
 
 def config_value(value: object) -> str:
-    """As it stands in a config."""
+    """A value as it is written in a config."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""Verdicts and flags in words that claim no more than the seeds show."""
+"""Verdicts and flags in words that claim no more than the seeds support."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from scpl_ray.report.text import MINUS, NOTHING, TIMES, interval, metric_name, n
 from scpl_ray.studies.verdicts import ArmFlags, Family, Judged
 
 SYMBOLS = {"supported": "●", "opposite": "✕", "cannot tell": "○", "not enough seeds": NOTHING}
-"""So that no verdict is told by its colour alone."""
+"""Symbols of the verdicts, so that they are not distinguished by colour alone."""
 
 
 def contrast(judged: Judged) -> str:
-    """``treatment − control``, or every weight."""
+    """The contrast as ``treatment − control``, or with all its weights."""
     terms = []
     for position, (arm, weight) in enumerate(judged.claim.contrast.items()):
         sign = MINUS if weight < 0 else "+" if position else ""
@@ -21,12 +21,12 @@ def contrast(judged: Judged) -> str:
 
 
 def point(judged: Judged) -> str:
-    """Where on the axes; empty without axes."""
+    """The point on the axes; empty without axes."""
     return ", ".join(f"{key}={value}" for key, value in judged.cell)
 
 
 def measured(judged: Judged) -> str:
-    """The metric, and when it was taken."""
+    """The metric and the round or rounds in which it was measured."""
     what = metric_name(judged.claim.metric, judged.claim.group)
     if judged.round is None:
         return what
@@ -34,7 +34,7 @@ def measured(judged: Judged) -> str:
 
 
 def sentence(judged: Judged, family: Family) -> str:
-    """One verdict as a sentence or two."""
+    """A verdict as one or two sentences."""
     verdict, side = judged.verdict, judged.claim.direction
     if verdict is None:
         return f"Not judged: {judged.reason}."
@@ -59,13 +59,13 @@ def sentence(judged: Judged, family: Family) -> str:
 
 
 def left_out(judged: Judged) -> str:
-    """Seeds that are not compared; empty where all are."""
+    """The seeds that are not compared; empty where all are compared."""
     parts = [f"seed {seed} (no number in {', '.join(arms)})" for seed, arms in judged.left_out.items()]
     return f"Not compared: {'; '.join(parts)}." if parts and judged.verdict is not None else ""
 
 
 def levelling(flags: ArmFlags) -> str:
-    """Whether the gap of an arm fell because quality fell."""
+    """Says whether the gap of an arm fell because quality fell."""
     if flags.levelled_down is None:
         return "cannot tell: fewer than 2 whole seeds or groups"
     if not flags.levelled_down:
@@ -75,11 +75,11 @@ def levelling(flags: ArmFlags) -> str:
 
 
 def stability(flags: ArmFlags, rule: str | None) -> str:
-    """What the paths say of the stability of the groups' shares.
+    """Says what the paths show about the stability of the groups' shares.
 
     Args:
-        flags: of the arm.
-        rule: its feedback rule, where it is known.
+        flags: the flags of the arm.
+        rule: the feedback rule of the arm, where it is known.
     """
     if rule is not None and not RULES[rule].reacts:
         return f"not asked: shares are set from outside (feedback.rule={rule})"
@@ -92,7 +92,7 @@ def stability(flags: ArmFlags, rule: str | None) -> str:
 
 
 def amplification(flags: ArmFlags) -> str:
-    """Whether preference bias rose since round 0."""
+    """Says whether preference bias rose since round 0."""
     if flags.amplified is None:
         return "cannot tell: fewer than 2 seeds"
     p = p_value(flags.amplified.p)

@@ -1,1 +1,1 @@
-"""What a round trains on: candidates, strategies, pairs, data cycles, examples."""
+"""The training data of a round: candidates, selection strategies, preference pairs, data cycles and examples."""

@@ -1,4 +1,4 @@
-"""The completions of a round, what is kept of them, and the steps that strategies share."""
+"""The completions of a round, those that are kept, and the steps that several strategies share."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Candidates:
     """
 
     completion_ids: Sequence[str]
-    """N distinct ids; the candidates of a prompt are ordered by them, numbers by value: ``s2`` before ``s10``."""
+    """N distinct ids; a prompt's candidates are sorted by them, with numbers by value: ``s2`` before ``s10``."""
     prompts: IntArray
     """Index of the prompt that each completion answers, shape (N,)."""
     groups: IntArray
     """Group index in 0..K-1, shape (N,)."""
     rewards: FloatArray
-    """Finite, shape (N,)."""
+    """Rewards, all finite, shape (N,)."""
     n_groups: int
-    """K >= 2."""
+    """Number of groups K >= 2."""
 
     def __post_init__(self) -> None:
         self.validate()
@@ -69,7 +69,7 @@ class Candidates:
 
     @property
     def size(self) -> int:
-        """N."""
+        """Number of completions N."""
         return len(self.completion_ids)
 
     @cached_property
@@ -93,13 +93,13 @@ class Candidates:
 
     @cached_property
     def best_first(self) -> IntArray:
-        """Rows by (-reward, prompt, candidate), shape (N,)."""
+        """Rows sorted by (-reward, prompt, candidate), shape (N,)."""
         return np.asarray(np.lexsort((self.candidate_rank, self.prompts, -self.rewards)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selected:
-    """What was kept: M of N completions."""
+    """The kept completions: M of N."""
 
     indices: IntArray
     """Ascending positions in the candidates, shape (M,)."""
@@ -112,19 +112,19 @@ class Selected:
     shares_before: FloatArray
     """Group shares of the candidates, shape (K,)."""
     shares_after: FloatArray
-    """Weighted group shares of the kept, shape (K,)."""
+    """Weighted group shares of the kept completions, shape (K,)."""
     strategy: str
-    """The strategy, prefixed ``random control of`` where this is its control."""
+    """Name of the strategy, with the prefix ``random control of`` where this is its control."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Draw:
-    """What a strategy needs beside candidates and settings."""
+    """What a strategy needs in addition to candidates and settings."""
 
     chance: FloatArray
     """One uniform in [0, 1) per completion, shape (N,)."""
     target: FloatArray
-    """Wanted group shares, shape (K,)."""
+    """Target group shares, shape (K,)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,19 +132,19 @@ class Kept:
     """What a strategy returns."""
 
     rows: IntArray
-    """Kept positions, any order, shape (M,)."""
+    """Positions of the kept completions, in any order, shape (M,)."""
     group_weights: FloatArray | None = None
-    """Weight of a kept row by group up to a factor, shape (K,); ``None``: all alike."""
+    """Weight of a kept row by its group, up to a constant factor, shape (K,); ``None``: all weights are equal."""
 
 
 def selected(candidates: Candidates, indices: IntArray, weights: FloatArray, strategy: str) -> Selected:
-    """What was kept, with its figures.
+    """The kept completions with their statistics.
 
     Args:
         candidates: the completions.
-        indices: ascending positions of the kept, shape (M,).
-        weights: their weights up to a factor, shape (M,).
-        strategy: what kept them.
+        indices: ascending positions of the kept completions, shape (M,).
+        weights: their weights up to a constant factor, shape (M,).
+        strategy: name of the strategy that kept them.
     """
     groups = candidates.groups[indices]
     weights = weights / weights.mean()
@@ -165,8 +165,8 @@ def acceptance(candidates: Candidates, selection: Selection, excess: FloatArray 
     Args:
         candidates: the completions.
         selection: ``beta``, ``r_max`` and ``reward_bound``.
-        excess: with ``penalty`` lambda, r is the reward minus lambda excess_g; shape (K,). The bound moves along, so
-            that it bounds these rewards too.
+        excess: with ``penalty`` lambda, r is the reward minus lambda excess_g; shape (K,). The bound is shifted
+            accordingly, so that it bounds these rewards too.
 
     Raises:
         ValueError: ``reward_bound`` lies below a reward.
@@ -196,7 +196,7 @@ def accepted(probabilities: FloatArray, draw: Draw) -> IntArray:
     """Rows whose uniform lies below their acceptance probability, ascending.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no row is accepted.
     """
     rows = np.flatnonzero(draw.chance < probabilities)
     if len(rows) == 0:
@@ -208,10 +208,10 @@ def accepted(probabilities: FloatArray, draw: Draw) -> IntArray:
 
 
 def budget(candidates: Candidates, selection: Selection) -> int:
-    """Rows that ``keep_fraction`` allows, rounded down.
+    """Number of rows that ``keep_fraction`` allows, rounded down.
 
     Raises:
-        ValueError: that is none.
+        ValueError: that number is 0.
     """
     rows = int(np.floor(round(selection.keep_fraction * candidates.size, 9)))
     if rows == 0:

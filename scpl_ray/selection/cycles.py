@@ -1,4 +1,4 @@
-"""Data cycles: what a round trains on, and named set-ups after the paper.
+"""Data cycles: how a round's training data are composed of synthetic and real examples.
 
 A cycle is one function and one record in :data:`CYCLES`.
 """
@@ -16,7 +16,7 @@ from scpl_ray.records import Example
 from scpl_ray.seeds import derive_seed, uniforms
 
 Real = Callable[[int, int], Sequence[Example]]
-"""``real(count, seed)`` gives ``count`` real examples; with one seed, fewer are the first of more."""
+"""``real(count, seed)`` returns ``count`` real examples; with one seed, fewer are the first ones of more."""
 
 Pool = Callable[[Sequence[Sequence[Example]], Cycle, int, int], list[Example]]
 """The synthetic examples of a round from (history, cycle, round, seed)."""
@@ -46,7 +46,7 @@ class DataCycle:
     """A registered cycle."""
 
     meaning: str
-    """What a round trains on, in a few words."""
+    """The data on which a round trains, in a few words."""
     pool: Pool
 
 
@@ -59,21 +59,21 @@ CYCLES: dict[str, DataCycle] = {
 
 
 def compose(history: Sequence[Sequence[Example]], real: Real, cycle: Cycle, *, round_: int, seed: int) -> list[Example]:
-    """D_t, the training data of a round: synthetic examples by the cycle, then real ones.
+    """D_t, the training data of a round: synthetic examples chosen by the cycle, then real ones.
 
-    Weights have mean 1 over the data, and over the synthetic and the real part each, so that ``real_share`` is the
-    share of the loss as well. A subsample holds ``size`` rows, or all while there are fewer.
+    Weights have mean 1 over all data, and also over the synthetic and the real part separately, so that ``real_share``
+    is the share of the loss as well. A subsample has ``size`` rows, or all rows if there are fewer.
 
     Args:
         history: kept examples of rounds 1..t; only the rounds that the cycle needs are read.
-        real: asked once, for the real rows of :func:`real_rows_needed`, and only if there are any. ``anchored`` rows
-            come from the same seed every round, ``fresh`` rows from one of their own.
+        real: called once, for the number of rows that :func:`real_rows_needed` gives, and only if it is above 0.
+            ``anchored`` rows come from the same seed every round, ``fresh`` rows from a new seed each round.
         cycle: the settings.
         round_: t >= 1.
         seed: the run's seed.
 
     Raises:
-        ValueError: a history of another length than t, nothing kept, too few real rows, weights that are negative or
+        ValueError: a history whose length is not t, nothing kept, too few real rows, weights that are negative or
             not finite or all 0, an example that occurs twice, or both ``real_share`` and ``real_rows``.
     """
     if round_ < 1 or len(history) != round_:
@@ -98,7 +98,7 @@ def compose(history: Sequence[Sequence[Example]], real: Real, cycle: Cycle, *, r
 
 
 def real_rows_needed(synthetic_rows: int, cycle: Cycle) -> int:
-    """Real rows beside ``synthetic_rows``: ``real_rows``, or a / (1 - a) of them for ``real_share`` a, rounded.
+    """Real rows to add to ``synthetic_rows``: ``real_rows``, or a / (1 - a) of them for ``real_share`` a, rounded.
 
     Raises:
         ValueError: both ``real_share`` and ``real_rows`` are given.

@@ -1,4 +1,4 @@
-"""From records to what the pure rooms take, and back."""
+"""Convert records to the inputs of the pure selection functions, and their results back to records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scpl_ray.selection.strategies import Candidates, Selected
 def candidates_of(
     queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score], groups: Sequence[str]
 ) -> Candidates:
-    """What selection chooses from: one entry per completion, in order."""
+    """The candidates for selection: one entry per completion, in order."""
     position = {q.query_id: i for i, q in enumerate(queries)}
     prompts = np.array([position[c.query_id] for c in completions], dtype=np.int64)
     return Candidates(
@@ -37,12 +37,12 @@ def training_data(
     *,
     in_pairs: bool,
 ) -> tuple[list[Example], dict[str, object]]:
-    """What was kept as weighted training examples, and the selector's own figures.
+    """The kept completions as weighted training examples, and statistics of the selection.
 
-    With ``in_pairs``, as an objective that learns from pairs needs it, ``training.dpo_pairs`` makes pairs of it.
+    With ``in_pairs``, for an objective that learns from pairs, they are paired by the rule ``training.dpo_pairs``.
 
     Raises:
-        ValueError: there is no pair.
+        ValueError: no pair can be made.
     """
     facts: dict[str, object] = {}
     rejected: list[tuple[int, ...] | None] = [None] * len(kept.indices)
@@ -74,7 +74,7 @@ def training_data(
 
 
 def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[str, object]:
-    """The selector's own figures; ``duplicates`` counts completions that repeat another one of the same query."""
+    """Statistics of the selection; ``duplicates`` counts completions that repeat another one of the same query."""
     return {
         "candidates": len(completions),
         "kept": len(kept.indices),

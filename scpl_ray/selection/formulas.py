@@ -1,8 +1,8 @@
-"""What selection does to rewards and group shares, in closed form.
+"""The effect of selection on rewards and group shares, in closed form.
 
-Array functions: groups are the last axis, any settings or seeds stand in front and broadcast. The strategies of
-:mod:`scpl_ray.selection.strategies` use the same acceptance, weights and multipliers; the tests hold the two against
-each other. Closed forms that only the tests need are in ``tests/theory``.
+Array functions: groups are the last axis, and axes for settings or seeds come first and broadcast. The strategies of
+:mod:`scpl_ray.selection.strategies` use the same acceptance, weights and multipliers; the tests compare the
+two. Closed forms that only the tests need are in ``tests/theory``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scpl_ray.shares import FloatArray, normalise
 
 NUMBERS_AT_ONCE = 50_000
-"""In a slab of an integral: what fits into a processor's cache."""
+"""Numbers that an integral holds at once, few enough to fit into a processor's cache."""
 
 
 def _array(values: ArrayLike) -> FloatArray:
@@ -48,7 +48,7 @@ def vrs_acceptance(rewards: ArrayLike, beta: ArrayLike, r_max: ArrayLike) -> Flo
 
 
 def accepted_shares(shares: ArrayLike, acceptance: ArrayLike) -> FloatArray:
-    """Group shares p_g Z_g / sum p Z among the accepted, shape (..., K); the rate is sum p Z."""
+    """Group shares p_g Z_g / sum p Z of the accepted, shape (..., K); the acceptance rate is sum p Z."""
     return normalise("acceptance", _array(shares) * _array(acceptance))
 
 
@@ -58,7 +58,7 @@ def accepted_shares(shares: ArrayLike, acceptance: ArrayLike) -> FloatArray:
 def best_of_n_shares(shares: ArrayLike, means: ArrayLike, sds: ArrayLike, n: int) -> FloatArray:
     """Group shares of the best of n draws from the mixture of N(mu_g, sd_g^2), shape (..., K): p_g E_g[n F(r)^(n-1)].
 
-    The trapezoid rule with steps of an 8th of the smallest sd over 10 sd on either side: exact to about 1e-12.
+    Uses the trapezoid rule with steps of 1/8 of the smallest sd, over 10 sd on either side: exact to about 1e-12.
     """
     from scipy.special import ndtr  # half a second that checking a config need not wait
 
@@ -79,7 +79,7 @@ def top_fraction(
 ) -> tuple[FloatArray, FloatArray]:
     """The threshold tau that keeps the best fraction kappa of a mixture of N(mu_g, sd_g^2), and the shares above it.
 
-    Solves sum_g p_g P(r > tau | g) = kappa by bisection, to the last bit.
+    Solves sum_g p_g P(r > tau | g) = kappa by bisection, to machine precision.
 
     Args:
         shares: p_g, shape (..., K).
@@ -106,7 +106,7 @@ def top_fraction(
 
 
 def importance_weights(shares: ArrayLike, target: ArrayLike) -> FloatArray:
-    """w_g = tau_g / p_g, shape (..., K); 0 for a group that is neither there nor wanted.
+    """w_g = tau_g / p_g, shape (..., K); 0 for a group that is neither present nor wanted.
 
     Raises:
         ValueError: a group that is wanted has no rows.
@@ -127,7 +127,7 @@ def effective_sample_size(weights: ArrayLike) -> float:
 
 
 def calibrated_multipliers(shares: ArrayLike, target: ArrayLike, acceptance: ArrayLike) -> FloatArray:
-    """c_g ~ tau_g / (p_g Z_g), largest 1, shape (..., K): accepting with a(r) c_g gives shares tau exactly.
+    """c_g ~ tau_g / (p_g Z_g) with maximum 1, shape (..., K): accepting with a(r) c_g gives shares tau exactly.
 
     Raises:
         ValueError: a wanted group that is empty or never accepted.

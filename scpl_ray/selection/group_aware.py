@@ -1,6 +1,6 @@
-"""Selection that knows the groups: importance weights, quotas, calibration, penalty, reweighting.
+"""Selection that uses the groups: importance weights, quotas, calibration, penalty, reweighting.
 
-Only quotas, weights and calibration bring the kept to the target; a penalty leaves a bias.
+Quotas, weights and calibration bring the kept shares to the target; a penalty leaves a bias.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainde
 
 
 def target_shares(selection: Selection, n_groups: int, initial_shares: ArrayLike) -> FloatArray:
-    """The group shares that the group-aware strategies want, shape (K,).
+    """The target group shares of the group-aware strategies, shape (K,).
 
     Raises:
         ValueError: not one share per group, or shares that are negative or do not sum to 1.
@@ -30,10 +30,10 @@ def target_shares(selection: Selection, n_groups: int, initial_shares: ArrayLike
 
 
 def more_for_weaker(samples_per_prompt: int, quality: FloatArray) -> IntArray:
-    """Completions per query of each group by what it lacks, shape (..., K) like ``quality``.
+    """Completions per query of each group, more where its quality is lower, shape (..., K) like ``quality``.
 
-    n_g = n (1 - q_g) / mean_j (1 - q_j), rounded, at least 1 and at most 2 n. Asked equally, the groups together get
-    about n per query, less where the cap of the weakest binds. Where no group lacks anything, n_g = n.
+    n_g = n (1 - q_g) / mean_j (1 - q_j), rounded, at least 1 and at most 2 n. If all groups ask equally
+    often, the mean is about n per query, or less where the cap limits the weakest. Where every q_g = 1, n_g = n.
     """
     samples = np.full(quality.shape, samples_per_prompt)
     lack = 1.0 - quality
@@ -43,14 +43,14 @@ def more_for_weaker(samples_per_prompt: int, quality: FloatArray) -> IntArray:
 
 
 def importance(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Everything of the wanted groups, weighted by tau_g / p_g."""
+    """Keep all completions of the wanted groups, weighted by tau_g / p_g."""
     _check_groups(candidates.group_counts, draw.target, "among the completions", "raise queries.prompts_per_round")
     rows = np.flatnonzero(draw.target[candidates.groups] > 0)
     return Kept(rows, importance_weights(candidates.shares, draw.target))
 
 
 def quotas(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """The best m_g of each group, m_g = tau_g M by largest remainder."""
+    """Keep the best m_g of each group, m_g = tau_g M by largest remainder."""
     counts = largest_remainder(draw.target, budget(candidates, selection))
     if np.any(counts > candidates.group_counts):
         wanted = draw.target > 0
@@ -70,7 +70,7 @@ def calibrated(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
     accept = acceptance(candidates, selection)
     mass = np.bincount(candidates.groups, weights=accept, minlength=candidates.n_groups)
     _check_groups(mass, draw.target, "accepted, every acceptance underflows", "raise selection.beta")
-    # mass is N p_g Z_g, which only needs to be known up to a factor
+    # mass is N p_g Z_g, which is needed only up to a constant factor
     multipliers = calibrated_multipliers(mass, draw.target, 1.0)
     return Kept(accepted(accept * multipliers[candidates.groups], draw))
 
@@ -86,10 +86,10 @@ def penalty(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
 
 
 def reweight(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Rejection sampling by reward, then group weights that bring the kept to the target.
+    """Rejection sampling by reward, then group weights that bring the kept shares to the target.
 
     Our reading of reward-based rejection sampling with reweighting (Wang et al., ACL 2026): the weights come from the
-    imbalance among the kept, and :func:`more_for_weaker` gives the weaker group more candidates.
+    imbalance among the kept completions, and :func:`more_for_weaker` gives the weaker group more candidates.
     """
     rows = accepted(acceptance(candidates, selection), draw)
     counts = np.bincount(candidates.groups[rows], minlength=candidates.n_groups)

@@ -1,8 +1,8 @@
-"""Preference pairs for DPO: which completion of a prompt is chosen over which.
+"""Preference pairs for DPO: which completion of a prompt is preferred to which other one.
 
 A rule is one function and one record in :data:`RULES`. Two completions make a pair only if their tokens and their
-rewards differ: a pair of equal texts has no gradient, and equal rewards prefer neither. Nothing depends on the order of
-rows.
+rewards differ: a pair of equal texts has no gradient, and equal rewards prefer neither. The result does not depend
+on the order of rows.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ class Pairs:
     """The M pairs of a round."""
 
     chosen: Selected
-    """The chosen completions, their weights and figures."""
+    """The chosen completions, their weights and statistics."""
     rejected: IntArray
     """Positions of the rejected completions in the candidates, shape (M,)."""
     left_out: dict[str, int]
-    """Pairs that could not be made, by reason: ``no_partner`` (nothing of the prompt was left to reject), ``identical``
-    (the same tokens) and ``tie`` (the same reward)."""
+    """Pairs that could not be made, by reason: ``no_partner`` (no completion of the prompt was left to reject),
+    ``identical`` (the same tokens) and ``tie`` (the same reward)."""
     inverted: int
-    """Pairs whose rejected completion has the higher reward: selection may keep such by chance or for its group."""
+    """Pairs whose rejected completion has the higher reward: selection may keep such by chance or for the group."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Drawn:
     chosen: IntArray
     rejected: IntArray
-    """``_NONE`` where there is no partner."""
+    """Position of the rejected completion; ``_NONE`` where there is no partner."""
     weights: FloatArray
 
 
 def _accepted_rejected(candidates: Candidates, kept: Selected, chance: FloatArray | None) -> _Drawn:
-    """Each kept completion with its weight, against the worst one of its prompt that was not kept.
+    """Pair each kept completion, with its weight, with the worst one of its prompt that was not kept.
 
-    The worst has the lowest reward and is the last of several; in a control it is the one that chance puts first.
+    The worst has the lowest reward, and of equal ones it is the last; in a control it is chosen at random.
     """
     is_kept = np.zeros(candidates.size, dtype=bool)
     is_kept[kept.indices] = True
@@ -57,9 +57,9 @@ def _accepted_rejected(candidates: Candidates, kept: Selected, chance: FloatArra
 
 
 def _best_worst(candidates: Candidates, kept: Selected, chance: FloatArray | None) -> _Drawn:
-    """Of each prompt the completion with the highest reward against the one with the lowest, weight 1.
+    """Pair the completion of each prompt that has the highest reward with the one that has the lowest, weight 1.
 
-    Of several these are the first and the last; in a control chance says which of the two is chosen.
+    Of equal ones these are the first and the last; in a control it is random which of the two is the chosen one.
     """
     best = _first_per_prompt(candidates, candidates.best_first)
     worst = _first_per_prompt(candidates, candidates.best_first[::-1])
@@ -77,12 +77,12 @@ class PairRule:
     """A registered rule."""
 
     meaning: str
-    """Which completion it holds against which."""
+    """Which completion the rule prefers to which."""
     draw: Callable[[Candidates, Selected, FloatArray | None], _Drawn]
     needs: Literal["nothing", "completions"]
-    """What the selection strategy must reject (its ``rejects``) for this rule to find its pairs."""
+    """What the selection strategy must reject (its ``rejects``) so that this rule can form pairs."""
     otherwise: str
-    """What is wrong with another strategy, and the way out."""
+    """What is wrong with other strategies, and what to change."""
 
 
 RULES: dict[str, PairRule] = {
@@ -118,9 +118,9 @@ def pair(
     Args:
         candidates: the round's completions.
         kept: what selection kept of them.
-        token_ids: of each completion, in the order of the candidates.
+        token_ids: the token ids of each completion, in the order of the candidates.
         rule: a name in :data:`RULES`.
-        control: pair by chance instead of by reward: with a matched random selection, no pair carries a preference.
+        control: pair by chance instead of by reward; with a matched random selection, no pair expresses a preference.
         round_: enters the random stream.
         seed: the run's seed.
 
@@ -155,7 +155,7 @@ def pair(
 
 
 def _first_per_prompt(candidates: Candidates, order: IntArray) -> dict[int, int]:
-    """The first row of each prompt in this order of rows, by prompt."""
+    """Map each prompt to its first row in this order of rows."""
     first: dict[int, int] = {}
     for row in order.tolist():
         first.setdefault(int(candidates.prompts[row]), row)

@@ -1,7 +1,7 @@
 """Which completions become training data: rejection sampling strategies, group-aware remedies, and their controls.
 
-Chance is one uniform per completion, keyed by its id, and ties are broken by (reward, prompt, candidate): the outcome
-does not depend on the order of the rows. A strategy is one function and one record in :data:`STRATEGIES`.
+Random choices use one uniform per completion, derived from its id, and rows are sorted by (reward, prompt, candidate):
+the result does not depend on the order of the rows. A strategy is one function and one record in :data:`STRATEGIES`.
 """
 
 from __future__ import annotations
@@ -33,51 +33,51 @@ __all__ = ["STRATEGIES", "Candidates", "Selected", "Strategy", "candidates_per_g
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A registered strategy and all that others may ask of it."""
+    """A registered strategy and its properties."""
 
     meaning: str
-    """What it keeps, in a few words."""
+    """What the strategy keeps, in a few words."""
     keep: Callable[[Candidates, Selection, Draw], Kept]
     fixes: Literal["size", "prompts", "groups"] = "size"
-    """What its random control shares with it: the size, or also the number per prompt, or also per group."""
+    """What its random control has in common with it: the number kept in total, also per prompt, or also per group."""
     rejects: Literal["nothing", "groups", "completions"] = "completions"
-    """``groups``: it drops whole groups only, so that no prompt has both kept and rejected completions."""
+    """``groups``: only whole groups are dropped, so that no prompt has both kept and rejected completions."""
     reads_keep_fraction: bool = False
     """Whether ``selection.keep_fraction`` says how many completions it keeps."""
     reads_best_of: bool = False
-    """Whether it looks at ``selection.best_of`` candidates of each prompt, which must have been drawn."""
+    """Whether it uses the first ``selection.best_of`` candidates of each prompt; so many must have been drawn."""
     more_for_weaker: bool = False
-    """Whether weaker groups get more candidates per query; all groups get the same otherwise."""
+    """Whether groups with lower quality get more candidates per query; otherwise all groups get the same number."""
 
 
 def _none(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Everything."""
+    """Keep everything."""
     return Kept(np.arange(candidates.size))
 
 
 def _random(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """A uniform sample without replacement."""
+    """Keep a uniform sample without replacement."""
     order = np.lexsort((candidates.candidate_rank, draw.chance))
     return Kept(order[: budget(candidates, selection)])
 
 
 def _vrs(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Vanilla rejection sampling: accept with exp((r - r_max) / beta)."""
+    """Vanilla rejection sampling: accept with probability exp((r - r_max) / beta)."""
     return Kept(accepted(acceptance(candidates, selection), draw))
 
 
 def _tpp(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """The best of each prompt."""
+    """Keep the best of each prompt."""
     return Kept(_first_per_prompt(candidates, candidates.best_first))
 
 
 def _top(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """The best overall."""
+    """Keep the best overall."""
     return Kept(candidates.best_first[: budget(candidates, selection)])
 
 
 def _best_of_n(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """The best among the first n candidates of each prompt."""
+    """Keep the best among the first n candidates of each prompt."""
     by_prompt = np.lexsort((candidates.candidate_rank, candidates.prompts))
     _, starts, counts = np.unique(candidates.prompts[by_prompt], return_index=True, return_counts=True)
     if counts.min() < selection.best_of:
@@ -92,7 +92,7 @@ def _best_of_n(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
 
 
 def _threshold(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Every reward at or above the threshold."""
+    """Keep every completion whose reward is at or above the threshold."""
     rows = np.flatnonzero(candidates.rewards >= selection.threshold)
     if len(rows) == 0:
         raise ValueError(
@@ -137,7 +137,7 @@ STRATEGIES: dict[str, Strategy] = {
 def candidates_per_group(selection: Selection, samples_per_prompt: int, quality: ArrayLike) -> IntArray:
     """Completions to sample per query of each group, shape (..., K).
 
-    They are n for all groups, but where the strategy draws more for weaker ones: see
+    The number is n for all groups, unless the strategy draws more for groups with lower quality: see
     :func:`scpl_ray.selection.group_aware.more_for_weaker`.
 
     Args:
@@ -171,8 +171,8 @@ def select(
         initial_shares: shares of round 1, shape (K,); the target where ``selection.target`` is ``initial``.
 
     Raises:
-        ValueError: an unknown strategy, a target that is no share vector, a bound below a reward, an infeasible quota,
-            a wanted group that is empty, or nothing accepted; the message says what to change.
+        ValueError: an unknown strategy, a target that is not a vector of shares, a bound below a reward, an infeasible
+            quota, a wanted group that is empty, or nothing accepted; the message says what to change.
     """
     if selection.strategy not in STRATEGIES:
         raise ValueError(
@@ -200,7 +200,7 @@ def _chance(candidates: Candidates, purpose: str, round_: int, seed: int) -> Flo
 def _matched_random(candidates: Candidates, kept: Kept, fixes: str, chance: FloatArray) -> Kept:
     """As many rows as were kept, from each stratum that the strategy fixes, chosen by chance instead of by reward.
 
-    Weights by group are the strategy's own. Every stratum keeps its first m rows in the order of chance.
+    The group weights of the strategy are used unchanged. Every stratum keeps its first m rows in random order.
     """
     strata = {"size": np.zeros(candidates.size, np.int64), "prompts": candidates.prompts, "groups": candidates.groups}
     _, stratum = np.unique(strata[fixes], return_inverse=True)

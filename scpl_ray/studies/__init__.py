@@ -1,1 +1,1 @@
-"""Studies: arms, controls and seeds, their results, and what may be said of them."""
+"""Studies: their arms, controls and seeds, their results, and the statistical conclusions."""

@@ -24,14 +24,14 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""``group`` is null for a metric over all groups; a number that does not exist has no row."""
+"""``group`` is null for a metric over all groups; numbers that do not exist have no row."""
 
 
 def run_rows(run_dir: Path) -> list[Metric]:
     """The metrics of every evaluated round of a run, finished or not; empty where there is no run yet.
 
     Raises:
-        StoreError: not a run directory.
+        StoreError: the folder is not a run directory.
     """
     if not (run_dir / "run.json").exists():
         return []
@@ -45,7 +45,7 @@ def run_rows(run_dir: Path) -> list[Metric]:
 
 
 def table(runs: Sequence[tuple[str, int, Sequence[Metric]]]) -> pa.Table:
-    """The tidy table of (arm, seed, metrics of a run)."""
+    """The tidy table of runs that are given as (arm, seed, metrics)."""
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     for arm, seed, rows in runs:
         for row in rows:
@@ -56,7 +56,7 @@ def table(runs: Sequence[tuple[str, int, Sequence[Metric]]]) -> pa.Table:
 
 
 def write(found: pa.Table, folder: Path) -> Path:
-    """Write ``results.parquet``; pandas and R's arrow read it."""
+    """Write ``results.parquet``, which pandas and the R package arrow can read."""
     sink = pa.BufferOutputStream()
     pq.write_table(found, sink, compression="zstd")
     write_atomically(folder / FILE, sink.getvalue().to_pybytes())

@@ -17,21 +17,21 @@ Key = tuple[str, str | None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """Paths over rounds 0..T of every arm, T its own; a number that does not exist or is not finite is NaN."""
+    """Paths of every arm over its rounds 0..T; numbers that do not exist or are not finite are NaN."""
 
     arms: tuple[str, ...]
-    """In the order of the table."""
+    """Labels of the arms, in the order of the table."""
     seeds: tuple[int, ...]
-    """Seeds of any arm, ascending: the rows of every path."""
+    """The seeds of all arms together, ascending; they are the rows of every path."""
     values: Mapping[str, Mapping[Key, FloatArray]]
-    """By arm; shape (S, T + 1) each."""
+    """The paths by arm and key, each of shape (S, T + 1)."""
 
     @classmethod
     def of(cls, table: pa.Table) -> Series:
-        """The paths of a table of :data:`scpl_ray.studies.results.SCHEMA`.
+        """Read the paths from a table with the schema :data:`scpl_ray.studies.results.SCHEMA`.
 
         Raises:
-            ValueError: a round below 0, or a number that is given twice.
+            ValueError: a round below 0, or a number that occurs twice.
         """
         arm, arms = _codes(table["arm"])
         metric, metrics = _codes(table["metric"])
@@ -57,7 +57,7 @@ class Series:
         return cls(tuple(map(str, arms)), tuple(seeds.tolist()), values)
 
     def path(self, arm: str, metric: str, group: str | None = None) -> FloatArray:
-        """Shape (S, T + 1); NaN throughout where the arm has no such metric, one round where it has none at all."""
+        """A path, shape (S, T + 1); all NaN if the arm lacks the metric, and one round long if it has no metrics."""
         own = self.values.get(arm, {})
         rounds = next((values.shape[1] for values in own.values()), 1)
         found = own.get((metric, group))
@@ -78,7 +78,7 @@ class Series:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[IntArray, list[str | None]]:
-    """Codes in the order of first appearance, and their values; null is a value of its own."""
+    """Integer codes in the order of first appearance, and the values they stand for; null counts as a value."""
     encoded = column.combine_chunks().dictionary_encode("encode")
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
@@ -88,20 +88,20 @@ class MeanPath:
     """Mean between seeds with its t-interval, per round; arrays of shape (T + 1,)."""
 
     mean: FloatArray
-    """NaN where no seed has a number."""
+    """Mean over seeds; NaN where no seed has a number."""
     low: FloatArray
-    """NaN where fewer than two seeds have one."""
+    """Lower bound of the interval; NaN where fewer than two seeds have a number."""
     high: FloatArray
     seeds: IntArray
-    """Seeds behind each round."""
+    """Number of seeds that have a number in each round."""
 
 
 def mean_path(paths: FloatArray, *, confidence: float = 0.95) -> MeanPath:
     """Mean and t-interval per round over the seeds that have a number in it.
 
     Args:
-        paths: shape (S, T + 1), NaN where there is none.
-        confidence: of the two-sided interval.
+        paths: shape (S, T + 1), NaN where there is no number.
+        confidence: confidence level of the two-sided interval.
 
     Raises:
         ValueError: a confidence outside (0, 1).

@@ -20,7 +20,7 @@ from scpl_ray import seeds
 from scpl_ray.shares import FloatArray
 
 RELATIVE_ROUNDING = 1e-12
-"""Spread below this multiple of the numbers themselves is rounding, not spread."""
+"""A spread below this multiple of the numbers themselves counts as a rounding error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Interval:
     high: float
     confidence: float
     n: int
-    """Independent units behind it: seeds, or completions for a share."""
+    """Number of independent units in the estimate: seeds, or completions for a share."""
 
 
 def wilson_interval(count: int, total: int, *, confidence: float = 0.95) -> Interval:
-    """Score interval of one share (Wilson 1927): stays in [0, 1] and has a width at counts of 0.
+    """Score interval of one share (Wilson 1927): it stays in [0, 1] and has a positive width even at a count of 0.
 
     Raises:
         ValueError: total < 1, a count outside 0..total, or a confidence outside (0, 1).
@@ -46,7 +46,7 @@ def wilson_interval(count: int, total: int, *, confidence: float = 0.95) -> Inte
     share, shrink = count / total, 1.0 + z**2 / total
     centre = (share + z**2 / (2.0 * total)) / shrink
     half = z * np.sqrt(share * (1.0 - share) / total + z**2 / (4.0 * total**2)) / shrink
-    # at a count of 0 or of all the bounds are 0 and 1 exactly, up to rounding
+    # at a count of 0 the lower bound is 0, and at a count of ``total`` the upper one is 1, up to rounding
     low = 0.0 if count == 0 else float(centre - half)
     high = 1.0 if count == total else float(centre + half)
     return Interval(share, low, high, confidence, total)
@@ -55,7 +55,7 @@ def wilson_interval(count: int, total: int, *, confidence: float = 0.95) -> Inte
 def share_difference(count_a: int, total_a: int, count_b: int, total_b: int, *, confidence: float = 0.95) -> Interval:
     """Share a minus share b of two independent samples, with its large-sample interval; ``n`` is the smaller total.
 
-    For two evaluations of *one* run: it holds the noise of the completions, not that of the loop.
+    Use it for two evaluations of *one* run: it covers the noise of the completions, not that of the loop.
 
     Raises:
         ValueError: as :func:`wilson_interval`.
@@ -68,11 +68,11 @@ def share_difference(count_a: int, total_a: int, count_b: int, total_b: int, *, 
 
 
 def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Student interval of the mean between seeds.
+    """Student's t-interval of the mean over seeds.
 
     Args:
         values: one number per seed, shape (S,), S >= 2.
-        confidence: of the two-sided interval.
+        confidence: confidence level of the two-sided interval.
 
     Raises:
         ValueError: fewer than two seeds, a number that is not finite, or a confidence outside (0, 1).
@@ -97,15 +97,15 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile interval of a statistic when whole seeds are resampled (Efron and Tibshirani 1993).
 
-    For statistics without a formula. It is too short for few seeds (of a mean at 5 seeds, about a third shorter than
-    Student's): prefer :func:`t_interval` for means.
+    Use it for statistics without a formula. It is too short for few seeds (for a mean over 5 seeds, about a third
+    shorter than Student's): prefer :func:`t_interval` for means.
 
     Args:
         values: one row per seed, shape (S, ...), S >= 2.
         seed: seed of the resampling.
         statistic: maps resamples of shape (B, S, ...) to (B,); the mean over seeds by default.
-        resamples: B.
-        confidence: of the two-sided interval.
+        resamples: B, the number of resamples.
+        confidence: confidence level of the two-sided interval.
 
     Raises:
         ValueError: fewer than two seeds, a number that is not finite, fewer than one resample, or a confidence outside
@@ -122,20 +122,20 @@ def bootstrap_interval(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PairedDifferences:
-    """Treatment minus control of the same seed."""
+    """Differences between treatment and control for the same seeds."""
 
     seeds: tuple[int, ...]
     """Seeds that both arms have, ascending."""
     differences: FloatArray
-    """Shape (S,), in the order of ``seeds``."""
+    """Treatment minus control, in the order of ``seeds``, shape (S,)."""
     without_control: tuple[int, ...] = ()
-    """Seeds that only the treatment has; not in the differences."""
+    """Seeds that only the treatment has; they are not in the differences."""
     without_treatment: tuple[int, ...] = ()
-    """Seeds that only the control has; not in the differences."""
+    """Seeds that only the control has; they are not in the differences."""
 
 
 def paired_differences(treatment: Mapping[int, float], control: Mapping[int, float]) -> PairedDifferences:
-    """Join two arms by seed; what cannot be joined is named in the result.
+    """Join two arms by seed; the result lists the seeds that cannot be joined.
 
     Raises:
         ValueError: no seed in common, or a number that is not finite.
@@ -159,13 +159,13 @@ def paired_differences(treatment: Mapping[int, float], control: Mapping[int, flo
 
 
 def slopes_per_round(values: ArrayLike) -> FloatArray:
-    """Least-squares slope of every seed's path over its rounds, shape (S,); put it into :func:`t_interval`.
+    """Least-squares slope of every seed's path over its rounds, shape (S,); pass it to :func:`t_interval`.
 
     Args:
         values: e.g. smoothed log-odds, shape (S, T + 1) with T >= 1, per round.
 
     Raises:
-        ValueError: fewer than two rounds, or a number that is not finite (log-odds of 0 or all: smooth them).
+        ValueError: fewer than two rounds, or a number that is not finite (smooth log-odds of counts of 0 or all).
     """
     y = np.asarray(values, dtype=np.float64)
     if y.ndim != 2 or y.shape[1] < 2:
@@ -179,8 +179,8 @@ def slopes_per_round(values: ArrayLike) -> FloatArray:
 def one_sided_p(differences: ArrayLike) -> FloatArray:
     """P-value of Student's test that the mean between seeds is not above 0, shape (...) for differences (..., S).
 
-    Where all seeds agree exactly Student's t is infinite or undefined: the p-value is then that of the sign test,
-    2^-S for a difference above 0, 1 for one below, and 1/2 for none.
+    Where all seeds agree exactly, Student's t is infinite or undefined; the p-value is then that of the sign test,
+    2^-S for a difference above 0 and 1 for one below 0, or 1/2 for no difference.
 
     Raises:
         ValueError: fewer than two seeds or a number that is not finite.
@@ -199,10 +199,10 @@ def one_sided_p(differences: ArrayLike) -> FloatArray:
 
 
 def holm(p: ArrayLike) -> FloatArray:
-    """P-values adjusted for a family of M claims, shape (M,): at most 5% chance of any false one at 0.05 (Holm 1979).
+    """P-values adjusted for a family of M claims, shape (M,): at 0.05, any false one has at most 5% chance (Holm 1979).
 
     Raises:
-        ValueError: not one row, or a number outside [0, 1].
+        ValueError: ``p`` is not one-dimensional, or a number is outside [0, 1].
     """
     values = np.asarray(p, dtype=np.float64)
     if values.ndim != 1 or not np.all((values >= 0) & (values <= 1)):
@@ -215,14 +215,14 @@ def holm(p: ArrayLike) -> FloatArray:
 
 
 def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, power: float = 0.8) -> float:
-    """Smallest mean difference that the one-sided t-test finds with the given power, in the units of ``sd``.
+    """Smallest mean difference that the one-sided t-test detects with the given power, in the units of ``sd``.
 
-    The mean that makes the noncentral t with S - 1 degrees of freedom exceed its critical value with that probability.
+    At this mean the noncentral t with S - 1 degrees of freedom exceeds the critical value with that probability.
 
     Args:
         sd: standard deviation of the differences between seeds, >= 0.
         n_seeds: S >= 2.
-        level: of the one-sided test.
+        level: significance level of the one-sided test.
         power: wanted probability of detection, above ``level``.
 
     Raises:
@@ -241,7 +241,7 @@ def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, p
 
 @functools.lru_cache(maxsize=1024)
 def _detectable_shift(n_seeds: int, level: float, power: float) -> float:
-    """Noncentrality at which the one-sided t-test has this power."""
+    """Noncentrality parameter at which the one-sided t-test has this power."""
     critical = float(stats.t.ppf(1.0 - level, n_seeds - 1))
     high = 1.0
     while stats.nct.sf(critical, n_seeds - 1, high) < power:
@@ -251,30 +251,30 @@ def _detectable_shift(n_seeds: int, level: float, power: float) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Claim:
-    """Something to be shown: that paired differences lie on one side of 0."""
+    """The hypothesis that the mean of paired differences is on one side of 0."""
 
     name: str
-    """E.g. ``preference log-odds rise``."""
+    """Name of the claim, e.g. ``preference log-odds rise``."""
     paired: PairedDifferences
     direction: Literal["above 0", "below 0"] = "above 0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a claim's seeds say."""
+    """The statistical conclusion on a claim."""
 
     claim: Claim
-    """With its seeds, and those that had no partner."""
+    """The claim, with its seeds and those that had no partner."""
     estimate: float
     """Mean difference, treatment minus control."""
     interval: Interval
     """Two-sided t-interval of that mean."""
     p: float
-    """One-sided, for the claimed direction."""
+    """One-sided p-value for the claimed direction."""
     p_adjusted: float
-    """After Holm's correction over the family."""
+    """The p-value after Holm's correction over the family."""
     minimum_detectable_effect: float
-    """Size of the mean difference that these seeds find with ``power`` at the family's strictest level, level / M."""
+    """Mean difference that these seeds detect with ``power`` at the family's strictest level, level / M."""
     power: float
     verdict: Literal["supported", "opposite", "cannot tell"]
 
@@ -284,15 +284,15 @@ def judge_claims(
 ) -> tuple[Verdict, ...]:
     """Verdicts of a family of claims that are published together.
 
-    ``supported``: the adjusted one-sided p-value is below ``level``. ``opposite``: the same of the opposite claims,
-    corrected as a family of their own. Else ``cannot tell``, which is no evidence of absence: see the minimum
-    detectable effect.
+    ``supported``: the adjusted one-sided p-value is below ``level``. ``opposite``: the same holds for the
+    opposite claim, where the opposite claims are corrected as a separate family. Otherwise ``cannot tell``, which is no
+    evidence of absence: see the minimum detectable effect.
 
     Args:
         claims: all claims of the family; leaving some out understates the p-values.
-        level: of the one-sided tests, for the whole family.
-        power: of the minimum detectable effect.
-        confidence: of the two-sided intervals, each by itself.
+        level: significance level of the one-sided tests, for the whole family.
+        power: power at which the minimum detectable effect is computed.
+        confidence: confidence level of each single two-sided interval.
 
     Raises:
         ValueError: no claim, a repeated name, an unknown direction, fewer than two paired seeds, or a number out of

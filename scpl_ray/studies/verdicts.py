@@ -1,7 +1,7 @@
-"""From the results table and the claims of a study to verdicts, and what single arms do by themselves.
+"""Verdicts on the claims of a study, from its results table, and descriptions of single arms.
 
 All claims of a study, at every point of its axes, are one family. A claim that cannot be judged is reported as such;
-what happens within an arm over its rounds is described with intervals and flags, and is no claim.
+the changes within an arm over its rounds are described with intervals and flags and are not claims.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ CHANGES = tuple(kind.name for kind in CATALOGUE if kind.change)
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """How quality differs where a gap is compared: the same contrast of the mean and of the worst-served group."""
+    """Differences in quality beside a difference in gap: the contrast of the mean and of the worst-served group."""
 
     mean: Interval | None
-    """``None`` where fewer than two seeds have it."""
+    """Contrast of the mean quality; ``None`` where fewer than two seeds have it."""
     worst: Interval | None
 
     def fell(self) -> bool:
-        """Whether the interval of either lies below 0."""
+        """Whether the interval of the mean or of the worst-served group lies below 0."""
         return any(found is not None and found.high < -ROUNDING for found in (self.mean, self.worst))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judged:
-    """A claim at one point of the axes, and what its seeds say."""
+    """A claim at one point of the axes, and its verdict."""
 
     name: str
-    """The claim, and the point where there are axes."""
+    """Name of the claim, followed by the point where the study has axes."""
     claim: StudyClaim
     cell: tuple[tuple[str, Any], ...]
     """The point on the axes."""
     contrast: tuple[tuple[str, float], ...]
     """Arms of the results table with their weights."""
     round: int | None
-    """The last round; ``None`` where no arm has any result."""
+    """The round that is compared, or the last one for ``at: mean``; ``None`` where no arm has any result."""
     left_out: Mapping[int, tuple[str, ...]]
     """Seeds that are not compared, each with the arms in which it has no number."""
     verdict: Verdict | None
-    """``None``: fewer than two seeds are whole."""
+    """The verdict; ``None``: fewer than two seeds can be compared."""
     reason: str
     """Why there is no verdict; empty otherwise."""
     served: Served | None
-    """For gaps."""
+    """The differences in quality; only for claims about gaps."""
 
     @property
     def outcome(self) -> Literal["supported", "opposite", "cannot tell", "not enough seeds"]:
@@ -66,14 +66,14 @@ class Judged:
 
     @property
     def levelled_down(self) -> bool:
-        """The gap is smaller, and the quality of the worst-served group or of all is lower beyond chance."""
+        """Whether the gap is smaller while the quality of the worst-served group or of all is significantly lower."""
         fell = self.verdict is not None and self.verdict.estimate < -ROUNDING
         return fell and self.served is not None and self.served.fell()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """All claims of a study."""
+    """All claims of a study with their verdicts."""
 
     judged: tuple[Judged, ...]
     level: float
@@ -81,21 +81,21 @@ class Family:
 
     @property
     def size(self) -> int:
-        """Claims that could be judged: what p-values are adjusted over."""
+        """Number of claims that could be judged; p-values are adjusted for this number."""
         return sum(one.verdict is not None for one in self.judged)
 
 
 def judge(series: Series, study: Study, *, level: float = 0.05, power: float = 0.8) -> Family:
     """Judge every claim at every point of the axes, as one family.
 
-    A seed is compared where all arms of the contrast have a finite number: in the last round that any of them reached,
-    or in all rounds from 1 on (``at: mean``). Other seeds are listed, with the arms that lack them.
+    A seed is compared if all arms of the contrast have a finite number in the last round that any of them reached, or
+    (``at: mean``) in all rounds from 1 on. The other seeds are listed, with the arms that lack them.
 
     Args:
         series: the results.
         study: its claims and axes.
-        level: of the one-sided tests, for the whole family.
-        power: of the minimum detectable effect.
+        level: significance level of the one-sided tests, for the whole family.
+        power: power at which the minimum detectable effect is computed.
 
     Raises:
         ValueError: a level or power out of range.
@@ -184,21 +184,21 @@ def _served(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArmFlags:
-    """What one arm does over its rounds; each at its own level, corrected for nothing."""
+    """The changes of one arm over its rounds; every test is at its own level, without a multiplicity correction."""
 
     arm: str
     last: int
-    """Last round that any seed reached; -1 without results."""
+    """The last round that any seed reached; -1 if there are no results."""
     changes: Mapping[str, Interval]
-    """Mean change from round 0 to the last, by metric; left out where fewer than two seeds have both."""
+    """Mean change from round 0 to the last round, by metric; only metrics that two or more seeds have in both."""
     ends: Mapping[str, tuple[float, float]]
-    """Means in round 0 and the last, by metric, over the seeds that have both."""
+    """Means in round 0 and in the last round, by metric, over the seeds that have both."""
     amplified: Verdict | None
     """Whether preference bias rose since round 0; ``None``: fewer than two seeds."""
     levelled_down: tuple[int, ...] | None
-    """Rounds whose gap fell against round 0 because quality fell; ``None``: fewer than two whole seeds or groups."""
+    """Rounds whose gap fell since round 0 because quality fell; ``None``: fewer than 2 complete seeds or groups."""
     stability: GroupMap | None
-    """Of the groups' shares; ``None``: see ``unknown``."""
+    """Stability of the groups' shares; ``None``: see ``unknown``."""
     unknown: str
     """Why the stability was not estimated; empty otherwise."""
 
@@ -219,9 +219,9 @@ def flags(series: Series, arm: str) -> ArmFlags:
 
 
 def amplified(series: Series, arm: str, *, metric: str = PREFERENCE, level: float = 0.05) -> Verdict | None:
-    """Whether a bias rose from round 0 to the last round, one-sided, by itself; ``None`` with fewer than two seeds.
+    """One-sided test whether a bias rose from round 0 to the last round; ``None`` with fewer than two seeds.
 
-    A rise within one arm may have nothing to do with feedback: a claim compares it with a control.
+    A rise within one arm may be unrelated to feedback; only a claim compares it with a control.
     """
     moved = _since_round_0(series, arm, metric)
     if len(moved.seeds) < 2:
@@ -256,7 +256,7 @@ def _levelled_down(series: Series, arm: str) -> tuple[int, ...] | None:
 
 
 def _stability(series: Series, arm: str) -> tuple[GroupMap | None, str]:
-    """From round 1 on: round 0 asks nothing and repeats the shares of round 1."""
+    """Estimate stability from round 1 on, since round 0 has no queries and repeats the shares of round 1."""
     shares = _per_group(series, arm, "share")[:, 1:]
     if len(shares) < 2 or shares.shape[1] < 2:
         return None, f"{len(shares)} whole seeds of {shares.shape[1]} rounds; at least 2 of each are needed"
