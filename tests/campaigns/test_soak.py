@@ -10,7 +10,7 @@ from tests.campaigns.soak import ALL, DRIVER, Sample, faults, marks, tables
 
 
 def samples(rounds: int, growth: float = 0.0, descriptors: float = 0.0, store: int = 0) -> list[Sample]:
-    """Figures that rise with every round after the tenth; rates are fractions of the value per 100 rounds."""
+    """Samples in which memory grows by the fraction ``growth`` per 100 rounds, and descriptors by a number of them."""
     return [
         Sample(
             t,
