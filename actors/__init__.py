@@ -1,1 +1,1 @@
-"""What Ray keeps alive between rounds."""
+"""The processes that Ray keeps alive between rounds."""

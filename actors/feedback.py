@@ -19,13 +19,13 @@ DEADLINE_S = 300.0
 
 
 class _Simulator:
-    """The simulator in a process of its own. Calls name the run and carry the state: a restart loses nothing."""
+    """The simulator in its own process. Each call names the run and carries the state, so a restart loses nothing."""
 
     def __init__(self) -> None:
         self._run: Any = None
 
     def call(self, run: list[Any], state: Mapping[str, object], method: str, *args: Any) -> Any:
-        """``run`` holds the reference of (experiment, task); it is fetched when another run begins."""
+        """Call a method. ``run`` holds the reference of (experiment, task); it is fetched when another run begins."""
         if self._run != run:
             self._simulator = PopulationSimulator(*ray.get(run[0], timeout=DEADLINE_S))
             self._run = run
@@ -74,7 +74,7 @@ class RayPopulation:
         return shares
 
     def draw(self, round_: int) -> list[Query]:
-        """Queries of a round from the current shares."""
+        """Queries of a round, drawn from the current shares."""
         queries: list[Query] = self._call("draw", round_)
         return queries
 
@@ -88,7 +88,7 @@ class RayPopulation:
         self._call("step", measured)
 
     def state(self) -> dict[str, object]:
-        """All there is to save, as JSON values."""
+        """The whole state to be saved, as JSON values."""
         return self._state
 
     def restore(self, state: Mapping[str, object]) -> None:

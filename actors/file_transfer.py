@@ -2,7 +2,7 @@
 
 Paths are those of the driver. A process that finds the same files under such a path uses them, because the disk is
 shared. Any other process gets copies through the object store and sends back what it wrote. Nothing is assumed about
-the storage: sizes and modification times of the files decide, folder by folder.
+the storage: for each folder, the sizes and modification times of its files show whether they are the same.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 64 * 2**20
 """Files are sent in pieces of this size."""
 PIECES_KEPT = 16
-"""Pieces that stay in the object store, because nodes that ask at about the same time need the same ones."""
+"""Number of pieces kept in the object store, because nodes that ask at about the same time need the same pieces."""
 FOLDERS_KEPT = 8
-"""Copies that stay on a node: enough for the base model, a few policies, a reward model and a data set."""
+"""Number of copies kept on a node: enough for the base model, a few policies, a reward model and a data set."""
 DEADLINE_S = 600.0
 """Longest wait for one piece."""
 
@@ -44,7 +44,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Sizes and times of a file, or of all files below a folder; ``None`` where there is nothing."""
+    """Sizes and modification times of a file, or of all files below a folder; ``None`` if the path does not exist."""
     if path.is_file():
         found = [path]
     elif path.is_dir():
@@ -55,7 +55,7 @@ def stamp(path: Path) -> Stamp | None:
 
 
 class FileTransfer:
-    """The actor on the driver's node that reads and writes there for processes on other nodes."""
+    """The actor on the driver's node that reads and writes files there for processes on other nodes."""
 
     def __init__(self) -> None:
         self._pieces: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
@@ -65,7 +65,7 @@ class FileTransfer:
         return stamp(path)
 
     def piece(self, file: Path, offset: int) -> list[Any]:
-        """The reference, in a list, of the bytes of a file from an offset on."""
+        """A list that holds the reference of at most :data:`PIECE_BYTES` bytes of a file, starting at an offset."""
         key = (str(file), file.stat().st_mtime_ns, offset)
         if key not in self._pieces:
             with file.open("rb") as opened:
@@ -80,14 +80,14 @@ class FileTransfer:
         return _place(path)
 
     def write(self, file: Path, offset: int, data: bytes) -> None:
-        """Write bytes of a file from an offset on; the first piece empties it."""
+        """Write bytes into a file, starting at an offset; offset 0 first empties the file."""
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("r+b" if offset else "wb") as opened:
             opened.seek(offset)
             opened.write(data)
 
     def empty(self, folder: Path) -> None:
-        """Remove what an interrupted attempt left in a folder."""
+        """Remove the files that an interrupted attempt left in a folder."""
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -101,13 +101,13 @@ def start() -> Any:
 
 
 def may_be_needed() -> bool:
-    """Whether another node can exist: a Ray that listens to its own machine only has none."""
+    """Whether file transfer may be needed: if Ray listens on loopback only, no other node can exist."""
     host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
 
 
 def beside() -> NodeAffinitySchedulingStrategy:
-    """The node of the calling process, for actors that cost little and must outlive every other node."""
+    """Schedule on the node of the calling process: for cheap actors that must survive the loss of any other node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -118,12 +118,12 @@ class Files:
     transfer: Any = None
     """Handle of the driver's :class:`FileTransfer`; ``None``: every process sees the driver's disk."""
     copies: Path | None = None
-    """Where a node keeps the copies that it was asked for last; ``None``: in its folder for temporary files."""
+    """The folder in which a node keeps the most recently used copies; ``None``: in its folder for temporary files."""
 
     def here(self, path: Path) -> Path:
-        """Where a file or folder of the driver lies on this node; copied first where it is not there.
+        """The path on this node of a file or folder of the driver, which is copied first if it is not there.
 
-        A path that the driver does not have, a Hub id, is returned as it is.
+        A path that the driver does not have (a Hub id) is returned unchanged.
 
         Raises:
             OSError: the copies cannot be written.
@@ -155,13 +155,13 @@ class Files:
         return copy
 
     def weights(self, weights: Weights) -> Weights:
-        """The same policy with the paths of this node."""
+        """The same weights with paths on this node."""
         adapter = None if weights.adapter is None else self.here(weights.adapter)
         return dataclasses.replace(weights, model=self.here(weights.model), adapter=adapter)
 
     @contextlib.contextmanager
     def output(self, path: Path) -> Iterator[Path]:
-        """A folder to write to; what it holds when the block ends is in the driver's folder ``path``.
+        """A folder to write to; when the block ends, its files are in the driver's folder ``path``.
 
         Args:
             path: an existing folder of the driver.
@@ -189,7 +189,7 @@ class Files:
 
 
 SHARED_DISK = Files()
-"""Every process sees the driver's disk: they run on one machine."""
+"""For processes that all see the driver's disk because they run on one machine."""
 
 
 def _forget_old(copies: Path) -> None:

@@ -1,4 +1,4 @@
-"""The live processes of a driver, which are kept from run to run where the next run asks for the same."""
+"""The live processes of a driver, which are kept for the next run if that run asks for the same processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Kept = TypeVar("Kept", RayGenerator, RayScorer, RayTrainer, RayPopulation)
 class Fleet:
     """The engines, scorers, training workers and the feedback simulator of one driver.
 
-    Everything that they know is on disk. The trials of a study that ask for the same processes share them, so that they
+    Their whole state is on disk. The trials of a study that ask for the same processes share them, so that they
     are started once. Ray must be connected.
 
     Args:
@@ -57,7 +57,7 @@ class Fleet:
         self.close()
 
     def engines(self, experiment: Experiment, task: Task) -> Engines:
-        """The processes of a run, ready to work for it. Those that do not run yet are started meanwhile.
+        """The processes of a run, ready to work for it. Those that are not running yet are started in the background.
 
         Raises:
             PlacementError: the processes do not fit the cluster.
@@ -142,6 +142,6 @@ class Fleet:
 
 
 def asks(experiment: Experiment) -> dict[str, str]:
-    """What each pool is started with, by its name: runs that agree on it can share the pool."""
+    """The settings that each pool is started with, by pool name: runs with equal settings can share the pool."""
     depends_on = {"generator": generation.DEPENDS_ON, "scorer": reward.DEPENDS_ON, "trainer": training.DEPENDS_ON}
     return {name: agreement(experiment, keys) for name, keys in depends_on.items()}

@@ -1,4 +1,4 @@
-"""The generation pool: actors with an engine inside, kept from round to round."""
+"""The generation pool: actors that each hold an engine and are kept from round to round."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 DEPENDS_ON = (
     "model",
-    # A tiny model's vocabulary comes from the task; an engine that is up reloads models of the same shape only.
+    # A tiny model's vocabulary comes from the task, and a running engine can reload only models of the same shape.
     *("task.name", "task.data", "task.fields", "groups.names", "task.max_prompt_tokens"),
     *("generation.engine", "generation.tensor_parallel", "generation.max_new_tokens"),
     *("generation.temperature", "generation.top_p", "generation.refresh"),
 )
-"""Sections and keys that the engines are started with: runs that agree on them can share the engines."""
+"""Sections and keys that the engines are started with: runs with equal values can share the engines."""
 CHUNKS_IN_FLIGHT = 2
 """Per engine: the next chunk waits in the actor's own queue, so that an engine never waits for the driver."""
 
@@ -46,8 +46,8 @@ class Chunk:
 class GenerationActor(Replica):
     """One engine.
 
-    Every call names the weights it is for. An engine that serves others, or none because its process was restarted,
-    loads them first.
+    Every call names the weights that it needs. An engine that serves other weights, or none because its process was
+    restarted, loads them first.
     """
 
     def __init__(self, log_file: Path, engine: type[Engine], settings: EngineSettings, files: Files) -> None:
@@ -59,7 +59,7 @@ class GenerationActor(Replica):
         self._tokenizer: Any = None
 
     def refresh(self, weights: Weights) -> Probe:
-        """Load these weights, whatever is served now, and answer the probe prompt."""
+        """Load these weights, even if they are served already, and answer the probe prompt."""
         self._load(weights)
         return self._engine.probe()
 
@@ -119,7 +119,7 @@ class GenerationActor(Replica):
 class RayGenerator:
     """:class:`scpl_ray.protocols.Generator` on Ray.
 
-    Returns at once; the processes start and import meanwhile.
+    The constructor returns at once, while the processes still start and import.
 
     Args:
         experiment: the config.
@@ -127,7 +127,7 @@ class RayGenerator:
         logs: folder of the engines' log files.
         files: how engines read the driver's files.
         deadline_s: longest time without any answer.
-        places: Ray's scheduling strategy of each; none: spread over the nodes.
+        places: Ray's scheduling strategy for each engine; if empty, they are spread over the nodes.
     """
 
     def __init__(
@@ -156,12 +156,12 @@ class RayGenerator:
         self._probe: Probe | None = None
 
     def begin(self, experiment: Experiment) -> None:
-        """Work for this run from now on, which asks for the same engines."""
+        """Work for this run from now on; it must ask for the same engines."""
         self._chunk_size = experiment.generation.prompts_per_chunk
         self._run_seed = experiment.seed
 
     def refresh(self, weights: Weights) -> None:
-        """Serve these weights from now on, on every replica, prefix caches empty.
+        """Serve these weights from now on, on every replica, starting with empty prefix caches.
 
         Raises:
             ValueError: these weights cannot be served.
@@ -191,7 +191,7 @@ class RayGenerator:
     def sleep(self) -> None:
         """Give GPU memory back to others until :meth:`refresh`.
 
-        Where engines have GPUs of their own, or none, there is nothing to give: nothing is sent.
+        Engines that have their own GPUs, or none, have nothing to give back, and no call is sent.
 
         Raises:
             RuntimeError: an engine died too often.
@@ -201,7 +201,7 @@ class RayGenerator:
             self._pool.everywhere("sleep", what="falling asleep")
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
-        """``samples[i]`` completions of ``queries[i]``, a chunk of queries at a time, in any order.
+        """Yield ``samples[i]`` completions of ``queries[i]``, one chunk of queries at a time, in any order.
 
         Raises:
             RuntimeError: there are no weights yet, or an engine died too often.

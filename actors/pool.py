@@ -1,7 +1,7 @@
-"""Replicas of one kind of actor: started together, given work where there is least, waited for with a deadline.
+"""Replicas of one kind of actor: started together, called where the load is least, and awaited with a deadline.
 
-A call must be idempotent and carry all that it needs: a process that dies is restarted by Ray, and its calls are
-repeated there.
+A call must be idempotent and carry all that it needs, because Ray restarts a process that dies and repeats its
+calls there.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from scpl_ray.protocols import Process
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 5
-"""Of one replica, over its whole life."""
+"""Most restarts of one replica, over its whole life."""
 MAX_TASK_RETRIES = 3
-"""Of one call: what kills its process again and again is not worth more."""
+"""Most retries of one call: a call that kills its process every time is given up."""
 PROGRESS_S = 30.0
 DEADLINE_S = 1800.0
 """Longest time without any answer; reading a large model from a slow disk takes minutes."""
@@ -37,10 +37,10 @@ START_POLL_S = 0.2
 PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 """States of an actor without a process."""
 NODE_LOST = (ActorUnavailableError, ObjectLostError)
-"""Calls on a node that was lost fail at once, all their retries too, until Ray notices and restarts its actors."""
+"""Errors of calls on a lost node: they and all their retries fail at once until Ray restarts the actors elsewhere."""
 UNREACHABLE_POLL_S = 1.0
 WAKE_S = 0.01
-"""Ray may end a wait this much too early."""
+"""Ray may end a wait too early by up to this many seconds."""
 CLOSE_S = 20.0
 LOG_TAIL_LINES = 15
 NO_LOG = "(no log on this machine)"
@@ -49,7 +49,7 @@ SEVERE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback |^Fatal Python error
 
 
 class Replica:
-    """What every actor of a pool is: a process with a log file of its own.
+    """The base class of every actor of a pool: a process with its own log file.
 
     Args:
         log_file: receives logging, standard output and standard error of this process and of what it loads.
@@ -70,10 +70,10 @@ class Replica:
 class EndsProcess:
     """A block in which an engine works: an error there ends the process, so that Ray's restart applies.
 
-    An engine that failed inside stays broken: its actor would live on and fail every retry alike.
+    An engine that failed internally stays broken: its actor would stay alive and fail every retry in the same way.
 
     Args:
-        spare: errors that leave no broken engine behind and go to the caller.
+        spare: errors that leave the engine intact and are raised to the caller.
     """
 
     def __init__(self, *spare: type[Exception]) -> None:
@@ -95,7 +95,7 @@ class EndsProcess:
 class Pool:
     """``role.count`` actors of one class.
 
-    Creation returns at once; the processes start meanwhile.
+    The constructor returns at once, while the processes still start.
 
     Args:
         actor_class: subclass of :class:`Replica`; its constructor takes a log file and ``arguments``.
@@ -104,7 +104,7 @@ class Pool:
         environment: variables of the processes, besides their thread count.
         logs: folder of the log files, one per replica.
         deadline_s: longest time without an answer.
-        places: Ray's scheduling strategy of each; none: spread over the nodes.
+        places: Ray's scheduling strategy for each replica; if empty, they are spread over the nodes.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Pool:
             "runtime_env": {"env_vars": variables},
         }
         remote = ray.remote(actor_class)
-        # Over the nodes; and not inside the placement group of a trial that happens to run the driver.
+        # Spread over the nodes, and not inside the placement group of a trial in which the driver may run.
         strategies = places or ["SPREAD"] * role.count
         self._actors = [
             remote.options(**options, scheduling_strategy=strategy).remote(log, *arguments)
@@ -146,16 +146,16 @@ class Pool:
 
     @property
     def least_load(self) -> int:
-        """Unfinished calls of the replica that has the fewest."""
+        """Number of unfinished calls of the replica that has the fewest."""
         return min(self._load)
 
     @property
     def unfinished(self) -> int:
-        """Calls that were submitted and have neither been collected nor forgotten."""
+        """Number of calls that were submitted and have neither been collected nor forgotten."""
         return sum(self._load)
 
     def submit(self, method: str, *arguments: Any, replica: int | None = None) -> Any:
-        """Start a call on the given replica, or on the one with the fewest unfinished calls; its object reference."""
+        """Start a call on the given replica, or on the least loaded one, and return its object reference."""
         index = self._load.index(min(self._load)) if replica is None else replica
         reference = getattr(self._actors[index], method).remote(*arguments)
         self._replica_of[reference] = index
@@ -164,14 +164,14 @@ class Pool:
         return reference
 
     def wait_any(self, references: Sequence[Any], what: str) -> Any:
-        """One of the references, whose call has ended.
+        """One of the references: one whose call has ended.
 
         Args:
             references: of unfinished calls.
-            what: they are doing, for progress and errors.
+            what: what the calls are doing, for progress and error messages.
 
         Raises:
-            TimeoutError: none has ended within the deadline; names what is missing and the logs.
+            TimeoutError: none has ended within the deadline; the message names what is missing and the logs.
         """
         started = time.monotonic()
         while True:
@@ -204,11 +204,11 @@ class Pool:
             logger.info("%s: waiting for %s, %.0f s", what, missing, waited)
 
     def result(self, reference: Any) -> Any:
-        """What an ended call returned; called again where the node of its replica was lost.
+        """What an ended call returned; the call is repeated if the node of its replica was lost.
 
         Raises:
             Exception: what the call raised.
-            RuntimeError: the replica died more often than it may be restarted; shows the end of its log.
+            RuntimeError: the replica died more often than it may be restarted; the message shows the end of its log.
         """
         index, (method, arguments, restarts) = self._replica_of[reference], self._calls[reference]
         self.forget([reference])
@@ -219,7 +219,7 @@ class Pool:
             except RayTaskError as error:
                 raise error.cause from error
             except NODE_LOST as error:
-                # a call that ended its process again and again looks alike, but for the restarts
+                # a call that ended its process on every retry fails in the same way; only the restarts tell them apart
                 if time.monotonic() > until or self._restarts_of(index) - restarts >= MAX_TASK_RETRIES:
                     raise self._gone(index, error) from error
                 logger.warning("%s %d cannot be reached: %s is called again", self._role.name, index, method)
@@ -248,11 +248,11 @@ class Pool:
         return [done[reference] for reference in references]
 
     def everywhere(self, method: str, *arguments: Any, what: str) -> list[Any]:
-        """Call all replicas; their answers in order."""
+        """Call all replicas and return their answers in order."""
         return self.results([self.submit(method, *arguments, replica=i) for i in range(len(self))], what)
 
     def forget(self, references: Sequence[Any]) -> None:
-        """These calls no longer count as unfinished."""
+        """Stop counting these calls as unfinished."""
         for reference in references:
             self._load[self._replica_of.pop(reference)] -= 1
             del self._calls[reference]
@@ -284,7 +284,7 @@ class Pool:
         ]
 
     def _log_restarts(self, restarts: Sequence[int]) -> None:
-        """Say of each replica that was started again since this was last asked what its process said before it died."""
+        """Log, for each replica restarted since the last call, the messages of its process before it died."""
         for index, (count, before) in enumerate(zip(restarts, self._restarts, strict=True)):
             if count > before:
                 log = self._log(index)
@@ -300,12 +300,12 @@ class Pool:
         self._restarts = list(restarts)
 
     def _facts(self, index: int) -> dict[str, Any]:
-        # Ray shows process ids and restarts without its dashboard nowhere else.
+        # Without its dashboard, Ray shows process ids and restarts only here.
         facts: dict[str, Any] = ray._private.state.actors(actor_id=self._actors[index]._actor_id.hex())
         return facts
 
     def close(self) -> None:
-        """End all processes, and wait until those of this machine are gone."""
+        """End all processes, and wait until those on this machine are gone."""
         here = ray.get_runtime_context().get_node_id()
         facts = [self._facts(i) for i in range(len(self))]
         for actor in self._actors:
@@ -325,7 +325,7 @@ class Pool:
 
 
 def last_words(log: Sequence[str]) -> str:
-    """Warnings and errors, with what follows each, that the last but one process of a replica's log ended with.
+    """The warnings and errors, and the lines after them, of the last but one process in a replica's log.
 
     Args:
         log: lines of all its processes, each of which begins with :data:`STARTED`.
@@ -337,5 +337,5 @@ def last_words(log: Sequence[str]) -> str:
 
 
 def _shown(resources: Mapping[str, float]) -> str:
-    """CPUs and GPUs, for people."""
+    """CPUs and GPUs as text for people."""
     return f"{resources.get('CPU', 0.0):g} CPUs, {resources.get('GPU', 0.0):g} GPUs"

@@ -25,13 +25,13 @@ from scpl_ray.training import reward_model
 logger = logging.getLogger(__name__)
 
 LANGUAGE_MODELS_KEPT = 2
-"""In memory for likelihoods: the base model and the current policy."""
+"""Language models kept in memory for likelihoods: the base model and the current policy."""
 COMPLETIONS_PER_CALL = 256
-"""Completions whose likelihood one scorer is asked for at a time."""
+"""Number of completions whose likelihoods one call asks for."""
 DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh")
-"""Sections and keys that the scorers are started with: runs that agree on them can share the scorers.
+"""Sections and keys that the scorers are started with: runs with equal values can share the scorers.
 
-They hold the task, and with it the model's and the reward's keys that they read themselves.
+The keys of the task include those of the model and the reward that the scorers read themselves.
 """
 
 
@@ -86,7 +86,7 @@ class ScoringActor(Replica):
     def likelihoods(self, policy: Weights, sequences: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
         """Negative log-likelihoods of completions (nats) and their numbers of tokens.
 
-        An adapter that is served is put into the base model for the call, so that there is no second copy of it.
+        If adapters are served, the adapter is put into the base model for the call, so that no second copy is needed.
         """
         model = self._language_model(policy.model)
         with EndsProcess(ValueError):
@@ -129,12 +129,12 @@ class RayScorer:
 
     Args:
         experiment: the config.
-        task: its rule terms are computed where the rewards are.
+        task: the task, whose rule terms are computed in the scorers.
         role: how many scorers, and what each reserves.
         logs: folder of the scorers' log files.
         files: how scorers read and write the driver's files.
         deadline_s: longest time without any answer.
-        places: Ray's scheduling strategy of each; none: spread over the nodes.
+        places: Ray's scheduling strategy for each scorer; if empty, they are spread over the nodes.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class RayScorer:
         self._submitted: list[Any] = []
 
     def begin(self) -> None:
-        """Work for another run from now on, one that asks for the same scorers."""
+        """Work for another run from now on; it must ask for the same scorers."""
         self._pool.forget(self._submitted)
         self._source, self._submitted = None, []
 
@@ -181,7 +181,7 @@ class RayScorer:
         """Score one chunk in the background.
 
         Args:
-            queries: those of the completions, in any order and number.
+            queries: those of the completions, in any order; there may be further ones.
             completions: the chunk.
 
         Raises:
@@ -194,7 +194,7 @@ class RayScorer:
         self._submitted.append(self._pool.submit("score", self._source, work))
 
     def collect(self) -> list[Score]:
-        """Wait for all submitted chunks; scores in the order of submission.
+        """Wait for all submitted chunks and return the scores in the order of submission.
 
         Raises:
             ValueError: a term of ``reward.terms`` is unknown to the task, or there is no reward model to use.
@@ -206,7 +206,7 @@ class RayScorer:
         return [score for chunk in chunks for score in chunk]
 
     def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
-        """Per completion: summed negative log-likelihood of its tokens given its prompt (nats), and their number."""
+        """Per completion, the sum of its tokens' negative log-likelihoods given its prompt (nats), and their number."""
         policy = policy.absolute()
         sequences = [(c.prompt_token_ids, c.token_ids) for c in completions]
         size = COMPLETIONS_PER_CALL

@@ -1,7 +1,7 @@
-"""Ray Train + DeepSpeed: training phases, by workers that live for one round or for the whole run.
+"""Ray Train + DeepSpeed: training phases, run by workers that live for one round or for the whole run.
 
-Both lifetimes are one mechanism. A Ray Train run starts workers that wait at a mailbox, an actor, for jobs; with
-``training.worker_lifetime: round`` it is sent one job and then ended, with ``run`` it is sent all of them.
+Both lifetimes use one mechanism. A Ray Train run starts workers that wait for jobs at a mailbox (an actor). With
+``training.worker_lifetime: round`` the run is sent one job and then ended; with ``run`` it is sent all jobs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scpl_ray.protocols import Process, TrainingError, TrainingJob, TrainingResu
 logger = logging.getLogger(__name__)
 
 DEPENDS_ON = ("model", "training")
-"""Sections that the workers are started with: runs that agree on them can share the workers."""
+"""Sections that the workers are started with: runs with equal values can share the workers."""
 PROGRESS_S = 30.0
 CLOSE_S = 20.0
 RAY_TRAIN_SETTINGS = {
@@ -54,7 +54,7 @@ def serve(config: Mapping[str, Any]) -> None:
     logging.getLogger().addHandler(log)
     logging.getLogger("scpl_ray").setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()
-    # DeepSpeed calls what torch has renamed, once per bucket and step.
+    # DeepSpeed calls functions that torch has renamed, once per bucket and step.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
     from scpl_ray.training.worker import Worker
@@ -84,7 +84,7 @@ def serve(config: Mapping[str, Any]) -> None:
         if order.job is None:
             return
         try:
-            # worker 0 writes
+            # only worker 0 writes files
             with files.output(order.job.output) if rank == 0 else contextlib.nullcontext() as output:
                 result = worker.run(_on_this_node(order.job, files, output), report)
         except (ValueError, TrainingError) as error:
@@ -97,7 +97,7 @@ def serve(config: Mapping[str, Any]) -> None:
 
 
 class _WorkersLostError(RuntimeError):
-    """The workers of a Ray Train run are gone, for a reason that need not come again."""
+    """The workers of a Ray Train run are gone, for a reason that need not recur."""
 
 
 class _Run:
@@ -140,8 +140,8 @@ class _Run:
                     placement_strategy="SPREAD",
                     label_selector=self._labels,
                 ),
-                # Ray Train resumes silently by name, retries a broken controller for ever unless told otherwise, and
-                # would restart workers without their job: whole runs are repeated here instead.
+                # Ray Train silently resumes a run of the same name, by default retries a broken controller for ever,
+                # and would restart workers without their job. Therefore whole runs are repeated here instead.
                 run_config=RunConfig(
                     name=self.name,
                     storage_path=str(folder),
@@ -150,24 +150,24 @@ class _Run:
             )
             trainer.fit()
         except Exception as error:
-            # this thread has no caller: who waits for the workers is told
+            # this thread has no caller, so the error is kept for the code that waits for the workers
             logger.info("%s ended", self.name, exc_info=True)
             self._error = error
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the run has not ended yet."""
         return self._thread.is_alive()
 
     def _ask(self, call: Any, *arguments: Any) -> Any:
-        """A call of the mailbox; it outlives the run."""
+        """Call the mailbox, which stays alive after the run has ended."""
         try:
             return ray.get(call.remote(*arguments), timeout=LONG_POLL_S + 60)
         except ray.exceptions.RayError as error:
             raise _WorkersLostError(f"the mailbox of {self.name} ended: {error}; logs: {self._logs}") from error
 
     def train(self, job: TrainingJob, startup_deadline_s: float, stall_deadline_s: float) -> TrainingResult:
-        """One job; see :meth:`RayTrainer.train`."""
+        """Run one job; see :meth:`RayTrainer.train`."""
         asked = changed = logged = time.monotonic()
         self._idle = False
         self._ask(self._mailbox.post, job)
@@ -203,12 +203,12 @@ class _Run:
                 logged = now
 
     def processes(self) -> list[Process]:
-        """The workers that are up."""
+        """The workers that are running."""
         news: News = self._ask(self._mailbox.news, -1, 0.0)
         return list(news.processes)
 
     def close(self) -> None:
-        """End all its processes: waiting workers are sent home, busy ones are killed."""
+        """End all its processes: waiting workers are told to end, busy ones are killed."""
         try:
             if self._idle:
                 self._ask(self._mailbox.post, None)
@@ -224,7 +224,7 @@ class _Run:
 
 
 def _on_this_node(job: TrainingJob, files: Files, output: Path | None) -> TrainingJob:
-    """A job with the paths of a worker's own node."""
+    """The job with paths on the worker's own node."""
     return dataclasses.replace(
         job,
         base=files.here(job.base),
@@ -235,7 +235,7 @@ def _on_this_node(job: TrainingJob, files: Files, output: Path | None) -> Traini
 
 
 def _absolute(job: TrainingJob) -> TrainingJob:
-    """Workers run in a folder of their own."""
+    """The job with absolute paths, because workers run in a different working directory."""
     return dataclasses.replace(
         job,
         base=job.base.absolute(),
@@ -267,14 +267,14 @@ class RayTrainer:
         Args:
             training: the ``training`` section.
             model: the ``model`` section.
-            folder: for Ray Train's state and the workers' logs, on each node its own where it is not shared.
-            resources_per_worker: logical ``CPU`` and ``GPU``, also fractions.
+            folder: for Ray Train's state and the workers' logs; each node has its own if the disk is not shared.
+            resources_per_worker: logical ``CPU`` and ``GPU``; fractions are allowed.
             threads_per_worker: CPU threads of a worker.
             files: how workers read and write the driver's files.
-            attempts: how often a job is begun before lost workers are an error.
+            attempts: how often a job is started before the loss of workers is an error.
             startup_deadline_s: longest wait for the next worker to come up.
             stall_deadline_s: longest wait for a step, or for weights to be loaded or saved.
-            labels: of the node that each worker runs on; none: any node.
+            labels: labels of the node that each worker runs on; if empty, any node.
         """
         self._training = training
         self._config = {"training": training, "model": model, "threads": threads_per_worker, "files": files}
@@ -288,7 +288,7 @@ class RayTrainer:
         self._run: _Run | None = None
 
     def prepare(self) -> None:
-        """Begin to start the workers of the next job in the background, where none are waiting yet."""
+        """Begin to start the workers of the next job in the background, unless workers are waiting already."""
         self._waiting()
 
     def _waiting(self) -> _Run:
@@ -309,10 +309,10 @@ class RayTrainer:
         return self._run
 
     def train(self, job: TrainingJob) -> TrainingResult:
-        """Run one job; where workers die, again from its start, at most ``attempts`` times.
+        """Run one job; if workers die, it is repeated from its start, up to ``attempts`` attempts in all.
 
         Returns:
-            The job's figures; ``startup_seconds`` is how long its first step waited after this call.
+            The job's figures; ``startup_seconds`` is the time from this call to its first step.
 
         Raises:
             ValueError: the job asks for something impossible.
@@ -340,7 +340,7 @@ class RayTrainer:
         raise RuntimeError(f"round {job.round}: gave up after {self._attempts} attempts: {lost}") from lost
 
     def processes(self) -> list[Process]:
-        """The workers that are up."""
+        """The workers that are running."""
         return self._run.processes() if self._run is not None and self._run.alive else []
 
     def close(self) -> None:

@@ -15,11 +15,11 @@ LONG_POLL_S = 10.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
-    """What a waiting worker is told."""
+    """What a waiting worker is told to do."""
 
     number: int
     job: TrainingJob | None
-    """``None``: go home."""
+    """``None``: there are no more jobs, and the worker ends."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class News:
     """What the mailbox tells the driver about the newest job."""
 
     change: int
-    """Rises with everything that happens."""
+    """A counter that increases with every event."""
     processes: tuple[Process, ...]
     step: int
     """Optimizer steps done; -1 before the first one can begin."""
@@ -68,7 +68,7 @@ class Mailbox:
         return self._order if self._order.number > done else None
 
     async def progress(self, step: int, steps: int) -> None:
-        """Worker 0 did a step, or is about to begin with the first (step 0)."""
+        """Worker 0 has done a step, or is about to begin the first one (step 0)."""
         await self._tell(step=step, steps=steps)
 
     async def finish(self, result: TrainingResult) -> None:
@@ -76,11 +76,11 @@ class Mailbox:
         await self._tell(result=result)
 
     async def refuse(self, error: Exception) -> None:
-        """The job can not be done, however often it is tried."""
+        """The job cannot be done, however often it is tried."""
         await self._tell(refusal=error)
 
     async def post(self, job: TrainingJob | None) -> None:
-        """The driver has a job, or sends the workers home."""
+        """The driver has a job, or (``None``) tells the workers to end."""
         self._order = Order(self._order.number + 1, job)
         await self._tell(step=-1, steps=0, result=None, refusal=None)
 
@@ -90,5 +90,5 @@ class Mailbox:
         return self._news
 
     async def actors(self) -> list[Any]:
-        """The workers' actors, to end them by."""
+        """Handles of the workers' actors, with which they can be killed."""
         return [actor for _, actor in self._workers.values()]

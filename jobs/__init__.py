@@ -1,1 +1,1 @@
-"""What one submits: the command line and one module per job."""
+"""The jobs that a user starts: the command line, and one module per job."""

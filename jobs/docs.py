@@ -1,6 +1,6 @@
 """The pages of ``docs/`` that are generated from the code: ``python -m jobs.docs`` writes them.
 
-``tests/docs/test_docs.py`` compares the committed pages with what this module gives.
+``tests/docs/test_docs.py`` compares the committed pages with the output of this module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHOICES: dict[str, dict[str, str]] = {
     "generation.engine": {name: kind.meaning for name, kind in ENGINES.items()},
     "preset": {name: ", ".join(f"`{key}={value}`" for key, value in keys.items()) for name, keys in PRESETS.items()},
 }
-"""Meanings of names, by the dotted key that takes them: what the schema itself does not say."""
+"""The meanings of the names that a key takes, by dotted key; the schema itself does not hold them."""
 
 CONFIG_HEAD = """\
 # Config keys
@@ -55,7 +55,7 @@ def config_page(choices: Mapping[str, Mapping[str, str]]) -> str:
     """``docs/config.md``: every key of an experiment and of a study.
 
     Args:
-        choices: by dotted key, the names that it takes with their meanings, in Markdown.
+        choices: for each dotted key, the names that it takes with their meanings, in Markdown.
     """
     blocks = [CONFIG_HEAD, "## The experiment itself\n", _table(Experiment, ""), *_names(Experiment, "", choices)]
     for name, field in Experiment.model_fields.items():
@@ -76,7 +76,7 @@ def config_page(choices: Mapping[str, Mapping[str, str]]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {"config.md": lambda: config_page(CHOICES)}
-"""Generated pages by file name in ``docs/``."""
+"""The generators of the pages, by file name in ``docs/``."""
 
 
 def keys(model: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
@@ -88,7 +88,7 @@ def keys(model: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The schema below a key that holds one, also where the key may be ``null``."""
+    """The schema of a key that is a section, also if the key may be ``null``; ``None`` for any other key."""
     union = typing.get_origin(field.annotation) in (typing.Union, types.UnionType)
     found = typing.get_args(field.annotation) if union else (field.annotation,)
     return next((kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
@@ -104,7 +104,7 @@ def _table(section: type[BaseModel], prefix: str) -> str:
         key = f"{prefix}.{name}" if prefix else name
         if (part := _section(field)) is not None:
             if type(None) not in typing.get_args(field.annotation):
-                continue  # a section: it has a table of its own
+                continue  # a section, which has its own table
             values, meaning = "its keys, or `null`", field.description or _meaning(part)
         else:
             values, meaning = _values(field.annotation, field.metadata), field.description or ""

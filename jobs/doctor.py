@@ -1,4 +1,4 @@
-"""What is installed, what is missing, how to install it."""
+"""``scpl doctor``: what is installed, what is missing, and how to install it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUIRED = ("ray", "torch", "transformers", "peft", "deepspeed", "datasets", "nu
 
 
 def examine(console: Console) -> bool:
-    """Print a table; True when the quick start can run here."""
+    """Print a table; the result is True if the quick start can run here."""
     table = Table(title="scpl doctor", title_justify="left")
     table.add_column("what")
     table.add_column("found")

@@ -1,4 +1,4 @@
-"""Train the judge of a task, or its reward model, and show the card: ``scpl judge train``, ``scpl reward train``."""
+"""Train a task's judge or reward model and show its card: ``scpl judge train``, ``scpl reward train``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def train_judge(experiment: Experiment, output: Path) -> None:
     """Train the judge that a run of this experiment uses into a new folder, and print its card.
 
     Raises:
-        ValueError: the task has no trained judge, or data, encoder or folder cannot be used.
+        ValueError: the task has no trained judge, or the data, the encoder or the folder cannot be used.
     """
     _check(experiment, "judge", [name for name, kind in TASKS.items() if kind.judge_trainer])
     with quietly("training the judge; minutes where an encoder is fine-tuned on a CPU") as console:
@@ -27,7 +27,7 @@ def train_reward_model(experiment: Experiment, output: Path) -> None:
     """Train a reward model on the preference data of an experiment into a new folder, and print its card.
 
     Raises:
-        ValueError: the task's data hold no choices, or data, encoder or folder cannot be used.
+        ValueError: the task's data hold no choices, or the data, the encoder or the folder cannot be used.
     """
     _check(experiment, "reward model", [name for name, kind in TASKS.items() if kind.reward_trainer])
     with quietly("training the reward model; minutes where an encoder is fine-tuned on a CPU") as console:

@@ -1,4 +1,4 @@
-"""Run a loop: ``python -m jobs.loop`` is ``scpl run``, for ``ray job submit``."""
+"""Run a loop: ``python -m jobs.loop`` does what ``scpl run`` does, for use with ``ray job submit``."""
 
 import typer
 

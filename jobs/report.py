@@ -1,4 +1,4 @@
-"""What a study or single runs say, on one page: ``scpl report``."""
+"""The results of a study or of single runs on one page: ``scpl report``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def write(places: Sequence[str | Path], output: Path | None) -> Path:
     """Write the report of study folders and run directories; returns the path of the page.
 
     Args:
-        places: one or more of either, folders or URIs of runs.
-        output: folder to write to; ``None``: ``report`` in the folder that was given, or here where several or a URI
-            were.
+        places: one or more study folders or run directories; a run may also be given by URI.
+        output: folder to write to; ``None``: ``report`` in the given folder, or in the working directory if several
+            places or a URI were given.
 
     Raises:
-        StoreError: a path that is neither or holds no results, or a folder that cannot be written.
-        ValueError: a study file or results that cannot be read.
+        StoreError: a path is neither, or holds no results, or the folder cannot be written.
+        ValueError: a study file or results cannot be read.
     """
     with locations.readable([str(place) for place in places]) as names:
         parts = data.load(list(names), CONFIGS, names)

@@ -29,10 +29,10 @@ SHOWN_ROUNDS = 20
 
 
 def run(experiment: Experiment, console: Console, *, output: Path | None, start: Start | None = None) -> Paths:
-    """Simulate and print: a line per round, points of rest, stability; optionally write all numbers.
+    """Simulate and print a line per round, fixed points and their stability; optionally write all numbers.
 
     Raises:
-        ValueError: a setting that cannot be simulated, or a file that cannot be written.
+        ValueError: a setting cannot be simulated, or the file cannot be written.
     """
     began = time.perf_counter()
     paths = simulate(experiment, start=start)
@@ -57,19 +57,19 @@ def run_from(
     output: Path | None,
     fit_rounds: int | None,
 ) -> None:
-    """Fit to the first rounds of a run, print how well its later rounds are predicted, then simulate what was asked.
+    """Fit to the first rounds of a run, print how well its later rounds are predicted, then simulate the overrides.
 
     Args:
         run_dir: the run; its lock is not taken.
-        overrides: ``key=value`` for the simulation after the fit: what the run would have done.
+        overrides: ``key=value`` for the simulation after the fit: what the run would have done with these settings.
         console: where to print.
-        name: what people know the run by.
+        name: the name of the run in the output.
         output: Parquet file to write.
-        fit_rounds: rounds to fit on; ``None``: half.
+        fit_rounds: number of rounds to fit; ``None``: half of them.
 
     Raises:
-        ValueError: a run that cannot be fitted, or a setting that cannot be simulated.
-        StoreError: not a run directory.
+        ValueError: the run cannot be fitted, or a setting cannot be simulated.
+        StoreError: ``run_dir`` is not a run directory.
     """
     reader, experiment = Reader.open(run_dir, name)
     fitted = calibration.calibrate(calibration.observe(reader, experiment), fit_rounds)
@@ -81,7 +81,7 @@ def run_from(
 
 
 def write(paths: Paths, output: Path) -> None:
-    """All numbers as Parquet: the columns of a run's metrics, and ``seed``.
+    """Write all numbers as Parquet: the columns of a run's metrics, and ``seed``.
 
     Raises:
         ValueError: the file cannot be written.
@@ -137,7 +137,7 @@ def levelled_lines(paths: Paths) -> list[str]:
 
 
 def stability_lines(paths: Paths) -> list[str]:
-    """Where the groups come to rest and whether deviations die out, in words."""
+    """The fixed points and whether deviations from them die out, in words."""
     experiment = paths.experiment
     if experiment.analytic.seeds < 2:
         return ["stability: analytic.seeds is 1; give at least 2"]

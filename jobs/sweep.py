@@ -1,4 +1,4 @@
-"""Run a study: ``python -m jobs.sweep`` is ``scpl sweep``, for ``ray job submit``."""
+"""Run a study: ``python -m jobs.sweep`` does what ``scpl sweep`` does, for use with ``ray job submit``."""
 
 import typer
 

@@ -1,1 +1,1 @@
-"""Engines that write completions behind one face, and the registry of them."""
+"""Engines that write completions behind one interface, and their registry."""

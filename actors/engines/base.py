@@ -1,7 +1,7 @@
-"""The face of the engines that write completions.
+"""The interface of the engines that write completions.
 
-They take token ids and one seed per completion, and give token ids. On a CPU in float32 with one thread a completion
-is a function of weights, prompt and seed alone, to the bit: not of what else is generated, when, or in which process.
+They take token ids and one seed per completion, and return token ids. On a CPU in float32 with one thread a completion
+depends bit for bit on weights, prompt and seed alone: not on what else is generated, when, or in which process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from scpl_ray.records import Weights
 logger = logging.getLogger(__name__)
 
 MAX_SEQUENCES = 256
-"""Completions that an engine writes at the same time, at most."""
+"""Most completions that an engine writes at the same time."""
 GPU_MEMORY_SHARE = 0.9
-"""Part of a GPU's memory that an engine uses where nobody else does."""
+"""Part of a GPU's memory that an engine uses if no other process uses that GPU."""
 PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
 GPU_TOLERANCE = 0.05
-"""Nats; bfloat16 keeps 8 bits."""
+"""Largest difference of log-probabilities on a GPU, in nats; bfloat16 has a precision of only 8 bits."""
 PROBE_STRIDE = 7919
-"""A prime: the probe prompt's ids wander over any vocabulary."""
+"""A prime, so that the probe prompt's ids spread over a vocabulary of any size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,24 +41,24 @@ class EngineSettings:
     temperature: float
     top_p: float
     adapter_rank: int | None
-    """Largest LoRA rank that is served; ``None``: adapters are not served, merged weights are reloaded."""
+    """Largest LoRA rank that is served; ``None``: no adapters are served, and merged weights are reloaded."""
     dtype: Literal["float32", "bfloat16"]
     gpus: float
-    """GPUs, or a share of one; 0: on the CPU."""
+    """Number of GPUs, or a share of one; 0: the engine runs on the CPU."""
     trust_remote_code: bool
     tensor_parallel: int = 1
-    """GPUs that the model is split over."""
+    """Number of GPUs that the model is split over."""
     memory_share: float = GPU_MEMORY_SHARE
     """Part of each GPU's memory that may be used."""
     sleeps: bool = False
-    """Whether GPU memory is given back while others work."""
+    """Whether the engine gives GPU memory back while other processes work."""
 
     @property
     def sleep_level(self) -> Literal[1, 2]:
-        """What is kept while asleep.
+        """What the engine keeps while it is asleep.
 
-        1: a copy of the weights in host memory, beside which an adapter is served; 2: nothing, because the whole model
-        is read anew with every policy.
+        1: a copy of the weights in host memory, because only the adapter changes; 2: nothing, because the whole model
+        is read again for every policy.
         """
         return 1 if self.adapter_rank else 2
 
@@ -108,7 +108,7 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Probe:
-    """What an engine says to the probe prompt: greedy tokens and their log-probabilities (nats)."""
+    """An engine's answer to the probe prompt: greedy tokens and their log-probabilities (nats)."""
 
     token_ids: Ids
     log_probabilities: tuple[float, ...]
@@ -116,7 +116,7 @@ class Probe:
     def agrees(self, other: Probe, tolerance: float) -> bool:
         """Whether two engines hold the same weights: equal log-probabilities up to the first different token.
 
-        With a tolerance, tokens may part where two are equally probable; what follows cannot be compared.
+        With a tolerance, tokens may differ where two are about equally probable; what follows cannot be compared.
         """
         for ours, theirs, a, b in zip(
             self.token_ids, other.token_ids, self.log_probabilities, other.log_probabilities, strict=True
@@ -130,20 +130,20 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """How much an engine holds at once, at most, besides weights: numbers that do not depend on the model."""
+    """The most that an engine holds at once besides weights, in numbers that do not depend on the model."""
 
     cached_tokens: int
-    """Tokens whose keys and values it must have room for."""
+    """Number of tokens for whose keys and values it must have room."""
     read_tokens: int
-    """Tokens that go through the model at the same time."""
+    """Number of tokens that go through the model at the same time."""
     rows: int
-    """Completions for which it holds logits at the same time."""
+    """Number of completions for which it holds logits at the same time."""
     cache_limit_bytes: int | None = None
     """Most memory that it takes for keys and values; ``None``: as much as the tokens need."""
 
 
 class Engine(abc.ABC):
-    """A model in memory that writes completions. The constructor only imports; the first :meth:`load` reads a model."""
+    """A model in memory that writes completions. The constructor only imports; :meth:`load` reads the model."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -163,7 +163,7 @@ class Engine(abc.ABC):
         """
 
     def check(self, weights: Weights) -> None:
-        """Whether these weights can be served at all.
+        """Check that these weights can be served.
 
         Raises:
             ValueError: files are missing, or the model's context is too short.
@@ -182,8 +182,8 @@ class Engine(abc.ABC):
         """Serve these weights from now on. Without an adapter to serve, the model is read from disk even if its
         path is the one already served.
 
-        An engine that sleeps gets memory for weights first and for keys and values after they are read, so that never
-        more is held than in the end.
+        An engine that is asleep takes memory for weights first, and for keys and values only once the weights are read,
+        so that it never holds more than it does afterwards.
         """
         logger.info("loading policy version %d from %s", weights.policy_version, weights)
         adapter = self._served_adapter(weights)
@@ -200,14 +200,14 @@ class Engine(abc.ABC):
 
     @property
     def asleep(self) -> bool:
-        """Whether its GPU memory was given back; the next :meth:`load` takes it again."""
+        """Whether the engine has given its GPU memory back; the next :meth:`load` takes it again."""
         return self._asleep
 
     def sleep(self) -> None:
         """Give GPU memory back until the next :meth:`load`.
 
-        Nothing happens where ``settings.sleeps`` is false, as on a CPU, where no engine can sleep and training has host
-        memory of its own; nor before the first load.
+        Nothing happens before the first load, or if ``settings.sleeps`` is false. It is false on a CPU, where no engine
+        can sleep and training has its own host memory.
         """
         if self.settings.sleeps and self.weights is not None and not self._asleep:
             self._fall_asleep()
@@ -222,20 +222,20 @@ class Engine(abc.ABC):
         """The probe prompt's greedy continuation.
 
         Raises:
-            RuntimeError: it depends on what was computed with earlier weights.
+            RuntimeError: the answer depends on something that was computed with earlier weights.
         """
 
     @abc.abstractmethod
     def _fall_asleep(self) -> None:
-        """Give GPU memory back; what is kept is ``settings.sleep_level``."""
+        """Give GPU memory back; ``settings.sleep_level`` says what is kept."""
 
     @abc.abstractmethod
     def _wake_weights(self) -> None:
-        """Take memory for the weights again, which holds what ``settings.sleep_level`` kept."""
+        """Take memory for the weights again, and restore what ``settings.sleep_level`` kept."""
 
     @abc.abstractmethod
     def _wake_cache(self) -> None:
-        """Take memory for keys and values again; the engine is awake then."""
+        """Take memory for keys and values again, after which the engine is awake."""
 
     @abc.abstractmethod
     def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
@@ -243,7 +243,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def _serve_adapter(self, adapter: Path | None) -> None:
-        """Put this adapter, or none, in place of the last one."""
+        """Replace the last adapter by this one, or by none."""
 
     def _served_adapter(self, weights: Weights) -> Path | None:
         return weights.adapter if self.settings.adapter_rank else None
@@ -266,14 +266,14 @@ class Engine(abc.ABC):
                 f"{config.max_position_embeddings} positions; lower one of the two"
             )
         self._stop = stop_ids(folder, load_tokenizer(folder, trust_remote_code=trust), trust_remote_code=trust)
-        # As long as the longest prompt, so that whatever a cache can have kept of a prompt shows here.
+        # As long as the longest prompt, up to a limit, so that stale entries of a prefix cache change the answer.
         length = min(self.settings.max_prompt_tokens, PROBE_PROMPT_TOKENS)
         self._probe_prompt = tuple(PROBE_STRIDE * (i + 1) % config.vocab_size for i in range(length))
         return config
 
 
 def values_per_token(config: PreTrainedConfig) -> int:
-    """Numbers that a model keeps per token and sequence: keys and values of all layers and key-value heads."""
+    """How many numbers a model keeps per token of a sequence: keys and values of all layers and key-value heads."""
     values = config.to_dict()
     heads = int(values.get("num_key_value_heads") or config.num_attention_heads)
     head_width = int(values.get("head_dim") or config.hidden_size // config.num_attention_heads)

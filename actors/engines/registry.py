@@ -1,6 +1,6 @@
-"""The engines that can write completions: one record per value of ``generation.engine`` with all that is known of it.
+"""The engines that can write completions: one record per value of ``generation.engine``, with all facts about it.
 
-Adding an engine is one module with a class of :class:`actors.engines.base.Engine` and one record of :data:`ENGINES`.
+To add an engine, write a module with a subclass of :class:`actors.engines.base.Engine` and a record of :data:`ENGINES`.
 The records name their classes, which are imported when they are needed: reading this module imports neither vLLM nor
 PyTorch.
 """
@@ -24,17 +24,17 @@ class Package:
     """An optional package that an engine needs."""
 
     title: str
-    """Its name in messages."""
+    """The name of the package in messages."""
     module: str
-    """What is imported."""
+    """The module that is imported."""
     distributions: tuple[str, ...]
-    """Names under which it is installed, of which one is enough."""
+    """Distribution names that provide it; one of them is enough."""
     install: str
     """How to install it, as the middle of a sentence: ``install scpl_ray[cpu]``."""
 
     @property
     def missing(self) -> bool:
-        """Whether it is not installed here."""
+        """Whether the package is not installed here."""
         return importlib.util.find_spec(self.module) is None
 
 
@@ -44,23 +44,23 @@ def _no_environment(gpus: float) -> Mapping[str, str]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """What is known of an engine before it is started."""
+    """What is known about an engine before it is started."""
 
     meaning: str
-    """What it is, in one sentence."""
+    """What the engine is, in one sentence."""
     engine: str
     """``module:class`` of its :class:`~actors.engines.base.Engine`; the class knows how much it holds at once."""
     package: Package | None = None
     """What must be installed besides scpl_ray's own requirements; ``None``: nothing."""
     environment: Callable[[float], Mapping[str, str]] = _no_environment
-    """Variables of its process, which are set before anything is imported, by the GPUs that the process has."""
+    """Environment variables of its process, given its number of GPUs; they are set before anything is imported."""
     splits_models: bool = False
     """Whether it can split a model over the GPUs of a node (``generation.tensor_parallel`` above 1)."""
     sleeps: bool = False
-    """Whether it can give GPU memory back while others work, as it must on GPUs that are shared."""
+    """Whether it can give GPU memory back while other processes work, as it must on shared GPUs."""
 
     def load(self) -> type[Engine]:
-        """Import its class; its package is imported only when the class is called."""
+        """Import the engine's class; its package is imported only when the class is called."""
         found: type[Engine] = pkgutil.resolve_name(self.engine)
         return found
 
@@ -69,7 +69,7 @@ def _vllm_environment(gpus: float) -> Mapping[str, str]:
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
-        # Its messages go where this process logs.
+        # vLLM's messages go to the log of this process.
         "VLLM_CONFIGURE_LOGGING": "0",
     }
     if not gpus:
@@ -97,7 +97,7 @@ ENGINES: dict[str, EngineKind] = {
 
 
 def alternatives() -> str:
-    """Engines that need no further package, as a value to choose: ``transformers``."""
+    """Engines that need no further package, as text for a message: ``transformers``."""
     return " or ".join(name for name, kind in ENGINES.items() if kind.package is None)
 
 
@@ -105,7 +105,7 @@ def check_installed(experiment: Experiment) -> None:
     """Check that the package of ``generation.engine`` is installed here.
 
     Raises:
-        ValueError: it is not; the message says how to install it, and what runs without it.
+        ValueError: it is not installed; the message says how to install it, and which engine runs without it.
     """
     name = experiment.generation.engine
     package = ENGINES[name].package

@@ -13,15 +13,15 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 
 TOKENS_PER_BATCH = 16_384
-"""Rows times final width of a batch."""
+"""Size of a batch in tokens: its rows times its final width."""
 ROW_STEP = 8
-"""Batches have a multiple of this many rows: matrix products of 1 to 3 rows round differently from larger ones."""
+"""Batches have a multiple of this many rows: products of 1 to 3 rows round differently from larger ones."""
 
 
 class TransformersEngine(Engine):
     """Batches of prompts of one length, so that nothing is padded and no row's arithmetic depends on another's length.
 
-    Each completion draws its uniform numbers from its own generator before its first token, one per token.
+    Before its first token, each completion draws its uniform numbers, one per token, from its own generator.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -35,7 +35,7 @@ class TransformersEngine(Engine):
 
     @classmethod
     def held(cls, positions: int, *, on_gpu: bool) -> Held:
-        """One batch, whose keys and values are as many as the tokens that are read."""
+        """One batch, which caches keys and values of all the tokens that it reads."""
         tokens = max(TOKENS_PER_BATCH, ROW_STEP * positions)
         return Held(cached_tokens=tokens, read_tokens=tokens, rows=tokens // positions)
 
@@ -58,7 +58,7 @@ class TransformersEngine(Engine):
         return Probe(tuple(ids[len(self._probe_prompt) :]), tuple(logprobs))
 
     def _fall_asleep(self) -> None:
-        # At level 2 the next load reads the model anew.
+        # At level 2 the next load reads the model again.
         if self.settings.sleep_level == 1:
             self._model.to("cpu")
         else:
@@ -70,7 +70,7 @@ class TransformersEngine(Engine):
             self._model.to(self._device)
 
     def _wake_cache(self) -> None:
-        """Nothing: keys and values live for one batch."""
+        """Do nothing: keys and values exist for one batch only."""
 
     def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
         self._base = self._model = None
@@ -120,7 +120,7 @@ class TransformersEngine(Engine):
         cache.batch_select_indices(torch.tensor(rows, device=self._device))
         logits = logits[rows]
         tokens: list[list[int]] = [[] for _ in requests]
-        # Completions that are being written, in the order of their rows; the rows after them are filler.
+        # Completions that are still being written, in the order of their rows; the rows after them are padding.
         live = list(range(len(requests)))
         for step in range(settings.max_new_tokens):
             drawn = self._draw(logits[: len(live)], uniforms[live, step]).tolist()
@@ -159,5 +159,5 @@ class TransformersEngine(Engine):
 
 
 def _filled(rows: Sequence[int]) -> list[int]:
-    """The rows, and the last one again until their number is a multiple of ``ROW_STEP``."""
+    """The rows, with the last one repeated until their number is a multiple of ``ROW_STEP``."""
     return [*rows, *[rows[-1]] * (-len(rows) % ROW_STEP)]

@@ -1,4 +1,4 @@
-"""vLLM inside the calling process, without a server; child processes only where a model is split over GPUs."""
+"""vLLM inside the calling process, without a server; it has child processes only if a model is split over GPUs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Held, Pro
 logger = logging.getLogger(__name__)
 
 CPU_KV_CACHE_BYTES = 2**30
-"""On a CPU: most memory for keys and values; what does not fit waits for its turn."""
+"""On a CPU: most memory for keys and values; sequences that do not fit wait for their turn."""
 CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
 PREFILL_TOKENS = 8192
 """Prompt tokens that vLLM reads at a time."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Largest ranks that vLLM can be prepared for."""
+"""The values that vLLM allows for the largest LoRA rank."""
 
 
 class VllmEngine(Engine):
-    """Continuous batching, paged keys and values, prefixes shared between the completions of one prompt.
+    """vLLM: continuous batching, paged keys and values, and prefixes shared by the completions of one prompt.
 
     Raises:
         ImportError: vLLM is not installed.
@@ -47,7 +47,7 @@ class VllmEngine(Engine):
     def held(cls, positions: int, *, on_gpu: bool) -> Held:
         """Room for ``MAX_SEQUENCES`` sequences on a CPU, up to a limit.
 
-        On a GPU it needs room for one sequence, and what it has beyond lets it write more of them at a time.
+        On a GPU it needs room for one sequence; with further room it writes several at the same time.
         """
         if on_gpu:
             return Held(cached_tokens=positions, read_tokens=PREFILL_TOKENS, rows=MAX_SEQUENCES)
@@ -76,14 +76,14 @@ class VllmEngine(Engine):
         return [Sampled(tuple(output.token_ids), output.finish_reason) for output in outputs]
 
     def probe(self) -> Probe:
-        """The probe prompt's greedy continuation, written twice: with what the prefix cache may hold, and without."""
+        """The probe prompt's greedy continuation, written twice: with the prefix cache and without it."""
         prompt = {"prompt_token_ids": list(self._probe_prompt)}
         greedy = self._vllm.SamplingParams(
             temperature=0.0, max_tokens=self._probe_tokens, ignore_eos=True, logprobs=0, detokenize=False
         )
         self._probes += 1
         answers = []
-        # Under a salt that nobody used before, nothing is found in the cache.
+        # With a salt that was never used before, nothing is found in the cache.
         for asked in (prompt, {**prompt, "cache_salt": f"probe {self._probes}"}):
             (output,) = self._run([asked], [greedy])
             logprobs = tuple(float(step[t].logprob) for t, step in zip(output.token_ids, output.logprobs, strict=True))
@@ -122,7 +122,7 @@ class VllmEngine(Engine):
             self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
             self._adapter = None
         if adapter is not None:
-            # vLLM goes on serving the old weights of an id that it knows: every adapter gets its own.
+            # vLLM continues to serve the old weights of an id that it knows, so every adapter gets a new id.
             self._adapters_served += 1
             number = self._adapters_served
             self._adapter = self._lora_request(f"adapter-{number}", number, str(adapter))
@@ -164,7 +164,7 @@ class VllmEngine(Engine):
             trust_remote_code=settings.trust_remote_code,
             max_model_len=self._positions,
             max_num_seqs=MAX_SEQUENCES,
-            # A prompt that is read in pieces would draw from its seed's generator once per piece.
+            # A prompt that is read in pieces would draw from its seeded generator once per piece.
             enable_chunked_prefill=False,
             disable_log_stats=True,
             seed=0,
@@ -173,10 +173,10 @@ class VllmEngine(Engine):
 
 
 def pack_embeddings(model: torch.nn.Module) -> None:
-    """Pack embeddings for their kernels as after a first load.
+    """Pack embeddings for their kernels, as vLLM does after a first load.
 
-    On a CPU vLLM computes logits from a packed copy of the output embedding, which a reload renews only where the
-    checkpoint holds that tensor: a model with tied embeddings would keep its old output layer.
+    On a CPU vLLM computes logits from a packed copy of the output embedding, which a reload renews only if the
+    checkpoint holds that tensor. Without this function, a model with tied embeddings would keep its old output layer.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
@@ -186,19 +186,19 @@ def pack_embeddings(model: torch.nn.Module) -> None:
 
 
 def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype) -> int:
-    """Memory for keys and values on a CPU: for ``MAX_SEQUENCES`` of full length, at most ``CPU_KV_CACHE_BYTES``.
+    """Bytes for keys and values of ``MAX_SEQUENCES`` full sequences on a CPU, at most ``CPU_KV_CACHE_BYTES``.
 
     Args:
-        config: of the model.
+        config: config of the model.
         positions: longest sequence, in tokens.
-        dtype: of keys and values.
+        dtype: data type of keys and values.
 
     Raises:
         ValueError: not even one sequence fits.
     """
     block = values_per_token(config) * dtype.itemsize * CPU_BLOCK_TOKENS
     blocks_per_sequence = -(-positions // CPU_BLOCK_TOKENS)
-    # One block more than sequences need stays unused as vLLM's null block.
+    # One block beyond those of the sequences stays unused: it is vLLM's null block.
     if block * (blocks_per_sequence + 1) > CPU_KV_CACHE_BYTES:
         raise ValueError(
             f"task.max_prompt_tokens + generation.max_new_tokens = {positions}: keys and values of one sequence need "

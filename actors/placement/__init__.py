@@ -1,1 +1,1 @@
-"""Who sits where: what the cluster has, what the processes need, and how they are seated."""
+"""Placement: what the cluster has, what the processes need, and where each process runs."""

@@ -1,6 +1,6 @@
-"""A cluster that grows when it is asked: the nodes that a run needs, asked for, waited for and kept.
+"""Autoscaling: requests the nodes that a run needs from the autoscaler, waits for them and keeps them.
 
-The autoscaler is asked by placement groups. They belong to the driver's job and go with it however it ends, so that no
+The requests are placement groups. They belong to the driver's job and are removed with it however it ends, so that no
 node is paid for on behalf of a run that was killed.
 """
 
@@ -21,11 +21,11 @@ from scpl_ray.config import Experiment
 logger = logging.getLogger(__name__)
 
 GROW_S = 1800.0
-"""Longest wait for nodes: a cloud gives them in minutes, and they install their packages."""
+"""Longest wait for nodes: a cloud takes minutes to start them, and then they install their packages."""
 POLL_S = 2.0
 SAY_S = 30.0
 HELD_BYTES = 1.0
-"""Of each node's memory, as Ray counts it: a node of which something is reserved is not idle."""
+"""Memory reserved on each node, as Ray counts it: a node on which something is reserved is not idle."""
 
 
 class Demand:
@@ -35,12 +35,12 @@ class Demand:
         self._group: PlacementGroup | None = None
 
     def ask(self, bundles: Sequence[Mapping[str, float]]) -> None:
-        """Ask for nodes on which all of this has room at once."""
+        """Ask for nodes that have room for all of these bundles at once."""
         self.close()
         self._group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
 
     def keep(self, cluster: Cluster) -> None:
-        """Ask for nothing more, and keep these nodes: one that waits for its turn in a round is not idle."""
+        """Ask for nothing more, and keep these nodes, even while one of them has nothing to do in a phase."""
         self.close()
         self._group = placement_group(
             [{"memory": HELD_BYTES} for _ in cluster.nodes],
@@ -49,7 +49,7 @@ class Demand:
         )
 
     def close(self) -> None:
-        """Let idle nodes go."""
+        """Release the nodes, so that idle ones can be removed."""
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
@@ -65,19 +65,22 @@ def grown(
     grow_s: float = GROW_S,
     poll_s: float = POLL_S,
 ) -> Cluster:
-    """The cluster once the experiment fits it as it fits ``placement.cluster``; as it is where that is not given.
+    """Wait until the experiment fits the cluster as it fits ``placement.cluster``; without that key, do not wait.
 
     Args:
         experiment: the config.
         cluster: the nodes that are there.
-        sizes: of the models, see :func:`actors.placement.layout`.
+        sizes: sizes of the models, see :func:`actors.placement.layout`.
         ask: asks the autoscaler for bundles of resources.
-        look: gives the nodes that are there now.
-        grow_s: longest wait.
-        poll_s: between looks.
+        look: returns the cluster as it is now.
+        grow_s: longest wait, in seconds.
+        poll_s: seconds between two calls of ``look``.
+
+    Returns:
+        The cluster with the nodes that have joined.
 
     Raises:
-        PlacementError: it would not fit the whole cluster either, or nodes did not come in time.
+        PlacementError: the experiment would not fit even ``placement.cluster``, or nodes did not join in time.
     """
     if experiment.placement.cluster is None:
         return cluster
@@ -101,7 +104,7 @@ def grown(
 
 
 def demands(wanted: Layout) -> list[dict[str, float]]:
-    """What a layout needs at once, by Ray's names: a bundle for each process, or for each GPU that processes share."""
+    """What a layout needs at once, in Ray's names: a bundle for each process, or for each GPU that processes share."""
     if wanted.mode == "colocated":
         sharing = range(max(role.count for role in wanted.roles))
         return [{"CPU": sum(role.cpus for role in wanted.roles if i < role.count), "GPU": 1.0} for i in sharing]
@@ -110,7 +113,7 @@ def demands(wanted: Layout) -> list[dict[str, float]]:
 
 
 def _missing(experiment: Experiment, cluster: Cluster, sizes: Sizes | None, wanted: Layout) -> str | None:
-    """Why the experiment does not fit yet; ``None``: it does."""
+    """Why the experiment does not fit yet; ``None`` if it fits."""
     try:
         found = layout(experiment, cluster, sizes)
     except PlacementError as error:

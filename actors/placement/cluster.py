@@ -1,4 +1,4 @@
-"""What a machine or cluster has: nodes with CPUs, GPUs and memory; asked for, or described for a plan."""
+"""What a machine or cluster has: nodes with CPUs, GPUs and memory; either detected, or described for a plan."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Node:
     """One machine."""
 
     name: str
-    """For people: an address, or a number."""
+    """A name for people: an address, or a number."""
     cpus: float
     memory_gib: float
-    """Of the host; what Ray does not keep for its objects, where Ray runs."""
+    """Host memory; if Ray runs, without what Ray keeps for its objects."""
     gpus: int = 0
     gpu_memory_gib: float = 0.0
-    """Of each GPU."""
+    """Memory of each GPU."""
     id: str = ""
-    """Ray's; empty where Ray does not run, as in a plan."""
+    """Ray's id of the node; empty if Ray does not run, as in a plan."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,25 +47,25 @@ class Cluster:
 
     @property
     def cpus(self) -> float:
-        """Of all nodes."""
+        """Number of CPUs of all nodes."""
         return sum(node.cpus for node in self.nodes)
 
     @property
     def gpus(self) -> int:
-        """Of all nodes."""
+        """Number of GPUs of all nodes."""
         return sum(node.gpus for node in self.nodes)
 
     def started(self, id_: str) -> Cluster:
-        """The same single machine once Ray runs there, and has given it this id."""
+        """The same single machine, once Ray runs there and has given it this id."""
         (node,) = self.nodes
         return Cluster((dataclasses.replace(node, id=id_),))
 
     def share(self, count: int, *, cpus_aside: float = 0.0) -> Cluster:
-        """What each of ``count`` experiments side by side has: the same part of every node, GPUs whole.
+        """What each of ``count`` concurrent experiments has: an equal part of every node, in whole GPUs.
 
         Args:
-            count: how many.
-            cpus_aside: CPUs that each needs besides, on one node.
+            count: number of experiments.
+            cpus_aside: CPUs that each experiment needs in addition, on one node.
         """
         nodes = [
             dataclasses.replace(
@@ -85,7 +85,7 @@ def described(text: str) -> Cluster:
     host's, the second that of each GPU.
 
     Raises:
-        ClusterError: it is something else.
+        ClusterError: the text has another form.
     """
     nodes: list[Node] = []
     for part in text.split(","):
@@ -103,12 +103,12 @@ def described(text: str) -> Cluster:
 
 
 def local_cluster() -> Cluster:
-    """This machine: the CPUs that this process may use, and all GPUs that it sees."""
+    """This machine: the CPUs that this process may use, and all GPUs that are visible to it."""
     import torch
 
     memory: list[float] = []
     if torch.cuda.device_count():
-        # A process that has asked holds memory on its GPU from then on: another one asks.
+        # A process that has queried a GPU holds memory on it from then on, so another process does it.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
             memory = other.submit(gpu_memory_gib).result(PROBE_S)
     host = psutil.virtual_memory().total / GIB
@@ -117,10 +117,10 @@ def local_cluster() -> Cluster:
 
 
 def ray_cluster() -> Cluster:
-    """The cluster that Ray is connected to, nodes in the order of their addresses.
+    """The cluster that Ray is connected to, with nodes in the order of their addresses.
 
     Raises:
-        ray.exceptions.GetTimeoutError: a node with GPUs did not say how much memory they have.
+        ray.exceptions.GetTimeoutError: a node with GPUs did not report their memory in time.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -131,7 +131,7 @@ def ray_cluster() -> Cluster:
     for facts in alive:
         if facts["Resources"].get("GPU"):
             place = NodeAffinitySchedulingStrategy(facts["NodeID"], soft=False)
-            # It ends after one call, and with it what it holds on the GPUs.
+            # The process ends after one call, which frees the memory that it holds on the GPUs.
             probe = ray.remote(num_cpus=0, max_calls=1, scheduling_strategy=place)(gpu_memory_gib)
             asked[facts["NodeID"]] = probe.remote()
     memory = dict(zip(asked, ray.get(list(asked.values()), timeout=PROBE_S), strict=True))
@@ -139,11 +139,11 @@ def ray_cluster() -> Cluster:
 
 
 def node_of(facts: dict[str, Any], gpu_memory: list[float]) -> Node:
-    """A node from what Ray says of it.
+    """A node, built from what Ray reports about it.
 
     Args:
         facts: an item of ``ray.nodes()``.
-        gpu_memory: of each of its GPUs, in GiB.
+        gpu_memory: memory of each of its GPUs, in GiB.
     """
     has = facts["Resources"]
     return Node(
@@ -157,7 +157,7 @@ def node_of(facts: dict[str, Any], gpu_memory: list[float]) -> Node:
 
 
 def gpu_memory_gib() -> list[float]:
-    """Memory of each GPU that this process sees."""
+    """Memory of each GPU that is visible to this process, in GiB."""
     import torch
 
     return [torch.cuda.get_device_properties(i).total_memory / GIB for i in range(torch.cuda.device_count())]

@@ -1,7 +1,7 @@
-"""Who gets which CPU and GPU: pure functions.
+"""Which process gets which CPU and GPU: pure functions.
 
-Generation, scoring and training take turns. Without GPUs a process asks for a fraction of a core: what one phase leaves
-idle the next one uses. On GPUs either each process has its own (dedicated), or an engine, a scorer and a training
+Generation, scoring and training take turns. Without GPUs a process asks for a fraction of a core, because only one
+phase at a time uses it. On GPUs either each process has its own (dedicated), or an engine, a scorer and a training
 worker share each one (colocated): the engine then sleeps while the worker trains.
 """
 
@@ -21,11 +21,11 @@ ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS = 0.4, 0.15, 0.4
 """Shares of a core that a process reserves on a machine without GPUs; together less than one, because the process
 that drives a trial of a study reserves a little too."""
 ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS = 0.5, 0.1, 0.4
-"""Shares of a GPU where the three roles share it. Engine and scorer are reserved together: more than half a GPU, so
-that no GPU gets two pairs and each keeps room for just one worker."""
+"""Shares of a GPU if the three roles share it. Engine and scorer are reserved together and take more than half a GPU,
+so that no GPU gets two such pairs and each keeps room for exactly one worker."""
 ENGINE_MEMORY = {"round": 0.6, "run": 0.3}
 """Part of a shared GPU's memory that an engine uses while it is awake, by ``training.worker_lifetime``: workers that
-live for the run keep theirs meanwhile."""
+live for the whole run keep their memory meanwhile."""
 SLACK = 1e-9
 ADVICE = {
     "engine": "raise generation.tensor_parallel, lower generation.max_new_tokens or task.max_prompt_tokens",
@@ -33,7 +33,7 @@ ADVICE = {
     "training worker": "train an adapter (model.lora), set training.zero_stage=3 with more training.workers, or lower "
     "training.tokens_per_micro_batch",
 }
-"""What makes a role's processes smaller."""
+"""How to make the processes of a role need less memory."""
 
 
 class PlacementError(ValueError):
@@ -51,16 +51,16 @@ class Role:
     gpus: float
     """GPUs reserved per process: whole ones, all on one node, or a share of one."""
     threads: int
-    """Compute threads per process (``OMP_NUM_THREADS``)."""
+    """Number of compute threads per process (``OMP_NUM_THREADS``)."""
     memory_share: float = GPU_MEMORY_SHARE
     """Part of the memory of its GPUs that an engine uses."""
     sleeps: bool = False
-    """Whether an engine gives its GPU memory back while others work."""
+    """Whether an engine gives its GPU memory back while other processes work."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Seat:
-    """Where one process sits."""
+    """The place of one process."""
 
     role: str
     index: int
@@ -72,7 +72,7 @@ class Seat:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Who gets what."""
+    """Which resources each process gets."""
 
     mode: Mode
     engine: Role
@@ -85,7 +85,7 @@ class Layout:
 
     @property
     def roles(self) -> tuple[Role, Role, Role]:
-        """All roles."""
+        """All three roles."""
         return self.engine, self.scorer, self.worker
 
     def of(self, role: Role) -> list[Seat]:
@@ -95,14 +95,14 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class _Item:
-    """What must sit together on one node."""
+    """Processes that must be placed together on one node."""
 
     members: tuple[tuple[str, int], ...]
-    """Role and index."""
+    """Role and index of each process."""
     cpus: float
     gpus: int
     gpu_gib: float
-    """Of each GPU."""
+    """Memory that is needed of each GPU."""
     host_gib: float
 
     @property
@@ -112,7 +112,7 @@ class _Item:
 
 @dataclasses.dataclass
 class _Room:
-    """What is left of a node."""
+    """The resources of a node that are still free."""
 
     node: Node
     cpus: float
@@ -143,11 +143,11 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
 
     Args:
         experiment: the config.
-        cluster: what there is.
-        sizes: of the models; ``None``: not known yet, and only CPUs and GPUs are counted.
+        cluster: the resources that there are.
+        sizes: sizes of the models; ``None``: they are not known yet, and only CPUs and GPUs are counted.
 
     Raises:
-        PlacementError: they do not fit.
+        PlacementError: the processes do not fit the cluster.
     """
     wanted, split = experiment.placement.gpus, experiment.generation.tensor_parallel
     if sizes is not None and sizes.policy.attention_heads % split:
@@ -190,7 +190,7 @@ def _on_cpus(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> L
     found = estimates(experiment, sizes, "cpu") if sizes else None
     roles = _roles(tuple(counts.values()), shares, (0.0, 0.0, 0.0))
     items = [_alone(role, index, found) for role in roles for index in range(role.count)]
-    # Spread: threads of processes on one node would get into each other's way.
+    # Spread, because threads of processes on one node would compete for its cores.
     seats = _packed(items, cluster, spread=True)
     if isinstance(seats, _Unplaced):
         seats = _packed(items, cluster, spread=False)
@@ -208,10 +208,10 @@ def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
         if found:
             _check_memory(role.name, _on_gpu(role, found), found[role.name], cluster)
     by_role = [[_alone(role, index, found) for index in range(role.count)] for role in roles]
-    # Which role chooses first decides who is left with small nodes or small GPUs.
+    # The role that is placed first decides which role is left with small nodes or small GPUs.
     tried = [_packed(itertools.chain(*order), cluster, spread=False) for order in itertools.permutations(by_role)]
     whole = [seats for seats in tried if not isinstance(seats, _Unplaced)]
-    # Workers speak to each other at every step: those of one node are faster.
+    # Workers communicate at every step, which is faster on one node.
     best = min(whole, key=lambda seats: len({seat.node for seat in seats if seat.role == roles[2].name}), default=None)
     return _laid_out("dedicated", roles, best or tried[0], found)
 
@@ -250,7 +250,7 @@ def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
 
 
 def _roles(counts: Sequence[int], cpus: Sequence[float], gpus: Sequence[float]) -> tuple[Role, Role, Role]:
-    # one thread per engine and scorer: their numbers must not depend on how many there are
+    # one thread per engine and scorer, because their results must not depend on how many there are
     return (
         Role("engine", counts[0], cpus[0], gpus[0], 1),
         Role("scorer", counts[1], cpus[1], gpus[1], 1),
@@ -259,7 +259,7 @@ def _roles(counts: Sequence[int], cpus: Sequence[float], gpus: Sequence[float]) 
 
 
 def _on_gpu(role: Role, found: Mapping[str, Estimate]) -> float:
-    """Memory that a GPU of its own must have, in GiB."""
+    """Memory that a GPU must have if only this process uses it, in GiB."""
     return found[role.name].total / (role.memory_share if role.name == "engine" else 1.0)
 
 
@@ -277,7 +277,7 @@ class _Unplaced:
 
 
 def _packed(items: Iterable[_Item], cluster: Cluster, *, spread: bool) -> tuple[Seat, ...] | _Unplaced:
-    """Seats for all items in turn, each on the node with most room or, unless ``spread``, least."""
+    """Seats for all items in turn, each on the node with the least room or, with ``spread``, the most."""
     rooms = [_Room(node, node.cpus, list(range(node.gpus)), node.memory_gib) for node in cluster.nodes]
     seats: list[Seat] = []
     for item in items:

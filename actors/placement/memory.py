@@ -1,12 +1,12 @@
 """How much memory a run's processes need: sizes of its models from their configs, and what each role holds of them.
 
-Weights, gradients, optimizer states, and keys and values are counted. Activations, logits and what libraries hold are
-estimates, and are called so where they are shown.
+Weights, gradients, optimizer states, and keys and values are counted. The memory of activations, logits and
+libraries is an estimate, and is called so wherever it is shown.
 
 Training: ZeRO (Rajbhandari et al. 2020, section 5) splits optimizer states (stage 1), gradients (2) and weights (3)
 over the workers. Activations: 34 bytes per token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, equation
-2), of which attention scores are never stored whole. The reference policy of DPO is computed by the worker's own
-model before training and adds nothing.
+2), without the attention scores, which are never stored whole. The reference policy of DPO is computed by the
+worker's own model before training and adds nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ FLOAT32 = 4
 ADAM_BYTES = 8
 """Two float32 moments per trained weight."""
 ACTIVATION_BYTES = 34
-"""Per token, layer and hidden unit that a backward pass needs, in 16 bits."""
+"""Bytes per token, layer and hidden unit that a backward pass needs, in 16 bits."""
 FORWARD_WIDTH = 16
-"""Hidden states held at once by a forward pass that nobody will differentiate: a layer's queries, keys, values and
+"""Hidden states that a forward pass without gradients holds at once: a layer's queries, keys, values and
 residual, and two sides of a feed-forward layer about four times as wide."""
 LIBRARIES_GIB = 1.0
 """CUDA context, kernels and communication buffers of a process on a GPU; interpreter and libraries in host memory."""
@@ -44,12 +44,12 @@ Mode = Literal["cpu", "dedicated", "colocated"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelSize:
-    """A model's numbers."""
+    """The size of a model, in numbers."""
 
     parameters: int
-    """Tied weights once."""
+    """Number of parameters; tied weights count once."""
     adapter_parameters: int
-    """Of the LoRA adapter that would be trained; 0 without one."""
+    """Number of parameters of the LoRA adapter that would be trained; 0 without an adapter."""
     layers: int
     hidden: int
     vocabulary: int
@@ -60,23 +60,23 @@ class ModelSize:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of the models of a run."""
+    """Sizes of the models of a run."""
 
     policy: ModelSize
     reward: ModelSize | None
-    """Of ``reward.model``; ``None``: none is given, the task's own starts as the policy's base."""
+    """Size of ``reward.model``; ``None``: it is not set; the task's own reward model starts from the policy's base."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
-    """Most memory of one process, in GiB."""
+    """The most memory that one process needs, in GiB."""
 
     working: Mapping[str, float]
-    """What it holds on each of its GPUs, or without GPUs in host memory, by what it is."""
+    """What it holds on each of its GPUs (without GPUs, in host memory) while it works, by kind."""
     idle: float
-    """What it holds on its GPU while the others work on it."""
+    """What it holds on its GPU while other processes use that GPU."""
     host: float
-    """In host memory."""
+    """What it holds in host memory."""
 
     @property
     def total(self) -> float:
@@ -90,10 +90,10 @@ def model_size(
     """Count a model's parameters as transformers and PEFT would make them, without memory for any.
 
     Args:
-        config: of the model.
-        lora: the adapter that is put on it.
-        trust_remote_code: whether the model may be code that came with it.
-        classifier: count it with an output per label in place of one per token.
+        config: config of the model.
+        lora: the adapter that is added to it.
+        trust_remote_code: whether code that came with the model may be run.
+        classifier: count the model with one output per label instead of one per vocabulary entry.
 
     Raises:
         ValueError: transformers does not know the architecture.
@@ -119,10 +119,10 @@ def model_size(
 
 
 def known_sizes(experiment: Experiment, task: Task) -> Sizes | None:
-    """Sizes of a run's models, where their configs are on this machine; ``None``: one is not yet.
+    """Sizes of a run's models; ``None`` if one of their configs is not on this machine yet.
 
     Raises:
-        ValueError: a config that cannot be read.
+        ValueError: a config cannot be read.
     """
     config, reward = known_config(experiment, task), known_reward_config(experiment)
     if config is None or (reward is None and experiment.reward.model is not None):
@@ -139,8 +139,8 @@ def estimates(experiment: Experiment, sizes: Sizes, mode: Mode) -> dict[str, Est
 
     Args:
         experiment: the config.
-        sizes: of its models.
-        mode: where they run.
+        sizes: sizes of its models.
+        mode: where the processes run.
     """
     chosen = experiment.model.dtype
     width = FLOAT32 if chosen == "float32" or (chosen == "auto" and mode == "cpu") else 2
@@ -170,7 +170,7 @@ def _engine(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
 
 
 def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Estimate:
-    # The base and, where each policy is a model of its own, the current policy.
+    # The base model and, if each policy is a whole model, the current policy.
     served = experiment.generation.refresh == "adapter"
     models = 1 if served else 2
     tokens = min(experiment.reward.tokens_per_batch, max(1, LOGITS_PER_PASS // sizes.policy.vocabulary))
@@ -185,7 +185,7 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
         if sizes.reward is None:
             # Weights, gradients and moments in float32.
             working["training it"] = (2 * FLOAT32 + ADAM_BYTES) * sizes.policy.parameters
-    # Its models stay where they are.
+    # A scorer's models stay on the GPU while it is idle.
     return _estimate(working, mode, host=0, idle=sum(working.values()))
 
 
@@ -197,7 +197,7 @@ def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
     states = trained * (ADAM_BYTES + (FLOAT32 if copied else 0)) / (workers if stage >= 1 else 1)
     gradients = trained * width / (workers if stage >= 2 else 1)
     if width < FLOAT32:
-        # The optimizer's own copy, in float32, while it steps.
+        # The optimizer's own float32 copy of the gradients during its step.
         gradients += trained * FLOAT32 / (workers if stage >= 1 else 1)
     frozen = size.adapter_parameters + size.parameters if size.adapter_parameters else size.parameters
     tokens = training.tokens_per_micro_batch
@@ -208,11 +208,11 @@ def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
         "activations": tokens
         * (
             ACTIVATION_BYTES * width / 2 * size.layers * size.hidden
-            # Logits, in float32 once more, and their gradients.
+            # Logits, a float32 copy of them, and their gradients.
             + (width + 2 * FLOAT32) * size.vocabulary
         ),
     }
-    # Where a round starts from stays there; a model that moves to a GPU is read there first.
+    # The starting weights of a round stay in host memory; a model that moves to a GPU is read into host memory first.
     host = width * (trained + (size.parameters if mode != "cpu" else 0))
     idle = sum(working.values()) if training.worker_lifetime == "run" else 0.0
     return _estimate(working, mode, host=host, idle=idle)

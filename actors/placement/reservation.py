@@ -1,8 +1,9 @@
-"""A layout's GPUs, reserved: one Ray placement group, each bundle on the node that the layout says.
+"""Reservation of a layout's GPUs: one Ray placement group with each bundle on the node that the layout names.
 
-Ray gives out GPUs in the order in which processes ask. Two engines could get halves of one GPU while a worker waits for
-ever, or an engine that needs two GPUs of one node could find one free on each of two. What is reserved together stays
-together, through restarts too. Training workers are placed by Ray Train, into what the bundles leave.
+Ray assigns GPUs in the order in which processes ask. Without a reservation, two engines could get halves of one GPU
+while a worker waits for ever, or an engine that needs two GPUs of one node could find one free GPU on each of two
+nodes. What is reserved together stays together, also through restarts. Ray Train places the training workers in what
+the bundles leave free.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ from actors.placement.layout import Layout, PlacementError, Seat
 logger = logging.getLogger(__name__)
 
 NODE_LABEL = "ray.io/node-id"
-"""Ray's own label of every node."""
+"""The label that Ray itself gives every node."""
 RESERVE_S = 300.0
-"""Longest wait for what another job may still hold."""
+"""Longest wait for resources that another job may still hold."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """What is reserved together."""
+    """Resources that are reserved together."""
 
     node: str
-    """Ray's id."""
+    """Ray's id of the node."""
     cpus: float
     gpus: float
     members: tuple[tuple[str, int], ...]
     """Role and index of the processes inside."""
 
     def resources(self) -> dict[str, float]:
-        """By Ray's names; it takes no zeros."""
+        """The resources by Ray's names; zeros are left out, because Ray does not accept them."""
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
 
 
 def bundles(placed: Layout) -> tuple[Bundle, ...]:
-    """What engines and scorers reserve, sorted as the layout's nodes and devices; nothing on a machine without GPUs.
+    """What engines and scorers reserve, in the order of the layout's seats; nothing on a machine without GPUs.
 
-    Dedicated: a bundle per process. Colocated: a bundle per GPU, also where only a worker sits, so that no GPU has room
-    for two workers.
+    Dedicated: one bundle per process. Colocated: one bundle per GPU, even if only a worker runs there, so that no GPU
+    has room for two workers.
     """
     if placed.mode == "cpu":
         return ()
@@ -76,7 +77,7 @@ class Reservation:
     """The bundles of a layout, held until :meth:`close`.
 
     Raises:
-        PlacementError: the cluster did not have them free in time.
+        PlacementError: the resources did not become free in time.
     """
 
     def __init__(self, placed: Layout) -> None:
@@ -98,7 +99,7 @@ class Reservation:
         logger.info("reserved: %s", self._bundles)
 
     def places(self, role: str) -> list[Any]:
-        """Ray's scheduling strategies for the processes of a role, by index; none where nothing is reserved."""
+        """Ray's scheduling strategies for the processes of a role, by index; empty if nothing is reserved."""
         found = {
             index: PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number)
             for number, bundle in enumerate(self._bundles)
@@ -108,7 +109,7 @@ class Reservation:
         return [found[index] for index in sorted(found)]
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all bundles."""
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None

@@ -1,1 +1,1 @@
-"""Speed, measured beside its limits."""
+"""Measurements of speed, and comparison with its limits."""

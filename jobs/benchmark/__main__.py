@@ -1,4 +1,4 @@
-"""Speed, measured: ``python -m jobs.benchmark overhead``, ``simulate`` and ``gpu``."""
+"""Measurements of speed: ``python -m jobs.benchmark overhead``, ``simulate`` and ``gpu``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scpl_ray.config.errors import ConfigError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 PLAIN_ROUNDS = 10
-"""Rounds of one seed that the plain loop is timed on."""
+"""Number of rounds of one seed for which the plain loop is timed."""
 
 
 @app.callback()
@@ -71,10 +71,10 @@ def gpu(arguments: Arguments = None) -> None:
 
 
 def simulation(experiment: Experiment, console: Console) -> None:
-    """Print group-rounds per second of both, and their ratio.
+    """Print group-rounds per second of the array code and the plain loop, and their ratio.
 
     Raises:
-        ValueError: a set-up that the plain loop does not know.
+        ValueError: the plain loop does not know this set-up.
     """
     groups, seeds = len(experiment.groups.names), experiment.analytic.seeds
     short = experiment.loop.model_copy(update={"rounds": min(PLAIN_ROUNDS, experiment.loop.rounds)})

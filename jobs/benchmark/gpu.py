@@ -1,12 +1,12 @@
-"""What one GPU does for a run, beside what it could do: ``python -m jobs.benchmark gpu``.
+"""How fast one GPU works for a run, compared with its limits: ``python -m jobs.benchmark gpu``.
 
-The limits are roofline-like (Williams, Waterman, Patterson 2009) and of this machine, whose copies and matrix products
-are measured first. N parameters of B bytes, F FLOP/s, W bytes/s within the GPU, U bytes/s from the host to it:
+The limits are roofline-like (Williams, Waterman, Patterson 2009) and hold for this machine, whose copies and matrix
+products are measured first. N parameters of B bytes, F FLOP/s, W bytes/s within the GPU, U bytes/s from the host to it:
 
 - generation: 2 N prompt tokens / F, then the longer of B steps / W and 2 N tokens / F
-- training: 6 N tokens / F, of an adapter 4 N (weights' gradients are not needed)
+- training: 6 N tokens / F; for an adapter, 4 N tokens / F (the weights' gradients are not needed)
 - scoring: 2 N tokens / F
-- start, refresh, wake by reload: bytes / U; by adapter also those of the base, which wait in host memory
+- start, refresh, wake by reload: bytes / U; by adapter, the bytes include those of the base, kept in host memory
 
 What this machine cannot run is listed with the reason.
 """
@@ -48,14 +48,14 @@ ENGINE = (
 ALONE = "engine alone: "
 COPIED_BYTES = 2**30
 WIDTH = 8192
-"""Of the square matrices."""
+"""Width of the square matrices."""
 REPEATS = 20
 WARM_REQUESTS = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Machine:
-    """What was measured of it."""
+    """The measured limits of this machine."""
 
     copy: float
     """Bytes per second that the GPU reads and writes."""
@@ -75,7 +75,7 @@ class Row:
     limit_s: float | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """As text."""
+        """The cells of the line as text."""
         if self.seconds is None:
             return self.what, self.work, "", "", ""
         limit = "" if self.limit_s is None else f"{self.limit_s:.4f}"
@@ -89,16 +89,16 @@ class Tensors:
 
     parameters: int
     width: int
-    """Bytes of a parameter."""
+    """Bytes per parameter."""
 
     @property
     def bytes(self) -> int:
-        """Of all."""
+        """Bytes of all parameters."""
         return self.parameters * self.width
 
 
 def tensors(folder: Path, width: int) -> Tensors:
-    """Count them without reading them."""
+    """Count the parameters of a folder without reading them."""
     count = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as opened:
@@ -112,7 +112,8 @@ def generation_limit_s(
 ) -> float:
     """Least seconds to read prompts and write completions of these lengths, at most ``batch`` at a time.
 
-    A step reads all weights once; there are as many as the longest completion has tokens, or as full batches need.
+    A step reads all weights once. There are at least as many steps as the longest completion has tokens, and as full
+    batches need.
     """
     steps = max(max(lengths), -(-sum(lengths) // batch))
     reading = 2 * model.parameters * prompt_tokens / machine.flops
@@ -125,7 +126,7 @@ def training_limit_s(machine: Machine, parameters: int, tokens: int, *, adapter:
 
 
 def obstacles() -> list[str]:
-    """Why runs on a GPU are impossible here."""
+    """The reasons why runs on a GPU are impossible here; empty if they are possible."""
     found = []
     if not torch.cuda.device_count():
         found.append("no GPU: torch finds no CUDA device")
@@ -136,7 +137,7 @@ def obstacles() -> list[str]:
 
 
 def benchmark(experiment: Experiment, console: Console) -> None:
-    """Measure all that this machine can run, and print one table."""
+    """Measure everything that this machine can run, and print one table."""
     rows: list[Row] = []
     missing = obstacles()
     with tempfile.TemporaryDirectory() as folder:
@@ -159,14 +160,14 @@ def benchmark(experiment: Experiment, console: Console) -> None:
 
 
 def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """In a process of its own, so that its GPU memory is free again."""
+    """Call a function in its own process, so that its GPU memory is freed afterwards."""
     from jobs.benchmark.overhead import alone
 
     return alone(function, 1, *arguments)
 
 
 def limits() -> Machine:
-    """Measure the GPU."""
+    """Measure the limits of the GPU."""
     source = torch.empty(COPIED_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     host = torch.empty(COPIED_BYTES, dtype=torch.uint8, pin_memory=True)
@@ -179,7 +180,7 @@ def limits() -> Machine:
 
 
 def _seconds(do: Callable[[], object]) -> float:
-    """Of one call, after one that is not counted."""
+    """Seconds per call, measured after a warm-up call."""
     do()
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -190,7 +191,7 @@ def _seconds(do: Callable[[], object]) -> float:
 
 
 def machine_rows(machine: Machine) -> list[Row]:
-    """What the limits are made of."""
+    """The measurements from which the limits are computed."""
     return [
         Row(MACHINE[0], f"{machine.copy / 1e9:,.0f} GB/s", 2 * COPIED_BYTES / machine.copy),
         Row(MACHINE[1], f"{machine.upload / 1e9:,.1f} GB/s", COPIED_BYTES / machine.upload),
@@ -199,7 +200,7 @@ def machine_rows(machine: Machine) -> list[Row]:
 
 
 def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Row]:
-    """A run of two rounds on this machine, and the engine alone on the last one's work."""
+    """A run on this machine, and the engine alone on the work of its last round."""
     from ray.exceptions import RayError
 
     from jobs.driver import run
@@ -248,7 +249,7 @@ def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Ro
 
 
 def run_rows(experiment: Experiment, machine: Machine, store: Store, base: Path) -> Iterator[Row]:
-    """The phases of a run's last round, each beside its limit."""
+    """The phases of a run's last round, each with its limit."""
     last = experiment.loop.rounds
     of = {m.phase: m for m in store.committed() if m.round == last}
     completions = store.read(last, "completions", "completions", Completion)
@@ -286,7 +287,7 @@ def run_rows(experiment: Experiment, machine: Machine, store: Store, base: Path)
 
 
 def _lengths(completions: Sequence[Completion]) -> tuple[int, list[int]]:
-    """Prompt tokens, of every query once, and the completions' lengths."""
+    """The number of prompt tokens, counting every query once, and the lengths of the completions."""
     prompts = {c.query_id: len(c.prompt_token_ids) for c in completions}
     return sum(prompts.values()), [len(c.token_ids) for c in completions]
 
@@ -303,7 +304,7 @@ def _batch() -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineSeconds:
-    """What an engine took."""
+    """How long each operation of an engine took."""
 
     start: float
     generation: float
@@ -311,7 +312,7 @@ class EngineSeconds:
     sleep: float
     wake: float
     freed: int
-    """Bytes of GPU memory that others had while it slept."""
+    """Bytes of GPU memory that the engine freed while it was asleep."""
 
 
 def engine_seconds(

@@ -1,4 +1,4 @@
-"""Seconds per phase of a real run beside bare vLLM and bare DeepSpeed on the same work, in one command.
+"""Seconds per phase of a real run, compared with bare vLLM and bare DeepSpeed on the same work.
 
 The bare engines read the run's own prompts, seeds, weights and training data, and run in processes of their own with
 the threads that the run's engines had, so each ratio compares like with like.
@@ -30,7 +30,7 @@ from scpl_ray.tasks.bases import base_model
 
 Result = TypeVar("Result")
 WORK = ("completions", "scores", "weights", "evaluation")
-"""Phases that generate (and fit the reward model meanwhile), score, train or evaluate; the rest is overhead."""
+"""Phases that generate (while the reward model is fitted), score, train or evaluate; the rest is overhead."""
 
 
 def overhead(experiment: Experiment) -> None:
@@ -79,7 +79,7 @@ def overhead(experiment: Experiment) -> None:
 
 
 def phase_table(by_round: Sequence[Sequence[Manifest]], wall: float) -> Table:
-    """Median seconds per phase, and what is left of a round between and beside them."""
+    """Median seconds per phase, and the seconds of a round outside the phases of :data:`WORK`."""
     spans = [of[-1].committed_at - of[0].committed_at + of[0].seconds for of in by_round]
     span = statistics.median(spans)
     median = {

@@ -1,7 +1,7 @@
-"""The quick start's analytic mode once more in plain Python, one completion at a time: slow, short, and independent.
+"""A second implementation of the quick start's analytic mode, in plain Python: slow, short, and independent.
 
-The benchmark divides by it, and the tests hold the array code against it. It knows one set-up only: rejection sampling
-against the round's maximum, the newest data, incremental training, users who choose by softmax on quality.
+The benchmark and the tests compare the array code with it. It knows one set-up only: rejection sampling against the
+round's maximum, the newest data, incremental training, and users who choose by softmax on quality.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from scpl_ray.config import Experiment
 
 
 def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float]], list[float]]:
-    """One seed: shares per round, T + 1 lists of K numbers, and the exact final kinds on neutral prompts, K numbers.
+    """Simulate one seed: shares per round (T + 1 lists of K numbers), and the exact final kinds on neutral prompts (K).
 
     Raises:
-        ValueError: another set-up than the quick start's.
+        ValueError: the set-up differs from the quick start's.
     """
     e, a = experiment, experiment.analytic
     shape = (e.selection.strategy, e.selection.r_max, e.selection.matched_control, e.cycle.kind, e.loop.kind)
@@ -28,7 +28,7 @@ def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float
     k = len(e.groups.names)
     sds = list(a.reward_sd) if isinstance(a.reward_sd, tuple) else [a.reward_sd] * k
     own, other = a.own_kind, (1.0 - a.own_kind) / (k - 1)
-    # K laws for prompts that reveal their group, the last for neutral ones
+    # K laws for prompts that reveal their group, and one last law for neutral prompts
     laws = [[own if j == g else other for j in range(k)] for g in range(k)] + [[1.0 / k] * k]
     shares, path = list(e.groups.shares), [list(e.groups.shares), list(e.groups.shares)]
     for t in range(1, e.loop.rounds + 1):
@@ -63,7 +63,7 @@ def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float
 def _next(
     e: Experiment, shares: Sequence[float], data: Sequence[float], laws: Sequence[Sequence[float]], draws: random.Random
 ) -> list[float]:
-    """Shares of the next round after a measurement on finitely many prompts."""
+    """Shares of the next round, after a measurement on finitely many prompts."""
     k, a, m = len(shares), e.analytic, e.task.marker_strength
     n = e.evaluation.prompts_per_group * e.evaluation.samples_per_prompt
     odds = []

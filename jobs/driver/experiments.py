@@ -1,7 +1,7 @@
-"""Reading experiments with every check: what is wrong between keys, and what the chosen engine cannot do.
+"""Reading experiments with every check: conflicts between keys, and settings that the chosen engine cannot serve.
 
-The rules of :mod:`scpl_ray.checks` know no engine, because engines belong to :mod:`actors`. Here both are asked, so
-that all conflicts of a config stand in one message.
+The rules of :mod:`scpl_ray.checks` know no engine, because engines belong to :mod:`actors`. This module combines both,
+so that one message lists all conflicts of a config.
 """
 
 from __future__ import annotations

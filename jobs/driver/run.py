@@ -1,4 +1,4 @@
-"""Run one loop: what ``scpl run`` and ``ray job submit -- python -m jobs.driver.run`` both call."""
+"""Run one loop: ``scpl run`` and ``ray job submit -- python -m jobs.driver.run`` both call this module."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Environment of the driver and of every process it starts."""
+"""Environment variables of the driver and of every process that it starts."""
 
 
 def versions() -> dict[str, str]:
@@ -69,9 +69,9 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """Inside, a local Ray may be told to listen to this machine only.
+    """Inside this block, a local Ray can be told to listen on loopback only.
 
-    Ray replaces a loopback address by one that others reach, and then listens on every interface.
+    Otherwise Ray replaces a loopback address by one that other machines can reach, and listens on every interface.
     """
     services = ray._private.services
     before = services.resolve_ip_for_localhost
@@ -84,10 +84,10 @@ def on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def connected(logs: Path) -> Iterator[Cluster]:
-    """Ray for a while: the cluster of ``RAY_ADDRESS`` where one is set (a submitted job), else a local one.
+    """Connect to Ray during the block: to ``RAY_ADDRESS`` if it is set (a submitted job), else to a new local Ray.
 
     Args:
-        logs: folder that receives what a local Ray logged. The rest of its session goes.
+        logs: folder that receives the log files of a local Ray. The rest of its session folder is removed.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = {"env_vars": dict(QUIET)}
@@ -118,7 +118,7 @@ def connected(logs: Path) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster for a while with the nodes of ``placement.cluster``; a Ray of our own has the nodes it has."""
+    """During the block, the cluster with the nodes of ``placement.cluster``; a local Ray stays as it is."""
     if experiment.placement.cluster is None or not os.environ.get("RAY_ADDRESS"):
         yield cluster
         return
@@ -132,17 +132,17 @@ def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Clu
 
 
 def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
-    """Everything that can be checked without starting anything.
+    """Check everything that can be checked without starting any process.
 
     Args:
         experiment: the config.
-        cluster: what to plan for; ``None``: this machine, unless a cluster is to be connected to.
+        cluster: the cluster to plan for; ``None``: this machine, unless ``RAY_ADDRESS`` names a cluster.
 
     Returns:
-        The task, and who gets what; ``None`` where that depends on a cluster that is to be connected to.
+        The task, and the layout; ``None`` if the layout depends on a cluster that is not connected yet.
 
     Raises:
-        ValueError: the data or the machine cannot carry this experiment.
+        ValueError: the data or the machine do not suffice for this experiment.
     """
     registry.check_installed(experiment)
     tracking.check(experiment)
@@ -161,7 +161,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
 
 
 def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
-    """Run, or go on running, the loop of a run directory to its end."""
+    """Run or resume the loop of a run directory until it is finished."""
     os.environ.update(QUIET)
     log_to(store.root / "logs" / "driver.log", verbose=verbose)
     interrupts = Interrupts()
@@ -196,7 +196,7 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
 def rounds(
     store: Store, experiment: Experiment, task: Task, fleet: Fleet, progress: Progress
 ) -> Iterator[list[Metric]]:
-    """The loop of a run directory in the processes of a fleet, a round at a time: the metrics of rounds 0, 1, ..."""
+    """Run the loop of a run directory in the processes of a fleet; yields the metrics of rounds 0, 1, ..."""
     if task.judge_card is not None:
         task.judge_card.save(store.root)
     engines = fleet.engines(experiment, task)
@@ -229,10 +229,10 @@ def encoder(experiment: Experiment, base: Path) -> Encode:
 
 
 def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) -> Path:
-    """The base model, committed by its weights' SHA-256: a resumed run must find the same one.
+    """The base model. The SHA-256 of its weights is committed, because a resumed run must find the same weights.
 
     Raises:
-        StoreError: the run was started from other weights.
+        StoreError: the run was started from different weights.
     """
 
     def built(done: int, total: int) -> None:
@@ -280,7 +280,7 @@ def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool
 
 
 def summary(store: Store, experiment: Experiment, last: Sequence[Metric]) -> dict[str, object]:
-    """What a script wants to know of a finished run."""
+    """What a script needs to know about a finished run."""
     return {
         "name": experiment.name,
         "seed": experiment.seed,
@@ -293,10 +293,10 @@ def summary(store: Store, experiment: Experiment, last: Sequence[Metric]) -> dic
 
 
 def _seconds(store: Store, experiment: Experiment) -> dict[int, float]:
-    """Seconds by round."""
+    """Seconds of each round."""
     seconds = dict.fromkeys(range(experiment.loop.rounds + 1), 0.0)
     for manifest in store.committed():
-        # the reward model is fitted while the pool generates: its seconds are inside those of the completions
+        # the reward model is fitted while completions are generated, so its seconds are part of theirs
         if manifest.phase != "reward_model" and manifest.round in seconds:
             seconds[manifest.round] += manifest.seconds
     return seconds
@@ -328,7 +328,7 @@ def log_to(path: Path, *, verbose: bool) -> None:
 
 
 def _keep_ray_logs(logs: Path, target: Path) -> None:
-    """Copy them beside the run."""
+    """Copy Ray's log files into the run directory."""
     try:
         shutil.copytree(logs, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Run a study: its trials under Ray Tune, or without a language model; what ``scpl sweep`` and a submitted job call."""
+"""Run a study under Ray Tune or without a language model; ``scpl sweep`` and submitted jobs call this module."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def create(folder: Path, plan: Study) -> None:
     """Make the folder of a new study.
 
     Raises:
-        StoreError: it holds something, or cannot be made.
+        StoreError: the folder is not empty, or cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,8 @@ def open_study(folder: Path) -> Study:
     """The study of a folder.
 
     Raises:
-        StoreError: there is none.
-        ConfigError: it is damaged.
+        StoreError: the folder holds no study.
+        ConfigError: the study file is damaged.
     """
     if not (folder / study.STUDY_FILE).is_file():
         raise StoreError(f"{folder}: no study, {study.STUDY_FILE} is missing; give the folder that `scpl sweep` made")
@@ -70,10 +70,10 @@ def open_study(folder: Path) -> Study:
 
 
 def check(plan: Study, trials: Sequence[Trial]) -> None:
-    """Refuse a study that cannot run as it says.
+    """Refuse a study that cannot run as configured.
 
     Raises:
-        ConfigError: what is missing, or not for studies.
+        ConfigError: something is missing, or a setting is not allowed in studies.
     """
     if plan.search is not None and plan.search.sampler == "optuna" and importlib.util.find_spec("optuna") is None:
         raise ConfigError(
@@ -88,13 +88,13 @@ def check(plan: Study, trials: Sequence[Trial]) -> None:
 
 
 def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
-    """Run, or go on running, a study to its results table, and turn whatever stops it into a message.
+    """Run or resume a study up to its results table, and turn whatever stops it into a message.
 
     Returns:
-        The exit code: 0, 1 where trials failed or the study could not go on, or 130.
+        The exit code: 0; 1 if trials failed or the study could not continue; 130 if it was told to stop.
 
     Raises:
-        InUseError: another process runs it.
+        InUseError: another process is running the study.
         PlacementError: not even one trial fits the machine.
     """
     again = f"go on with: scpl sweep --resume {folder}"
@@ -117,7 +117,7 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
     if plan.mode == "analytic":
         found = _simulated(plan, trials, console)
     else:
-        from jobs.driver import tuning  # brings Ray: seconds that a study without a language model need not wait
+        from jobs.driver import tuning  # imports Ray: a study without a language model need not wait
 
         failed = tuning.run(folder, plan, trials)
         found = collect(folder, plan, trials)
@@ -142,7 +142,7 @@ def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
     """The best trial of those that reached their last round: ``metric``, its ``value``, and the sampled ``keys``.
 
     Raises:
-        RuntimeError: none of them has the metric.
+        RuntimeError: none of these trials has the metric.
     """
     runs = (path.parent for path in sorted((folder / study.SAMPLED).glob("*/summary.json")))
     finished = {run: json.loads((run / "summary.json").read_bytes())["metrics"] for run in runs}
@@ -162,7 +162,7 @@ def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
-    """Print the arms, and how many rounds there would be."""
+    """Print the arms and the number of rounds that would be run."""
     table = Table(title=f"study {plan.name}: {plan.mode}, {plan.seeds} seeds per arm", title_justify="left")
     table.add_column("arm")
     table.add_column("keys")
@@ -186,7 +186,7 @@ def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
 
 
 def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Table:
-    """All arms without a language model, each with all its seeds at once."""
+    """Simulate all arms without a language model, each with all its seeds at once."""
     began = time.perf_counter()
     arms: dict[str, Trial] = {}
     for trial in trials:
@@ -205,7 +205,7 @@ def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Tab
 
 
 def last_round(found: pa.Table) -> Table:
-    """Means over seeds at each arm's last round, for the first arms."""
+    """Means over seeds at each arm's last round; only the first arms are shown."""
     table = Table(title_justify="left")
     for column in ("arm", "seeds", *SHOWN):
         table.add_column(column.replace("_", " "), justify="left" if column == "arm" else "right")

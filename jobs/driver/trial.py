@@ -1,4 +1,4 @@
-"""One trial of a study as Ray Tune runs it: the trial's directory is a run directory, a step is a round."""
+"""One trial of a study as Ray Tune runs it: the trial's directory is a run directory, and a step is a round."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ from scpl_ray.studies.study import SAMPLED
 logger = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 60.0
-"""Longest wait for a trial's directory: the processes of a killed sweep live on for seconds."""
+"""Longest wait for a trial's directory, because the processes of a killed sweep stay alive for some seconds."""
 SAME_KEYS_WAIT_S = 6 * 3600.0
 """Longest wait for another trial that drew the same keys."""
 LOCK_POLL_S = 0.5
 FAULTS = (RuntimeError, ValueError, OSError, ray.exceptions.RayError)
-"""What may stop a trial; the others go on."""
+"""Errors that end a trial while the other trials continue."""
 
 
 class Quiet:
-    """:class:`scpl_ray.protocols.Progress` of a process without a terminal: lines go to the log."""
+    """:class:`scpl_ray.protocols.Progress` of a process without a terminal: lines of text go to the log."""
 
     def note(self, text: str) -> None:
-        """A line for people."""
+        """Log a line of text for people."""
         logger.info("%s", text)
 
     def start(self, round_: int, phase: str, total: int) -> None:
         """A phase begins."""
 
     def advance(self, phase: str, count: int) -> None:
-        """Units done."""
+        """Further units of a phase are done."""
 
     def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
-        """Completions came in."""
+        """A chunk of completions has arrived."""
 
     def done(self, manifest: Manifest) -> None:
         """A phase was committed."""
 
     def measured(self, round_: int, rows: Sequence[Metric]) -> None:
-        """A round's metrics."""
+        """A round's metrics are known."""
 
 
 class LoopTrial(tune.Trainable):  # type: ignore[misc]
     """Trials in one process, one after the other; those that need the same engines share them.
 
     The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
-    ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search ``sampled`` keys; there the
-    folder is named by their hash.
+    ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys,
+    whose hash then names the folder.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """One round; a trial that cannot go on says why under ``error`` and is done."""
+        """Run one round; a trial that cannot continue gives the reason under ``error`` and is done."""
         try:
             rows = next(self._rounds)
         except FAULTS as error:
@@ -102,10 +102,10 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         self._fleet.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the state is in the run directory."""
+        """Do nothing: the state is in the run directory."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the run directory is walked again."""
+        """Do nothing: the state is read from the run directory."""
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._folder = trial_folder(config)
@@ -119,9 +119,9 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
             self._store = None
 
     def _play(self, run_dir: Path, text: str, sampled: Mapping[str, Any]) -> Generator[list[Metric], None, None]:
-        """The rounds of the trial, resumed where its directory is there already."""
+        """The rounds of the trial, which is resumed if its directory exists already."""
         self._experiment = experiments.loads(text, str(run_dir), sampled)
-        # a trial that drew the same keys as another reads the other's rounds when it is through
+        # a trial that drew the same keys as another waits until that one has finished, and reads its rounds
         wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
         self._store = open_or_create(run_dir, self._experiment, wait_s)
         run.log_to(run_dir / "logs" / "driver.log", verbose=False)
@@ -129,7 +129,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         yield from run.rounds(self._store, self._experiment, task, self._fleet, Quiet())
 
     def _task_of(self, experiment: Experiment) -> Task:
-        """The trial's task; the last trial's, where it is built from the same keys."""
+        """The trial's task: that of the last trial if it is built from the same values, else a new one."""
         key = task_key(experiment)
         if self._task is None or self._task[0] != key:
             self._task = (key, tasks.TASKS[experiment.task.name].build(experiment))
@@ -137,12 +137,12 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
 
 def task_key(experiment: Experiment) -> str:
-    """The values that a task is built from: trials that agree on them share the task."""
+    """The values that a task is built from: trials with equal values share the task."""
     return agreement(experiment, tasks.DEPENDS_ON)
 
 
 def trial_folder(config: Mapping[str, Any]) -> str:
-    """Run directory of a trial, below the study's folder."""
+    """The run directory of a trial, relative to the study's folder."""
     if not config.get("sampled"):
         return str(config["trial"]["folder"])
     text = json.dumps(config["sampled"], sort_keys=True)
@@ -150,10 +150,10 @@ def trial_folder(config: Mapping[str, Any]) -> str:
 
 
 def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> Store:
-    """The run directory of a trial, new or to be gone on with.
+    """The run directory of a trial, which is created or resumed.
 
     Raises:
-        StoreError: it cannot be used, or holds a run of another config.
+        StoreError: the directory cannot be used, or holds a run of another config.
     """
     deadline = time.monotonic() + wait_s
     while True:

@@ -1,4 +1,4 @@
-"""The trials of a study under Ray Tune: a grid, or a search."""
+"""The trials of a study under Ray Tune: a grid or a search."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from scpl_ray.tasks.bases import base_model
 logger = logging.getLogger(__name__)
 
 TRIAL_CPUS = 0.01
-"""What the process that drives a trial reserves: its engines reserve their own."""
+"""CPUs that the process that drives a trial reserves; the engines reserve their own."""
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -40,18 +40,18 @@ SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 """Ray Tune's own log files repeat what is in the run directories, its handler of Ctrl-C waits for whole rounds, and it
-would end a search for one trial that failed: the metric is not in its result."""
+would end a search because of one failed trial, whose result lacks the metric."""
 GRACE_ROUNDS = 2
-"""Rounds, round 0 among them, before ASHA stops a trial."""
+"""Number of rounds, including round 0, before ASHA may stop a trial."""
 
 
 def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
-    """Run all trials that are not finished; what failed and why, by folder.
+    """Run all trials that are not finished; returns the reasons of failures, by folder.
 
     Raises:
         PlacementError: not even one trial fits the machine.
-        RuntimeError, OSError: Ray, or the folder, cannot be used any longer; more is in ``output.log``.
-        KeyboardInterrupt: also for SIGTERM.
+        RuntimeError, OSError: Ray or the folder cannot be used any longer; details are in ``output.log``.
+        KeyboardInterrupt: SIGINT or SIGTERM was received.
     """
     os.environ.update(loop.QUIET | SETTINGS)
     with Interrupts().handled(), chatter_to(folder / "output.log") as screen:
@@ -67,10 +67,10 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
-    """How many trials fit the machine or cluster side by side.
+    """How many trials fit the machine or cluster at the same time.
 
     Raises:
-        PlacementError: not even one.
+        PlacementError: not even one trial fits.
     """
     fits = 0
     while fits < len(trials):
@@ -89,7 +89,7 @@ def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
 
 
 class _Progress(tune.Callback):  # type: ignore[misc]
-    """A bar over all rounds, a line per finished trial; collects what failed."""
+    """Shows a bar over all rounds and a line per finished trial, and collects failures."""
 
     def __init__(self, console: Console, trials: int, rounds: int) -> None:
         self.failed: dict[str, str] = {}
@@ -125,11 +125,11 @@ class _Progress(tune.Callback):  # type: ignore[misc]
         self._end(folder, f"failed: {self.failed[folder]}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray Tune saves its callbacks; nothing reads this one again."""
+        """Nothing: Ray Tune saves its callbacks, but this one is never read again."""
         return {}
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def _end(self, folder: str, text: str) -> None:
@@ -138,7 +138,7 @@ class _Progress(tune.Callback):  # type: ignore[misc]
 
 
 class _Optuna(OptunaSearch):  # type: ignore[misc]
-    """A round need not have the metric: round 0 keeps nothing."""
+    """Optuna search that skips rounds without the metric: round 0, for example, selects nothing."""
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A round is done."""
@@ -147,12 +147,12 @@ class _Optuna(OptunaSearch):  # type: ignore[misc]
 
 
 def _last_line(error: object) -> str:
-    """What went wrong, of a message that is a traceback."""
+    """The last line of an error's message, which says what went wrong if the message is a traceback."""
     return [type(error).__name__, *str(error).strip().splitlines()][-1]
 
 
 def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
-    """All trials that are not finished, under Ray Tune; what failed, by folder."""
+    """Run all trials that are not finished under Ray Tune; returns the reasons of failures, by folder."""
     left = [trial for trial in trials if not (folder / trial.folder / "summary.json").exists()]
     console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
     if not left:
@@ -160,7 +160,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     prepare(left, console)
     with loop.connected(folder / "logs/ray") as cluster:
         side_by_side = concurrent_trials(trials, cluster)
-        # trials that share their engines come one after the other, seed by seed
+        # trials that share their engines run one after the other, seed by seed
         keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
         ordered = sorted(left, key=lambda trial: keys.index(str(asks(trial.experiment))))
         space = [{"folder": trial.folder, "experiment": loading.dump(trial.experiment)} for trial in ordered]
@@ -182,9 +182,9 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
 
 
 def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
-    """Sample settings, one trial each; what failed, by folder.
+    """Sample settings and run one trial for each; returns the reasons of failures, by folder.
 
-    The sampler is seeded and settings name the run directories: a search that is resumed asks for the same settings
+    The sampler is seeded, and run directories are named after the settings: a resumed search samples the same settings
     again and finds their rounds on disk.
     """
     assert plan.search is not None
@@ -237,7 +237,7 @@ def _sampling(search: study.Search, seed: int, side_by_side: int) -> Any:
 
     if search.sampler == "optuna":
         return _Optuna(seed=seed)
-    # this one alone does not heed TuneConfig.max_concurrent_trials
+    # only this generator ignores TuneConfig.max_concurrent_trials
     return BasicVariantGenerator(max_concurrent=side_by_side, random_state=seed)
 
 
@@ -247,7 +247,7 @@ def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
 
 
 def prepare(trials: Sequence[Trial], console: Console) -> None:
-    """Build or find the base models of all trials, once each, before any trial starts."""
+    """Build or find each base model of the trials once, before any trial starts."""
     done = set()
     for trial in trials:
         experiment = trial.experiment

@@ -1,1 +1,1 @@
-"""What people see on a terminal, and how they stop what runs there."""
+"""What people see on a terminal, and how they interrupt what runs there."""

@@ -1,4 +1,4 @@
-"""What a person sees: a bar per phase, a line per round, a closing table."""
+"""The display of a run on a terminal: a bar per phase, a line per round, and a closing table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def wide_console(screen: TextIO | None = None) -> Console:
 
 
 def card_table(card: Card, title: str) -> Table:
-    """What is known of a judge's errors."""
+    """A table of what is known about a judge's errors."""
     rows = card.table()
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in rows[0].items():
@@ -70,7 +70,7 @@ def card_table(card: Card, title: str) -> Table:
 
 @contextlib.contextmanager
 def quietly(doing: str) -> Iterator[Console]:
-    """A console for a result that takes a while; what libraries print meanwhile is not shown."""
+    """A console for a result that takes a while; output of libraries in the meantime is not shown."""
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
         console = wide_console(screen)
         with console.status(doing):
@@ -89,7 +89,7 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     os.dup2(log, 2)
     os.close(log)
     try:
-        # Not closed here: a library that began to log meanwhile keeps it.
+        # Not closed here: a library that started to log meanwhile may still hold it.
         ours = MaskedLog(path)
         with contextlib.redirect_stdout(ours), contextlib.redirect_stderr(ours):
             yield screen
@@ -111,11 +111,11 @@ class Warnings(logging.Handler):
         self._show = show
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Ours, not a library's; errors end the run with a message of their own."""
+        """Whether a record is this project's, and no error: errors end the run with their own message."""
         return record.name.split(".")[0] in OURS and record.levelno < logging.ERROR
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one."""
+        """Show one warning."""
         self._show(f"warning: {record.getMessage()}")
 
 
@@ -151,7 +151,7 @@ class Display:
         self._bars.stop()
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self.console.print(masked(text), markup=False)
 
     def start(self, round_: int, phase: str, total: int) -> None:
@@ -161,12 +161,12 @@ class Display:
             self._tasks[phase] = self._bars.add_task(description, total=total or None)
 
     def advance(self, phase: str, count: int) -> None:
-        """Units done."""
+        """Further units of a phase are done."""
         with self._lock:
             self._bars.advance(self._tasks[phase], count)
 
     def generated(self, phase: str, chunk: Sequence[Completion]) -> None:
-        """Completions came in."""
+        """A chunk of completions has arrived."""
         self.advance(phase, len(chunk))
 
     def done(self, manifest: Manifest) -> None:
@@ -197,7 +197,7 @@ class Display:
 
 
 def restarts_line(restarts: Mapping[str, int]) -> str:
-    """How often processes were started again, by role, over a whole run."""
+    """How often processes were restarted, by role, over a whole run."""
     counts = [f"{role} {count}" for role, count in restarts.items() if count]
     return f"restarts: {', '.join(counts)}; why is in logs/driver.log" if counts else "restarts: none"
 
@@ -229,5 +229,5 @@ def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups:
 
 
 def _cell(value: float, form: str) -> str:
-    """A percentage that does not exist is left empty: round 0 keeps nothing."""
+    """A value as text; a missing percentage is left empty, because round 0 keeps nothing."""
     return "" if math.isnan(value) and form.endswith("%") else f"{value:{form}}"

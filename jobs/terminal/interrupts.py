@@ -1,4 +1,4 @@
-"""Ctrl-C: once, the commit in hand is finished and the run stops; twice, everything ends now."""
+"""Ctrl-C: the first one stops the run after the commit in progress; the second one ends everything at once."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""SIGTERM (``ray job stop``, a scheduler) is taken like Ctrl-C."""
+"""SIGTERM (from ``ray job stop`` or a scheduler) is handled like Ctrl-C."""
 STOPPED = 130
 """Exit code of a run that was told to stop."""
 
 
 class Interrupts:
-    """The signals of this process, inside :meth:`handled`."""
+    """Handles the signals of this process inside :meth:`handled`."""
 
     def __init__(self) -> None:
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
-        """How a person is told that the first signal was heard."""
+        """Tells a person that the first signal was received."""
         self._told = 0
         self._committing = False
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Inside, the first signal raises ``KeyboardInterrupt``, after a commit that is in hand; the second ends the
-        process: Ray's processes on this machine end with it, and what is on disk can be gone on with."""
+        """Inside, the first signal raises ``KeyboardInterrupt``, but only after a commit in progress; the second ends
+        the process: Ray's processes on this machine end with it, and the run can be resumed from disk."""
         before = {number: signal.signal(number, self._tell) for number in SIGNALS}
         try:
             yield
@@ -37,7 +37,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
-        """Inside, the first signal waits."""
+        """Inside, the first signal takes effect only at the end of the block."""
         self._committing = True
         try:
             yield

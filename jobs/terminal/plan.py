@@ -15,13 +15,13 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 
 def print_plan(console: Console, experiment: Experiment, task: Task, placed: Layout | None) -> None:
-    """Print who would run where with how much memory, and what each phase would do.
+    """Print where each process would run and with how much memory, and what each phase would do.
 
     Args:
-        console: to print on.
+        console: the console to print on.
         experiment: the config.
         task: its task.
-        placed: who gets what; ``None``: that depends on a cluster nobody has asked yet.
+        placed: the layout; ``None``: it depends on a cluster that is not connected yet.
     """
     if placed is None:
         console.print(
@@ -91,7 +91,7 @@ def _print_processes(console: Console, placed: Layout) -> None:
 
 
 def _where(seats: Sequence[Seat]) -> str:
-    """Nodes in turn, each with its devices."""
+    """The nodes in order, each with its devices."""
     by_node: dict[str, list[str]] = {}
     for seat in seats:
         by_node.setdefault(seat.node.name, []).append("+".join(map(str, seat.gpus)))
@@ -102,7 +102,7 @@ def _where(seats: Sequence[Seat]) -> str:
 
 
 def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
-    """One line per phase."""
+    """One line of description per phase."""
     e = experiment
     shares = ", ".join(f"{g} {s:g}" for g, s in zip(e.groups.names, e.groups.shares, strict=True))
     completions = e.queries.prompts_per_round * e.generation.samples_per_prompt

@@ -27,25 +27,25 @@ from tests.support.loops import records_of
 
 PAUSE_S = 0.05
 UNDISTURBED_S = 1.2
-"""About the seconds that an undisturbed run works after its imports."""
+"""Approximate seconds that an undisturbed run works after its imports."""
 ATTEMPTS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One run."""
+    """The outcome of one run."""
 
     fault: str
     survived: bool
     identical: bool
     lost_s: float
-    """Seconds beyond an undisturbed run."""
+    """Seconds by which the run took longer than an undisturbed run."""
     said: str
-    """The last message."""
+    """The last message of the run."""
 
 
 MAY_NOT_OVERRIDE = ["setpriv", "--bounding-set", "-dac_override"]
-"""Root without the right to write where permissions forbid it."""
+"""Runs root without the right to write where permissions forbid it."""
 
 
 def start(
@@ -56,14 +56,14 @@ def start(
     prefix: Sequence[str] = (),
     **environment: str,
 ) -> subprocess.Popen[str]:
-    """One process of a run.
+    """Start one process of a run.
 
     Args:
         run_dir: folder or URI.
-        pause_s: of a phase.
-        limit_bytes: the largest file it may write, for a disk that is full.
-        prefix: of the command.
-        environment: more variables.
+        pause_s: duration of a phase, in seconds.
+        limit_bytes: the largest file that it may write, which simulates a full disk.
+        prefix: words before the command.
+        environment: further environment variables.
     """
 
     def limit() -> None:
@@ -82,7 +82,7 @@ def start(
 
 
 def until_begun(run_dir: Path, process: subprocess.Popen[str], rng: random.Random) -> None:
-    """Wait until the run works, then to a random instant of it."""
+    """Wait until the run has begun, and then until a random instant of it."""
     while not (run_dir / "rounds").exists() and process.poll() is None:
         time.sleep(0.002)
     time.sleep(rng.uniform(0.0, UNDISTURBED_S))
@@ -162,7 +162,7 @@ def leftover_of_a_write(run_dir: Path, rng: random.Random) -> None:
 
 
 def earlier_phase_edited(run_dir: Path, rng: random.Random) -> None:
-    """An edit below later phases is refused, not done again; the bytes are then brought back."""
+    """An edit of a phase before the last is refused, and the phase is not repeated; then the bytes are restored."""
     driver_killed(run_dir, rng)
     if last_phase(run_dir) is None:
         return
@@ -187,12 +187,12 @@ def disk_full(run_dir: Path, rng: random.Random) -> None:
 
 
 def permission_denied(run_dir: Path, rng: random.Random) -> None:
-    """From some instant on the run may write nowhere in its directory."""
+    """From a random instant on, the run may not write anywhere in its directory."""
     process = start(run_dir, prefix=MAY_NOT_OVERRIDE if os.geteuid() == 0 else [])
     until_begun(run_dir, process, rng)
     forbidden = [run_dir]
     for folder in forbidden:
-        # closed before it is listed: nothing comes into being behind this loop's back
+        # made read-only before it is listed, so that nothing new appears after this loop has listed it
         folder.chmod(0o500)
         forbidden += [path for path in folder.iterdir() if path.is_dir()]
     _, said = process.communicate()
@@ -215,7 +215,7 @@ def two_processes(run_dir: Path, rng: random.Random) -> None:
 
 
 def killed_in_a_store(run_dir: Path, rng: random.Random) -> None:
-    """A run in an object store of which one request in thirty fails; what it holds at the end is looked at here."""
+    """A run in an object store where one request in thirty fails; the final content is checked here."""
     with moto_s3.serving() as server:
         server.reset()
         server.fault = lambda method, path: 503 if rng.random() < 1 / 30 else None
@@ -265,7 +265,7 @@ def go_on(run_dir: Path | str, **environment: str) -> tuple[int, str]:
 
 
 def one(fault: str, folder: Path, rng: random.Random, expected: dict[str, bytes], undisturbed_s: float) -> Outcome:
-    """One run that a fault hits."""
+    """One run that is hit by a fault."""
     run_dir = folder / "run"
     began = time.monotonic()
     FAULTS[fault](run_dir, rng)
@@ -277,7 +277,7 @@ def one(fault: str, folder: Path, rng: random.Random, expected: dict[str, bytes]
 
 
 def campaign(kills: int, seed: int, console: Console) -> list[Outcome]:
-    """``kills`` runs, the faults in turn, at instants drawn from ``seed``."""
+    """``kills`` runs, with the faults in turn, at instants drawn from ``seed``."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         began = time.monotonic()
@@ -297,7 +297,7 @@ def campaign(kills: int, seed: int, console: Console) -> list[Outcome]:
 
 
 def table(outcomes: list[Outcome]) -> Table:
-    """By kind of fault."""
+    """A table of the outcomes by kind of fault."""
     shown = Table(title="survived, by kind of fault", title_justify="left")
     for column in ("fault", "runs", "survived", "records identical", "seconds lost, mean"):
         shown.add_column(column, justify="left" if column == "fault" else "right")

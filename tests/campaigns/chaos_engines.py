@@ -40,7 +40,7 @@ BLOCK_BYTES = 8 * 2**20
 
 
 def victims(kind: str, engines: Engines) -> list[int]:
-    """Process ids of a kind."""
+    """Process ids of a kind of process."""
     if kind == "feedback simulator":
         return [p.pid for p in psutil.process_iter() if p.name().startswith("ray::_Simulator")]
     pool = {"engine": engines.generator, "scorer": engines.scorer, "training worker": engines.trainer}[kind]
@@ -49,10 +49,10 @@ def victims(kind: str, engines: Engines) -> list[int]:
 
 
 def strike(kind: str, engines: Engines, after_s: float, rng: random.Random, hits: list[int]) -> None:
-    """Kill one process of a kind after a while; if there is none just then, the next that comes."""
+    """Kill one process of a kind after a while; if there is none at that instant, kill the next one that starts."""
     time.sleep(after_s)
     if kind == FULL:
-        # twice what it holds: what is oldest goes to the disk
+        # twice its capacity, so that the oldest objects are spilled to disk
         held = [ray.put(os.urandom(BLOCK_BYTES)) for _ in range(2 * STORE_BYTES // BLOCK_BYTES)]
         time.sleep(after_s)
         hits.append(len(held))
@@ -67,7 +67,7 @@ def strike(kind: str, engines: Engines, after_s: float, rng: random.Random, hits
 
 
 def play(run_dir: Path, experiment: Experiment, task: Task, fleet: Fleet) -> str:
-    """A run to its end, gone on with where it stops; the last reason it stopped, or nothing."""
+    """Run to the end, resuming after every stop; returns the last reason for a stop, or an empty string."""
     said = ""
     for _ in range(ATTEMPTS):
         store = open_or_create(run_dir, experiment)
@@ -83,7 +83,7 @@ def play(run_dir: Path, experiment: Experiment, task: Task, fleet: Fleet) -> str
 
 
 def driver_killed(run_dir: Path, seconds: float) -> str:
-    """A run of the command line, its driver killed, and gone on with."""
+    """Start a run from the command line, kill its driver, and resume the run."""
     code = "import sys; sys.argv[0] = 'scpl'; from jobs.cli import main; main()"
     first = subprocess.Popen(
         [sys.executable, "-c", code, "run", "--run-dir", str(run_dir), *SMALL],

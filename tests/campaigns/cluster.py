@@ -35,7 +35,7 @@ def on_one_machine(run_dir: Path, settings: list[str]) -> None:
 def submit(
     cluster: LocalCluster, identifier: str, run_dir: Path, settings: list[str], *, resume: bool = False
 ) -> subprocess.Popen[str]:
-    """The README's command."""
+    """Submit a run with the command of the README."""
     where = ["--resume", str(run_dir)] if resume else [*settings, "--run-dir", str(run_dir)]
     return cluster.ray(
         "job", "submit", "--address", cluster.address, "--submission-id", identifier,
@@ -59,7 +59,7 @@ def engines_of(run_dir: Path) -> set[int]:
 
 
 def nodes_of(run_dir: Path) -> dict[str, dict[str, set[str]]]:
-    """Nodes by role and phase of every round."""
+    """Nodes by role and phase, over all rounds."""
     found: dict[str, dict[str, set[str]]] = {}
     for path in sorted(run_dir.glob("rounds/*/*/manifest.json")):
         manifest = json.loads(path.read_bytes())

@@ -51,7 +51,7 @@ trees = st.dictionaries(st.one_of(st.sampled_from(KEYS), st.sampled_from(list(Ex
 
 
 def edited(text: str) -> st.SearchStrategy[bytes]:
-    """Good text with random bytes put in, left out or changed."""
+    """Valid text with random bytes inserted, removed or changed."""
     whole = text.encode()
     edits = st.lists(
         st.tuples(st.integers(0, len(whole)), st.integers(0, 12), st.binary(max_size=12)), min_size=1, max_size=4
@@ -174,11 +174,11 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], fl
         0.1,
     ),
 }
-"""By name: inputs, the reader, and its part of all inputs."""
+"""For each name, the inputs, the reader, and its share of all inputs."""
 
 
 def attack(name: str, inputs: int) -> float:
-    """Feed so many inputs to a reader; seconds."""
+    """Feed this many inputs to a reader; returns the seconds that it took."""
     strategy, check, _ = TARGETS[name]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
 

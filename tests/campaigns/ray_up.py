@@ -34,7 +34,7 @@ GOES_S = 60.0 * IDLE_MINUTES + 120.0
 
 
 def description(ips: list[str], user: str, key: Path) -> dict[str, Any]:
-    """The cluster file: `cluster.yaml` with the local provider, with Ray's own defaults."""
+    """The cluster file: `cluster.yaml` with the local provider and Ray's own defaults."""
     config: dict[str, Any] = prepare_config(
         {
             "cluster_name": "scpl-local",
@@ -54,7 +54,7 @@ def description(ips: list[str], user: str, key: Path) -> dict[str, Any]:
             ],
         }
     )
-    # of a local node Ray learns the resources when it is up; to scale from none, they must be known before
+    # Ray learns the resources of a local node only when it is running; to scale up from none, it must know them before
     config["available_node_types"]["local.cluster.node"]["resources"] = {"CPU": 1}
     return config
 
@@ -67,7 +67,7 @@ def ray(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def nodes_alive() -> int:
-    """Of the cluster, the head too."""
+    """The number of nodes of the cluster that are alive, including the head."""
     listed = ray(
         "list", "nodes", "--address", f"http://127.0.0.1:{DASHBOARD}", "--filter", "state=ALIVE", "--format=json"
     )
@@ -75,7 +75,7 @@ def nodes_alive() -> int:
 
 
 def quick_start(run_dir: Path, settings: list[str]) -> bool:
-    """Submit it; whether it ended well with its engines and training workers on nodes of their own."""
+    """Submit it; returns whether it succeeded with its engines and training workers on separate nodes."""
     print("nodes before:", nodes_alive())
     began = time.monotonic()
     command = ["python", "-m", "jobs.driver.run", *settings, "--run-dir", str(run_dir)]
@@ -92,7 +92,7 @@ def quick_start(run_dir: Path, settings: list[str]) -> bool:
 
 
 def let_go() -> bool:
-    """Whether the nodes that a run no longer needs go."""
+    """Whether the nodes that a run no longer needs are removed."""
     began = time.monotonic()
     while (alive := nodes_alive()) > 1 and time.monotonic() - began < GOES_S:
         time.sleep(5)

@@ -32,15 +32,15 @@ CHUNKS = 64
 PROMPTS_PER_CHUNK = 16
 CHUNK_S = 0.25
 TARGET = 0.9
-"""Of linear speed."""
+"""The required fraction of linear speed."""
 MANY = 100_000
 MANY_PER_CHUNK = 64
 GROWTH_BYTES = 200 * 10**6
-"""Most that the driver's memory may grow while many prompts pass."""
+"""The most that the driver's memory may grow while many prompts are processed."""
 
 
 class Waits(TransformersEngine):
-    """Answers any prompt with the same tokens after ``temperature`` seconds a chunk."""
+    """Answers any prompt with the same tokens, after ``temperature`` seconds per chunk."""
 
     def load(self, weights: Weights) -> None:
         self.weights = weights
@@ -54,7 +54,7 @@ class Waits(TransformersEngine):
 
 
 def pool(replicas: int, seconds: float, prompts_per_chunk: int, folder: Path) -> RayGenerator:
-    """A generator that is ready: every replica has answered."""
+    """A generator that is ready, because every replica has answered."""
     experiment = Experiment.model_validate(
         {"generation": {"engine": "transformers", "temperature": seconds, "prompts_per_chunk": prompts_per_chunk}}
     )
@@ -70,7 +70,7 @@ def queries(count: int) -> list[Query]:
 
 
 def seconds(of: RayGenerator, count: int, purpose: str) -> float:
-    """To take ``count`` completions from the stream, each looked at and let go."""
+    """Seconds to take ``count`` completions from the stream; each is read and then dropped."""
     asked = queries(count)
     began = time.monotonic()
     taken = sum(len(chunk) for chunk in of.stream(asked, samples=[1] * count, purpose=purpose))
@@ -80,12 +80,12 @@ def seconds(of: RayGenerator, count: int, purpose: str) -> float:
 
 
 def efficiency(times: dict[int, float]) -> dict[int, float]:
-    """Speed with n replicas in parts of n times the speed of one."""
+    """Speed with n replicas as a fraction of n times the speed of one."""
     return {n: times[1] / (n * spent) for n, spent in times.items()}
 
 
 def scaling(folder: Path) -> tuple[Table, float]:
-    """The same chunks on 1, 2, 4, 8 replicas; the table, and the worst efficiency."""
+    """Run the same chunks on 1, 2, 4 and 8 replicas; returns the table and the worst efficiency."""
     times = {}
     for replicas in REPLICAS:
         of = pool(replicas, CHUNK_S, PROMPTS_PER_CHUNK, folder)
@@ -102,7 +102,7 @@ def scaling(folder: Path) -> tuple[Table, float]:
 
 
 def many(folder: Path) -> tuple[Table, int]:
-    """Many prompts through two replicas that do not wait; the table, and the driver's growth in bytes."""
+    """Send many prompts through two replicas that do not wait; returns the table and the driver's growth in bytes."""
     of = pool(2, 0.0, MANY_PER_CHUNK, folder)
     seconds(of, 20 * MANY_PER_CHUNK, "warm-up")
     asked = queries(MANY)
@@ -127,7 +127,7 @@ def many(folder: Path) -> tuple[Table, int]:
 
 
 def main() -> int:
-    """The command line; exit code 1 where a target is missed."""
+    """The command line; the exit code is 1 if a target is missed."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     console = Console(width=110, highlight=False)
     with tempfile.TemporaryDirectory(prefix="pool-") as name, run.connected(Path(name) / "ray"):

@@ -46,26 +46,26 @@ CONFIG = [
 WARM = 10
 """Round after which everything is loaded."""
 AROUND = 3
-"""Samples whose median stands for one."""
+"""Number of samples whose median is used as one value."""
 MEMORY_GROWTH = 0.05
 MORE_DESCRIPTORS = 2
-"""Connections that Ray may happen to hold open."""
+"""Number of further connections that Ray may happen to hold open."""
 SETTLED_S = 5.0
-"""Ray frees objects in the background."""
+"""Longest wait for Ray to free objects, which it does in the background."""
 DRIVER, ALL = "driver", "all processes"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What was found after one round."""
+    """What was measured after one round."""
 
     round: int
     bytes: dict[str, int]
     """Resident memory, by kind of process."""
     descriptors: dict[str, int]
-    """Open files and sockets, by kind of process."""
+    """Number of open files and sockets, by kind of process."""
     store_bytes: int
-    """In the object store."""
+    """Bytes in the object store."""
 
 
 def processes(engines: Engines) -> dict[str, list[int]]:
@@ -81,7 +81,7 @@ def processes(engines: Engines) -> dict[str, list[int]]:
 
 
 def _sum(pids: Sequence[int], figure: Callable[[psutil.Process], int]) -> int:
-    """Of those that are still there."""
+    """The sum of a figure over those processes that still exist."""
     total = 0
     for pid in pids:
         try:
@@ -92,7 +92,7 @@ def _sum(pids: Sequence[int], figure: Callable[[psutil.Process], int]) -> int:
 
 
 def stored(kept: int) -> int:
-    """Bytes in the object store, once it holds no more than ``kept`` or has had its time."""
+    """Bytes in the object store, once it holds at most ``kept`` or :data:`SETTLED_S` have passed."""
     (node,) = ray.nodes()
     deadline = time.monotonic() + SETTLED_S
     while True:
@@ -114,7 +114,7 @@ def look(round_: int, engines: Engines, kept: int) -> Sample:
 
 
 def typical(samples: Sequence[Sample], at: int, figures: Callable[[Sample], dict[str, int]]) -> dict[str, float]:
-    """Median by kind of ``AROUND`` samples that end with number ``at``."""
+    """The median, by kind, of the ``AROUND`` samples up to number ``at``."""
     near = samples[max(0, at - AROUND + 1) : at + 1]
     return {kind: statistics.median(figures(s).get(kind, 0) for s in near) for kind in figures(near[-1])}
 
@@ -128,7 +128,7 @@ def marks(samples: Sequence[Sample]) -> tuple[int, int, int]:
 
 
 def faults(samples: Sequence[Sample]) -> list[str]:
-    """What leaks."""
+    """Descriptions of what leaks."""
     warm, _, last = marks(samples)
     found = []
     before, after = (typical(samples, at, lambda s: s.bytes) for at in (warm, last))
@@ -147,7 +147,7 @@ def faults(samples: Sequence[Sample]) -> list[str]:
 
 
 def tables(samples: Sequence[Sample]) -> Table:
-    """Warm, middle, end and growth of every figure."""
+    """The values of every figure when warm, in the middle and at the end, and its growth."""
     at = marks(samples)
     table = Table(title="after a round", title_justify="left")
     table.add_column("what")
@@ -169,7 +169,7 @@ def tables(samples: Sequence[Sample]) -> Table:
 
 
 def soak(rounds: int, minutes: float, folder: Path, log: Path, console: Console) -> list[Sample]:
-    """Samples of rounds 0, 1, 2, ..., each also a line of ``log``."""
+    """Samples of rounds 0, 1, 2, ..., each of which is also written as a line of ``log``."""
     experiment = checks.load(None, [*CONFIG, f"loop.rounds={rounds}"])
     task = tasks.TASKS[experiment.task.name].build(experiment)
     os.environ.update(run.QUIET)

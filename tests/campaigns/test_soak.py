@@ -1,4 +1,4 @@
-"""The soak's verdict, on samples that are made up."""
+"""The soak campaign's verdict on artificial samples."""
 
 import dataclasses
 import io
@@ -10,7 +10,7 @@ from tests.campaigns.soak import ALL, DRIVER, Sample, faults, marks, tables
 
 
 def samples(rounds: int, growth: float = 0.0, descriptors: float = 0.0, store: int = 0) -> list[Sample]:
-    """Figures that rise with every round after the tenth, in parts of their value per 100 rounds."""
+    """Samples in which memory grows by the fraction ``growth`` per 100 rounds, and descriptors by a number of them."""
     return [
         Sample(
             t,
@@ -23,7 +23,7 @@ def samples(rounds: int, growth: float = 0.0, descriptors: float = 0.0, store: i
 
 
 def test_a_steady_run_leaks_nothing() -> None:
-    # one high sample at the tenth round hides nothing and accuses nobody
+    # one high sample at the tenth round neither hides a leak nor raises a false alarm
     assert faults(samples(110)) == faults(samples(110, growth=0.04)) == faults(samples(5)) == faults(samples(1)) == []
 
 

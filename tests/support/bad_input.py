@@ -1,4 +1,4 @@
-"""Bad configs, data files and folders: what is typed, and the files that it reads."""
+"""Bad configs, data files and folders: the arguments of a command, and the files that it reads."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class Bad:
 
     arguments: Sequence[str]
     files: Mapping[str, bytes | str]
-    """By name, in the working folder."""
+    """The content of files in the working folder, by name."""
 
 
 def lines(rows: Sequence[Mapping[str, Any] | str]) -> str:
@@ -28,7 +28,7 @@ def lines(rows: Sequence[Mapping[str, Any] | str]) -> str:
 
 
 def news(**changed: Any) -> list[dict[str, Any]]:
-    """A small corpus whose second row has other values; ``...`` takes the field away."""
+    """A small corpus whose second row has other values; ``...`` removes the field."""
     rows = news_data.rows()
     rows[1] = {key: value for key, value in {**rows[1], **changed}.items() if value is not ...}
     return rows

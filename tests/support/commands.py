@@ -1,4 +1,4 @@
-"""`scpl run` in a process of its own, and the settings that make it small."""
+"""`scpl run` in its own process, and the settings that make it small."""
 
 import os
 import subprocess
@@ -35,6 +35,6 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
-    # Ray's session folder bears the number of the process that began it
+    # the name of Ray's session folder contains the id of the process that started it
     assert list(Path(get_default_ray_temp_dir()).glob(f"session_*_{process.pid}")) == []
     return output

@@ -1,4 +1,4 @@
-"""Answers to evaluation prompts, judged as a test says."""
+"""Answers to evaluation prompts, with the judgements that a test chooses."""
 
 from scpl_ray.evaluation import measure
 from scpl_ray.records import Completion, Judgement, Query

@@ -1,9 +1,9 @@
-"""One run of the loop with fakes in a process of its own, to be killed.
+"""One run of the loop with fakes in its own process, which a test can kill.
 
 ``python -m tests.support.fake_run WHERE PAUSE_S``
 
-Every phase takes about PAUSE_S seconds; WHERE is a folder or a URI. A run that is there already is gone on with, as
-``scpl run --resume`` does. Exit codes are those of ``scpl run``: 0, 1 (a fault at run time) or 2 (the directory cannot
+Every phase takes about PAUSE_S seconds; WHERE is a folder or a URI. A run that exists already is resumed, as
+by ``scpl run --resume``. Exit codes are those of ``scpl run``: 0, 1 (a fault at run time) or 2 (the directory cannot
 be used).
 """
 

@@ -1,6 +1,6 @@
-"""A generator, scorer and trainer behind the real faces, for the loop in milliseconds.
+"""A generator, scorer and trainer with the real interfaces, which run the loop in milliseconds.
 
-A policy is a JSON file with the log-odds of each kind; completions are one word naming a kind.
+A policy is a JSON file with the log-odds of each kind; a completion is one word that names a kind.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ WORDS = ("alpha", "beta", "gamma", "delta")
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: not an Exception, so nothing may catch and survive it."""
+    """Stands for SIGKILL: it is not an Exception, so that no code catches it and continues."""
 
 
 class FakeTask:
-    """Groups prefer words; quality is 1 for one's own word and .5 else."""
+    """Each group prefers one word; quality is 1 for the group's own word and .5 otherwise."""
 
     confusion = None
     judge_card = None

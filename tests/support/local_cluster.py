@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine: each node a `ray start` of its own, that can be killed."""
+"""A Ray cluster of several nodes on this machine: each node is a separate `ray start`, which can be killed."""
 
 import contextlib
 import os
@@ -25,11 +25,12 @@ def free_port() -> int:
 
 
 class LocalCluster:
-    """Head and nodes.
+    """The head and further nodes.
 
     Args:
-        folder: for Ray's files and logs; its path is short, because sockets lie below it.
-        hidden: folders of which every node but the head has its own, empty ones (needs root): no disk is shared.
+        folder: for Ray's files and logs; its path must be short, because sockets are created below it.
+        hidden: folders that every node but the head sees as empty folders of its own, as without a shared disk
+            (needs root).
     """
 
     def __init__(self, folder: Path, hidden: Sequence[Path] = ()) -> None:
@@ -56,11 +57,11 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """Of the dashboard, for `ray job`."""
+        """The address of the dashboard, for `ray job`."""
         return f"http://127.0.0.1:{self.dashboard}"
 
     def head(self, cpus: int) -> subprocess.Popen[bytes]:
-        """Start the head; returns when jobs can be submitted."""
+        """Start the head, and return when jobs can be submitted."""
         node = self._start(
             cpus,
             "--head",
@@ -82,7 +83,7 @@ class LocalCluster:
         return {node.pid, *(process.pid for process in psutil.Process(node.pid).children(recursive=True))}
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
-        """End a node like a power cut: all its processes by SIGKILL."""
+        """End a node as a power cut would: all its processes get SIGKILL."""
         own = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
         for process in own:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""The loop with fakes: its settings, its parts, a whole run, and the records that a run leaves."""
+"""The loop with fakes: its settings, its parts, a whole run, and the records that a run writes."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small made-up set of problems: two sources that ask about and write down their sums differently."""
+"""A small artificial set of problems: two sources that word and solve their problems differently."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve")
 
 
 def rows(per_source: int = 60, seed: int = 0) -> list[dict[str, Any]]:
-    """Every problem once: sums with a worked solution (farm), products with a formula only (shop)."""
+    """Distinct problems: sums with a worked solution (farm), and products with a formula only (shop)."""
     rng = np.random.default_rng(seed)
     made: list[dict[str, Any]] = []
     for source in SOURCES:

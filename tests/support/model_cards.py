@@ -1,4 +1,4 @@
-"""What published models say of themselves."""
+"""Facts that published models state about themselves."""
 
 QWEN_7B = {
     "architectures": ["Qwen2ForCausalLM"],

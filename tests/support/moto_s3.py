@@ -1,4 +1,4 @@
-"""An S3 server for tests: moto's, on a free loopback port, behind faults that a test asks for."""
+"""An S3 server for tests: moto's server on a free loopback port, with faults that a test chooses."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +19,16 @@ class Silent(WSGIRequestHandler):
 
 
 class Server:
-    """Requests go through :attr:`fault` first: a status to answer with, or ``None`` to let them pass."""
+    """The server. :attr:`fault` is asked about each request: it returns a status to answer with, or ``None``."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.drop_headers: tuple[str, ...] = ()
         self.lose_answer: Callable[[str, str], bool] = lambda method, path: False
-        """Requests that are done and answered with status 500."""
+        """Selects requests that are carried out but answered with status 500."""
         self.cut = 0
-        """The next so many downloads of parquet files lose their last byte, and the sum that would tell."""
+        """How many of the next downloads of Parquet files lose their last byte and the checksum that would show it."""
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Silent)
         self.endpoint = f"http://127.0.0.1:{self._server.port}"
@@ -42,7 +42,7 @@ class Server:
         )
 
     def reset(self) -> None:
-        """An empty bucket, no faults."""
+        """Empty the bucket and remove all faults."""
         self.fault = lambda method, path: None
         self.drop_headers = ()
         self.lose_answer = lambda method, path: False

@@ -1,4 +1,4 @@
-"""A small made-up news corpus: outlets with a leaning, topics that both write about."""
+"""A small artificial news corpus: outlets with one of two leanings, and topics that both write about."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SLANTED = {
 
 
 def rows(outlets: int = 4, per_outlet: int = 9, words: int = 120, seed: int = 0) -> list[dict[str, Any]]:
-    """``outlets`` per leaning with ``per_outlet`` articles each; a third of the words tell the leaning."""
+    """``outlets`` per leaning with ``per_outlet`` articles each; a third of the words reveal the leaning."""
     rng = np.random.default_rng(seed)
     made = []
     for leaning in LEANINGS:

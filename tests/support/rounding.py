@@ -1,9 +1,9 @@
-"""How far AdamW may carry two trainings apart that compute the same gradients in another order.
+"""How far AdamW may move two trainings apart that compute the same gradients in a different order.
 
-Two right programs sum the same products in different orders, and so do two sets of kernels of one program. Their
-gradients then differ by rounding, and AdamW divides a gradient by its own size: where a number's gradient is rounding
-noise and nothing else, one program may make a whole step forth and the other one back. No single tolerance fits both
-that number and its neighbours, so the bound here is a number of its own for every weight.
+Two correct programs sum the same products in different orders, and so do two sets of kernels of one program. Their
+gradients then differ by rounding, and AdamW divides a gradient by its own size: if the gradient of a weight is nothing
+but rounding noise, one program may make a whole step forward and the other one a whole step back. No single tolerance
+fits both that weight and its neighbours, so every weight has its own bound here.
 """
 
 import math
@@ -16,16 +16,17 @@ Tensors = dict[str, torch.Tensor]
 class AdamBound:
     """Follows one AdamW, step by step, and bounds how far an equal training's weights may be from its own.
 
-    A number of a gradient is a sum over the step's tokens of products that are each right to the format's epsilon, so
-    it is taken to be wrong by at most ``eps * tokens`` of the largest number in its tensor. With ``M`` the first and
+    An entry of a gradient is a sum over the step's tokens of products that are each correct to the format's epsilon, so
+    its error is assumed to be at most ``eps * tokens`` times the largest entry of its tensor. With ``M`` the first and
     ``V`` the second moment of that error, the triangle inequality bounds the change of AdamW's normalised step
     ``u = m / (sqrt(v) + eps)`` by ``(M + |u| sqrt(V)) / (sqrt(v) - sqrt(V))``; and no two normalised steps are
     further apart than twice the largest one possible, which is ``sqrt(sum_s a_s^2 / b_s)`` by Cauchy and Schwarz for
     the weights ``a`` and ``b`` of the two averages.
 
-    The gradient of one half of an adapter is linear in the other half, which begins at zero: there a few numbers that
-    went the other way are a large part of all. So to an adapter's gradient comes, for every rank, the part by which
-    the other half's vector of that rank may be off. What displaced weights do to other tensors is of second order.
+    The gradient of one half of an adapter is linear in the other half, which begins at zero: there a few entries that
+    moved in the opposite direction are a large part of the whole. So the error of an adapter's gradient includes, for
+    every rank, the relative displacement of the other half's vector of that rank. The effect of displaced weights on
+    other tensors is of second order.
     """
 
     def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
@@ -33,7 +34,7 @@ class AdamBound:
         self._moments: dict[str, list[torch.Tensor]] = {}
         self._steps = 0
         self.far: Tensors = {}
-        """For every weight, in its own units: how far apart the two may be."""
+        """For every weight, in its own units: how far apart the two trainings may be."""
 
     def step(self, gradients: Tensors, weights: Tensors, rate: float, tokens: int) -> None:
         """Take in one step: its clipped gradients, the weights before it, its learning rate, and its tokens."""

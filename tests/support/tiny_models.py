@@ -45,14 +45,14 @@ def save_model(folder: Path, family: str, hidden: int = 64) -> Path:
     words = {f"w{i}": i for i in range(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    # without the map AutoTokenizer would put Qwen2's own byte-level class in its place
+    # without this map, AutoTokenizer would use Qwen2's own byte-level class instead
     mapping = {"auto_map": {"AutoTokenizer": [None, "PreTrainedTokenizerFast"]}} if family == "qwen2" else {}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", **mapping).save_pretrained(folder)
     return folder
 
 
 def save_adapter(model: Path, folder: Path, seed: int) -> Path:
-    """An adapter of rank 4 with random weights, other than 0 in both halves."""
+    """Save an adapter of rank 4 with random weights, which are not 0 in either half."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model)
     targets = ["c_attn"] if base.config.model_type == "gpt2" else ["q_proj", "v_proj", "down_proj"]
@@ -66,7 +66,7 @@ def save_adapter(model: Path, folder: Path, seed: int) -> Path:
 
 
 def examples(count: int, seed: int = 0, *, weighted: bool = True) -> list[Example]:
-    """Random prompts of 2 to 7 and completions of 1 to 19 tokens, weights around 1."""
+    """Random prompts of 2 to 7 tokens and completions of 1 to 19 tokens, with weights around 1."""
     draw = np.random.default_rng(seed)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ def examples(count: int, seed: int = 0, *, weighted: bool = True) -> list[Exampl
 
 
 def pairs(count: int, seed: int = 0) -> list[Example]:
-    """Examples with a rejected answer each."""
+    """Examples that each have a rejected answer."""
     others = examples(count, seed + 1000)
     return [
         dataclasses.replace(example, rejected_token_ids=other.token_ids)

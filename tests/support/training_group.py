@@ -1,4 +1,4 @@
-"""Training workers without Ray: a process group of this process, or of processes of its own."""
+"""Training workers without Ray: a process group of this process alone, or of new processes."""
 
 import contextlib
 import multiprocessing
@@ -21,7 +21,7 @@ def join(rank: int, world_size: int, rendezvous: Path) -> None:
 
 
 def run(case: Case) -> list[TrainingResult]:
-    """All jobs of a case, one after the other, in one worker."""
+    """Run all jobs of a case, one after the other, in one worker."""
     training, model, jobs = case
     worker = Worker(training, model)
     return [worker.run(job, lambda step, steps: None) for job in jobs]
@@ -37,7 +37,7 @@ def _member(rank: int, world_size: int, rendezvous: Path, cases: list[Case], res
 
 
 def run_group(world_size: int, rendezvous: Path, cases: list[Case]) -> list[list[TrainingResult]]:
-    """Every case in the same ``world_size`` new processes; the results of worker 0."""
+    """Run every case in the same ``world_size`` new processes, and return the results of worker 0."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     members = [
