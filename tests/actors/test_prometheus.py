@@ -202,7 +202,7 @@ def cluster(environment: dict[str, str]) -> Iterator[tuple[str, int]]:
         yield f"127.0.0.1:{port}", metrics_port
     finally:
         head.terminate()
-        head.wait(30)
+        head.wait(120)
         for survivor in psutil_children(folder):
             os.kill(survivor, signal.SIGKILL)
         shutil.rmtree(folder)
@@ -238,7 +238,7 @@ def test_the_prometheus_endpoint_of_a_cluster_shows_a_run(
     cluster: tuple[str, int], environment: dict[str, str]
 ) -> None:
     address, port = cluster
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not scraped(port):
         assert time.monotonic() < deadline
         time.sleep(0.2)

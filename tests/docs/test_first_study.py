@@ -22,12 +22,12 @@ PAGE = DOCS / "first-study.md"
 def in_a_process_of_its_own(words: list[str]) -> None:
     """A run starts Ray, which ends with its process."""
     code = "import sys; sys.argv[0] = 'scpl'; from jobs.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.engines
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_tutorial_leads_to_the_verdict_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")]))

@@ -82,7 +82,7 @@ def test_two_replicas_killed_in_round_2_and_resumed_give_the_same_bytes_and_leav
     folder: Path, reference: Path
 ) -> None:
     process = command(folder, "--run-dir", "killed", *SMALL, "generation.replicas=2", "reward.replicas=2")
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (folder / "killed/rounds/002/completions").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

@@ -33,7 +33,7 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     # the name of Ray's session folder contains the id of the process that started it
     assert list(Path(get_default_ray_temp_dir()).glob(f"session_*_{process.pid}")) == []

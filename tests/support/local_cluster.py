@@ -14,7 +14,7 @@ from types import TracebackType
 
 import psutil
 
-START_S = 90.0
+START_S = 240.0
 
 
 def free_port() -> int:

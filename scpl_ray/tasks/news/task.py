@@ -35,7 +35,7 @@ EVALUATION_SEED = 20_260_105
 """Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
 ARTICLE_REQUEST = "Write a news article with this headline: {title}"
 TOPIC_REQUEST = "Write a news article about {topic}."
-"""The user's message to a chat model, whose answer starts with the opening; other models get no such message."""
+"""The user's message to a chat model, whose answer starts with the opening; others read headline and opening."""
 NEUTRAL_OPENINGS = (
     "The latest on {topic}:",
     "What is known today about {topic}:",

@@ -54,7 +54,7 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=500)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == code, output
     return output
 
