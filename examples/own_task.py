@@ -54,7 +54,8 @@ class Pets:
         return Judgement(completion_id, self._kind(text), sum(terms.values()) / len(terms), terms)
 
     def _kind(self, text: str) -> str | None:
-        return next((kind for kind in self.kinds if kind.removesuffix("s") in text.lower().split()), None)
+        named = [kind for kind in self.kinds if kind.removesuffix("s") in text.lower().split()]
+        return named[0] if len(named) == 1 else None
 
     def _query(self, query_id: str, group: str) -> Query:
         return Query(query_id, group, f"A line about {group}:", LINES[group][0])

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
 
 from scpl_ray import tasks
-from scpl_ray.config import Experiment, loading
+from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM, NAME
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
 from scpl_ray.selection import group_aware, strategies
 from scpl_ray.tracking import flat
 from scpl_ray.training.objectives import OBJECTIVES
-
-
-def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
-    """Call :func:`scpl_ray.config.loading.load`, and also check that the keys do not contradict each other.
-
-    Raises:
-        ConfigError: every conflict, one per line.
-    """
-    return loading.load(path, overrides, conflicts)
-
-
-def loads(text: str, source: str, keys: Mapping[str, Any] | None = None) -> Experiment:
-    """Call :func:`scpl_ray.config.loading.loads`, and also check that the keys do not contradict each other.
-
-    Raises:
-        ConfigError: as :func:`load`.
-    """
-    return loading.loads(text, source, keys, conflicts)
-
-
-def build(values: Mapping[str, Any], source: str) -> Experiment:
-    """Call :func:`scpl_ray.config.loading.build`, and also check that the keys do not contradict each other.
-
-    Raises:
-        ConfigError: as :func:`load`.
-    """
-    return loading.build(values, source, conflicts)
 
 
 def conflicts(experiment: Experiment) -> list[str]:

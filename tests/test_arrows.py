@@ -57,7 +57,7 @@ ROOMS = {
     ),
     "studies": (
         "many runs compared; they are read from disk, never driven from here",
-        "checks config evaluation feedback records seeds shares storage",
+        "config evaluation feedback records seeds shares storage",
     ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.driver import run
+from jobs.driver import experiments, run
 from jobs.terminal.display import Display, chatter_to
-from scpl_ray import checks, credentials
+from scpl_ray import credentials
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import MASK, MaskedLog, copy_masked, held_by, mask
@@ -106,7 +106,7 @@ def test_values_of_variables_that_say_they_are_secret() -> None:
 )
 def test_a_config_with_a_credential_is_refused_without_repeating_it(override: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        checks.build(loading.overlay({}, dict([loading.parse_override(override)])), "my.yaml")
+        experiments.build(loading.overlay({}, dict([loading.parse_override(override)])), "my.yaml")
     key = override.partition("=")[0]
     assert f"{key}" in str(caught.value) and "holds a credential" in str(caught.value)
     assert "HF_TOKEN" in str(caught.value) and not any(word in str(caught.value) for word in (HF, "hunter2"))
@@ -175,4 +175,4 @@ def test_rays_logs_are_copied_without_credentials(tmp_path: Path) -> None:
 def test_all_of_the_environment_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", "a-value-of-mine")
     assert credentials.masked(ValueError("with a-value-of-mine")) == "with ***"
-    assert Experiment() == checks.load(None)
+    assert Experiment() == experiments.load(None)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scpl_ray import checks, tracking
+from jobs.driver import experiments
+from scpl_ray import tracking
 from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
 
@@ -31,7 +32,7 @@ def test_tensorboard_is_always_there(tmp_path: Path) -> None:
 def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path: Path, mlflow_store: None) -> None:
     from mlflow import MlflowClient
 
-    experiment = checks.load(None, ["tracking.to=mlflow", "tracking.project=p", "loop.rounds=2"])
+    experiment = experiments.load(None, ["tracking.to=mlflow", "tracking.project=p", "loop.rounds=2"])
     write(experiment, tmp_path / "it's", ROUNDS[:2], False)
     client = MlflowClient()
     where = client.get_experiment_by_name("p").experiment_id
@@ -57,7 +58,7 @@ def test_a_dashboard_that_fails_is_left_out_and_its_rounds_come_with_the_next_tr
     def unreachable(*_: object, **__: object) -> None:
         raise MlflowException("API request failed: connection refused")
 
-    experiment = checks.load(None, ["tracking.to=mlflow", "tracking.project=p"])
+    experiment = experiments.load(None, ["tracking.to=mlflow", "tracking.project=p"])
     with monkeypatch.context() as outage:
         outage.setattr(MlflowClient, call, unreachable)
         write(experiment, tmp_path, ROUNDS, True)
@@ -73,14 +74,14 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    write(checks.load(None, ["tracking.to=wandb"]), tmp_path, ROUNDS, True)
+    write(experiments.load(None, ["tracking.to=wandb"]), tmp_path, ROUNDS, True)
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"tracking.to = 'mlflow': not installed; pip install mlflow-skinny"):
-        tracking.check(checks.load(None, ["tracking.to=mlflow"]))
+        tracking.check(experiments.load(None, ["tracking.to=mlflow"]))
     tracking.check(Experiment())
 
 

@@ -1,4 +1,4 @@
-"""Run one loop: ``scpl run`` and ``ray job submit -- python -m jobs.driver.run`` both call this module."""
+"""Run one loop: ``scpl run`` and ``ray job submit -- python -m jobs.loop`` both call this module."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from scpl_ray import checks
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import NAME
@@ -267,7 +266,7 @@ def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Stu
 
 
 def trials(
-    study: Study, configs: Mapping[str, Path], build: Callable[[Mapping[str, Any], str], Experiment] = checks.build
+    study: Study, configs: Mapping[str, Path], build: Callable[[Mapping[str, Any], str], Experiment] = loading.build
 ) -> list[Trial]:
     """Every trial, seed by seed: a study that is stopped early has whole pairs. With ``mode: search``, the base of all.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.analytic.model import Settings, stack
 from scpl_ray.analytic.selection import STRATEGIES, Answered, keep_best, select, without_replacement
 from scpl_ray.config import Experiment
@@ -25,7 +25,7 @@ def experiment(*overrides: str) -> Experiment:
     sizes = (f"queries.prompts_per_round={PROMPTS.sum()}", f"generation.samples_per_prompt={SAMPLES}")
     rewards = (f"analytic.reward_sd={SDS.tolist()}", "selection.best_of=2", "selection.reward_bound=1.9")
     common = ("generation.engine=transformers", "selection.keep_fraction=0.3", "selection.threshold=0.1")
-    return checks.load(None, [*sizes, *rewards, *common, *overrides])
+    return experiments.load(None, [*sizes, *rewards, *common, *overrides])
 
 
 def answered(settings: Settings, seed: int = 0, prompts: np.ndarray = PROMPTS) -> Answered:

@@ -23,9 +23,9 @@ import ray
 from rich.console import Console
 
 from actors.fleet import Fleet
-from jobs.driver import run
+from jobs.driver import experiments, run
 from jobs.driver.trial import FAULTS, Quiet, open_or_create
-from scpl_ray import checks, tasks
+from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Engines, Process, Task
 from tests.campaigns.chaos import ATTEMPTS, Outcome, table
@@ -109,7 +109,7 @@ def main() -> int:
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
     console = Console(width=110)
-    experiment = checks.load(None, SMALL)
+    experiment = experiments.load(None, SMALL)
     task = tasks.TASKS[experiment.task.name].build(experiment)
     os.environ.update(run.QUIET)
     ray.init = functools.partial(ray.init, object_store_memory=STORE_BYTES)

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.configs import CONFIGS
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import Experiment, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.records import Metric
@@ -70,21 +70,21 @@ def reads_config(folder: Path, content: bytes) -> None:
     path = folder / "c.yaml"
     path.write_bytes(content)
     try:
-        checks.load(path)
+        experiments.load(path)
     except ConfigError:
         return
 
 
 def builds_config(folder: Path, tree: dict[str, Any]) -> None:
     try:
-        checks.build(loading.overlay({}, tree), "fuzz")
+        experiments.build(loading.overlay({}, tree), "fuzz")
     except ConfigError:
         return
 
 
 def takes_overrides(folder: Path, given_: list[str]) -> None:
     try:
-        checks.load(None, given_)
+        experiments.load(None, given_)
     except ConfigError:
         return
 
@@ -93,7 +93,7 @@ def reads_study(folder: Path, content: bytes) -> None:
     path = folder / "s.yaml"
     path.write_bytes(content)
     try:
-        study.trials(study.load(path, CONFIGS), CONFIGS)
+        study.trials(study.load(path, CONFIGS), CONFIGS, experiments.build)
     except ConfigError:
         return
 

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.fleet import Fleet
-from jobs.driver import run
+from jobs.driver import experiments, run
 from jobs.driver.trial import Quiet
-from scpl_ray import checks, tasks
+from scpl_ray import tasks
 from scpl_ray.protocols import Engines
 from scpl_ray.storage.run_directory import Store
 
@@ -170,7 +170,7 @@ def tables(samples: Sequence[Sample]) -> Table:
 
 def soak(rounds: int, minutes: float, folder: Path, log: Path, console: Console) -> list[Sample]:
     """Samples of rounds 0, 1, 2, ..., each of which is also written as a line of ``log``."""
-    experiment = checks.load(None, [*CONFIG, f"loop.rounds={rounds}"])
+    experiment = experiments.load(None, [*CONFIG, f"loop.rounds={rounds}"])
     task = tasks.TASKS[experiment.task.name].build(experiment)
     os.environ.update(run.QUIET)
     store = Store.create(folder / "run", experiment, {})

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from jobs.configs import CONFIGS
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import Experiment, Lora, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.presets import PRESETS
@@ -12,37 +12,39 @@ from scpl_ray.config.presets import PRESETS
 
 def refuse(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        checks.load(None, overrides)
+        experiments.load(None, overrides)
     return str(caught.value)
 
 
 def test_the_quick_start_needs_no_file() -> None:
-    assert checks.load(None) == Experiment()
+    assert experiments.load(None) == Experiment()
 
 
 def test_overrides_reach_their_keys() -> None:
-    e = checks.load(None, ["loop.kind=retraining", "model.lora=null", "model.family=gpt2", "feedback.arrivals=[1, 2]"])
+    e = experiments.load(
+        None, ["loop.kind=retraining", "model.lora=null", "model.family=gpt2", "feedback.arrivals=[1, 2]"]
+    )
     assert (e.loop.kind, e.model.lora, e.model.family, e.feedback.arrivals) == ("retraining", None, "gpt2", (1.0, 2.0))
-    assert checks.load(None, ["model.lora=null", "model.lora.rank=4"]).model.lora is not None
+    assert experiments.load(None, ["model.lora=null", "model.lora.rank=4"]).model.lora is not None
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001"])
 def test_numbers_in_scientific_notation_are_numbers(text: str) -> None:
-    assert checks.load(None, [f"training.learning_rate={text}"]).training.learning_rate == 0.001
+    assert experiments.load(None, [f"training.learning_rate={text}"]).training.learning_rate == 0.001
 
 
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
-    e = checks.load(
+    e = experiments.load(
         None, ["loop.rounds=7", "model.lora=null", "groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]"]
     )
     (tmp_path / "c.yaml").write_text(loading.dump(e))
-    assert checks.load(tmp_path / "c.yaml") == e
+    assert experiments.load(tmp_path / "c.yaml") == e
 
 
 def test_the_commented_config_is_the_config_and_explains_every_key(tmp_path: Path) -> None:
     text = loading.commented(Experiment())
     (tmp_path / "c.yaml").write_text(text)
-    assert checks.load(tmp_path / "c.yaml") == Experiment()
+    assert experiments.load(tmp_path / "c.yaml") == Experiment()
     for key, section, name in errors.all_keys(Experiment):
         field = section.model_fields[name]
         assert field.description, f"{key} has no description"
@@ -51,7 +53,7 @@ def test_the_commented_config_is_the_config_and_explains_every_key(tmp_path: Pat
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_built_in_config_is_valid(name: str) -> None:
-    checks.load(CONFIGS[name])
+    experiments.load(CONFIGS[name])
 
 
 @pytest.mark.parametrize(
@@ -141,9 +143,9 @@ def test_what_dpo_cannot_go_with(overrides: list[str], message: str) -> None:
 
 
 def test_what_dpo_goes_with() -> None:
-    checks.load(None, ["training.objective=dpo"])
-    checks.load(None, ["training.objective=dpo", "training.dpo_pairs=best_worst", "selection.strategy=none"])
-    checks.load(None, ["cycle.real_share=0.5", "training.loss_on=all", "generation.samples_per_prompt=1"])
+    experiments.load(None, ["training.objective=dpo"])
+    experiments.load(None, ["training.objective=dpo", "training.dpo_pairs=best_worst", "selection.strategy=none"])
+    experiments.load(None, ["cycle.real_share=0.5", "training.loss_on=all", "generation.samples_per_prompt=1"])
 
 
 @pytest.mark.parametrize(
@@ -164,38 +166,38 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
-        checks.load(path)
+        experiments.load(path)
     assert message in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="scpl init"):
-        checks.load(tmp_path / "none.yaml")
+        experiments.load(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(ConfigError, match="byte 9 is not UTF-8"):
-        checks.load(tmp_path / "latin.yaml")
+        experiments.load(tmp_path / "latin.yaml")
     (tmp_path / "big.yaml").write_bytes(b"#" * (1 << 20) + b"##")
     with pytest.raises(ConfigError, match="at most 1,048,576"):
-        checks.load(tmp_path / "big.yaml")
+        experiments.load(tmp_path / "big.yaml")
     (tmp_path / "empty.yaml").write_text("")
-    assert checks.load(tmp_path / "empty.yaml") == Experiment()
+    assert experiments.load(tmp_path / "empty.yaml") == Experiment()
 
 
 def test_a_preset_sets_its_keys_wherever_it_is_given(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     for name, keys in PRESETS.items():
         path.write_text(f"preset: {name}\nloop: {{rounds: 3}}\n")
-        alone, in_file = checks.load(None, [f"preset={name}"]), checks.load(path)
+        alone, in_file = experiments.load(None, [f"preset={name}"]), experiments.load(path)
         path.write_text(loading.commented(Experiment()))  # gives every key another value
-        for experiment in (alone, in_file, checks.load(path, [f"preset={name}"])):
+        for experiment in (alone, in_file, experiments.load(path, [f"preset={name}"])):
             flat = yaml.safe_load(loading.dump(experiment))
             assert experiment.preset == name
             assert {key: flat[key.split(".")[0]][key.split(".")[1]] for key in keys} == keys
         path.write_text(loading.dump(alone))
-        assert checks.load(path) == alone, "keys that agree with a preset may stand beside it"
+        assert experiments.load(path) == alone, "keys that agree with a preset may stand beside it"
         other = next(each for each in PRESETS if PRESETS[each] != keys)
-        assert checks.load(path, [f"preset={other}"]) == checks.load(None, [f"preset={other}"])
-        assert checks.loads(loading.dump(alone), "run", {"preset": other}).preset == other
+        assert experiments.load(path, [f"preset={other}"]) == experiments.load(None, [f"preset={other}"])
+        assert experiments.loads(loading.dump(alone), "run", {"preset": other}).preset == other
 
 
 @pytest.mark.parametrize("overrides", [["preset=retraining", "loop.kind=incremental"], ["loop.kind=incremental"]])
@@ -205,14 +207,14 @@ def test_a_preset_and_a_key_against_it_are_refused(tmp_path: Path, overrides: li
     with pytest.raises(
         ConfigError, match=r"preset = 'retraining.*': loop.kind = 'incremental' is given too; leave one"
     ):
-        checks.load(path, overrides)
-    assert checks.load(path, [*overrides, "preset=null"]).loop.kind == "incremental"
+        experiments.load(path, overrides)
+    assert experiments.load(path, [*overrides, "preset=null"]).loop.kind == "incremental"
 
 
 def test_a_config_with_every_key_says_which_are_against_a_preset_put_into_it(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(loading.commented(Experiment()).replace("preset: null", "preset: retraining-accumulate"))
     with pytest.raises(ConfigError, match="2 problems") as caught:
-        checks.load(path)
+        experiments.load(path)
     assert "loop.kind = 'incremental' is given too" in str(caught.value)
     assert "cycle.kind = 'replace' is given too" in str(caught.value)

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from actors.engines.registry import ENGINES
 from jobs import cli, docs
 from jobs.benchmark import __main__ as benchmark_commands
 from jobs.configs import CONFIGS, STUDIES
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import loading
+from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.presets import PRESETS
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.selection.cycles import CYCLES
@@ -47,8 +49,9 @@ def parse(command: typer.core.TyperCommand, words: list[str]) -> tuple[str, dict
     if not isinstance(command, TyperGroup):
         return "", dict(context.params)
     rest = [*context._protected_args, *context.args]
+    asked = rest[0]
     name, inner, rest = command.resolve_command(context, rest)
-    assert inner is not None, f"no command {rest[0]}"
+    assert inner is not None, f"no command {asked}"
     sub, parameters = parse(inner, rest)
     return f"{name} {sub}".strip(), parameters
 
@@ -59,7 +62,7 @@ def check_keys(arguments: list[str], *, may_change: bool = False) -> None:
     if any(word.startswith("feedback.rule=custom") for word in given):
         given.remove("feedback.rule=custom")
     path, overrides = cli.split_arguments(given)
-    checks.load(path, overrides)
+    experiments.load(path, overrides)
     if may_change:
         assert {key for key, _ in map(loading.parse_override, overrides)} <= set(cli.MAY_CHANGE)
 
@@ -72,7 +75,8 @@ def check_scpl(words: list[str]) -> None:
         case "simulate" | "judge train" | "reward train":
             check_keys(parameters["arguments"] or [])
         case "sweep":
-            assert parameters["resume"] or parameters["config"] in {None, *STUDIES, *OWN_STUDIES}
+            known = {None, *STUDIES, *OWN_STUDIES}
+            assert parameters["resume"] or parameters["config"] in known, parameters["config"]
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "report" | "doctor":
@@ -106,8 +110,13 @@ def test_commands_exist_with_their_options_and_keys(page: Path) -> None:
 
 
 def test_a_wrong_command_option_or_key_is_found() -> None:
-    for words in (["runn"], ["run", "--resum", "x"], ["run", "loop.roundss=2"], ["sweep", "study_nothing"]):
-        with pytest.raises((Exception, SystemExit)):
+    for words, message in (
+        (["runn"], "no command runn"),
+        (["run", "--resum", "x"], "No such option"),
+        (["run", "loop.roundss=2"], "the nearest is loop.rounds"),
+        (["sweep", "study_nothing"], "study_nothing"),
+    ):
+        with pytest.raises((AssertionError, ConfigError, TyperException), match=message):
             check_scpl(words)
     with pytest.raises(AssertionError):
         check_module(["tests.campaigns.soak", "--hours", "3"])
@@ -128,7 +137,7 @@ def test_study_files_that_a_page_shows_are_studies(page: Path, tmp_path: Path) -
         file = tmp_path / f"{i}.yaml"
         file.write_text(body)
         plan = study.load(file, CONFIGS)
-        assert plan.claims and study.trials(plan, CONFIGS)
+        assert plan.claims and study.trials(plan, CONFIGS, experiments.build)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

@@ -2,14 +2,16 @@ from collections import Counter
 
 import pytest
 
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.feedback.population import PopulationSimulator
 from tests.support.fakes import WORDS, FakeTask
 
 
 def population(*overrides: str) -> tuple[PopulationSimulator, Experiment]:
-    experiment = checks.load(None, ["generation.engine=transformers", "queries.prompts_per_round=1000", *overrides])
+    experiment = experiments.load(
+        None, ["generation.engine=transformers", "queries.prompts_per_round=1000", *overrides]
+    )
     return PopulationSimulator(experiment, FakeTask(experiment.groups.names)), experiment
 
 

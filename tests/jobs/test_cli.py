@@ -9,8 +9,8 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.driver import run
-from scpl_ray import __version__, checks
+from jobs.driver import experiments, run
+from scpl_ray import __version__
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 
@@ -95,7 +95,7 @@ def test_how_many_processes_a_run_has_may_change_with_the_machine(
     ((store, experiment),) = seen
     store.close()
     assert (experiment.generation.replicas, experiment.loop.rounds) == (1, 6)
-    assert checks.load(tmp_path / "old/config.yaml", []) == experiment
+    assert experiments.load(tmp_path / "old/config.yaml", []) == experiment
 
 
 def test_a_preset_on_the_command_line_wins_over_the_keys_of_a_file() -> None:

@@ -12,9 +12,8 @@ from rich.console import Console
 from actors.placement.cluster import described
 from actors.placement.layout import PlacementError
 from jobs.configs import CONFIGS
-from jobs.driver import run
+from jobs.driver import experiments, run
 from jobs.terminal.plan import print_plan
-from scpl_ray import checks
 from scpl_ray.config import loading
 from scpl_ray.tasks.preference import judge
 from tests.support import maths_data, news_data, preference_data
@@ -48,7 +47,7 @@ DATA: dict[str, tuple[Callable[[], list[dict[str, Any]]], list[str]]] = {
 
 
 def flat(name: str) -> dict[str, Any]:
-    values = yaml.safe_load(loading.dump(checks.load(CONFIGS[name])))
+    values = yaml.safe_load(loading.dump(experiments.load(CONFIGS[name])))
     sections = {key: value for key, value in values.items() if isinstance(value, dict)}
     top = {key: value for key, value in values.items() if key not in sections}
     return top | {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
@@ -76,7 +75,7 @@ def test_a_dry_run_for_eight_gpus_prints_the_plan(name: str, tmp_path: Path, mon
     rows, overrides = DATA[name.partition("_")[0]]
     data = news_data.write_jsonl(tmp_path / "rows.jsonl", rows())
     folder = save_model(tmp_path / "model", "qwen2", hidden=32)
-    experiment = checks.load(
+    experiment = experiments.load(
         CONFIGS[name],
         [
             *(f"task.data={data}", f"model.name={folder}", "evaluation.prompts_per_group=3"),
@@ -104,7 +103,7 @@ def test_a_model_of_seven_billion_is_planned_from_its_config(tmp_path: Path) -> 
         *(f"task.data={data}", f"model.name={folder}", "evaluation.prompts_per_group=3"),
         *("evaluation.neutral_prompts=4", "generation.engine=transformers", *DATA["maths"][1]),
     ]
-    experiment = checks.load(CONFIGS["maths_qwen_7b"], overrides)
+    experiment = experiments.load(CONFIGS["maths_qwen_7b"], overrides)
     task, placed = run.plan(experiment, described("0cpu:32gib,96cpu:768gib:8gpu:80gib"))
     console = Console(record=True, width=160)
     print_plan(console, experiment, task, placed)
@@ -118,7 +117,7 @@ def test_a_model_of_seven_billion_is_planned_from_its_config(tmp_path: Path) -> 
     ):
         assert text in printed
     one_each = ["generation.replicas=1", "training.workers=1", "placement.gpus=colocated"]
-    shared = checks.load(CONFIGS["maths_qwen_7b"], [*overrides, *one_each])
+    shared = experiments.load(CONFIGS["maths_qwen_7b"], [*overrides, *one_each])
     task, placed = run.plan(shared, described("96cpu:768gib:1gpu:80gib"))
     print_plan(console, shared, task, placed)
     printed = console.export_text()
@@ -131,7 +130,7 @@ def test_a_model_of_seven_billion_is_planned_from_its_config(tmp_path: Path) -> 
 
 def test_where_a_cluster_is_to_be_asked_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    experiment = checks.load(None, ["generation.engine=transformers", "training.workers=64"])
+    experiment = experiments.load(None, ["generation.engine=transformers", "training.workers=64"])
     task, placed = run.plan(experiment)
     assert placed is None
     console = Console(record=True, width=160)

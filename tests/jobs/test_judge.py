@@ -57,9 +57,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory, model: Path, encoder: Pat
 
 
 def experiment_of(settings: list[str], *more: str) -> Experiment:
-    from scpl_ray import checks
+    from jobs.driver import experiments
 
-    return checks.load(None, [*settings, *more])
+    return experiments.load(None, [*settings, *more])
 
 
 def invoke(*arguments: object, code: int = 0) -> str:

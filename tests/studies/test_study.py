@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.configs import CONFIGS, STUDIES
+from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.records import Metric
@@ -34,7 +35,7 @@ def load(tmp_path: Path, text: str, quick: bool = False) -> study.Study:
 
 def test_every_arm_at_every_point_with_every_seed(tmp_path: Path) -> None:
     plan = load(tmp_path, TEXT)
-    trials = study.trials(plan, CONFIGS)
+    trials = study.trials(plan, CONFIGS, experiments.build)
     assert len(trials) == len({t.folder for t in trials}) == 12
     assert [t.seed for t in trials] == [0] * 4 + [1] * 4 + [2] * 4
     for trial in trials:
@@ -61,7 +62,7 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
         "name: x\nbase: base.yaml\nset: {loop.rounds: 8, feedback.beta: 8.0}\naxes: {feedback.beta: [7.0]}\n"
         "arms: {a: {loop.rounds: 6}}"
     )
-    (trial, *_) = study.trials(load(tmp_path, text), CONFIGS)
+    (trial, *_) = study.trials(load(tmp_path, text), CONFIGS, experiments.build)
     assert (trial.experiment.loop.rounds, trial.experiment.loop.kind) == (6, "retraining")
     assert trial.experiment.feedback.beta == 7.0 and trial.seed == 5
 
@@ -129,7 +130,7 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
 )
 def test_a_study_that_cannot_run_says_why(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        study.trials(load(tmp_path, text), CONFIGS)
+        study.trials(load(tmp_path, text), CONFIGS, experiments.build)
     assert message in str(caught.value)
 
 
@@ -163,7 +164,7 @@ def test_the_kind_of_a_file_is_told_by_its_keys(values: dict[str, object], kind:
 def test_built_in_studies_can_run(name: str) -> None:
     for quick in (False, True):
         plan = study.load(STUDIES[name], CONFIGS, quick=quick)
-        assert len(study.trials(plan, CONFIGS)) >= 2 * plan.seeds
+        assert len(study.trials(plan, CONFIGS, experiments.build)) >= 2 * plan.seeds
 
 
 def test_the_results_table_reads_back(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jobs.configs import CONFIGS, STUDIES
+from jobs.driver import experiments
 from scpl_ray.analytic.loop import simulate_grid
 from scpl_ray.evaluation import catalogue
 from scpl_ray.records import Metric
@@ -251,7 +252,7 @@ def test_mean_paths_have_t_intervals_where_seeds_allow() -> None:
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_built_in_study_is_valid_and_claims_only_what_is_measured(name: str, quick: bool) -> None:
     found = study.load(STUDIES[name], CONFIGS, quick=quick)
-    assert study.trials(found, CONFIGS) and found.claims and len(found.arms) <= 14
+    assert study.trials(found, CONFIGS, experiments.build) and found.claims and len(found.arms) <= 14
     metrics = {BIAS, "disparate_gap", "quality_worst", "quality_mean", "distinct_2"}
     assert {one.metric for one in found.claims} <= metrics
 

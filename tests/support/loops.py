@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.feedback.population import PopulationSimulator
@@ -37,7 +37,7 @@ class Silent:
 
 
 def small(*overrides: str) -> Experiment:
-    return checks.load(None, [*SMALL, *overrides])
+    return experiments.load(None, [*SMALL, *overrides])
 
 
 def loop(

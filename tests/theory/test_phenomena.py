@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.special import expit, logit
 
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, simulate, simulate_grid
 from scpl_ray.config import Experiment, Feedback
@@ -29,7 +29,7 @@ BARE = (
 
 
 def bare(*overrides: str) -> Experiment:
-    return checks.load(None, [*BARE, *overrides])
+    return experiments.load(None, [*BARE, *overrides])
 
 
 def neutral_log_odds(paths: Paths) -> np.ndarray:

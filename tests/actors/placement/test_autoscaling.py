@@ -11,7 +11,7 @@ import ray
 from actors.placement.autoscaling import Demand, grown
 from actors.placement.cluster import Cluster, described, ray_cluster
 from actors.placement.layout import PlacementError
-from scpl_ray import checks
+from jobs.driver import experiments
 from scpl_ray.config import Experiment
 
 HEAD = described("0cpu:16gib")
@@ -34,7 +34,7 @@ class Autoscaler:
 
 
 def experiment(*overrides: str) -> Experiment:
-    return checks.load(None, ["generation.engine=transformers", *overrides])
+    return experiments.load(None, ["generation.engine=transformers", *overrides])
 
 
 def grow(it: Experiment, autoscaler: Autoscaler, start: Cluster = HEAD, **how: Any) -> Cluster:

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.placement.memory import Sizes, estimates, known_sizes, model_size
-from scpl_ray import checks, tasks
+from jobs.driver import experiments
+from scpl_ray import tasks
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter
 from tests.support.model_cards import QWEN_7B
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def qwen(folder: Path, *overrides: str) -> tuple[Experiment, Sizes]:
-    experiment = checks.load(
+    experiment = experiments.load(
         None, [f"model.name={folder}", "model.dtype=bfloat16", "reward.terms={well_formed: 1.0}", *overrides]
     )
     sizes = known_sizes(experiment, tasks.TASKS["language"].build(experiment))
@@ -151,9 +152,9 @@ def test_who_gives_memory_back(folder: Path) -> None:
 def test_what_is_not_here_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCPL_CACHE", str(tmp_path))
     for overrides in ([], ["model.name=nobody/has-this-model"], [f"model.name={save_model(tmp_path / 'm', 'llama')}"]):
-        experiment = checks.load(None, overrides)
+        experiment = experiments.load(None, overrides)
         known = known_sizes(experiment, tasks.TASKS["language"].build(experiment))
         assert (known is not None) == (bool(overrides) and str(tmp_path) in overrides[0])
     with pytest.raises(ValueError, match=r"model.name: /no/such/folder: no such folder; give a folder with a model"):
-        lost = checks.load(None, ["model.name=/no/such/folder"])
+        lost = experiments.load(None, ["model.name=/no/such/folder"])
         known_sizes(lost, tasks.TASKS["language"].build(lost))

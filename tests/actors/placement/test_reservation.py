@@ -14,7 +14,7 @@ from actors.placement.cluster import Cluster, Node
 from actors.placement.layout import Layout, PlacementError, layout
 from actors.placement.reservation import NODE_LABEL, Reservation
 from actors.pool import Pool, Replica
-from scpl_ray import checks
+from jobs.driver import experiments
 
 pytestmark = pytest.mark.engines
 
@@ -39,7 +39,7 @@ def placed_on_ray(*overrides: str) -> Layout:
 
     (facts,) = ray.nodes()
     node = Node("here", 8, 64, int(facts["Resources"]["GPU"]), 80.0, facts["NodeID"])
-    return layout(checks.load(None, overrides), Cluster((node,)))
+    return layout(experiments.load(None, overrides), Cluster((node,)))
 
 
 @pytest.fixture

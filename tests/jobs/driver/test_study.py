@@ -18,11 +18,10 @@ from actors.fleet import asks
 from actors.placement.cluster import Cluster, Node
 from actors.placement.layout import PlacementError
 from jobs import cli
+from jobs.driver import experiments, tuning
 from jobs.driver import study as sweep
-from jobs.driver import tuning
 from jobs.driver.trial import task_key, trial_folder
 from jobs.driver.tuning import concurrent_trials
-from scpl_ray import checks
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
@@ -87,7 +86,7 @@ def test_runs_share_what_they_agree_on() -> None:
         (["groups.names=[east, west]"], {"generator", "scorer"}),
         (["model.family=gpt2"], {"generator", "scorer", "trainer"}),
     ):
-        other = asks(checks.load(None, keys))
+        other = asks(experiments.load(None, keys))
         assert {name for name in one if one[name] != other[name]} == changed
 
 
@@ -98,7 +97,7 @@ def test_a_task_is_shared_by_trials_that_build_it_alike() -> None:
         (["reward.terms={own_preference: 1.0}"], False),
         (["task.marker_strength=0.5"], False),
     ):
-        assert (task_key(checks.load(None, keys)) == one) == shared
+        assert (task_key(experiments.load(None, keys)) == one) == shared
 
 
 def machine(cpus: float, gpus: int = 0) -> Cluster:
@@ -187,7 +186,7 @@ def test_a_table_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 
 def sampled(folder: Path, name: str, beta: float, metrics: dict[str, float] | None) -> None:
     """The run directory of a trial; without metrics, one that was stopped."""
-    store = Store.create(folder / "runs/sampled" / name, checks.load(None, [f"feedback.beta={beta}"]), {})
+    store = Store.create(folder / "runs/sampled" / name, experiments.load(None, [f"feedback.beta={beta}"]), {})
     if metrics is not None:
         store.finish([], {"metrics": metrics})
     store.close()
