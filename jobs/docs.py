@@ -21,6 +21,7 @@ from actors.engines.registry import ENGINES
 from scpl_ray import registries
 from scpl_ray.config import Experiment
 from scpl_ray.config.presets import PRESETS
+from scpl_ray.evaluation import catalogue
 from scpl_ray.studies.study import Range, Search, Study, StudyClaim
 
 CHOICES: dict[str, dict[str, str]] = {
@@ -75,7 +76,10 @@ def config_page(choices: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(blocks).rstrip() + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"config.md": lambda: config_page(CHOICES)}
+PAGES: dict[str, Callable[[], str]] = {
+    "config.md": lambda: config_page(CHOICES),
+    "metrics.md": catalogue.markdown,
+}
 """The generators of the pages, by file name in ``docs/``."""
 
 

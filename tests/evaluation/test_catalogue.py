@@ -1,7 +1,6 @@
 """The catalogue says of every metric what the measurement yields."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,6 @@ from scpl_ray.studies.study import Search
 from tests.support.evaluation_answers import answers
 from tests.support.loops import small
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROUNDING = 1e-12
 
 
@@ -41,10 +39,6 @@ def measured() -> list[Metric]:
         confusion=[[0.9, 0.1], [0.2, 0.8]],
         first=[],
     )
-
-
-def test_the_page_is_the_catalogue() -> None:
-    assert PAGE.read_text(encoding="utf-8") == catalogue.markdown()
 
 
 def test_every_measured_number_is_as_the_catalogue_says() -> None:
