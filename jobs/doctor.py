@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.engines.registry import ENGINES, alternatives
+from jobs import nvidia
 from scpl_ray.config import Experiment
 from scpl_ray.models import sentences
 
@@ -63,6 +64,9 @@ def examine(console: Console) -> bool:
     table.add_row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
     table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
     table.add_row("GPUs", _gpus(), "")
+    for what, found, remedy in nvidia.rows():
+        table.add_row(what, found, remedy)
+        healthy &= not remedy
     missing = shutil.which("lscpu") is None
     table.add_row(
         "lscpu", "missing" if missing else "found", "vLLM on a CPU calls it: install util-linux" if missing else ""
