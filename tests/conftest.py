@@ -20,6 +20,8 @@ def ray_local() -> Iterator[None]:
     """One private Ray for the whole session; logical CPUs are over-committed on purpose, GPUs are only counted."""
     import ray
 
+    from jobs.driver.run import NO_IDLE_WORKERS
+
     ray.init(
         address="local",
         num_cpus=8,
@@ -28,6 +30,7 @@ def ray_local() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=256 * 2**20,
+        _system_config=NO_IDLE_WORKERS,
     )
     yield
     ray.shutdown()

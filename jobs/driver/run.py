@@ -56,6 +56,8 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """Environment variables of the driver and of every process that it starts."""
+NO_IDLE_WORKERS = {"prestart_worker_first_driver": False}
+"""Ray would start one process per core in advance, and use none of them, since ours have environments of their own."""
 
 
 def versions() -> dict[str, str]:
@@ -104,6 +106,7 @@ def connected(logs: Path) -> Iterator[Cluster]:
                 include_dashboard=False,
                 runtime_env=environment,
                 _node_ip_address=LOOPBACK,
+                _system_config=NO_IDLE_WORKERS,
                 **quiet,
             )
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())

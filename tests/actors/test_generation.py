@@ -18,7 +18,7 @@ from actors.engines.registry import ENGINES
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
 from actors.generation import RayGenerator
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import encode_prompt
 from scpl_ray.records import Completion, Query, Weights

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from actors.reward import RayScorer
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter, load_model, merge_adapter, save_adapter

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from actors.generation import RayGenerator
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from jobs.driver.run import encoder
 from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import encode_prompt, load_tokenizer
