@@ -1,7 +1,9 @@
 """Fixtures that several rooms share."""
 
+import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ def ray_local() -> Iterator[None]:
     """One private Ray for the whole session; logical CPUs are over-committed on purpose, GPUs are only counted."""
     import ray
 
-    from jobs.driver.run import NO_IDLE_WORKERS
+    from actors.placement.cluster import NO_IDLE_WORKERS
 
     ray.init(
         address="local",
@@ -34,3 +36,32 @@ def ray_local() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of pytest-xdist, for what is dear to make and not changed by those who read it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(shared: Path) -> Path:
+    """A cache of models for tests that do not ask how one is made."""
+    return shared / "cache"
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Path, shared_cache: Path) -> Path:
+    """The run directory of an undisturbed run of the settings ``SMALL``, made once; copy it to change it."""
+    from tests.support.commands import SMALL, finish, scpl
+
+    with (shared / "reference.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_dir = shared / "reference"
+        if not (run_dir / "summary.json").exists():
+            output = finish(scpl(shared, "run", "--run-dir", str(run_dir), *SMALL, cache=shared_cache))
+            assert "each round: the shares that asked" in output and "seconds per phase" in output
+    return run_dir

@@ -20,7 +20,7 @@ from rich.table import Table
 from actors.engines import registry
 from actors.fleet import Fleet
 from actors.placement import autoscaling
-from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
+from actors.placement.cluster import NO_IDLE_WORKERS, Cluster, described, local_cluster, ray_cluster
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
@@ -56,8 +56,6 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """Environment variables of the driver and of every process that it starts."""
-NO_IDLE_WORKERS = {"prestart_worker_first_driver": False}
-"""Ray would start one process per core in advance, and use none of them, since ours have environments of their own."""
 
 
 def versions() -> dict[str, str]:
