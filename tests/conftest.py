@@ -22,7 +22,7 @@ def ray_local() -> Iterator[None]:
     """One private Ray for the whole session; logical CPUs are over-committed on purpose, GPUs are only counted."""
     import ray
 
-    from actors.placement.cluster import NO_IDLE_WORKERS
+    from actors.local_ray import NO_IDLE_WORKERS
 
     ray.init(
         address="local",

@@ -12,9 +12,6 @@ from typing import Any
 import psutil
 
 GIB = 2**30
-NO_IDLE_WORKERS = {"prestart_worker_first_driver": False}
-"""How a local Ray is started. It would start one process per core in advance and use none of them, because each of ours
-is started with an environment of its own."""
 PROBE_S = 300.0
 """Longest wait for a node to say how much memory its GPUs have; a worker process must start there."""
 DESCRIBED = re.compile(

@@ -199,19 +199,23 @@ class Case:
     engine: type[VllmEngine] = VllmEngine
 
 
-def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[list[tuple[int, ...]]] | str]:
-    """For every case, what each weights answer to all queries, or the error of the probe that ended the case."""
-    found: dict[str, list[list[tuple[int, ...]]] | str] = {}
+Answer = tuple[Probe, list[tuple[int, ...]]]
+"""To the probe prompt, and to all queries."""
+
+
+def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[Answer] | str]:
+    """For every case, what each weights answer, or the error of the probe that ended the case."""
+    found: dict[str, list[Answer] | str] = {}
     for name, case in cases.items():
         engine = case.engine(case.settings)
         answers = []
         try:
             for weights in case.weights:
                 engine.load(weights)
-                engine.probe()
+                probe = engine.probe()
                 tokenizer = AutoTokenizer.from_pretrained(weights.model)
                 requests = [Request(encode_prompt(tokenizer, q.prompt, 64), 0) for q in asked]
-                answers.append([sampled.token_ids for sampled in engine.generate(requests)])
+                answers.append((probe, [sampled.token_ids for sampled in engine.generate(requests)]))
             found[name] = answers
         except RuntimeError as error:
             found[name] = str(error)
@@ -249,33 +253,36 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 
 @pytest.fixture(scope="module")
-def answers(ray_local: None, cases: dict[str, Case]) -> dict[str, list[list[tuple[int, ...]]] | str]:
+def answers(ray_local: None, cases: dict[str, Case]) -> dict[str, Any]:
     """What vLLM answers in every case."""
     environment = {**ENGINES["vllm"].environment(0.0), "OMP_NUM_THREADS": "1"}
     remote = ray.remote(max_calls=1)(served).options(num_cpus=0.2, runtime_env={"env_vars": environment})
     return ray.get(remote.remote(cases, queries(24)), timeout=600)
 
 
-def by_transformers(case: Case) -> list[list[tuple[int, ...]]]:
-    """The same case by the other engine."""
-    found = served({"": dataclasses.replace(case, engine=TransformersEngine)}, queries(24))[""]
-    assert isinstance(found, list)
-    return found
+def assert_as_by_transformers(found: list[Answer], case: Case) -> None:
+    """The same tokens as by the other engine, and probabilities but for rounding in other kernels."""
+    wanted = served({"": dataclasses.replace(case, engine=TransformersEngine)}, queries(24))[""]
+    assert len(found) == len(wanted)
+    for (probe, tokens), (other, others) in zip(found, wanted, strict=True):
+        assert tokens == others and probe.agrees(other, 1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_adapters_are_swapped(family: str, cases: dict[str, Case], answers: dict[str, list[Any]]) -> None:
+def test_adapters_are_swapped(family: str, cases: dict[str, Case], answers: dict[str, list[Answer]]) -> None:
     found = answers[f"adapters of {family}"]
-    assert found == by_transformers(cases[f"adapters of {family}"])
+    assert_as_by_transformers(found, cases[f"adapters of {family}"])
     assert found[0] == found[3]
-    assert len({tuple(one) for one in found}) == 3
+    assert len({tuple(tokens) for _, tokens in found}) == 3
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_weights_are_reloaded(family: str, cases: dict[str, Case], answers: dict[str, list[Any]]) -> None:
+def test_weights_are_reloaded(family: str, cases: dict[str, Case], answers: dict[str, list[Answer]]) -> None:
     found = answers[f"weights of {family}"]
-    assert found == by_transformers(cases[f"weights of {family}"])
-    assert found[0] != found[1]
+    assert_as_by_transformers(found, cases[f"weights of {family}"])
+    # these models repeat their last token, which hides in the tokens that the weights are others
+    (before, _), (after, _) = found
+    assert not before.agrees(after, 1e-3)
 
 
 def test_stale_prefix_cache_is_caught(answers: dict[str, Any]) -> None:
@@ -369,14 +376,13 @@ def test_close_ends_processes_and_logs_stay(
     ray_local: None, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     experiment = Experiment.model_validate({"generation": {"engine": "transformers"}})
-    pool = RayGenerator(experiment, Role("engine", 2, 0.2, 0.0, 1), tmp_path)
+    pool = RayGenerator(experiment, Role("engine", 1, 0.2, 0.0, 1), tmp_path)
     pool.refresh(Weights(0, llama))
-    pids = [p.pid for p in pool.processes()]
+    (process,) = pool.processes()
     pool.close()
-    assert not any(psutil.pid_exists(pid) for pid in pids)
-    for index, pid in enumerate(pids):
-        text = (tmp_path / f"engine-{index}.log").read_text()
-        assert f"process {pid} started" in text
-        assert "loading policy version 0" in text
-        assert "Loading weights" in text
+    assert not psutil.pid_exists(process.pid)
+    text = (tmp_path / "engine-0.log").read_text()
+    assert f"process {process.pid} started" in text
+    assert "loading policy version 0" in text
+    assert "Loading weights" in text
     assert "Loading weights" not in "".join(capfd.readouterr())
