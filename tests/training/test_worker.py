@@ -145,47 +145,44 @@ def test_dpo_prefers_what_was_chosen(job):
 # --- several workers
 
 
+TWO_WORKERS = {
+    "lora 0": (ADAPTER, 0, "llama", {}),
+    "lora 2": (ADAPTER, 2, "llama", {}),
+    "lora 3": (ADAPTER, 3, "gpt2", {}),
+    "full 0": (FULL, 0, "llama", {}),
+    "full 1": (FULL, 1, "llama", {}),
+    "full 2": (FULL, 2, "gpt2", {}),
+    "full 3": (FULL, 3, "llama", {}),
+    # Large enough that ZeRO-3 really splits the adapter: it leaves parameters of under 100,000 numbers whole.
+    "split 3": (Model(lora=Lora(rank=800, alpha=800.0)), 3, "wide", {}),
+    "dpo lora 2": (ADAPTER, 2, "llama", DPO | {"dpo_reference": "base"}),
+    "dpo full 3": (FULL, 3, "llama", DPO | {"dpo_reference": "base"}),
+}
+"""By name: the model section, the ZeRO stage, the base model, and further settings."""
+
+
 @pytest.fixture(scope="module")
-def two_workers(material, tmp_path_factory):
-    """Jobs of all kinds, done by one group of two workers."""
-    root, bases, dataset = tmp_path_factory.mktemp("two"), material.bases, material.dataset
-    later = TrainingJob(1, bases["llama"], Weights(0, bases["llama"]), dataset, root, merge=False, seed=5)
-    run((SMALL, ADAPTER, [later]))
-    wide = save_model(root / "wide", "llama", hidden=128)
+def two_workers(material, tmp_path_factory, request):
+    """The jobs of the tests that were chosen, done by one group of two workers."""
+    asked = [item.callspec.params["name"] for item in request.session.items if "two_workers" in item.fixturenames]
+    root = tmp_path_factory.mktemp("two")
+    bases = material.bases | {"wide": save_model(root / "wide", "llama", hidden=128)}
+    run(
+        (SMALL, ADAPTER, [TrainingJob(1, bases["llama"], Weights(0, bases["llama"]), material.dataset, root, False, 5)])
+    )
+    later = Weights(1, bases["llama"], root / "adapter")
     cases = {}
-    for name, model, stage, base in [
-        ("lora 0", ADAPTER, 0, bases["llama"]),
-        ("lora 2", ADAPTER, 2, bases["llama"]),
-        ("lora 3", ADAPTER, 3, bases["gpt2"]),
-        ("full 0", FULL, 0, bases["llama"]),
-        ("full 1", FULL, 1, bases["llama"]),
-        ("full 2", FULL, 2, bases["gpt2"]),
-        ("full 3", FULL, 3, bases["llama"]),
-        # Large enough that ZeRO-3 really splits the adapter: it leaves parameters of under 100,000 numbers whole.
-        ("split 3", Model(lora=Lora(rank=800, alpha=800.0)), 3, wide),
-    ]:
-        output = root / name
-        output.mkdir()
-        todo = TrainingJob(1, base, Weights(0, base), dataset, output, merge=False, seed=1)
-        cases[name] = (comparable(model, todo, zero_stage=stage, workers=2), model, [todo])
-    for name, model, stage, start in [
-        ("dpo lora 2", ADAPTER, 2, Weights(1, bases["llama"], root / "adapter")),
-        ("dpo full 3", FULL, 3, Weights(0, bases["llama"])),
-    ]:
+    for name in asked:
+        model, stage, family, changes = TWO_WORKERS[name]
         (root / name).mkdir()
-        todo = TrainingJob(2, bases["llama"], start, dataset, root / name, merge=False, seed=2)
-        cases[name] = (comparable(model, todo, zero_stage=stage, workers=2, **DPO, dpo_reference="base"), model, [todo])
+        start = later if name == "dpo lora 2" else Weights(0, bases[family])
+        todo = TrainingJob(2 if changes else 1, bases[family], start, material.dataset, root / name, False, seed=2)
+        cases[name] = (comparable(model, todo, zero_stage=stage, workers=2, **changes), model, [todo])
     results = run_group(2, root / "rendezvous", list(cases.values()))
     return {name: (*case, result) for (name, case), result in zip(cases.items(), results, strict=True)}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("lora 0", "lora 2", "lora 3", "full 0", "full 1", "full 2", "full 3", "split 3"),
-        *("dpo lora 2", "dpo full 3"),
-    ],
-)
+@pytest.mark.parametrize("name", TWO_WORKERS)
 def test_two_workers_equal_plain_pytorch(name, two_workers):
     training, model, (todo,), (result,) = two_workers[name]
     assert_equals_reference(training, model, todo, result)
@@ -251,9 +248,11 @@ def test_leftovers_of_an_interrupted_attempt_are_replaced(job):
     ids=lambda value: "full" if value is None else None,
 )
 def test_a_used_worker_gives_the_bytes_of_a_new_one(zero_stage, lora, dtype, changes, job):
-    """What a job leaves behind is in DeepSpeed's optimizer, of which there is one class per stage and, in stage 0, per
-    format; so every stage meets every format, and every pair of stage, weights, format and objective occurs that
-    differs in what is kept: the objective keeps nothing, and only its reference pass touches the engine."""
+    """Every stage with every format, every stage with and without an adapter, and either with every format.
+
+    What a job could leave behind is the state of DeepSpeed's optimizer, whose class depends on stage and format, and
+    the engine's weights, which the reference pass of DPO replaces.
+    """
     model = Model(lora=lora, dtype=dtype)
     training = SMALL.model_copy(
         update={"epochs": 1, "tokens_per_micro_batch": 256, "zero_stage": zero_stage, "dpo_reference": "base"} | changes
