@@ -11,10 +11,28 @@ import pytest
 # there are cores; threads of several processes that wait for each other on one core make small sums many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TESTS = Path(__file__).parent
+
+
+SLOWEST_FIRST = (
+    "jobs/test_end_to_end.py",
+    "training/test_worker.py",
+    "docs/test_first_study.py",
+    "jobs/driver/test_study.py",
+    "jobs/test_end_to_end_tasks.py",
+    "actors/test_generation.py",
+    "actors/test_training.py",
+    "actors/test_reward.py",
+)
+"""Files that take minutes, in the order in which two processes that begin with them end at about the same time. The
+first makes the run that the fourth compares with."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes begins first, so that no process ends up with it alone."""
-    items.sort(key=lambda item: item.get_closest_marker("engines") is None)
+    rank = {TESTS / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    assert all(path.is_file() for path in rank), "conftest.SLOWEST_FIRST names a file that is gone"
+    items.sort(key=lambda item: (rank.get(item.path, len(rank)), item.get_closest_marker("engines") is None))
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_both_lifetimes_give_the_same_weights(trainer, job):
 
 
 def test_a_killed_worker_costs_a_repetition_and_a_refusal_does_not(trainer, job, tmp_path, caplog):
-    training = SMALL.model_copy(update={"epochs": 60, "tokens_per_step": 40})
+    training = SMALL.model_copy(update={"epochs": 15, "tokens_per_step": 40})
     works = trainer(training)
     killed, undisturbed, impossible = job(1), job(1, name="undisturbed-"), job(2)
     impossible = dataclasses.replace(impossible, dataset=save_examples(tmp_path / "none.parquet", []))

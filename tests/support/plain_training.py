@@ -103,7 +103,9 @@ def plain(
         members = change([units[member] for member in step.members])
         for unit in members:
             if dpo:
-                chosen, rejected = (log_p(policy, s) - log_p(other, s).detach() for s in unit)
+                with torch.no_grad():
+                    before = [log_p(other, s) for s in unit]
+                chosen, rejected = (log_p(policy, s) - was for s, was in zip(unit, before, strict=True))
                 weight = unit[0].weight
                 total = total - weight * F.logsigmoid(training.dpo_beta * (chosen - rejected))
                 mass += weight

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from scpl_ray.config import Lora, Model
 from scpl_ray.models.adapters import load_model
-from scpl_ray.protocols import TrainingError, TrainingJob
+from scpl_ray.protocols import TrainingError
 from scpl_ray.records import Weights
 from scpl_ray.training.batches import training_pairs, training_sequences
 from scpl_ray.training.worker import learning_rates
@@ -61,6 +61,18 @@ def logits(model) -> torch.Tensor:
     return model.eval()(input_ids=TOKENS).logits
 
 
+@pytest.fixture(scope="module")
+def later(material, tmp_path_factory):
+    """By model section, a finished job: it trained the policy that a second round starts from.
+
+    Shared, so that what plain PyTorch makes of that policy is computed once.
+    """
+    jobs = {model: material.job(tmp_path_factory.mktemp("later"), 1) for model in (ADAPTER, FULL)}
+    for model, todo in jobs.items():
+        run((SMALL, model, [todo]))
+    return jobs
+
+
 # --- what the comparison lets pass, and what it does not
 
 
@@ -78,8 +90,8 @@ def first_weighs_more(units: list[Unit]) -> list[Unit]:
 
 @pytest.mark.parametrize("changes", [{}, DPO], ids=["sft", "dpo"])
 @pytest.mark.parametrize("model", [ADAPTER, FULL], ids=["lora", "full"])
-def test_another_order_is_within_rounding_and_a_wrong_weight_or_a_lost_batch_is_not(model, changes, job):
-    todo = job(1)
+def test_another_order_is_within_rounding_and_a_wrong_weight_or_a_lost_batch_is_not(model, changes, job, later):
+    todo = job(2, after=later[model]) if changes else job(1)
     training = comparable(model, todo, zero_stage=0, **changes)
     wanted = reference(training, model, todo)
     done = {
@@ -123,10 +135,8 @@ def test_families_equal_plain_pytorch(family, model, job):
         (3, FULL, "start"),
     ],
 )
-def test_dpo_from_a_later_policy_equals_plain_pytorch(zero_stage, model, against, job):
-    first = job(1)
-    run((SMALL, model, [first]))
-    todo = job(2, after=first)
+def test_dpo_from_a_later_policy_equals_plain_pytorch(zero_stage, model, against, job, later):
+    todo = job(2, after=later[model])
     training = comparable(model, todo, zero_stage=zero_stage, **DPO, dpo_reference=against)
     (result,) = run((training, model, [todo]))
     assert_equals_reference(training, model, todo, result)
@@ -162,21 +172,16 @@ TWO_WORKERS = {
 
 
 @pytest.fixture(scope="module")
-def two_workers(material, tmp_path_factory, request):
+def two_workers(material, later, tmp_path_factory, request):
     """The jobs of the tests that were chosen, done by one group of two workers."""
     asked = [item.callspec.params["name"] for item in request.session.items if "two_workers" in item.fixturenames]
     root = tmp_path_factory.mktemp("two")
-    bases = material.bases | {"wide": save_model(root / "wide", "llama", hidden=128)}
-    run(
-        (SMALL, ADAPTER, [TrainingJob(1, bases["llama"], Weights(0, bases["llama"]), material.dataset, root, False, 5)])
-    )
-    later = Weights(1, bases["llama"], root / "adapter")
+    wider = Material(material.bases | {"wide": save_model(root / "wide", "llama", hidden=128)}, material.dataset)
     cases = {}
     for name in asked:
         model, stage, family, changes = TWO_WORKERS[name]
-        (root / name).mkdir()
-        start = later if name == "dpo lora 2" else Weights(0, bases[family])
-        todo = TrainingJob(2 if changes else 1, bases[family], start, material.dataset, root / name, False, seed=2)
+        place = {"round_": 2, "after": later[model]} if changes else {"round_": 1, "family": family}
+        todo = wider.job(root, name=f"{name}-", **place)
         cases[name] = (comparable(model, todo, zero_stage=stage, workers=2, **changes), model, [todo])
     results = run_group(2, root / "rendezvous", list(cases.values()))
     return {name: (*case, result) for (name, case), result in zip(cases.items(), results, strict=True)}
