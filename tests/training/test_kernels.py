@@ -23,7 +23,6 @@ TESTS = (
     "tests/training/test_dpo.py",
     "tests/training/test_objectives.py",
     "tests/training/test_reward_model.py::test_likelihoods_are_the_models_own",
-    "tests/actors/engines/test_engines.py::test_completion_does_not_depend_on_its_company",
     "tests/models/test_adapters.py",
 )
 
