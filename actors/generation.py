@@ -11,7 +11,7 @@ from typing import Any
 from actors.engines.base import Engine, EngineSettings, Probe, Request
 from actors.engines.registry import ENGINES
 from actors.file_transfer import SHARED_DISK, Files
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
 from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import decode, encode_prompt, load_tokenizer

@@ -20,7 +20,7 @@ import psutil
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from scpl_ray.credentials import MaskedLog
 from scpl_ray.protocols import Process
 

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from actors.file_transfer import SHARED_DISK, Files
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
 from scpl_ray import checks, tasks
 from scpl_ray.config import Experiment, schema

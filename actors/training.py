@@ -96,6 +96,21 @@ def serve(config: Mapping[str, Any]) -> None:
         done = order.number
 
 
+def _trainer_without_datasets() -> Any:
+    """Ray's ``TorchTrainer`` without the process that would hand out the shards of a ``ray.data`` dataset.
+
+    The workers read their own files. Ray 2.60 starts that process even if there is no dataset.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+
+    class WithoutDatasets(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [it for it in super()._create_default_callbacks() if not isinstance(it, DatasetsCallback)]
+
+    return WithoutDatasets
+
+
 class _WorkersLostError(RuntimeError):
     """The workers of a Ray Train run are gone, for a reason that need not recur."""
 
@@ -125,11 +140,11 @@ class _Run:
 
     def _fit(self, folder: Path, config: dict[str, Any]) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
 
         gpu = self._resources.get("GPU", 0) > 0
         try:
-            trainer = TorchTrainer(
+            trainer = _trainer_without_datasets()(
                 serve,
                 train_loop_config=config,
                 torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),

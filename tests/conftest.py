@@ -1,7 +1,9 @@
 """Fixtures that several rooms share."""
 
+import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,16 +11,36 @@ import pytest
 # there are cores; threads of several processes that wait for each other on one core make small sums many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TESTS = Path(__file__).parent
+
+
+SLOWEST_FIRST = (
+    "jobs/test_end_to_end.py",
+    "training/test_worker.py",
+    "docs/test_first_study.py",
+    "jobs/driver/test_study.py",
+    "jobs/test_end_to_end_tasks.py",
+    "actors/test_generation.py",
+    "actors/test_training.py",
+    "actors/test_reward.py",
+)
+"""Files that take minutes, in the order in which two processes that begin with them end at about the same time. The
+first makes the run that the fourth compares with."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes begins first, so that no process ends up with it alone."""
-    items.sort(key=lambda item: item.get_closest_marker("engines") is None)
+    rank = {TESTS / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    assert all(path.is_file() for path in rank), "conftest.SLOWEST_FIRST names a file that is gone"
+    items.sort(key=lambda item: (rank.get(item.path, len(rank)), item.get_closest_marker("engines") is None))
 
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One private Ray for the whole session; logical CPUs are over-committed on purpose, GPUs are only counted."""
     import ray
+
+    from actors.local_ray import NO_IDLE_WORKERS
 
     ray.init(
         address="local",
@@ -28,6 +50,36 @@ def ray_local() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=256 * 2**20,
+        _system_config=NO_IDLE_WORKERS,
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of pytest-xdist, for what is dear to make and not changed by those who read it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(shared: Path) -> Path:
+    """A cache of models for tests that do not ask how one is made."""
+    return shared / "cache"
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Path, shared_cache: Path) -> Path:
+    """The run directory of an undisturbed run of the settings ``SMALL``, made once; copy it to change it."""
+    from tests.support.commands import SMALL, finish, scpl
+
+    with (shared / "reference.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_dir = shared / "reference"
+        if not (run_dir / "summary.json").exists():
+            output = finish(scpl(shared, "run", "--run-dir", str(run_dir), *SMALL, cache=shared_cache))
+            assert "each round: the shares that asked" in output and "seconds per phase" in output
+    return run_dir

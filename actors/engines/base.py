@@ -15,6 +15,7 @@ from typing import Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from actors.placement.role import GPU_MEMORY_SHARE
 from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import Ids, load_tokenizer, stop_ids
 from scpl_ray.records import Weights
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SEQUENCES = 256
 """Most completions that an engine writes at the same time."""
-GPU_MEMORY_SHARE = 0.9
-"""Part of a GPU's memory that an engine uses if no other process uses that GPU."""
 PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
 GPU_TOLERANCE = 0.05
 """Largest difference of log-probabilities on a GPU, in nats; bfloat16 has a precision of only 8 bits."""

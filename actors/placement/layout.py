@@ -11,10 +11,10 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
-from actors.engines.base import GPU_MEMORY_SHARE
 from actors.engines.registry import ENGINES
 from actors.placement.cluster import Cluster, Node
 from actors.placement.memory import Estimate, Mode, Sizes, estimates
+from actors.placement.role import Role
 from scpl_ray.config import Experiment
 
 ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS = 0.4, 0.15, 0.4
@@ -38,24 +38,6 @@ ADVICE = {
 
 class PlacementError(ValueError):
     """The machine or cluster is too small; the message says what was asked, what there is, and what would fit."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """One kind of process."""
-
-    name: str
-    count: int
-    cpus: float
-    """CPUs reserved per process."""
-    gpus: float
-    """GPUs reserved per process: whole ones, all on one node, or a share of one."""
-    threads: int
-    """Number of compute threads per process (``OMP_NUM_THREADS``)."""
-    memory_share: float = GPU_MEMORY_SHARE
-    """Part of the memory of its GPUs that an engine uses."""
-    sleeps: bool = False
-    """Whether an engine gives its GPU memory back while other processes work."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from actors.engines import registry
 from actors.fleet import Fleet
+from actors.local_ray import LOOPBACK, NO_IDLE_WORKERS, on_loopback
 from actors.placement import autoscaling
 from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
 from actors.placement.layout import Layout, layout
@@ -47,7 +48,6 @@ PACKAGES = (
     *(name for kind in registry.ENGINES.values() if kind.package for name in kind.package.distributions),
     *("numpy", "pyarrow"),
 )
-LOOPBACK = "127.0.0.1"
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -65,21 +65,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-@contextlib.contextmanager
-def on_loopback() -> Iterator[None]:
-    """Inside this block, a local Ray can be told to listen on loopback only.
-
-    Otherwise Ray replaces a loopback address by one that other machines can reach, and listens on every interface.
-    """
-    services = ray._private.services
-    before = services.resolve_ip_for_localhost
-    services.resolve_ip_for_localhost = lambda host: host
-    try:
-        yield
-    finally:
-        services.resolve_ip_for_localhost = before
 
 
 @contextlib.contextmanager
@@ -104,6 +89,7 @@ def connected(logs: Path) -> Iterator[Cluster]:
                 include_dashboard=False,
                 runtime_env=environment,
                 _node_ip_address=LOOPBACK,
+                _system_config=NO_IDLE_WORKERS,
                 **quiet,
             )
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())

@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError
 
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from actors.pool import EndsProcess, Pool, Replica
 
 pytestmark = pytest.mark.engines

@@ -154,7 +154,7 @@ def test_last_words_are_those_of_the_process_that_died() -> None:
 HEAD = """
 import sys
 from ray.scripts.scripts import main
-from jobs.driver.run import on_loopback
+from actors.local_ray import on_loopback
 sys.argv = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--disable-usage-stats",
     "--include-dashboard=false", "--object-store-memory=80000000", *sys.argv[1:]]
 with on_loopback():
@@ -164,7 +164,7 @@ DRIVER = """
 import sys
 import ray
 from actors.prometheus import WatchedProgress
-from jobs.driver.run import on_loopback
+from actors.local_ray import on_loopback
 from scpl_ray.records import Completion, Metric
 from tests.support.loops import Silent
 with on_loopback():

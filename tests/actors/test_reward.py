@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from actors.reward import RayScorer
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter, load_model, merge_adapter, save_adapter
@@ -166,7 +166,7 @@ def test_likelihoods(two: RayScorer, base: Path) -> None:
 
 
 def test_likelihoods_of_a_served_adapter_are_those_of_the_merged_model(
-    start: Start, base: Path, tmp_path: Path
+    two: RayScorer, start: Start, base: Path, tmp_path: Path
 ) -> None:
     _, completions = answered(40)
     network = add_adapter(load_model(base, torch.float32), Lora(rank=4, alpha=8.0))
@@ -180,31 +180,28 @@ def test_likelihoods_of_a_served_adapter_are_those_of_the_merged_model(
     scorer = start(1, generation={"refresh": "adapter"}, model=1.0)
     before = scorer.negative_log_likelihood(Weights(0, base), completions)
     served = scorer.negative_log_likelihood(Weights(1, base, tmp_path / "adapter"), completions)
-    merged = start(1, model=1.0).negative_log_likelihood(
-        Weights(1, tmp_path / "model", tmp_path / "adapter"), completions
-    )
+    merged = two.negative_log_likelihood(Weights(1, tmp_path / "model", tmp_path / "adapter"), completions)
     assert [n for _, n in served] == [n for _, n in merged]
     assert [nats for nats, _ in served] == pytest.approx([nats for nats, _ in merged], abs=1e-3)
     assert max(abs(a - b) for (a, _), (b, _) in zip(served, before, strict=True)) > 0.1
     assert scorer.negative_log_likelihood(Weights(0, base), completions) == before
 
 
-def test_the_output_of_the_asking_group_scores_the_query(start: Start, base: Path, tmp_path: Path) -> None:
+def test_the_output_of_the_asking_group_scores_the_query(two: RayScorer, base: Path, tmp_path: Path) -> None:
     groups = ("north", "south")
     made = [dataclasses.replace(choice, group=groups[i % 2]) for i, choice in enumerate(choices())]
     made = [c if c.group == "north" else Choice(c.prompt, c.rejected, c.chosen, "south") for c in made]
     reward_model.fit(made, base=base, output=tmp_path, seed=3, tokens_per_batch=8192, groups=groups)
-    scorer = start(1, model=1.0)
-    scorer.use(tmp_path)
+    two.use(tmp_path)
     queries, completions = answered(20)
     for group in groups:
-        scorer.submit([dataclasses.replace(q, group=group) for q in queries], completions)
-    scores = scorer.collect()
+        two.submit([dataclasses.replace(q, group=group) for q in queries], completions)
+    scores = two.collect()
     torch.set_num_threads(1)
     model = reward_model.load(tmp_path, torch.float32, "cpu", groups)
     by_id = {q.query_id: q for q in queries}
     expected = model.rewards([(by_id[c.query_id].prompt, c.text) for c in completions], 8192)
-    assert [s.reward for s in scores] == [*expected[:, 0], *expected[:, 1]]
+    assert [s.terms["model"] for s in scores] == [*expected[:, 0], *expected[:, 1]]
     assert np.corrcoef(expected.T)[0, 1] < 0
 
 

@@ -21,7 +21,7 @@ from actors.engines.base import Probe, Request, Sampled
 from actors.engines.registry import ENGINES
 from actors.engines.transformers import TransformersEngine
 from actors.generation import RayGenerator
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from jobs.driver import run
 from scpl_ray.config import Experiment
 from scpl_ray.records import Query, Weights

@@ -1,18 +1,23 @@
 """Each file of examples/ does what its docstring says."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from examples import own_reward, own_strategy
+from jobs.cli import app
 from scpl_ray.config import Experiment, Selection
 from scpl_ray.records import Query
 from scpl_ray.selection.candidates import Candidates
 from scpl_ray.selection.strategies import STRATEGIES, select
+from scpl_ray.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -48,9 +53,17 @@ def test_the_rule_is_simulated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["own_strategy", "own_reward", "own_task"])
-def test_an_example_is_accepted_by_scpl_run(name: str, tmp_path: Path) -> None:
-    keys = ["generation.engine=transformers", "loop.rounds=1"]
-    assert python(tmp_path, str(EXAMPLES / f"{name}.py"), "--dry-run", *keys)
+def test_an_example_is_accepted_by_scpl_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(EXAMPLES / f"{name}.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [file, "--dry-run", "generation.engine=transformers", "loop.rounds=1"])
+    with patch.dict(TASKS), patch.dict(STRATEGIES), pytest.raises(SystemExit) as end:
+        runpy.run_path(file, run_name="__main__")
+    said = capsys.readouterr()
+    assert end.value.code == 0, said
+    assert "training" in said.out
 
 
 def test_the_strategy_keeps_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +83,11 @@ def test_the_reward_term_prefers_short_sentences() -> None:
     assert "on_topic" in short
 
 
-def test_the_study_is_simulated_and_reaches_verdicts(tmp_path: Path) -> None:
-    said = python(tmp_path, *SCPL, "sweep", str(EXAMPLES / "own_study.yaml"))
-    assert "4 arms x 10 seeds simulated" in said
+def test_the_study_is_simulated_and_reaches_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["sweep", str(EXAMPLES / "own_study.yaml")])
+    assert done.exit_code == 0 and "4 arms x 10 seeds simulated" in done.output, done.output
     (folder,) = (tmp_path / "studies").iterdir()
-    python(tmp_path, *SCPL, "report", str(folder))
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
     assert "quotas lower it" in (folder / "report" / "report.json").read_text()

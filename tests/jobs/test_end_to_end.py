@@ -9,28 +9,10 @@ import psutil
 import pytest
 
 from scpl_ray.records import Completion, Metric
-from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import Reader
-from tests.support.commands import SMALL, command, finish
+from tests.support.commands import SMALL, finish, records, scpl
 
 pytestmark = pytest.mark.engines
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Working folder of all runs here; they share one cached base model."""
-    return tmp_path_factory.mktemp("runs")
-
-
-def run(folder: Path, name: str, *overrides: str) -> Path:
-    output = finish(command(folder, "--run-dir", name, *SMALL, *overrides))
-    assert "each round: the shares that asked" in output and "seconds per phase" in output
-    return folder / name
-
-
-def records(run_dir: Path) -> dict[str, str]:
-    """SHA-256 of every record of every round."""
-    return {str(p.relative_to(run_dir)): sha256(p) for p in sorted(run_dir.glob("rounds/*/*/*.parquet"))}
 
 
 def listening(pids: list[int]) -> list[tuple[str, int, str]]:
@@ -44,11 +26,6 @@ def listening(pids: list[int]) -> list[tuple[str, int, str]]:
         and not names[connection.pid].startswith("ray::RayTrainWork")
         and not ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:")).is_loopback
     ]
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Path:
-    return run(folder, "reference")
 
 
 def test_a_run_leaves_what_the_readme_says(reference: Path) -> None:
@@ -78,21 +55,21 @@ def test_no_process_restarts_between_rounds(reference: Path) -> None:
         assert first and first == second
 
 
-def test_two_replicas_killed_in_round_2_and_resumed_give_the_same_bytes_and_leave_no_process(
-    folder: Path, reference: Path
+def test_a_run_killed_in_round_2_and_resumed_gives_the_same_bytes_and_leaves_no_process(
+    tmp_path: Path, shared_cache: Path, reference: Path
 ) -> None:
-    process = command(folder, "--run-dir", "killed", *SMALL, "generation.replicas=2", "reward.replicas=2")
+    process = scpl(tmp_path, "run", "--run-dir", "killed", *SMALL, cache=shared_cache)
     deadline = time.monotonic() + 900
-    while not (folder / "killed/rounds/002/completions").exists():
+    while not (tmp_path / "killed/rounds/002/completions").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     assert listening([process.pid, *(child.pid for child in children)]) == []
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not (folder / "killed" / "summary.json").exists()
-    output = finish(command(folder, "--resume", "killed"))
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    output = finish(scpl(tmp_path, "run", "--resume", "killed", cache=shared_cache))
     assert "read from disk" in output
-    assert records(folder / "killed") == records(reference)
+    assert records(tmp_path / "killed") == records(reference)
     psutil.wait_procs(children, timeout=30)
     assert [p.name() for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []

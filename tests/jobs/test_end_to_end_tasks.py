@@ -8,7 +8,7 @@ import pytest
 from scpl_ray.records import Completion, Judgement, Metric, Query
 from scpl_ray.storage.run_directory import Reader
 from tests.support import maths_data, news_data, preference_data
-from tests.support.commands import command, finish
+from tests.support.commands import finish, scpl
 from tests.support.tiny_models import save_model
 
 pytestmark = pytest.mark.engines
@@ -73,7 +73,8 @@ def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
     rows, config, overrides, metrics = TASKS[name]
     data = news_data.write_jsonl(tmp_path / "data.jsonl", rows())
     save_model(tmp_path / "encoder", "llama", hidden=64)
-    output = finish(command(tmp_path, "--run-dir", "run", config, f"task.data={data}", *SMALL, *overrides, *WAYS[name]))
+    words = ("run", "--run-dir", "run", config, f"task.data={data}", *SMALL, *overrides, *WAYS[name])
+    output = finish(scpl(tmp_path, *words, cache=tmp_path / "cache"))
     assert "training the tiny base model" in output and JUDGES[name] in output
     reader, experiment = Reader.open(tmp_path / "run")
     groups = experiment.groups.names

@@ -4,7 +4,7 @@ The model's tokenizer puts a beginning-of-sequence token before every text and i
 message: a second encoding on the way would double either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
+from actors.engines.base import EngineSettings
 from actors.generation import RayGenerator
-from actors.placement.layout import Role
+from actors.placement.role import Role
 from jobs.driver.run import encoder
 from scpl_ray.config import Experiment
 from scpl_ray.models.tokens import encode_prompt, load_tokenizer
@@ -38,6 +39,7 @@ ROWS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
     ),
 }
 """By task: made-up rows, and what belongs to them."""
+GENERATION = {"generation": {"engine": "transformers", "max_new_tokens": 24}}
 
 
 def save_chat_model(folder: Path, texts: list[str]) -> Path:
@@ -78,7 +80,7 @@ def built(request, tmp_path_factory: pytest.TempPathFactory):
             "judge_model": str(folder),
         },
         "model": {"name": str(folder)},
-        "generation": {"engine": "transformers", "max_new_tokens": 24},
+        **GENERATION,
         "evaluation": {"prompts_per_group": 3, "neutral_prompts": 4},
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -127,17 +129,24 @@ def test_in_every_prompt(built) -> None:
         assert list(ids)[: len(own)] == own
 
 
+@pytest.fixture(scope="module")
+def pool(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayGenerator]:
+    """An engine for all tasks; what a task changes of an experiment is nothing that an engine knows."""
+    experiment = Experiment.model_validate(GENERATION)
+    started = RayGenerator(experiment, Role("engine", 1, 0.2, 0.0, 1), tmp_path_factory.mktemp("logs"))
+    yield started
+    started.close()
+
+
 @pytest.mark.engines
-def test_in_what_is_generated_and_then_scored_and_trained_on(built, ray_local: None, tmp_path: Path) -> None:
+def test_in_what_is_generated_and_then_scored_and_trained_on(built, pool: RayGenerator) -> None:
     experiment, task, folder = built
+    assert EngineSettings.of(experiment, 0.0) == pool._settings
+    pool.begin(experiment)
     queries = asked_by(task, experiment)
     encode = encoder(experiment, folder)
-    pool = RayGenerator(experiment, Role("engine", 1, 0.2, 0.0, 1), tmp_path)
-    try:
-        pool.refresh(Weights(0, folder))
-        drawn = [c for chunk in pool.stream(queries, samples=[1] * len(queries), purpose="round 1") for c in chunk]
-    finally:
-        pool.close()
+    pool.refresh(Weights(sorted(ROWS).index(experiment.task.name), folder))
+    drawn = [c for chunk in pool.stream(queries, samples=[1] * len(queries), purpose="round 1") for c in chunk]
     prompt_of = {query.query_id: query for query in queries}
     assert len(drawn) == len(queries)
     for completion in drawn:

@@ -1,7 +1,6 @@
 """A layout's GPUs as Ray gives them out. Ray only counts GPUs, so the same happens on a machine without any."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,25 +12,14 @@ from actors.placement import reservation
 from actors.placement.cluster import Cluster, Node
 from actors.placement.layout import Layout, PlacementError, layout
 from actors.placement.reservation import NODE_LABEL, Reservation
-from actors.pool import Pool, Replica
+from actors.pool import Pool
 from jobs.driver import experiments
+from tests.support.actors import Holder
 
 pytestmark = pytest.mark.engines
 
 Start = Callable[[Layout, str, Sequence[Any]], Pool]
 Reserve = Callable[[Layout], Reservation]
-
-
-class Holder(Replica):
-    """Says which GPUs it was given."""
-
-    def gpus(self) -> list[int]:
-        import ray
-
-        return [int(gpu) for gpu in ray.get_gpu_ids()]
-
-    def die(self) -> None:
-        os._exit(1)
 
 
 def placed_on_ray(*overrides: str) -> Layout:

@@ -1,10 +1,7 @@
 """Studies as a user runs them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,51 +22,27 @@ from jobs.driver.tuning import concurrent_trials
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
-from tests.support.commands import SMALL
-
-# rules score: no reward model is fitted; tests of single runs have the other engine
-KEYS = [*SMALL, "reward.terms={well_formed: 1.0}", "generation.engine=transformers"]
-TINY = ", ".join(key.replace("=", ": ", 1) for key in KEYS)
-STUDY = """
-name: small
-set: {{{keys}}}
-seeds: 1
-arms:
-  performative: {{}}
-  broken: {{selection.strategy: threshold, selection.threshold: 1.0e+9}}
-"""
+from tests.support.commands import SMALL, finish, records, scpl
 
 
-def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    code = "import sys; sys.argv[0] = 'scpl'; from jobs.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "sweep", *arguments],
-        cwd=folder,
-        env={**os.environ, "SCPL_CACHE": str(folder / "cache")},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def yaml_of(*keys: str) -> str:
+    """Keys as the inside of a YAML map in one line."""
+    return ", ".join(key.replace("=", ": ", 1) for key in keys)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == code, output
-    return output
-
-
-def test_an_analytic_study_makes_its_table(tmp_path: Path) -> None:
+def test_an_analytic_study_makes_its_table(tmp_path: Path, shared_cache: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(
         "name: a\nmode: analytic\nseeds: 5\nset: {loop.rounds: 3}\narms: {x: {}, y: {feedback.rule: static}}\n"
         "axes: {selection.beta: [0.2, 0.5]}\n"
     )
-    output = finish(command(tmp_path, str(path), "--study-dir", "a"))
+    output = finish(scpl(tmp_path, "sweep", str(path), "--study-dir", "a", cache=shared_cache))
     assert "4 arms x 5 seeds" in output and "scpl report a" in output
     found = results.read(tmp_path / "a")
     assert sorted(set(found["arm"].to_pylist())) == [f"{a} selection.beta={b}" for a in "xy" for b in (0.2, 0.5)]
     assert set(found["seed"].to_pylist()) == set(range(5)) and set(found["round"].to_pylist()) == set(range(4))
-    assert "not empty; go on with that study" in finish(command(tmp_path, str(path), "--study-dir", "a"), 2)
+    code, output = sweep_of(tmp_path, path.read_text(), folder="a")
+    assert code == 2 and "not empty; go on with that study" in output
     assert json.loads((tmp_path / "a/failed.json").read_text()) == {}
 
 
@@ -123,11 +96,9 @@ def test_sampled_settings_name_their_directory() -> None:
 SEARCH = "name: s\nmode: search\nsearch: {metric: quality_mean, direction: max}\naxes: {feedback.beta: [1.0, 2.0]}\n"
 
 
-def sweep_of(folder: Path, text: str, *arguments: str) -> tuple[int, str]:
-    (folder / "s.yaml").write_text(text)
-    result = CliRunner().invoke(
-        cli.app, ["sweep", str(folder / "s.yaml"), "--study-dir", str(folder / "s"), *arguments]
-    )
+def sweep_of(root: Path, text: str, *arguments: str, folder: str = "s") -> tuple[int, str]:
+    (root / "s.yaml").write_text(text)
+    result = CliRunner().invoke(cli.app, ["sweep", str(root / "s.yaml"), "--study-dir", str(root / folder), *arguments])
     assert "Traceback" not in result.output, result.output
     return result.exit_code, result.output
 
@@ -221,15 +192,18 @@ def test_optuna_copes_with_rounds_and_trials_without_the_metric() -> None:
 
 
 @pytest.mark.engines
-def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path) -> None:
+def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path, shared_cache: Path) -> None:
     path = tmp_path / "search.yaml"
+    # rules score: no reward model is fitted; the other engine than in the grid; two trials fit side by side
+    small = [key for key in SMALL if not key.startswith("loop.rounds")]
+    keys = yaml_of(*small, "loop.rounds=1", "reward.terms={well_formed: 1.0}", "generation.engine=transformers")
     # round 0 keeps nothing: the metric begins in round 1
     path.write_text(
-        f"name: search\nmode: search\nset: {{{TINY.replace('loop.rounds: 2', 'loop.rounds: 1')}}}\n"
+        f"name: search\nmode: search\nset: {{{keys}}}\n"
         "arms: {only: {selection.strategy: threshold}}\naxes: {selection.threshold: [0.0, 1.0e+9]}\n"
         "search: {metric: kept_fraction, direction: max, trials: 2, scheduler: asha, sampler: optuna}\n"
     )
-    output = finish(command(tmp_path, str(path), "--study-dir", "s"), 1)
+    output = finish(scpl(tmp_path, "sweep", str(path), "--study-dir", "s", cache=shared_cache), 1)
     assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
     (broken,) = (Path(folder).name for folder in json.loads((tmp_path / "s/failed.json").read_text()))
     best = json.loads((tmp_path / "s/search.json").read_text())
@@ -240,25 +214,39 @@ def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path) -> None:
     assert rounds.pop(broken) == {0} and list(rounds.values()) == [{0, 1}]
 
 
-@pytest.mark.engines
-def test_a_study_killed_and_resumed_has_the_table_of_an_undisturbed_one(tmp_path: Path) -> None:
-    path = tmp_path / "small.yaml"
-    path.write_text(STUDY.format(keys=TINY))
-    output = finish(command(tmp_path, str(path), "--study-dir", "whole"), 1)
-    assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
-    failed = json.loads((tmp_path / "whole/failed.json").read_text())
-    assert list(failed) == ["runs/broken/seed-000"]
-    assert (tmp_path / "whole/logs/ray/raylet.out").exists()
+STUDY = """
+name: small
+set: {{{keys}}}
+seeds: 1
+arms:
+  performative: {{}}
+  broken: {{selection.strategy: threshold, selection.threshold: 1.0e+9}}
+"""
 
-    process = command(tmp_path, str(path), "--study-dir", "killed")
-    deadline = time.monotonic() + 300
+
+@pytest.mark.engines
+def test_a_study_killed_and_resumed_has_the_records_of_an_undisturbed_run(
+    tmp_path: Path, shared_cache: Path, reference: Path
+) -> None:
+    """With two engines and two scorers where that run had one; on two cores the trials share them in turn."""
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY.format(keys=yaml_of(*SMALL, "generation.replicas=2", "reward.replicas=2")))
+    process = scpl(tmp_path, "sweep", str(path), "--study-dir", "killed", cache=shared_cache)
+    deadline = time.monotonic() + 900
     while not (tmp_path / "killed/runs/performative/seed-000/rounds/001/completions").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    output = finish(command(tmp_path, "--resume", "killed"), 1)
-    assert results.read(tmp_path / "killed") == results.read(tmp_path / "whole")
+    output = finish(scpl(tmp_path, "sweep", "--resume", "killed", cache=shared_cache), 1)
+    assert "1 of 2 trials failed" in output and "no reward reaches 1000000000.0" in output
+    assert list(json.loads((tmp_path / "killed/failed.json").read_text())) == ["runs/broken/seed-000"]
+    assert (tmp_path / "killed/logs/ray/raylet.out").exists()
+    assert records(tmp_path / "killed/runs/performative/seed-000") == records(reference)
+    undisturbed = results.run_rows(reference)
+    begun = [row for row in undisturbed if row.round == 0]
+    whole = results.table([("performative", 0, undisturbed), ("broken", 0, begun)])
+    assert results.read(tmp_path / "killed") == whole
     psutil.wait_procs(children, timeout=30)
     assert [p.name() for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []

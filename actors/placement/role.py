@@ -1,0 +1,26 @@
+"""What one kind of process reserves. Every process of a pool imports this module, so it imports nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+GPU_MEMORY_SHARE = 0.9
+"""Part of a GPU's memory that an engine uses if no other process uses that GPU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """One kind of process."""
+
+    name: str
+    count: int
+    cpus: float
+    """CPUs reserved per process."""
+    gpus: float
+    """GPUs reserved per process: whole ones, all on one node, or a share of one."""
+    threads: int
+    """Number of compute threads per process (``OMP_NUM_THREADS``)."""
+    memory_share: float = GPU_MEMORY_SHARE
+    """Part of the memory of its GPUs that an engine uses."""
+    sleeps: bool = False
+    """Whether an engine gives its GPU memory back while other processes work."""
