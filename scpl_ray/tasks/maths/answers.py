@@ -22,6 +22,7 @@ SURROUNDINGS = 80
 """Characters between "answer" and its "is", and of spaces or marks before what it is."""
 
 _MARK = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|^[ \t]*####|\banswer\b", re.IGNORECASE | re.MULTILINE)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _IS = re.compile(r"[^.\n:=]{0,60}?\b(?:is|equals)\b:?|[ \t]{0,9}[:=]", re.IGNORECASE)
 _ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
@@ -98,6 +99,12 @@ def extract(text: str, which: Which = "first") -> str | None:
         return _bounded(stated[-1] if which == "first" else stated[0])
     last = _last(_IN_TEXT.finditer(text))
     return _bounded(last[0]) if last else None
+
+
+def last_box(text: str) -> str | None:
+    r"""The content of the last ``\boxed{}`` of a text; ``None`` if it has none that holds anything."""
+    box = _last(_BOX.finditer(text))
+    return None if box is None else _box(text, box.end(), _pairs_of_braces(text)) or None
 
 
 def _last(found: Iterator[re.Match[str]]) -> re.Match[str] | None:

@@ -9,29 +9,32 @@ from __future__ import annotations
 import re
 import unicodedata
 
+# the table of signs is there because they look like others
+# ruff: noqa: RUF001
+
 TEXT_OPEN, TEXT_CLOSE = "\ue000", "\ue001"
 """Private characters around the words of a ``\\text{}`` inside a formula."""
 THOUSANDS = "\ue002"
 """Private character for a comma that can only separate thousands: ``{,}`` or ``,\\!``."""
 DEGREE = "°"
 CURRENCIES = "$€£¥₹₽₩₪₫₱฿₺₴"
-WORD_NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
+_NUMBER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen twenty
+"""
+WORD_NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())}
 """Numbers as words, also as the base of a numeral: ``101_{\\text{two}}``."""
 
 _FRACTIONS = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5), "⅘": (4, 5),
-    "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9), "⅒": (1, 10),
+    "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9),
+    "⅒": (1, 10),
 }  # fmt: skip
 _SIGNS = {
     "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-", "\u2044": "/", "\u2215": "/",
     "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/",
-    "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "∞": r"\infty ", "∪": r"\cup ", "∅": r"\emptyset ", "∈": r"\in ",
+    "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "∞": r"\infty ", "∪": r"\cup ", "∅": r"\emptyset ",
+    "∈": r"\in ",
     "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≅": r"\approx ",
     "±": r"\pm ", "∓": r"\mp ", "º": DEGREE, "˚": DEGREE, "′": "'", "’": "'", "ʹ": "'", "‘": "'", "″": "''", "…": "...",
     "π": r"\pi ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ",

@@ -64,6 +64,7 @@ class Maths:
         judge: tells which group's solutions a text reads like.
         card: the judge's errors.
         side: the model's template and tokenizer.
+        which: the marked answer of a text that counts.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Maths:
         judge: Judge,
         card: JudgeCard,
         side: ModelSide,
+        which: answers.Which = "first",
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card: Card | None = card
@@ -84,6 +86,7 @@ class Maths:
         self._judge = judge
         self._template = side.template
         self._verifier = Verifier()
+        self._which = which
         self._train = {group: _in_fixed_order(train, group) for group in groups}
         self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
 
@@ -210,7 +213,7 @@ class Maths:
         return terms
 
     def _compared(self, query: Query, text: str) -> Comparison:
-        found = answers.extract(text)
+        found = answers.extract(text, self._which)
         # without a problem any number is an answer, so only its readability is checked
         return self._verifier.compare("0" if query.reference is None else answers.closed(query.reference), found)
 
@@ -280,7 +283,15 @@ def build(experiment: Experiment) -> Maths:
     side = model_side(experiment, texts)
     parts = {part: _short_enough(corpus.parts[part], part, side, experiment) for part in (TRAIN, EVALUATION)}
     cut = sum(len(corpus.parts[part]) - len(parts[part]) for part in parts)
-    task = Maths(experiment.groups.names, parts[TRAIN], parts[EVALUATION], judge=judge, card=card, side=side)
+    task = Maths(
+        experiment.groups.names,
+        parts[TRAIN],
+        parts[EVALUATION],
+        judge=judge,
+        card=card,
+        side=side,
+        which=experiment.task.answer,
+    )
     task.data_report = corpus.report.without(cut, "with a prompt or solution that is too long")
     task.group_prompts(experiment.evaluation.prompts_per_group)
     limit = experiment.task.max_prompt_tokens
@@ -323,7 +334,7 @@ def _in_fixed_order(found: Iterable[Problem], group: str) -> list[Problem]:
 def _value(answer: str) -> Fraction | str:
     """A value by which answers are compared without the verifier."""
     found = answers.number(answer)
-    return answers.words(answer) if found is None else found.value
+    return answers.words(answer) if found is None else found
 
 
 def _pick(found: Sequence[Problem], rng: np.random.Generator) -> Problem:

@@ -40,12 +40,17 @@ def _sizes() -> dict[str, Size]:
 
 UNITS = _sizes()
 """The units, by every name that they have; other words after a number are no measure and are not compared."""
-ATTACHED = frozenset("mm cm km kg mg ml mL ft lb lbs oz mph kph USD usd".split())
+ATTACHED = frozenset({
+    "mm", "cm", "km", "kg", "mg", "ml", "mL", "ft", "lb", "lbs", "oz", "mph", "kph", "USD", "usd",
+})  # fmt: skip
 """Units that may follow a number without a space; other letters there, as in ``2x``, are factors."""
 LONE = frozenset("mgslhLA")
 """Single letters that are units after a number and a space; others, as in ``2 x``, are factors."""
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-NO_UNIT = frozenset("or and to plus minus times over divided by more less than is are if for when where".split())
+NO_UNIT = frozenset({
+    "or", "and", "to", "plus", "minus", "times", "over", "divided", "by", "more", "less", "than", "is", "are", "if",
+    "for", "when", "where",
+})  # fmt: skip
 """Words that can follow a number without being its unit."""
 _POWER = re.compile(r" ?\^ ?\{? ?([23]) ?\}?$")
 _AREA = re.compile(r"^(?:square|sq\.?) ?(?=[a-z])")

@@ -8,14 +8,11 @@ machine does not shorten; memory is bounded, too.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import resource
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 2**30
@@ -27,7 +24,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        equal = _comparison()
+        # the package need not be installed where this file lies
+        sys.path.append(str(Path(__file__).parents[3]))
+        from scpl_ray.tasks.maths.equality import equal
+
         out.write(f"{READY}\n")
         out.flush()
         for line in sys.stdin:
@@ -37,16 +37,6 @@ def main() -> None:
             signal.setitimer(signal.ITIMER_PROF, 0.0)
             out.write(f"{json.dumps(found)}\n")
             out.flush()
-
-
-def _comparison() -> Callable[[Any, Any], bool]:
-    """:func:`scpl_ray.tasks.maths.equality.equal`, loaded by its path: the package need not be importable here."""
-    spec = importlib.util.spec_from_file_location("equality", Path(__file__).with_name("equality.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    equal: Callable[[Any, Any], bool] = module.equal
-    return equal
 
 
 if __name__ == "__main__":
