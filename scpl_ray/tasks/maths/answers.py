@@ -27,6 +27,7 @@ _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _IS = re.compile(r"[^.\n:=]{0,60}?\b(?:is|equals)\b:?|[ \t]{0,9}[:=]", re.IGNORECASE)
 _ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}[.?](?=\s|$)|,?\s(?:because|since)\s")
+_FILLER = re.compile(r"(?:(?:then|therefore|thus|hence|simply|just|now|indeed|clearly),? ){1,3}", re.IGNORECASE)
 _WORD = re.compile(r"[^\s$.,]+")
 _SAYS = "The answer is "
 
@@ -36,7 +37,7 @@ _IN_TEXT = re.compile(
     rf"|(?:{_DIGITS})(?:[eE][+-]?[0-9]{{1,3}}\b|(?: [0-9]{{1,9}})?/[0-9]++)?)(?:\s?\\?%)?"
 )
 _LETTERS = re.compile(r"[^\W\d_]{3}")
-_REMARK = re.compile(r" ?\([^()]*\)$")
+_REMARK = re.compile(r" \( ?[a-zA-Z][a-zA-Z. '/-]+\)$")
 _POINT_ZERO = re.compile(r"(-?[0-9]+)\.0+")
 
 
@@ -75,16 +76,15 @@ def extract(text: str, which: Which = "first") -> str | None:
     "answer: X") whose X can be read as mathematics, or that stands on a line of its own. The first or the last marked
     answer counts. A text without one gives what its last sentence of that form says in words, else its last number.
     """
-    marks: Iterable[re.Match[str]] = _MARK.finditer(text)
+    braces = _pairs_of_braces(text) if _BOX.search(text) else {}
+    marks: Iterable[re.Match[str]] = _outermost(text, braces)
     if which == "last":
         marks = reversed(list(marks))
-    boxes: dict[int, int] | None = None
     stated: list[str] = []
     statements = 0
     for mark in marks:
         if mark[0].startswith("\\"):
-            boxes = _pairs_of_braces(text) if boxes is None else boxes
-            found = _box(text, mark.end(), boxes)
+            found = _box(text, mark.end(), braces)
         elif mark[0].endswith("#"):
             found = _stripped(_line(text, mark.end()))
         else:
@@ -99,6 +99,16 @@ def extract(text: str, which: Which = "first") -> str | None:
         return _bounded(stated[-1] if which == "first" else stated[0])
     last = _last(_IN_TEXT.finditer(text))
     return _bounded(last[0]) if last else None
+
+
+def _outermost(text: str, braces: dict[int, int]) -> Iterator[re.Match[str]]:
+    """The marks of a text that stand in no box."""
+    end = 0
+    for mark in _MARK.finditer(text):
+        if mark.start() >= end:
+            yield mark
+            if mark[0].startswith("\\"):
+                end = max(end, braces.get(_after_spaces(text, mark.end()), 0))
 
 
 def last_box(text: str) -> str | None:
@@ -132,7 +142,8 @@ def _statement(text: str, mark: re.Match[str]) -> tuple[str, bool]:
     end = min(len(text), start + SURROUNDINGS)
     while start < end and (text[start].isspace() or text[start] in ":*"):
         start += 1
-    line = _line(text, start)
+    filler = _FILLER.match(text, start)
+    line = _line(text, filler.end() if filler else start)
     found = _stripped(_first_sentence(line))
     if "\\boxed" in line or "\\fbox" in line:
         # the box itself is the mark
@@ -144,8 +155,11 @@ def _statement(text: str, mark: re.Match[str]) -> tuple[str, bool]:
 
 
 def _first_sentence(line: str) -> str:
-    end = _SENTENCE_END.search(line)
-    return line[: end.start()] if end else line
+    """The line up to the end of its sentence, which is not inside of braces: ``\\text{ sq. units}``."""
+    for end in _SENTENCE_END.finditer(line):
+        if line.count("{", 0, end.start()) <= line.count("}", 0, end.start()):
+            return line[: end.start()]
+    return line
 
 
 def _pairs_of_braces(text: str) -> dict[int, int]:
@@ -162,13 +176,18 @@ def _pairs_of_braces(text: str) -> dict[int, int]:
 
 def _box(text: str, start: int, pairs: dict[int, int]) -> str:
     """The content of the braces of a box, or the next word if it has none; empty if they never close."""
-    while text[start : start + 1].isspace() and text[start] != "\n":
-        start += 1
+    start = _after_spaces(text, start)
     if text.startswith("{", start):
         end = pairs.get(start)
         return "" if end is None else _stripped(text[start + 1 : min(end, start + 10 * LONGEST)])
     found = _WORD.match(text, start, start + 2 * LONGEST)
     return found[0] if found else ""
+
+
+def _after_spaces(text: str, start: int) -> int:
+    while start < len(text) and text[start] in " \t":
+        start += 1
+    return start
 
 
 def _stripped(found: str) -> str:

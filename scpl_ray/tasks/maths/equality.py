@@ -22,8 +22,9 @@ from scpl_ray.tasks.maths.values import DIGITS, Evaluation, Node, NoValueError, 
 
 TOLERANCE = Fraction(1, 10**9)
 """Largest relative difference that a decimal may have from what it stands for."""
-MOST_DIGITS = 12_000
-POINTS, TRIES = 4, 40
+MOST_DIGITS = 6_000
+"""Most decimal digits of the arithmetic; beyond them, what is not told apart is not equal."""
+POINTS, TRIES = 4, 24
 """Points at which expressions must agree, and points that are tried, as an expression may have no value at some."""
 MOST_ELEMENTS = 200
 

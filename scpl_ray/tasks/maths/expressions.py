@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from scpl_ray.tasks.maths.notation import DEGREE, TEXT_CLOSE, TEXT_OPEN, THOUSANDS, WORD_NUMBERS
-from scpl_ray.tasks.maths.scanner import STRUCTURES, Level, Node, Scanner, UnreadableError
+from scpl_ray.tasks.maths.scanner import DEEPEST, STRUCTURES, Level, Node, Scanner, UnreadableError
 from scpl_ray.tasks.maths.units import ATTACHED, LONE, UNITS
 
 FUNCTIONS = frozenset({
@@ -226,6 +226,14 @@ class ExpressionReader(Scanner):
         return node
 
     def _atom(self) -> Node:
+        self._nested += 1
+        if self._nested > DEEPEST:
+            raise UnreadableError
+        node = self._operand()
+        self._nested -= 1
+        return node
+
+    def _operand(self) -> Node:
         char = self._peek()
         if char == "\\":
             return self._after_command()

@@ -54,7 +54,7 @@ _RAISED_RUN, _LOWERED_RUN = re.compile(f"[{''.join(_RAISED)}]+"), re.compile(f"[
 
 _LINE = r"(\\\\)|"
 """A line break of a matrix, which the patterns below keep, so that its second backslash starts no other command."""
-_MARKUP = re.compile(_LINE + r"\\[()\[\]]|`")
+_DELIMITED = re.compile(_LINE + r"\\\((.*?)\\\)|\\\[(.*?)\\\]")
 _THOUSANDS = re.compile(r"(?<=[0-9]) ?(?:\{ ?, ?\}|, ?\\!) ?(?=[0-9]{3})")
 _NO_SPACE = re.compile(
     _LINE + r"\\!|\\(?:left|right|middle|displaystyle|textstyle|limits|bf|rm|it|tt|sf)(?![a-zA-Z])"
@@ -85,7 +85,7 @@ def one_notation(answer: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_TABLE))
     text = _SPACES.sub(" ", text).strip()
     text = _unwrapped(text)
-    text = _dollars(_MARKUP.sub(lambda match: match[1] or "", text))
+    text = _dollars(_DELIMITED.sub(lambda match: match[1] or match[2] or match[3] or "", text))
     text = _THOUSANDS.sub(THOUSANDS, text)
     text = _DEGREES.sub(DEGREE, text)
     text = _PRIMES.sub(lambda match: "'" * (match[1] or match[2]).count("prime"), text)

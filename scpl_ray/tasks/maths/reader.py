@@ -42,6 +42,7 @@ _INTRODUCTION = re.compile(
     r"|(?:either|about|approximately|exactly|only|roughly) )",
     re.IGNORECASE,
 )
+_FIRST_WORDS = re.compile(f"{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}")
 _OPTION = re.compile(r"\(?([A-Z])\)")
 """The letter of an option, as in ``(A)`` and ``A)``."""
 _AND = re.compile(r" ?,? (?:and|or) ", re.IGNORECASE)
@@ -75,6 +76,8 @@ def _bare(text: str) -> str:
     while before != text:
         before = text
         text = _INTRODUCTION.sub("", text, count=1) if _INTRODUCTION.match(text) else text
+        if (words := _FIRST_WORDS.match(text)) and _INTRODUCTION.fullmatch(f"{words[1].strip()} "):
+            text = text[words.end() :]
         text = text.strip(" ")
         end = "," if text.endswith("...") else ".,;:"
         text = text.rstrip(f" {end}")

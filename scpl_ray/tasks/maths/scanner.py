@@ -8,8 +8,8 @@ from typing import Any
 Node = tuple[Any, ...]
 """A node of the tree of an answer; its kinds are listed in :mod:`scpl_ray.tasks.maths.reader`."""
 
-DEEPEST = 24
-"""Largest number of brackets inside each other."""
+DEEPEST = 32
+"""Largest number of operands inside each other."""
 STRUCTURES = frozenset({"list", "set", "tuple", "union", "matrix", "chain", "colon", "dots", "with", "percent"})
 """Kinds of nodes that cannot be operands."""
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|.)")
@@ -33,6 +33,7 @@ class Scanner:
         self._commas = commas
         self._depth = 0
         self._bars = 0
+        self._nested = 0
 
     def _plain(self, *nodes: Node) -> None:
         """Refuse sets, lists and other structures as operands."""
@@ -71,8 +72,6 @@ class Scanner:
         """Note an opening bracket; ``bars`` of an absolute value cannot open another one before they close."""
         self._depth += 1
         self._bars += bars
-        if self._depth > DEEPEST:
-            raise UnreadableError
 
     def leave(self, *, bars: bool) -> None:
         """Note a closing bracket."""

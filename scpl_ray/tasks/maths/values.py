@@ -17,9 +17,13 @@ Value = Any
 
 DIGITS = 50
 """Decimal digits of the arithmetic; numbers of more digits are computed with more."""
-MOST_BITS = 1 << 17
+MOST_BITS = 1 << 16
 """Largest numerator or denominator that is computed exactly."""
-LARGEST_FACTORIAL = 5_000
+LARGEST_FACTORIAL = 3_000
+LARGEST_ARGUMENT = 1 << 12
+"""Largest binary exponent of the argument of a function such as the sine."""
+LONGEST_EXPONENT = 1 << 12
+"""Largest number of bits of an exponent."""
 LARGEST_POWER = 1 << 40
 """Largest binary exponent of a value; beyond it an expression has none."""
 
@@ -88,12 +92,7 @@ class Evaluation:
         if kind == "log":
             return mpmath.log(self._real(self._of(node[2]))) / mpmath.log(self._real(self._of(node[1])))
         if kind == "binom":
-            n, k = self._of(node[1]), self._of(node[2])
-            if not (isinstance(n, Fraction) and isinstance(k, Fraction) and n.denominator == k.denominator == 1):
-                return mpmath.binomial(self._real(n), self._real(k))
-            if not 0 <= k <= n <= LARGEST_FACTORIAL:
-                raise NoValueError
-            return Fraction(math.comb(int(n), int(k)))
+            return self._binomial(self._of(node[1]), self._of(node[2]))
         if kind == "apply":
             return self._unknown_function(node[1], [self._of(part) for part in node[2:]] if node[2][0] != "tuple"
                                           else [self._of(part) for part in node[2][3:]])  # fmt: skip
@@ -110,7 +109,8 @@ class Evaluation:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return self._bounded(operation(a, b))
         found = operation(self._real(a), self._real(b))
-        if mpmath.isnan(found):
+        if not mpmath.isfinite(found):
+            # nothing is computed with infinity: 2 - infinity is no end of an interval
             raise NoValueError
         return found
 
@@ -131,6 +131,8 @@ class Evaluation:
                 if not base and exponent <= 0:
                     raise ZeroDivisionError
                 return base ** int(exponent)
+            if exponent.numerator.bit_length() > LONGEST_EXPONENT:
+                raise NoValueError
         base, exponent = self._real(base), self._real(exponent)
         if not base:
             if mpmath.re(exponent) <= 0:
@@ -159,6 +161,15 @@ class Evaluation:
             raise NoValueError
         return mpmath.gamma(real + 1)
 
+    def _binomial(self, n: Value, k: Value) -> Value:
+        if isinstance(n, Fraction) and isinstance(k, Fraction) and n.denominator == k.denominator == 1:
+            if not 0 <= k <= n or k * n.numerator.bit_length() > MOST_BITS:
+                raise NoValueError
+            return Fraction(math.comb(int(n), int(k)))
+        if max(abs(inexact(n)), abs(inexact(k))) > LARGEST_FACTORIAL:
+            raise NoValueError
+        return mpmath.binomial(self._real(n), self._real(k))
+
     def _function(self, name: str, value: Value) -> Value:
         if name in ("abs", "floor", "ceil") and isinstance(value, Fraction):
             return Fraction({"abs": abs, "floor": math.floor, "ceil": math.ceil}[name](value))
@@ -168,6 +179,8 @@ class Evaluation:
             return mpmath.log(real) / mpmath.mpf("1.7320963548")
         if name == "lg":
             return mpmath.log10(real)
+        if name != "ln" and mpmath.mag(real) > LARGEST_ARGUMENT:
+            raise NoValueError
         if name == "exp" and abs(real) > LARGEST_POWER:
             raise NoValueError
         found = _FUNCTIONS[name](real)
