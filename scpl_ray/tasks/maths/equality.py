@@ -49,7 +49,7 @@ def equal(gold: Node, answer: Node) -> bool:
 
 
 def _settled(node: Node) -> Node:
-    """A tree with its signs plus-minus spelled out as a list, and a single equation of one name kept as it is."""
+    """A tree whose signs plus-minus are spelled out as a list of two, and whose list has a name on every element."""
     if node[0] in ("list", "set"):
         items: list[Node] = []
         for item in node[1:]:

@@ -36,7 +36,9 @@ _RELATIONS = {
 _CURRENCY = re.compile(rf"([+-]?) ?([{CURRENCIES}]) ?")
 _TEXT = re.compile(rf"{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}((?: ?\^ ?(?:[23]|\{{ ?[23] ?\}}))?)")
 _UNIT_WORDS = re.compile(r"[a-zA-Z][a-zA-Z.'/ -]*(?: ?\^ ?(?:[23](?![0-9])|\{ ?[23] ?\}))?")
-_CLOCK = re.compile(r"([0-9]{1,2}) ?: ?([0-9]{2})(?: ?: ?([0-9]{2}))? ?(?:([aApP])\.? ?[mM]\.?)?")
+_HALF_DAY = r"([aApP])\.? ?[mM](?![a-zA-Z])\.?"
+_CLOCK = re.compile(rf"([0-9]{{1,2}}) ?: ?([0-9]{{2}})(?: ?: ?([0-9]{{2}}))? ?(?:{_HALF_DAY})?")
+_HOUR = re.compile(rf"([0-9]{{1,2}}) ?{_HALF_DAY}")
 _INTRODUCTION = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the |my )?(?:final |correct )?answer(?: is|:| =| equals)[: ]*"
     r"|(?:either|about|approximately|exactly|only|roughly) )",
@@ -90,7 +92,7 @@ def _tree(text: str, *, commas: bool) -> Node | None:
         return None
     if text.lower() in WORD_NUMBERS:
         return number_node(Fraction(WORD_NUMBERS[text.lower()]))
-    if text == "{}":
+    if text.lower().removeprefix("the ") in ("{}", "empty set"):
         return ("set",)
     try:
         return _Reader(_AND.sub(" , ", text), commas=commas).answer()
@@ -126,6 +128,8 @@ class _Reader(ExpressionReader):
             if ending not in ("", ",", " ", ";"):
                 raise UnreadableError
             return ("colon", (clock[4] or "").lower(), *(number_node(Fraction(n)) for n in clock.groups()[:3] if n))
+        if self._depth == 0 and (hour := self._match(_HOUR)):
+            return ("colon", hour[2].lower(), number_node(Fraction(hour[1])), number_node(Fraction(0)))
         first = None if self._text.startswith(r"\approx", self._at) else self._side()
         sides, signs = [first] if first else [], []
         while sign := self._relation():

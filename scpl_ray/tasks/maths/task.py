@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +186,8 @@ class Maths:
         """
         self._check_groups("users", users)
         for group in self.kinds:
-            if len({_value(problem.answer) for problem in self._train[group]}) < 2:
+            first, *others = self._train[group]
+            if all(self._verifier.compare(first.answer, other.answer).equal for other in others):
                 raise ValueError(
                     f"reward.model = null: all training problems of {group} have one answer, so there is no wrong one "
                     "to compare it with; give a reward.model, use rule terms, or give more problems"
@@ -239,9 +239,9 @@ class Maths:
 
     def _other_answer(self, problem: Problem, rng: np.random.Generator) -> str:
         """The answer of another problem of the group that has another one."""
-        right, others = _value(problem.answer), self._train[problem.group]
-        order: list[int] = rng.permutation(len(others)).tolist()
-        return next(others[i].answer for i in order if _value(others[i].answer) != right)
+        others = self._train[problem.group]
+        found = (others[i].answer for i in rng.permutation(len(others)).tolist())
+        return next(answer for answer in found if not self._verifier.compare(problem.answer, answer).equal)
 
     def _query(self, query_id: str, problem: Problem) -> Query:
         return Query(query_id, problem.group, self._prompt(problem.text), problem.solution, None)
@@ -329,12 +329,6 @@ def _in_fixed_order(found: Iterable[Problem], group: str) -> list[Problem]:
     """The group's problems in an order that neither the file's order nor the run's seed changes."""
     of_group = [problem for problem in found if problem.group == group]
     return sorted(of_group, key=lambda problem: derive_seed(EVALUATION_SEED, "maths order", problem.problem_id))
-
-
-def _value(answer: str) -> Fraction | str:
-    """A value by which answers are compared without the verifier."""
-    found = answers.number(answer)
-    return answers.words(answer) if found is None else found
 
 
 def _pick(found: Sequence[Problem], rng: np.random.Generator) -> Problem:
