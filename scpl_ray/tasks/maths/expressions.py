@@ -402,7 +402,7 @@ class ExpressionReader(Scanner):
             self._at = part.end()
             return Fraction(int(part[1]), int(part[2]))
         before = self._at
-        if self._peek() == "\\" and self._command() in (r"\frac", r"\dfrac", r"\tfrac"):
+        if self._peek() == "\\" and self._command() == r"\frac":
             self._at += len(self._command())
             above, below = self._argument(digit=True), self._argument(digit=True)
             if _is_integer(above) and _is_integer(below) and 0 < int(above[1]) < int(below[1]) and self._peek() != "^":
@@ -481,7 +481,7 @@ class ExpressionReader(Scanner):
 
 
 ATOMS: dict[str, Callable[[ExpressionReader], Node]] = {
-    **dict.fromkeys(("frac", "dfrac", "tfrac", "cfrac"), ExpressionReader._over),
+    "frac": ExpressionReader._over,
     **dict.fromkeys(("binom", "dbinom", "tbinom"), ExpressionReader._binomial),
     **dict.fromkeys(("emptyset", "varnothing"), ExpressionReader._empty),
     "begin": ExpressionReader._matrix,

@@ -64,6 +64,7 @@ _SPACE = re.compile(_LINE + r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\\(?:hspace|vspac
 _DEGREES = re.compile(
     r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|textdegree)(?![a-zA-Z])"
 )
+_FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-zA-Z]))")
 _FONT = re.compile(
     r"\\(?:text(?:normal|rm|bf|it|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|pmb|operatorname\*?"
@@ -89,6 +90,7 @@ def one_notation(answer: str) -> str:
     text = _THOUSANDS.sub(THOUSANDS, text)
     text = _DEGREES.sub(DEGREE, text)
     text = _PRIMES.sub(lambda match: "'" * (match[1] or match[2]).count("prime"), text)
+    text = _FRACTION.sub(r"\\frac", text)
     text = _NO_SPACE.sub(lambda match: match[1] or "", text)
     text = _SPACE.sub(lambda match: match[1] or " ", text)
     text = _fonts(text)

@@ -39,7 +39,7 @@ def row(answer: str | None, solution: str | None = None, formula: str | None = N
         (row(r"\boxed{5}"), "auto", "boxed", "5", ""),
         (row(r"first \boxed{3}, then \boxed{4}"), "auto", "boxed", "4", r"first \boxed{3}, then \boxed{4}"),
         (row("Answer: 4"), "auto", "sentence", "4", ""),
-        (row("The final answer is $4$"), "auto", "sentence", "$4$", ""),
+        (row("The final answer is $4$"), "auto", "sentence", "4", ""),
         (row("2+2=4\nThe answer is 4."), "auto", "sentence", "4", "2+2=4"),
         (row("9 (apples)", formula="7+2=9"), "auto", "plain", "9", "7+2=9"),
         (row("Answer: 4"), "plain", "plain", "Answer: 4", ""),
