@@ -80,6 +80,10 @@ class Task(Section):
     """Built-in language: probability that a group's prompt carries a word that reveals the group."""
     max_prompt_tokens: PositiveInt = 64
     """Prompts are cut to this many tokens."""
+    answer_format: Literal["auto", "plain", "gsm8k", "boxed"] = "auto"
+    """maths: how rows give their answer: by itself, after ``####``, in ``\\boxed{}``; ``auto`` finds out row by row."""
+    answer: Literal["first", "last"] = "first"
+    """maths: which marked answer of a text counts; ``last`` for models that box results on the way to the answer."""
 
 
 class Lora(Section):

@@ -1,6 +1,6 @@
 """Hostile input for everything that reads a file: ``python -m tests.campaigns.fuzz --inputs 50000``.
 
-Configs, overrides, studies, run directories and data files are made of random
+Configs, overrides, studies, run directories, data files and texts of models are made of random
 structures and of good files with random edits. Nothing but the declared error types may come out; anything else stops
 the campaign with the smallest input that hypothesis finds.
 """
@@ -29,6 +29,8 @@ from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import PHASES, Store
 from scpl_ray.studies import study
 from scpl_ray.tasks import rows
+from scpl_ray.tasks.maths import answers
+from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.rows import DataError
 
 KEYS = [key for key, _, _ in errors.all_keys(Experiment)]
@@ -38,6 +40,16 @@ STUDY = (
 STUDY += "claims:\n  - {name: c, metric: m, contrast: {a: 1, b: -1}}\n"
 ROWS = '{"query": "q", "a": "x", "b": "y"}\n{"query": "r", "a": "z", "b": ""}\n'
 FIELDS = rows.Fields(required=("query", "a"), optional=("b",))
+
+SIGNS = [
+    *" \t\n0123456789.,;:-+=<>$\\{}()[]|^_!'*`%°²√½∞πx中\u2009",
+    *(r"\boxed{", r"\frac", r"\sqrt", r"\text{", r"\pi", r"\sin ", r"\left(", "answer is ", "The answer is "),
+    *("\n#### ", "1,111", "e9"),
+]  # fmt: skip
+"""What texts of models are made of."""
+LONGEST_SECONDS = 0.05
+"""Longest time in which a text of 10,000 characters may be searched for an answer."""
+VERIFIER = Verifier()
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.just(10**400), st.just("\x00")
@@ -134,6 +146,20 @@ def reads_rows(folder: Path, what: tuple[str, bytes]) -> None:
         return
 
 
+def finds_answers(folder: Path, what: tuple[list[str], int]) -> None:
+    signs, length = what
+    text = ("".join(signs) * length)[:length]
+    quickest = float("inf")
+    for _ in range(3):
+        began = time.process_time()
+        found = answers.extract(text)
+        quickest = min(quickest, time.process_time() - began)
+    assert quickest < LONGEST_SECONDS, f"{quickest:.3f} s"
+    for answer in (found, text[: answers.LONGEST]):
+        if not VERIFIER.compare(r"x^2 + \sqrt{3}", answer).equal and answer:
+            VERIFIER.compare(answer, answer)
+
+
 def manifest_text() -> str:
     facts = {"round": 0, "phase": "evaluation", "seconds": 0.1, "committed_at": 1.0, "facts": {}}
     return json.dumps({**facts, "files": {"metrics.parquet": {"bytes": 1, "sha256": "0" * 64}}})
@@ -144,7 +170,7 @@ MANIFEST = "rounds/000/evaluation/manifest.json"
 jsons = values.map(lambda value: json.dumps(value, default=str).encode())
 TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], float]] = {
     "config files": (st.one_of(st.binary(max_size=200), edited(DEFAULT)), reads_config, 0.2),
-    "config values": (trees, builds_config, 0.3),
+    "config values": (trees, builds_config, 0.2),
     "overrides": (
         st.lists(
             st.one_of(
@@ -171,6 +197,11 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], fl
             st.tuples(st.just(".csv"), st.one_of(st.binary(max_size=60), edited("query,a,b\nq,x,y\nr,z,\n"))),
         ),
         reads_rows,
+        0.1,
+    ),
+    "texts of models": (
+        st.tuples(st.lists(st.sampled_from(SIGNS), min_size=1, max_size=40), st.sampled_from([40, 200, 10_000])),
+        finds_answers,
         0.1,
     ),
 }

@@ -156,8 +156,8 @@ CASES: dict[str, Bad] = {
     "a Parquet file that is none": Bad(
         (*NEWS[:-1], "task.data=d.parquet"), {"d.parquet": b"PAR1" + struct.pack("<I", 9) + b"PAR1"}
     ),
-    "a problem without an answer": on_maths(problems(answer=...)),
-    "an empty answer": on_maths(problems(answer="")),
+    "problems without answers": on_maths([{**row, "answer": None, "solution": None} for row in problems()]),
+    "answers that are whole texts": on_maths([{**row, "answer": "It is 5. Or 6."} for row in problems()]),
     "one group of problems": on_maths([row for row in problems() if row["source"] == "farm"]),
     "a pair without its rejected": on_pairs([PAIR, {k: v for k, v in PAIR.items() if k != "rejected"}]),
     "pairs of one group": on_pairs([PAIR, PAIR]),

@@ -1,85 +1,44 @@
-"""Answers to mathematical problems: finding an answer in a text, and reading it as a number or as words.
+"""Answers to mathematical problems: finding the answer in a text, and the form in which references write it.
 
-Numbers are read exactly, as fractions; :mod:`scpl_ray.tasks.maths.verifier` handles all other mathematics.
+A text of any length is searched in time that is proportional to it: the patterns here have nothing to try twice.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Literal
 
-LONGEST = 200
-"""Largest number of characters; a longer text is not accepted as an answer."""
-TAIL = 20_000
-"""Number of characters at the end of a text that are searched for an answer."""
-TOLERANCE = Fraction(1, 10**9)
-"""Relative difference allowed between two numbers if one is not an integer; it covers the rounding of floats."""
+from scpl_ray.tasks.maths.notation import TEXT_CLOSE, TEXT_OPEN
+from scpl_ray.tasks.maths.reader import LONGEST, read
 
+Which = Literal["first", "last"]
+"""Which of several marked answers counts."""
+
+MOST_STATEMENTS = 64
+"""Number of places where "answer is" may stand that are looked at, from the side that counts."""
+SURROUNDINGS = 80
+"""Characters between "answer" and its "is", and of spaces or marks before what it is."""
+
+_MARK = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|^[ \t]*####|\banswer\b", re.IGNORECASE | re.MULTILINE)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_IS = re.compile(r"[^.\n:=]{0,60}?\b(?:is|equals)\b:?|[ \t]{0,9}[:=]", re.IGNORECASE)
 _ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}[.?](?=\s|$)|,?\s(?:because|since)\s")
-_PHRASE = re.compile(r"\banswer\b(?:[^.\n:=]{0,60}?\b(?:is|equals)\b|\s*[:=])[\s:*]*(?=([^\n]*))", re.IGNORECASE)
-_HASHES = re.compile(r"^\s*####([^\n]*)", re.MULTILINE)
+_FILLER = re.compile(r"(?:(?:then|therefore|thus|hence|simply|just|now|indeed|clearly),? ){1,3}", re.IGNORECASE)
 _WORD = re.compile(r"[^\s$.,]+")
-_BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _SAYS = "The answer is "
-_CLOSING = re.compile(r"(?:^|\s)The answer is \S[^\n]*\.\s*\Z")
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])|[0-9]++)(?:\.[0-9]++)?|\.[0-9]++"
 _IN_TEXT = re.compile(
-    rf"(?:(?<![\w.)\]}}])-)?[$€£¥]?(?:\\frac\{{\d+\}}\{{\d+\}}|(?:{_DIGITS})(?:[eE][+-]?\d{{1,3}}\b|(?: \d+)?/\d+)?)"
-    r"(?:\s?\\?%)?"
+    rf"(?:(?<![\w.)\]}}])-)?[$€£¥]?(?:\\frac\{{[0-9]+\}}\{{[0-9]+\}}"
+    rf"|(?:{_DIGITS})(?:[eE][+-]?[0-9]{{1,3}}\b|(?: [0-9]{{1,9}})?/[0-9]++)?)(?:\s?\\?%)?"
 )
-
-_CHARACTERS = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u2044": "/", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "\u00a0": " "}
-)
-_DROPPED = re.compile(r"\\[!,;:]|\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[()\[\]]|(?<!\\)\$(?!\s*-?[\d.])|\*\*|`")
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
-_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNIT = re.compile(
-    "or|and|to|plus|minus|times|over|divided|by|more|less|than|pi|sqrt|sin|cos|tan|log|ln|exp|infinity", re.IGNORECASE
-)
-"""Starts of words that can follow a number without being its unit."""
-_LONE_UNITS = "mgslhLA"
-"""Single letters that are read as units after a space; others, as in ``2 x``, are factors."""
-_ATTACHED = "mm|cm|km|kg|mg|ml|mL|ft|lb|lbs|oz|mph|kph"
-"""Units that may follow a number without a space; other letters there, as in ``2x``, are factors."""
-_NUMBER = re.compile(
-    r"(?:[a-zA-Z]\s*=\s*)?(?:(?:about|approximately|exactly|only|≈)\s*)?"
-    r"(?P<sign>[+-]?)\s*\\?[$€£¥]?\s*(?P<minus>-?)\s*"
-    rf"(?:(?P<whole>\d+)\s+(?P<part>\d+/\d+)|(?P<ratio>-?\d+\s*/\s*\d+)|(?P<decimal>{_DIGITS})(?P<power>[eE][+-]?\d{{1,3}})?"
-    r"|(?P<times>(?:\d+(?:\.\d+)?))\s*(?:\\times|\\cdot|\u00d7|\*|x)\s*10\s*\^\s*\{?(?P<ten>-?\d{1,3})\}?)"
-    r"\s*(?:(?P<percent>\\?%|percent\b)|"
-    rf"(?P<unit>\([^()\d\\]*\)|(?<=\s)[a-zA-Z][a-zA-Z.'/ -]*(?:\^\{{?[23]\}}?)?|(?:{_ATTACHED})\b(?:\^\{{?[23]\}}?)?))?"
-    r"\s*[.,;]?"
-)
-_LETTERS = re.compile(r"[^\W\d_]+")
-_NAMES = re.compile(r"\\(?:begin|end)\{\w+\}|\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|log|exp|infinity|frac)\b")
-_SIGNS = re.compile(r"[\d\\^_{}=+*/<>()\[\]π√∞\u222a]")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Number:
-    """A number as it was written."""
-
-    value: Fraction
-    percent: bool
-
-    def equals(self, other: Number) -> bool:
-        """Whether two numbers are equal; a percentage equals both p and p / 100, unless both are percentages."""
-        if self.percent == other.percent:
-            return _near(self.value, other.value)
-        plain, percent = (other, self) if self.percent else (self, other)
-        return _near(plain.value, percent.value) or _near(plain.value, percent.value / 100)
-
-
-def _near(a: Fraction, b: Fraction) -> bool:
-    if a.denominator == b.denominator == 1:
-        return a == b
-    return abs(a - b) <= TOLERANCE * max(abs(a), abs(b))
+_LETTERS = re.compile(r"[^\W\d_]{3}")
+_REMARK = re.compile(r" \( ?[a-zA-Z][a-zA-Z. '/-]+\)$")
+_POINT_ZERO = re.compile(r"(-?[0-9]+)\.0+")
 
 
 def closing(answer: str) -> str:
@@ -94,7 +53,9 @@ def closed(solution: str) -> str:
 
 def has_closing(text: str) -> bool:
     """Whether a text ends in the canonical form."""
-    return _CLOSING.search(text[-2 * LONGEST :]) is not None
+    last = text[-2 * LONGEST :].rstrip().rpartition("\n")[2]
+    before, says, answer = last.rpartition(_SAYS)
+    return bool(says) and before[-1:].strip() == "" and answer.endswith(".") and answer[:-1].strip() != ""
 
 
 def canonical(answer: str) -> str:
@@ -102,116 +63,153 @@ def canonical(answer: str) -> str:
     text = " ".join(answer.split())
     if len(text) > 1 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
         text = text[1:-1].strip()
-    bare = re.sub(r"\s*\([^()]*\)$", "", text)
+    bare = _REMARK.sub("", text)
     text = bare if bare != text and number(bare) is not None else text
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+    whole = _POINT_ZERO.fullmatch(text)
+    return whole[1] if whole else text
 
 
-def extract(text: str) -> str | None:
+def extract(text: str, which: Which = "first") -> str | None:
     r"""The answer that a text gives, as it is written there; ``None`` if it gives none.
 
-    The last ``\boxed{}`` or line that starts with ``####`` is used. If there is none, the text after the last "the
-    answer is" (or "answer:") up to the end of its sentence is used; if there is none either, the last number.
+    An answer is marked by ``\boxed{}``, by a line that starts with ``####``, or by a sentence "The answer is X" (or
+    "answer: X") whose X can be read as mathematics, or that stands on a line of its own. The first or the last marked
+    answer counts. A text without one gives what its last sentence of that form says in words, else its last number.
     """
-    tail = text[-TAIL:]
-    marks = [*_BOX.finditer(tail), *_HASHES.finditer(tail)]
-    for mark in sorted(marks, key=lambda match: match.start(), reverse=True):
-        if found := _stripped(mark[1] if mark.re is _HASHES else _braced(tail, mark.end())):
+    braces = _pairs_of_braces(text) if _BOX.search(text) else {}
+    marks: Iterable[re.Match[str]] = _outermost(text, braces)
+    if which == "last":
+        marks = reversed(list(marks))
+    stated: list[str] = []
+    statements = 0
+    for mark in marks:
+        if mark[0].startswith("\\"):
+            found = _box(text, mark.end(), braces)
+        elif mark[0].endswith("#"):
+            found = _stripped(_line(text, mark.end()))
+        else:
+            statements += 1
+            found, certain = _statement(text, mark) if statements <= MOST_STATEMENTS else ("", False)
+            if found and not certain:
+                stated.append(found)
+                continue
+        if found:
             return _bounded(found)
-    for phrase in reversed(list(_PHRASE.finditer(tail))):
-        if found := _stripped(_first_sentence(phrase[1])):
-            return _bounded(found)
-    numbers = _IN_TEXT.findall(tail)
-    return _bounded(numbers[-1]) if numbers else None
+    if stated:
+        return _bounded(stated[-1] if which == "first" else stated[0])
+    last = _last(_IN_TEXT.finditer(text))
+    return _bounded(last[0]) if last else None
+
+
+def _outermost(text: str, braces: dict[int, int]) -> Iterator[re.Match[str]]:
+    """The marks of a text that stand in no box."""
+    end = 0
+    for mark in _MARK.finditer(text):
+        if mark.start() >= end:
+            yield mark
+            if mark[0].startswith("\\"):
+                end = max(end, braces.get(_after_spaces(text, mark.end()), 0))
+
+
+def last_box(text: str) -> str | None:
+    r"""The content of the last ``\boxed{}`` of a text; ``None`` if it has none that holds anything."""
+    box = _last(_BOX.finditer(text))
+    return None if box is None else _box(text, box.end(), _pairs_of_braces(text)) or None
+
+
+def _last(found: Iterator[re.Match[str]]) -> re.Match[str] | None:
+    match = None
+    for match in found:  # noqa: B007
+        pass
+    return match
 
 
 def _bounded(found: str) -> str | None:
     return found if len(found) <= LONGEST else None
 
 
+def _line(text: str, start: int) -> str:
+    """The rest of a line, as far as an answer can reach and some further."""
+    return text[start : start + 2 * LONGEST + SURROUNDINGS].partition("\n")[0]
+
+
+def _statement(text: str, mark: re.Match[str]) -> tuple[str, bool]:
+    """What the sentence at the word "answer" says that it is, and whether that is certainly an answer."""
+    verb = _IS.match(text, mark.end(), mark.end() + SURROUNDINGS)
+    if verb is None:
+        return "", False
+    start = verb.end()
+    end = min(len(text), start + SURROUNDINGS)
+    while start < end and (text[start].isspace() or text[start] in ":*"):
+        start += 1
+    filler = _FILLER.match(text, start)
+    line = _line(text, filler.end() if filler else start)
+    found = _stripped(_first_sentence(line))
+    if "\\boxed" in line or "\\fbox" in line:
+        # the box itself is the mark
+        return "", False
+    if not found or len(found) > LONGEST:
+        return found, False
+    alone = text[max(0, mark.start() - 4) : start] == _SAYS and _stripped(line) == found
+    return found, alone or read(found).node is not None
+
+
 def _first_sentence(line: str) -> str:
-    end = _SENTENCE_END.search(line)
-    return line[: end.start()] if end else line
+    """The line up to the end of its sentence, which is not inside of braces: ``\\text{ sq. units}``."""
+    for end in _SENTENCE_END.finditer(line):
+        if line.count("{", 0, end.start()) <= line.count("}", 0, end.start()):
+            return line[: end.start()]
+    return line
 
 
-def _braced(text: str, start: int) -> str:
-    """The content of the braces that open here, or the next word if there are none; empty if they never close."""
-    if not text.startswith("{", start):
-        found = _WORD.match(text, start)
-        return found.group() if found else ""
-    depth = 0
-    for i in range(start, min(len(text), start + 10 * LONGEST)):
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[start + 1 : i]
-    return ""
+def _pairs_of_braces(text: str) -> dict[int, int]:
+    """The place of the closing brace by that of the opening one."""
+    pairs: dict[int, int] = {}
+    open_at: list[int] = []
+    for match in _BRACES.finditer(text):
+        if match[0] == "{":
+            open_at.append(match.start())
+        elif match[0] == "}" and open_at:
+            pairs[open_at.pop()] = match.start()
+    return pairs
+
+
+def _box(text: str, start: int, pairs: dict[int, int]) -> str:
+    """The content of the braces of a box, or the next word if it has none; empty if they never close."""
+    start = _after_spaces(text, start)
+    if text.startswith("{", start):
+        end = pairs.get(start)
+        return "" if end is None else _stripped(text[start + 1 : min(end, start + 10 * LONGEST)])
+    found = _WORD.match(text, start, start + 2 * LONGEST)
+    return found[0] if found else ""
+
+
+def _after_spaces(text: str, start: int) -> int:
+    while start < len(text) and text[start] in " \t":
+        start += 1
+    return start
 
 
 def _stripped(found: str) -> str:
-    return found.strip().strip("*_`").strip().rstrip(".,;:").rstrip()
+    found = found.strip().strip("*_`").strip()
+    return found if found.endswith("...") else found.rstrip(".,;:").rstrip()
 
 
-def number(answer: str) -> Number | None:
-    """The number that an answer is, without its currency or unit; ``None`` if it is not a plain number.
-
-    The function reads signs, decimals, thousands separators, fractions, mixed numbers, powers of ten, percentages,
-    degrees and words of scale such as million; the exponent of a power of ten has at most 3 digits.
-    """
-    if len(answer) > LONGEST:
-        return None
-    match = _NUMBER.fullmatch(_tidy(answer))
-    if match is None:
-        return None
-    scale = 1
-    unit = (match["unit"] or "").strip()
-    if unit and not unit.startswith("("):
-        first = _LETTERS.findall(unit)[0]
-        if _NO_UNIT.fullmatch(first) or (len(unit) == 1 and unit not in _LONE_UNITS):
-            return None
-        scale = _SCALES.get(first.lower(), 1)
-    try:
-        value = _value(match)
-    except ZeroDivisionError:
-        return None
-    negative = (match["sign"] == "-") != (match["minus"] == "-")
-    return Number(-value * scale if negative else value * scale, match["percent"] is not None)
-
-
-def _value(match: re.Match[str]) -> Fraction:
-    if match["whole"]:
-        return int(match["whole"]) + Fraction(match["part"])
-    if match["ratio"]:
-        return Fraction(match["ratio"].replace(" ", ""))
-    if match["times"]:
-        return Fraction(match["times"]) * Fraction(10) ** int(match["ten"])
-    return Fraction(match["decimal"].replace(",", "") + (match["power"] or ""))
+def number(answer: str) -> Fraction | None:
+    """The number that an answer is, without its currency, unit or percent sign; ``None`` if it is no plain number."""
+    node = read(answer).node
+    if node is not None and node[0] in ("percent", "with"):
+        node = node[1]
+    return Fraction(node[1]) if node is not None and node[0] == "num" else None
 
 
 def words(answer: str) -> str:
-    """An answer's words in a normalised spelling, without case, outer punctuation, parentheses and a leading "the"."""
-    text = " ".join(_tidy(answer).casefold().split()).strip(" .,;:!?()\"'“”")
-    return text.removeprefix("the ")
+    """The words of an answer in a normalised spelling.
 
-
-def is_mathematics(answer: str) -> bool:
-    """Whether an answer is to be read as mathematics rather than as words.
-
-    It must have a digit, a sign or a LaTeX command, or be one or two letters. It must not have a word of three or more
-    letters other than the name of a function, and must not be a time of day or ratio (``3:30``).
+    Natural language has no case, outer punctuation, parentheses or leading "the"; other signs are kept as they are,
+    without spaces.
     """
-    text = _WRAPPED.sub(r"\1", answer)
-    if re.search(r"\d\s*:\s*\d", text):
-        return False
-    runs = _LETTERS.findall(_NAMES.sub(" ", text))
-    if any(len(run) > 2 for run in runs):
-        return False
-    return bool(_SIGNS.search(text)) or len(runs) == 1
-
-
-def _tidy(answer: str) -> str:
-    """The answer without LaTeX and Markdown markup that does not change its value."""
-    text = _WRAPPED.sub(r" \1", answer.translate(_CHARACTERS))
-    text = _DEGREES.sub(" degrees", text)
-    text = _FRACTION.sub(lambda m: f" {m[1] or m[3]}/{m[2] or m[4]}", text)
-    text = _DROPPED.sub("", text).replace("\\$", "$").replace("\\ ", " ").replace("~", " ")
-    return text.replace("{,}", ",").rstrip("$").strip()
+    text = " ".join(answer.replace(TEXT_OPEN, " ").replace(TEXT_CLOSE, " ").split())
+    if "\\" in text or not (text.isalpha() or _LETTERS.search(text)):
+        return text.replace(" ", "") if any(sign.isalnum() for sign in text) else ""
+    return text.casefold().strip(" .,;:!?()\"'“”").removeprefix("the ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,18 +14,22 @@ from scpl_ray.protocols import DataReport
 from scpl_ray.seeds import derive_seed
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.maths import answers
+from scpl_ray.tasks.maths.golds import Gold, gold_of, refusal
+from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.rows import DataError, Fields, Row
 
 logger = logging.getLogger(__name__)
 
-FIELDS = Fields(required=("problem", "answer", "group"), optional=("solution", "formula", "id", "part"))
-"""``group`` is the label of the group, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split."""
+FIELDS = Fields(required=("problem", "group"), optional=("answer", "solution", "formula", "id", "part"))
+"""``group`` is the label of the group, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split. A row
+has an ``answer``, or a ``solution`` in which the answer is marked."""
+MAX_UNUSABLE = 0.1
+"""Largest share of rows whose answer cannot be used."""
+SHOWN = 80
+"""Characters of an answer that a message shows."""
 SPLIT_SEED = 20_260_105
 """Seed of the split, which is the same for every run, whatever its seed."""
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
-_HASHES = re.compile(r"\s*####[^\n]*\Z")
-_POINT_ZERO = re.compile(r"(?<=\d)\.0+(?!\d)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,13 +76,14 @@ def load(experiment: Experiment) -> Corpus:
     """Read, check and split ``task.data``.
 
     A row's working is its ``solution`` without calculator annotations (``<<2*3=6>>``) and without the line ``#### 6``;
-    a row without a solution has its ``formula``, completed by the answer where it has no equals sign; a row with
-    neither has the answer only. Problems are dealt out to the parts by the SHA-256 of their text, so that a problem's
-    part depends on nothing else.
+    a row without a solution has what stands before a marked answer, or its ``formula``, completed by the answer where
+    it has no equals sign; a row with none of them has the answer only. Problems are dealt out to the parts by the
+    SHA-256 of their text, so that a problem's part depends on nothing else.
 
     Raises:
         DataError: see :func:`scpl_ray.tasks.rows.load`; or there is only one group, a group never occurs, an id is used
-            twice, splits overlap, or a part has no problem of some group.
+            twice, splits overlap, the answers of more than a tenth of the rows cannot be used, or a part has no
+            problem of some group.
     """
     source, groups = str(experiment.task.data), experiment.groups.names
     rows = data.load(experiment.task.data, experiment.task.fields, FIELDS)
@@ -87,11 +91,11 @@ def load(experiment: Experiment) -> Corpus:
     data.check_groups(rows, "group", groups, source)
     data.check_values(rows, "part", tuple(PARTS))
     data.check_disjoint(rows, "part", "problem", lambda row: _digest(row["problem"]))
-    kept, dropped = _usable(rows, groups)
+    kept, dropped = _usable(rows, experiment, source)
     given = _is_split(rows)
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
-    for row in kept:
-        parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row))
+    for row, gold in kept:
+        parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row, gold))
     _check_parts(parts, groups, source, given=given)
     report = DataReport(source, len(rows), len(kept), dropped)
     counts = {part: Counter(problem.group for problem in problems) for part, problems in parts.items()}
@@ -99,20 +103,54 @@ def load(experiment: Experiment) -> Corpus:
     return Corpus(report, {part: tuple(problems) for part, problems in parts.items()}, given)
 
 
-def _usable(rows: Sequence[Row], groups: Sequence[str]) -> tuple[list[Row], dict[str, int]]:
-    kept, dropped, seen = [], Counter[str](), set()
+def _usable(rows: Sequence[Row], experiment: Experiment, source: str) -> tuple[list[tuple[Row, Gold]], dict[str, int]]:
+    """The rows of a group's problem that no earlier row has and whose answer can be matched, and the others' number.
+
+    Raises:
+        DataError: the answers of more than :data:`MAX_UNUSABLE` of the rows cannot be used.
+    """
+    task, verifier = experiment.task, Verifier()
+    kept: list[tuple[Row, Gold]] = []
+    dropped, shapes, seen = Counter[str](), Counter[str](), set[str]()
+    refused: list[tuple[Row, str]] = []
     for row in rows:
         problem = _digest(row["problem"])
-        if row["group"] not in groups:
+        if row["group"] not in experiment.groups.names:
             dropped["of a label that is no group"] += 1
         elif problem in seen:
             dropped["with a problem that an earlier row has"] += 1
-        elif len(answers.canonical(row["answer"])) > answers.LONGEST:
-            dropped[f"with an answer of more than {answers.LONGEST} characters"] += 1
         else:
-            kept.append(row)
-            seen.add(problem)
-    return kept, dict(dropped)
+            gold = gold_of(row, task.answer_format)
+            reason = refusal(gold, task.answer, verifier)
+            if gold is None or reason:
+                refused.append((row, reason or ""))
+            else:
+                kept.append((row, gold))
+                seen.add(problem)
+                shapes[gold.shape] += 1
+    reasons = Counter(reason for _, reason in refused)
+    if len(refused) > MAX_UNUSABLE * len(rows):
+        raise DataError(_unusable(refused, reasons, len(rows), source))
+    logger.info("%s: answers found: %s", source, ", ".join(f"{n:,} {shape}" for shape, n in shapes.most_common()))
+    return kept, dict(dropped + reasons)
+
+
+def _unusable(refused: Sequence[tuple[Row, str]], reasons: Counter[str], rows: int, source: str) -> str:
+    shown = "; ".join(
+        f"{row.where} ({reason}): {_shortened(row.values['answer'] or row.values['solution'] or '')!r}"
+        for row, reason in refused[:3]
+    )
+    return (
+        f"{source}: the answers of {len(refused):,} of {rows:,} rows cannot be used "
+        f"({', '.join(f'{count:,} {reason}' for reason, count in reasons.most_common())}), which is more than "
+        f"{MAX_UNUSABLE:.0%}; e.g. {shown}. Name the column of the answers with task.fields={{answer: COLUMN}}, their "
+        "shape with task.answer_format (auto, plain, gsm8k, boxed), or, where solutions mark other results first, set "
+        "task.answer=last"
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
 
 
 def _is_split(rows: Sequence[Row]) -> bool:
@@ -142,21 +180,9 @@ def _check_parts(parts: dict[str, list[Problem]], groups: Sequence[str], source:
             )
 
 
-def _problem(row: Row) -> Problem:
-    answer = answers.canonical(row["answer"])
-    text = " ".join(row["problem"].split())
-    return Problem(row.values["id"] or _digest(row["problem"])[:16], row["group"], text, answer, _working(row, answer))
-
-
-def _working(row: Row, answer: str) -> str:
-    if given := row.values["solution"]:
-        working = _HASHES.sub("", _CALCULATOR.sub("", given)).rstrip()
-        closing = answers.closing(answer)
-        return working.removesuffix(closing).rstrip()
-    formula = _POINT_ZERO.sub("", row.values["formula"] or "").strip()
-    if formula.startswith("( ") and formula.endswith(" )"):
-        formula = formula[2:-2]
-    return formula if not formula or "=" in formula else f"{formula} = {answer}"
+def _problem(row: Row, gold: Gold) -> Problem:
+    problem_id = row.values["id"] or _digest(row["problem"])[:16]
+    return Problem(problem_id, row["group"], " ".join(row["problem"].split()), gold.answer, gold.working)
 
 
 def _digest(problem: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +63,7 @@ class Maths:
         judge: tells which group's solutions a text reads like.
         card: the judge's errors.
         side: the model's template and tokenizer.
+        which: the marked answer of a text that counts.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Maths:
         judge: Judge,
         card: JudgeCard,
         side: ModelSide,
+        which: answers.Which = "first",
     ) -> None:
         self.kinds: tuple[str, ...] = tuple(groups)
         self.judge_card: Card | None = card
@@ -84,6 +85,7 @@ class Maths:
         self._judge = judge
         self._template = side.template
         self._verifier = Verifier()
+        self._which = which
         self._train = {group: _in_fixed_order(train, group) for group in groups}
         self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
 
@@ -184,7 +186,8 @@ class Maths:
         """
         self._check_groups("users", users)
         for group in self.kinds:
-            if len({_value(problem.answer) for problem in self._train[group]}) < 2:
+            first, *others = self._train[group]
+            if all(self._verifier.compare(first.answer, other.answer).equal for other in others):
                 raise ValueError(
                     f"reward.model = null: all training problems of {group} have one answer, so there is no wrong one "
                     "to compare it with; give a reward.model, use rule terms, or give more problems"
@@ -210,7 +213,7 @@ class Maths:
         return terms
 
     def _compared(self, query: Query, text: str) -> Comparison:
-        found = answers.extract(text)
+        found = answers.extract(text, self._which)
         # without a problem any number is an answer, so only its readability is checked
         return self._verifier.compare("0" if query.reference is None else answers.closed(query.reference), found)
 
@@ -236,9 +239,9 @@ class Maths:
 
     def _other_answer(self, problem: Problem, rng: np.random.Generator) -> str:
         """The answer of another problem of the group that has another one."""
-        right, others = _value(problem.answer), self._train[problem.group]
-        order: list[int] = rng.permutation(len(others)).tolist()
-        return next(others[i].answer for i in order if _value(others[i].answer) != right)
+        others = self._train[problem.group]
+        found = (others[i].answer for i in rng.permutation(len(others)).tolist())
+        return next(answer for answer in found if not self._verifier.compare(problem.answer, answer).equal)
 
     def _query(self, query_id: str, problem: Problem) -> Query:
         return Query(query_id, problem.group, self._prompt(problem.text), problem.solution, None)
@@ -280,7 +283,15 @@ def build(experiment: Experiment) -> Maths:
     side = model_side(experiment, texts)
     parts = {part: _short_enough(corpus.parts[part], part, side, experiment) for part in (TRAIN, EVALUATION)}
     cut = sum(len(corpus.parts[part]) - len(parts[part]) for part in parts)
-    task = Maths(experiment.groups.names, parts[TRAIN], parts[EVALUATION], judge=judge, card=card, side=side)
+    task = Maths(
+        experiment.groups.names,
+        parts[TRAIN],
+        parts[EVALUATION],
+        judge=judge,
+        card=card,
+        side=side,
+        which=experiment.task.answer,
+    )
     task.data_report = corpus.report.without(cut, "with a prompt or solution that is too long")
     task.group_prompts(experiment.evaluation.prompts_per_group)
     limit = experiment.task.max_prompt_tokens
@@ -318,12 +329,6 @@ def _in_fixed_order(found: Iterable[Problem], group: str) -> list[Problem]:
     """The group's problems in an order that neither the file's order nor the run's seed changes."""
     of_group = [problem for problem in found if problem.group == group]
     return sorted(of_group, key=lambda problem: derive_seed(EVALUATION_SEED, "maths order", problem.problem_id))
-
-
-def _value(answer: str) -> Fraction | str:
-    """A value by which answers are compared without the verifier."""
-    found = answers.number(answer)
-    return answers.words(answer) if found is None else found.value
 
 
 def _pick(found: Sequence[Problem], rng: np.random.Generator) -> Problem:

@@ -1,22 +1,24 @@
-"""Whether two answers are equal: numbers exactly, words by spelling, other mathematics by ``math-verify``."""
+"""Whether two answers are equal: mathematics by its value, other answers by their words."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
-import re
 import subprocess
 import sys
 import threading
 import weakref
 
-from scpl_ray.tasks.maths import answers, verifier_process
+from scpl_ray.tasks.maths import equality, verifier_process
+from scpl_ray.tasks.maths.answers import words
+from scpl_ray.tasks.maths.reader import LONGEST, read
+from scpl_ray.tasks.maths.scanner import Node
 
 logger = logging.getLogger(__name__)
 
 KNOWN = 1 << 16
-"""Number of comparisons by math-verify that are cached."""
+"""Number of comparisons of formulas that are cached."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,16 +34,15 @@ NO_ANSWER = Comparison(parsed=False, equal=False)
 
 
 class Verifier:
-    """Compares answers; its process of math-verify starts with the first answer that needs it, in any thread.
+    """Compares answers; its limited process starts with the first formula that is no plain number, in any thread.
 
-    If math-verify takes longer than :data:`scpl_ray.tasks.maths.verifier_process.CPU_SECONDS`, the answer counts as
-    unreadable.
+    A comparison that takes longer than :data:`scpl_ray.tasks.maths.verifier_process.CPU_SECONDS` counts as unequal.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._known: dict[tuple[str, str], Comparison] = {}
+        self._known: dict[tuple[Node, Node], bool] = {}
 
     def __reduce__(self) -> tuple[type[Verifier], tuple[()]]:
         # the process is not sent along when this object is pickled
@@ -52,28 +53,35 @@ class Verifier:
         gold one.
 
         Raises:
-            RuntimeError: the process of math-verify does not start.
+            RuntimeError: the limited process does not start.
         """
-        if not answer or len(answer) > answers.LONGEST:
+        if not answer or len(answer) > LONGEST:
             return NO_ANSWER
-        if answers.words(gold) == answers.words(answer) != "":
+        of_gold, given = read(gold), read(answer)
+        if gold == answer and (given.node or words(given.text)):
             return Comparison(parsed=True, equal=True)
-        of_gold, given = answers.number(gold), answers.number(answer)
-        if of_gold and given:
-            return Comparison(parsed=True, equal=of_gold.equals(given))
-        if of_gold is None and not answers.is_mathematics(gold):
-            return Comparison(parsed=answers.words(answer) != "", equal=False)
-        if given is None and not answers.is_mathematics(answer):
+        if of_gold.node is None:
+            spelling = words(given.text)
+            return Comparison(parsed=spelling != "", equal=given.node is None and spelling == words(of_gold.text) != "")
+        if given.node is None:
             return NO_ANSWER
-        pair = _listed(gold), _listed(answer)
+        pairs = [(of_gold.node, given.node)]
+        pairs += [(of_gold.node, given.other)] if given.other and of_gold.node[0] == "list" else []
+        pairs += [(of_gold.other, given.node)] if of_gold.other and given.node[0] == "list" else []
+        return Comparison(parsed=True, equal=any(self._equal(*pair) for pair in pairs))
+
+    def _equal(self, gold: Node, answer: Node) -> bool:
+        if _is_number(gold) and _is_number(answer):
+            return equality.equal(gold, answer)
         with self._lock:
+            pair = gold, answer
             if pair not in self._known:
                 if len(self._known) == KNOWN:
                     self._known.clear()
-                self._known[pair] = self._verified(*pair)
+                self._known[pair] = self._asked(gold, answer)
             return self._known[pair]
 
-    def _verified(self, gold: str, answer: str) -> Comparison:
+    def _asked(self, gold: Node, answer: Node) -> bool:
         process = self._process
         if process is None or process.poll() is not None:
             process = self._started()
@@ -82,25 +90,28 @@ class Verifier:
         process.stdin.flush()
         line = process.stdout.readline()
         if line:
-            parsed, equal = json.loads(line)
-            return Comparison(parsed=parsed, equal=equal)
-        logger.warning("answer %r: math-verify gave up (exit code %d): unreadable", answer, process.wait())
+            return bool(json.loads(line))
+        logger.warning("answer %r: gave up comparing (exit code %d): unequal", answer, process.wait())
         self._process = None
-        return NO_ANSWER
+        return False
 
     def _started(self) -> subprocess.Popen[str]:
-        # by its path and without its folder on sys.path: it imports nothing of ours, and starts in half a second
+        # by its path and without its folder on sys.path, in which names of the standard library would be ours
         command = [sys.executable, "-P", verifier_process.__file__]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         weakref.finalize(self, _end, process)
         assert process.stdout is not None
         if process.stdout.readline().strip() != verifier_process.READY:
             raise RuntimeError(
-                f"math-verify did not start (exit code {process.wait()}); its reason stands in the log above. Try: "
-                f"{' '.join(command)}"
+                f"the process that compares answers did not start (exit code {process.wait()}); its reason stands in "
+                f"the log above. Try: {' '.join(command)}"
             )
         self._process = process
         return process
+
+
+def _is_number(node: Node) -> bool:
+    return node[0] == "num" or (node[0] in ("percent", "with") and node[1][0] == "num")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -109,9 +120,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-
-
-def _listed(answer: str) -> str:
-    """An answer as the inside of a formula, its alternatives as a list: ``1 or 2`` is ``1, 2``."""
-    bare = re.sub(r"^\\[(\[]|\\[)\]]$|(?<!\\)\$", "", answer.strip()).strip()
-    return re.sub(r"\s+(?:or|and)\s+|\\text\s*\{\s*(?:or|and)\s*\}", ", ", bare)
