@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from jobs.configs import CONFIGS
 from jobs.driver import experiments
-from scpl_ray.config import Experiment, errors, loading
+from scpl_ray.config import Experiment, Task, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.records import Metric
 from scpl_ray.storage.errors import StoreError
@@ -129,7 +129,7 @@ def reads_rows(folder: Path, what: tuple[str, bytes]) -> None:
     path = folder / f"rows{suffix}"
     path.write_bytes(content)
     try:
-        rows.load(str(path), {}, FIELDS)
+        rows.load(Task(data=str(path)), FIELDS)
     except DataError:
         return
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from tests.support import maths_data, news_data
 
-NEWS = ("run", "task.name=news", "groups.names=[left, right]", "model.name=tiny", "task.data=d.jsonl")
-MATHS = ("run", "task.name=maths", "groups.names=[farm, shop]", "task.fields={group: source}", "task.data=d.jsonl")
-PAIRS = ("run", "task.name=preference", "groups.names=[a, b]", "model.name=tiny", "task.data=d.jsonl")
+STRICT = "task.max_dropped=0"
+"""One bad row is enough for an error."""
+NEWS = ("run", "task.name=news", "groups.names=[left, right]", "model.name=tiny", STRICT, "task.data=d.jsonl")
+MATHS = ("run", "task.name=maths", "groups.names=[farm, shop]", "task.fields={group: source}", STRICT, "task.data=d.jsonl")
+PAIRS = ("run", "task.name=preference", "groups.names=[a, b]", "model.name=tiny", STRICT, "task.data=d.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scpl_ray.seeds import derive_seed
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.maths import answers
 from scpl_ray.tasks.outlets import PARTS
-from scpl_ray.tasks.rows import DataError, Fields, Row
+from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Problem:
     answer: str
     working: str
     """The steps that lead to the answer; may be empty."""
+    where: str = dataclasses.field(default="", compare=False)
+    """File and line, for messages."""
 
     @property
     def solution(self) -> str:
@@ -50,11 +52,16 @@ class Problem:
 class Corpus:
     """All problems of a run."""
 
-    report: DataReport
+    tally: Tally
     parts: dict[str, tuple[Problem, ...]]
     """The problems by part, in the order of the file."""
     given: bool
     """Whether the split is the user's own (the field ``part``)."""
+
+    @property
+    def report(self) -> DataReport:
+        """The rows kept, and those left out by reason."""
+        return self.tally.report()
 
     def labelled(self) -> dict[str, tuple[LabelledText, ...]]:
         """Solutions by part, for a judge of kinds; every problem counts as a source of its own."""
@@ -82,44 +89,37 @@ def load(experiment: Experiment) -> Corpus:
             twice, splits overlap, or a part has no problem of some group.
     """
     source, groups = str(experiment.task.data), experiment.groups.names
-    rows = data.load(experiment.task.data, experiment.task.fields, FIELDS)
-    data.check_unique(rows, "id")
-    data.check_groups(rows, "group", groups, source)
-    data.check_values(rows, "part", tuple(PARTS))
-    data.check_disjoint(rows, "part", "problem", lambda row: _digest(row["problem"]))
-    kept, dropped = _usable(rows, groups)
-    given = _is_split(rows)
+    rows, tally = data.load(experiment.task, FIELDS)
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
-    for row in kept:
-        parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row))
-    _check_parts(parts, groups, source, given=given)
-    report = DataReport(source, len(rows), len(kept), dropped)
+    with tally.reported():
+        data.check_groups(rows, "group", groups, source)
+        rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
+        rows = data.undivided(rows, tally, "part", "problem", lambda row: _digest(row["problem"]))
+        kept = data.all_or_none(_usable(rows, groups, tally), tally, "part")
+        tally.check()
+        given = any(row.values["part"] is not None for row in kept)
+        for row in kept:
+            parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row))
+        _check_parts(parts, groups, source, given=given)
     counts = {part: Counter(problem.group for problem in problems) for part, problems in parts.items()}
-    logger.info("%s; %s", report, "; ".join(f"{part} {dict(of_part)}" for part, of_part in counts.items()))
-    return Corpus(report, {part: tuple(problems) for part, problems in parts.items()}, given)
+    logger.info("%s; %s", tally.report(), "; ".join(f"{part} {dict(of_part)}" for part, of_part in counts.items()))
+    return Corpus(tally, {part: tuple(problems) for part, problems in parts.items()}, given)
 
 
-def _usable(rows: Sequence[Row], groups: Sequence[str]) -> tuple[list[Row], dict[str, int]]:
-    kept, dropped, seen = [], Counter[str](), set()
+def _usable(rows: Sequence[Row], groups: Sequence[str], tally: Tally) -> list[Row]:
+    kept, seen = [], set()
     for row in rows:
         problem = _digest(row["problem"])
         if row["group"] not in groups:
-            dropped["of a label that is no group"] += 1
+            tally.leave_out("of a label that is no group")
         elif problem in seen:
-            dropped["with a problem that an earlier row has"] += 1
+            tally.leave_out("with a problem that an earlier row has")
         elif len(answers.canonical(row["answer"])) > answers.LONGEST:
-            dropped[f"with an answer of more than {answers.LONGEST} characters"] += 1
+            tally.leave_out(f"with an answer of more than {answers.LONGEST} characters")
         else:
             kept.append(row)
             seen.add(problem)
-    return kept, dict(dropped)
-
-
-def _is_split(rows: Sequence[Row]) -> bool:
-    bare = [row for row in rows if row.values["part"] is None]
-    if bare and len(bare) < len(rows):
-        raise DataError(f"{bare[0].where}: no part, though other rows have one; give every row a part or none")
-    return not bare
+    return kept
 
 
 def _part_of(digest: str) -> str:
@@ -145,7 +145,8 @@ def _check_parts(parts: dict[str, list[Problem]], groups: Sequence[str], source:
 def _problem(row: Row) -> Problem:
     answer = answers.canonical(row["answer"])
     text = " ".join(row["problem"].split())
-    return Problem(row.values["id"] or _digest(row["problem"])[:16], row["group"], text, answer, _working(row, answer))
+    name = row.values["id"] or _digest(row["problem"])[:16]
+    return Problem(name, row["group"], text, answer, _working(row, answer), where=row.where)
 
 
 def _working(row: Row, answer: str) -> str:

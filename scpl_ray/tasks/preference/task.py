@@ -30,9 +30,10 @@ from scpl_ray.storage.files import check_empty
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, preference_judge
-from scpl_ray.tasks.preference.questions import LEAST_PER_PART, Corpus, Question
+from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
+from scpl_ray.tasks.preference.questions import Corpus, Question
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
+from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, fitting, form_terms, model_side, prompt_lengths
 
 
 class Preference:
@@ -75,9 +76,9 @@ class Preference:
         self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries, group by group; no question comes twice before all of its group came once.
+        """Draw new training queries by group; no question is repeated before all of its group have occurred once.
 
-        The j-th of a group does not depend on the other groups' counts.
+        The j-th query of a group does not depend on the other groups' counts.
 
         Raises:
             ValueError: an unknown group.
@@ -91,10 +92,10 @@ class Preference:
         return queries
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
 
         Raises:
-            ValueError: a group has fewer.
+            ValueError: a group has fewer questions in the evaluation part.
         """
         least = min(map(len, self._asked.values()))
         if per_group > least:
@@ -113,7 +114,7 @@ class Preference:
         """Fixed held-out questions that no group prompt asks; the reference is an answer for no group, where known.
 
         Raises:
-            ValueError: there are fewer.
+            ValueError: there are fewer than ``count``.
         """
         if count > len(self._neutral):
             raise ValueError(
@@ -126,7 +127,7 @@ class Preference:
         ]
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Training questions with the answer that the asking group prefers, the groups in turn."""
+        """Training questions with the answer that the asking group prefers, the groups in turn; fewer are a prefix."""
         turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
         of_group = [
             cycle(self._train[group], n, generator(seed, "preference real", group))
@@ -223,7 +224,7 @@ class Preference:
 
 def prompt_of(template: Template, question: Question) -> str:
     """The prompt that is sent to the model; without a chat template, the transcript up to the answer."""
-    return template.conversation(question.turns) if template.is_chat else question.transcript()
+    return template.conversation(question.asked()) if template.is_chat else question.transcript()
 
 
 def answer_start(template: Template) -> str:
@@ -248,12 +249,13 @@ def held_out(evaluation: Sequence[Question], groups: Sequence[str]) -> tuple[dic
 def build(experiment: Experiment) -> Preference:
     """The task of an experiment: data, judge and prompts are checked here, before anything starts.
 
-    Seconds, but for what is made once and cached: the judge (minutes) and a converted model (half a minute).
+    This takes seconds, plus the time for what is made once and cached: the judge (minutes) and a converted model (half
+    a minute).
 
     Raises:
         DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.preference.questions.load`.
-        ValueError: the model has no usable tokenizer, ``task.judge_model`` cannot be had, or there are fewer evaluation
-            prompts than are asked for.
+        ValueError: the model has no usable tokenizer, ``task.judge_model`` is not available, or there are fewer
+            evaluation prompts than are asked for.
     """
     corpus, side = prompts(experiment)
     judge, card = preference_judge(corpus, experiment)
@@ -268,8 +270,9 @@ def build(experiment: Experiment) -> Preference:
         own_preference="own_preference" in experiment.reward.terms,
     )
     task.data_report = corpus.report
-    task.group_prompts(experiment.evaluation.prompts_per_group)
-    task.neutral_prompts(experiment.evaluation.neutral_prompts)
+    with corpus.tally.reported():
+        task.group_prompts(experiment.evaluation.prompts_per_group)
+        task.neutral_prompts(experiment.evaluation.neutral_prompts)
     return task
 
 
@@ -283,20 +286,21 @@ def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
     corpus = preference_data.load(experiment)
     texts = (f"{question.transcript()} {pair.chosen}" for question in corpus.parts[TRAIN] for pair in question.pairs)
     side = model_side(experiment, texts)
-    limit, parts = experiment.task.max_prompt_tokens, dict(corpus.parts)
-    report = corpus.report
-    for part in (TRAIN, EVALUATION):
-        lengths = {question: side.tokens_of(prompt_of(side.template, question)) for question in corpus.parts[part]}
-        parts[part] = tuple(question for question, length in lengths.items() if length <= limit)
-        report = report.without(len(lengths) - len(parts[part]), f"with a prompt of more than {limit} tokens")
-        for group in experiment.groups.names:
-            of_group = sorted(length for question, length in lengths.items() if group in question.groups)
-            if of_group[LEAST_PER_PART - 1] > limit:
-                raise DataError(
-                    f"task.max_prompt_tokens = {limit}: fewer than {LEAST_PER_PART} {part} prompts of {group} are that "
-                    f"short; set it to {of_group[-1]} to use every question"
-                )
-    return dataclasses.replace(corpus, report=report, parts=parts), side
+    limit, tally, parts = experiment.task.max_prompt_tokens, corpus.tally, dict(corpus.parts)
+    with tally.reported():
+        for part in (TRAIN, EVALUATION):
+            lengths = prompt_lengths(corpus.parts[part], functools.partial(prompt_of, side.template), side, tally)
+            short = {question: length for question, length in lengths.items() if length <= limit}
+            parts[part] = tuple(short)
+            tally.leave_out(f"with a prompt of more than {limit} tokens", len(lengths) - len(short))
+            for group in experiment.groups.names:
+                if sum(group in question.groups for question in short) < QUESTIONS_PER_PART:
+                    of_group = [length for question, length in lengths.items() if group in question.groups]
+                    raise DataError(
+                        f"task.max_prompt_tokens = {limit}: fewer than {QUESTIONS_PER_PART} {part} prompts of {group} "
+                        f"are that short; set it to {fitting(of_group)}"
+                    )
+    return dataclasses.replace(corpus, parts=parts), side
 
 
 def train_reward_model(experiment: Experiment, output: Path) -> PreferenceCard:

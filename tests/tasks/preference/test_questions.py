@@ -199,7 +199,7 @@ def test_responses_that_cannot_be_used(load: Load, change: Change, message: str)
     rows = responses()
     change(rows)
     with pytest.raises(DataError, match=message) as error:
-        load(rows)
+        load(rows, max_dropped=0.0)
     assert "\n" not in str(error.value)
 
 
@@ -222,7 +222,7 @@ def test_pairs_that_cannot_be_used(load: Load, change: Change, message: str) -> 
     rows = pairs()
     change(rows)
     with pytest.raises(DataError, match=message) as error:
-        load(rows, GROUPS[:2])
+        load(rows, GROUPS[:2], max_dropped=0.0)
     assert "\n" not in str(error.value)
 
 
@@ -232,13 +232,13 @@ def test_one_question_in_two_parts_is_an_overlap(load: Load) -> None:
         row["part"] = ("evaluation", "train", "judge")[i % 3]
     rows[1]["query"] = rows[0]["query"]
     with pytest.raises(DataError, match="line 2: overlapping splits: its query is in part 'train' here and in 'evalu"):
-        load(rows)
+        load(rows, max_dropped=0.0)
     rows = pairs()
     for i, row in enumerate(rows):
         row["part"] = ("evaluation", "train", "judge")[i % 3]
     rows[1] = rows[0] | {"part": "judge", "group": "business"}
     with pytest.raises(DataError, match="line 2: overlapping splits: its prompt is in part 'judge' here and in 'evalu"):
-        load(rows, GROUPS[:2])
+        load(rows, GROUPS[:2], max_dropped=0.0)
 
 
 def test_groups_are_not_called_as_fields(load: Load) -> None:
