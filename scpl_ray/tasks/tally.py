@@ -25,7 +25,12 @@ class DataError(ValueError):
     """A task cannot use the data; the message is one line that names file and line and says what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", message))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """A text as one line that any terminal can show; other characters are escaped as in JSON."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 class OddRow(ValueError):
@@ -77,7 +82,7 @@ class Tally:
         self._odd[found.reason] += 1
         examples = self._examples.setdefault(found.reason, [])
         if len(examples) < SHOWN:
-            examples.append(f"{where}: {found.advice}")
+            examples.append(printable(f"{where}: {found.advice}"))
 
     def leave_out(self, reason: str, count: int = 1) -> None:
         """Leave out sound rows that are not wanted."""

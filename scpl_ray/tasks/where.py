@@ -55,8 +55,10 @@ class RowFilter:
                 raise self._wrong(f"{text!r} goes on after a whole expression; is == meant?")
             self.columns = self._columns(tree)
             self._holds = environment.compile_expression(text)
-        except (TemplateError, RecursionError) as error:
-            raise self._wrong(" ".join(str(error).split()) or "nested too deeply") from error
+        except TemplateError as error:
+            raise self._wrong(" ".join(str(error).split())) from error
+        except (RecursionError, SyntaxError, MemoryError) as error:  # what Python says to brackets in brackets
+            raise self._wrong("nested too deeply") from error
 
     def __call__(self, values: Mapping[str, Any], *, typed: bool) -> bool:
         """Whether a row is wanted.

@@ -95,7 +95,7 @@ def load(experiment: Experiment) -> Corpus:
         data.check_groups(rows, "group", groups, source)
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
         rows = data.undivided(rows, tally, "part", "problem", lambda row: _digest(row["problem"]))
-        kept = data.all_or_none(_usable(rows, groups, tally), tally, "part")
+        kept = _usable(data.all_or_none(rows, tally, "part"), groups, tally)
         tally.check()
         given = any(row.values["part"] is not None for row in kept)
         for row in kept:

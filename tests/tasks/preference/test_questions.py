@@ -175,7 +175,7 @@ def without(name: str) -> Change:
             "the first row has id, academy, business, stage, normal; the preference task reads rows of query",
         ),
         (first(stage=" "), "line 1: stage is empty; fill it or leave the row out"),
-        (first(stage=["x"]), "line 1: stage holds a list"),
+        (first(stage=["x"]), "line 1: stage is no list of messages: one is a str"),
         (first(id="r1"), "line 2: id 'r1' is that of .* too"),
         (first(part="dev"), "line 1: part 'dev' is none of train, judge, evaluation"),
         (first(part="train"), "no part, though other rows have one"),
