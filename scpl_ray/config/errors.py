@@ -122,9 +122,9 @@ def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo
 def _quoted(value: Any) -> str:
     """What to do where YAML read a word as something else than text."""
     if isinstance(value, bool):
-        return "; YAML reads yes, no, on, off, true and false as truth values: quote it, e.g. \"yes\""
+        return '; YAML reads yes, no, on, off, true and false as truth values: quote it, e.g. "yes"'
     if isinstance(value, int | float | datetime.date):
-        return f"; quote it: \"{value}\""
+        return f'; quote it: "{value}"'
     return ""
 
 

@@ -22,7 +22,7 @@ MINIMUMS: dict[str, tuple[str, ...]] = {
         f"without reward.model: one topic with {ARTICLES_PER_TOPIC} training articles of every group",
     ),
     "preference": (
-        f"{QUESTIONS_PER_PART} questions of every group in each of train, judge and evaluation: 10 per group at least",
+        f"{QUESTIONS_PER_PART} questions of every group in each of train, judge and evaluation: 8 per group at least",
         "half of the held-out questions are asked by their groups, the other half are neutral prompts",
     ),
     "maths": (

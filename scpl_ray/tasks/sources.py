@@ -76,7 +76,9 @@ def open_source(task: config.Task, asked: Collection[str]) -> Source:
             raise DataError(f"task.data: {name}: no such file; give a {', '.join(SUFFIXES)} file or a Hub data set id")
         return _hub(task, asked)
     if task.config is not None or task.split is not None:
-        raise DataError(f"task.config, task.split: {name} is a file; they choose a part of a Hub data set: leave them out")
+        raise DataError(
+            f"task.config, task.split: {name} is a file; they choose a part of a Hub data set: leave them out"
+        )
     if not path.is_file():
         raise DataError(f"{name}: is no regular file; give one {', '.join(SUFFIXES)} file")
     if suffix in COMPRESSED:
@@ -129,7 +131,10 @@ def lines(name: str, path: Path) -> Iterator[Line]:
                     while line and not line.endswith(("\n", "\r")):
                         line = text.readline(MAX_LINE_CHARACTERS)
                     most = MAX_LINE_CHARACTERS // 2**20
-                    line, wrong = "", OddRow(f"longer than {most} MiB", f"longer than {most} MiB; shorten or leave it out")
+                    line, wrong = (
+                        "",
+                        OddRow(f"longer than {most} MiB", f"longer than {most} MiB; shorten or leave it out"),
+                    )
                 elif bad := _BAD_BYTE.search(line):
                     place = len(line[: bad.start()].encode()) + 1
                     wrong = OddRow(NOT_UTF8, f"byte {place} is not UTF-8; save the file as UTF-8 text")

@@ -73,7 +73,8 @@ class RowFilter:
         """
         if lacking := [column for column in self.columns if column not in values]:
             raise OddRow(
-                f"without a field {lacking[0]}, which task.where reads", f"no field {lacking[0]}, which task.where reads"
+                f"without a field {lacking[0]}, which task.where reads",
+                f"no field {lacking[0]}, which task.where reads",
             )
         read = {column: values[column] if typed else _typed(values[column]) for column in self.columns}
         try:

@@ -113,7 +113,9 @@ def test_bytes_that_are_not_utf8_are_named_with_their_place(tmp_path: Path) -> N
 
 def test_an_over_long_line_is_refused_without_reading_it_all(tmp_path: Path) -> None:
     with (tmp_path / "a.jsonl").open("w") as file:
-        file.write(json.dumps(GOOD[0]) + "\n" + json.dumps({"prompt": "x" * sources.MAX_LINE_CHARACTERS, "label": "y"}) + "\n")
+        file.write(
+            json.dumps(GOOD[0]) + "\n" + json.dumps({"prompt": "x" * sources.MAX_LINE_CHARACTERS, "label": "y"}) + "\n"
+        )
     assert "line 2: longer than 10 MiB" in refused(str(tmp_path / "a.jsonl"))
 
 

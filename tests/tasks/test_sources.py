@@ -178,9 +178,7 @@ def with_images(path: Path, secret: Path) -> None:
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
 
 
-def test_images_and_sounds_are_neither_fetched_nor_opened(
-    tmp_path: Path, forbidden: Callable[[str], None]
-) -> None:
+def test_images_and_sounds_are_neither_fetched_nor_opened(tmp_path: Path, forbidden: Callable[[str], None]) -> None:
     with_images(tmp_path / "a.parquet", tmp_path / "pixel.png")
     forbidden("pixel.png")
     assert found(load(tmp_path / "a.parquet")[0]) == CELLS
@@ -221,7 +219,9 @@ def test_what_parquet_holds_and_python_cannot_is_an_odd_row(tmp_path: Path) -> N
     bad = pa.array([b"caf\xe9"] + [b"ok"] * 19).view(pa.string())
     pq.write_table(pa.table({"label": ["x"] * 20, "text": bad}), tmp_path / "a.parquet")
     rows, tally = load(tmp_path / "a.parquet")
-    assert len(rows) == 19 and tally.examples() == [f"{tmp_path / 'a.parquet'} row 1: text is not UTF-8; write it as UTF-8 text"]
+    assert len(rows) == 19 and tally.examples() == [
+        f"{tmp_path / 'a.parquet'} row 1: text is not UTF-8; write it as UTF-8 text"
+    ]
     times = pa.array([2**62] * 1 + [0] * 19, pa.timestamp("us"))
     pq.write_table(pa.table({"label": ["x"] * 20, "text": ["y"] * 20, "id": times}), tmp_path / "b.parquet")
     assert "b.parquet row 1: id cannot be read" in refused(tmp_path / "b.parquet", max_dropped=0.0)
@@ -229,7 +229,9 @@ def test_what_parquet_holds_and_python_cannot_is_an_odd_row(tmp_path: Path) -> N
 
 def test_a_parquet_file_that_breaks_off_is_a_data_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"label": ["x"] * 1000, "text": [f"t{i}" * 50 for i in range(1000)]}), path, compression="zstd")
+    pq.write_table(
+        pa.table({"label": ["x"] * 1000, "text": [f"t{i}" * 50 for i in range(1000)]}), path, compression="zstd"
+    )
     content = bytearray(path.read_bytes())
     content[200:2000] = bytes(1800)
     path.write_bytes(bytes(content))

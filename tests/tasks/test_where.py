@@ -92,6 +92,8 @@ def test_a_condition_that_does_not_fit_the_data_says_so(tmp_path: Path) -> None:
 
 def test_rows_that_it_leaves_out_are_not_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row | {"text": [1] if row["label"] == "center" else "t"}) + "\n" for row in ROWS))
+    path.write_text(
+        "".join(json.dumps(row | {"text": [1] if row["label"] == "center" else "t"}) + "\n" for row in ROWS)
+    )
     rows, tally = data.load(Task(data=str(path), where="label != 'center'", max_dropped=0.0), FIELDS)
     assert len(rows) == 8 and tally.examples() == []

@@ -181,12 +181,16 @@ def _of_messages(field: str, messages: Sequence[Any]) -> list[Turn]:
         named = message.get("role", message.get("from"))
         role = ROLES.get(named.lower()) if isinstance(named, str) else None
         if role is None:
-            raise OddRow("with a message of another role", f"{field} has a message of {named!r}; roles are {', '.join(ROLES)}")
+            raise OddRow(
+                "with a message of another role", f"{field} has a message of {named!r}; roles are {', '.join(ROLES)}"
+            )
         content = message.get("content", message.get("value"))
         if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
             content = "".join(str(part.get("text", "")) for part in content)
         if not isinstance(content, str):
-            raise OddRow("with a message that is no text", f"{field} has a message whose content is no text; give texts")
+            raise OddRow(
+                "with a message that is no text", f"{field} has a message whose content is no text; give texts"
+            )
         check_whole(field, content)
         _check_bare(field, content)
         turns.append(Turn(role, content.strip()))
@@ -205,7 +209,8 @@ def _no_messages(field: str, why: str) -> OddRow:
 def _check_bare(field: str, text: str) -> None:
     if found := _FOREIGN.search(text):
         raise OddRow(
-            "that carry a chat template", f"{field} carries the mark {found.group()} of a chat template; give bare texts"
+            "that carry a chat template",
+            f"{field} carries the mark {found.group()} of a chat template; give bare texts",
         )
 
 
@@ -224,7 +229,9 @@ def _list_in(text: str) -> list[Any] | None:
             continue
         if isinstance(found, list):
             return found
-    raise OddRow("with messages that cannot be read", "a list of messages is written as text that is no JSON; write JSON")
+    raise OddRow(
+        "with messages that cannot be read", "a list of messages is written as text that is no JSON; write JSON"
+    )
 
 
 def _of_transcript(text: str) -> list[Turn] | None:

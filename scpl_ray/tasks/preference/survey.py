@@ -39,7 +39,9 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     corpus, stopped = common.attempt(questions.load, experiment)
     groups = {group: {"rows": count} for group, count in counts.items()}
     if corpus is None:
-        return Survey("preference", tally.form, tally.report(), tuple(tally.examples()), groups, {}, (), stopped=stopped)
+        return Survey(
+            "preference", tally.form, tally.report(), tuple(tally.examples()), groups, {}, (), stopped=stopped
+        )
     found = [question for of_part in corpus.parts.values() for question in of_part]
     for group in groups:
         mine = [question for question in found if group in question.groups]

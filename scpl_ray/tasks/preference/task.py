@@ -33,7 +33,16 @@ from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, pr
 from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.preference.questions import Corpus, Question
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, fitting, form_terms, model_side, prompt_lengths
+from scpl_ray.tasks.texts import (
+    ModelSide,
+    answer_words,
+    cycle,
+    finished,
+    fitting,
+    form_terms,
+    model_side,
+    prompt_lengths,
+)
 
 
 class Preference:

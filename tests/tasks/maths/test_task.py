@@ -363,7 +363,10 @@ def test_problems_too_long_for_the_model_are_left_out_or_refused(
     assert report.dropped["with a prompt or solution that is too long"] == 14
     asked = task.draw({"farm": 40, "shop": 40}, seed=0, prefix="r")
     assert not any("Well" in q.prompt or "Hm" in str(q.reference) for q in asked)
-    with pytest.raises(DataError, match=r"no train problem of farm, shop and its solution are that short; set the first to \d+ to use half"):
+    with pytest.raises(
+        DataError,
+        match=r"no train problem of farm, shop and its solution are that short; set the first to \d+ to use half",
+    ):
         maths.build(write(rows, task={"max_prompt_tokens": 10}))
     with pytest.raises(DataError, match=r"generation\.max_new_tokens = 4: no train problem of farm, shop"):
         maths.build(write(rows, generation={"max_new_tokens": 4}))

@@ -92,7 +92,7 @@ def test_a_prompt_is_headline_and_opening_and_the_reference_goes_on(task: News) 
 
 
 def outlets_of(queries: list[Query]) -> set[str]:
-    source = {" ".join(row["text"].split()[: OPENING_WORDS]): row["source"] for row in news_data.rows()}
+    source = {" ".join(row["text"].split()[:OPENING_WORDS]): row["source"] for row in news_data.rows()}
     return {source[query.prompt.split("\n\n")[1]] for query in queries}
 
 

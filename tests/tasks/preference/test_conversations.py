@@ -48,7 +48,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def messages(*extra: str, role: str = "role", content: str = "content", names: tuple[str, str] = ("user", "assistant")) -> Any:
+def messages(
+    *extra: str, role: str = "role", content: str = "content", names: tuple[str, str] = ("user", "assistant")
+) -> Any:
     return [{role: names[i % 2], content: text} for i, text in enumerate((*TURNS, *extra))]
 
 
@@ -154,7 +156,9 @@ def test_what_cannot_be_taken_apart_is_an_odd_row(fields: dict[str, Any], reason
 def test_long_texts_take_linear_time() -> None:
     for text in ("\n" * 200_000, "#" * 200_000, "Human:\n\n" * 30_000, "[{'role': " + "[" * 200_000, "\n \n" * 100_000):
         with pytest.raises(OddRow):
-            conversations.exchange(row(prompt=f"Human: a{text}Assistant: b", chosen=YES, rejected="Assistant: x\n\nHuman: y"))
+            conversations.exchange(
+                row(prompt=f"Human: a{text}Assistant: b", chosen=YES, rejected="Assistant: x\n\nHuman: y")
+            )
 
 
 def test_a_system_line_is_in_every_prompt(load: Load) -> None:
