@@ -45,7 +45,7 @@ class TaskKind:
     judge_trainer: str | None = None
     """``module:function`` that trains the judge into a new folder and returns its card; ``None``: nothing to train."""
     surveyor: str | None = None
-    """``module:function`` that looks at data without a model (:mod:`scpl_ray.tasks.survey`); ``None``: it reads none."""
+    """``module:function`` that looks at data without a model (:mod:`scpl_ray.tasks.survey`); ``None``: no data."""
     reward_trainer: str | None = None
     """The same for a reward model with one output per group; ``None``: the data contain no users' choices."""
 

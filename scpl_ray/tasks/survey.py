@@ -42,7 +42,7 @@ class Survey:
     settings: tuple[str, ...]
     """Keys that fit the lengths."""
     prompts_per_group: int | None = None
-    """Largest possible ``evaluation.prompts_per_group``, before ``task.max_prompt_tokens``; ``None``: see ``stopped``."""
+    """Largest ``evaluation.prompts_per_group``, before ``task.max_prompt_tokens``; ``None``: see ``stopped``."""
     neutral_prompts: int | None = None
     """Largest possible ``evaluation.neutral_prompts``."""
     stopped: str | None = None

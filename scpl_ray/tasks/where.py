@@ -1,8 +1,8 @@
 """``task.where``: which rows are read, in Jinja's expression language, cut down to what cannot loop, call or grow.
 
-Allowed are the row's columns (``row['my column']`` where a name has blanks), texts, numbers, lists, comparisons, ``in``,
-``and``, ``or``, ``not``, tests such as ``is none``, and the filters of :data:`FILTERS`: ``label != 'center' and
-text|wordcount > 20``.
+Allowed are the row's columns (``row['my column']`` where a name has blanks), texts, numbers, lists, comparisons,
+``in``, ``and``, ``or``, ``not``, tests such as ``is none``, and the filters of :data:`FILTERS`:
+``label != 'center' and text|wordcount > 20``.
 """
 
 from __future__ import annotations

@@ -316,8 +316,8 @@ def _short_enough(corpus: Corpus, part: str, side: ModelSide, experiment: Experi
     if lacking := sorted(set(experiment.groups.names) - {problem.group for problem in kept}):
         raise DataError(
             f"task.max_prompt_tokens = {asks}, generation.max_new_tokens = {writes}: no {part} problem of "
-            f"{', '.join(lacking)} and its solution are that short; set the first to {fitting([*lengths.values()])}, the "
-            f"second to {fitting([*written.values()])}"
+            f"{', '.join(lacking)} and its solution are that short; set the first to {fitting([*lengths.values()])}, "
+            f"the second to {fitting([*written.values()])}"
         )
     return kept
 

@@ -1,9 +1,9 @@
 """The news task: continue an article. Groups are leanings of outlets, and so are the kinds of text.
 
 A user of a group asks for the continuation of an article from an outlet of that leaning: the prompt is its headline and
-first words (``task.opening_words``), the reference the words that follow. Neutral prompts open a report on a topic that outlets of every
-group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.news.judge`) from the continuation alone.
-Training, evaluation and judge data share no outlet.
+first words (``task.opening_words``), the reference the words that follow. Neutral prompts open a report on a topic that
+outlets of every group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.news.judge`) from the
+continuation alone. Training, evaluation and judge data share no outlet.
 """
 
 from __future__ import annotations

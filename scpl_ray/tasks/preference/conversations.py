@@ -1,6 +1,6 @@
 """Conversations as data sets publish them, turn by turn: lists of messages, transcripts, and plain questions.
 
-- *messages*: ``[{"role": "user", "content": "..."}, ...]`` (or ``from`` and ``value``), also where a CSV cell holds one.
+- *messages*: ``[{"role": "user", "content": "..."}, ...]`` (or ``from`` and ``value``), also written in a CSV cell.
 - *transcripts*: ``Human: ...``, a blank line, ``Assistant: ...`` (Bai et al. 2022, arXiv 2204.05862), also with
   ``User:``, with ``###`` before the name, with single line ends, and with a preamble, which is a system line.
 
@@ -134,8 +134,8 @@ def checked(turns: Sequence[Turn]) -> tuple[str | None, tuple[str, ...]]:
     if not in_turn or len(texts) % 2 == 0:
         raise OddRow(
             "whose turns do not alternate between user and assistant",
-            f"the turns before the answers are {', '.join(turn.role if turn.text else 'nothing' for turn in turns) or 'none'}"
-            "; give user, assistant, ..., user, with one system line before them at most",
+            f"the turns before the answers are {', '.join(turn.role if turn.text else 'nothing' for turn in turns)}; "
+            "give user, assistant, ..., user, with one system line before them at most",
         )
     return system or None, tuple(turn.text for turn in texts)
 

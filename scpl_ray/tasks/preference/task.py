@@ -27,10 +27,10 @@ from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
 from scpl_ray.storage.files import check_empty
+from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, preference_judge
-from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.preference.questions import Corpus, Question
 from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import (

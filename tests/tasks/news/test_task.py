@@ -401,13 +401,13 @@ def test_similarity_without_its_package_says_how_to_install_it(write: Write, mon
         news.build(write(news_data.rows(), similarity=True))
 
 
-def sentences(words: int) -> list[dict[str, Any]]:
+def cut_rows(words: int) -> list[dict[str, Any]]:
     """The corpus with texts of so many words."""
     return [row | {"text": " ".join(row["text"].split()[:words])} for row in news_data.rows()]
 
 
 def test_short_texts_are_used_where_opening_and_continuation_are_short(write: Write) -> None:
-    task = news.build(write(sentences(12), opening_words=5, continuation_words=6))
+    task = news.build(write(cut_rows(12), opening_words=5, continuation_words=6))
     for query, answer in task.real_examples(6, seed=1):
         assert len(query.prompt.split("\n\n")[1].split()) == 5 and 3 <= len(answer.split()) <= 6
     assert task.judge([(task.group_prompts(1)[0], "c", "one two three")])[0].terms["length"] == 1.0
@@ -419,14 +419,14 @@ def test_short_texts_are_used_where_opening_and_continuation_are_short(write: Wr
         (20, r"every text of 'left' is too short: task\.opening_words = 24 leaves nothing of 36 of them, "
              r"task\.continuation_words = 12 is more than what is left of 0; half of them have 20 words or more: set "
              r"task\.opening_words=8 task\.continuation_words=12 to use half of them"),
-        (30, r"task\.opening_words = 24 leaves nothing of 0 of them, task\.continuation_words = 12 is more than what is "
-             r"left of 36; .*set task\.opening_words=12 task\.continuation_words=18"),
+        (30, r"task\.opening_words = 24 leaves nothing of 0 of them, task\.continuation_words = 12 is more than what "
+             r"is left of 36; .*set task\.opening_words=12 task\.continuation_words=18"),
         (4, "give longer texts: the opening needs a word and the continuation 4"),
     ],
 )  # fmt: skip
 def test_the_error_says_which_length_excludes_what(words: int, message: str, write: Write) -> None:
     with pytest.raises(DataError, match=message):
-        news.build(write(sentences(words)))
+        news.build(write(cut_rows(words)))
 
 
 def test_texts_too_short_are_counted_by_the_length_that_excludes_them(write: Write) -> None:

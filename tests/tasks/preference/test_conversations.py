@@ -12,8 +12,8 @@ from scpl_ray.tasks.preference import conversations, questions
 from scpl_ray.tasks.preference.conversations import Exchange
 from scpl_ray.tasks.preference.questions import Corpus
 from scpl_ray.tasks.rows import OddRow, Row
-from tests.support.shared_data import case
 from tests.support.preference_data import GROUPS, pairs, write_jsonl
+from tests.support.shared_data import case
 
 Load = Callable[..., Corpus]
 TURNS = ("How are you?", "Fine.\n\nAnd you?", "Well. What now?")
@@ -56,7 +56,9 @@ def messages(
 
 SHAPES: dict[str, dict[str, Any]] = {
     "a transcript as prompt": {"prompt": transcript(), "chosen": f" {YES}", "rejected": NO},
-    "answers that name the speaker": {"prompt": transcript(), "chosen": f"\n\nAssistant: {YES}", "rejected": f"Assistant: {NO}"},
+    "answers that name the speaker": {
+        "prompt": transcript(), "chosen": f"\n\nAssistant: {YES}", "rejected": f"Assistant: {NO}"
+    },
     "transcripts that begin alike": {"chosen": f"{transcript()} {YES}", "rejected": f"{transcript()} {NO}"},
     "a prompt that both repeat": {
         "prompt": transcript(), "chosen": f"{transcript()} {YES}", "rejected": f"{transcript()} {NO}"
@@ -78,7 +80,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "prompt": messages(role="from", content="value", names=("human", "gpt")), "chosen": YES, "rejected": NO
     },
     "a list as JSON in a cell": {"prompt": json.dumps(messages()), "chosen": YES, "rejected": NO},
-    "a list as Python in a cell": {"prompt": str(messages()), "chosen": str([{"role": "assistant", "content": YES}]), "rejected": NO},
+    "a list as Python in a cell": {
+        "prompt": str(messages()), "chosen": str([{"role": "assistant", "content": YES}]), "rejected": NO
+    },
     "parts of a text": {
         "prompt": [*messages()[:2], {"role": "user", "content": [{"type": "text", "text": TURNS[2]}]}],
         "chosen": YES,
@@ -125,9 +129,15 @@ def test_a_plain_question_stays_one_turn() -> None:
     ("fields", "reason"),
     [
         ({"prompt": transcript() + " Sure, I", "chosen": YES, "rejected": NO}, "whose turns do not alternate"),
-        ({"prompt": "Human: a\n\nHuman: b\n\nAssistant:", "chosen": YES, "rejected": NO}, "whose turns do not alternate"),
+        (
+            {"prompt": "Human: a\n\nHuman: b\n\nAssistant:", "chosen": YES, "rejected": NO},
+            "whose turns do not alternate",
+        ),
         ({"prompt": messages()[:2], "chosen": YES, "rejected": NO}, "whose turns do not alternate"),
-        ({"prompt": [*messages(), {"role": "system", "content": "x"}], "chosen": YES, "rejected": NO}, "whose turns do not"),
+        (
+            {"prompt": [*messages(), {"role": "system", "content": "x"}], "chosen": YES, "rejected": NO},
+            "whose turns do not",
+        ),
         ({"prompt": transcript(), "chosen": f"{YES}\n\nHuman: no", "rejected": NO}, "with an answer that goes on"),
         ({"chosen": messages(YES, "so?"), "rejected": messages(NO)}, "with an answer that goes on"),
         ({"chosen": YES, "rejected": NO}, "whose chosen and rejected are no conversations"),
@@ -135,18 +145,30 @@ def test_a_plain_question_stays_one_turn() -> None:
         ({"chosen": f"Human: a\n\nAssistant: {YES}", "rejected": f"Human: b\n\nAssistant: {NO}"}, "whose chosen and"),
         ({"prompt": messages(), "chosen": messages()[:1], "rejected": NO}, "whose chosen begins unlike"),
         ({"prompt": messages(), "chosen": messages(), "rejected": NO}, "whose chosen has no answer"),
-        ({"prompt": [{"role": "tool", "content": "x"}], "chosen": YES, "rejected": NO}, "with a message of another role"),
+        (
+            {"prompt": [{"role": "tool", "content": "x"}], "chosen": YES, "rejected": NO},
+            "with a message of another role",
+        ),
         ({"prompt": [{"role": 3, "content": "x"}], "chosen": YES, "rejected": NO}, "with a message of another role"),
-        ({"prompt": [{"role": "user", "content": None}], "chosen": YES, "rejected": NO}, "with a message that is no text"),
-        ({"prompt": [{"role": "user", "content": [{"type": "image_url"}]}], "chosen": YES, "rejected": NO}, "with a message"),
+        (
+            {"prompt": [{"role": "user", "content": None}], "chosen": YES, "rejected": NO},
+            "with a message that is no text",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "image_url"}]}], "chosen": YES, "rejected": NO},
+            "with a message",
+        ),
         ({"prompt": [{"role": "user", "content": "\ud83d"}], "chosen": YES, "rejected": NO}, "whose prompt holds half"),
         ({"prompt": ["x"], "chosen": YES, "rejected": NO}, "whose prompt is no list of messages"),
         ({"prompt": [], "chosen": YES, "rejected": NO}, "whose prompt is no list of messages"),
-        ({"prompt": "[{'role': 'user' 'content': 3}", "chosen": YES, "rejected": NO}, "with messages that cannot be read"),
+        (
+            {"prompt": "[{'role': 'user' 'content': 3}", "chosen": YES, "rejected": NO},
+            "with messages that cannot be read",
+        ),
         ({"prompt": "<|im_start|>user\nhi<|im_end|>", "chosen": YES, "rejected": NO}, "that carry a chat template"),
         ({"prompt": "[INST] hi [/INST]", "chosen": YES, "rejected": NO}, "that carry a chat template"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_taken_apart_is_an_odd_row(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(OddRow) as error:
         conversations.exchange(row(**fields))
