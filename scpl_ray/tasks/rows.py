@@ -77,7 +77,7 @@ def load(task: config.Task, fields: Fields) -> tuple[list[Row], Tally]:
     wanted = RowFilter(task.where) if task.where is not None else None
     mapping = {field: task.fields.get(field, field) for field in fields.names}
     source = open_source(task, {*mapping.values(), *(wanted.columns if wanted else ())})
-    tally = Tally(task.data, task.name, task.max_dropped)
+    tally = Tally(task.data, task.name, task.max_dropped, _keys(task))
     tally.form = source.form
     rows: list[Row] = []
     seen = set(source.columns)
@@ -202,6 +202,15 @@ def check_groups(rows: Sequence[Row], field: str, groups: Sequence[str], source:
             f"groups.names: {', '.join(missing)} never occurs as {field} in {source}; its labels are {listed(labels)}: "
             f"set groups.names to two or more of them"
         )
+
+
+def _keys(task: config.Task) -> list[str]:
+    """The keys of a task, beside its data, that say how they are read."""
+    given = {"config": task.config, "split": task.split, "where": task.where}
+    mapped = f"{{{', '.join(f'{field}: {column}' for field, column in task.fields.items())}}}"
+    return [f"task.{key}={value}" for key, value in given.items() if value is not None] + (
+        [f"task.fields={mapped}"] if task.fields else []
+    )
 
 
 def _row(

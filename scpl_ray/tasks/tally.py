@@ -12,7 +12,7 @@ import contextlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from scpl_ray.protocols import DataReport
 
@@ -60,9 +60,10 @@ class Tally:
         source: the file or Hub id, as the user wrote it.
         task: name of the task.
         max_dropped: largest share of odd rows, ``task.max_dropped``.
+        keys: further keys that say how the data are read, as ``key=value``.
     """
 
-    def __init__(self, source: str, task: str, max_dropped: float) -> None:
+    def __init__(self, source: str, task: str, max_dropped: float, keys: Sequence[str] = ()) -> None:
         self.source = source
         self.rows = 0
         """Rows read so far."""
@@ -70,7 +71,7 @@ class Tally:
         """The mapping found: the user's column by the task's field."""
         self.form = ""
         """How the rows are written, e.g. ``CSV separated by ';'``."""
-        self._task = task
+        self._command = shlex.join(["scpl", "data", "check", source, "--task", task, *keys])
         self._max_dropped = max_dropped
         self._odd: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
@@ -125,5 +126,4 @@ class Tally:
         except ValueError as error:
             if not self.rows:
                 raise
-            command = f"scpl data check {shlex.quote(self.source)} --task {self._task}"
-            raise DataError(f"{error} [{self.report()}; see: {command}]") from error
+            raise DataError(f"{error} [{self.report()}; see: {self._command}]") from error

@@ -31,7 +31,17 @@ from scpl_ray.tasks.news.articles import Article, Lengths
 from scpl_ray.tasks.news.judge import leaning_judge, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, cycle, finished, fitting, form_terms, model_side, prompt_lengths
+from scpl_ray.tasks.texts import (
+    ModelSide,
+    check_known,
+    cycle,
+    finished,
+    fitting,
+    form_terms,
+    in_turn,
+    model_side,
+    prompt_lengths,
+)
 
 EVALUATION_SEED = 20_260_105
 """Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
@@ -106,8 +116,7 @@ class News:
         Raises:
             ValueError: an unknown group.
         """
-        if unknown := sorted(set(counts) - set(self.kinds)):
-            raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        check_known("counts", counts, self.kinds)
         queries: list[Query] = []
         for group in self.kinds:
             for article in cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
@@ -161,12 +170,7 @@ class News:
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
         """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
-        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
-        of_group = [
-            cycle(self._train[group], n, generator(seed, "news real", group))
-            for group, n in zip(self.kinds, turns, strict=True)
-        ]
-        chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
+        chosen = in_turn(self._train, count, seed=seed, stream="news real")
         return [(self._query(f"real-{i:06d}", article), _answer(article.reference)) for i, article in enumerate(chosen)]
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
@@ -191,8 +195,7 @@ class News:
         Raises:
             ValueError: an unknown group, or no topic with two training articles of every group.
         """
-        if unknown := sorted(set(users) - set(self.kinds)):
-            raise ValueError(f"users: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        check_known("users", users, self.kinds)
         if not self._choice_topics:
             raise ValueError(
                 "reward.model = null: no topic has two articles of every group in the training outlets, so users have "

@@ -263,6 +263,8 @@ def _parted(lines: list[str], marks: list[tuple[int, re.Match[str]]]) -> list[Tu
         for i, found in marks
         if _role(found) == ASSISTANT or found.group(1) == user or (i == 0 and _role(found) == SYSTEM)
     ]
+    if not used:
+        return []
     turns = [Turn(SYSTEM, preamble)] if preamble else []
     ends = [i for i, _ in used[1:]]
     return turns + [

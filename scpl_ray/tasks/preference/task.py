@@ -36,10 +36,12 @@ from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import (
     ModelSide,
     answer_words,
+    check_known,
     cycle,
     finished,
     fitting,
     form_terms,
+    in_turn,
     model_side,
     prompt_lengths,
 )
@@ -92,7 +94,7 @@ class Preference:
         Raises:
             ValueError: an unknown group.
         """
-        self._check_groups("counts", counts)
+        check_known("counts", counts, self.kinds)
         queries: list[Query] = []
         for group in self.kinds:
             rng = generator(seed, "preference draw", group)
@@ -137,15 +139,9 @@ class Preference:
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
         """Training questions with the answer that the asking group prefers, the groups in turn; fewer are a prefix."""
-        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
-        of_group = [
-            cycle(self._train[group], n, generator(seed, "preference real", group))
-            for group, n in zip(self.kinds, turns, strict=True)
-        ]
         examples = []
-        for i in range(count):
-            group = self.kinds[i % len(self.kinds)]
-            query = self._query(f"real-{i:06d}", of_group[i % len(self.kinds)][i // len(self.kinds)], group)
+        for i, question in enumerate(in_turn(self._train, count, seed=seed, stream="preference real")):
+            query = self._query(f"real-{i:06d}", question, self.kinds[i % len(self.kinds)])
             examples.append((query, self._answer_start + str(query.reference)))
         return examples
 
@@ -187,7 +183,7 @@ class Preference:
         Raises:
             ValueError: an unknown group.
         """
-        self._check_groups("users", users)
+        check_known("users", users, self.kinds)
         return [self._choice(user, generator(seed, "preference choice", i)) for i, user in enumerate(users)]
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
@@ -225,10 +221,6 @@ class Preference:
         if query.prompt not in self._transcript:
             raise ValueError(f"query {query.query_id}: {query.prompt[:80]!r} is no prompt of this task")
         return self._transcript[query.prompt]
-
-    def _check_groups(self, what: str, given: Mapping[str, int] | Sequence[str]) -> None:
-        if unknown := sorted(set(given) - set(self.kinds)):
-            raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(self.kinds)}")
 
 
 def prompt_of(template: Template, question: Question) -> str:
