@@ -7,7 +7,7 @@ from scpl_ray.tasks import rows as data
 from scpl_ray.tasks import survey as common
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import LEAST_CONTINUATION, Lengths
-from scpl_ray.tasks.news.task import neutral_prompts_of
+from scpl_ray.tasks.news.task import choice_topics_of, neutral_prompts_of
 from scpl_ray.tasks.outlets import outlet
 from scpl_ray.tasks.survey import Survey
 
@@ -27,6 +27,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     names, lengths = experiment.groups.names, Lengths.of(experiment)
     corpus, stopped = common.attempt(articles.load, experiment)
     groups, evaluation = {}, None
+    settings: list[str] = []
     for group in names:
         mine = [row for row in rows if row["label"] == group]
         groups[group] = {
@@ -39,10 +40,15 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
             groups[group] |= {part: of_part[group] for part, of_part in corpus.split.articles.items()}
     if corpus is not None:
         tally = corpus.tally
+        topics = choice_topics_of(corpus.train, names)
+        settings.append(
+            f"reward.model=null is possible: users can choose between articles on {len(topics):,} topics"
+            if topics
+            else "reward.model=MODEL, or reward.terms without model: no topic has two articles that users can choose from"
+        )
         evaluation = [sum(article.group == group for article in corpus.evaluation) for group in names]
     median = common.quartiles(row["text"] for row in rows)[1]
     opening = max(1, min(lengths.opening, median * 2 // 5))
-    settings = []
     if median >= opening + LEAST_CONTINUATION:
         most = min(lengths.continuation, median - opening)
         settings.append(f"task.opening_words={opening} task.continuation_words={most} fits half of the texts or more")

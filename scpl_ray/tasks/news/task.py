@@ -106,7 +106,7 @@ class News:
                 by_topic[article.topic][group].append(article)
         self._by_topic = dict(by_topic)
         # two of each group: one may be the one that the prompt opens
-        self._choice_topics = _shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
+        self._choice_topics = choice_topics_of(train, groups)
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """Draw new training queries by group; no article is repeated before all of its group have occurred once.
@@ -320,6 +320,11 @@ def build(experiment: Experiment) -> News:
 def neutral_prompts_of(evaluation: Iterable[Article], groups: Sequence[str]) -> int:
     """How many neutral prompts articles of evaluation outlets make possible."""
     return _neutral_prompts_on(_shared_topics(evaluation, groups, least=1))
+
+
+def choice_topics_of(train: Iterable[Article], groups: Sequence[str]) -> list[str]:
+    """The topics on which training outlets make users' choices possible."""
+    return _shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
 
 
 def _neutral_prompts_on(topics: Sequence[str]) -> int:

@@ -119,7 +119,14 @@ def test_system_lines_are_kept(prompt: Any) -> None:
 
 
 def test_a_plain_question_stays_one_turn() -> None:
-    for text in ("Why?", "What does 'Assistant: yes' mean?", "List:\n[{'a': 1}]", "{\nHuman:", "a\nSystem: b", "[1, 2] is what?"):
+    for text in (
+        "Why?",
+        "What does 'Assistant: yes' mean?",
+        "List:\n[{'a': 1}]",
+        "{\nHuman:",
+        "a\nSystem: b",
+        "[1, 2] is what?",
+    ):
         assert conversations.exchange(row(prompt=text, chosen=YES, rejected=NO)).turns == (text,)
     play = "Human: Hi\n\nRobot: Beep"
     assert conversations.exchange(row(prompt="Write a play.", chosen=YES, rejected=play.split("\n\n")[0])).rejected
