@@ -44,7 +44,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         settings.append(
             f"reward.model=null is possible: users can choose between articles on {len(topics):,} topics"
             if topics
-            else "reward.model=MODEL, or reward.terms without model: no topic has two articles that users can choose from"
+            else "reward.model=MODEL, or reward.terms without model: no topic has articles that users can choose from"
         )
         evaluation = [sum(article.group == group for article in corpus.evaluation) for group in names]
     median = common.quartiles(row["text"] for row in rows)[1]
