@@ -79,6 +79,8 @@ def load(task: config.Task, fields: Fields) -> tuple[list[Row], Tally]:
     source = open_source(task, {*mapping.values(), *(wanted.columns if wanted else ())})
     tally = Tally(task.data, task.name, task.max_dropped, _keys(task))
     tally.form = source.form
+    if source.alike:
+        _check_columns(task, fields, mapping, wanted, set(source.columns), source)
     rows: list[Row] = []
     seen = set(source.columns)
     with tally.reported():
@@ -281,7 +283,7 @@ def _check_columns(
     """Raise :class:`DataError` if a column that is needed is in no row at all."""
     needed = [field for field in fields.names if field in fields.required or field in task.fields]
     if absent := [field for field in needed if mapping[field] not in seen]:
-        raise DataError(f"{task.data} line 1: {_absent(absent, mapping, source.columns)}")
+        raise DataError(f"{task.data}: {_absent(absent, mapping, source.columns)}")
     if wanted is not None and (lacking := [column for column in wanted.columns if column not in seen]):
         raise DataError(
             f"task.where = {task.where!r}: no row has a field {', '.join(lacking)}; the columns are "

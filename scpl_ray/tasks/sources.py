@@ -52,6 +52,8 @@ class Source:
     """Of the whole, or of the first row where rows may differ."""
     rows: Callable[[], Iterator[Raw]]
     """Reads them in one pass; every call begins anew."""
+    alike: bool = True
+    """Whether every row has these columns; lines of JSON may differ."""
     typed: bool = True
     """Whether numbers are numbers; in a CSV file every cell is text."""
 
@@ -155,7 +157,7 @@ def _jsonl(name: str, path: Path) -> Source:
                 yield Raw(where, _object(line.text))
 
     columns = next((tuple(raw.values) for raw in rows() if not isinstance(raw.values, OddRow)), ())
-    return Source("JSON lines", columns, rows)
+    return Source("JSON lines", columns, rows, alike=False)
 
 
 def _object(line: str) -> Mapping[str, Any] | OddRow:
@@ -188,27 +190,18 @@ def _parquet(name: str, path: Path, asked: Collection[str]) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unreadable = (pa.ArrowException, OSError, ValueError, UnicodeError)
     try:
         with pq.ParquetFile(path) as file:
             columns, count = tuple(map(str, file.schema_arrow.names)), file.metadata.num_rows
-    except unreadable as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name}: cannot be read as parquet: {_one_line(error)}; write it anew") from error
     if count > MAX_ROWS:
         raise DataError(f"{name}: {count:,} rows; at most {MAX_ROWS:,} are read: give a part of it")
     chosen = _chosen(name, columns, asked)
 
     def rows() -> Iterator[Raw]:
-        done = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=chosen):
-                    for values in _plain(batch, chosen):
-                        done += 1
-                        yield Raw(f"{name} row {done}", values)
-        except unreadable as error:
-            where = f"{name} row {done + 1} or soon after"
-            raise DataError(f"{where}: cannot be read as parquet: {_one_line(error)}; write it anew") from error
+        with pq.ParquetFile(path) as file:
+            yield from _batches(name, file.iter_batches(ROWS_AT_A_TIME, columns=chosen), chosen)
 
     return Source("Parquet", columns, rows)
 
@@ -221,8 +214,25 @@ def _chosen(name: str, columns: Collection[str], asked: Collection[str]) -> list
     return found
 
 
+def _batches(name: str, batches: Iterator[Any], columns: list[str]) -> Iterator[Raw]:
+    """The rows of Arrow batches or tables; what reading them raises is an error of the data."""
+    import pyarrow as pa
+
+    done = 0
+    try:
+        for batch in batches:
+            for values in _plain(batch, columns):
+                done += 1
+                yield Raw(f"{name} row {done}", values)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        where = f"{name} row {done + 1} or soon after"
+        raise DataError(f"{where}: cannot be read: {_one_line(error)}; write the file anew") from error
+
+
 def _plain(batch: Any, columns: list[str]) -> Iterator[Mapping[str, Any] | OddRow]:
     """The rows of an Arrow batch or table; a value that Arrow holds and Python cannot is an odd row."""
+    import pyarrow as pa
+
     taken = {column: batch.column(column) for column in columns}
     for i in range(batch.num_rows):
         column = ""
@@ -232,7 +242,7 @@ def _plain(batch: Any, columns: list[str]) -> Iterator[Mapping[str, Any] | OddRo
                 values[column] = of_column[i].as_py()
         except UnicodeDecodeError:
             yield OddRow(NOT_UTF8, f"{column} is not UTF-8; write it as UTF-8 text")
-        except (ValueError, OverflowError) as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             yield OddRow(f"whose {column} cannot be read", f"{column} cannot be read: {_one_line(error)}; correct it")
         else:
             yield values
@@ -272,11 +282,7 @@ def _hub(task: config.Task, asked: Collection[str]) -> Source:
             chosen = [column for column in data.column_names if column in asked]
             # in Arrow's format no feature is decoded
             batches = data.select_columns(chosen).with_format("arrow").iter(ROWS_AT_A_TIME)
-            number = 0
-            for batch in batches:
-                for values in _plain(batch, chosen):
-                    number += 1
-                    yield Raw(f"{name} {split} row {number}", values)
+            yield from _batches(f"{name} {split}", batches, chosen)
 
     part = f" {task.config}" if task.config is not None else ""
     return Source(f"Hub data set{part}, {', '.join(used)}", columns, rows)

@@ -126,7 +126,7 @@ def test_files_that_are_no_data(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but nothing else")
     (tmp_path / "head.csv").write_text("prompt,label\n")
     (tmp_path / "return.csv").write_bytes(b"prompt\r,label\na,b\n")
-    assert "line 1: no field label; the row has prompt" in refused(str(tmp_path / "return.csv"))
+    assert "return.csv: no field label; the row has prompt" in refused(str(tmp_path / "return.csv"))
     (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
     (tmp_path / "ragged.csv").write_text("prompt,label\na,b\na,b,c\n")
     assert "no data given" in refused(None)
@@ -145,7 +145,7 @@ def test_rows_of_tables_are_numbered_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,label\na,b\n,b\n")
     assert f"{tmp_path / 'a.csv'} line 3: prompt is empty" in refused(str(tmp_path / "a.csv"))
     pq.write_table(pa.Table.from_pylist([{"prompt": "a"}]), tmp_path / "a.parquet")
-    assert f"{tmp_path / 'a.parquet'} line 1: no field label" in refused(str(tmp_path / "a.parquet"))
+    assert f"{tmp_path / 'a.parquet'}: no field label" in refused(str(tmp_path / "a.parquet"))
 
 
 def test_without_a_network_a_hub_id_asks_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

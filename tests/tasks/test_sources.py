@@ -227,6 +227,13 @@ def test_what_parquet_holds_and_python_cannot_is_an_odd_row(tmp_path: Path) -> N
     assert "b.parquet row 1: id cannot be read" in refused(tmp_path / "b.parquet", max_dropped=0.0)
 
 
+def test_columns_that_are_not_there_are_said_before_any_row_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "a.parquet")
+    assert "a.parquet: no field label, text; the row has a, b: name yours with" in refused(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("a;b\n1;2\n")
+    assert "a.csv: no field label, text; the row has a, b: name yours with" in refused(tmp_path / "a.csv")
+
+
 def test_a_parquet_file_that_breaks_off_is_a_data_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(

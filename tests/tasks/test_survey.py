@@ -81,7 +81,7 @@ def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:
     ("arguments", "said"),
     [
         (("--task", "language"), "--task language: reads no data; give one of maths, news, preference"),
-        (("--task", "news"), "line 1: no field label, source, topic, title, text; the row has a"),
+        (("--task", "news"), "no field label, source, topic, title, text; the row has a"),
         (("--task", "news", "task.max_dropped=2"), "task.max_dropped = 2: input should be less than or equal to 1"),
         (("--task", "preference"), "name your columns with task.fields"),
     ],
