@@ -70,24 +70,23 @@ def open_source(task: config.Task, asked: Collection[str]) -> Source:
     """
     name = str(task.data)
     path = Path(name).expanduser()
-    if path.is_dir():
-        raise DataError(f"{name}: is a folder; give one {', '.join(SUFFIXES)} file")
+    kinds = ", ".join(SUFFIXES)
     suffix = path.suffix.lower()
-    if not path.exists():
-        if suffix in SUFFIXES or not HUB_ID.fullmatch(name):
-            raise DataError(f"task.data: {name}: no such file; give a {', '.join(SUFFIXES)} file or a Hub data set id")
-        return _hub(task, asked)
-    if task.config is not None or task.split is not None:
-        raise DataError(
-            f"task.config, task.split: {name} is a file; they choose a part of a Hub data set: leave them out"
-        )
-    if not path.is_file():
-        raise DataError(f"{name}: is no regular file; give one {', '.join(SUFFIXES)} file")
-    if suffix in COMPRESSED:
-        raise DataError(f"{name}: is compressed; unpack it and give the {', '.join(SUFFIXES)} file inside")
-    if suffix not in SUFFIXES:
-        raise DataError(f"{name}: files are read by their suffix, one of {', '.join(SUFFIXES)}; rename or convert it")
     try:
+        if path.is_dir():
+            raise DataError(f"{name}: is a folder; give one {kinds} file")
+        if not path.exists():
+            if suffix in SUFFIXES or not HUB_ID.fullmatch(name):
+                raise DataError(f"task.data: {name}: no such file; give a {kinds} file or a Hub data set id")
+            return _hub(task, asked)
+        if task.config is not None or task.split is not None:
+            raise DataError(f"task.config, task.split: {name} is a file, and these choose a part of a Hub data set")
+        if not path.is_file():
+            raise DataError(f"{name}: is no regular file; give one {kinds} file")
+        if suffix in COMPRESSED:
+            raise DataError(f"{name}: is compressed; unpack it and give the {kinds} file inside")
+        if suffix not in SUFFIXES:
+            raise DataError(f"{name}: files are read by their suffix, one of {kinds}; rename or convert it")
         if path.stat().st_size == 0:
             raise DataError(f"{name}: the file is empty; give a file with one row per item")
         if suffix == ".jsonl":

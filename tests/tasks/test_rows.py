@@ -1,6 +1,7 @@
 """Every way a user's data can be wrong is one message with file and line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ def test_files_that_are_no_data(tmp_path: Path) -> None:
     assert "no data given" in refused(None)
     assert "no such file" in refused(str(tmp_path / "missing.jsonl"))
     assert "is a folder" in refused(str(tmp_path))
+    assert "File name too long" in refused("x" * 5000 + ".jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is no regular file" in refused(tmp_path / "pipe.jsonl")
     assert "the file is empty" in refused(str(tmp_path / "empty.jsonl"))
     assert "holds no rows" in refused(str(tmp_path / "blank.jsonl"))
     assert "one of .jsonl, .csv, .tsv, .parquet" in refused(str(tmp_path / "a.txt"))
