@@ -10,6 +10,7 @@ import codecs
 import dataclasses
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def open_source(task: config.Task, asked: Collection[str]) -> Source:
         DataError: there is no such file or data set, or it cannot be read; also while the rows are read.
     """
     name = str(task.data)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # pathlib's raises where there is no such user
     kinds = ", ".join(SUFFIXES)
     suffix = path.suffix.lower()
     try:
