@@ -10,7 +10,6 @@ import codecs
 import dataclasses
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -70,7 +69,10 @@ def open_source(task: config.Task, asked: Collection[str]) -> Source:
         DataError: there is no such file or data set, or it cannot be read; also while the rows are read.
     """
     name = str(task.data)
-    path = Path(os.path.expanduser(name))  # pathlib's raises where there is no such user
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"task.data: {name}: ~ names no home folder; give the whole path") from error
     kinds = ", ".join(SUFFIXES)
     suffix = path.suffix.lower()
     try:
