@@ -14,7 +14,7 @@ import pytest
 from scpl_ray.config import Task
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
-from tests.support.shared_data import case
+from tests.support import real_data
 
 FIELDS = Fields(required=("label", "text"), optional=("id",))
 CELLS = [(f"L{i % 2}", f"word {i}") for i in range(20)]
@@ -248,7 +248,7 @@ def test_a_parquet_file_that_breaks_off_is_a_data_error(tmp_path: Path) -> None:
 def test_the_cases_that_people_brought(tmp_path: Path) -> None:
     fields = {"text": "problem", "label": "source"}
     for name in ("pandas_index_column.csv", "semicolon.csv"):
-        rows, tally = load(case(name), fields=fields)
+        rows, tally = load(real_data.path(f"cases/{name}"), fields=fields)
         assert len(rows) == 119 and tally.report().dropped == {}
-    rows, tally = load(case("lone_surrogate.jsonl"), fields=fields)
+    rows, tally = load(real_data.path("cases/lone_surrogate.jsonl"), fields=fields)
     assert len(rows) == 119 and "lone_surrogate.jsonl line 6: problem holds half a character" in tally.examples()[0]

@@ -12,8 +12,8 @@ from scpl_ray.tasks.preference import conversations, questions
 from scpl_ray.tasks.preference.conversations import Exchange
 from scpl_ray.tasks.preference.questions import Corpus
 from scpl_ray.tasks.rows import OddRow, Row
+from tests.support import real_data
 from tests.support.preference_data import GROUPS, pairs, write_jsonl
-from tests.support.shared_data import case
 
 Load = Callable[..., Corpus]
 TURNS = ("How are you?", "Fine.\n\nAnd you?", "Well. What now?")
@@ -203,7 +203,7 @@ def test_a_system_line_is_in_every_prompt(load: Load) -> None:
 
 
 def test_the_transcripts_that_people_brought(load: Load) -> None:
-    rows = [json.loads(line) for line in case("prompt_is_transcript.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in real_data.path("cases/prompt_is_transcript.jsonl").read_text().splitlines()]
     corpus = load(rows, ("harmless", "helpful"))
     every = [question for questions in corpus.parts.values() for question in questions]
     assert corpus.report.kept == 117 and sum(len(question.turns) > 1 for question in every) == 80
