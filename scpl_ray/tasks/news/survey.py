@@ -26,7 +26,8 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     experiment = common.grouped(experiment, rows, "label", tally, named=named)
     names, lengths = experiment.groups.names, Lengths.of(experiment)
     corpus, stopped = common.attempt(articles.load, experiment)
-    groups, evaluation = {}, None
+    groups: dict[str, dict[str, int]] = {}
+    evaluation: list[int] | None = None
     settings: list[str] = []
     for group in names:
         mine = [row for row in rows if row["label"] == group]

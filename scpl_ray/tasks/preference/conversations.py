@@ -13,7 +13,7 @@ import ast
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scpl_ray.tasks.rows import OddRow, Row, check_whole
@@ -222,7 +222,8 @@ def _list_in(text: str) -> list[Any] | None:
     """
     if not re.match(r"\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:", text):
         return None
-    for read in (json.loads, ast.literal_eval):
+    readers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
+    for read in readers:
         try:
             found = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -40,7 +40,8 @@ def row(**fields: Any) -> Row:
 
 
 def transcript(human: str = "Human", assistant: str = "Assistant", between: str = "\n\n", end: str = ":") -> str:
-    said = zip((human, assistant, human), TURNS if between == "\n\n" else map(one_line, TURNS), strict=True)
+    texts = TURNS if between == "\n\n" else tuple(map(one_line, TURNS))
+    said = zip((human, assistant, human), texts, strict=True)
     return "".join(f"{between}{name}{end} {text}" for name, text in said) + f"{between}{assistant}:"
 
 
