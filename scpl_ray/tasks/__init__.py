@@ -8,9 +8,13 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import Card, Task
+
+if TYPE_CHECKING:  # reading a config imports no task
+    from scpl_ray.tasks.survey import Survey
 
 DEPENDS_ON = (
     "task",
@@ -40,6 +44,8 @@ class TaskKind:
     """The values of ``task.judge`` that the task supports; empty: it has one judge, and the key must be left out."""
     judge_trainer: str | None = None
     """``module:function`` that trains the judge into a new folder and returns its card; ``None``: nothing to train."""
+    surveyor: str | None = None
+    """``module:function`` that looks at data without a model (:mod:`scpl_ray.tasks.survey`); ``None``: no data."""
     reward_trainer: str | None = None
     """The same for a reward model with one output per group; ``None``: the data contain no users' choices."""
 
@@ -51,6 +57,19 @@ class TaskKind:
         """
         task: Task = pkgutil.resolve_name(self.builder)(experiment)
         return task
+
+    def survey(self, experiment: Experiment, *, named: bool) -> Survey:
+        """Look at ``task.data``; only for tasks with a ``surveyor``.
+
+        Args:
+            experiment: its sections ``task``, ``groups`` and ``generation`` matter.
+            named: whether the groups are the user's; otherwise those of the data are taken.
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+        survey: Survey = pkgutil.resolve_name(str(self.surveyor))(experiment, named=named)
+        return survey
 
     def train_judge(self, experiment: Experiment, folder: Path) -> Card:
         """Train the judge into a new folder; only for tasks with a ``judge_trainer``."""
@@ -78,11 +97,13 @@ TASKS: dict[str, TaskKind] = {
         meaning="solutions of problems whose answers can be checked",
         builder="scpl_ray.tasks.maths.task:build",
         reads_data=True,
+        surveyor="scpl_ray.tasks.maths.survey:survey",
     ),
     "news": TaskKind(
         meaning="continuations of news articles",
         builder="scpl_ray.tasks.news.task:build",
         reads_data=True,
+        surveyor="scpl_ray.tasks.news.survey:survey",
         judges=("tfidf", "encoder"),
         judge_trainer="scpl_ray.tasks.news.judge:train_judge",
     ),
@@ -90,6 +111,7 @@ TASKS: dict[str, TaskKind] = {
         meaning="answers to questions on which groups prefer different ones",
         builder="scpl_ray.tasks.preference.task:build",
         reads_data=True,
+        surveyor="scpl_ray.tasks.preference.survey:survey",
         judge_trainer="scpl_ray.tasks.preference.judge:train_judge",
         reward_trainer="scpl_ray.tasks.preference.task:train_reward_model",
     ),

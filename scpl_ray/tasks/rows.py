@@ -1,33 +1,22 @@
-"""Reading rows for any task from a JSONL, CSV or Parquet file or a Hub data set; they are checked before a run starts.
+"""Reading rows for any task from a file or a Hub data set; they are checked before a run starts.
 
-Every error message names the file and the line (JSONL) or row (other formats; counted from 1, without the header), and
-says what to do.
+Every error message names the file and the line (JSONL, CSV) or row (Parquet, Hub sets; counted from 1), and says what
+to do. :mod:`scpl_ray.tasks.tally` says what happens to a row with which something is wrong.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import itertools
-import json
-import logging
 import math
-import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
-MAX_LINE_BYTES = 10 * 2**20
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-HUB_SECONDS = 10.0
-"""Longest wait for the Hub's first response, in seconds."""
+from scpl_ray import config
+from scpl_ray.tasks.sources import MAX_ROWS, SUFFIXES, Raw, Source, open_source
+from scpl_ray.tasks.tally import DataError, OddRow, Tally, listed
+from scpl_ray.tasks.where import RowFilter
 
-
-class DataError(ValueError):
-    """A task cannot use the data; the message names file and line and says what to do."""
+__all__ = ["DataError", "Fields", "OddRow", "Row", "Tally", "listed"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +26,13 @@ class Fields:
     required: tuple[str, ...]
     """Fields that must have a text in every row."""
     optional: tuple[str, ...] = ()
+    conversations: tuple[str, ...] = ()
+    """Those among them that may hold a list of messages instead of a text."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.required, *self.optional)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +43,8 @@ class Row:
     """File and line, for messages."""
     values: dict[str, str | None]
     """Texts by the task's field names; required ones are never empty, missing optional ones are ``None``."""
+    messages: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    """Lists of messages, unchecked, by the names of :attr:`Fields.conversations`; their text is ``None``."""
 
     def __getitem__(self, field: str) -> str:
         """The text of a required field, or of an optional one that is known to be present."""
@@ -55,259 +53,246 @@ class Row:
         return value
 
 
-def load(source: str | None, columns: Mapping[str, str], fields: Fields) -> list[Row]:
-    """Load the rows of ``task.data``.
+def load(task: config.Task, fields: Fields) -> tuple[list[Row], Tally]:
+    """Load the rows of ``task.data`` that ``task.where`` asks for.
 
     Args:
-        source: an existing file, else a Hub id, whose splits are read one after the other.
-        columns: the user's column by the task's field name (``task.fields``); other columns have the field's name.
+        task: ``data``, ``config``, ``split``, ``where``, ``max_dropped``, and ``fields``: the user's column by the
+            task's field name; other columns have the field's name.
         fields: the fields that the task reads.
 
     Raises:
-        DataError: the file or data set does not exist, is not readable or has no rows, or a row lacks a required field.
+        DataError: the file or data set does not exist, is not readable or has no rows, a column is missing from it, or
+            more rows are odd than ``task.max_dropped`` allows.
     """
-    known = (*fields.required, *fields.optional)
-    if unknown := sorted(set(columns) - set(known)):
+    if unknown := sorted(set(task.fields) - set(fields.names)):
         raise DataError(
-            f"task.fields: {', '.join(unknown)} is no field of this task; its fields are {', '.join(known)}"
+            f"task.fields: {', '.join(unknown)} is no field of this task; its fields are {', '.join(fields.names)}"
         )
-    if source is None:
+    if task.data is None:
         raise DataError(
             f"task.data: no data given; give a {', '.join(SUFFIXES)} file or a Hub data set id with the columns "
             f"{', '.join(fields.required)} (or map yours with task.fields)"
         )
-    rows = [
-        Row(where, {field: _value(where, raw, field, columns, fields) for field in known})
-        for where, raw in _raw_rows(source)
-    ]
-    if not rows:
-        raise DataError(f"{source}: holds no rows; give a file with one row per item")
-    return rows
+    wanted = RowFilter(task.where) if task.where is not None else None
+    mapping = {field: task.fields.get(field, field) for field in fields.names}
+    source = open_source(task, {*mapping.values(), *(wanted.columns if wanted else ())})
+    tally = Tally(task.data, task.name, task.max_dropped, _keys(task))
+    tally.form = source.form
+    if source.alike:
+        _check_columns(task, fields, mapping, wanted, set(source.columns), source)
+    rows: list[Row] = []
+    seen = set(source.columns)
+    with tally.reported():
+        for raw in source.rows():
+            tally.rows += 1
+            if tally.rows > MAX_ROWS:
+                raise DataError(f"{raw.where}: more than {MAX_ROWS:,} rows; give a part of them")
+            try:
+                if (row := _row(raw, source, mapping, fields, wanted, seen)) is None:
+                    tally.unasked("that task.where leaves out")
+                else:
+                    rows.append(row)
+            except OddRow as odd:
+                tally.odd(raw.where, odd)
+        tally.columns = {field: column for field, column in mapping.items() if column in seen}
+        if not tally.rows:
+            raise DataError(f"{task.data}: holds no rows; give a file with one row per item")
+        _check_columns(task, fields, mapping, wanted, seen, source)
+        tally.check()
+        if not rows:
+            raise DataError(f"task.where = {task.where!r}: no row of {task.data} is left; compare with what is there")
+    return rows, tally
 
 
-def columns_of(source: str | None) -> tuple[str, ...]:
-    """The columns of the first row; empty if there is no data or no row, for which :func:`load` raises the error.
+def columns_of(task: config.Task, asked: Iterable[str]) -> tuple[str, ...]:
+    """The columns of the data, or of its first row where rows may differ; empty if there is no data.
+
+    Args:
+        task: as for :func:`load`.
+        asked: columns that may be there.
 
     Raises:
         DataError: the data cannot be read.
     """
-    if source is None:
-        return ()
-    return next((tuple(map(str, raw)) for _, raw in _raw_rows(source)), ())
+    return () if task.data is None else open_source(task, set(asked)).columns
 
 
-def check_unique(rows: Iterable[Row], field: str) -> None:
-    """Raise :class:`DataError` if two rows have the same value of an optional field; missing values are ignored."""
+def unique(rows: Iterable[Row], tally: Tally, field: str) -> list[Row]:
+    """The rows without those whose value of an optional field an earlier one has; missing values are ignored."""
     seen: dict[str, str] = {}
-    for row in rows:
+
+    def check(row: Row) -> None:
         value = row.values[field]
-        if value is None:
-            continue
-        if value in seen:
-            raise DataError(
-                f"{row.where}: {field} {value!r} is that of {seen[value]} too; give every row its own {field}"
+        if value is not None and (before := seen.setdefault(value, row.where)) != row.where:
+            raise OddRow(
+                f"with the {field} of an earlier row",
+                f"{field} {value!r} is that of {before} too; give every row its own {field}",
             )
-        seen[value] = row.where
+
+    return sound(rows, tally, check)
+
+
+def among(rows: Iterable[Row], tally: Tally, field: str, allowed: Sequence[str]) -> list[Row]:
+    """The rows whose value of an optional field is one of these, or missing."""
+
+    def check(row: Row) -> None:
+        value = row.values[field]
+        if value is not None and value not in allowed:
+            raise OddRow(
+                f"with an unknown {field}",
+                f"{field} {value!r} is none of {', '.join(allowed)}; correct it, or map another column with "
+                f"task.fields={{{field}: COLUMN}}",
+            )
+
+    return sound(rows, tally, check)
+
+
+def undivided(rows: Iterable[Row], tally: Tally, split: str, what: str, key_of: Callable[[Row], str]) -> list[Row]:
+    """The rows without those whose thing (an outlet, a text) an earlier one has in another part of a split."""
+    first: dict[str, Row] = {}
+
+    def check(row: Row) -> None:
+        if row.values[split] is None:
+            return
+        before = first.setdefault(key_of(row), row)
+        if before[split] != row[split]:
+            raise OddRow(
+                f"whose {what} is in another {split} too",
+                f"overlapping splits: its {what} is in {split} {row[split]!r} here and in {before[split]!r} at "
+                f"{before.where}; move one of them",
+            )
+
+    return sound(rows, tally, check)
+
+
+def all_or_none(rows: Sequence[Row], tally: Tally, field: str) -> list[Row]:
+    """The rows without those that lack an optional field which others have."""
+    if not any(row.values[field] is not None for row in rows):
+        return list(rows)
+
+    def check(row: Row) -> None:
+        if row.values[field] is None:
+            raise OddRow(
+                f"without a {field}, though others have one",
+                f"no {field}, though other rows have one; give every row a {field} or none",
+            )
+
+    return sound(rows, tally, check)
+
+
+def sound(rows: Iterable[Row], tally: Tally, check: Callable[[Row], None]) -> list[Row]:
+    """The rows for which a check raises no :class:`OddRow`; the others are counted."""
+    kept = []
+    for row in rows:
+        try:
+            check(row)
+        except OddRow as odd:
+            tally.odd(row.where, odd)
+        else:
+            kept.append(row)
+    return kept
 
 
 def check_groups(rows: Sequence[Row], field: str, groups: Sequence[str], source: str) -> None:
     """Raise :class:`DataError` unless the field has two or more labels, including every configured group."""
     labels = sorted({row[field] for row in rows})
-    shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     if len(labels) < 2:
-        raise DataError(f"{source}: every row has {field} {shown!r}; a loop needs rows of at least two groups")
+        raise DataError(f"{source}: every row has {field} {listed(labels)!r}; a loop needs rows of at least two groups")
     if missing := [group for group in groups if group not in labels]:
         raise DataError(
-            f"groups.names: {', '.join(missing)} never occurs as {field} in {source}; its labels are {shown}: "
+            f"groups.names: {', '.join(missing)} never occurs as {field} in {source}; its labels are {listed(labels)}: "
             f"set groups.names to two or more of them"
         )
 
 
-def check_values(rows: Iterable[Row], field: str, allowed: Sequence[str]) -> None:
-    """Raise :class:`DataError` if an optional field has a value that is not one of these."""
-    for row in rows:
-        value = row.values[field]
-        if value is not None and value not in allowed:
-            raise DataError(
-                f"{row.where}: {field} {value!r} is none of {', '.join(allowed)}; correct it, or map another column "
-                f"with task.fields={{{field}: COLUMN}}"
-            )
-
-
-def check_disjoint(rows: Iterable[Row], split: str, what: str, key_of: Callable[[Row], str]) -> None:
-    """Raise :class:`DataError` if the same thing (an outlet, a text) is in two parts of a split."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        if row.values[split] is None:
-            continue
-        before = first.setdefault(key_of(row), row)
-        if before[split] != row[split]:
-            raise DataError(
-                f"{row.where}: overlapping splits: its {what} is in {split} {row[split]!r} here and in "
-                f"{before[split]!r} at {before.where}; move one of them"
-            )
-
-
-def _value(where: str, raw: Mapping[str, Any], field: str, columns: Mapping[str, str], fields: Fields) -> str | None:
-    column = columns.get(field, field)
-    needed = field in fields.required
-    if column not in raw:
-        if not needed and field not in columns:
-            return None
-        absent = [f for f in (*fields.required, *columns) if columns.get(f, f) not in raw]
-        names = ", ".join(dict.fromkeys(columns.get(f, f) for f in absent))
-        raise DataError(
-            f"{where}: no field {names}; the row has {', '.join(map(str, raw)) or 'none'}: name yours with "
-            f"task.fields={{{', '.join(f'{f}: COLUMN' for f in dict.fromkeys(absent))}}}"
-        )
-    value = raw[column]
-    if isinstance(value, float) and math.isnan(value):
-        value = None
-    if isinstance(value, (bool, list, dict, bytes)):
-        raise DataError(f"{where}: {column} holds a {type(value).__name__}; it must be text or a number")
-    text = None if value is None else str(value).strip()
-    if text:
-        return text
-    if needed:
-        raise DataError(f"{where}: {column} is empty; fill it or leave the row out")
-    return None
-
-
-def _raw_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        raise DataError(f"{source}: is a folder; give one {', '.join(SUFFIXES)} file")
-    if path.is_file():
-        suffix = path.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise DataError(
-                f"{source}: files are read by their suffix, one of {', '.join(SUFFIXES)}; rename or convert it"
-            )
-        if path.stat().st_size == 0:
-            raise DataError(f"{source}: the file is empty; give a file with one row per item")
-        readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-        return readers[suffix](path)
-    if path.suffix.lower() in SUFFIXES or not HUB_ID.fullmatch(source):
-        raise DataError(f"task.data: {source}: no such file; give a {', '.join(SUFFIXES)} file or a Hub data set id")
-    return _hub(source)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file without its byte-order mark, in one streaming pass."""
-    try:
-        with path.open("rb") as file:
-            for number in itertools.count(1):
-                line = file.readline(MAX_LINE_BYTES + 1)
-                if not line:
-                    return
-                if len(line) > MAX_LINE_BYTES:
-                    raise DataError(
-                        f"{path} line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB; one row per line, "
-                        "and shorten or leave out such rows"
-                    )
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path} line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8 text"
-                    ) from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give a file that can be read") from error
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: not valid JSON at column {error.colno}: {error.msg}; one JSON object per line"
-            ) from error
-        except RecursionError as error:
-            raise DataError(f"{where}: nested too deeply; one flat JSON object per line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: holds a {type(row).__name__}; one JSON object per line")
-        yield where, row
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import datasets
-
-    header = ""
-    rows = False
-    for number, line in _lines(path):
-        header = header if number > 1 else line
-        rows = rows or (number > 1 and bool(line.strip()))
-    if not rows:
-        return
-    try:
-        columns = next(csv.reader(io.StringIO(header)), [])
-    except csv.Error as error:
-        raise DataError(f"{path} line 1: not a CSV header: {error}; end lines with a line feed") from error
-    if len(set(columns)) != len(columns) or not all(column.strip() for column in columns):
-        raise DataError(f"{path} line 1: the columns {columns} must be distinct and not empty; give the file a header")
-    text = datasets.Features({column: datasets.Value("string") for column in columns})
-    yield from _local(
-        path,
-        # words such as NA and null are kept as text; only an empty cell counts as empty
-        lambda cache: datasets.Dataset.from_csv(
-            str(path), features=text, cache_dir=cache, keep_default_na=False, na_values=[""]
-        ),
+def _keys(task: config.Task) -> list[str]:
+    """The keys of a task, beside its data, that say how they are read."""
+    given = {"config": task.config, "split": task.split, "where": task.where}
+    mapped = f"{{{', '.join(f'{field}: {column}' for field, column in task.fields.items())}}}"
+    return [f"task.{key}={value}" for key, value in given.items() if value is not None] + (
+        [f"task.fields={mapped}"] if task.fields else []
     )
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import datasets
+def _row(
+    raw: Raw, source: Source, mapping: Mapping[str, str], fields: Fields, wanted: RowFilter | None, seen: set[str]
+) -> Row | None:
+    """A row by the task's field names; ``None`` if ``task.where`` leaves it out.
 
-    yield from _local(path, lambda cache: datasets.Dataset.from_parquet(str(path), cache_dir=cache))
+    Raises:
+        OddRow: something is wrong with it.
+    """
+    if isinstance(raw.values, OddRow):
+        raise raw.values
+    seen.update(raw.values)
+    if wanted is not None and not wanted(raw.values, typed=source.typed):
+        return None
+    if absent := [field for field in fields.required if mapping[field] not in raw.values]:
+        raise OddRow(f"without a field {mapping[absent[0]]}", _absent(absent, mapping, tuple(raw.values)))
+    texts: dict[str, str | None] = {}
+    messages: dict[str, list[Any]] = {}
+    for field, column in mapping.items():
+        value = raw.values.get(column)
+        if isinstance(value, list) and field in fields.conversations:
+            messages[field] = value
+            texts[field] = None
+            continue
+        texts[field] = _text(column, value)
+        if texts[field] is None and field in fields.required:
+            raise OddRow(f"whose {column} is empty", f"{column} is empty; fill it or leave the row out")
+    return Row(raw.where, texts, messages)
 
 
-def _local(path: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a file that ``datasets`` parses; its cache is temporary, so a changed file is always read again."""
-    import datasets
-
-    before, loudness = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
-    with tempfile.TemporaryDirectory(prefix="scpl-data-") as cache:
-        datasets.disable_progress_bars()
-        # datasets would print a traceback of an error that becomes one message here
-        datasets.logging.set_verbosity(logging.CRITICAL)
-        try:
-            data = read(cache)
-        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
-            cause = error.__cause__ or error
-            raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {_one_line(cause)}") from error
-        finally:
-            datasets.logging.set_verbosity(loudness)
-            if before:
-                datasets.enable_progress_bars()
-        for index, row in enumerate(data):
-            yield f"{path} row {index + 1}", row
-
-
-def _hub(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import datasets
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    advice = "give a file instead: task.data=FILE.jsonl (or .csv, .parquet)"
-    try:
-        # one small file is tried first, because without a network load_dataset alone would retry for half a minute
-        huggingface_hub.snapshot_download(
-            name, repo_type="dataset", allow_patterns=["README.md"], etag_timeout=HUB_SECONDS
+def _text(column: str, value: Any) -> str | None:
+    """A value as text without blanks around it; ``None`` if it is empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, (bool, list, dict, bytes)):
+        raise OddRow(
+            f"whose {column} is no text", f"{column} holds a {type(value).__name__}; it must be text or a number"
         )
-        splits = datasets.load_dataset(name)
-    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"task.data: {name!r} is no file here and could not be loaded from the Hugging Face Hub "
-            f"({_one_line(error)}); {advice}"
+    if isinstance(value, float) and math.isinf(value):
+        raise OddRow(f"whose {column} is no text", f"{column} is infinite; it must be text or a finite number")
+    text = str(value).strip()
+    check_whole(column, text)
+    return text or None
+
+
+def check_whole(column: str, text: str) -> None:
+    """Raise :class:`OddRow` if a text cannot be written as UTF-8, or holds a NUL character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OddRow(
+            f"whose {column} holds half a character",
+            f"{column} holds half a character (a lone surrogate), which is no text; remove it or write it whole",
         ) from error
-    for split, data in splits.items():
-        for index, row in enumerate(data):
-            yield f"{name} {split} row {index + 1}", row
+    if "\x00" in text:
+        raise OddRow(f"whose {column} holds a NUL character", f"{column} holds a NUL character; remove it")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _check_columns(
+    task: config.Task,
+    fields: Fields,
+    mapping: Mapping[str, str],
+    wanted: RowFilter | None,
+    seen: set[str],
+    source: Source,
+) -> None:
+    """Raise :class:`DataError` if a column that is needed is in no row at all."""
+    needed = [field for field in fields.names if field in fields.required or field in task.fields]
+    if absent := [field for field in needed if mapping[field] not in seen]:
+        raise DataError(f"{task.data}: {_absent(absent, mapping, source.columns)}")
+    if wanted is not None and (lacking := [column for column in wanted.columns if column not in seen]):
+        raise DataError(
+            f"task.where = {task.where!r}: no row has a field {', '.join(lacking)}; the columns are "
+            f"{listed(source.columns)}: name one of them, and put texts in quotes"
+        )
+
+
+def _absent(absent: Sequence[str], mapping: Mapping[str, str], columns: tuple[str, ...]) -> str:
+    return (
+        f"no field {', '.join(mapping[field] for field in absent)}; the row has {listed(columns)}: name yours with "
+        f"task.fields={{{', '.join(f'{field}: COLUMN' for field in absent)}}}"
+    )

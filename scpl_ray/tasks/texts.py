@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from scpl_ray.config import Experiment
 from scpl_ray.models.template import Template
+from scpl_ray.seeds import generator
+from scpl_ray.tasks.tally import OddRow, Tally
 
 WORDS_PER_TOKEN = 0.75
 """Average number of English words per token of a subword vocabulary."""
@@ -24,6 +27,18 @@ _SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
 _WORD = re.compile(r"\S+")
 
 Thing = TypeVar("Thing")
+
+
+class Located(Protocol):
+    """Something that came from a row."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        ...
+
+
+Found = TypeVar("Found", bound=Located)
 
 
 def answer_words(experiment: Experiment) -> int:
@@ -86,6 +101,23 @@ def cycle(found: Sequence[Thing], count: int, rng: np.random.Generator) -> list[
     return chosen[:count]
 
 
+def in_turn(by_group: Mapping[str, Sequence[Thing]], count: int, *, seed: int, stream: str) -> list[Thing]:
+    """``count`` things, the groups in turn and each group's in random order; with one seed, fewer are a prefix."""
+    groups = list(by_group)
+    shares = [count // len(groups) + (k < count % len(groups)) for k in range(len(groups))]
+    drawn = [
+        cycle(by_group[group], share, generator(seed, stream, group))
+        for group, share in zip(groups, shares, strict=True)
+    ]
+    return [drawn[i % len(groups)][i // len(groups)] for i in range(count)]
+
+
+def check_known(what: str, given: Iterable[str], groups: Sequence[str]) -> None:
+    """Raise :class:`ValueError` if a group is none of the task's."""
+    if unknown := sorted(set(given) - set(groups)):
+        raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(groups)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSide:
     """The properties that a task needs of the model that will answer."""
@@ -119,3 +151,28 @@ def model_side(experiment: Experiment, texts: Iterable[str]) -> ModelSide:
         lambda prompt: len(encode_prompt(tokenizer, prompt, longest)),
         folder if experiment.model.name == TINY else None,
     )
+
+
+def prompt_lengths(
+    found: Iterable[Found], prompt_of: Callable[[Found], str], side: ModelSide, tally: Tally
+) -> dict[Found, int]:
+    """The number of tokens of every prompt; what the model's template refuses to write is an odd row.
+
+    Raises:
+        DataError: those are more than ``task.max_dropped`` allows.
+    """
+    lengths = {}
+    for one in found:
+        try:
+            lengths[one] = side.tokens_of(prompt_of(one))
+        except ValueError as error:
+            tally.odd(one.where, OddRow("that the model's chat template refuses", str(error)))
+    tally.check()
+    return lengths
+
+
+def fitting(lengths: Sequence[int]) -> str:
+    """What a limit must be, said by median and nine tenths rather than by the longest of all."""
+    ordered = sorted(lengths)
+    most = ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)]
+    return f"{statistics.median_high(ordered)} to use half of them, {most} for nine in ten"

@@ -6,6 +6,7 @@ the campaign with the smallest input that hypothesis finds.
 """
 
 import argparse
+import io
 import json
 import logging
 import shutil
@@ -16,13 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.configs import CONFIGS
 from jobs.driver import experiments
-from scpl_ray.config import Experiment, errors, loading
+from scpl_ray.config import Experiment, Task, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.records import Metric
 from scpl_ray.storage.errors import StoreError
@@ -62,9 +65,9 @@ values = st.recursive(
 trees = st.dictionaries(st.one_of(st.sampled_from(KEYS), st.sampled_from(list(Experiment.model_fields))), values)
 
 
-def edited(text: str) -> st.SearchStrategy[bytes]:
-    """Valid text with random bytes inserted, removed or changed."""
-    whole = text.encode()
+def edited(text: str | bytes) -> st.SearchStrategy[bytes]:
+    """Valid text, or a valid file, with random bytes inserted, removed or changed."""
+    whole = text.encode() if isinstance(text, str) else text
     edits = st.lists(
         st.tuples(st.integers(0, len(whole)), st.integers(0, 12), st.binary(max_size=12)), min_size=1, max_size=4
     )
@@ -141,7 +144,7 @@ def reads_rows(folder: Path, what: tuple[str, bytes]) -> None:
     path = folder / f"rows{suffix}"
     path.write_bytes(content)
     try:
-        rows.load(str(path), {}, FIELDS)
+        rows.load(Task(data=str(path)), FIELDS)
     except DataError:
         return
 
@@ -163,6 +166,14 @@ def finds_answers(folder: Path, what: tuple[list[str], int]) -> None:
 def manifest_text() -> str:
     facts = {"round": 0, "phase": "evaluation", "seconds": 0.1, "committed_at": 1.0, "facts": {}}
     return json.dumps({**facts, "files": {"metrics.parquet": {"bytes": 1, "sha256": "0" * 64}}})
+
+
+def parquet() -> bytes:
+    """A file with the columns that are read and one that must not be."""
+    file = io.BytesIO()
+    image = [{"bytes": None, "path": "http://127.0.0.1:9/x.png"}] * 2
+    pq.write_table(pa.table({"query": ["q", "r"], "a": ["x", "z"], "b": ["y", None], "image": image}), file)
+    return file.getvalue()
 
 
 DEFAULT = yaml.safe_dump(Experiment().model_dump(mode="json"), sort_keys=False)
@@ -195,6 +206,7 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], fl
         st.one_of(
             st.tuples(st.just(".jsonl"), st.one_of(st.binary(max_size=200), edited(ROWS), jsons)),
             st.tuples(st.just(".csv"), st.one_of(st.binary(max_size=60), edited("query,a,b\nq,x,y\nr,z,\n"))),
+            st.tuples(st.just(".parquet"), edited(parquet())),
         ),
         reads_rows,
         0.1,

@@ -9,9 +9,18 @@ from typing import Any
 
 from tests.support import maths_data, news_data
 
-NEWS = ("run", "task.name=news", "groups.names=[left, right]", "model.name=tiny", "task.data=d.jsonl")
-MATHS = ("run", "task.name=maths", "groups.names=[farm, shop]", "task.fields={group: source}", "task.data=d.jsonl")
-PAIRS = ("run", "task.name=preference", "groups.names=[a, b]", "model.name=tiny", "task.data=d.jsonl")
+STRICT = "task.max_dropped=0"
+"""One bad row is enough for an error."""
+NEWS = ("run", "task.name=news", "groups.names=[left, right]", "model.name=tiny", STRICT, "task.data=d.jsonl")
+MATHS = (
+    "run",
+    "task.name=maths",
+    "groups.names=[farm, shop]",
+    "task.fields={group: source}",
+    STRICT,
+    "task.data=d.jsonl",
+)
+PAIRS = ("run", "task.name=preference", "groups.names=[a, b]", "model.name=tiny", STRICT, "task.data=d.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +170,26 @@ CASES: dict[str, Bad] = {
     "one group of problems": on_maths([row for row in problems() if row["source"] == "farm"]),
     "a pair without its rejected": on_pairs([PAIR, {k: v for k, v in PAIR.items() if k != "rejected"}]),
     "pairs of one group": on_pairs([PAIR, PAIR]),
+    "half a character": on_news([*news()[:1], r'{"label": "left", "text": "\ud83d"}', *news()[2:]]),
+    "half a character in a text": on_news(news(text="a \ud83d b")),
+    "an integer of thousands of digits": on_news([*news()[:1], f'{{"text": {"9" * 5000}}}', *news()[2:]]),
+    "a key twice in a row": on_news([*news()[:1], '{"text": "a", "text": "b"}', *news()[2:]]),
+    "more odd rows than are dropped": Bad(
+        (*NEWS, "task.max_dropped=0.1"),
+        {"d.jsonl": lines([{**r, "text": None} if i % 5 else r for i, r in enumerate(news())])},
+    ),
+    "every text too short": on_news([{**row, "text": " ".join(row["text"].split()[:30])} for row in news()]),
+    "a condition that is none": Bad((*NEWS, "task.where=label = 'left'"), {"d.jsonl": lines(news())}),
+    "a condition that runs code": Bad((*NEWS, "task.where=label.__class__"), {"d.jsonl": lines(news())}),
+    "a condition on no column": Bad((*NEWS, "task.where=lable != 'left'"), {"d.jsonl": lines(news())}),
+    "a condition that nothing meets": Bad((*NEWS, "task.where=label == 'middle'"), {"d.jsonl": lines(news())}),
+    "a split of a file": Bad((*NEWS, "task.split=train"), {"d.jsonl": lines(news())}),
+    "a quote that is never closed": Bad((*NEWS[:-1], "task.data=d.csv"), {"d.csv": 'label,text\na,"b\nc,d\n'}),
+    "UTF-16 that does not say so": Bad(NEWS, {"d.jsonl": lines(news()).encode("utf-16-le")}),
+    "a compressed file": Bad((*NEWS[:-1], "task.data=d.jsonl.gz"), {"d.jsonl.gz": b"\x1f\x8b"}),
+    "groups that YAML reads as truth values": keys("groups.names=[yes, no]"),
+    "a look at no data": Bad(("data", "check", "d.jsonl", "--task", "news"), {}),
+    "a look at data of a task that has none": Bad(("data", "check", "d.jsonl", "--task", "language"), {}),
     # folders and studies
     "resume nothing": Bad(("run", "--resume", "missing"), {}),
     "resume something else": Bad(("run", "--resume", "."), {"config.yaml": "name: x"}),

@@ -1,6 +1,7 @@
 """Every way a user's data can be wrong is one message with file and line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scpl_ray.config import Task
 from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import rows as data
-from scpl_ray.tasks.rows import DataError, Fields, Row
+from scpl_ray.tasks import sources
+from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
 
 FIELDS = Fields(required=("prompt", "label"), optional=("id", "part"))
 GOOD = [{"prompt": f"say {i}", "label": "ab"[i % 2], "id": i} for i in range(4)]
@@ -21,9 +24,13 @@ def jsonl(path: Path, *lines: Any) -> str:
     return str(path)
 
 
-def refused(source: str | None, columns: dict[str, str] | None = None) -> str:
+def load(source: Path | str, **task: Any) -> list[Row]:
+    return data.load(Task(data=str(source), **task), FIELDS)[0]
+
+
+def refused(source: Path | str | None, columns: dict[str, str] | None = None, **task: Any) -> str:
     with pytest.raises(DataError) as error:
-        data.load(source, columns or {}, FIELDS)
+        data.load(Task(data=None if source is None else str(source), fields=columns or {}, **task), FIELDS)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -34,23 +41,23 @@ def plain(rows: list[Row]) -> list[dict[str, str | None]]:
 
 def test_the_three_formats_hold_the_same_rows(tmp_path: Path) -> None:
     wanted = [{"prompt": f"say {i}", "label": "ab"[i % 2], "id": str(i), "part": None} for i in range(4)]
-    assert plain(data.load(jsonl(tmp_path / "a.jsonl", *GOOD), {}, FIELDS)) == wanted
+    assert plain(load(jsonl(tmp_path / "a.jsonl", *GOOD))) == wanted
     (tmp_path / "a.csv").write_text("prompt,label,id\n" + "".join(f"say {i},{'ab'[i % 2]},{i}\n" for i in range(4)))
-    assert plain(data.load(str(tmp_path / "a.csv"), {}, FIELDS)) == wanted
+    assert plain(load(str(tmp_path / "a.csv"))) == wanted
     pq.write_table(pa.Table.from_pylist(GOOD), tmp_path / "a.parquet")
-    assert plain(data.load(str(tmp_path / "a.parquet"), {}, FIELDS)) == wanted
+    assert plain(load(str(tmp_path / "a.parquet"))) == wanted
 
 
 def test_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path) -> None:
-    rows = data.load(jsonl(tmp_path / "a.jsonl", GOOD[0], "", GOOD[1]), {}, FIELDS)
+    rows = load(jsonl(tmp_path / "a.jsonl", GOOD[0], "", GOOD[1]))
     assert [row.where.rsplit(" ", 1)[1] for row in rows] == ["1", "3"]
 
 
 def test_a_byte_order_mark_and_words_like_null_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(GOOD[0]), encoding="utf-8-sig")
-    assert data.load(str(tmp_path / "a.jsonl"), {}, FIELDS)[0]["prompt"] == "say 0"
+    assert load(str(tmp_path / "a.jsonl"))[0]["prompt"] == "say 0"
     (tmp_path / "a.csv").write_text("prompt,label\nNA,007\n")
-    assert data.load(str(tmp_path / "a.csv"), {}, FIELDS)[0].values == {
+    assert load(str(tmp_path / "a.csv"))[0].values == {
         "prompt": "NA",
         "label": "007",
         "id": None,
@@ -61,12 +68,12 @@ def test_a_byte_order_mark_and_words_like_null_are_text(tmp_path: Path) -> None:
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     for text in ("one", "two"):
         (tmp_path / "a.csv").write_text(f"prompt,label\n{text},x\n")
-        assert data.load(str(tmp_path / "a.csv"), {}, FIELDS)[0]["prompt"] == text
+        assert load(str(tmp_path / "a.csv"))[0]["prompt"] == text
 
 
 def test_columns_are_mapped(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", {"question": " hi ", "label": "x", "n": 3})
-    rows = data.load(source, {"prompt": "question", "id": "n"}, FIELDS)
+    rows = load(source, fields={"prompt": "question", "id": "n"})
     assert rows[0].values == {"prompt": "hi", "label": "x", "id": "3", "part": None}
 
 
@@ -107,7 +114,9 @@ def test_bytes_that_are_not_utf8_are_named_with_their_place(tmp_path: Path) -> N
 
 def test_an_over_long_line_is_refused_without_reading_it_all(tmp_path: Path) -> None:
     with (tmp_path / "a.jsonl").open("w") as file:
-        file.write(json.dumps(GOOD[0]) + "\n" + json.dumps({"prompt": "x" * data.MAX_LINE_BYTES, "label": "y"}) + "\n")
+        file.write(
+            json.dumps(GOOD[0]) + "\n" + json.dumps({"prompt": "x" * sources.MAX_LINE_CHARACTERS, "label": "y"}) + "\n"
+        )
     assert "line 2: longer than 10 MiB" in refused(str(tmp_path / "a.jsonl"))
 
 
@@ -118,26 +127,29 @@ def test_files_that_are_no_data(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but nothing else")
     (tmp_path / "head.csv").write_text("prompt,label\n")
     (tmp_path / "return.csv").write_bytes(b"prompt\r,label\na,b\n")
-    assert "line 1: not a CSV header: new-line character seen" in refused(str(tmp_path / "return.csv"))
+    assert "return.csv: no field label; the row has prompt" in refused(str(tmp_path / "return.csv"))
     (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
     (tmp_path / "ragged.csv").write_text("prompt,label\na,b\na,b,c\n")
     assert "no data given" in refused(None)
     assert "no such file" in refused(str(tmp_path / "missing.jsonl"))
     assert "is a folder" in refused(str(tmp_path))
+    assert "File name too long" in refused("x" * 5000 + ".jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is no regular file" in refused(tmp_path / "pipe.jsonl")
     assert "the file is empty" in refused(str(tmp_path / "empty.jsonl"))
     assert "holds no rows" in refused(str(tmp_path / "blank.jsonl"))
-    assert "one of .jsonl, .csv, .parquet" in refused(str(tmp_path / "a.txt"))
+    assert "one of .jsonl, .csv, .tsv, .parquet" in refused(str(tmp_path / "a.txt"))
     assert "cannot be read as parquet" in refused(str(tmp_path / "a.parquet"))
     assert "holds no rows" in refused(str(tmp_path / "head.csv"))
-    assert "distinct" in refused(str(tmp_path / "twice.csv"))
-    assert "cannot be read as csv" in refused(str(tmp_path / "ragged.csv"))
+    assert "line 1: the column 'prompt' is there twice" in refused(str(tmp_path / "twice.csv"))
+    assert "line 3: has 3 cells, the header 2 (prompt, label)" in refused(str(tmp_path / "ragged.csv"))
 
 
 def test_rows_of_tables_are_numbered_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,label\na,b\n,b\n")
-    assert f"{tmp_path / 'a.csv'} row 2: prompt is empty" in refused(str(tmp_path / "a.csv"))
+    assert f"{tmp_path / 'a.csv'} line 3: prompt is empty" in refused(str(tmp_path / "a.csv"))
     pq.write_table(pa.Table.from_pylist([{"prompt": "a"}]), tmp_path / "a.parquet")
-    assert f"{tmp_path / 'a.parquet'} row 1: no field label" in refused(str(tmp_path / "a.parquet"))
+    assert f"{tmp_path / 'a.parquet'}: no field label" in refused(str(tmp_path / "a.parquet"))
 
 
 def test_without_a_network_a_hub_id_asks_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,10 +166,16 @@ def rows_of(*values: dict[str, str | None]) -> list[Row]:
     ]
 
 
+def left(kept: list[Row], tally: Tally, said: str) -> list[str]:
+    """The lines of the rows kept, after a look at what is said of the only one that was not."""
+    assert len(tally.examples()) == 1 and said in tally.examples()[0]
+    return [row.where.rsplit(" ", 1)[1] for row in kept]
+
+
 def test_ids_are_used_once() -> None:
-    data.check_unique(rows_of({"id": "1"}, {"id": "2"}, {}, {}), "id")
-    with pytest.raises(DataError, match="f line 3: id '1' is that of f line 1 too"):
-        data.check_unique(rows_of({"id": "1"}, {"id": "2"}, {"id": "1"}), "id")
+    tally = Tally("f", "t", 0.1)
+    kept = data.unique(rows_of({"id": "1"}, {"id": "2"}, {"id": "1"}, {}, {}), tally, "id")
+    assert left(kept, tally, "f line 3: id '1' is that of f line 1 too") == ["1", "2", "4", "5"]
 
 
 def test_groups_must_be_two_or_more_labels_of_the_data() -> None:
@@ -170,18 +188,25 @@ def test_groups_must_be_two_or_more_labels_of_the_data() -> None:
 
 
 def test_values_outside_the_allowed_are_named() -> None:
-    data.check_values(rows_of({"part": "train"}, {}), "part", ("train", "judge"))
-    with pytest.raises(DataError, match="f line 2: part 'dev' is none of train, judge"):
-        data.check_values(rows_of({}, {"part": "dev"}), "part", ("train", "judge"))
+    tally = Tally("f", "t", 0.1)
+    kept = data.among(rows_of({}, {"part": "dev"}, {"part": "train"}), tally, "part", ("train", "judge"))
+    assert left(kept, tally, "f line 2: part 'dev' is none of train, judge") == ["1", "3"]
 
 
 def test_one_thing_in_two_parts_is_an_overlap() -> None:
     same = rows_of({"part": "train"}, {}, {"part": "judge"})
-    data.check_disjoint(same, "part", "prompt", lambda row: row.where)
-    with pytest.raises(
-        DataError, match="f line 3: overlapping splits: its prompt is in part 'judge' here and in 'train'"
-    ):
-        data.check_disjoint(same, "part", "prompt", lambda row: row["prompt"])
+    tally = Tally("f", "t", 0.1)
+    assert data.undivided(same, tally, "part", "prompt", lambda row: row.where) == same
+    kept = data.undivided(same, tally, "part", "prompt", lambda row: row["prompt"])
+    said = "f line 3: overlapping splits: its prompt is in part 'judge' here and in 'train'"
+    assert left(kept, tally, said) == ["1", "2"]
+
+
+def test_all_rows_have_a_part_or_none_has() -> None:
+    tally = Tally("f", "t", 0.1)
+    assert len(data.all_or_none(rows_of({}, {}), tally, "part")) == 2
+    kept = data.all_or_none(rows_of({"part": "train"}, {}), tally, "part")
+    assert left(kept, tally, "f line 2: no part, though other rows have one") == ["1"]
 
 
 def test_the_report_counts_by_reason() -> None:

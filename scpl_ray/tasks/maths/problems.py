@@ -14,18 +14,21 @@ from scpl_ray.protocols import DataReport
 from scpl_ray.seeds import derive_seed
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.maths import answers
-from scpl_ray.tasks.maths.golds import Gold, gold_of, refusal
+from scpl_ray.tasks.maths.golds import ABSENT, Gold, gold_of, refusal
 from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.outlets import PARTS
-from scpl_ray.tasks.rows import DataError, Fields, Row
+from scpl_ray.tasks.rows import DataError, Fields, OddRow, Row, Tally
 
 logger = logging.getLogger(__name__)
 
 FIELDS = Fields(required=("problem", "group"), optional=("answer", "solution", "formula", "id", "part"))
 """``group`` is the label of the group, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split. A row
 has an ``answer``, or a ``solution`` in which the answer is marked."""
-MAX_UNUSABLE = 0.1
-"""Largest share of rows whose answer cannot be used."""
+ANSWERS_REMEDY = (
+    "name the column of the answers with task.fields={answer: COLUMN}, their shape with task.answer_format (auto, plain, "
+    "gsm8k, boxed), or, where solutions mark other results first, set task.answer=last"
+)
+"""What to do about a file with many odd answers."""
 SHOWN = 80
 """Characters of an answer that a message shows."""
 SPLIT_SEED = 20_260_105
@@ -42,6 +45,8 @@ class Problem:
     answer: str
     working: str
     """The steps that lead to the answer; may be empty."""
+    where: str = dataclasses.field(default="", compare=False)
+    """File and line, for messages."""
 
     @property
     def solution(self) -> str:
@@ -53,11 +58,16 @@ class Problem:
 class Corpus:
     """All problems of a run."""
 
-    report: DataReport
+    tally: Tally
     parts: dict[str, tuple[Problem, ...]]
     """The problems by part, in the order of the file."""
     given: bool
     """Whether the split is the user's own (the field ``part``)."""
+
+    @property
+    def report(self) -> DataReport:
+        """The rows kept, and those left out by reason."""
+        return self.tally.report()
 
     def labelled(self) -> dict[str, tuple[LabelledText, ...]]:
         """Solutions by part, for a judge of kinds; every problem counts as a source of its own."""
@@ -82,82 +92,55 @@ def load(experiment: Experiment) -> Corpus:
 
     Raises:
         DataError: see :func:`scpl_ray.tasks.rows.load`; or there is only one group, a group never occurs, an id is used
-            twice, splits overlap, the answers of more than a tenth of the rows cannot be used, or a part has no
-            problem of some group.
+            twice, splits overlap, more rows cannot be used than ``task.max_dropped`` allows, or a part has no problem
+            of some group.
     """
     source, groups = str(experiment.task.data), experiment.groups.names
-    rows = data.load(experiment.task.data, experiment.task.fields, FIELDS)
-    data.check_unique(rows, "id")
-    data.check_groups(rows, "group", groups, source)
-    data.check_values(rows, "part", tuple(PARTS))
-    data.check_disjoint(rows, "part", "problem", lambda row: _digest(row["problem"]))
-    kept, dropped = _usable(rows, experiment, source)
-    given = _is_split(rows)
+    rows, tally = data.load(experiment.task, FIELDS)
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
-    for row, gold in kept:
-        parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row, gold))
-    _check_parts(parts, groups, source, given=given)
-    report = DataReport(source, len(rows), len(kept), dropped)
+    with tally.reported():
+        data.check_groups(rows, "group", groups, source)
+        rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
+        rows = data.undivided(rows, tally, "part", "problem", lambda row: _digest(row["problem"]))
+        kept = _usable(data.all_or_none(rows, tally, "part"), experiment, tally)
+        tally.check(ANSWERS_REMEDY)
+        given = any(row.values["part"] is not None for row, _ in kept)
+        for row, gold in kept:
+            parts[row["part"] if given else _part_of(_digest(row["problem"]))].append(_problem(row, gold))
+        _check_parts(parts, groups, source, given=given)
     counts = {part: Counter(problem.group for problem in problems) for part, problems in parts.items()}
-    logger.info("%s; %s", report, "; ".join(f"{part} {dict(of_part)}" for part, of_part in counts.items()))
-    return Corpus(report, {part: tuple(problems) for part, problems in parts.items()}, given)
+    logger.info("%s; %s", tally.report(), "; ".join(f"{part} {dict(of_part)}" for part, of_part in counts.items()))
+    return Corpus(tally, {part: tuple(problems) for part, problems in parts.items()}, given)
 
 
-def _usable(rows: Sequence[Row], experiment: Experiment, source: str) -> tuple[list[tuple[Row, Gold]], dict[str, int]]:
-    """The rows of a group's problem that no earlier row has and whose answer can be matched, and the others' number.
-
-    Raises:
-        DataError: the answers of more than :data:`MAX_UNUSABLE` of the rows cannot be used.
-    """
+def _usable(rows: Sequence[Row], experiment: Experiment, tally: Tally) -> list[tuple[Row, Gold]]:
+    """The rows of a group's problem that no earlier row has and whose answer can be matched, with their answers."""
     task, verifier = experiment.task, Verifier()
     kept: list[tuple[Row, Gold]] = []
-    dropped, shapes, seen = Counter[str](), Counter[str](), set[str]()
-    refused: list[tuple[Row, str]] = []
+    shapes, seen = Counter[str](), set[str]()
     for row in rows:
         problem = _digest(row["problem"])
         if row["group"] not in experiment.groups.names:
-            dropped["of a label that is no group"] += 1
+            tally.leave_out("of a label that is no group")
         elif problem in seen:
-            dropped["with a problem that an earlier row has"] += 1
+            tally.leave_out("with a problem that an earlier row has")
         else:
             gold = gold_of(row, task.answer_format)
             reason = refusal(gold, task.answer, verifier)
             if gold is None or reason:
-                refused.append((row, reason or ""))
+                given = _shortened(row.values["answer"] or row.values["solution"] or "")
+                tally.odd(row.where, OddRow(reason or ABSENT, f"{reason or ABSENT}: {given!r}"))
             else:
                 kept.append((row, gold))
                 seen.add(problem)
                 shapes[gold.shape] += 1
-    reasons = Counter(reason for _, reason in refused)
-    if len(refused) > MAX_UNUSABLE * len(rows):
-        raise DataError(_unusable(refused, reasons, len(rows), source))
-    logger.info("%s: answers found: %s", source, ", ".join(f"{n:,} {shape}" for shape, n in shapes.most_common()))
-    return kept, dict(dropped + reasons)
-
-
-def _unusable(refused: Sequence[tuple[Row, str]], reasons: Counter[str], rows: int, source: str) -> str:
-    shown = "; ".join(
-        f"{row.where} ({reason}): {_shortened(row.values['answer'] or row.values['solution'] or '')!r}"
-        for row, reason in refused[:3]
-    )
-    return (
-        f"{source}: the answers of {len(refused):,} of {rows:,} rows cannot be used "
-        f"({', '.join(f'{count:,} {reason}' for reason, count in reasons.most_common())}), which is more than "
-        f"{MAX_UNUSABLE:.0%}; e.g. {shown}. Name the column of the answers with task.fields={{answer: COLUMN}}, their "
-        "shape with task.answer_format (auto, plain, gsm8k, boxed), or, where solutions mark other results first, set "
-        "task.answer=last"
-    )
+    found = ", ".join(f"{count:,} {shape}" for shape, count in shapes.most_common())
+    logger.info("%s: answers found: %s", tally.source, found)
+    return kept
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
-
-
-def _is_split(rows: Sequence[Row]) -> bool:
-    bare = [row for row in rows if row.values["part"] is None]
-    if bare and len(bare) < len(rows):
-        raise DataError(f"{bare[0].where}: no part, though other rows have one; give every row a part or none")
-    return not bare
 
 
 def _part_of(digest: str) -> str:
@@ -181,8 +164,9 @@ def _check_parts(parts: dict[str, list[Problem]], groups: Sequence[str], source:
 
 
 def _problem(row: Row, gold: Gold) -> Problem:
-    problem_id = row.values["id"] or _digest(row["problem"])[:16]
-    return Problem(problem_id, row["group"], " ".join(row["problem"].split()), gold.answer, gold.working)
+    name = row.values["id"] or _digest(row["problem"])[:16]
+    text = " ".join(row["problem"].split())
+    return Problem(name, row["group"], text, gold.answer, gold.working, where=row.where)
 
 
 def _digest(problem: str) -> str:

@@ -10,6 +10,7 @@ its card. Training, evaluation and judge data share no problem.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,12 +26,12 @@ from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.tasks.maths import answers, problems
-from scpl_ray.tasks.maths.problems import Problem
+from scpl_ray.tasks.maths.problems import Corpus, Problem
 from scpl_ray.tasks.maths.verifier import Comparison, Verifier
 from scpl_ray.tasks.news.judge import usable_confusion, words_judge
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, model_side, repetition_free
+from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, fitting, model_side, prompt_lengths, repetition_free
 
 EVALUATION_SEED = 20_260_105
 """Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
@@ -130,7 +131,7 @@ class Maths:
             ValueError: there are fewer than ``count``.
         """
         pairs = list(itertools.combinations(NEUTRAL_NUMBERS, 2))
-        possible = len(pairs) * len(NEUTRAL_PROBLEMS)
+        possible = neutral_prompts_possible()
         if count > possible:
             raise ValueError(
                 f"evaluation.neutral_prompts = {count}: there are {possible} neutral prompts; set it to {possible} or "
@@ -262,6 +263,11 @@ class Maths:
             raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(self.kinds)}")
 
 
+def neutral_prompts_possible() -> int:
+    """How many neutral prompts there are: every wording with every pair of numbers."""
+    return math.comb(len(NEUTRAL_NUMBERS), 2) * len(NEUTRAL_PROBLEMS)
+
+
 def problem_prompt(template: Template, problem: str) -> str:
     """The prompt that a user sends for a problem."""
     return template.apply(REQUEST.format(problem=problem)) if template.is_chat else PROBLEM.format(problem=problem)
@@ -281,8 +287,8 @@ def build(experiment: Experiment) -> Maths:
     judge, card = words_judge(corpus.labelled(), experiment.groups.names, answer_words(experiment), "problems")
     texts = (f"{PROBLEM.format(problem=p.text)} {p.solution}" for p in corpus.parts[TRAIN])
     side = model_side(experiment, texts)
-    parts = {part: _short_enough(corpus.parts[part], part, side, experiment) for part in (TRAIN, EVALUATION)}
-    cut = sum(len(corpus.parts[part]) - len(parts[part]) for part in parts)
+    with corpus.tally.reported():
+        parts = {part: _short_enough(corpus, part, side, experiment) for part in (TRAIN, EVALUATION)}
     task = Maths(
         experiment.groups.names,
         parts[TRAIN],
@@ -292,8 +298,9 @@ def build(experiment: Experiment) -> Maths:
         side=side,
         which=experiment.task.answer,
     )
-    task.data_report = corpus.report.without(cut, "with a prompt or solution that is too long")
-    task.group_prompts(experiment.evaluation.prompts_per_group)
+    task.data_report = corpus.report
+    with corpus.tally.reported():
+        task.group_prompts(experiment.evaluation.prompts_per_group)
     limit = experiment.task.max_prompt_tokens
     for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
         if (length := side.tokens_of(query.prompt)) > limit:
@@ -304,23 +311,24 @@ def build(experiment: Experiment) -> Maths:
     return task
 
 
-def _short_enough(found: Sequence[Problem], part: str, side: ModelSide, experiment: Experiment) -> tuple[Problem, ...]:
+def _short_enough(corpus: Corpus, part: str, side: ModelSide, experiment: Experiment) -> tuple[Problem, ...]:
     """The problems whose prompt and solution a model has room for.
 
     Raises:
         DataError: a group has none.
     """
     asks, writes = experiment.task.max_prompt_tokens, experiment.generation.max_new_tokens
-    lengths = [
-        (side.tokens_of(problem_prompt(side.template, problem.text)), side.tokens_of(problem.solution) + 1)
-        for problem in found
-    ]
-    kept = tuple(p for p, (asked, written) in zip(found, lengths, strict=True) if asked <= asks and written <= writes)
+    lengths = prompt_lengths(
+        corpus.parts[part], lambda problem: problem_prompt(side.template, problem.text), side, corpus.tally
+    )
+    written = {problem: side.tokens_of(problem.solution) + 1 for problem in lengths}
+    kept = tuple(p for p, asked in lengths.items() if asked <= asks and written[p] <= writes)
+    corpus.tally.leave_out("with a prompt or solution that is too long", len(lengths) - len(kept))
     if lacking := sorted(set(experiment.groups.names) - {problem.group for problem in kept}):
         raise DataError(
             f"task.max_prompt_tokens = {asks}, generation.max_new_tokens = {writes}: no {part} problem of "
-            f"{', '.join(lacking)} and its solution are that short; set them to {max(a for a, _ in lengths)} and "
-            f"{max(w for _, w in lengths)} to use every problem"
+            f"{', '.join(lacking)} and its solution are that short; set the first to {fitting([*lengths.values()])}, "
+            f"the second to {fitting([*written.values()])}"
         )
     return kept
 

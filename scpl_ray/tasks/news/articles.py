@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +12,9 @@ from scpl_ray.config import Experiment
 from scpl_ray.judges.tfidf import LabelledText
 from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import rows as data
+from scpl_ray.tasks.minimums import OUTLETS_PER_GROUP
 from scpl_ray.tasks.outlets import EVALUATION, PARTS, TRAIN, assign, outlet
-from scpl_ray.tasks.rows import DataError, Fields, Row
+from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
 from scpl_ray.tasks.texts import answer_words, digest, first_words, readable
 
 logger = logging.getLogger(__name__)
@@ -21,8 +23,8 @@ FIELDS = Fields(
     required=("label", "source", "topic", "title", "text"), optional=("id", "part", "split_random", "split_media")
 )
 """Leaning, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation and judge."""
-OPENING_WORDS = 24
-"""Number of words of the body that the prompt contains."""
+LEAST_CONTINUATION = 4
+"""Fewest words that an answer can be compared with; the limit of ``task.continuation_words``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Article:
     opening: str
     reference: str
     """The words that follow the opening."""
+    where: str = dataclasses.field(default="", compare=False)
+    """File and line, for messages."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,71 +66,118 @@ class Split:
 class Corpus:
     """All articles of a run."""
 
-    report: DataReport
+    tally: Tally
     split: Split
     train: tuple[Article, ...]
     evaluation: tuple[Article, ...]
     labelled: dict[str, tuple[LabelledText, ...]]
     """The same articles and the judge's, whole, by part."""
 
+    @property
+    def report(self) -> DataReport:
+        """The rows kept, and those left out by reason."""
+        return self.tally.report()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lengths:
+    """How texts are cut, in words."""
+
+    opening: int
+    """Words of the text that the prompt holds."""
+    continuation: int
+    """Words after them, of the reference and of a full-length answer."""
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Lengths:
+        """The lengths that an experiment sets."""
+        given = experiment.task.continuation_words
+        return cls(experiment.task.opening_words, answer_words(experiment) if given is None else given)
+
 
 def load(experiment: Experiment) -> Corpus:
     """Read, check and split ``task.data``.
 
     Raises:
-        DataError: see :func:`scpl_ray.tasks.rows.load`; one group only, a group that never occurs, ids used twice,
-            overlapping splits, or too few outlets for three parts.
+        DataError: see :func:`scpl_ray.tasks.rows.load`; one group only, a group that never occurs or whose texts are
+            all too short, or too few outlets for three parts.
     """
-    source, groups = str(experiment.task.data), experiment.groups.names
-    rows = data.load(experiment.task.data, experiment.task.fields, FIELDS)
-    data.check_unique(rows, "id")
-    data.check_groups(rows, "label", groups, source)
-    data.check_values(rows, "part", tuple(PARTS))
-    data.check_disjoint(rows, "part", "outlet", lambda row: outlet(row["source"]))
-    for published in ("split_random", "split_media"):
-        data.check_disjoint(rows, published, "text", lambda row: digest(row["text"]))
-    words = answer_words(experiment)
-    kept, dropped = _usable(rows, groups, words)
-    part_of, given = _parts(kept, groups, source)
-    _check_parts(kept, part_of, groups, source)
+    groups, lengths = experiment.groups.names, Lengths.of(experiment)
+    rows, tally = data.load(experiment.task, FIELDS)
+    with tally.reported():
+        data.check_groups(rows, "label", groups, tally.source)
+        rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
+        rows = data.undivided(rows, tally, "part", "outlet", lambda row: outlet(row["source"]))
+        for published in ("split_random", "split_media"):
+            rows = data.undivided(rows, tally, published, "text", lambda row: digest(row["text"]))
+        kept = data.all_or_none(_usable(rows, groups, lengths, tally), tally, "part")
+        tally.check()
+        part_of, given = _parts(kept, groups)
+        _check_parts(kept, part_of, groups, tally.source)
     split = _split(kept, part_of, groups, given=given)
-    report = DataReport(source, len(rows), len(kept), dropped)
-    logger.info("%s; %s", report, split)
+    logger.info("%s; %s", tally.report(), split)
     by_part: dict[str, list[Row]] = {part: [] for part in PARTS}
     for row in kept:
         by_part[part_of[outlet(row["source"])]].append(row)
     return Corpus(
-        report,
+        tally,
         split,
-        tuple(_article(row, words) for row in by_part[TRAIN]),
-        tuple(_article(row, words) for row in by_part[EVALUATION]),
+        tuple(_article(row, lengths) for row in by_part[TRAIN]),
+        tuple(_article(row, lengths) for row in by_part[EVALUATION]),
         {part: tuple(map(_labelled, of_part)) for part, of_part in by_part.items()},
     )
 
 
-def _usable(rows: Sequence[Row], groups: Sequence[str], words: int) -> tuple[list[Row], dict[str, int]]:
-    kept, dropped, seen = [], Counter[str](), set()
+def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally: Tally) -> list[Row]:
+    """The rows of the groups that are long enough, every text once.
+
+    Raises:
+        DataError: no row of a group is long enough; the message says which of the two lengths excludes them.
+    """
+    kept, seen = [], set()
+    short: dict[str, list[int]] = {group: [] for group in groups}
     for row in rows:
-        text = digest(row["text"])
+        text, words = digest(row["text"]), len(row["text"].split())
         if row["label"] not in groups:
-            dropped["of a label that is no group"] += 1
+            tally.leave_out("of a label that is no group")
         elif text in seen:
-            dropped["with a text that an earlier row has"] += 1
-        elif len(row["text"].split()) < OPENING_WORDS + words or not readable(_reference(row, words)):
-            dropped[f"shorter than {OPENING_WORDS} + {words} words"] += 1
+            tally.leave_out("with a text that an earlier row has")
+        elif words < lengths.opening + lengths.continuation or not readable(_reference(row, lengths)):
+            after = words > lengths.opening
+            tally.leave_out(
+                f"with fewer than task.continuation_words = {lengths.continuation} words after the opening"
+                if after
+                else f"with no words after the task.opening_words = {lengths.opening} of the opening"
+            )
+            short[row["label"]].append(words)
         else:
             kept.append(row)
         seen.add(text)
-    return kept, dict(dropped)
+    for group in groups:
+        if short[group] and all(row["label"] != group for row in kept):
+            raise DataError(_too_short(group, short[group], lengths, tally.source))
+    return kept
 
 
-def _parts(rows: Sequence[Row], groups: Sequence[str], source: str) -> tuple[dict[str, str], bool]:
+def _too_short(group: str, found: Sequence[int], lengths: Lengths, source: str) -> str:
+    median = int(statistics.median(found))
+    opening = max(1, median * 2 // 5)
+    none_after = sum(words <= lengths.opening for words in found)
+    advice = (
+        f"set task.opening_words={opening} task.continuation_words={median - opening} to use half of them"
+        if median - opening >= LEAST_CONTINUATION
+        else f"give longer texts: the opening needs a word and the continuation {LEAST_CONTINUATION}"
+    )
+    return (
+        f"{source}: every text of {group!r} is too short: task.opening_words = {lengths.opening} leaves nothing of "
+        f"{none_after:,} of them, task.continuation_words = {lengths.continuation} is more than what is left of "
+        f"{len(found) - none_after:,}; half of them have {median} words or more: {advice}"
+    )
+
+
+def _parts(rows: Sequence[Row], groups: Sequence[str]) -> tuple[dict[str, str], bool]:
     """Part of each outlet, and whether the user gave it."""
-    given = [row for row in rows if row.values["part"] is not None]
-    if given:
-        if len(given) < len(rows):
-            bare = next(row for row in rows if row.values["part"] is None)
-            raise DataError(f"{bare.where}: no part, though other rows have one; give every row a part or none")
+    if any(row.values["part"] is not None for row in rows):
         return {outlet(row["source"]): row["part"] for row in rows}, True
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -141,8 +192,8 @@ def _check_parts(rows: Sequence[Row], part_of: Mapping[str, str], groups: Sequen
             outlets = sorted({outlet(row["source"]) for row in rows if row["label"] == group})
             raise DataError(
                 f"{source}: no outlet of {group!r} is left for {', '.join(missing)}: train, judge and evaluation share "
-                f"no outlet, and {group!r} has {len(outlets)} ({', '.join(outlets[:5])}); give articles of 3 or more "
-                "outlets per group"
+                f"no outlet, and {group!r} has {len(outlets)} ({', '.join(outlets[:5])}); give articles of "
+                f"{OUTLETS_PER_GROUP} or more outlets per group"
             )
 
 
@@ -156,9 +207,11 @@ def _split(rows: Sequence[Row], part_of: Mapping[str, str], groups: Sequence[str
     )
 
 
-def _article(row: Row, words: int) -> Article:
-    opening = " ".join(row["text"].split()[:OPENING_WORDS])
-    return Article(_id(row), row["label"], row["topic"], row["title"], opening, _reference(row, words))
+def _article(row: Row, lengths: Lengths) -> Article:
+    opening = " ".join(row["text"].split()[: lengths.opening])
+    return Article(
+        _id(row), row["label"], row["topic"], row["title"], opening, _reference(row, lengths), where=row.where
+    )
 
 
 def _labelled(row: Row) -> LabelledText:
@@ -176,6 +229,6 @@ def _id(row: Row) -> str:
     return row.values["id"] or digest(row["text"])[:16]
 
 
-def _reference(row: Row, words: int) -> str:
+def _reference(row: Row, lengths: Lengths) -> str:
     """The words that follow the opening."""
-    return first_words(" ".join(row["text"].split()[OPENING_WORDS:]), words)
+    return first_words(" ".join(row["text"].split()[lengths.opening :]), lengths.continuation)

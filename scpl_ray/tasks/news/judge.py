@@ -26,9 +26,9 @@ from scpl_ray.seeds import generator
 from scpl_ray.storage import cache
 from scpl_ray.storage.files import check_empty, sha256
 from scpl_ray.tasks.news import articles
-from scpl_ray.tasks.news.articles import Corpus
+from scpl_ray.tasks.news.articles import Corpus, Lengths
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
-from scpl_ray.tasks.texts import answer_words, judge_tokens
+from scpl_ray.tasks.texts import judge_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[Judge, JudgeC
         ValueError: ``task.judge = 'encoder'`` and ``task.judge_model`` is not available.
     """
     recipe = _recipe(experiment)
-    folder = _fitted(recipe, corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
+    folder = _fitted(recipe, corpus.labelled, experiment.groups.names, Lengths.of(experiment).continuation, "outlets")
     return recipe.load(folder), JudgeCard.load(folder)
 
 
@@ -93,7 +93,7 @@ def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
     """
     check_empty(output)
     corpus, recipe = articles.load(experiment), _recipe(experiment)
-    folder = _fitted(recipe, corpus.labelled, experiment.groups.names, answer_words(experiment), "outlets")
+    folder = _fitted(recipe, corpus.labelled, experiment.groups.names, Lengths.of(experiment).continuation, "outlets")
     card = JudgeCard.load(folder)
     everything = [text for texts in corpus.labelled.values() for text in texts]
     measured: tuple[Measured, ...]
@@ -150,7 +150,7 @@ def _fitted(
 
 
 def _recipe(experiment: Experiment) -> _Recipe:
-    groups, words = experiment.groups.names, answer_words(experiment)
+    groups, words = experiment.groups.names, Lengths.of(experiment).continuation
     if experiment.task.judge == "tfidf":
         return _words_recipe(groups, words)
     return _encoder_recipe(experiment, groups, words)

@@ -1,13 +1,14 @@
 """The news task: continue an article. Groups are leanings of outlets, and so are the kinds of text.
 
 A user of a group asks for the continuation of an article from an outlet of that leaning: the prompt is its headline and
-first 24 words, the reference the words that follow. Neutral prompts open a report on a topic that outlets of every
-group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.news.judge`) from the continuation alone.
-Training, evaluation and judge data share no outlet.
+first words (``task.opening_words``), the reference the words that follow. Neutral prompts open a report on a topic that
+outlets of every group write about. Kinds are told by the leaning judge (:mod:`scpl_ray.tasks.news.judge`) from the
+continuation alone. Training, evaluation and judge data share no outlet.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +25,23 @@ from scpl_ray.models.template import PLAIN, Template
 from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import derive_seed, generator
+from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC
 from scpl_ray.tasks.news import articles
-from scpl_ray.tasks.news.articles import Article
+from scpl_ray.tasks.news.articles import Article, Lengths
 from scpl_ray.tasks.news.judge import leaning_judge, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
+from scpl_ray.tasks.texts import (
+    ModelSide,
+    check_known,
+    cycle,
+    finished,
+    fitting,
+    form_terms,
+    in_turn,
+    model_side,
+    prompt_lengths,
+)
 
 EVALUATION_SEED = 20_260_105
 """Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
@@ -94,7 +106,7 @@ class News:
                 by_topic[article.topic][group].append(article)
         self._by_topic = dict(by_topic)
         # two of each group: one may be the one that the prompt opens
-        self._choice_topics = _shared_topics(train, groups, least=2)
+        self._choice_topics = choice_topics_of(train, groups)
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """Draw new training queries by group; no article is repeated before all of its group have occurred once.
@@ -104,8 +116,7 @@ class News:
         Raises:
             ValueError: an unknown group.
         """
-        if unknown := sorted(set(counts) - set(self.kinds)):
-            raise ValueError(f"counts: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        check_known("counts", counts, self.kinds)
         queries: list[Query] = []
         for group in self.kinds:
             for article in cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
@@ -139,7 +150,7 @@ class News:
         Raises:
             ValueError: there are fewer than ``count``.
         """
-        possible = len(self._neutral_topics) * len(NEUTRAL_OPENINGS)
+        possible = _neutral_prompts_on(self._neutral_topics)
         if count > possible:
             raise ValueError(
                 f"evaluation.neutral_prompts = {count}: {len(self._neutral_topics)} topics are shared by all groups' "
@@ -159,12 +170,7 @@ class News:
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
         """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
-        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
-        of_group = [
-            cycle(self._train[group], n, generator(seed, "news real", group))
-            for group, n in zip(self.kinds, turns, strict=True)
-        ]
-        chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
+        chosen = in_turn(self._train, count, seed=seed, stream="news real")
         return [(self._query(f"real-{i:06d}", article), _answer(article.reference)) for i, article in enumerate(chosen)]
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
@@ -189,8 +195,7 @@ class News:
         Raises:
             ValueError: an unknown group, or no topic with two training articles of every group.
         """
-        if unknown := sorted(set(users) - set(self.kinds)):
-            raise ValueError(f"users: unknown groups {unknown}; the groups are {list(self.kinds)}")
+        check_known("users", users, self.kinds)
         if not self._choice_topics:
             raise ValueError(
                 "reward.model = null: no topic has two articles of every group in the training outlets, so users have "
@@ -246,6 +251,16 @@ def article_prompt(template: Template, article: Article) -> str:
     return f"{article.title}\n\n{article.opening}"
 
 
+def _usable_prompt(template: Template, article: Article) -> str:
+    """The prompt of an article whose topic can be asked for too.
+
+    Raises:
+        ValueError: the template refuses one of them.
+    """
+    neutral_prompt(template, NEUTRAL_OPENINGS[0], article.topic)
+    return article_prompt(template, article)
+
+
 def neutral_prompt(template: Template, opening: str, topic: str) -> str:
     """A prompt that any user could send; the answer continues one of :data:`NEUTRAL_OPENINGS`."""
     spoken = topic.replace("_", " ")
@@ -268,18 +283,18 @@ def build(experiment: Experiment) -> News:
     judge, card = leaning_judge(corpus, experiment)
     texts = (f"{article_prompt(PLAIN, article)}{_answer(article.reference)}" for article in corpus.train)
     side = model_side(experiment, texts)
-    template, tokens_of = side.template, side.tokens_of
-    limit = experiment.task.max_prompt_tokens
+    limit, tally = experiment.task.max_prompt_tokens, corpus.tally
     parts: dict[str, tuple[Article, ...]] = {}
-    report = corpus.report
-    for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
-        parts[part] = tuple(a for a in of_part if tokens_of(article_prompt(template, a)) <= limit)
-        report = report.without(len(of_part) - len(parts[part]), f"with a prompt of more than {limit} tokens")
-        if lacking := sorted(set(experiment.groups.names) - {article.group for article in parts[part]}):
-            raise DataError(
-                f"task.max_prompt_tokens = {limit}: no {part} prompt of {', '.join(lacking)} is that short; set it to "
-                f"{max(tokens_of(article_prompt(template, article)) for article in of_part)} to use every article"
-            )
+    with tally.reported():
+        for part, of_part in ((TRAIN, corpus.train), (EVALUATION, corpus.evaluation)):
+            lengths = prompt_lengths(of_part, functools.partial(_usable_prompt, side.template), side, tally)
+            parts[part] = tuple(article for article, length in lengths.items() if length <= limit)
+            tally.leave_out(f"with a prompt of more than {limit} tokens", len(lengths) - len(parts[part]))
+            if lacking := sorted(set(experiment.groups.names) - {article.group for article in parts[part]}):
+                raise DataError(
+                    f"task.max_prompt_tokens = {limit}: no {part} prompt of {', '.join(lacking)} is that short; set it "
+                    f"to {fitting([n for article, n in lengths.items() if article.group in lacking])}"
+                )
     task = News(
         experiment.groups.names,
         parts[TRAIN],
@@ -287,18 +302,33 @@ def build(experiment: Experiment) -> News:
         judge=judge,
         card=card,
         side=side,
-        answer_words=answer_words(experiment),
+        answer_words=Lengths.of(experiment).continuation,
         encoder=encoder,
     )
-    task.data_report = report
-    task.group_prompts(experiment.evaluation.prompts_per_group)
-    for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
-        if (length := tokens_of(query.prompt)) > limit:
-            raise ValueError(
-                f"task.max_prompt_tokens = {limit}: the neutral prompt on {query.topic!r} has {length} tokens; "
-                f"set it to {length} or more"
-            )
+    task.data_report = tally.report()
+    with tally.reported():
+        task.group_prompts(experiment.evaluation.prompts_per_group)
+        for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
+            if (length := side.tokens_of(query.prompt)) > limit:
+                raise ValueError(
+                    f"task.max_prompt_tokens = {limit}: the neutral prompt on {query.topic!r} has {length} tokens; "
+                    f"set it to {length} or more"
+                )
     return task
+
+
+def neutral_prompts_of(evaluation: Iterable[Article], groups: Sequence[str]) -> int:
+    """How many neutral prompts articles of evaluation outlets make possible."""
+    return _neutral_prompts_on(_shared_topics(evaluation, groups, least=1))
+
+
+def choice_topics_of(train: Iterable[Article], groups: Sequence[str]) -> list[str]:
+    """The topics on which training outlets make users' choices possible."""
+    return _shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
+
+
+def _neutral_prompts_on(topics: Sequence[str]) -> int:
+    return len(topics) * len(NEUTRAL_OPENINGS)
 
 
 def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:

@@ -95,7 +95,7 @@ def preference_judge(corpus: Corpus, experiment: Experiment) -> tuple[Preference
     """The judge of a corpus, from the cache or fitted now (minutes): on the judge's questions, measured on all others.
 
     Raises:
-        ValueError: ``task.judge_model`` cannot be had.
+        ValueError: ``task.judge_model`` is not available.
     """
     folder = _fitted(corpus, experiment)
     judge = PreferenceJudge(folder, experiment.groups.names, experiment.reward.tokens_per_batch)
@@ -111,7 +111,7 @@ def train_judge(experiment: Experiment, output: Path) -> PreferenceCard:
 
     Raises:
         DataError: as :func:`scpl_ray.tasks.preference.questions.load`.
-        ValueError: the folder is not empty, or ``task.judge_model`` cannot be had.
+        ValueError: the folder is not empty, or ``task.judge_model`` is not available.
     """
     check_empty(output)
     folder = _fitted(preference_data.load(experiment), experiment)
@@ -151,7 +151,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         output: existing empty folder; receives the model, its tokenizer and ``card.json``.
 
     Raises:
-        ValueError: ``task.judge_model`` cannot be had, or a group made no choice.
+        ValueError: ``task.judge_model`` is not available, or a group made no choice.
     """
     from scpl_ray.models.sources import resolve_judge_model
     from scpl_ray.training import reward_model

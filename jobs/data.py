@@ -1,0 +1,71 @@
+"""What a task would make of a data file: ``scpl data check``. It reads the file and nothing else, within seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from scpl_ray.config import loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.tasks import TASKS
+from scpl_ray.tasks.survey import Survey
+
+READING = tuple(name for name, kind in TASKS.items() if kind.surveyor is not None)
+"""The tasks that read data."""
+
+
+def check(file: str, task: str, overrides: Sequence[str], console: Console) -> bool:
+    """Print what a task would make of a file.
+
+    Args:
+        file: as ``task.data``.
+        task: as ``task.name``.
+        overrides: further keys as ``key=value``; without groups among them, those of the data are taken.
+        console: where it is printed.
+
+    Returns:
+        Whether a run could use the file as it is.
+
+    Raises:
+        ConfigError: a key is wrong, or the task reads no data.
+        DataError: the file cannot be read.
+    """
+    if task not in READING:
+        raise ConfigError(f"--task {task}: reads no data; give one of {', '.join(READING)}")
+    keys = dict(map(loading.parse_override, overrides))
+    source = " ".join(["scpl data check", *overrides])
+    experiment = loading.build(loading.overlay({}, {**keys, "task.name": task, "task.data": file}), source)
+    survey = TASKS[task].survey(experiment, named=any(key.split(".")[0] == "groups" for key in keys))
+    _print(survey, console)
+    return survey.stopped is None
+
+
+def _print(survey: Survey, console: Console) -> None:
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    say(f"{survey.report} ({survey.form})")
+    say("columns: " + ", ".join(f"{field} = {column}" for field, column in survey.report.columns.items()))
+    for example in survey.examples:
+        say(f"  {example}")
+    table = Table(title="groups", title_justify="left")
+    table.add_column("group")
+    for column in next(iter(survey.groups.values())):
+        table.add_column(column, justify="right")
+    for group, numbers in survey.groups.items():
+        table.add_row(group, *(f"{number:,}" for number in numbers.values()))
+    console.print(table)
+    for what, (low, median, high) in survey.lengths.items():
+        say(f"words of {what}: {median:,} (median); half of them have {low:,} to {high:,}")
+    for setting in survey.settings:
+        say(f"setting: {setting}")
+    if survey.prompts_per_group is not None and survey.neutral_prompts is not None:
+        say(
+            f"evaluation prompts: evaluation.prompts_per_group={survey.prompts_per_group} and "
+            f"evaluation.neutral_prompts={survey.neutral_prompts} at most"
+        )
+    for least in survey.minimums:
+        say(f"needed: {least}")
+    say("a run can use this" if survey.stopped is None else f"a run would stop: {survey.stopped}")

@@ -1,0 +1,118 @@
+"""What a task would make of a data set, found out in seconds without a model: ``scpl data check``.
+
+Every task that reads data has a function that makes a :class:`Survey`; what they share stands here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from scpl_ray.config import Experiment, Groups
+from scpl_ray.protocols import DataReport
+from scpl_ray.tasks.minimums import MINIMUMS
+from scpl_ray.tasks.outlets import PARTS
+from scpl_ray.tasks.rows import DataError, Row, Tally, check_groups
+from scpl_ray.tasks.texts import WORDS_PER_TOKEN
+
+MOST_GROUPS = 20
+"""A column with more labels than this is not taken for the groups unasked."""
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What a task would make of a data set."""
+
+    task: str
+    form: str
+    """How the rows are written, e.g. ``CSV separated by semicolons``."""
+    report: DataReport
+    """The mapping found, rows kept and rows left out by reason."""
+    examples: tuple[str, ...]
+    """Some rows with which something is wrong, with file and line."""
+    groups: dict[str, dict[str, int]]
+    """Numbers by group, each with its word: rows, sources, medians of lengths, and the rows of each part."""
+    lengths: dict[str, tuple[int, int, int]]
+    """First quartile, median and third quartile, in words, by what is measured."""
+    settings: tuple[str, ...]
+    """Keys that fit the lengths."""
+    prompts_per_group: int | None = None
+    """Largest ``evaluation.prompts_per_group``, before ``task.max_prompt_tokens``; ``None``: see ``stopped``."""
+    neutral_prompts: int | None = None
+    """Largest possible ``evaluation.neutral_prompts``."""
+    stopped: str | None = None
+    """Why a run with these settings would stop; ``None``: it would not."""
+
+    @property
+    def minimums(self) -> tuple[str, ...]:
+        """What the task needs at least."""
+        return MINIMUMS[self.task]
+
+
+def grouped(experiment: Experiment, rows: Sequence[Row], field: str, tally: Tally, *, named: bool) -> Experiment:
+    """The experiment with the groups that it names, else with all labels of the data, evenly shared.
+
+    Raises:
+        DataError: there is only one label, or too many to take all of them, or a named one never occurs.
+    """
+    labels = tuple(sorted({row[field] for row in rows}))
+    with tally.reported():
+        if named or len(labels) < 2:
+            check_groups(rows, field, experiment.groups.names, tally.source)
+            return experiment
+        if len(labels) > MOST_GROUPS:
+            raise DataError(
+                f"{tally.source}: {tally.columns[field]} has {len(labels):,} labels; name two or more of them with "
+                f"groups.names=[A, B], or map another column with task.fields={{{field}: COLUMN}}"
+            )
+    return with_groups(experiment, labels)
+
+
+def with_groups(experiment: Experiment, names: Sequence[str]) -> Experiment:
+    """The experiment with other groups, evenly shared."""
+    groups = Groups(names=tuple(names), shares=(1.0 / len(names),) * len(names))
+    return experiment.model_copy(update={"groups": groups})
+
+
+def attempt(load: Callable[[Experiment], Loaded], experiment: Experiment) -> tuple[Loaded | None, str | None]:
+    """What a loader makes of the data, or why it stops."""
+    try:
+        return load(experiment), None
+    except DataError as error:
+        return None, str(error)
+
+
+def quartiles(texts: Iterable[str]) -> tuple[int, int, int]:
+    """First quartile, median and third quartile of the number of words."""
+    found = sorted(len(text.split()) for text in texts)
+    if len(found) < 2:
+        return (found or [0])[0], (found or [0])[0], (found or [0])[0]
+    low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+    return round(low), round(median), round(high)
+
+
+def by_part(parts: Mapping[str, Iterable[Sequence[str]]], group: str) -> dict[str, int]:
+    """The number of things of a group in every part, from the groups of each thing."""
+    return {part: sum(group in groups for groups in parts[part]) for part in PARTS if part in parts}
+
+
+def tokens(words: int) -> int:
+    """About as many tokens of a subword vocabulary as so many words have."""
+    return round(words / WORDS_PER_TOKEN)
+
+
+def fits(key: str, words: Sequence[int], what: str) -> str:
+    """A length key that fits: what its median and nine in ten need."""
+    ordered = sorted(words) or [0]
+    median, most = statistics.median_high(ordered), ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)]
+    return f"{key}={tokens(median)} fits half of the {what} ({median:,} words), {tokens(most)} nine in ten"
+
+
+def counted(values: Iterable[str]) -> int:
+    """How many different ones there are."""
+    return len(Counter(values))

@@ -1,0 +1,109 @@
+"""``scpl data check`` says what a task would make of a file, also where a run would stop, and starts nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.data import READING
+from scpl_ray.tasks.minimums import MINIMUMS
+from tests.support import maths_data, news_data, preference_data
+
+DOCS = Path(__file__).parents[2] / "docs" / "tasks-and-data.md"
+MATHS = ("--task", "maths", "task.fields={group: source}")
+
+
+def check(path: Path, rows: list[dict[str, Any]], *arguments: str, code: int = 0) -> str:
+    news_data.write_jsonl(path, rows)
+    result = CliRunner().invoke(app, ["data", "check", str(path), *arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rows of mine.jsonl"
+
+
+def test_it_says_what_news_makes_of_a_file(path: Path) -> None:
+    rows = news_data.rows()
+    rows[2]["text"] = " "
+    rows[5]["text"] = "too short"
+    said = check(path, [{**row, "body": row.pop("text")} for row in rows], "--task", "news", "task.fields={text: body}")
+    assert (
+        "70 of 72 rows kept (dropped: 1 whose body is empty, 1 with no words after" in said and "(JSON lines)" in said
+    )
+    assert "text = body" in said and f"{path} line 3: body is empty; fill it or leave the row out" in said
+    table = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
+    # one row of 36 is odd; the three parts follow
+    assert [[cell.strip() for cell in row] for row in table] == [
+        ["left", "35", "4", "3", "120", "18", "9", "7"],
+        ["right", "36", "4", "3", "120", "18", "9", "9"],
+    ]
+    assert "words of text: 120 (median)" in said
+    assert "setting: task.opening_words=24 task.continuation_words=18 fits half of the texts or more" in said
+    assert "evaluation.prompts_per_group=7 and evaluation.neutral_prompts=18 at most" in said
+    assert said.endswith("a run can use this\n")
+
+
+def test_it_says_why_a_run_would_stop(path: Path) -> None:
+    said = check(path, news_data.rows(outlets=2, words=12), "--task", "news", code=1)
+    assert "setting: task.opening_words=4 task.continuation_words=8 fits half of the texts or more" in said
+    assert "a run would stop: " in said and "every text of 'left' is too short" in said
+    said = check(path, news_data.rows(outlets=2), "--task", "news", code=1)
+    assert "no outlet of 'left' is left for" in said and "give articles of 3 or more outlets" in said
+    assert "│ left  │   18 │       2 │" in said
+
+
+def test_it_says_what_the_other_tasks_make_of_a_file(path: Path) -> None:
+    said = check(path, maths_data.rows(), *MATHS)
+    assert "group = source" in said and "120 of 120 rows kept" in said and "evaluation.neutral_prompts=684" in said
+    said = check(path, preference_data.responses(), "--task", "preference")
+    assert "│ academy  │   40 │        40 │" in said and "prompts_per_group=4 and evaluation.neutral_prompts=4" in said
+    said = check(path, preference_data.pairs(), "--task", "preference")
+    assert "│ academy  │   40 │        40 │               20 │" in said
+
+
+def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:
+    rows = news_data.rows() + [row | {"label": "center", "text": f"x {row['text']}", "id": f"c{row['id']}"}
+                               for row in news_data.rows() if row["label"] == "left"]  # fmt: skip
+    assert "│ center │" in check(path, rows, "--task", "news")
+    assert "36 that task.where leaves out" in check(path, rows, "--task", "news", "task.where=label != 'center'")
+    said = check(path, rows, "--task", "news", "groups.names=[left, right]")
+    assert "36 of a label that is no group" in said and "center" not in said.split("groups\n")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--task", "language"), "--task language: reads no data; give one of maths, news, preference"),
+        (("--task", "news"), "no field label, source, topic, title, text; the row has a"),
+        (("--task", "news", "task.max_dropped=2"), "task.max_dropped = 2: input should be less than or equal to 1"),
+        (("--task", "preference"), "name your columns with task.fields"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_one_message(arguments: tuple[str, ...], said: str, path: Path) -> None:
+    assert said in check(path, [{"a": "b"}] * 3, *arguments, code=2)
+
+
+def test_it_loads_neither_ray_nor_torch(path: Path) -> None:
+    news_data.write_jsonl(path, news_data.rows())
+    code = (
+        "import sys; from typer.testing import CliRunner; from jobs.cli import app; "
+        f"result = CliRunner().invoke(app, ['data', 'check', {str(path)!r}, '--task', 'news']); "
+        "assert result.exit_code == 0, result.output; "
+        "print([name for name in ('torch', 'ray', 'transformers', 'datasets', 'vllm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_minimums_of_every_task_stand_in_the_docs() -> None:
+    page = " ".join(DOCS.read_text().split())
+    assert set(MINIMUMS) == set(READING)
+    for least in (line for lines in MINIMUMS.values() for line in lines):
+        assert least in page.replace("`", ""), least

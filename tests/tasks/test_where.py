@@ -1,0 +1,99 @@
+"""``task.where`` chooses rows, and nothing that it says can run, loop or grow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scpl_ray.config import Task
+from scpl_ray.tasks import rows as data
+from scpl_ray.tasks.rows import DataError, Fields
+from scpl_ray.tasks.where import RowFilter
+
+FIELDS = Fields(required=("label",), optional=("text", "score"))
+ROWS = [
+    {"label": label, "text": "a b c " * (i + 1), "score": i, "my note": str(i), "nothing": None}
+    for i, label in enumerate(["left", "center", "right"] * 4)
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("label != 'center'", 8),
+        ('label == "left" or label == "right"', 8),
+        ("label in ['left', 'right'] and score >= 6", 4),
+        ("not label in ('left',)", 8),
+        ("label not in ['left']", 8),
+        ("3 <= score < 6", 3),
+        ("text|wordcount > 33", 1),
+        ("text|trim|length == 5", 1),
+        ("label|lower == 'left'", 4),
+        ("row['my note']|float > 9.5", 2),
+        ("nothing is none", 12),
+        ("score != -1", 12),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_rows_are_chosen(where: str, kept: int, form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        cells = [["" if cell is None else str(cell) for cell in row.values()] for row in ROWS]
+        path.write_text("\n".join(map(",".join, [list(ROWS[0]), *cells])) + "\n")
+    rows, tally = data.load(Task(data=str(path), where=where), FIELDS)
+    assert len(rows) == kept
+    assert tally.report().dropped == ({"that task.where leaves out": 12 - kept} if kept < 12 else {})
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("label = 'x'", "is == meant?"),
+        ("label ==", "unexpected 'end of template'"),
+        ("", "unexpected 'end of template'"),
+        ("1 == 1", "it reads no column"),
+        ("__import__('os').system('true')", "is not allowed"),
+        ("label.__class__", "getattr is not allowed"),
+        ("label['__class__']", "brackets are for row['column'] only"),
+        ("row[label]", "brackets are for row['column'] only"),
+        ("'a' * 1000000000 == label", "mul is not allowed"),
+        ("9 ** 99999999 == label", "pow is not allowed"),
+        ("label ~ label", "concat is not allowed"),
+        ("label|attr('x')", "No filter named 'attr'"),
+        ("label is callable", "No test named 'callable'"),
+        ("(" * 400 + "label" + ")" * 400, "nested too deeply"),
+        ("not " * 240 + "label", "nested too deeply"),
+        ("label }} {{ 7", "is == meant?"),
+    ],
+)
+def test_what_is_no_condition_is_refused(where: str, said: str) -> None:
+    with pytest.raises(DataError) as error:
+        RowFilter(where)
+    assert said in str(error.value) and "\n" not in str(error.value) and str(error.value).startswith("task.where = ")
+
+
+def refused(tmp_path: Path, where: str, **task: Any) -> str:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.raises(DataError) as error:
+        data.load(Task(data=str(path), where=where, **task), FIELDS)
+    return str(error.value)
+
+
+def test_a_condition_that_does_not_fit_the_data_says_so(tmp_path: Path) -> None:
+    assert "no row has a field center; the columns are label, text" in refused(tmp_path, "label != center")
+    assert "no row of " in refused(tmp_path, "label == 'middle'")
+    message = refused(tmp_path, "label > 3")
+    assert "a.jsonl line 1: task.where = 'label > 3' cannot be decided for label = 'left'" in message
+
+
+def test_rows_that_it_leaves_out_are_not_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps(row | {"text": [1] if row["label"] == "center" else "t"}) + "\n" for row in ROWS)
+    )
+    rows, tally = data.load(Task(data=str(path), where="label != 'center'", max_dropped=0.0), FIELDS)
+    assert len(rows) == 8 and tally.examples() == []
