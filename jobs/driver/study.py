@@ -104,8 +104,7 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
     """What speaks against the metric and the group that a claim names."""
     kind, said = kind_of(claim.metric), f"claims: {claim.name!r}: metric = {claim.metric!r}"
     if kind is None:
-        names = [kind.name for kind in CATALOGUE]
-        nearest = near(claim.metric, names)
+        nearest = near(claim.metric, [kind.name for kind in CATALOGUE])
         yield f"{said}: no metric of this name{f'; the nearest is {nearest}' if nearest else ''} (docs/metrics.md)"
         return
     if claim.group is None:
