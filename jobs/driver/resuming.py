@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jobs.driver import advice, experiments, inputs, run
 from jobs.terminal.display import closing_table, restarts_line, seconds_table
+from scpl_ray import tracking
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
@@ -58,7 +59,10 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
                 f"--resume {run_dir}: loop.rounds={after.loop.rounds} is fewer than the run's {before.loop.rounds}"
             )
         task = None
-        if not is_finished(store, after):
+        if is_finished(store, after):
+            if moved := [key for key in keys if key in inputs.KEYS]:
+                inputs.check_same(store, after, moved)
+        else:
             if conflicts := experiments.conflicts(after):
                 source = f"{config} with {' '.join(overrides)}" if overrides else str(config)
                 raise StoreError(_advised(loading.problems(source, conflicts), store))
@@ -67,8 +71,8 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
                 task = run.checked_plan(after)[0]
             except ValueError as error:
                 raise StoreError(_advised(str(error), store)) from error
-            if after != before:
-                store.extend(after)
+        if after != before:
+            store.extend(after)
         unless_it_continues.pop_all()
     return store, after, task
 
@@ -84,8 +88,16 @@ def is_finished(run: Reader, experiment: Experiment) -> bool:
 
 
 def show(run_: Reader, experiment: Experiment, console: Console) -> None:
-    """Print the closing tables of a run from its directory alone: no task, data, model or code of its user is read."""
+    """Print the closing tables of a run from its directory alone: no task, data, model or code of its user is read.
+
+    A dashboard that the config names gets the rounds that are missing there.
+    """
     measured = [run_.read(t, "evaluation", "metrics", Metric) for t in range(experiment.loop.rounds + 1)]
+    if experiment.tracking.to is not None:
+        boards = tracking.Boards(experiment, run_.root, run_.identity)
+        for rows in measured:
+            boards.write(rows)
+        boards.close(finished=True)
     seconds = run.seconds_by_round(run_, experiment)
     rounds = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
     console.print(closing_table(rounds, experiment.groups.names))

@@ -166,7 +166,10 @@ class Study(Section):
         if (self.mode == "search") != (self.search is not None):
             raise ValueError(f"mode = {self.mode!r}: a section `search` is given with mode=search, and only then")
         if self.mode == "search" and (len(self.arms) > 1 or not self.axes):
-            raise ValueError(f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; one arm and some axes")
+            raise ValueError(
+                f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; a search needs one arm and at least "
+                "one axis"
+            )
         names = [claim.name for claim in self.claims]
         for claim in self.claims:
             if names.count(claim.name) > 1:

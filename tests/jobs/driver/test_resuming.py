@@ -1,5 +1,6 @@
 """`--resume`: from any folder, with data that moved, with the keys that a message names, and of what is finished."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,7 @@ def test_data_that_moved_may_be_named_again_if_it_is_the_same(
     for named in ([], ["task.data=moved.jsonl"]):
         refused = scpl("run", "--resume", "r 1", *named, code=2)
         assert "not what the run began with (SHA-256 differs)" in refused and again in refused
+    articles(tmp_path / "moved.jsonl")
     refused = scpl("run", "--resume", "r 1", "reward.model=cache", code=2)
     assert "reward.model = " in refused and "only what has moved may be named again" in refused
 
@@ -141,23 +143,23 @@ def test_no_other_key_may_change(tmp_path: Path) -> None:
 
 
 def test_a_message_offers_only_what_resume_takes(tmp_path: Path) -> None:
+    known = {key for key, _, _ in all_keys(Experiment)}
     for text in (*ADVICE.values(), "training.learning_rate", "lower training.tokens_per_micro_batch (now 8)."):
-        said = advice.resumed_with(text, "runs/é 1")
-        command, _, rest = said.partition("\n")
-        words = shlex.split(command)
-        assert words[:4] == ["scpl", "run", "--resume", "runs/é 1"]
-        offered = {word.removesuffix("=VALUE") for word in words[4:]}
-        assert offered <= {*MAY_CHANGE, *inputs.KEYS}
-        for key, _, _ in all_keys(Experiment):
-            if key in text.replace(",", " ").split():
-                assert key in offered or f" {key}" in rest
+        offered, _, kept = advice.resumed_with(text, "runs/é 1").partition("\nthis run keeps its ")
+        assert shlex.split(offered.splitlines()[0])[:4] == ["scpl", "run", "--resume", "runs/é 1"]
+        for key in known & set(re.findall(r"[\w.]+\w", text)):
+            assert (key in offered) == (key in MAY_CHANGE or key in inputs.KEYS), key
+            assert key in offered or key in kept
     assert advice.resumed_with("no key at all", "r") == "scpl run --resume r"
+    assert (
+        advice.resumed_with("raise reward.tokens_per_batch", "r") == "scpl run --resume r reward.tokens_per_batch=VALUE"
+    )
 
 
 def test_a_plan_that_does_not_fit_says_with_which_keys_the_run_continues(tmp_path: Path) -> None:
     begun(tmp_path / "r", Experiment()).close()
     refused = scpl("run", "--resume", "r", "training.workers=64", code=2)
-    assert "scpl run --resume r training.workers=VALUE" in refused
+    assert "scpl run --resume r KEY=VALUE\nwhere KEY may be generation.replicas, reward.replicas or training" in refused
     refused = scpl("run", "--resume", "r", "training.tokens_per_micro_batch=8", code=2)
     assert "scpl run --resume r training.tokens_per_micro_batch=VALUE" in refused
 
