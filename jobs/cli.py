@@ -270,9 +270,7 @@ def sweep(
     --resume studies/NAME-TIME[/] continues a study where it stopped. [bold]scpl report studies/NAME-TIME[/] makes the
     page.
     """
-    from jobs.driver import inputs
     from jobs.driver import study as job
-    from jobs.driver.ray_session import check_address
 
     try:
         if (config is None) == (resume is None):
@@ -288,18 +286,15 @@ def sweep(
                 )
             plan = job.open_study(folder)
         else:
-            plan = inputs.anchored_study(study.load(_study_file(str(config)), CONFIGS, quick=quick), CONFIGS)
+            plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
-                trials = study.trials(plan, CONFIGS)
+                trials, made = study.trials(plan, CONFIGS), {}
             else:
-                trials = study.trials(plan, CONFIGS, experiments.build)
-                job.check(plan, trials)
-                if not dry_run and plan.mode != "analytic":
-                    check_address()
+                plan, trials, made = job.checked(plan, dry_run=dry_run)
         if dry_run:
-            job.print_plan(wide_console(), plan, trials)
+            job.print_plan(wide_console(), plan, trials, made)
             return
         if resume is None:
             job.create(folder, plan)

@@ -161,11 +161,17 @@ def checked_plan(experiment: Experiment, cluster: Cluster | None = None) -> tupl
     Raises:
         ValueError: as :func:`plan`; or a model, the user's own code, or a setting cannot work.
     """
-    there = cluster or (None if os.environ.get(ADDRESS) else local_cluster())
-    preflight.check_config(experiment, on_gpu=there is None or there.gpus > 0)
+    preflight.check_config(experiment, on_gpu=gpus_possible(cluster))
     task, placed = plan(experiment, cluster)
     preflight.check_task(experiment, task)
     return task, placed
+
+
+def gpus_possible(cluster: Cluster | None = None) -> bool:
+    """Whether a run may get GPUs: those of this cluster; ``None``: of this machine, or of one that is not asked yet."""
+    if cluster is None and os.environ.get(ADDRESS):
+        return True
+    return (cluster or local_cluster()).gpus > 0
 
 
 def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:

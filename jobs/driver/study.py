@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.configs import CONFIGS
+from jobs.driver import experiments
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from scpl_ray.analytic.loop import simulate
@@ -78,6 +79,30 @@ def is_finished(folder: Path, plan: Study) -> bool:
     if plan.mode != "engines":
         return False
     return all((folder / trial.folder / "summary.json").is_file() for trial in study.trials(plan, CONFIGS))
+
+
+def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], dict[str, str]]:
+    """A study whose paths are absolute, its trials, and what it would make first (in a dry run), after every check.
+
+    Raises:
+        ValueError: something cannot work; nobody answers at ``RAY_ADDRESS``.
+    """
+    if plan.mode == "analytic":
+        trials = study.trials(plan, CONFIGS, experiments.build)
+        check(plan, trials)
+        return plan, trials, {}
+    # these import Ray and torch, for which a study without a language model need not wait
+    from jobs.driver import inputs
+    from jobs.driver.dry_run import check_trials
+    from jobs.driver.ray_session import check_address
+
+    plan = inputs.anchored_study(plan, CONFIGS)
+    trials = study.trials(plan, CONFIGS, experiments.build)
+    check(plan, trials)
+    made = check_trials(trials, with_tasks=dry_run)
+    if not dry_run:
+        check_address()
+    return plan, trials, made
 
 
 def check(plan: Study, trials: Sequence[Trial]) -> None:
@@ -196,8 +221,8 @@ def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
     return {"metric": search.metric, "value": values[run], "keys": sampled}
 
 
-def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
-    """Print the arms and the number of rounds that would be run."""
+def print_plan(console: Console, plan: Study, trials: Sequence[Trial], made: Mapping[str, str]) -> None:
+    """Print the arms, the number of rounds that would be run, and the cost of each thing that would be made first."""
     table = Table(title=f"study {plan.name}: {plan.mode}, {plan.seeds} seeds per arm", title_justify="left")
     table.add_column("arm")
     table.add_column("keys")
@@ -205,6 +230,10 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
         keys = {**plan.set, **dict(trial.cell), **plan.arms[trial.arm]}
         table.add_row(trial.label, " ".join(f"{key}={value}" for key, value in keys.items()))
     console.print(table)
+    if made:
+        console.print("the study would make first, once, and keep:", markup=False)
+    for name, cost in made.items():
+        console.print(f"  {name}: {cost}", markup=False)
     rounds = sum(trial.experiment.loop.rounds for trial in trials)
     console.print(
         f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False
