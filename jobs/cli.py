@@ -169,7 +169,8 @@ def simulate(
     ] = None,
     fit_rounds: Annotated[int | None, typer.Option(help="With --from: rounds to fit on (default: half).")] = None,
     output: Annotated[
-        Path | None, typer.Option(parser=user_path, help="Also write every seed's numbers to this Parquet file.")
+        Path | None,
+        typer.Option(parser=user_path, metavar="PATH", help="Also write every seed's numbers to this Parquet file."),
     ] = None,
 ) -> None:
     """Simulate the same loop without a language model: thousands of seeds in seconds.
@@ -201,7 +202,9 @@ judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of te
 app.add_typer(judge, name="judge")
 reward = typer.Typer(no_args_is_help=True, help="Reward models with one output per group: train one for reward.model.")
 app.add_typer(reward, name="reward")
-Output = Annotated[Path, typer.Option(parser=user_path, help="New folder for the model and its card.json.")]
+Output = Annotated[
+    Path, typer.Option(parser=user_path, metavar="PATH", help="New folder for the model and its card.json.")
+]
 
 
 @judge.command("train")
@@ -332,7 +335,9 @@ def report(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(parser=user_path, help="File to write.")] = Path("experiment.yaml"),
+    path: Annotated[Path, typer.Argument(parser=user_path, metavar="[PATH]", help="File to write.")] = Path(
+        "experiment.yaml"
+    ),
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,
 ) -> None:
     """Write a config with every key, its default and its meaning."""

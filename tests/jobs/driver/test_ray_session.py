@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_one_message_says_that_nobody_answers_and_what_to_do(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
 
 
+def test_a_server_that_speaks_as_ray_does_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    grpc = pytest.importorskip("grpc")
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    server.start()
+    check_address()
+    server.stop(0)
+
+
 def test_what_answers_without_a_word_is_no_ray(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_session, "ANSWER_S", 0.3)
     monkeypatch.setenv("RAY_ADDRESS", silent)
@@ -71,7 +81,7 @@ def test_words_of_ray_are_left_to_ray(address: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_when_it_is_told_to(number: int, silent: str) -> None:
-    code = "print('asking', flush=True); from jobs.driver.ray_session import check_address; check_address()"
+    code = "from jobs.driver.ray_session import check_address; print('asking', flush=True); check_address()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "RAY_ADDRESS": silent}, text=True, stdout=subprocess.PIPE
     )
@@ -80,7 +90,6 @@ def test_it_ends_when_it_is_told_to(number: int, silent: str) -> None:
     began = time.monotonic()
     process.send_signal(number)
     process.wait(timeout=30)
-    # imports may still be under way
     assert process.returncode != 0 and time.monotonic() - began < 5
     process.stdout.close()
 
