@@ -275,6 +275,7 @@ def sweep(
     """
     from jobs.driver import study as job
 
+    made: dict[str, str] = {}
     try:
         if (config is None) == (resume is None):
             raise ConfigError(
@@ -293,7 +294,7 @@ def sweep(
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
-                trials, made = study.trials(plan, CONFIGS), {}
+                trials = study.trials(plan, CONFIGS)
             else:
                 plan, trials, made = job.checked(plan, dry_run=dry_run)
         if dry_run:

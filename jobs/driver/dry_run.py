@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from actors.placement.cluster import Cluster
+from actors.placement.layout import Layout
 from jobs.driver import preflight, run
 from jobs.terminal.display import unheard
 from jobs.terminal.plan import print_made, print_plan
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
 from scpl_ray.studies.study import Trial
 
@@ -33,7 +35,8 @@ def print_dry_run(console: Console, experiment: Experiment, cluster: Cluster | N
         ValueError: something cannot work.
     """
     with cache.planned() as cached:
-        task, placed = None, None
+        task: Task | None = None
+        placed: Layout | None = None
         with unheard("checking the config, its data and its models"):
             # without something costly not all can be checked, and the plan says so
             with contextlib.suppress(cache.NotMadeError):
@@ -61,7 +64,7 @@ def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> dict[str, str]
     made: dict[str, str] = {}
     with cache.planned() as cached:
         for trial in reversed(different.values()):
-            task = None
+            task: Task | None = None
             try:
                 with contextlib.suppress(cache.NotMadeError):
                     if with_tasks:

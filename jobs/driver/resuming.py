@@ -58,7 +58,7 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
             raise StoreError(
                 f"--resume {run_dir}: loop.rounds={after.loop.rounds} is fewer than the run's {before.loop.rounds}"
             )
-        task = None
+        task: Task | None = None
         if is_finished(store, after):
             if moved := [key for key in keys if key in inputs.KEYS]:
                 inputs.check_same(store, after, moved)
