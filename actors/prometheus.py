@@ -2,13 +2,16 @@
 
 Ray's metrics agent serves them at the port that ``ray start --metrics-export-port`` names. It adds the prefix ``ray_``
 to names and the suffix ``_total`` to counters. A local run has an endpoint too, on loopback, at its own port. The
-agent receives new values every 10 seconds.
+agent receives new values every 10 seconds. Ray takes labels in ASCII only, so that names in other letters are written
+as :func:`label` says. Whatever goes wrong here is logged once and never stops a run.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +21,8 @@ from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.protocols import Progress
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.storage.manifests import restarts
+
+logger = logging.getLogger(__name__)
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "scpl_round": ("Round in progress; 0 is the base model.", ()),
@@ -36,6 +41,17 @@ COUNTERS = {
 }
 MEASURED = {kind.name: kind.gauge for kind in CATALOGUE if kind.gauge}
 """The gauge of each metric of a round that has one."""
+
+
+AS_THEY_ARE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+def label(text: str) -> str:
+    """A text as the value of a label: characters that are not printable ASCII, and ``%``, are percent-encoded.
+
+    Different texts give different labels, and ``urllib.parse.unquote`` gives the text back.
+    """
+    return urllib.parse.quote(text, safe=AS_THEY_ARE, errors="surrogatepass")
 
 
 class WatchedProgress:
@@ -59,16 +75,38 @@ class WatchedProgress:
         counter: Callable[[str, str, tuple[str, ...]], Any] = Counter,
     ) -> None:
         self._progress = progress
-        self._run = {"run": run}
+        self._run = {"run": label(run)}
         self._queues = queues
-        self._gauges = {name: gauge(name, text, ("run", *labels)) for name, (text, labels) in GAUGES.items()}
-        self._counters = {name: counter(name, text, ("run",)) for name, text in COUNTERS.items()}
+        self._failed = False
+        self._gauges: dict[str, Any] = {}
+        self._counters: dict[str, Any] = {}
         self._started: dict[str, float] = {}
         self._tokens: dict[str, int] = {}
         self._committed: list[Manifest] = []
 
+        def make() -> None:
+            self._gauges |= {name: gauge(name, text, ("run", *labels)) for name, (text, labels) in GAUGES.items()}
+            self._counters |= {name: counter(name, text, ("run",)) for name, text in COUNTERS.items()}
+
+        self._export(make)
+
+    def _export(self, do: Callable[[], None]) -> None:
+        """Tell the metrics agent something; after a failure it is told nothing more."""
+        if self._failed:
+            return
+        try:
+            do()
+        except Exception as error:
+            # whatever the agent's client raises concerns a dashboard, and the run goes on without one
+            self._failed = True
+            logger.warning("metrics are not exported to Prometheus from now on: %s", error, exc_info=True)
+
     def _set(self, name: str, value: float, **labels: str) -> None:
-        self._gauges[name].set(value, self._run | labels)
+        tags = self._run | {key: label(text) for key, text in labels.items()}
+        self._export(lambda: self._gauges[name].set(value, tags))
+
+    def _count(self, name: str, more: int) -> None:
+        self._export(lambda: self._counters[name].inc(more, self._run))
 
     def _look(self) -> None:
         for pool, depth in self._queues().items():
@@ -96,7 +134,7 @@ class WatchedProgress:
         tokens = sum(len(completion.token_ids) for completion in chunk)
         for name, count in (("scpl_completions", len(chunk)), ("scpl_tokens", tokens)):
             if count:
-                self._counters[name].inc(count, self._run)
+                self._count(name, count)
         self._tokens[phase] += tokens
         self._set("scpl_tokens_per_second", self._tokens[phase] / (time.monotonic() - self._started[phase]))
         self._look()

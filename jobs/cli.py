@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +15,18 @@ from rich.console import Console
 
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
-from jobs.terminal.display import wide_console
+from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
-from scpl_ray.config import Experiment, loading
+from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import study
 
-MAY_CHANGE = ("loop.rounds", "generation.replicas", "reward.replicas", "placement.gpus", "placement.cluster")
-"""Keys of a run that is gone on with: how far, and on what machines; no record depends on the latter."""
+CHECKING = "checking the config, its data and its models"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +43,11 @@ Arguments = Annotated[
         "Without a config: the quick start, offline, on a CPU.",
     ),
 ]
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that a user gave, with ``~`` for the home folder."""
+    return Path(text).expanduser()
 
 
 def _print_version(asked: bool) -> None:
@@ -63,16 +69,16 @@ def options(
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The config file, if one is named first, and the overrides."""
-    if arguments and "=" not in arguments[0]:
+    if arguments and ("=" not in arguments[0] or user_path(arguments[0]).is_file()):
         name, overrides = arguments[0], list(arguments[1:])
-        path = CONFIGS.get(name) or STUDIES.get(name, Path(name))
+        path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
         if not path.exists():
             raise ConfigError(
                 f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
                 f"({', '.join(CONFIGS)}), or only key=value pairs"
             )
         if study.kind(loading.read(path)) is study.Study:
-            raise ConfigError(f"{name} is a study; run it with: scpl sweep {name}")
+            raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
         return path, overrides
     return None, list(arguments)
 
@@ -92,7 +98,8 @@ def run(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Go on with this run directory; " + ", ".join(MAY_CHANGE) + " may change, rounds only to more."
+            help="Continue this run; " + ", ".join(MAY_CHANGE) + " may change, rounds only to more; data and models "
+            "that have moved may be named again."
         ),
     ] = None,
     dry_run: Annotated[
@@ -111,61 +118,46 @@ def run(
     """Run a self-consuming performative loop.
 
     [bold]scpl run[/] runs the quick start. [bold]scpl run loop.kind=retraining selection.strategy=tpp[/] changes it.
-    [bold]scpl run my.yaml --dry-run[/] shows the plan. [bold]scpl run --resume runs/NAME-TIME[/] goes on where a run
-    stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
+    [bold]scpl run my.yaml --dry-run[/] shows the plan. [bold]scpl run --resume runs/NAME-TIME[/] continues a run where
+    it stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
     in a working copy below $SCPL_CACHE and carried over at every commit.
     """
     from actors.placement.cluster import described
+    from jobs.driver import inputs, resuming
     from jobs.driver import run as loop
-    from jobs.terminal.plan import print_plan
+    from jobs.driver.dry_run import print_dry_run
+    from jobs.driver.ray_session import check_address
 
+    task: Task | None
     try:
         if cluster is not None and not dry_run:
             raise ConfigError(
                 f"--cluster {cluster}: describes a cluster for --dry-run; a run asks Ray for the real one"
             )
-        if resume is not None:
-            if dry_run or run_dir is not None:
-                raise ConfigError(f"--resume {resume}: goes on with that run; leave --dry-run and --run-dir out")
-            store, experiment, task = _reopen(resume, arguments or [])
-        else:
-            experiment = experiments.load(*split_arguments(arguments or []))
-            task, placed = loop.plan(experiment, described(cluster) if cluster is not None else None)
-            if dry_run:
-                print_plan(wide_console(), experiment, task, placed)
-                return
-            store = locations.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
+        with unheard(CHECKING):
+            if resume is not None:
+                if dry_run or run_dir is not None:
+                    raise ConfigError(f"--resume {resume}: continues that run; leave --dry-run and --run-dir out")
+                store, experiment, task = resuming.reopen(resume, arguments or [])
+            else:
+                experiment = experiments.load(*split_arguments(arguments or []))
+                if not dry_run:
+                    check_address()
+                    task = loop.checked_plan(experiment)[0]
+                    experiment = inputs.anchored(experiment)
+                    store = locations.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
+        if dry_run:
+            print_dry_run(wide_console(), experiment, described(cluster) if cluster is not None else None)
+            return
     except (ValueError, StoreError) as error:
         raise fail(error) from error
+    if task is None:
+        with contextlib.closing(store):
+            resuming.show(store, experiment, wide_console())
+        return
     code = loop.supervise(store, experiment, task, verbose=verbose)
     if code:
         raise typer.Exit(code)
-
-
-def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, Task]:
-    from jobs.driver import run as loop
-
-    if (Path(run_dir) / study.STUDY_FILE).is_file():
-        raise StoreError(f"--resume {run_dir}: the folder of a study; go on with: scpl sweep --resume {run_dir}")
-    store, experiment = locations.resume(run_dir)
-    with contextlib.ExitStack() as unless_it_goes_on:
-        unless_it_goes_on.callback(store.close)
-        changed = [key for key, _ in map(loading.parse_override, overrides) if key not in MAY_CHANGE]
-        if changed:
-            raise StoreError(
-                f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}; "
-                "start a new run with it"
-            )
-        new = experiments.load(store.root / "config.yaml", overrides)
-        if new.loop.rounds < experiment.loop.rounds:
-            raise StoreError(
-                f"--resume {run_dir}: loop.rounds={new.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
-            )
-        task = loop.plan(new)[0]
-        if new != experiment:
-            store.extend(new)
-        unless_it_goes_on.pop_all()
-    return store, new, task
 
 
 @app.command()
@@ -176,7 +168,10 @@ def simulate(
         typer.Option("--from", help="Fit to the first rounds of this run and predict its later ones; no CONFIG then."),
     ] = None,
     fit_rounds: Annotated[int | None, typer.Option(help="With --from: rounds to fit on (default: half).")] = None,
-    output: Annotated[Path | None, typer.Option(help="Also write every seed's numbers to this Parquet file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(parser=user_path, metavar="PATH", help="Also write every seed's numbers to this Parquet file."),
+    ] = None,
 ) -> None:
     """Simulate the same loop without a language model: thousands of seeds in seconds.
 
@@ -207,7 +202,9 @@ judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of te
 app.add_typer(judge, name="judge")
 reward = typer.Typer(no_args_is_help=True, help="Reward models with one output per group: train one for reward.model.")
 app.add_typer(reward, name="reward")
-Output = Annotated[Path, typer.Option(help="New folder for the model and its card.json.")]
+Output = Annotated[
+    Path, typer.Option(parser=user_path, metavar="PATH", help="New folder for the model and its card.json.")
+]
 
 
 @judge.command("train")
@@ -271,7 +268,7 @@ def data_check(
 def _study_file(name: str) -> Path:
     if name in CONFIGS:
         raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
-    path = STUDIES.get(name, Path(name))
+    path = STUDIES.get(name, user_path(name))
     if not path.exists():
         raise ConfigError(
             f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
@@ -288,7 +285,7 @@ def sweep(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
     study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with this study folder; finished rounds stay.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue the study in this folder; finished rounds stay.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every arm, list the trials, start nothing.")
     ] = False,
@@ -298,25 +295,35 @@ def sweep(
     [bold]scpl sweep study_paper_tiny --quick[/] is a first look at the paper's claims on the built-in task.
     [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/studies/study.py` says what a study file holds.
     [bold]scpl sweep
-    --resume studies/NAME-TIME[/] goes on where a study stopped. [bold]scpl report studies/NAME-TIME[/] makes the page.
+    --resume studies/NAME-TIME[/] continues a study where it stopped. [bold]scpl report studies/NAME-TIME[/] makes the
+    page.
     """
     from jobs.driver import study as job
 
+    made: dict[str, str] = {}
     try:
         if (config is None) == (resume is None):
-            raise ConfigError("give a study file or a built-in study to begin, or --resume STUDY_DIR to go on")
+            raise ConfigError(
+                "give a study file or a built-in study to begin one, or --resume STUDY_DIR to continue one"
+            )
         if resume is not None:
             folder = locations.local(resume, "--resume")
             if (folder / "run.json").is_file():
-                raise ConfigError(f"--resume {resume}: the folder of one run; go on with: scpl run --resume {resume}")
+                raise ConfigError(
+                    f"--resume {resume}: this is the folder of one run; continue it with: "
+                    f"scpl run --resume {shlex.quote(resume)}"
+                )
             plan = job.open_study(folder)
         else:
             plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
-        trials = study.trials(plan, CONFIGS, experiments.build)
-        job.check(plan, trials)
+        with unheard(CHECKING):
+            if resume is not None and job.is_finished(folder, plan):
+                trials = study.trials(plan, CONFIGS)
+            else:
+                plan, trials, made = job.checked(plan, dry_run=dry_run)
         if dry_run:
-            job.print_plan(wide_console(), plan, trials)
+            job.print_plan(wide_console(), plan, trials, made)
             return
         if resume is None:
             job.create(folder, plan)
@@ -334,7 +341,9 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder to write to (default: PATH/report; ./report for several, or a URI)."),
+        typer.Option(
+            parser=user_path, help="Folder to write to (default: PATH/report; ./report for several, or a URI)."
+        ),
     ] = None,
 ) -> None:
     """Write what a study or single runs say on one page: verdicts, paths, flags, samples.
@@ -352,7 +361,9 @@ def report(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("experiment.yaml"),
+    path: Annotated[Path, typer.Argument(parser=user_path, metavar="[PATH]", help="File to write.")] = Path(
+        "experiment.yaml"
+    ),
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,
 ) -> None:
     """Write a config with every key, its default and its meaning."""
@@ -368,7 +379,7 @@ def init(
         raise fail(ConfigError(f"{path}: {error.strerror}; give a path that can be written")) from error
     except ConfigError as error:
         raise fail(error) from error
-    print(f"{path} written; change what you like, then: scpl run {path}")
+    print(f"{path} written; change what you like, then: scpl run {shlex.quote(str(path))}")
 
 
 @app.command()
@@ -381,5 +392,10 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point of the ``scpl`` command."""
+    """Entry point of the ``scpl`` command; rules and other code of the user's may lie in the working directory."""
+    sys.path.append(str(Path.cwd()))
+    for stream in (sys.stdout, sys.stderr):
+        # a name in letters that this terminal cannot show must not stop a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="scpl" if sys.argv[0].endswith("scpl") else None)

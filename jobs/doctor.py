@@ -15,6 +15,7 @@ from rich.table import Table
 
 from actors.engines.registry import ENGINES, alternatives
 from jobs import nvidia
+from jobs.terminal.display import unheard
 from scpl_ray.config import Experiment
 from scpl_ray.models import sentences
 
@@ -31,8 +32,9 @@ def examine(console: Console) -> bool:
     supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
     table.add_row("Python", platform.python_version(), "" if supported else "use Python 3.11 or 3.12")
     healthy &= supported
-    for name in REQUIRED:
-        version, fault = _import(name)
+    with unheard("importing what is installed"):
+        imported = {name: _import(name) for name in REQUIRED}
+    for name, (version, fault) in imported.items():
         table.add_row(name, version, fault and f"{fault}; reinstall scpl_ray")
         healthy &= not fault
     for name, kind in ENGINES.items():

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import re
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -20,15 +22,14 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
 RUN_TAG = "scpl_ray.run_dir"
+IN_FILTERS = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in "%'\"`\\")
+"""The characters of a run's identity that its tag holds as they are; MLflow's filters are written with quotes."""
 WRITTEN = "rounds_written"
 """The dashboard metric whose values are the rounds that have been written there already."""
 
 
 class Tracker(Protocol):
     """One dashboard."""
-
-    errors: tuple[type[Exception], ...]
-    """The exceptions that its package raises when the dashboard cannot be reached or written."""
 
     def open(self) -> None:
         """Begin the dashboard's run, or find the existing one."""
@@ -57,6 +58,8 @@ def check(experiment: Experiment) -> None:
 class Boards:
     """The dashboards of a run. A dashboard that fails is skipped from then on, with a warning; it never stops the run.
 
+    Groups are called in all dashboards as :func:`portable_names` calls them.
+
     Args:
         experiment: the config.
         run_dir: the run directory, which receives TensorBoard's files.
@@ -64,11 +67,12 @@ class Boards:
     """
 
     def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
-        self._boards: list[Tracker] = [TensorBoard(run_dir / "tensorboard")]
+        names = portable_names(experiment.groups.names)
+        self._boards: list[Tracker] = [TensorBoard(run_dir / "tensorboard", names)]
         if experiment.tracking.to == "mlflow":
-            self._boards.append(MLflow(experiment, identity))
+            self._boards.append(MLflow(experiment, identity, names))
         elif experiment.tracking.to == "wandb":
-            self._boards.append(WeightsAndBiases(experiment, run_dir, identity))
+            self._boards.append(WeightsAndBiases(experiment, run_dir, identity, names))
         self._each(lambda board: board.open())
 
     def write(self, rows: Sequence[Metric]) -> None:
@@ -83,28 +87,52 @@ class Boards:
         for board in list(self._boards):
             try:
                 do(board)
-            except board.errors as error:
+            except Exception as error:
+                # which exceptions the packages raise is not documented, and none of them concerns the run
                 self._boards.remove(board)
                 logger.warning(
                     "%s is left out from now on: %s; the run directory has everything, and `scpl run --resume` writes "
                     "the rounds that are missing there",
                     type(board).__name__,
                     error,
+                    exc_info=True,
                 )
 
 
-def scalars(rows: Sequence[Metric]) -> dict[str, float]:
-    """The value of each metric by ``<metric>/<group>``, or by ``<metric>`` where it is over all groups."""
-    return {row.metric if row.group is None else f"{row.metric}/{row.group}": row.value for row in rows}
+def portable_names(groups: Sequence[str]) -> dict[str, str]:
+    """The name of each group in dashboards: letters and digits of any script, ``.``, ``_`` and ``-``.
+
+    All dashboards accept these characters in the name of a metric; every other character becomes ``_``, and a name that
+    an earlier group has already is numbered.
+    """
+    names: dict[str, str] = {}
+    for group in groups:
+        plain = name = re.sub(r"[^\w.-]", "_", group)
+        number = 2
+        while name in names.values() or not name.strip("."):
+            name, number = f"{plain}-{number}", number + 1
+        names[group] = name
+    return names
+
+
+def scalars(rows: Sequence[Metric], names: Mapping[str, str]) -> dict[str, float]:
+    """The value of each metric by ``<metric>/<group>``, or by ``<metric>`` where it is over all groups.
+
+    Args:
+        rows: the metrics of a round.
+        names: the dashboards' names of groups; a group that is not in it keeps its own.
+    """
+    return {
+        row.metric if row.group is None else f"{row.metric}/{names.get(row.group, row.group)}": row.value
+        for row in rows
+    }
 
 
 class TensorBoard:
     """Event files in the run directory."""
 
-    errors: tuple[type[Exception], ...] = (OSError,)
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, names: Mapping[str, str]) -> None:
+        self._folder, self._names = folder, names
 
     def open(self) -> None:
         """Begin an event file."""
@@ -114,7 +142,7 @@ class TensorBoard:
 
     def write(self, rows: Sequence[Metric]) -> None:
         """Write a round's metrics."""
-        for tag, value in scalars(rows).items():
+        for tag, value in scalars(rows, self._names).items():
             self._writer.add_scalar(tag, value, rows[0].round)
         self._writer.flush()
 
@@ -126,11 +154,8 @@ class TensorBoard:
 class MLflow:
     """A run of an MLflow experiment, which a resumed run finds by a tag."""
 
-    def __init__(self, experiment: Experiment, identity: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        self.errors: tuple[type[Exception], ...] = (MlflowException, OSError)
-        self._experiment, self._identity = experiment, identity
+    def __init__(self, experiment: Experiment, identity: str, names: Mapping[str, str]) -> None:
+        self._experiment, self._identity, self._names = experiment, identity, names
 
     def open(self) -> None:
         """Find the run by its tag, or create it."""
@@ -142,7 +167,7 @@ class MLflow:
         name = experiment.tracking.project
         known = self._client.get_experiment_by_name(name)
         where = known.experiment_id if known else self._client.create_experiment(name)
-        here = identity.replace("'", "")
+        here = urllib.parse.quote(identity, safe=IN_FILTERS, errors="surrogatepass")
         before = self._client.search_runs([where], f"tags.`{RUN_TAG}` = '{here}'", max_results=1)
         if before:
             self._run = before[0].info.run_id
@@ -164,7 +189,7 @@ class MLflow:
         if round_ in self._written:
             return
         now = int(time.time() * 1000)
-        points = [Point(tag, value, now, round_) for tag, value in scalars(rows).items()]
+        points = [Point(tag, value, now, round_) for tag, value in scalars(rows, self._names).items()]
         for start in range(0, len(points), 900):
             self._client.log_batch(self._run, metrics=points[start : start + 900])
         self._client.log_batch(self._run, metrics=[Point(WRITTEN, round_, now, round_)])
@@ -178,14 +203,12 @@ class MLflow:
 class WeightsAndBiases:
     """A run of a W&B project, with an id derived from the run directory; its steps are the rounds."""
 
-    def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
-        import wandb
-
-        self.errors: tuple[type[Exception], ...] = (wandb.errors.Error, OSError)
+    def __init__(self, experiment: Experiment, run_dir: Path, identity: str, names: Mapping[str, str]) -> None:
+        self._names = names
         self._settings: dict[str, Any] = {
             "project": experiment.tracking.project,
             "name": PurePosixPath(identity).name,
-            "id": hashlib.sha256(identity.encode()).hexdigest()[:16],
+            "id": hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16],
             "dir": str(run_dir),
             "config": flat(experiment),
         }
@@ -198,7 +221,7 @@ class WeightsAndBiases:
 
     def write(self, rows: Sequence[Metric]) -> None:
         """Write a round's metrics; W&B itself ignores a step that it has already."""
-        self._run.log(scalars(rows), step=rows[0].round)
+        self._run.log(scalars(rows, self._names), step=rows[0].round)
 
     def close(self, *, finished: bool) -> None:
         """Mark the run as finished or stopped."""

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.driver import experiments
 from scpl_ray import tracking
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, Groups
 from scpl_ray.records import Metric
 
 ROUNDS = [[Metric(t, "north", "share", 0.6 - t / 10), Metric(t, None, "disparate_gap", t / 10)] for t in range(3)]
@@ -46,6 +46,57 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path: Path, mlflow_store: N
         assert [(p.step, p.value) for p in points] == list(enumerate(map(pytest.approx, values)))
     write(experiment, tmp_path / "other", ROUNDS, True)
     assert len(client.search_runs([where])) == 2
+
+
+NAMES = {
+    "süd": "süd",
+    "左派": "左派",
+    "new york": "new_york",
+    "new_york": "new_york-2",
+    "left (US)": "left__US_",
+    "a/b": "a_b",
+    "..": "..-2",
+    "100%": "100_",
+}
+
+
+def test_every_group_has_a_name_of_its_own_that_all_dashboards_take() -> None:
+    assert tracking.portable_names(list(NAMES)) == NAMES
+
+
+def test_mlflow_takes_names_and_paths_in_any_script(tmp_path: Path, mlflow_store: None) -> None:
+    from mlflow import MlflowClient
+
+    groups = ["süd", "左派", "left (US) $x$"]
+    experiment = experiments.load(
+        None, ["tracking.to=mlflow", f"groups.names={groups}", "groups.shares=[0.4, 0.3, 0.3]"]
+    )
+    rounds = [[Metric(0, group, "share", 0.5) for group in groups]]
+    for name in ("é 'x' 左", "é x 左"):
+        for _ in range(2):
+            write(experiment, tmp_path / name, rounds, True)
+    client = MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("scpl_ray").experiment_id])
+    assert len(found) == 2
+    assert {*found[0].data.metrics} == {"share/süd", "share/左派", "share/left__US___x_", "rounds_written"}
+
+
+def test_a_group_name_is_one_line_of_text() -> None:
+    for name in ("a\nb", "a\x00b", "a\u2028b", "\ud800"):
+        with pytest.raises(ValueError, match="a name is text on one line, in any script"):
+            Groups(names=("north", name))
+
+
+@pytest.mark.parametrize("fault", [ValueError("odd"), TypeError("odd"), RuntimeError("odd"), UnicodeError("odd")])
+def test_no_error_of_a_dashboard_stops_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(tracking.TensorBoard, "write", fails)
+    write(Experiment(), tmp_path, ROUNDS, True)
+    assert caplog.text.count("TensorBoard is left out from now on: odd") == 1
 
 
 @pytest.mark.parametrize("call", ["get_experiment_by_name", "log_batch", "set_terminated"])

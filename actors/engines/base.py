@@ -17,6 +17,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from actors.placement.role import GPU_MEMORY_SHARE
 from scpl_ray.config import Experiment
+from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer, stop_ids
 from scpl_ray.records import Weights
 
@@ -161,6 +162,20 @@ class Engine(abc.ABC):
             on_gpu: whether it runs on GPUs.
         """
 
+    @classmethod
+    def refuses(cls, config: PreTrainedConfig, experiment: Experiment, *, on_gpu: bool) -> str | None:
+        """Why this engine cannot serve a model for an experiment, as ``key = value: rule and way out``.
+
+        Args:
+            config: the config of the model's text part.
+            experiment: the settings.
+            on_gpu: whether the engine is to run on GPUs.
+
+        Returns:
+            The reason; ``None``: nothing is known that speaks against it.
+        """
+        return None
+
     def check(self, weights: Weights) -> None:
         """Check that these weights can be served.
 
@@ -259,10 +274,11 @@ class Engine(abc.ABC):
         """What generation needs to know of a model besides its weights."""
         trust = self.settings.trust_remote_code
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust).get_text_config()
-        if config.max_position_embeddings < self._positions:
+        known = positions(config)
+        if known is None or known < self._positions:
             raise ValueError(
                 f"task.max_prompt_tokens + generation.max_new_tokens = {self._positions}: the model in {folder} has "
-                f"{config.max_position_embeddings} positions; lower one of the two"
+                f"{known or 'an unknown number of'} positions; lower one of the two"
             )
         self._stop = stop_ids(folder, load_tokenizer(folder, trust_remote_code=trust), trust_remote_code=trust)
         # As long as the longest prompt, up to a limit, so that stale entries of a prefix cache change the answer.
@@ -273,7 +289,10 @@ class Engine(abc.ABC):
 
 def values_per_token(config: PreTrainedConfig) -> int:
     """How many numbers a model keeps per token of a sequence: keys and values of all layers and key-value heads."""
-    values = config.to_dict()
-    heads = int(values.get("num_key_value_heads") or config.num_attention_heads)
-    head_width = int(values.get("head_dim") or config.hidden_size // config.num_attention_heads)
-    return 2 * int(config.num_hidden_layers) * heads * head_width
+    heads = int(config.to_dict().get("num_key_value_heads") or config.num_attention_heads)
+    return 2 * int(config.num_hidden_layers) * heads * head_width(config)
+
+
+def head_width(config: PreTrainedConfig) -> int:
+    """Dimensions of an attention head of a model."""
+    return int(config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads)

@@ -10,7 +10,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Held, Probe, Request, Sampled, values_per_token
+from actors.engines.base import (
+    MAX_SEQUENCES,
+    Engine,
+    EngineSettings,
+    Held,
+    Probe,
+    Request,
+    Sampled,
+    head_width,
+    values_per_token,
+)
+from scpl_ray.config import Experiment
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +31,8 @@ CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
 PREFILL_TOKENS = 8192
 """Prompt tokens that vLLM reads at a time."""
+CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""On a CPU: the head sizes that vLLM's attention serves (``CPUAttentionBackend.get_supported_head_sizes``)."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM allows for the largest LoRA rank."""
 
@@ -57,6 +70,26 @@ class VllmEngine(Engine):
             rows=MAX_SEQUENCES,
             cache_limit_bytes=CPU_KV_CACHE_BYTES,
         )
+
+    @classmethod
+    def refuses(cls, config: PreTrainedConfig, experiment: Experiment, *, on_gpu: bool) -> str | None:
+        """Adapters of too high a rank; on a CPU also other head sizes and sequences that do not fit its memory."""
+        lora = experiment.model.lora
+        try:
+            if lora is not None and experiment.generation.refresh == "adapter":
+                adapter_rank(lora.rank)
+            if not on_gpu:
+                positions = experiment.task.max_prompt_tokens + experiment.generation.max_new_tokens
+                kv_cache_bytes(config, positions, torch.float32)
+        except ValueError as error:
+            return str(error)
+        width = head_width(config)
+        if not on_gpu and width not in CPU_HEAD_WIDTHS:
+            return (
+                f"generation.engine = 'vllm': the model has heads of {width} dimensions, and on a CPU vLLM serves "
+                f"{', '.join(map(str, CPU_HEAD_WIDTHS))}; set generation.engine=transformers"
+            )
+        return None
 
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
         """One completion per request, in order."""
@@ -138,13 +171,7 @@ class VllmEngine(Engine):
         settings = self.settings
         options: dict[str, Any] = {}
         if settings.adapter_rank is not None:
-            rank = next((r for r in ADAPTER_RANKS if r >= settings.adapter_rank), None)
-            if rank is None:
-                raise ValueError(
-                    f"model.lora.rank = {settings.adapter_rank}: vLLM serves ranks up to {ADAPTER_RANKS[-1]}; lower it "
-                    "or set generation.refresh=reload"
-                )
-            options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+            options |= {"enable_lora": True, "max_lora_rank": adapter_rank(settings.adapter_rank), "max_loras": 1}
         if settings.tensor_parallel > 1:
             # By default vLLM would start Ray actors of its own inside a placement group, and wait for resources there.
             options |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
@@ -170,6 +197,21 @@ class VllmEngine(Engine):
             seed=0,
             **options,
         )
+
+
+def adapter_rank(rank: int) -> int:
+    """The smallest value for vLLM's largest LoRA rank with which it serves adapters of this rank.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for largest in ADAPTER_RANKS:
+        if largest >= rank:
+            return largest
+    raise ValueError(
+        f"model.lora.rank = {rank}: vLLM serves ranks up to {ADAPTER_RANKS[-1]}; lower it or set "
+        "generation.refresh=reload"
+    )
 
 
 def pack_embeddings(model: torch.nn.Module) -> None:

@@ -10,12 +10,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ray
-from rich import box
-from rich.table import Table
 
 from actors.engines import registry
 from actors.fleet import Fleet
@@ -25,12 +23,14 @@ from actors.placement.cluster import Cluster, described, local_cluster, ray_clus
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
-from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line
+from jobs.driver import advice, inputs, preflight
+from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, on_loopback, temporary_folder
+from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
 from scpl_ray import checks, tasks, tracking
 from scpl_ray.config import Experiment, schema
 from scpl_ray.controller import Loop
-from scpl_ray.credentials import MaskedLog, copy_masked, masked
+from scpl_ray.credentials import MaskedLog, masked
 from scpl_ray.models.sources import check_model, check_reward_model, resolve_reward_model
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
@@ -38,7 +38,7 @@ from scpl_ray.records import Metric, Query
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.manifests import restarts
-from scpl_ray.storage.run_directory import Store
+from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.tasks.bases import base_model
 
 logger = logging.getLogger(__name__)
@@ -68,44 +68,54 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def connected(logs: Path) -> Iterator[Cluster]:
+def connected(logs: Path, say: Callable[[str], None] = logger.warning) -> Iterator[Cluster]:
     """Connect to Ray during the block: to ``RAY_ADDRESS`` if it is set (a submitted job), else to a new local Ray.
 
     Args:
         logs: folder that receives the log files of a local Ray. The rest of its session folder is removed.
+        say: tells a person what is unusual about this Ray.
+
+    Raises:
+        RuntimeError: there is no Ray at ``RAY_ADDRESS``, or none can be started here.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = {"env_vars": dict(QUIET)}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=environment, **quiet)
-        local = None
-    else:
-        local = local_cluster()
-        with on_loopback():
-            ray.init(
-                address="local",
-                num_cpus=int(local.cpus),
-                num_gpus=local.gpus,
-                include_dashboard=False,
-                runtime_env=environment,
-                _node_ip_address=LOOPBACK,
-                _system_config=NO_IDLE_WORKERS,
-                **quiet,
-            )
-    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
-    try:
-        yield ray_cluster() if local is None else local.started(ray.nodes()[0]["NodeID"])
-    finally:
-        ray.shutdown()
-        if local is not None:
-            _keep_ray_logs(session / "logs", logs)
-            shutil.rmtree(session, ignore_errors=True)
+    with contextlib.ExitStack() as ending:
+        if address := os.environ.get(ADDRESS):
+            try:
+                ray.init(runtime_env=environment, **quiet)
+            except (RuntimeError, OSError) as error:
+                raise RuntimeError(f"{ADDRESS} = {address!r}: {error}; start that Ray, {UNSET}") from error
+            local = None
+        else:
+            local = local_cluster()
+            folder = ending.enter_context(temporary_folder(say))
+            with on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=int(local.cpus),
+                    num_gpus=local.gpus,
+                    include_dashboard=False,
+                    runtime_env=environment,
+                    _node_ip_address=LOOPBACK,
+                    _system_config=NO_IDLE_WORKERS,
+                    **folder,
+                    **quiet,
+                )
+        session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+        try:
+            yield ray_cluster() if local is None else local.started(ray.nodes()[0]["NodeID"])
+        finally:
+            ray.shutdown()
+            if local is not None:
+                keep_logs(session / "logs", logs)
+                shutil.rmtree(session, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Cluster]:
     """During the block, the cluster with the nodes of ``placement.cluster``; a local Ray stays as it is."""
-    if experiment.placement.cluster is None or not os.environ.get("RAY_ADDRESS"):
+    if experiment.placement.cluster is None or not os.environ.get(ADDRESS):
         yield cluster
         return
     demand = autoscaling.Demand()
@@ -138,12 +148,31 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     if any(name != schema.MODEL_TERM for name in experiment.reward.terms):
         checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
     can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
-    if cluster is None and os.environ.get("RAY_ADDRESS"):
+    if cluster is None and os.environ.get(ADDRESS):
         if can_grow is None:
             return task, None
         cluster = can_grow
     cluster = cluster or local_cluster()
     return task, layout(experiment, cluster, known_sizes(experiment, task))
+
+
+def checked_plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
+    """As :func:`plan`, after everything that files on disk and the Hub's metadata tell was checked.
+
+    Raises:
+        ValueError: as :func:`plan`; or a model, the user's own code, or a setting cannot work.
+    """
+    preflight.check_config(experiment, on_gpu=gpus_possible(cluster))
+    task, placed = plan(experiment, cluster)
+    preflight.check_task(experiment, task)
+    return task, placed
+
+
+def gpus_possible(cluster: Cluster | None = None) -> bool:
+    """Whether a run may get GPUs: those of this cluster; ``None``: of this machine, or of one that is not asked yet."""
+    if cluster is None and os.environ.get(ADDRESS):
+        return True
+    return (cluster or local_cluster()).gpus > 0
 
 
 def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
@@ -164,17 +193,17 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         if task.data_report is not None:
             display.note(str(task.data_report))
         with (
-            connected(store.root / "logs/ray") as there,
+            connected(store.root / "logs/ray", display.note) as there,
             _grown(experiment, task, there) as cluster,
             Fleet(store.root, cluster) as fleet,
         ):
             measured = list(rounds(store, experiment, task, fleet, display))
-        seconds = _seconds(store, experiment)
+        seconds = seconds_by_round(store, experiment)
         table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
         display.console.print(closing_table(table, experiment.groups.names))
         if task.judge_card is not None:
             display.note(task.judge_card.summary())
-        display.console.print(_seconds_table(store))
+        display.console.print(seconds_table(store.committed()))
         display.note(restarts_line(restarts(store.committed())))
         display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
 
@@ -231,16 +260,20 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) 
         with store.phase(0, "base") as phase:
             base = base_model(experiment, task, built)
             phase.write_json("base", _digests(base))
+            phase.write_json(inputs.FILE, inputs.digests(experiment))
             if task.data_report is not None:
                 phase.facts["data"] = dataclasses.asdict(task.data_report)
         committed = store.manifest(0, "base")
         assert committed is not None
         progress.done(committed)
     else:
+        inputs.check_same(store, experiment)
         base = base_model(experiment, task)
     digests = _digests(base)
     if (before := store.read_json(0, "base", "base")) != digests:
-        raise StoreError(f"{store.name}: started from {before}, but {base} holds {digests}; bring the first model back")
+        raise StoreError(
+            f"{store.name}: began with the weights {before}, but {base} holds {digests}; bring the first model back"
+        )
     return base
 
 
@@ -250,16 +283,20 @@ def _digests(base: Path) -> dict[str, str]:
 
 def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:
     """Run a loop to its end and turn whatever stops it into a message and an exit code (0, 1 or 130)."""
-    again = f"state is on disk; go on with: scpl run --resume {store.name}"
     try:
         run(store, experiment, task, verbose=verbose)
         return 0
     except KeyboardInterrupt:
-        print(f"scpl: stopped; {again}", file=sys.stderr)
+        again = advice.resumed_with("", store.name)
+        print(f"scpl: stopped; the state is on disk; continue with: {again}", file=sys.stderr)
         return STOPPED
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         logger.exception("the run stopped")
-        print(f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; {again}", file=sys.stderr)
+        again = advice.resumed_with(str(error), store.name)
+        print(
+            f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; the state is on disk; continue with: {again}",
+            file=sys.stderr,
+        )
         return 1
     finally:
         store.close()
@@ -271,14 +308,14 @@ def summary(store: Store, experiment: Experiment, last: Sequence[Metric]) -> dic
         "name": experiment.name,
         "seed": experiment.seed,
         "rounds": experiment.loop.rounds,
-        "seconds": sum(_seconds(store, experiment).values()),
+        "seconds": sum(seconds_by_round(store, experiment).values()),
         "shares": {g: lookup(last, "share", g) for g in experiment.groups.names},
         "metrics": {r.metric: r.value for r in last if r.group is None and r.value == r.value},
         "versions": versions(),
     }
 
 
-def _seconds(store: Store, experiment: Experiment) -> dict[int, float]:
+def seconds_by_round(store: Reader, experiment: Experiment) -> dict[int, float]:
     """Seconds of each round."""
     seconds = dict.fromkeys(range(experiment.loop.rounds + 1), 0.0)
     for manifest in store.committed():
@@ -286,21 +323,6 @@ def _seconds(store: Store, experiment: Experiment) -> dict[int, float]:
         if manifest.phase != "reward_model" and manifest.round in seconds:
             seconds[manifest.round] += manifest.seconds
     return seconds
-
-
-def _seconds_table(store: Store) -> Table:
-    """Seconds per phase over all rounds."""
-    totals: dict[str, list[float]] = {}
-    for manifest in store.committed():
-        totals.setdefault(manifest.phase, []).append(manifest.seconds)
-    table = Table(title="seconds per phase", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("phase", "times", "median", "total"):
-        table.add_column(column, justify="left" if column == "phase" else "right")
-    for phase, values in totals.items():
-        median = sorted(values)[len(values) // 2]
-        note = " (during completions)" if phase == "reward_model" else ""
-        table.add_row(phase.replace("_", " ") + note, str(len(values)), f"{median:.2f}", f"{sum(values):.1f}")
-    return table
 
 
 def log_to(path: Path, *, verbose: bool) -> None:
@@ -311,14 +333,6 @@ def log_to(path: Path, *, verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
-
-
-def _keep_ray_logs(logs: Path, target: Path) -> None:
-    """Copy Ray's log files into the run directory."""
-    try:
-        shutil.copytree(logs, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
-    except OSError as error:
-        logger.warning("Ray's logs could not all be kept in %s: %s", target, error)
 
 
 def new_run_dir(experiment: Experiment) -> str:

@@ -9,9 +9,10 @@ import importlib.util
 import json
 import operator
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,19 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.configs import CONFIGS
+from jobs.driver import experiments
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.config import loading
-from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.errors import ConfigError, near
 from scpl_ray.credentials import masked
-from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.records import Metric
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, study
-from scpl_ray.studies.study import Search, Study, Trial
+from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
 
 SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
 SHOWN_ARMS = 40
@@ -51,7 +53,10 @@ def create(folder: Path, plan: Study) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise StoreError(f"{folder}: not empty; go on with that study by --resume {folder}, or give another folder")
+            raise StoreError(
+                f"{folder}: not empty; if it holds a study, continue that with: scpl sweep --resume "
+                f"{shlex.quote(str(folder))}; else give another folder with --study-dir"
+            )
         write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --study-dir") from error
@@ -67,6 +72,37 @@ def open_study(folder: Path) -> Study:
     if not (folder / study.STUDY_FILE).is_file():
         raise StoreError(f"{folder}: no study, {study.STUDY_FILE} is missing; give the folder that `scpl sweep` made")
     return study.load(folder / study.STUDY_FILE, CONFIGS)
+
+
+def is_finished(folder: Path, plan: Study) -> bool:
+    """Whether every trial of a study is on disk to its end, so that its tables need no code, data or model."""
+    if plan.mode != "engines":
+        return False
+    return all((folder / trial.folder / "summary.json").is_file() for trial in study.trials(plan, CONFIGS))
+
+
+def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], dict[str, str]]:
+    """A study whose paths are absolute, its trials, and what it would make first (in a dry run), after every check.
+
+    Raises:
+        ValueError: something cannot work; nobody answers at ``RAY_ADDRESS``.
+    """
+    if plan.mode == "analytic":
+        trials = study.trials(plan, CONFIGS, experiments.build)
+        check(plan, trials)
+        return plan, trials, {}
+    # these import Ray and torch, for which a study without a language model need not wait
+    from jobs.driver import inputs
+    from jobs.driver.dry_run import check_trials
+    from jobs.driver.ray_session import check_address
+
+    plan = inputs.anchored_study(plan, CONFIGS)
+    trials = study.trials(plan, CONFIGS, experiments.build)
+    check(plan, trials)
+    made = check_trials(trials, with_tasks=dry_run)
+    if not dry_run:
+        check_address()
+    return plan, trials, made
 
 
 def check(plan: Study, trials: Sequence[Trial]) -> None:
@@ -85,6 +121,30 @@ def check(plan: Study, trials: Sequence[Trial]) -> None:
             f"study {plan.name}: placement.cluster is given, but a study uses the nodes that are there; start them "
             "first (min_workers in cluster.yaml) and leave placement.cluster out"
         )
+    if faults := [fault for claim in plan.claims for fault in _claim_faults(claim, plan, trials)]:
+        raise ConfigError(loading.problems(f"study {plan.name}", faults))
+
+
+def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> Iterator[str]:
+    """What speaks against the metric and the group that a claim names."""
+    kind, said = kind_of(claim.metric), f"claims: {claim.name!r}: metric = {claim.metric!r}"
+    if kind is None:
+        nearest = near(claim.metric, [kind.name for kind in CATALOGUE])
+        yield f"{said}: no metric of this name{f'; the nearest is {nearest}' if nearest else ''} (docs/metrics.md)"
+        return
+    if claim.group is None:
+        if not kind.overall:
+            yield f"{said}: is measured per group only; give the claim a group"
+        return
+    if not kind.per_group:
+        yield f"{said}: is measured over all groups only; leave group = {claim.group!r} out"
+    for trial in trials:
+        names = trial.experiment.groups.names
+        if trial.arm in claim.contrast and claim.group not in names:
+            yield f"claims: {claim.name!r}: group = {claim.group!r}: arm {trial.arm} has {', '.join(names)}"
+            return
+    if plan.mode == "analytic" and not kind.analytic:
+        yield f"{said}: the analytic mode does not have it; choose another metric, or set mode=engines"
 
 
 def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
@@ -97,7 +157,7 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
         InUseError: another process is running the study.
         PlacementError: not even one trial fits the machine.
     """
-    again = f"go on with: scpl sweep --resume {folder}"
+    again = f"continue with: scpl sweep --resume {shlex.quote(str(folder))}"
     try:
         with _locked(folder):
             return _run(folder, plan, trials, again)
@@ -129,7 +189,7 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
     if failed:
         of = len(trials) if plan.search is None else plan.search.trials
         console.print(f"{len(failed)} of {of} trials failed; to try them again, {again}", markup=False)
-    console.print(f"{folder / results.FILE} written; now: scpl report {folder}", markup=False)
+    console.print(f"{folder / results.FILE} written; now: scpl report {shlex.quote(str(folder))}", markup=False)
     if plan.search is not None:
         facts = best(folder, plan.search, list(plan.axes))
         write_atomically(folder / study.SEARCH_FILE, (json.dumps(facts, indent=1) + "\n").encode())
@@ -161,8 +221,8 @@ def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
     return {"metric": search.metric, "value": values[run], "keys": sampled}
 
 
-def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
-    """Print the arms and the number of rounds that would be run."""
+def print_plan(console: Console, plan: Study, trials: Sequence[Trial], made: Mapping[str, str]) -> None:
+    """Print the arms, the number of rounds that would be run, and the cost of each thing that would be made first."""
     table = Table(title=f"study {plan.name}: {plan.mode}, {plan.seeds} seeds per arm", title_justify="left")
     table.add_column("arm")
     table.add_column("keys")
@@ -170,6 +230,10 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial]) -> None:
         keys = {**plan.set, **dict(trial.cell), **plan.arms[trial.arm]}
         table.add_row(trial.label, " ".join(f"{key}={value}" for key, value in keys.items()))
     console.print(table)
+    if made:
+        console.print("the study would make first, once, and keep:", markup=False)
+    for name, cost in made.items():
+        console.print(f"  {name}: {cost}", markup=False)
     rounds = sum(trial.experiment.loop.rounds for trial in trials)
     console.print(
         f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False

@@ -158,7 +158,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     if not left:
         return {}
     prepare(left, console)
-    with loop.connected(folder / "logs/ray") as cluster:
+    with loop.connected(folder / "logs/ray", console.print) as cluster:
         side_by_side = concurrent_trials(trials, cluster)
         # trials that share their engines run one after the other, seed by seed
         keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
@@ -191,7 +191,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     prepare(trials, console)
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
-    with loop.connected(folder / "logs/ray") as cluster:
+    with loop.connected(folder / "logs/ray", console.print) as cluster:
         side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
         try:
             tune.Tuner(
@@ -254,7 +254,7 @@ def prepare(trials: Sequence[Trial], console: Console) -> None:
         key = repr((experiment.model, experiment.task, experiment.groups.names, experiment.generation))
         if key not in done:
             done.add(key)
-            task, _ = loop.plan(experiment)
+            task, _ = loop.checked_plan(experiment)
             base = base_model(experiment, task)
             logger.info("base model of %s: %s", trial.label, base)
     console.print(f"base models ready: {len(done)} set-ups", markup=False)

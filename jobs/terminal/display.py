@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -75,6 +75,21 @@ def quietly(doing: str) -> Iterator[Console]:
         console = wide_console(screen)
         with console.status(doing):
             yield console
+
+
+@contextlib.contextmanager
+def unheard(doing: str) -> Iterator[None]:
+    """Inside, nothing that libraries or users' code write is shown; warnings of this project are shown at the end."""
+    warnings: list[str] = []
+    shown = Warnings(warnings.append)
+    logging.getLogger().addHandler(shown)
+    try:
+        with quietly(doing):
+            yield
+    finally:
+        logging.getLogger().removeHandler(shown)
+        for text in warnings:
+            print(masked(text), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -225,6 +240,21 @@ def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups:
             *(_cell(lookup(rows, kind.name), kind.form) for kind in columns),
             f"{seconds:.1f}",
         )
+    return table
+
+
+def seconds_table(manifests: Iterable[Manifest]) -> Table:
+    """Seconds per phase over all rounds of a run."""
+    totals: dict[str, list[float]] = {}
+    for manifest in manifests:
+        totals.setdefault(manifest.phase, []).append(manifest.seconds)
+    table = Table(title="seconds per phase", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("phase", "times", "median", "total"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for phase, values in totals.items():
+        median = sorted(values)[len(values) // 2]
+        note = " (during completions)" if phase == "reward_model" else ""
+        table.add_row(phase.replace("_", " ") + note, str(len(values)), f"{median:.2f}", f"{sum(values):.1f}")
     return table
 
 

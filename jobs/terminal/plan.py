@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +44,25 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
     if task.data_report is not None:
         console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")
+
+
+def print_made(console: Console, made: Mapping[str, str], *, whole: bool) -> None:
+    """Print what a run would make first.
+
+    Args:
+        console: the console to print on.
+        made: the cost of each thing, by its name.
+        whole: whether everything was checked; otherwise it is said what was not.
+    """
+    if made:
+        console.print("a run would make first, once, and keep:", markup=False)
+    for name, cost in made.items():
+        console.print(f"  {name}: {cost}", markup=False)
+    if not whole:
+        console.print(
+            "without it the task is not complete: its numbers of evaluation prompts and the layout of the processes "
+            "were not checked\nthe rest is valid; nothing was started, made or downloaded"
+        )
 
 
 def _print_processes(console: Console, placed: Layout) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,6 +17,25 @@ NAME = re.compile(r"\w[\w.-]*")
 """What names a folder."""
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
+
+MAY_CHANGE = (
+    "loop.rounds",
+    "generation.replicas",
+    "generation.tensor_parallel",
+    "generation.prompts_per_chunk",
+    "reward.replicas",
+    "reward.tokens_per_batch",
+    "training.workers",
+    "training.zero_stage",
+    "training.tokens_per_micro_batch",
+    "training.worker_lifetime",
+    "placement.gpus",
+    "placement.cluster",
+    "tracking.to",
+    "tracking.project",
+)
+"""Keys that may change when a run is resumed: how far it goes, on which machines, in which portions and with how much
+memory its work is done, and which dashboard shows it. None of them changes a round that is finished."""
 
 
 def _tuple(value: Any) -> Any:
@@ -52,6 +72,12 @@ class Groups(Section):
             raise ValueError(f"names: {list(self.names)} holds {len(self.names)} group; at least 2 are needed")
         if len(set(self.names)) != len(self.names) or not all(n.strip() for n in self.names):
             raise ValueError(f"names: {list(self.names)} must be distinct and not empty")
+        for name in self.names:
+            if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+                raise ValueError(
+                    f"names: {name!r} holds a control character, a line break or half a surrogate pair; a name is text "
+                    "on one line, in any script"
+                )
         if len(self.shares) != len(self.names):
             raise ValueError(f"shares: {len(self.shares)} numbers for {len(self.names)} groups; give one per group")
         if min(self.shares) < 0 or not math.isclose(sum(self.shares), 1.0, abs_tol=1e-6):

@@ -159,7 +159,8 @@ def _custom_function(feedback: Feedback) -> Callable[..., ArrayLike]:
         raise ValueError(f"feedback.function: {feedback.function!r} is not of the form 'package.module:function'")
     try:
         function = pkgutil.resolve_name(feedback.function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
+        # a user's module may raise anything while it is imported
         raise ValueError(f"feedback.function: {feedback.function!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ValueError(f"feedback.function: {feedback.function!r} is a {type(function).__name__}, not a function")
@@ -227,6 +228,30 @@ def validate(feedback: Feedback, n_groups: int) -> None:
     if feedback.rule not in RULES:
         raise ValueError(f"feedback.rule: {feedback.rule!r} is unknown; choose one of {', '.join(RULES)}")
     RULES[feedback.rule].check(feedback, n_groups)
+
+
+def try_custom(feedback: Feedback, groups: Groups) -> None:
+    """Call the user's function once, with the shares of round 1 and 0.5 measured for every group.
+
+    Does nothing for other rules.
+
+    Raises:
+        ValueError: the function does not take what it is given, fails, or does not return shares.
+    """
+    if feedback.rule != "custom":
+        return
+    shares = np.asarray(groups.shares, dtype=np.float64)
+    try:
+        advance(shares, np.full(len(shares), 0.5), feedback, initial_shares=shares, round_=1, seed=0)
+    except Exception as error:
+        # whatever the user's code raises is a fault of the config that names it
+        if isinstance(error, ValueError) and str(error).startswith("feedback.function"):
+            raise
+        raise ValueError(
+            f"feedback.function: {feedback.function!r} failed when it was tried with shares {list(groups.shares)}: "
+            f"{type(error).__name__}: {error}; it is called as function(shares, measured, *, initial_shares, round_, "
+            "seed) and returns the next shares"
+        ) from error
 
 
 def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:

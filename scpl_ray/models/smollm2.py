@@ -35,7 +35,25 @@ def ensure() -> Path:
         RuntimeError: the converted model does not have the same weights or token ids.
     """
     source = gguf_file()
-    return cache.entry(ENTRY, _key(source), lambda folder: convert(source, folder))
+    return cache.entry(ENTRY, _key(source), lambda folder: convert(source, folder), cost="half a minute")
+
+
+def tokenizer() -> Path:
+    """The folder of a tokenizer: that of the converted model, or in a plan the same one without its model (seconds).
+
+    Raises:
+        ValueError: the package or ``gguf`` is not installed.
+    """
+    if not cache.is_planning() or found() is not None:
+        return ensure()
+    source = gguf_file()
+
+    def make(folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+
+    return cache.entry(f"{ENTRY}-tokenizer", _key(source), make)
 
 
 def found() -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -123,6 +124,52 @@ def check_reward_model(experiment: Experiment) -> None:
     check_outputs(name, [str(config.id2label[i]) for i in range(config.num_labels)], experiment.groups.names)
 
 
+def check_hub(name: str, key: str, revision: str | None) -> None:
+    """Ask the Hub whether it has a usable model of this name; nothing is downloaded.
+
+    Raises:
+        ValueError: it has none, or none with a config, safetensors and a tokenizer, or it cannot be asked.
+    """
+    files = _hub_files(name, key, revision)
+    if "config.json" not in files:
+        raise ValueError(f"{key}: {name} has no config.json on the Hub; give the id of a model for transformers")
+    if not any(file.endswith(".safetensors") for file in files):
+        raise ValueError(
+            f"{key}: {name} has no safetensors on the Hub; only safetensors are loaded, because a pickle can run any "
+            "code when it is read: use a revision with safetensors"
+        )
+    if not any(file in files for file in TOKENIZER_FILES):
+        raise ValueError(f"{key}: {name} has no tokenizer on the Hub; choose a model that has one")
+
+
+def download_bytes(name: str, key: str, revision: str | None) -> int:
+    """How much would be downloaded from the Hub for a model; 0 for a folder, a package, and what is in its cache.
+
+    Raises:
+        ValueError: there is no such model, or the Hub cannot be asked.
+    """
+    if name in (TINY, smollm2.NAME) or _on_disk(name, key, revision) is not None:
+        return 0
+    return sum(size for file, size in _hub_files(name, key, revision).items() if "/" not in file)
+
+
+def _hub_files(name: str, key: str, revision: str | None) -> dict[str, int]:
+    """Bytes by file of a model on the Hub, of the files that would be downloaded or say what the model is."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True, timeout=HUB_SECONDS)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise _not_had(key, name, error) from error
+    wanted = (*SMALL_FILES, WEIGHTS)
+    return {
+        file.rfilename: file.size or 0
+        for file in info.siblings or ()
+        if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in wanted)
+    }
+
+
 def check_outputs(name: str, labels: Sequence[str], groups: Sequence[str]) -> None:
     """Raise :class:`ValueError` unless a reward model has one output, or one per group named after the group."""
     if len(labels) != 1 and sorted(labels) != sorted(groups):
@@ -159,7 +206,7 @@ def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
     if model.name == TINY:
         return tiny_base.ensure_tokenizer(experiment, texts)
     if model.name == smollm2.NAME:
-        return smollm2.ensure()
+        return smollm2.tokenizer()
     return _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=False)
 
 
@@ -245,8 +292,12 @@ def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, 
             )
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{key}: {name!r} is no folder here and could not be had from the Hugging Face Hub ({reason}); give the "
-            f"folder of a copy instead: {key}=FOLDER (for SmolLM2-135M-Instruct also model.name={smollm2.NAME})"
-        ) from error
+        raise _not_had(key, name, error) from error
+
+
+def _not_had(key: str, name: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(
+        f"{key}: {name!r} is no folder here and could not be had from the Hugging Face Hub ({reason}); give the "
+        f"folder of a copy instead: {key}=FOLDER (for SmolLM2-135M-Instruct also model.name={smollm2.NAME})"
+    )

@@ -121,7 +121,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
     else:
         raise StoreError(f"{folder}: a study without any result; run it first")
     if not table.num_rows:
-        raise StoreError(f"{folder}: no round was evaluated yet; let the study go on")
+        raise StoreError(f"{folder}: no round was evaluated yet; let the study run until its first round is")
     series = Series.of(table)
     labels = planned + [arm for arm in series.arms if arm not in planned]
     experiments = {run.arm: run.experiment for run in runs}

@@ -81,9 +81,11 @@ def stability(flags: ArmFlags, rule: str | None) -> str:
         flags: the flags of the arm.
         rule: the feedback rule of the arm, where it is known.
     """
-    if rule is not None and not RULES[rule].reacts:
+    # a rule that the user's own code registered is not known where its run is read
+    known = RULES.get(rule) if rule is not None else None
+    if known is not None and not known.reacts:
         return f"not asked: shares are set from outside (feedback.rule={rule})"
-    if rule is not None and RULES[rule].total_moves:
+    if known is not None and known.total_moves:
         return f"not asked: under {rule} totals matter, and the results hold shares only"
     found = flags.stability
     if found is None:

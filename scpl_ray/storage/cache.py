@@ -8,6 +8,8 @@ that was recorded when it was made.
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -32,7 +34,7 @@ REPORT_SECONDS = 30.0
 
 def directory() -> Path:
     """The folder of the cache: ``$SCPL_CACHE`` if it is set, else ``~/.cache/scpl_ray``."""
-    return Path(os.environ.get("SCPL_CACHE") or Path.home() / ".cache" / "scpl_ray")
+    return Path(os.environ.get("SCPL_CACHE") or "~/.cache/scpl_ray").expanduser()
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -40,7 +42,45 @@ def key_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
+@dataclasses.dataclass
+class Planned:
+    """What would have been made in the cache while :func:`planned` was in force."""
+
+    scratch: Path
+    """Holds what takes seconds, until the end."""
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The cost of each entry that is not in the cache, by its name."""
+
+
+class NotMadeError(ValueError):
+    """A plan needs an entry that is not in the cache and that is costly to make."""
+
+
+_PLANNED: contextvars.ContextVar[Planned | None] = contextvars.ContextVar("planned", default=None)
+
+
+@contextlib.contextmanager
+def planned() -> Iterator[Planned]:
+    """Inside, nothing is made in the cache; yields the list of what is missing there.
+
+    What takes seconds is made in a temporary folder; an entry with a ``cost`` is not made: :func:`entry` raises
+    :class:`NotMadeError`.
+    """
+    with tempfile.TemporaryDirectory(prefix="scpl-plan-") as scratch:
+        found = Planned(Path(scratch))
+        token = _PLANNED.set(found)
+        try:
+            yield found
+        finally:
+            _PLANNED.reset(token)
+
+
+def is_planning() -> bool:
+    """Whether the caller is inside :func:`planned`."""
+    return _PLANNED.get() is not None
+
+
+def entry(name: str, key: str, make: Callable[[Path], None], *, cost: str | None = None) -> Path:
     """Return the cache folder ``<name>-<first 16 digits of the key>``; make it if it is missing or damaged.
 
     If several processes want the same entry, one makes it and the others wait.
@@ -49,13 +89,17 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
         name: what the entry is, for people who look into the cache.
         key: the result of :func:`key_of`.
         make: a function that fills a new, empty folder with files.
+        cost: how long that takes, in words, if it is more than seconds.
 
     Raises:
         ValueError: the cache cannot be written.
+        NotMadeError: inside :func:`planned`, the entry is missing and has a cost.
         TimeoutError: another process held the entry for :data:`LOCK_SECONDS`.
     """
     cache = directory()
     folder = _folder(name, key)
+    if (plan := _PLANNED.get()) is not None and not _is_whole(folder, key):
+        return _stand_in(plan, name, folder.name, make, cost)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = folder.with_suffix(".lock").open("w")
@@ -72,6 +116,19 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
                 if folder.exists():
                     folder.replace(Path(scratch) / "damaged")
                 made.replace(folder)
+    return folder
+
+
+def _stand_in(plan: Planned, name: str, unique: str, make: Callable[[Path], None], cost: str | None) -> Path:
+    """The folder that stands for a missing entry in a plan."""
+    plan.missing[name] = cost or "seconds"
+    if cost is not None:
+        raise NotMadeError(f"{name} is not in the cache yet ({cost})")
+    folder = plan.scratch / unique
+    if not folder.exists():
+        folder.mkdir()
+        make(folder)
+        _write_checksums(folder, "")
     return folder
 
 

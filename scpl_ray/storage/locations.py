@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -31,7 +32,9 @@ def create(where: str, experiment: Experiment, versions: Mapping[str, str]) -> S
         return Store.create(folder, experiment, versions)
     with _opened(where) as store:
         if set(store.objects.list()) - {"config.yaml", "lock"}:
-            raise StoreError(f"{where}: not empty; continue that run with --resume {where}, or give another --run-dir")
+            raise StoreError(
+                f"{where}: not empty; continue that run with --resume {shlex.quote(where)}, or give another --run-dir"
+            )
         store.clear()
         store.begin(experiment, versions)
     return store
@@ -108,10 +111,10 @@ def _opened(where: str) -> Iterator[RemoteStore]:
 
 
 def _folder(where: str) -> Path | None:
-    """The local folder that a path or URI refers to; ``None`` for an object store."""
+    """The local folder that a path (``~`` is the home folder) or a URI refers to; ``None`` for an object store."""
     scheme, separator, _ = where.partition(":/")
     if not separator or not scheme.isalnum():
-        return Path(where)
+        return Path(where).expanduser()
     parts = urlsplit(where)
     if scheme == "file" and where.startswith("file:///"):
         return Path(unquote(parts.path))

@@ -21,6 +21,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -115,7 +116,8 @@ class Reader:
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             given = run.get("format") if isinstance(run, dict) else run
             raise StoreError(
-                f"{name}: run format {given!r}; this version reads format {FORMAT}; go on with the version that made it"
+                f"{name}: run format {given!r}; this version reads format {FORMAT}; continue it with the "
+                "version of scpl_ray that made it"
             )
         return cls(root, name), experiment
 
@@ -193,7 +195,8 @@ class Store(Reader):
             root.mkdir(parents=True, exist_ok=True)
             if any(path.name not in FRAME and not path.name.endswith(".tmp") for path in root.iterdir()):
                 raise StoreError(
-                    f"{root}: not empty; continue that run with --resume {root}, or give another --run-dir"
+                    f"{root}: not empty; continue that run with --resume {shlex.quote(str(root))}, or give another "
+                    "--run-dir"
                 )
             store = cls(root)
             store.begin(experiment, versions)

@@ -24,6 +24,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,7 +166,10 @@ class Study(Section):
         if (self.mode == "search") != (self.search is not None):
             raise ValueError(f"mode = {self.mode!r}: a section `search` is given with mode=search, and only then")
         if self.mode == "search" and (len(self.arms) > 1 or not self.axes):
-            raise ValueError(f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; one arm and some axes")
+            raise ValueError(
+                f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; a search needs one arm and at least "
+                "one axis"
+            )
         names = [claim.name for claim in self.claims]
         for claim in self.claims:
             if names.count(claim.name) > 1:
@@ -246,13 +250,13 @@ def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Stu
     """
     values = loading.read(path)
     if kind(values) is Experiment:
-        raise ConfigError(f"{path} is the config of one run; run it with: scpl run {path}")
+        raise ConfigError(f"{path} is the config of one run; run it with: scpl run {shlex.quote(str(path))}")
     try:
         study = Study.model_validate(values)
     except ValidationError as error:
         raise ConfigError(loading.problems(str(path), errors.explain(error, Study, values))) from error
     if study.base != QUICK_START and study.base not in configs:
-        study = study.model_copy(update={"base": str((path.parent / study.base).resolve())})
+        study = study.model_copy(update={"base": str((path.parent / Path(study.base).expanduser()).resolve())})
     if quick:
         kept = study.quick.arms or tuple(study.arms)
         study = study.model_copy(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from actors.pool import last_words
-from actors.prometheus import WatchedProgress
+from actors.prometheus import WatchedProgress, label
 from jobs.terminal.display import restarts_line
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.storage.manifests import restarts
@@ -109,6 +110,56 @@ def test_speed_and_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert registry.values["scpl_phase_seconds", "completions"] == 2.5
     progress.measured(1, [Metric(1, None, "disparate_gap", float("nan"))])
     assert ("scpl_disparate_gap",) not in registry.values
+
+
+class AsciiOnly:
+    """A gauge or counter that takes labels as Ray does."""
+
+    def __init__(self, seen: list[dict[str, str]]) -> None:
+        self.seen = seen
+
+    def set(self, value: float, tags: Mapping[str, str]) -> None:
+        for text in tags.values():
+            text.encode("ascii")
+        self.seen.append(dict(tags))
+
+    inc = set
+
+
+@pytest.mark.parametrize("run", ["runs/étude", "runs/é 1", "studies/左派", "runs/50%", "runs/\udce9"])
+@pytest.mark.parametrize("group", ["süd", "左派", "जनता", "left (US)", 'a"b\\c', "العربية"])
+def test_names_in_any_script_become_labels_that_ray_takes(run: str, group: str) -> None:
+    seen: list[dict[str, str]] = []
+    progress = WatchedProgress(
+        Silent(), run, lambda: {}, gauge=lambda *_: AsciiOnly(seen), counter=lambda *_: AsciiOnly(seen)
+    )
+    progress.measured(1, [Metric(1, group, "share", 0.5)])
+    (tags,) = [tags for tags in seen if "group" in tags]
+    assert urllib.parse.unquote(tags["run"], errors="surrogatepass") == run
+    assert urllib.parse.unquote(tags["group"]) == group
+    assert label("north") == "north" and label("new york (US)") == "new york (US)" and label("süd") == "s%C3%BCd"
+
+
+def test_whatever_an_exporter_raises_is_logged_once_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def set(self, *_: object) -> None:
+            raise RuntimeError("no agent")
+
+        inc = set
+
+    def broken(*_: object) -> Broken:
+        raise TypeError("no such metric")
+
+    for make in (broken, lambda *_: Broken()):
+        caplog.clear()
+        shown = Silent()
+        progress = WatchedProgress(shown, "a run", lambda: {"engine": 1}, gauge=make, counter=make)
+        for round_ in (1, 2):
+            progress.start(round_, "queries", 0)
+            progress.generated("queries", [Completion("q-s0", "q", 0, 0, 1, (9,), (1,), "text", "stop")])
+            progress.done(Manifest(round_, "queries", 1.0, 0.0, {}, {}))
+        assert shown.phases == [(1, "queries"), (2, "queries")]
+        assert caplog.text.count("metrics are not exported to Prometheus from now on: no ") == 1
 
 
 def committed(role: str, actor: str, count: int) -> Manifest:

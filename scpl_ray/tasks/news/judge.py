@@ -146,7 +146,8 @@ def _fitted(
         digest = _sha256([*held_out, *labelled[JUDGE]])
         JudgeCard(tuple(labels), window_words, digest, recipe.settings, measured, {}, sources).save(folder)
 
-    return cache.entry("kind-judge", cache.key_of(facts), make)
+    cost = None if recipe.most_tested is None else "minutes: an encoder is fine-tuned"
+    return cache.entry("kind-judge", cache.key_of(facts), make, cost=cost)
 
 
 def _recipe(experiment: Experiment) -> _Recipe:

@@ -138,7 +138,7 @@ def _fitted(corpus: Corpus, experiment: Experiment) -> Path:
         logger.info("fitting the preference judge: minutes, once; it is kept for other runs")
         fit(training, held_out, experiment, folder)
 
-    return cache.entry("preference-judge", cache.key_of(facts), make)
+    return cache.entry("preference-judge", cache.key_of(facts), make, cost="minutes: a reward model is fitted")
 
 
 def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Experiment, output: Path) -> PreferenceCard:

@@ -42,7 +42,7 @@ def test_an_analytic_study_makes_its_table(tmp_path: Path, shared_cache: Path) -
     assert sorted(set(found["arm"].to_pylist())) == [f"{a} selection.beta={b}" for a in "xy" for b in (0.2, 0.5)]
     assert set(found["seed"].to_pylist()) == set(range(5)) and set(found["round"].to_pylist()) == set(range(4))
     code, output = sweep_of(tmp_path, path.read_text(), folder="a")
-    assert code == 2 and "not empty; go on with that study" in output
+    assert code == 2 and "not empty; if it holds a study, continue that with: scpl sweep --resume" in output
     assert json.loads((tmp_path / "a/failed.json").read_text()) == {}
 
 
@@ -143,7 +143,7 @@ def test_what_stops_a_study_is_one_message(
     monkeypatch.setenv("MY_API_KEY", "key-of-mine")
     code, output = sweep_of(tmp_path, "name: s\nseeds: 1\n")
     assert code == 1 and message in output
-    assert f"go on with: scpl sweep --resume {tmp_path / 's'}" in output
+    assert f"continue with: scpl sweep --resume {tmp_path / 's'}" in output
     # in a process of its own, to output.log
     assert "the study stopped\nTraceback" in caplog.text
 
@@ -152,7 +152,7 @@ def test_a_table_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     sweep.create(tmp_path / "t", study.Study(name="s", mode="analytic", seeds=2))
     (tmp_path / "t/results.parquet").mkdir()
     result = CliRunner().invoke(cli.app, ["sweep", "--resume", str(tmp_path / "t")])
-    assert result.exit_code == 1 and "Is a directory" in result.output and "go on with" in result.output
+    assert result.exit_code == 1 and "Is a directory" in result.output and "continue with: scpl sweep" in result.output
 
 
 def sampled(folder: Path, name: str, beta: float, metrics: dict[str, float] | None) -> None:

@@ -1,0 +1,78 @@
+"""``--dry-run``: everything is checked and the plan is printed; nothing is started, made or downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from actors.placement.cluster import Cluster
+from actors.placement.layout import Layout
+from jobs.driver import preflight, run
+from jobs.terminal.display import unheard
+from jobs.terminal.plan import print_made, print_plan
+from scpl_ray.config import Experiment
+from scpl_ray.config.agreement import agreement
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.protocols import Task
+from scpl_ray.storage import cache
+from scpl_ray.studies.study import Trial
+
+SETUP = ("groups", "task", "model", "generation", "reward", "feedback", "training", "placement", "evaluation")
+"""The sections that a plan checks: trials that agree on them are checked once."""
+
+
+def print_dry_run(console: Console, experiment: Experiment, cluster: Cluster | None) -> None:
+    """Check an experiment and print its plan, with what a run would make first.
+
+    Args:
+        console: the console to print on.
+        experiment: the config.
+        cluster: the cluster to plan for; ``None``: this machine, unless ``RAY_ADDRESS`` names a cluster.
+
+    Raises:
+        ValueError: something cannot work.
+    """
+    with cache.planned() as cached:
+        task: Task | None = None
+        placed: Layout | None = None
+        with unheard("checking the config, its data and its models"):
+            # without something costly not all can be checked, and the plan says so
+            with contextlib.suppress(cache.NotMadeError):
+                task, placed = run.checked_plan(experiment, cluster)
+            made = {**cached.missing, **preflight.made_first(experiment, task)}
+        if task is not None:
+            print_plan(console, experiment, task, placed)
+        print_made(console, made, whole=task is not None)
+
+
+def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> dict[str, str]:
+    """Check the different set-ups of a study as :func:`print_dry_run` checks one run.
+
+    Args:
+        trials: the trials of the study.
+        with_tasks: whether tasks are built too, which may take seconds each.
+
+    Returns:
+        What the study would make first: the cost of each thing, by its name.
+
+    Raises:
+        ConfigError: a set-up cannot work; the message names its arm.
+    """
+    different = {agreement(trial.experiment, SETUP): trial for trial in reversed(trials)}
+    made: dict[str, str] = {}
+    with cache.planned() as cached:
+        for trial in reversed(different.values()):
+            task: Task | None = None
+            try:
+                with contextlib.suppress(cache.NotMadeError):
+                    if with_tasks:
+                        task = run.checked_plan(trial.experiment)[0]
+                    else:
+                        preflight.check_config(trial.experiment, on_gpu=run.gpus_possible())
+            except ValueError as error:
+                raise ConfigError(f"arm {trial.label}: {error}") from error
+            if with_tasks:
+                made |= preflight.made_first(trial.experiment, task)
+        return cached.missing | made

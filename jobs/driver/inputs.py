@@ -1,0 +1,130 @@
+"""What a run reads from outside its directory: data and models that the config names by a path."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scpl_ray.config import Experiment, loading
+from scpl_ray.models import sentences, smollm2, sources
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import sha256
+from scpl_ray.storage.run_directory import Store
+from scpl_ray.studies import study
+from scpl_ray.studies.study import Study
+from scpl_ray.tracking import flat
+
+KEYS = ("task.data", "task.judge_model", "model.name", "reward.model")
+"""The keys that may hold the path of a file or folder."""
+NAMES = (sources.TINY, smollm2.NAME, sentences.NAME)
+"""Values of these keys that are never paths."""
+FILE = "inputs"
+"""The JSON file of the phase ``base`` that holds the checksums."""
+CHECKED = ("*.safetensors", "config.json")
+"""The files of a folder that are checked."""
+
+
+def path_of(value: object) -> Path | None:
+    """The absolute path that a value of one of :data:`KEYS` names; ``None`` unless there is such a file or folder."""
+    if not isinstance(value, str) or value in NAMES:
+        return None
+    path = Path(value).expanduser()
+    return path.absolute() if path.exists() else None
+
+
+def anchored(experiment: Experiment, keys: Collection[str] = KEYS) -> Experiment:
+    """The experiment with absolute paths in these keys, so that it means the same from every working directory.
+
+    What exists in no folder here, such as a Hub id, stays as it is.
+    """
+    values = experiment.model_dump(mode="json")
+    paths = {key: str(path) for key, value in _given(values) if key in keys and (path := path_of(value)) is not None}
+    return loading.build(loading.overlay(values, paths), experiment.name) if paths else experiment
+
+
+def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
+    """The study with absolute paths in its keys; relative paths of its base are added to the keys of all arms.
+
+    Args:
+        plan: the study.
+        configs: built-in configs by name.
+    """
+    keys = _anchored_keys(plan.set)
+    for key, value in _given(study.base_values(plan, configs)):
+        path = path_of(value)
+        if path is not None and not any(key == other or key.startswith(f"{other}.") for other in keys):
+            keys[key] = str(path)
+    axes = {
+        key: tuple(_anchored_keys({key: value})[key] for value in values) if isinstance(values, tuple) else values
+        for key, values in plan.axes.items()
+    }
+    arms = {arm: _anchored_keys(own) for arm, own in plan.arms.items()}
+    return plan.model_copy(update={"set": keys, "arms": arms, "axes": axes})
+
+
+def digests(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """SHA-256 by file name, for each of :data:`KEYS` that names a file or folder here."""
+    found = {}
+    for key, value in _given(experiment.model_dump(mode="json")):
+        path = path_of(value)
+        if path is not None:
+            files = sorted(file for pattern in CHECKED for file in path.glob(pattern)) if path.is_dir() else [path]
+            # a file may be called something else when it has moved
+            found[key] = {file.name if path.is_dir() else "": sha256(file) for file in files}
+    return found
+
+
+def check_same(store: Store, experiment: Experiment, named: Collection[str] = ()) -> None:
+    """Check that data and models are those that the run began with, wherever they lie now.
+
+    Args:
+        store: the run.
+        experiment: its config, with the paths that are to be used from now on.
+        named: the keys that were given anew; data and models that did not move need no known checksums.
+
+    Raises:
+        StoreError: a file is not the one that the run began with, or nothing is known of it.
+    """
+    if store.manifest(0, "base") is None:
+        return
+    known = (store.folder(0, "base") / f"{FILE}.json").is_file()
+    before = store.read_json(0, "base", FILE) if known else {}
+    now, values = digests(experiment), flat(experiment)
+    for key in KEYS:
+        again = f"scpl run --resume {shlex.quote(store.name)} {key}=PATH"
+        if key in before and key in now and now[key] != before[key]:
+            raise StoreError(
+                f"{store.name}: {key} = {values[key]}: not what the run began with (SHA-256 differs); bring the first "
+                f"one back, or say where it lies now: {again}"
+            )
+        if key in named and (key not in before or key not in now):
+            raise StoreError(
+                f"{store.name}: {key} = {values[key]}: not known to be what the run began with, "
+                f"{before.get(key) or 'which was no file or folder'}; only what has moved may be named again, so start "
+                "a new run with it"
+            )
+
+
+def _given(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of :data:`KEYS` in a config, by key."""
+    for key in KEYS:
+        section, _, name = key.partition(".")
+        if isinstance(inner := values.get(section), Mapping) and name in inner:
+            yield key, inner[name]
+        elif key in values:
+            yield key, values[key]
+
+
+def _anchored_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys by dotted name, or sections, with absolute paths."""
+    done = dict(keys)
+    for key, value in _given(keys):
+        if (path := path_of(value)) is not None:
+            section, _, name = key.partition(".")
+            if key in done:
+                done[key] = str(path)
+            else:
+                done[section] = {**done[section], name: str(path)}
+    return done

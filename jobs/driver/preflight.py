@@ -1,0 +1,133 @@
+"""What files on disk and the metadata of the Hub tell about a run before it starts; nothing is made or downloaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from actors.engines.registry import ENGINES
+from scpl_ray.config import Experiment
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.schema import MODEL_TERM
+from scpl_ray.feedback import rules
+from scpl_ray.models import limits, smollm2, sources, tiny, tiny_base
+from scpl_ray.protocols import Task
+from scpl_ray.storage import cache
+from scpl_ray.tasks import bases
+from scpl_ray.training.objectives import OBJECTIVES
+
+
+def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
+    """Check what can be known before the task is built.
+
+    Args:
+        experiment: the config.
+        on_gpu: whether engines may run on GPUs, which serve more models than a CPU.
+
+    Raises:
+        ConfigError: the folder, the models or the settings do not fit; the message lists every fault.
+    """
+    found = []
+    for check in (_cache, _rule, _lengths, _model, _reward_model):
+        try:
+            check(experiment, on_gpu)
+        except ValueError as error:
+            found.append(str(error))
+    if found:
+        raise ConfigError("\n".join(dict.fromkeys(found)))
+
+
+def check_task(experiment: Experiment, task: Task) -> None:
+    """Check what the task's own prompts, choices and real examples tell.
+
+    Raises:
+        ValueError: there are too few prompts, or nothing that users could choose between.
+    """
+    settings = experiment.evaluation
+    task.group_prompts(settings.prompts_per_group)
+    task.neutral_prompts(settings.neutral_prompts)
+    if experiment.reward.terms.get(MODEL_TERM) and experiment.reward.model is None:
+        task.choices(experiment.groups.names, seed=experiment.seed)
+
+
+def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:
+    """What a run makes or downloads before round 0, by name, each with its cost in words; nothing is made here.
+
+    Args:
+        experiment: the config.
+        task: its task; ``None``: it was not built, because that would have made something costly.
+    """
+    name, cost = experiment.model.name, {}
+    if name == sources.TINY:
+        known = bases.known_config(experiment, task) if task is not None else None
+        if known is None:
+            cost["tiny base model"] = "minutes, unless it is in the cache"
+    elif name == smollm2.NAME and smollm2.found() is None:
+        cost[smollm2.ENTRY] = "half a minute: it is converted from its package"
+    for key, model, revision in (
+        ("model.name", name, experiment.model.revision),
+        ("reward.model", experiment.reward.model, None),
+    ):
+        if model is not None and (size := sources.download_bytes(model, key, revision)):
+            cost[model] = f"a download of {size / 1e9:.1f} GB"
+    return cost
+
+
+def _cache(experiment: Experiment, on_gpu: bool) -> None:
+    folder = cache.directory()
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: {there} cannot be written; set SCPL_CACHE to a folder that can be written")
+
+
+def _rule(experiment: Experiment, on_gpu: bool) -> None:
+    rules.try_custom(experiment.feedback, experiment.groups)
+
+
+def _lengths(experiment: Experiment, on_gpu: bool) -> None:
+    room = experiment.training.tokens_per_micro_batch
+    asked, written = experiment.task.max_prompt_tokens, experiment.generation.max_new_tokens
+    pairs = OBJECTIVES[experiment.training.objective].pairs
+    longest = (asked + written) * (2 if pairs else 1)
+    if room < longest:
+        raise ValueError(
+            f"training.tokens_per_micro_batch = {room}: {'a pair of sequences' if pairs else 'a sequence'} may have "
+            f"{longest} tokens ({asked} of a prompt and {written} of a completion{' each' if pairs else ''}), and none "
+            f"is cut; raise it to at least {longest}"
+        )
+
+
+def _model(experiment: Experiment, on_gpu: bool) -> None:
+    """What a model's folder, or the Hub, says; a tiny model's sizes are known before it is made."""
+    model = experiment.model
+    if model.name == sources.TINY:
+        own = experiment.task.name != "language"
+        limits.check_positions(tiny_base.POSITIONS if own else tiny.POSITIONS, experiment, "the tiny model")
+        return
+    sources.check_model(experiment)
+    config = sources.found_config(experiment)
+    if config is None:
+        if model.name != smollm2.NAME:
+            sources.check_hub(model.name, "model.name", model.revision)
+        return
+    limits.check_config(config, experiment, model.name)
+    engine = ENGINES[experiment.generation.engine].load()
+    if fault := engine.refuses(config.get_text_config(), experiment, on_gpu=on_gpu):
+        raise ValueError(fault)
+    folder = Path(model.name).expanduser()
+    if folder.is_dir():
+        limits.check_tokenizer(folder, config, model.name, trust_remote_code=model.trust_remote_code)
+
+
+def _reward_model(experiment: Experiment, on_gpu: bool) -> None:
+    name = experiment.reward.model
+    if name is None:
+        return
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        trust = experiment.model.trust_remote_code
+        sources.checked(folder, "reward.model", name, trust_remote_code=trust)
+    elif sources.known_reward_config(experiment) is None:
+        sources.check_hub(name, "reward.model", None)
+        return
+    sources.check_reward_model(experiment)

@@ -1,0 +1,106 @@
+"""``scpl run --resume``: what may change in a run that exists already, and what a finished one shows."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.driver import advice, experiments, inputs, run
+from jobs.terminal.display import closing_table, restarts_line, seconds_table
+from scpl_ray import tracking
+from scpl_ray.config import Experiment, loading
+from scpl_ray.config.schema import MAY_CHANGE
+from scpl_ray.protocols import Task
+from scpl_ray.records import Metric
+from scpl_ray.storage import locations
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.manifests import restarts
+from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.studies import study
+
+
+def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, Task | None]:
+    """Open a run to continue it.
+
+    Args:
+        run_dir: its folder or URI.
+        overrides: ``key=value`` of :data:`~scpl_ray.config.schema.MAY_CHANGE`, or where data and models lie now.
+
+    Returns:
+        The locked run, its config, and its task; ``None``: the run is finished, and nothing is needed to show it.
+
+    Raises:
+        StoreError: there is no such run, or something cannot change in it.
+        ValueError: the run cannot be continued here.
+    """
+    folder = Path(run_dir).expanduser()
+    if (folder / study.STUDY_FILE).is_file():
+        raise StoreError(
+            f"--resume {run_dir}: this is the folder of a study; continue it with: "
+            f"scpl sweep --resume {shlex.quote(run_dir)}"
+        )
+    store, before = locations.resume(run_dir)
+    with contextlib.ExitStack() as unless_it_continues:
+        unless_it_continues.callback(store.close)
+        keys = dict(map(loading.parse_override, overrides))
+        if changed := [key for key in keys if key not in MAY_CHANGE and key not in inputs.KEYS]:
+            raise StoreError(
+                f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}, and "
+                f"the paths of what has moved ({', '.join(inputs.KEYS)}); start a new run with it"
+            )
+        config = store.root / "config.yaml"
+        after = inputs.anchored(loading.load(config, overrides), list(keys))
+        if after.loop.rounds < before.loop.rounds:
+            raise StoreError(
+                f"--resume {run_dir}: loop.rounds={after.loop.rounds} is fewer than the run's {before.loop.rounds}"
+            )
+        task: Task | None = None
+        if is_finished(store, after):
+            if moved := [key for key in keys if key in inputs.KEYS]:
+                inputs.check_same(store, after, moved)
+        else:
+            if conflicts := experiments.conflicts(after):
+                source = f"{config} with {' '.join(overrides)}" if overrides else str(config)
+                raise StoreError(_advised(loading.problems(source, conflicts), store))
+            inputs.check_same(store, after, keys)
+            try:
+                task = run.checked_plan(after)[0]
+            except ValueError as error:
+                raise StoreError(_advised(str(error), store)) from error
+        if after != before:
+            store.extend(after)
+        unless_it_continues.pop_all()
+    return store, after, task
+
+
+def _advised(text: str, store: Store) -> str:
+    return f"{text}\nto continue the run: {advice.resumed_with(text, store.name)}"
+
+
+def is_finished(run: Reader, experiment: Experiment) -> bool:
+    """Whether all rounds that an experiment asks for, and the summary of the run, are on disk."""
+    last = experiment.loop.rounds
+    return (run.root / "summary.json").is_file() and run.manifest(last, "evaluation") is not None
+
+
+def show(run_: Reader, experiment: Experiment, console: Console) -> None:
+    """Print the closing tables of a run from its directory alone: no task, data, model or code of its user is read.
+
+    A dashboard that the config names gets the rounds that are missing there.
+    """
+    measured = [run_.read(t, "evaluation", "metrics", Metric) for t in range(experiment.loop.rounds + 1)]
+    if experiment.tracking.to is not None:
+        boards = tracking.Boards(experiment, run_.root, run_.identity)
+        for rows in measured:
+            boards.write(rows)
+        boards.close(finished=True)
+    seconds = run.seconds_by_round(run_, experiment)
+    rounds = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
+    console.print(closing_table(rounds, experiment.groups.names))
+    console.print(seconds_table(run_.committed()))
+    console.print(restarts_line(restarts(run_.committed())))
+    console.print(f"run directory {run_.name}: finished before, nothing was started", markup=False)

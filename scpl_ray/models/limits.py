@@ -1,0 +1,115 @@
+"""What a model's config and tokenizer say it can do, before anything loads it: its positions, heads and token ids."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpl_ray.config import Experiment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+"""What configs of different architectures call the longest sequence; MPT has ``max_seq_len``, Bloom ``seq_length``."""
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""Ends of the names of input embeddings in safetensors files."""
+
+
+def positions(config: PreTrainedConfig) -> int | None:
+    """The longest sequence that a model was made for, in tokens; ``None`` where its config names none."""
+    values = config.get_text_config()
+    for name in POSITIONS:
+        found = getattr(values, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return None
+
+
+def check_config(config: PreTrainedConfig, experiment: Experiment, name: str, *, key: str = "model.name") -> None:
+    """Check that a model can be a policy with the lengths of an experiment.
+
+    Args:
+        config: the config of the model.
+        experiment: the prompts and completions that it is to read and write.
+        name: the model, as messages call it.
+        key: the config key that names it.
+
+    Raises:
+        ValueError: it does not write from left to right, has no attention, or has no known or too few positions.
+    """
+    values = config.get_text_config()
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{key}: {name} ({config.model_type}) is an encoder with a decoder; choose a model that continues text"
+        )
+    if not getattr(values, "num_attention_heads", None):
+        raise ValueError(
+            f"{key}: {name} ({config.model_type}) has no attention heads; engines keep keys and values of attention, "
+            "so choose a model with attention"
+        )
+    check_positions(positions(config), experiment, name, key=key)
+
+
+def check_positions(known: int | None, experiment: Experiment, name: str, *, key: str = "model.name") -> None:
+    """Check that a prompt and a completion of an experiment fit a model.
+
+    Raises:
+        ValueError: they do not, or ``known`` is ``None``, because the config of the model does not say it.
+    """
+    asked, written = experiment.task.max_prompt_tokens, experiment.generation.max_new_tokens
+    if known is None:
+        raise ValueError(
+            f"{key}: the config of {name} does not say how long a sequence may be; write max_position_embeddings "
+            f"(at least {asked + written}, at most what it was trained with) into its config.json, or choose another "
+            "model"
+        )
+    if known < asked + written:
+        raise ValueError(
+            f"task.max_prompt_tokens + generation.max_new_tokens = {asked} + {written} = {asked + written}: {name} has "
+            f"{known} positions; lower one of the two"
+        )
+
+
+def check_tokenizer(folder: Path, config: PreTrainedConfig, name: str, *, trust_remote_code: bool) -> None:
+    """Check that a tokenizer belongs to the weights beside it.
+
+    Raises:
+        ValueError: it cannot be read, gives ids for which the model has no embedding, or has no end-of-sequence token.
+    """
+    from scpl_ray.models.tokens import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"model.name: the tokenizer of {name} cannot be read ({reason}); save it into the same folder with "
+            "save_pretrained"
+        ) from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    rows = min(int(config.get_text_config().vocab_size), _embedding_rows(folder))
+    if largest >= rows:
+        raise ValueError(
+            f"model.name: the tokenizer of {name} gives ids up to {largest:,}, but its model has embeddings for "
+            f"{rows:,} (ids up to {rows - 1:,}); save the tokenizer that belongs to it, or resize_token_embeddings"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"model.name: the tokenizer of {name} has no eos_token, so a model could not learn to stop; name one in "
+            "its tokenizer_config.json, or choose another model"
+        )
+
+
+def _embedding_rows(folder: Path) -> float:
+    """The smallest number of rows of an input embedding in the safetensors of a folder; infinite if none is there."""
+    from safetensors import safe_open
+
+    rows = math.inf
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118
+                if name.endswith(EMBEDDINGS):
+                    rows = min(rows, file.get_slice(name).get_shape()[0])
+    return rows
