@@ -19,7 +19,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
-from scpl_ray.storage import locations
+from scpl_ray.storage import consent, locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import study
@@ -150,18 +150,25 @@ def _reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, 
     store, experiment = locations.resume(run_dir)
     with contextlib.ExitStack() as unless_it_goes_on:
         unless_it_goes_on.callback(store.close)
-        changed = [key for key, _ in map(loading.parse_override, overrides) if key not in MAY_CHANGE]
+        stated = dict(map(loading.parse_override, overrides))
+        agreed = consent.code_of(experiment)
+        changed = [key for key, value in stated.items() if key not in MAY_CHANGE and agreed.get(key) != value]
         if changed:
             raise StoreError(
                 f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}; "
                 "start a new run with it"
             )
+        identity = store.facts.get("id")
+        again = f"say so: --resume {run_dir} {{keys}}"
+        consent.require(identity, [experiment], stated, f"--resume {run_dir}", again)
         new = experiments.load(store.root / "config.yaml", overrides)
         if new.loop.rounds < experiment.loop.rounds:
             raise StoreError(
                 f"--resume {run_dir}: loop.rounds={new.loop.rounds} is fewer than the run's {experiment.loop.rounds}"
             )
         task = loop.plan(new)[0]
+        if isinstance(identity, str):
+            consent.give(identity, new)
         if new != experiment:
             store.extend(new)
         unless_it_goes_on.pop_all()

@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,8 +35,9 @@ from scpl_ray.models.sources import check_model, check_reward_model, resolve_rew
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
+from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.files import sha256
+from scpl_ray.storage.files import restrict, sha256
 from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.tasks.bases import base_model
@@ -328,9 +330,22 @@ def log_to(path: Path, *, verbose: bool) -> None:
 
 
 def _keep_ray_logs(logs: Path, target: Path) -> None:
-    """Copy Ray's log files into the run directory."""
+    """Copy Ray's log files into the run directory.
+
+    Ray keeps them where every user may write, so links and special files among them are left out, and the copies have
+    the permissions that the user's umask leaves, not those of Ray's folders.
+    """
     try:
-        shutil.copytree(logs, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
+        target.mkdir(parents=True, exist_ok=True)
+        for above, folders, names in os.walk(logs):
+            folders.sort()
+            inner = Path(above).relative_to(logs)
+            if inner.parts:
+                inside.make_folder(target, inner.as_posix())
+            restrict(target / inner)
+            for name in names:
+                if stat.S_ISREG((Path(above) / name).lstat().st_mode):
+                    copy_masked(str(Path(above) / name), str(target / inner / name))
     except OSError as error:
         logger.warning("Ray's logs could not all be kept in %s: %s", target, error)
 
