@@ -48,8 +48,8 @@ PARAMETER = re.compile(
     re.IGNORECASE,
 )
 FLAG = re.compile(
-    r"(--?[a-z][a-z-]{0,30}(?<=-)(?:password|passwd|passphrase|token|api-?key|secret|secret-key|access-key)(?:\s{1,4}|=))"
-    r"(?!-)(\S+)"
+    r"(?<![\w-])(--?(?:[a-z]{1,20}-){0,4}(?:password|passwd|passphrase|token|api-?key|secret|(?:secret|access)-key)"
+    r"(?:\s{1,4}|=))(?!-)(\S+)"
 )
 ASSIGNED = re.compile(
     r"""(?<![\w.-])([A-Za-z_][\w.-]{0,80})"""  # the name

@@ -305,6 +305,8 @@ class RemoteStore(Store):
                 self._etags[one] = self._put(one, self.root / one)
                 self._sent[one] = stamps[one]
             self._write_state()
+            if changed:
+                self._lease.renew()  # what was written counts only if this process still is the holder
 
     def _write_state(self) -> None:
         state = {"etags": self._etags, "pending": self._pending}
