@@ -1,10 +1,10 @@
 """Hostile input for everything that reads a file: ``python -m tests.campaigns.fuzz --inputs 50000``.
 
-Configs, overrides, studies, run directories, data files, chat templates and answers of models are made of random
-structures and of good ones with random edits. In run directories, links and special files take the place of files, and
-the metadata of Parquet files are edited. Nothing but the declared error types may come out, nothing outside of a run
-directory may change, and an answer of 10,000 characters takes less than 50 ms. Anything else stops the campaign with
-the smallest input that hypothesis finds.
+Configs, overrides, studies, run directories, data files, chat templates and texts of models are made of random
+structures and of good files with random edits. In run directories, links and special files take the place of files, and
+Parquet metadata are edited. Nothing but the declared error types may come out, nothing outside of a run directory may
+change, and a text of 10,000 characters takes less than 50 ms; anything else stops
+the campaign with the smallest input that hypothesis finds.
 """
 
 import argparse
@@ -39,7 +39,6 @@ from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import PHASES, Reader, Store
 from scpl_ray.studies import study
 from scpl_ray.tasks import rows
-from scpl_ray.tasks.maths import answers
 from scpl_ray.tasks.rows import DataError
 
 KEYS = [key for key, _, _ in errors.all_keys(Experiment)]
@@ -237,49 +236,32 @@ def renders(folder: Path, text: str) -> None:
         assert "chat template" in str(error)
 
 
-def reads_answer(folder: Path, parts: list[tuple[str, int]]) -> None:
-    """What a model wrote, read by everything that searches it: each in less than 50 ms."""
-    text = "".join(part * times for part, times in parts)[:ANSWER_CHARACTERS]
-    for read in (answers.extract, mask):
+def masks(folder: Path, parts: list[tuple[str, int]]) -> None:
+    text = "".join(part * times for part, times in parts)[:LOGGED_CHARACTERS]
+    quickest = float("inf")
+    for _ in range(3):
         began = time.process_time()
-        read(text)
-        assert time.process_time() - began < ANSWER_SECONDS, read
+        hidden = mask(text)
+        quickest = min(quickest, time.process_time() - began)
+    assert quickest < LOGGED_SECONDS, f"{quickest:.3f} s"
+    assert mask(hidden) == hidden
 
 
-ANSWER_CHARACTERS, ANSWER_SECONDS = 10_000, 0.05
-ANSWER_PARTS = (
-    "The answer is about",
-    "####",
-    "\\boxed{",
-    "}",
-    "$",
-    "=",
-    " ",
-    "\n",
-    "\t",
-    "1",
-    "1,",
-    "1.",
-    "-",
-    "/",
-    "%",
-    "q",
-)
-ANSWER_PARTS += (
-    "final answer:",
-    "\\frac{1}{2}",
-    "(",
-    ")",
+LOGGED_CHARACTERS, LOGGED_SECONDS = 10_000, 0.05
+"""Longest time in which credentials are looked for in a text of this length, as a model may have written it."""
+LOGGED_PARTS = (
     "hf_",
     "sk-",
     "://",
     "@",
     "token=",
+    "password: ",
     "Bearer ",
-    "a",
-    "é",
-    "²",
+    "basic ",
+    "eyJ",
+    "-----BEGIN PRIVATE KEY-----",
 )
+LOGGED_PARTS += ("--", "a", "A", "1", ".", "-", "_", "=", ":", "'", '"', "\\", "?", "&", " ", "\n", "é", "x=y ")
 TEMPLATE_PARTS = (
     "{% for i in range(99999) %}",
     "{% endfor %}",
@@ -330,17 +312,9 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], fl
         0.1,
     ),
     "Parquet metadata": (st.one_of(edited(parquet_text()), st.binary(max_size=60)), reads_table, 0.1),
-    "answers": (
-        st.lists(st.tuples(st.sampled_from(ANSWER_PARTS), st.integers(1, ANSWER_CHARACTERS)), min_size=1, max_size=6),
-        reads_answer,
-        0.1,
-    ),
-    "data files": (
-        st.one_of(
-            st.tuples(st.just(".jsonl"), st.one_of(st.binary(max_size=200), edited(ROWS), jsons)),
-            st.tuples(st.just(".csv"), st.one_of(st.binary(max_size=60), edited("query,a,b\nq,x,y\nr,z,\n"))),
-        ),
-        reads_rows,
+    "texts in logs": (
+        st.lists(st.tuples(st.sampled_from(LOGGED_PARTS), st.integers(1, LOGGED_CHARACTERS)), min_size=1, max_size=6),
+        masks,
         0.1,
     ),
 }
