@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import ipaddress
 import json
 import logging
 import os
-import shutil
 import socket
 import tempfile
 from collections import OrderedDict
@@ -26,7 +24,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors import node_copies
 from scpl_ray.records import Weights
+from scpl_ray.storage import inside
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ PIECE_BYTES = 64 * 2**20
 """Files are sent in pieces of this size."""
 PIECES_KEPT = 16
 """Number of pieces kept in the object store, because nodes that ask at about the same time need the same pieces."""
-FOLDERS_KEPT = 8
-"""Number of copies kept on a node: enough for the base model, a few policies, a reward model and a data set."""
 DEADLINE_S = 600.0
 """Longest wait for one piece."""
 
@@ -79,17 +77,20 @@ class FileTransfer:
         """Inode and modification time of a folder."""
         return _place(path)
 
-    def write(self, file: Path, offset: int, data: bytes) -> None:
-        """Write bytes into a file, starting at an offset; offset 0 first empties the file."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("r+b" if offset else "wb") as opened:
+    def write(self, folder: Path, name: str, offset: int, data: bytes) -> None:
+        """Write bytes into a file below a folder, starting at an offset; offset 0 first empties the file.
+
+        No link below the folder is followed.
+        """
+        flags = os.O_WRONLY | (0 if offset else os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(inside.open_below(folder, name, flags, make=True), "wb") as opened:
             opened.seek(offset)
             opened.write(data)
 
     def empty(self, folder: Path) -> None:
         """Remove the files that an interrupted attempt left in a folder."""
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in list(folder.iterdir()):
+            inside.remove_below(folder, path.name)
 
 
 def start() -> Any:
@@ -126,7 +127,8 @@ class Files:
         A path that the driver does not have (a Hub id) is returned unchanged.
 
         Raises:
-            OSError: the copies cannot be written.
+            OSError: the copies cannot be written, or their folder is not this user's own.
+            TimeoutError: another process has been copying for too long.
             ray.exceptions.RayError: the driver's node does not answer.
         """
         if self.transfer is None:
@@ -135,24 +137,18 @@ class Files:
         if wanted is None or stamp(path) == wanted:
             return path
         digest = hashlib.sha256(json.dumps([str(path), wanted]).encode()).hexdigest()
-        copies = self.copies or Path(tempfile.gettempdir()) / f"scpl_ray-copies-{os.getuid()}"
-        copies.mkdir(mode=0o700, exist_ok=True)
-        if copies.stat().st_uid != os.getuid():
-            raise PermissionError(f"{copies}: belongs to another user; remove it, or set TMPDIR on this node")
-        folder = copies / digest[:16]
-        copy = folder / path.name
-        with (copies / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        name = f"scpl_ray-copies-{os.geteuid()}"
+        copies = node_copies.own_folder(self.copies or Path(tempfile.gettempdir()) / name)
+        folder = copies / digest[: node_copies.NAME_DIGITS]
+        with node_copies.locked(copies):
             if not folder.exists():
-                with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=copies) as scratch:
-                    partial = Path(scratch) / "new"
+                with node_copies.building(copies, folder) as partial:
                     for name, size, _ in wanted:
                         self._fetch(path / name, partial / path.name / name, size)
-                    partial.replace(folder)
                 logger.info("%s: copied from the driver's node, %d bytes", path, sum(size for _, size, _ in wanted))
-            folder.touch()
-            _forget_old(copies)
-        return copy
+            node_copies.hold(folder)
+            node_copies.forget_old(copies)
+        return folder / path.name
 
     def weights(self, weights: Weights) -> Weights:
         """The same weights with paths on this node."""
@@ -175,7 +171,7 @@ class Files:
             for name, size, _ in stamp(local) or ():
                 with (local / name).open("rb") as file:
                     for offset in range(0, max(size, 1), PIECE_BYTES):
-                        self._ask("write", path / name, offset, file.read(PIECE_BYTES))
+                        self._ask("write", path, name, offset, file.read(PIECE_BYTES))
 
     def _fetch(self, source: Path, target: Path, size: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -190,12 +186,6 @@ class Files:
 
 SHARED_DISK = Files()
 """For processes that all see the driver's disk because they run on one machine."""
-
-
-def _forget_old(copies: Path) -> None:
-    folders = sorted((p for p in copies.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
-    for folder in folders[:-FOLDERS_KEPT]:
-        shutil.rmtree(folder)
 
 
 def _place(path: Path) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.placement.role import Role
-from scpl_ray.credentials import MaskedLog
+from scpl_ray.credentials import MaskedLog, MaskedPipe
 from scpl_ray.protocols import Process
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,9 @@ class Replica:
     def __init__(self, log_file: Path) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         stream = MaskedLog(log_file)
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
+        # Kept for the life of the process: code in C and child processes write into it.
+        self._output = MaskedPipe(log_file)
+        self._output.become(1, 2)
         sys.stdout = sys.stderr = stream
         logging.basicConfig(
             stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True

@@ -20,9 +20,10 @@ from scpl_ray.analytic.fixed_points import LongRun, Rest, stability
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import Start, without_effect
 from scpl_ray.analytic.paths import Band, Paths, band
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, loading
 from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.evaluation.disparity import levelled_down_between_seeds
+from scpl_ray.storage import consent
 from scpl_ray.storage.run_directory import Reader
 
 SHOWN_ROUNDS = 20
@@ -72,6 +73,8 @@ def run_from(
         StoreError: ``run_dir`` is not a run directory.
     """
     reader, experiment = Reader.open(run_dir, name)
+    stated = dict(map(loading.parse_override, overrides))
+    consent.require(reader.facts.get("id"), [experiment], stated, f"--from {name}", f"say so: --from {name} {{keys}}")
     fitted = calibration.calibrate(calibration.observe(reader, experiment), fit_rounds)
     _, errors = calibration.predict(fitted)
     console.print(_parameter_table(fitted, name))

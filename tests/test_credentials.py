@@ -1,10 +1,13 @@
 """Credentials: refused in configs, masked at every door, ordinary text untouched."""
 
+import ctypes
 import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ from jobs.terminal.display import Display, chatter_to
 from scpl_ray import credentials
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.credentials import MASK, MaskedLog, copy_masked, held_by, mask
+from scpl_ray.credentials import MASK, MaskedLog, MaskedPipe, copy_masked, held_by, mask
+from scpl_ray.credentials.stream import Masker
 
 HF = "hf_" + "aB3" * 11
 SECRETS = {
@@ -32,6 +36,41 @@ SECRETS = {
     "https://example.org/d.jsonl?X-Amz-Signature=0a1b2c": "0a1b2c",
     "s3://me:hunter2@bucket/data": "hunter2",
     "pip: https://__token__:pass@example.org/simple": "pass@",
+    "github_pat_" + "11ABCDEFG0_" + "aB3" * 20: "aB3aB3",
+    "glpat-" + "x1Y2" * 5: "x1Y2",
+    "clone of https://glpat-abcdefgh1234@gitlab.example.org/a.git": "abcdefgh1234",
+    "https://0a1b2c3d4e@github.com/a/b": "0a1b2c3d4e",
+    "HTTP://mytoken@example.org": "mytoken",
+    "git+https://0a1b2c3d4e@github.com/a/b": "0a1b2c3d4e",
+    "Authorization: Basic dXNlcjpodW50ZXIy": "dXNlcjpodW50ZXIy",
+    "sent with basic dXNlcjpodW50ZXIy": "dXNlcjpodW50ZXIy",
+    "{'Authorization': 'token 0a1b2c3d'}": "0a1b2c3d",
+    "Set-Cookie: session=0a1b2c; Path=/": "0a1b2c",
+    '{"api_key": "s3cr3t", "rows": 3}': "s3cr3t",
+    '{"apiKey":"abcdef"}': "abcdef",
+    '{\\"api_key\\": \\"s3cr3t\\"}': "s3cr3t",
+    "{'password': 'correct horse battery'}": "horse",
+    "APIKEY=abcdef": "abcdef",
+    "export DB_PASS=hunter": "hunter",
+    "MYSQL_PWD='a b c'": "a b c",
+    "PGPASSWORD=hunter psql": "hunter",
+    "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY": "wJalrXUtnFEMI",
+    "password: hunter2": "hunter2",
+    "client-secret: correcthorse": "correcthorse",
+    "hub_token=abcd1234efgh": "abcd1234efgh",
+    "scpl --token abcdefgh run": "abcdefgh",
+    "mysql --password=hunter -u me": "hunter",
+    "X-Api-Key: 0a1b2c": "0a1b2c",
+    "AccountKey=abcdEFGH1234==;EndpointSuffix=core": "abcdEFGH1234",
+    "xoxb-123456789012-abcdefABCDEF": "abcdefABCDEF",
+    "https://hooks.slack.com/services/T0/B0/abcdef": "abcdef",
+    "AIza" + "aB3dE" * 7: "aB3dE",
+    "npm_" + "a1B2" * 9: "a1B2",
+    "sk_live_" + "a1B2" * 5: "a1B2",
+    "dapi" + "0a1b2c3d" * 4: "0a1b2c3d",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghij": "abcdefghij",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----": "MIIabc",
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbn\nwithout an end": "b3Blbn",
 }
 
 
@@ -55,6 +94,12 @@ ORDINARY = [
     "hf_model_of_the_paper, sk-learn-like-classifier-of-text, task-classification-of-2026-data",
     "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "task.data=/data/key=3/part.parquet loop.rounds=3 AKIA ASIA",
+    'pad_token=\'<pad>\' eos_token: </s> {"bos_token": "<s>", "unk_token": "[UNK]"}',
+    "max_new_tokens=24 tokens_per_step: 2048 seconds_per_token=0.25 next_token: 12345678",
+    "the password: wrong, try again; a secret: nobody knows it",
+    "password=None api_key: null, secret = '' token=*** basic training, Basic configuration of compass=north",
+    "author: me, keyboard = us, passed=3, bypass=1, authority: 5, monkey=7",
+    "ssh://git@github.com/a.git s3://bucket/a@b postgres://localhost/db",
 ]
 
 
@@ -63,7 +108,7 @@ def test_ordinary_text_stays(text: str) -> None:
     assert mask(text) == text
 
 
-MARKS = re.compile(r"hf_|sk-|gh[oprsu]_|AKIA|ASIA|bearer|://|[?&]", re.IGNORECASE)
+MARKS = re.compile(r"[_-]|AKIA|ASIA|bearer|basic|://|[?&;:=]|SG|SK|pypi|AIza|ya29|dapi|eyJ|hvs", re.IGNORECASE)
 
 
 @settings(max_examples=50)
@@ -176,3 +221,110 @@ def test_all_of_the_environment_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MY_SECRET", "a-value-of-mine")
     assert credentials.masked(ValueError("with a-value-of-mine")) == "with ***"
     assert Experiment() == experiments.load(None)
+
+
+HOSTILE = ["a" * 100_000, "sk-" * 30_000, "a." * 50_000, "Bearer " * 15_000, "://" * 30_000, "password" * 12_000]
+HOSTILE += ["a://b:" * 15_000, "?token=&" * 12_000, "x=" * 50_000, '"' * 100_000, "eyJ" * 30_000, "--token" * 14_000]
+HOSTILE += ["basic " + "a" * 100_000, "-----BEGIN PRIVATE KEY-----" * 3_000, "authorization" * 8_000, " " * 100_000]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=[text[:12] for text in HOSTILE])
+def test_masking_takes_time_in_proportion_to_the_text(text: str) -> None:
+    began = time.process_time()
+    mask(text)
+    assert time.process_time() - began < 1.0
+
+
+PRIVATE = "-----BEGIN PRIVATE KEY-----\nMIIabc\nMIIdef\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 1000])
+def test_a_credential_that_arrives_in_pieces_is_masked(size: int) -> None:
+    lines = f"one {HF} two\npassword=hunter2\r{PRIVATE}Authorization: Basic dXNlcjpodW50ZXIy\nend {HF}"
+    masker = Masker(["value of mine"])
+    shown = "".join(masker.feed(lines[i : i + size]) for i in range(0, len(lines), size)) + masker.finish()
+    assert not any(word in shown for word in (HF, "hunter2", "MIIabc", "MIIdef", "dXNlcjpo")), shown
+    assert shown.startswith("one *** two\npassword=***\r") and shown.endswith("end ***")
+
+
+@pytest.mark.parametrize("filler", ["x" * 200_000, "word " * 40_000])
+def test_a_line_without_an_end_is_not_kept_for_ever(filler: str) -> None:
+    masker, shown = Masker([]), ""
+    for text in (filler, f" {HF} ", filler):
+        for i in range(0, len(text), 4096):
+            shown += masker.feed(text[i : i + 4096])
+            assert len(masker._held) <= 2**20
+    assert len(shown) > len(filler) // 2
+    assert HF not in shown + masker.finish()
+
+
+def test_a_private_key_without_an_end_does_not_hide_the_rest_of_a_log() -> None:
+    masker = Masker([])
+    shown = masker.feed("-----BEGIN PRIVATE KEY-----\n") + masker.feed("MIIabc\n") + masker.feed("x" * 40_000 + "\n")
+    assert "MIIabc" not in shown
+    assert masker.feed("the run goes on\n") == "the run goes on\n"
+
+
+def test_what_a_child_and_code_in_c_write_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET", "value-of-mine")
+    code = f"import os; os.write(1, b'child {HF}'); os.abort()"
+    with (tmp_path / "screen.txt").open("w"), chatter_to(tmp_path / "output.log"):
+        subprocess.run([sys.executable, "-c", code], check=False)
+        os.write(2, f"\nfrom C: {HF[:9]}".encode())
+        os.write(2, f"{HF[9:]} value-of-mine\n".encode())
+        ctypes.CDLL(None).perror(f"libc {HF}".encode())
+    text = (tmp_path / "output.log").read_text()
+    assert "child ***" in text and "from C: *** ***" in text and "libc ***" in text, text
+    assert HF not in text and "value-of-mine" not in text
+
+
+def test_the_last_words_of_a_process_that_dies_are_kept(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom scpl_ray.credentials import MaskedPipe\n"
+        f"pipe = MaskedPipe(Path({str(tmp_path / 'engine.log')!r}))\npipe.become(1, 2)\n"
+        f"os.write(2, b'last words {HF}')\nos.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    until = time.monotonic() + 20
+    while not (text := (tmp_path / "engine.log").read_text()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert text == "last words ***"
+
+
+def test_no_log_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "dear").write_text("dear")
+    (tmp_path / "x.log").symlink_to(tmp_path / "dear")
+    os.mkfifo(tmp_path / "y.log")
+    (tmp_path / "source").write_text("text")
+    for write in (MaskedLog, MaskedPipe, lambda path: copy_masked(str(tmp_path / "source"), str(path))):
+        for name in ("x.log", "y.log"):
+            with pytest.raises(OSError):
+                write(tmp_path / name)
+    with pytest.raises(OSError):
+        copy_masked(str(tmp_path / "x.log"), str(tmp_path / "copy"))
+    assert (tmp_path / "dear").read_text() == "dear"
+
+
+def test_rays_logs_get_no_more_permissions_than_the_umask_leaves(tmp_path: Path) -> None:
+    logs = tmp_path / "session"
+    (logs / "events").mkdir(parents=True)
+    for path in (logs, logs / "events"):
+        path.chmod(0o777)
+    (logs / "raylet.out").write_text(f"with {HF}\n")
+    (logs / "events" / "e.log").write_text("event\n")
+    (logs / "stolen").symlink_to(tmp_path / "dear")
+    (tmp_path / "dear").write_text("dear")
+    os.mkfifo(logs / "pipe")
+    (logs / "linked").symlink_to(tmp_path)
+    target = tmp_path / "run" / "logs" / "ray"
+    (target / "events").mkdir(parents=True)
+    (target / "events").chmod(0o777)  # as earlier versions left it
+    before = os.umask(0o077)
+    try:
+        run._keep_ray_logs(logs, target)
+    finally:
+        os.umask(before)
+    assert sorted(str(p.relative_to(target)) for p in target.rglob("*")) == ["events", "events/e.log", "raylet.out"]
+    assert (target / "raylet.out").read_text() == "with ***\n"
+    for path in [target / "events", *target.rglob("*.*")]:
+        assert not path.stat().st_mode & 0o077, path

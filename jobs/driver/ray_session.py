@@ -7,15 +7,17 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from scpl_ray.credentials import copy_masked
+from scpl_ray.storage import inside
+from scpl_ray.storage.files import restrict
 
 logger = logging.getLogger(__name__)
 
@@ -106,24 +108,22 @@ def temporary_folder(say: Callable[[str], None]) -> Iterator[Mapping[str, str]]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def on_loopback() -> Iterator[None]:
-    """Inside this block, a local Ray can be told to listen on loopback only.
-
-    Otherwise Ray replaces a loopback address by one that other machines can reach, and listens on every interface.
-    """
-    services = ray._private.services
-    before = services.resolve_ip_for_localhost
-    services.resolve_ip_for_localhost = lambda host: host
-    try:
-        yield
-    finally:
-        services.resolve_ip_for_localhost = before
-
-
 def keep_logs(logs: Path, target: Path) -> None:
-    """Copy Ray's log files into the run directory."""
+    """Copy Ray's log files into the run directory.
+
+    Ray keeps them where every user may write, so links and special files among them are left out, and the copies have
+    the permissions that the user's umask leaves, not those of Ray's folders.
+    """
     try:
-        shutil.copytree(logs, target, dirs_exist_ok=True, ignore_dangling_symlinks=True, copy_function=copy_masked)
+        target.mkdir(parents=True, exist_ok=True)
+        for above, folders, names in os.walk(logs):
+            folders.sort()
+            inner = Path(above).relative_to(logs)
+            if inner.parts:
+                inside.make_folder(target, inner.as_posix())
+            restrict(target / inner)
+            for name in names:
+                if stat.S_ISREG((Path(above) / name).lstat().st_mode):
+                    copy_masked(str(Path(above) / name), str(target / inner / name))
     except OSError as error:
         logger.warning("Ray's logs could not all be kept in %s: %s", target, error)

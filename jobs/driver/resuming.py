@@ -16,7 +16,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
 from scpl_ray.records import Metric
-from scpl_ray.storage import locations
+from scpl_ray.storage import consent, locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import Reader, Store
@@ -47,7 +47,9 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
     with contextlib.ExitStack() as unless_it_continues:
         unless_it_continues.callback(store.close)
         keys = dict(map(loading.parse_override, overrides))
-        if changed := [key for key in keys if key not in MAY_CHANGE and key not in inputs.KEYS]:
+        agreed = consent.code_of(before)
+        restated = {key for key, value in keys.items() if key in agreed and agreed[key] == value}
+        if changed := [key for key in keys if key not in (*MAY_CHANGE, *inputs.KEYS, *restated)]:
             raise StoreError(
                 f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}, and "
                 f"the paths of what has moved ({', '.join(inputs.KEYS)}); start a new run with it"
@@ -63,6 +65,9 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
             if moved := [key for key in keys if key in inputs.KEYS]:
                 inputs.check_same(store, after, moved)
         else:
+            identity = store.facts.get("id")
+            again = f"say so: --resume {shlex.quote(run_dir)} {{keys}}"
+            consent.require(identity, [after], keys, f"--resume {run_dir}", again)
             if conflicts := experiments.conflicts(after):
                 source = f"{config} with {' '.join(overrides)}" if overrides else str(config)
                 raise StoreError(_advised(loading.problems(source, conflicts), store))
@@ -71,6 +76,8 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
                 task = run.checked_plan(after)[0]
             except ValueError as error:
                 raise StoreError(_advised(str(error), store)) from error
+            if isinstance(identity, str):
+                consent.give(identity, after)
         if after != before:
             store.extend(after)
         unless_it_continues.pop_all()

@@ -24,7 +24,7 @@ from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
 from jobs.driver import advice, inputs, preflight
-from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, on_loopback, temporary_folder
+from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
 from scpl_ray import checks, tasks, tracking

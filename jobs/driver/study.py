@@ -30,6 +30,7 @@ from scpl_ray.config.errors import ConfigError, near
 from scpl_ray.credentials import masked
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.records import Metric
+from scpl_ray.storage import consent, inside
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, study
@@ -58,20 +59,30 @@ def create(folder: Path, plan: Study) -> None:
                 f"{shlex.quote(str(folder))}; else give another folder with --study-dir"
             )
         write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
+        for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS):
+            consent.give(_identity(folder), trial.experiment)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --study-dir") from error
 
 
 def open_study(folder: Path) -> Study:
-    """The study of a folder.
+    """The study of a folder that is to be resumed.
 
     Raises:
-        StoreError: the folder holds no study.
+        StoreError: the folder holds no study, or one that was not begun here and names code that would run.
         ConfigError: the study file is damaged.
     """
-    if not (folder / study.STUDY_FILE).is_file():
+    file = folder / study.STUDY_FILE
+    if not file.is_file():
         raise StoreError(f"{folder}: no study, {study.STUDY_FILE} is missing; give the folder that `scpl sweep` made")
-    return study.load(folder / study.STUDY_FILE, CONFIGS)
+    plan = study.load(file, CONFIGS)
+    named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
+    consent.require(_identity(folder), named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
+    return plan
+
+
+def _identity(folder: Path) -> str:
+    return f"study {folder.resolve()}"
 
 
 def is_finished(folder: Path, plan: Study) -> bool:
@@ -291,11 +302,10 @@ def last_round(found: pa.Table) -> Table:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("a+") as file:
+    with os.fdopen(inside.open_below(folder, "lock", os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             raise InUseError(f"{folder}: in use by {file.read().strip()}; wait for it, or stop it") from None
         file.truncate(0)
         file.write(f"process {os.getpid()}")

@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from scpl_ray.credentials import MaskedLog, masked
+from scpl_ray.credentials import MaskedLog, MaskedPipe, masked
 from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
@@ -94,28 +94,30 @@ def unheard(doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def chatter_to(path: Path) -> Iterator[TextIO]:
-    """Send everything written to stdout and stderr, by any library or child, to a file; yields the real stdout."""
+    """Send everything written to stdout and stderr, by any library or child, to a file; yields the real stdout.
+
+    Credentials are masked in all of it.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     screen = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    try:
-        # Not closed here: a library that started to log meanwhile may still hold it.
-        ours = MaskedLog(path)
-        with contextlib.redirect_stdout(ours), contextlib.redirect_stderr(ours):
-            yield screen
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        os.close(saved[0])
-        os.close(saved[1])
-        screen.close()
+    with MaskedPipe(path) as pipe:
+        pipe.become(1, 2)
+        try:
+            # Not closed here: a library that started to log meanwhile may still hold it.
+            ours = MaskedLog(path)
+            with contextlib.redirect_stdout(ours), contextlib.redirect_stderr(ours):
+                yield screen
+            ours.settle()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(saved[0], 1)
+            os.dup2(saved[1], 2)
+            os.close(saved[0])
+            os.close(saved[1])
+            screen.close()
 
 
 class Warnings(logging.Handler):

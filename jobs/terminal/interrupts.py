@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one stops the run after the commit in progress; the second one ends everything at once."""
+"""Ctrl-C: the first one stops the run after the commits in progress; the second one ends everything at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -22,12 +23,18 @@ class Interrupts:
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
         """Tells a person that the first signal was received."""
         self._told = 0
-        self._committing = False
+        self._commits = 0
+        """Commits in progress, over all threads."""
+        self._due = False
+        """Whether the main thread still has to be stopped, now that the last commit is done in another thread."""
+        # Reentrant, because the handler runs in the main thread, which may be inside of it.
+        self._mutex = threading.RLock()
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Inside, the first signal raises ``KeyboardInterrupt``, but only after a commit in progress; the second ends
-        the process: Ray's processes on this machine end with it, and the run can be resumed from disk."""
+        """Inside, the first signal raises ``KeyboardInterrupt`` in the main thread, but only after the commits in
+        progress; the second ends the process: Ray's processes on this machine end with it, and the run can be resumed
+        from disk."""
         before = {number: signal.signal(number, self._tell) for number in SIGNALS}
         try:
             yield
@@ -37,20 +44,35 @@ class Interrupts:
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
-        """Inside, the first signal takes effect only at the end of the block."""
-        self._committing = True
+        """Inside, in whatever thread, the first signal has no effect until no thread is inside any more."""
+        with self._mutex:
+            self._commits += 1
+        failed = True
         try:
             yield
+            failed = False
         finally:
-            self._committing = False
-        if self._told:
+            with self._mutex:
+                self._commits -= 1
+                stop = bool(self._told) and not self._commits
+                main = threading.main_thread()
+                if stop and threading.current_thread() is not main and main.ident is not None:
+                    self._due = True
+                    signal.pthread_kill(main.ident, signal.SIGINT)
+                    stop = False
+        # a commit that failed ends the run by its own error
+        if stop and not failed and threading.current_thread() is main:
             raise KeyboardInterrupt
 
     def _tell(self, _number: int, _frame: FrameType | None) -> None:
-        self._told += 1
-        if self._told > 1:
-            os._exit(STOPPED)
+        with self._mutex:
+            if self._due:
+                self._due = False
+                raise KeyboardInterrupt
+            self._told += 1
+            if self._told > 1:
+                os._exit(STOPPED)
+            waits = self._commits > 0
         self.say("stopping; again: end at once")
-        if self._committing:
-            return
-        raise KeyboardInterrupt
+        if not waits:
+            raise KeyboardInterrupt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from scpl_ray.config import regular
 from scpl_ray.config.errors import ConfigError, explain, shown
 from scpl_ray.config.presets import PRESETS, preset_overrides
 from scpl_ray.config.schema import Experiment, Section
@@ -66,25 +69,38 @@ def read(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 
     Raises:
-        ConfigError: the file does not exist, or is not text, too large, not YAML, or not a mapping.
+        ConfigError: the file does not exist, or is no regular file, not text, too large, not YAML, or not a mapping.
     """
     try:
-        data = path.read_bytes()
+        data = regular.read(os.open(path, os.O_RDONLY | regular.SAFE), path, MAX_BYTES)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a YAML file (`scpl init` writes one)") from error
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(data):,} bytes; a config is at most {MAX_BYTES:,}")
+        raise ConfigError(f"{path}: {_unreadable(path, error)}") from error
+    return decode(data, str(path))
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    if error.errno == errno.EFBIG:
+        return f"{path.stat().st_size:,} bytes; a config is at most {MAX_BYTES:,}"
+    return f"{error.strerror}; give a YAML file (`scpl init` writes one)"
+
+
+def decode(data: bytes, where: str) -> dict[str, Any]:
+    """The mapping in the content of a YAML file, which is called ``where`` in messages.
+
+    Raises:
+        ConfigError: the content is not text, not YAML, or not a mapping.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
-    value = _parse(text, str(path))
+        raise ConfigError(f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
+    value = _parse(text, where)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}; a config is a mapping of sections")
+        raise ConfigError(f"{where}: holds a {type(value).__name__}; a config is a mapping of sections")
     if _depth(value) > MAX_DEPTH:
-        raise ConfigError(f"{path}: nested {_depth(value)} deep; at most {MAX_DEPTH}")
+        raise ConfigError(f"{where}: nested {_depth(value)} deep; at most {MAX_DEPTH}")
     return value
 
 

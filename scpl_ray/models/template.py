@@ -7,8 +7,14 @@ tokens of :func:`scpl_ray.models.tokens.encode_prompt`, which adds no second beg
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from scpl_ray.models import template_process
 
 if TYPE_CHECKING:  # tasks use this module and are imported long before any model is
     from transformers import PreTrainedTokenizerBase
@@ -17,6 +23,8 @@ _USER = "USER\u241fTEXT"
 """Placeholder for the user's text while a template is rendered; no template contains the unit-separator symbol."""
 _ANSWER, _NEXT = "ANSWER\u241fTEXT", "NEXT\u241fTEXT"
 """Placeholders for an earlier answer and for the user's reply to it."""
+_WALL_SECONDS = 60.0
+"""Longest wait for a rendered template; its processor time is limited more strictly, however busy the machine is."""
 _DATE = "01 Jan 2026"
 """Fixed date for templates that write today's date, because prompts must not depend on the day."""
 
@@ -90,30 +98,55 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     It contains a system message only if the template writes one by itself.
 
     Raises:
-        ValueError: the template does not write the user's text exactly once and unchanged.
+        ValueError: the template cannot be rendered within its limits, or does not write the user's text exactly once
+            and unchanged.
     """
     if not tokenizer.chat_template:
         return PLAIN
-    rendered = _render(tokenizer, _USER)
+    values = {**tokenizer.special_tokens_map, "date_string": _DATE, "enable_thinking": False}
+    (rendered, fault), (conversation, _) = _rendered(
+        str(tokenizer.get_chat_template()),
+        json.dumps(values, default=str),
+        ((_USER,), (_USER, _ANSWER, _NEXT)),
+    )
+    if rendered is None:
+        raise ValueError(_refused(tokenizer, f"cannot be rendered: {fault}"))
     before, found, after = rendered.partition(_USER)
     if not found or _USER in after:
-        raise ValueError(
-            f"model.name: the chat template of {tokenizer.name_or_path} writes a user's text {rendered.count(_USER)} "
-            "times; it must write it once, so choose another model or correct its chat_template"
-        )
-    start, _, rest = _render(tokenizer, _USER, _ANSWER, _NEXT).partition(_USER)
+        times = f"writes a user's text {rendered.count(_USER)} times; it must write it once"
+        raise ValueError(_refused(tokenizer, times))
+    start, _, rest = (conversation or "").partition(_USER)
     answered, _, rest = rest.partition(_ANSWER)
     asked_again, _, end = rest.partition(_NEXT)
     return Template(before, after, *((answered, asked_again) if (start, end) == (before, after) else (None, None)))
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, *turns: str) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)],
-            tokenize=False,
-            add_generation_prompt=True,
-            date_string=_DATE,
-            enable_thinking=False,
-        )
+def _refused(tokenizer: PreTrainedTokenizerBase, what: str) -> str:
+    return (
+        f"model.name: the chat template of {tokenizer.name_or_path} {what}, so choose another model or correct its "
+        "chat_template"
     )
+
+
+@functools.lru_cache
+def _rendered(
+    template: str, values: str, conversations: tuple[tuple[str, ...], ...]
+) -> list[tuple[str | None, str | None]]:
+    """The text of each conversation or what is wrong with it, from a process with limited time and memory."""
+    messages = [
+        [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        for turns in conversations
+    ]
+    asked = {"template": template, "values": json.loads(values), "conversations": messages}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", template_process.__file__],
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            timeout=_WALL_SECONDS,
+            check=False,
+        )
+        return [(text, fault) for text, fault in json.loads(done.stdout)]
+    except (subprocess.TimeoutExpired, ValueError):
+        limits = f"{template_process.CPU_SECONDS} s or {template_process.MEMORY_BYTES >> 20} MiB"
+        return [(None, f"it takes more than {limits}")] * len(conversations)

@@ -138,7 +138,6 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
 
     Raises:
         ValueError: the task has no real examples, or the cache cannot be written.
-        TimeoutError: another process has been training the same model for half an hour.
     """
     wanted = config.model.base_training_sentences
     examples = task.real_examples(wanted, seed=derive_seed(BASE_SEED, "base model text"))

@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.manifests import MOST_BYTES
 from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import results, study
 from scpl_ray.studies.series import Series
@@ -94,8 +96,8 @@ def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path
 
 def _run(folder: Path, arm: str = "", name: str | None = None) -> Run:
     reader, experiment = Reader.open(folder, name)
-    versions = json.loads((folder / "run.json").read_bytes()).get("versions", {})
-    return Run(arm or experiment.name, experiment.seed, reader, experiment, {k: str(v) for k, v in versions.items()})
+    versions = {str(package): str(version) for package, version in reader.facts.get("versions", {}).items()}
+    return Run(arm or experiment.name, experiment.seed, reader, experiment, versions)
 
 
 def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
@@ -104,7 +106,9 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
     by_folder = {arm_folder(label): label for label in planned}
     runs, notes = [], []
     for run_dir in sorted((folder / "runs").glob("*/*")):
-        if (run_dir / "run.json").exists():
+        if run_dir.is_symlink() or run_dir.parent.is_symlink():
+            notes.append(f"{run_dir.relative_to(folder)} is a link and is left out")
+        elif (run_dir / "run.json").exists():
             # runs that a search sampled are named by their folder
             above = run_dir.parent.name
             label = run_dir.name if found.mode == "search" else by_folder.get(f"runs/{above}", above)
@@ -193,11 +197,13 @@ def _single(runs: Sequence[Run]) -> Part:
 def _failed(folder: Path) -> dict[str, str]:
     """Reasons of failure by trial folder."""
     path = folder / FAILED_FILE
-    if not path.exists():
-        return {}
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
+        value = json.loads(inside.read_below(folder, FAILED_FILE, MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; remove it or resume the study") from error
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not JSON ({error}); remove it or resume the study") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path}: holds a {type(value).__name__}; expected reasons by trial folder")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from scpl_ray.records import Completion, Judgement, Query
 from scpl_ray.report.data import Part, Run
@@ -83,8 +82,7 @@ def phase_seconds(runs: Sequence[Run], arm: str) -> list[PhaseSeconds]:
 
 
 def _tokens(run: Run, t: int) -> int:
-    path = run.reader.folder(t, "completions") / "completions.parquet"
-    column = pq.read_table(path, columns=["token_ids"], partitioning=None)["token_ids"]
+    column = run.reader.table(t, "completions", "completions", Completion, ["token_ids"])["token_ids"]
     return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
 
 
@@ -144,14 +142,14 @@ def cards(part: Part, arms: Sequence[str]) -> list[CardTable]:
     """
     found: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
     for run in part.runs:
-        path = run.reader.root / CARD_FILE
-        if run.arm not in arms or not path.exists():
+        text = run.reader.text(CARD_FILE) if run.arm in arms else None
+        if text is None:
             continue
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))["table"]
+            table = json.loads(text)["table"]
             columns = [tuple(row) for row in table]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: no judge card that can be read ({error!r})") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"{run.reader.root / CARD_FILE}: no judge card that can be read ({error!r})") from error
         if table and len(set(columns)) == 1:
             users = found.setdefault(json.dumps(table, sort_keys=True), (table, []))[1]
             users += [run.arm] if run.arm not in users else []

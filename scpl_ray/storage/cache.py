@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,7 +23,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.storage.files import sha256
+from scpl_ray.storage import inside
+from scpl_ray.storage.files import sha256, sync, sync_tree
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +94,8 @@ def entry(name: str, key: str, make: Callable[[Path], None], *, cost: str | None
         cost: how long that takes, in words, if it is more than seconds.
 
     Raises:
-        ValueError: the cache cannot be written.
+        ValueError: the cache cannot be written, or another process held the entry for :data:`LOCK_SECONDS`.
         NotMadeError: inside :func:`planned`, the entry is missing and has a cost.
-        TimeoutError: another process held the entry for :data:`LOCK_SECONDS`.
     """
     cache = directory()
     folder = _folder(name, key)
@@ -102,20 +103,15 @@ def entry(name: str, key: str, make: Callable[[Path], None], *, cost: str | None
         return _stand_in(plan, name, folder.name, make, cost)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_suffix(".lock").open("w")
+        with os.fdopen(inside.open_below(cache, f"{folder.name}.lock", os.O_RDWR | os.O_CREAT), "w") as lock:
+            _wait_for(lock.fileno(), folder)
+            if not _is_whole(folder, key):
+                _make(cache, folder, key, make)
+    except TimeoutError as error:
+        raise ValueError(str(error)) from error
     except OSError as error:
-        raise ValueError(f"{cache}: {error.strerror}; set SCPL_CACHE to a folder that can be written") from error
-    with lock:
-        _wait_for(lock.fileno(), folder)
-        if not _is_whole(folder, key):
-            with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as scratch:
-                made = Path(scratch) / "new"
-                made.mkdir()
-                make(made)
-                _write_checksums(made, key)
-                if folder.exists():
-                    folder.replace(Path(scratch) / "damaged")
-                made.replace(folder)
+        where, reason = error.filename or cache, error.strerror or str(error)
+        raise ValueError(f"{where}: {reason}; set SCPL_CACHE to a folder that can be written") from error
     return folder
 
 
@@ -130,6 +126,24 @@ def _stand_in(plan: Planned, name: str, unique: str, make: Callable[[Path], None
         make(folder)
         _write_checksums(folder, "")
     return folder
+
+
+def _make(cache: Path, folder: Path, key: str, make: Callable[[Path], None]) -> None:
+    """Build an entry under a temporary name and move it into place; the caller holds its lock."""
+    scratch_of_this = re.compile(rf"{re.escape(folder.name)}\.[a-z0-9_]{{8}}")
+    for path in cache.iterdir():
+        if scratch_of_this.fullmatch(path.name):  # of a builder that was killed: nobody else builds this entry now
+            inside.remove_below(cache, path.name)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as scratch:
+        made = Path(scratch) / "new"
+        made.mkdir()
+        make(made)
+        _write_checksums(made, key)
+        sync_tree(made)
+        if folder.exists():
+            folder.replace(Path(scratch) / "damaged")
+        made.replace(folder)
+        sync(cache)
 
 
 def found(name: str, key: str) -> Path | None:

@@ -3,43 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Collection, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from scpl_ray.protocols import Generator, Scorer, Trainer
 from scpl_ray.records import Manifest
-from scpl_ray.storage.files import sha256
+from scpl_ray.storage import inside
+from scpl_ray.storage.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+ROUNDS = "rounds"
+ROUND = re.compile(r"[0-9]{3,9}")
+IN_PHASE = re.compile(rf"({ROUNDS}/{ROUND.pattern}/[a-z_]+)/.")
+MOST_BYTES = 16 * 2**20
+"""Largest JSON file of a run that is read."""
 
 
-def read(folder: Path) -> Manifest | None:
-    """The manifest in a phase's folder; ``None`` if it is missing or damaged."""
+def read(root: Path, round_: int, phase: str) -> Manifest | None:
+    """The manifest of a phase of a run directory; ``None`` if it is missing or damaged.
+
+    Raises:
+        StoreError: the manifest is a link, no regular file, or too large, or a folder above it is no folder of the run.
+    """
+    folder = phase_folder(round_, phase)
     try:
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_bytes()))
+        data = inside.read_below(root, f"{folder}/{MANIFEST}", MOST_BYTES)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}; remove it, or {folder} to do the phase again") from error
+    try:
+        manifest = Manifest(**json.loads(data))
     except (ValueError, TypeError, RecursionError):
         manifest = None
-    if manifest is None or not _is_of(folder, manifest):
-        logger.warning("%s: the manifest is damaged; the phase is done again", folder)
+    if manifest is None or not _is_of(round_, phase, manifest):
+        logger.warning("%s: the manifest is damaged; the phase is done again", root / folder)
         return None
     return manifest
 
 
-def _is_of(folder: Path, manifest: Manifest) -> bool:
-    """Whether a manifest's values have the right types and its round and phase match the folder it is in."""
+def phase_folder(round_: int, phase: str) -> str:
+    """The folder of a phase, relative to its run directory."""
+    return f"{ROUNDS}/{round_:03d}/{phase}"
+
+
+def _is_of(round_: int, phase: str, manifest: Manifest) -> bool:
+    """Whether a manifest's values have the right types and its round and phase are those of its folder."""
     numbers = all(type(value) in (int, float) for value in (manifest.seconds, manifest.committed_at))
     mappings = isinstance(manifest.facts, dict) and isinstance(manifest.files, dict)
     return (
         numbers
         and mappings
-        and (manifest.round, manifest.phase) == (int(folder.parent.name), folder.name)
+        and (manifest.round, manifest.phase) == (round_, phase)
         and all(
             isinstance(file, dict) and type(file.get("bytes")) is int and type(file.get("sha256")) is str
             for file in manifest.files.values()
@@ -47,35 +70,53 @@ def _is_of(folder: Path, manifest: Manifest) -> bool:
     )
 
 
-def damage(folder: Path, manifest: Manifest) -> str | None:
-    """A description of what is wrong with the files that a manifest lists; ``None`` if nothing is."""
+def damage(root: Path, manifest: Manifest) -> str | None:
+    """A description of what is wrong with the files of a committed phase; ``None`` if nothing is.
+
+    Raises:
+        StoreError: the folder of the phase cannot be read.
+    """
+    folder = root / phase_folder(manifest.round, manifest.phase)
+    try:
+        for name, what in inside.strangers(folder):
+            return f"{name} is {what}"
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}; make it one that you can read") from error
     for name, expected in manifest.files.items():
-        path = folder / name
-        if folder.resolve() not in path.resolve().parents:
-            return f"{name} leads out of the folder"
-        if not path.is_file():
+        try:
+            descriptor = inside.open_below(folder, name)
+        except FileNotFoundError:
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}"
-        if sha256(path) != expected["sha256"]:
-            return f"{name} was changed after it was written (SHA-256 differs)"
+        except (OSError, ValueError) as error:
+            return f"{name} {error.strerror if isinstance(error, OSError) else 'is no name of a file'}"
+        with os.fdopen(descriptor, "rb") as file:
+            if (size := os.fstat(descriptor).st_size) != expected["bytes"]:
+                return f"{name} has {size} bytes, its manifest says {expected['bytes']}"
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                return f"{name} was changed after it was written (SHA-256 differs)"
     return None
+
+
+def rounds_of(root: Path) -> list[int]:
+    """The rounds that have a folder in a run directory, in order; other names there are ignored.
+
+    Raises:
+        OSError: there is no such folder, or it is a link.
+    """
+    with inside.parent_of(root, f"{ROUNDS}/.") as (folder, _), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    return sorted(int(name) for name in names if ROUND.fullmatch(name) and f"{int(name):03d}" == name)
 
 
 def phase_of(name: str) -> str | None:
     """The folder of the phase that an object belongs to; ``None`` if it belongs to no phase."""
-    parts = PurePosixPath(name).parts
-    return "/".join(parts[:3]) if len(parts) > 3 and parts[0] == "rounds" else None
+    found = IN_PHASE.match(name)
+    return None if found is None else found[1]
 
 
 def committed_of(there: Collection[str]) -> set[str]:
     """The folders of the phases that have a manifest."""
     return {phase for one in there if (phase := phase_of(one)) is not None and f"{phase}/{MANIFEST}" in there}
-
-
-def counts(name: str, committed: set[str]) -> bool:
-    """Whether an object is part of the run: it is outside ``rounds/``, or its phase has a manifest."""
-    return (name != LOCK and not name.startswith("rounds/")) or phase_of(name) in committed
 
 
 def restarts(manifests: Iterable[Manifest]) -> dict[str, int]:

@@ -22,9 +22,9 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ import pyarrow.parquet as pq
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
 from scpl_ray.records import Manifest, Metric, Record, Weights
-from scpl_ray.storage import manifests
+from scpl_ray.storage import consent, inside, manifests, tables
 from scpl_ray.storage.errors import InUseError, StoreError
-from scpl_ray.storage.files import sha256, write_atomically
+from scpl_ray.storage.files import sha256, sync, sync_tree, write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,15 @@ PHASES = (
 """Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
 
 
-FRAME = ("config.yaml", LOCK, "logs", "ray", "rounds", "tensorboard")
+RUN, CONFIG = "run.json", "config.yaml"
+FOLDERS = ("rounds", "logs", "tensorboard", "ray")
+FRAME = (CONFIG, LOCK, *FOLDERS)
 """The files and folders that :meth:`Store.create` makes before the run itself exists."""
+OF_LIBRARIES = ("ray", "wandb")
+"""Folders in which libraries keep what this project never reads, links among it."""
+MOST_ROWS: Mapping[type, int] = {Metric: 500_000}
+"""Largest tables that are read, by kind of record, where they are smaller than any other."""
+HOLDER_CHARACTERS = 200
 
 
 class Phase:
@@ -97,45 +104,77 @@ class Reader:
     def open(cls, root: Path, name: str | None = None) -> tuple[Reader, Experiment]:
         """Open an existing run directory, and return it with its config.
 
+        Only the form of the config is checked: nothing that it names is looked for, imported or run.
+
         Raises:
             StoreError: the folder is not a run directory, or has another format.
         """
         name = name or str(root)
-        try:
-            run = json.loads((root / "run.json").read_bytes())
-            experiment = loading.load(root / "config.yaml")
-        except FileNotFoundError as error:
+        facts = _facts(root, name)
+        if facts.get("format") != FORMAT:
             raise StoreError(
-                f"{name}: not a run directory, {Path(error.filename).name} is missing; give a folder that `scpl run` "
-                "made"
-            ) from error
-        except OSError as error:
-            raise StoreError(f"{name}: not a run directory: {error.strerror}") from error
-        except (ValueError, UnicodeDecodeError) as error:
-            raise StoreError(f"{name}: not a run directory: {error}") from error
-        if not isinstance(run, dict) or run.get("format") != FORMAT:
-            given = run.get("format") if isinstance(run, dict) else run
-            raise StoreError(
-                f"{name}: run format {given!r}; this version reads format {FORMAT}; continue it with the "
+                f"{name}: run format {facts.get('format')!r}; this version reads format {FORMAT}; continue it with the "
                 "version of scpl_ray that made it"
             )
+        try:
+            data = inside.read_below(root, CONFIG, loading.MAX_BYTES)
+            experiment = loading.build(loading.decode(data, str(root / CONFIG)), str(root / CONFIG))
+        except (OSError, ValueError) as error:
+            raise _no_run(name, error) from error
         return cls(root, name), experiment
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What ``run.json`` says of the run: ``format``, ``id``, ``created`` and ``versions``.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return _facts(self.root, self.name)
 
     def folder(self, round_: int, phase: str) -> Path:
         """The folder of a phase."""
         if phase not in PHASES:
             raise ValueError(f"phase {phase!r}: one of {', '.join(PHASES)}")
-        return self.root / "rounds" / f"{round_:03d}" / phase
+        return self.root / manifests.phase_folder(round_, phase)
 
     def manifest(self, round_: int, phase: str) -> Manifest | None:
-        """The manifest of a committed phase; ``None`` if the phase is not committed yet."""
-        return manifests.read(self.folder(round_, phase))
+        """The manifest of a committed phase; ``None`` if the phase is not committed yet.
+
+        Raises:
+            StoreError: there is something else in its place, such as a link.
+        """
+        return manifests.read(self.root, round_, phase)
 
     def read(self, round_: int, phase: str, name: str, kind: type[Record]) -> list[Record]:
-        """Read the records of a committed phase."""
-        return records.from_table(
-            pq.read_table(self.folder(round_, phase) / f"{name}.parquet", partitioning=None), kind
+        """Read the records of a committed phase.
+
+        Raises:
+            StoreError: the file is missing, damaged, or larger than any run's.
+        """
+        return records.from_table(self.table(round_, phase, name, kind), kind)
+
+    def table(
+        self, round_: int, phase: str, name: str, kind: type[Record], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The records of a committed phase as a table, of all or some of their columns; errors as :meth:`read`."""
+        file = f"{manifests.phase_folder(round_, phase)}/{name}.parquet"
+        return tables.read_below(
+            self.root, file, records.SCHEMAS[kind], most_rows=MOST_ROWS.get(kind, tables.MOST_ROWS), columns=columns
         )
+
+    def text(self, name: str) -> str | None:
+        """A small text file of the run, by its name below the run directory; ``None`` if there is none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            return inside.read_below(self.root, name, manifests.MOST_BYTES).decode("utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.root / name}: cannot be read ({_reason(error)}); restore it") from error
 
     def policy(self, experiment: Experiment, base: Path, version: int) -> Weights:
         """The location of the weights of a policy version; version 0 is the base model."""
@@ -147,12 +186,29 @@ class Reader:
         return Weights(version, folder / "model" if merged else base, adapter)
 
     def read_json(self, round_: int, phase: str, name: str) -> Any:
-        """Read a JSON value of a committed phase."""
-        return json.loads((self.folder(round_, phase) / f"{name}.json").read_bytes())
+        """Read a JSON value of a committed phase.
+
+        Raises:
+            StoreError: it is missing, damaged, or larger than any run's.
+        """
+        file = f"{manifests.phase_folder(round_, phase)}/{name}.json"
+        text = self.text(file)
+        try:
+            return json.loads(text or "")
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.root / file}: cannot be read ({_reason(error)}); restore it") from error
 
     def committed(self) -> Iterator[Manifest]:
-        """All committed phases in order."""
-        for round_ in sorted(int(path.name) for path in (self.root / "rounds").iterdir() if path.name.isdigit()):
+        """All committed phases in order.
+
+        Raises:
+            StoreError: the folder of the rounds is missing or no folder of the run.
+        """
+        try:
+            rounds = manifests.rounds_of(self.root)
+        except OSError as error:
+            raise StoreError(f"{error.filename}: {error.strerror}; restore it") from error
+        for round_ in rounds:
             for phase in PHASES:
                 manifest = self.manifest(round_, phase)
                 if manifest is not None:
@@ -166,12 +222,11 @@ class Store(Reader):
         super().__init__(root, name)
         self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Makes the context manager that surrounds every commit; it lets a Ctrl-C handler wait for the commit's end."""
-        self._lock = (root / LOCK).open("a+")
+        self._lock = os.fdopen(inside.open_below(root, LOCK, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
+            holder = self._lock.read(HOLDER_CHARACTERS).strip()
             self._lock.close()
             raise InUseError(
                 f"{self.name}: in use by {holder}; wait for it, stop it, or give another --run-dir"
@@ -179,10 +234,14 @@ class Store(Reader):
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
-        for name in ("rounds", "logs", "tensorboard", "ray"):
-            (root / name).mkdir(exist_ok=True)
-        for leftover in root.glob(".*.tmp"):
-            leftover.unlink()
+        try:
+            for folder in FOLDERS:
+                inside.make_folder(root, folder)
+            for leftover in root.glob(".*.tmp"):
+                inside.remove_below(root, leftover.name)
+        except OSError:
+            self._lock.close()
+            raise
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
@@ -201,7 +260,8 @@ class Store(Reader):
             store = cls(root)
             store.begin(experiment, versions)
         except OSError as error:
-            raise StoreError(f"{root}: {error.strerror}; give a folder that can be written with --run-dir") from error
+            where = error.filename or root
+            raise StoreError(f"{where}: {error.strerror}; give a folder that can be written with --run-dir") from error
         return store
 
     @classmethod
@@ -225,8 +285,10 @@ class Store(Reader):
     def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
         """Make the locked folder a run directory: write its config, then ``run.json``, which marks it as one."""
         self.extend(experiment)
-        run = {"format": FORMAT, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "versions": dict(versions)}
-        write_atomically(self.root / "run.json", _json(run))
+        created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        run = {"format": FORMAT, "id": uuid.uuid4().hex, "created": created, "versions": dict(versions)}
+        write_atomically(self.root / RUN, _json(run))
+        consent.give(run["id"], experiment)
 
     def close(self) -> None:
         """Release the lock."""
@@ -239,7 +301,7 @@ class Store(Reader):
             StoreError: the run directory cannot be written.
         """
         with _usable(self.name):
-            write_atomically(self.root / "config.yaml", loading.dump(experiment).encode())
+            write_atomically(self.root / CONFIG, loading.dump(experiment).encode())
 
     @contextlib.contextmanager
     def phase(self, round_: int, phase: str) -> Iterator[Phase]:
@@ -257,13 +319,16 @@ class Store(Reader):
                     f"{self.name}: {folder.relative_to(self.root)} is missing but {later.relative_to(self.root)} was "
                     f"built on it; restore it, or remove every later phase to do them again"
                 )
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        with _usable(self.name):
+            inside.remove_below(self.root, manifests.phase_folder(round_, phase))
+            inside.make_folder(self.root, manifests.phase_folder(round_, phase))
         started = time.monotonic()
         work = Phase(folder)
         yield work
         with self.commits():
+            sync_tree(folder)
+            for above in (folder.parent, folder.parent.parent):
+                sync(above)
             files = {
                 str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
                 for path in sorted(folder.rglob("*"))
@@ -287,10 +352,16 @@ class Store(Reader):
 
     def fault(self, manifest: Manifest) -> str | None:
         """A description of what is wrong with the files of a committed phase; ``None`` if nothing is."""
-        return manifests.damage(self.folder(manifest.round, manifest.phase), manifest)
+        return manifests.damage(self.root, manifest)
 
     def check(self) -> None:
-        """Undo the commit of the last phase if its files are damaged; damage to an earlier phase is an error."""
+        """Undo the commit of the last phase if its files are damaged; damage to an earlier phase is an error.
+
+        Raises:
+            StoreError: there is such damage, or something outside of the phases is a link or no regular file.
+        """
+        for name, what in inside.strangers(self.root, skip=(manifests.ROUNDS, *OF_LIBRARIES)):
+            raise StoreError(f"{self.root / name}: {what}; remove it")
         phases = list(self.committed())
         for position, manifest in enumerate(phases):
             folder = self.folder(manifest.round, manifest.phase)
@@ -317,6 +388,33 @@ def _usable(name: str) -> Iterator[None]:
             f"{name}: {error.filename} cannot be used ({error.strerror}); make the run directory one that you can read "
             "and write"
         ) from error
+
+
+def _facts(root: Path, name: str) -> dict[str, Any]:
+    """The content of ``run.json``."""
+    try:
+        run = json.loads(inside.read_below(root, RUN, manifests.MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_run(name, error) from error
+    if not isinstance(run, dict):
+        raise StoreError(f"{name}: run format {run!r:.80}; {RUN} holds a {type(run).__name__}, expected a mapping")
+    if not isinstance(run.get("versions", {}), dict):
+        raise StoreError(f"{name}: {RUN}: versions = {run['versions']!r:.80}; expected a mapping")
+    return run
+
+
+def _no_run(name: str, error: Exception) -> StoreError:
+    if isinstance(error, FileNotFoundError):
+        missing = f"{Path(error.filename).name} is missing"
+        return StoreError(f"{name}: not a run directory, {missing}; give a folder that `scpl run` made")
+    if isinstance(error, OSError):
+        what = f"{Path(error.filename).name}: " if error.filename and Path(error.filename).name in (RUN, CONFIG) else ""
+        return StoreError(f"{name}: not a run directory: {what}{error.strerror}")
+    return StoreError(f"{name}: not a run directory: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error) or type(error).__name__
 
 
 def _json(value: Any) -> bytes:

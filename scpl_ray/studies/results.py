@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scpl_ray.records import Metric
-from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage import tables
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_directory import Reader
 
@@ -67,15 +67,9 @@ def read(folder: Path) -> pa.Table:
     """The inverse of :func:`write`.
 
     Raises:
-        StoreError: there is no such table.
+        StoreError: there is no such table, or one with other columns, or too many rows.
     """
-    try:
-        found = pq.read_table(folder / FILE)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{folder / FILE}: cannot be read ({error}); run the study, or resume it") from error
-    if not found.schema.equals(SCHEMA):
-        raise StoreError(f"{folder / FILE}: columns {found.schema.names}; expected {SCHEMA.names}")
-    return found
+    return tables.read_below(folder, FILE, SCHEMA)
 
 
 def records(found: pa.Table) -> Iterator[tuple[str, int, Metric]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors import file_transfer
+from actors import file_transfer, node_copies
 from actors.file_transfer import Files, FileTransfer, stamp
 from scpl_ray.records import Weights
 
@@ -92,11 +92,11 @@ def test_files_longer_than_a_piece(far, tmp_path) -> None:
 def test_a_node_keeps_the_copies_it_was_asked_for_last(far, tmp_path) -> None:
     often = model(tmp_path / "often")
     copies = [far.here(often)]
-    for i in range(file_transfer.FOLDERS_KEPT + 1):
+    for i in range(node_copies.FOLDERS_KEPT + 1):
         copies.append(far.here(model(tmp_path / str(i))))
         assert far.here(often) == copies[0]
     there = [copy for copy in copies if copy.exists()]
-    assert len(there) == file_transfer.FOLDERS_KEPT and copies[0] in there and copies[1] not in there
+    assert len(there) == node_copies.FOLDERS_KEPT and copies[0] in there and copies[1] not in there
 
 
 def test_what_is_written_goes_to_the_driver(far, tmp_path) -> None:

@@ -1,14 +1,18 @@
 """Hostile input for everything that reads a file: ``python -m tests.campaigns.fuzz --inputs 50000``.
 
-Configs, overrides, studies, run directories, data files and texts of models are made of random
-structures and of good files with random edits. Nothing but the declared error types may come out; anything else stops
+Configs, overrides, studies, run directories, data files, chat templates and texts of models are made of random
+structures and of good files with random edits. In run directories, links and special files take the place of files, and
+Parquet metadata are edited. Nothing but the declared error types may come out, nothing outside of a run directory may
+change, and a text of 10,000 characters takes less than 50 ms; anything else stops
 the campaign with the smallest input that hypothesis finds.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -27,9 +31,12 @@ from jobs.configs import CONFIGS
 from jobs.driver import experiments
 from scpl_ray.config import Experiment, Task, errors, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.records import Metric
+from scpl_ray.credentials import mask
+from scpl_ray.models import template
+from scpl_ray.records import SCHEMAS, Metric
+from scpl_ray.storage import inside, tables
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import PHASES, Store
+from scpl_ray.storage.run_directory import PHASES, Reader, Store
 from scpl_ray.studies import study
 from scpl_ray.tasks import rows
 from scpl_ray.tasks.maths import answers
@@ -66,7 +73,7 @@ trees = st.dictionaries(st.one_of(st.sampled_from(KEYS), st.sampled_from(list(Ex
 
 
 def edited(text: str | bytes) -> st.SearchStrategy[bytes]:
-    """Valid text, or a valid file, with random bytes inserted, removed or changed."""
+    """Valid content with random bytes inserted, removed or changed."""
     whole = text.encode() if isinstance(text, str) else text
     edits = st.lists(
         st.tuples(st.integers(0, len(whole)), st.integers(0, 12), st.binary(max_size=12)), min_size=1, max_size=4
@@ -163,6 +170,142 @@ def finds_answers(folder: Path, what: tuple[list[str], int]) -> None:
             VERIFIER.compare(answer, answer)
 
 
+PLACES = ("lock", "run.json", "config.yaml", "rounds", "rounds/000", "rounds/000/evaluation", "logs", "tensorboard")
+PLACES += (
+    "rounds/000/evaluation/manifest.json",
+    "rounds/000/base/metrics.parquet",
+    "summary.json",
+    "rounds/²",
+    ".a.tmp",
+)
+
+
+def beside(path: Path) -> Path:
+    """The folder that holds the run directory ``run`` of a path and what it may not touch."""
+    return next(above.parent for above in path.parents if above.name == "run")
+
+
+STRANGERS: dict[str, Callable[[Path], None]] = {
+    "a link to a file": lambda path: path.symlink_to(
+        path.parents[len(path.parts) - 1 - path.parts.index("odd")] / "dear"
+    ),
+    "a link to a folder": lambda path: path.symlink_to(path.parents[len(path.parts) - 1 - path.parts.index("odd")]),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a FIFO": os.mkfifo,
+    "a folder": lambda path: path.mkdir(),
+    "a file": lambda path: path.touch(),
+}
+
+
+def meets_strangers(folder: Path, placed: dict[str, str]) -> None:
+    """A run directory in which other things stand in some places; what it may not touch stands beside it."""
+    opens_run(folder, ("run.json", (folder / "good/run.json").read_bytes() if (folder / "good").exists() else b"{}"))
+    odd = folder / "odd"
+    shutil.rmtree(odd, ignore_errors=True)
+    odd.mkdir()
+    (odd / "dear").write_text("dear")
+    shutil.copytree(folder / "good", odd / "run")
+    for place, what in placed.items():
+        try:
+            inside.remove_below(odd / "run", place)
+            with inside.parent_of(odd / "run", place):
+                STRANGERS[what](odd / "run" / place)
+        except OSError:
+            continue  # it stands below another stranger
+    try:
+        store, _ = Store.open(odd / "run")
+    except StoreError:
+        store = None
+    if store is not None:
+        with contextlib.closing(store), contextlib.suppress(StoreError), store.phase(1, "queries") as work:
+            work.write("metrics", [Metric(0, None, "gap", 0.5)], Metric)
+    with contextlib.suppress(StoreError):
+        Reader(odd / "run").read(0, "evaluation", "metrics", Metric)
+    assert (odd / "dear").read_text() == "dear"
+    assert sorted(path.name for path in odd.iterdir()) == ["dear", "run"], placed
+
+
+def parquet_text() -> bytes:
+    sink = io.BytesIO()
+    rows_ = [{"round": i, "group": None, "metric": "gap", "value": 0.5} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows_, schema=SCHEMAS[Metric]), sink)
+    return sink.getvalue()
+
+
+def reads_table(folder: Path, content: bytes) -> None:
+    (folder / "t.parquet").write_bytes(content)
+    try:
+        assert tables.read_below(folder, "t.parquet", SCHEMAS[Metric]).schema == SCHEMAS[Metric]
+    except StoreError:
+        return
+
+
+class Tokenizer:
+    """What is read of a tokenizer to render its template."""
+
+    name_or_path = "fuzz"
+    special_tokens_map = {"bos_token": "<s>", "eos_token": "</s>"}  # noqa: RUF012
+
+    def __init__(self, chat_template: str) -> None:
+        self.chat_template = chat_template
+
+    def get_chat_template(self) -> str:
+        return self.chat_template
+
+
+def renders(folder: Path, text: str) -> None:
+    try:
+        template.template_of(Tokenizer(text))  # type: ignore[arg-type]
+    except ValueError as error:
+        assert "chat template" in str(error)
+
+
+def masks(folder: Path, parts: list[tuple[str, int]]) -> None:
+    text = "".join(part * times for part, times in parts)[:LOGGED_CHARACTERS]
+    quickest = float("inf")
+    for _ in range(3):
+        began = time.process_time()
+        hidden = mask(text)
+        quickest = min(quickest, time.process_time() - began)
+    assert quickest < LOGGED_SECONDS, f"{quickest:.3f} s"
+    assert mask(hidden) == hidden
+
+
+LOGGED_CHARACTERS, LOGGED_SECONDS = 10_000, 0.05
+"""Longest time in which credentials are looked for in a text of this length, as a model may have written it."""
+LOGGED_PARTS = (
+    "hf_",
+    "sk-",
+    "://",
+    "@",
+    "token=",
+    "password: ",
+    "Bearer ",
+    "basic ",
+    "eyJ",
+    "-----BEGIN PRIVATE KEY-----",
+)
+LOGGED_PARTS += ("--", "a", "A", "1", ".", "-", "_", "=", ":", "'", '"', "\\", "?", "&", " ", "\n", "é", "x=y ")
+TEMPLATE_PARTS = (
+    "{% for i in range(99999) %}",
+    "{% endfor %}",
+    "{{ messages[0]['content'] }}",
+    "{{ 'x' * 10 ** 9 }}",
+    "{{",
+)
+TEMPLATE_PARTS += (
+    "{% if x %}",
+    "{% endif %}",
+    "{{ 1 // 0 }}",
+    "{{ messages.__class__ }}",
+    "}}",
+    "{% generation %}",
+    "text",
+)
+
+
 def manifest_text() -> str:
     facts = {"round": 0, "phase": "evaluation", "seconds": 0.1, "committed_at": 1.0, "facts": {}}
     return json.dumps({**facts, "files": {"metrics.parquet": {"bytes": 1, "sha256": "0" * 64}}})
@@ -211,6 +354,12 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], fl
         reads_rows,
         0.1,
     ),
+    "Parquet metadata": (st.one_of(edited(parquet_text()), st.binary(max_size=60)), reads_table, 0.1),
+    "texts in logs": (
+        st.lists(st.tuples(st.sampled_from(LOGGED_PARTS), st.integers(1, LOGGED_CHARACTERS)), min_size=1, max_size=6),
+        masks,
+        0.1,
+    ),
     "texts of models": (
         st.tuples(st.lists(st.sampled_from(SIGNS), min_size=1, max_size=40), st.sampled_from([40, 200, 10_000])),
         finds_answers,
@@ -218,11 +367,24 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], fl
     ),
 }
 """For each name, the inputs, the reader, and its share of all inputs."""
+SLOW_TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Path, Any], None], float]] = {
+    "links and special files": (
+        st.dictionaries(st.sampled_from(PLACES), st.sampled_from(sorted(STRANGERS)), min_size=1, max_size=3),
+        meets_strangers,
+        0.02,
+    ),
+    "chat templates": (
+        st.lists(st.one_of(st.sampled_from(TEMPLATE_PARTS), st.text(max_size=8)), max_size=6).map("".join),
+        renders,
+        0.002,
+    ),
+}
+"""The same for readers that take a good part of a second for each input."""
 
 
 def attack(name: str, inputs: int) -> float:
     """Feed this many inputs to a reader; returns the seconds that it took."""
-    strategy, check, _ = TARGETS[name]
+    strategy, check, _ = (TARGETS | SLOW_TARGETS)[name]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
 
         @settings(max_examples=inputs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -241,7 +403,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=50_000)
     asked = parser.parse_args()
     logging.disable()
-    for name, (_, _, part) in TARGETS.items():
+    for name, (_, _, part) in (TARGETS | SLOW_TARGETS).items():
         count = round(asked.inputs * part)
         print(f"{name}: {count} inputs, no crash, {attack(name, count):.0f} s", flush=True)
     return 0

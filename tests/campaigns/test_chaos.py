@@ -24,3 +24,8 @@ def silent() -> Iterator[None]:
 @pytest.mark.parametrize("name", fuzz.TARGETS)
 def test_hostile_input_is_refused_by_the_declared_errors(name: str, silent: None) -> None:
     fuzz.attack(name, 150)
+
+
+@pytest.mark.parametrize("name", fuzz.SLOW_TARGETS)
+def test_hostile_input_that_takes_a_while(name: str, silent: None) -> None:
+    fuzz.attack(name, 8)

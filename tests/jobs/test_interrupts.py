@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -53,3 +55,76 @@ def test_the_second_signal_ends_the_process_even_in_a_commit() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and done.stdout == "committing\n"
+
+
+def test_the_commit_of_one_thread_does_not_end_the_protection_of_another() -> None:
+    interrupts = Interrupts()
+    done = []
+    other_is_in, main_is_in = threading.Event(), threading.Event()
+
+    def reward_model() -> None:
+        with interrupts.commit():
+            other_is_in.set()
+            main_is_in.wait(10)
+
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        thread = threading.Thread(target=reward_model)
+        thread.start()
+        other_is_in.wait(10)
+        with interrupts.commit():
+            main_is_in.set()
+            thread.join()
+            tell()
+            done.append("committed")
+        done.append("went on")
+    assert done == ["committed"]
+
+
+def test_a_signal_waits_for_the_commit_of_another_thread_and_then_stops_the_main_thread() -> None:
+    interrupts = Interrupts()
+    done = []
+    is_in, told = threading.Event(), threading.Event()
+
+    def reward_model() -> None:
+        with interrupts.commit():
+            is_in.set()
+            told.wait(10)
+            time.sleep(0.05)
+            done.append("committed")
+
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        thread = threading.Thread(target=reward_model)
+        thread.start()
+        is_in.wait(10)
+        tell()
+        done.append("main went on")
+        told.set()
+        time.sleep(10)
+        done.append("never stopped")
+    thread.join()
+    assert done == ["main went on", "committed"]
+
+
+def test_a_signal_in_both_commits_waits_for_both() -> None:
+    interrupts = Interrupts()
+    done = []
+    is_in, left = threading.Event(), threading.Event()
+
+    def reward_model() -> None:
+        with interrupts.commit():
+            is_in.set()
+            left.wait(10)
+            done.append("other committed")
+
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        thread = threading.Thread(target=reward_model)
+        thread.start()
+        is_in.wait(10)
+        with interrupts.commit():
+            tell()
+            done.append("main committed")
+        left.set()
+        time.sleep(10)
+        done.append("never stopped")
+    thread.join()
+    assert done == ["main committed", "other committed"]

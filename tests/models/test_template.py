@@ -1,10 +1,13 @@
 """A chat template is applied once: no second system message, no second beginning-of-sequence token."""
 
+import json
+import time
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from scpl_ray.models.template import Template, template_of
+from scpl_ray.models.template import Template, _rendered, template_of
 from scpl_ray.models.tokens import encode_prompt
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -88,6 +91,52 @@ def test_without_a_chat_template_the_text_is_sent_as_it_is() -> None:
 def test_a_template_that_does_not_say_the_text_once_is_refused(body: str) -> None:
     with pytest.raises(ValueError, match="must write it once"):
         template_of(tokenizer(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it takes more than 2 s"),
+        ("{% set x = 'x' * (10 ** 10) %}{{ messages[0]['content'] }}", "it takes more than"),
+        ("{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "it takes"),
+        ("{{ messages[0]['content'] }}{{ 'x' * (2 ** 24) }}", "it writes 16,777,"),
+        ("{{ 2 ** (9 ** 9) }}", "it takes more than"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nested too deeply"),
+        ("{{ raise_exception('no users here') }}", "no users here"),
+        ("{{ messages[0]['content'] + 1 }}", "can only concatenate"),
+        ("{{ 1 // 0 }}", "zero"),
+        ("{{ ''.__class__.__mro__ }}{{ messages[0].__class__.__base__.__subclasses__() }}", "unsafe|undefined"),
+        ("{% if %}", "Expected an expression"),
+    ],
+)
+def test_a_template_that_cannot_be_rendered_is_refused_with_a_message(body: str, what: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match=rf"model.name: the chat template of .* cannot be rendered: .*({what})"):
+        template_of(tokenizer(body))
+    assert time.process_time() - began < 1.0
+
+
+EACH = "{% for m in messages %}"
+PARITY = {
+    "chat": CHAT,
+    "generation": EACH + "<|{{ m.role }}|>{% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}",
+    "controls": EACH + "{% if loop.index > 9 %}{% break %}{% endif %}{{ m['content'] }} {% endfor %}",
+    "json": "{{ {'a': 'é', 'b': 1} | tojson(indent=2) }}{{ messages | tojson }}",
+    "blocks": EACH + "\n    {%- if m.role == 'user' %}\n  {{ m.content }}\n  {% endif %}\n{% endfor %}",
+    "macro": "{% macro say(m) %}[{{ m.role | upper }}] {{ m.content }}{% endmacro %}"
+    + (EACH + "{{ say(m) }}{% endfor %}"),
+    "tokens": "{{ bos_token }}{{ eos_token }}{{ messages[0].content }}{% if tools %}{{ tools }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", PARITY)
+def test_the_limited_process_renders_as_transformers_does(name: str) -> None:
+    chat = tokenizer(PARITY[name])
+    turns = ("say hello", "Well", "say kind")
+    messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    theirs = chat.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, date_string="d")
+    values = json.dumps({**chat.special_tokens_map, "date_string": "d"}, default=str)
+    assert _rendered(PARITY[name], values, (turns,)) == [(theirs, None)]
 
 
 def test_a_template_that_writes_todays_date_does_not_change_with_it() -> None:

@@ -20,9 +20,12 @@ from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import InUseError, StoreError
+from scpl_ray.storage.manifests import phase_of
+from scpl_ray.storage.object_store import names
 from scpl_ray.storage.object_store import objects as s3
 from scpl_ray.storage.object_store.lease import Holder, Lease
 from scpl_ray.storage.object_store.mirror import RemoteStore
+from scpl_ray.storage.object_store.names import attempt_of, marker_of
 from scpl_ray.storage.object_store.objects import Objects
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes, moto_s3
@@ -91,7 +94,19 @@ def finished(experiment: Experiment, tmp_path: Path) -> None:
 
 
 def objects_of(server: Server) -> dict[str, bytes]:
-    return {name.removeprefix(f"{KEY}/"): server.get(name) for name in server.names(f"{KEY}/")}
+    """What the store holds of the run, under the names of the files of a working copy, and all else under its own."""
+    there = {name.removeprefix(f"{KEY}/"): server.get(name) for name in server.names(f"{KEY}/")}
+    attempts = {p: attempt_of(data) for name, data in there.items() if (p := phase_of(name)) and name == marker_of(p)}
+    copies = names.objects_of(list(there), attempts)
+    others = {name: data for name, data in there.items() if name not in copies.values()}
+    return {one: there[name] for one, name in copies.items()} | others
+
+
+def object_of(server: Server, file: str) -> str:
+    """The name of the object that counts as a file of the run."""
+    phase = str(phase_of(file))
+    attempt = attempt_of(server.get(f"{KEY}/{marker_of(phase)}"))
+    return f"{KEY}/{file if file == marker_of(phase) else file.replace(phase, f'{phase}/{attempt}')}"
 
 
 def test_a_run_in_a_store_has_the_records_of_a_local_one(server: Server, tmp_path: Path) -> None:
@@ -144,7 +159,14 @@ def test_a_store_that_refuses_at_any_write_loses_at_most_that_phase(server: Serv
         return sum(method != "GET" for method, _ in server.requests)
 
     def phases() -> dict[str, bytes]:
-        return {n: d for n, d in objects_of(server).items() if n.startswith("rounds/") and "manifest" not in n}
+        found = objects_of(server)
+        committed = [name.removesuffix("manifest.json") for name in found if name.endswith("manifest.json")]
+        assert all(
+            len(name.split("/")) == 4 or names.TOKEN.fullmatch(name.split("/")[3]) for name in found if "/" in name
+        )
+        return {
+            n: d for n, d in found.items() if n.startswith(tuple(committed)) and n.count("/") == 3 and "manif" not in n
+        }
 
     store = begun()
     commit(store, 0, "evaluation")
@@ -208,7 +230,7 @@ def test_a_phase_whose_upload_did_not_end_is_carried_on_with(
         server.reset()
         store = locations.create(RUN, QUICK, {})
         commit(store, 0, "base")
-        server.fault = lambda method, path: 403 if path.endswith("evaluation/metrics.parquet") else None
+        server.fault = lambda method, path: 403 if re.search("evaluation/.*metrics.parquet", path) else None
         with pytest.raises(StoreError, match="refused"):
             commit(store, 0, "evaluation", "dear")
         store.close()
@@ -250,7 +272,7 @@ def two_phases(experiment: Experiment = QUICK) -> Store:
 
 def test_an_object_edited_below_later_phases_is_an_error(server: Server) -> None:
     two_phases()
-    name = f"{KEY}/rounds/000/base/metrics.parquet"
+    name = object_of(server, "rounds/000/base/metrics.parquet")
     server.put(name, server.get(name)[:-1] + b"x")
     with pytest.raises(StoreError, match=rf"{RUN}: rounds/000/base: metrics.parquet was changed .* later phases"):
         locations.resume(RUN)
@@ -271,7 +293,7 @@ def test_damage_in_the_last_phase_is_done_again(
 ) -> None:
     two_phases()
     folder = f"{KEY}/rounds/000/evaluation"
-    name = f"{folder}/{'metrics.parquet' if 'object' in damage else 'manifest.json'}"
+    name = object_of(server, f"rounds/000/evaluation/{'metrics.parquet' if 'object' in damage else 'manifest.json'}")
     if "missing" in damage:
         server.client.delete_object(Bucket=BUCKET, Key=name)
     else:
@@ -283,9 +305,12 @@ def test_damage_in_the_last_phase_is_done_again(
     assert store.manifest(0, "base") is not None and store.manifest(0, "evaluation") is None
     assert damage == "missing manifest" or "done again" in caplog.text
     assert "object" not in damage or f"{folder}/manifest.json" not in server.names()
+    before = set(server.names(folder))
     commit(store, 0, "evaluation")
     store.close()
-    assert {n.rpartition("/")[2] for n in server.names(folder)} == {"manifest.json", "metrics.parquet", "extra.json"}
+    assert before - {f"{folder}/manifest.json"} <= set(server.names(folder)), "what another process wrote was deleted"
+    names_now = {n for n in objects_of(server) if n.startswith("rounds/000/evaluation/") and n.count("/") == 3}
+    assert {n.rpartition("/")[2] for n in names_now} == {"manifest.json", "metrics.parquet", "extra.json", "left over"}
     locations.resume(RUN)[0].close()
 
 

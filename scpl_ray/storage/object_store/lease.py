@@ -4,20 +4,24 @@ The lock is an object that is written only conditionally (it must not exist, or 
 read), so if two processes want it, only one gets it. A thread renews it regularly. Another process takes it over if it
 has not been renewed for :data:`LEASE_SECONDS` by the clock of the store, or if its holder was a process on the same
 machine that has ended.
+
+The store's clock alone ends no lease, because a clock can be set: a lock that looks old is watched for a while by the
+watching process's own clock, and any renewal in that time shows that its holder is alive. A holder that was only paused
+finds out at its next write: see :mod:`scpl_ray.storage.object_store.mirror`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
-
-import psutil
 
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.manifests import LOCK
@@ -28,6 +32,8 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 180.0
 RENEWALS = 6
 """Number of renewals within the duration of a lease."""
+WATCHED = 1 / 3
+"""Fraction of the duration of a lease for which a lock that looks old is watched: two renewals fall into it."""
 TRIES = 5
 
 
@@ -40,7 +46,8 @@ class Holder:
     """Boot id of the system and its namespace of process ids, because host names are not unique."""
     process: int
     started: float
-    """Start of the process as Unix time; needed because process ids are reused."""
+    """Start of the process in clock ticks since the system started, because process ids are reused; unlike a time of
+    day, it stays the same when the clock is set."""
     token: str
 
     @classmethod
@@ -48,19 +55,24 @@ class Holder:
         """The record of the current process."""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-        return cls(socket.gethostname(), machine, os.getpid(), psutil.Process().create_time(), uuid.uuid4().hex)
+        return cls(socket.gethostname(), machine, os.getpid(), _started(os.getpid()) or 0.0, uuid.uuid4().hex)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
 
     def has_ended(self, seen_from: Holder) -> bool:
         """Whether the holder was a process on the same machine and is no longer running."""
-        if self.machine != seen_from.machine:
-            return False
-        try:
-            return psutil.Process(self.process).create_time() != self.started
-        except psutil.NoSuchProcess:
-            return True
+        return self.machine == seen_from.machine and _started(self.process) != self.started
+
+
+def _started(process: int) -> float | None:
+    """Start of a running process in clock ticks since the system started; ``None`` if there is no such process."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = status.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else float(fields[19])
 
 
 class Lease:
@@ -111,7 +123,15 @@ class Lease:
         with self._mutex:
             try:
                 self.renew()
-                self._objects.delete([LOCK])
+                for _ in range(TRIES):
+                    try:
+                        self._objects.delete(LOCK, self._etag)
+                        return
+                    except Conflict:
+                        if self._look_again(released=True):
+                            return
+                    if self._lost is not None:
+                        raise InUseError(self._lost)
             finally:
                 self._ended.set()
 
@@ -124,15 +144,30 @@ class Lease:
         self._renewed += 1
         return self._text + f"\n{self._renewed}\n".encode()
 
-    def _look_again(self) -> None:
-        """After a refused write, find out who holds the lock: our own earlier write, whose reply was lost, may do."""
+    @property
+    def token(self) -> str:
+        """Identifies this holding of the lock."""
+        return self._me.token
+
+    def _look_again(self, *, released: bool = False) -> bool:
+        """After a refused write, find out who holds the lock: our own earlier write, whose reply was lost, may do.
+
+        Args:
+            released: whether the refused write was to remove the lock, so that a missing lock is what was wanted.
+
+        Returns:
+            Whether the lock is gone as it should be.
+        """
         found = self._objects.read(LOCK)
+        if found is None and released:
+            return True
         holder = None if found is None else self._holder(found)
         if found is not None and holder is not None and holder.token == self._me.token:
             self._etag = found.etag
-            return
+            return False
         what = f"{holder} took its lock over" if holder else "its lock was removed"
         self._lost = f"{self._objects.uri}: {what}, for this process was silent too long; it writes nothing more"
+        return False
 
     def _acquire(self) -> str:
         for _ in range(TRIES):
@@ -144,21 +179,36 @@ class Lease:
                 etag = self._objects.write(LOCK, self._next(), replaces=found.etag if found else None)
             except Conflict:
                 continue
-            self._prove()
+            self._prove(etag)
             return etag
         raise InUseError(f"{self._objects.uri}: others take the lock at the same time; try again")
 
     def _check_may_take(self, found: Content, holder: Holder) -> None:
         if holder.has_ended(self._me):
             reason = "which has ended"
-        elif found.age_seconds > self._seconds:
+        elif found.age_seconds > self._seconds and self._is_silent(found):
             reason = f"which was last heard of {found.age_seconds:.0f} s ago"
         else:
+            heard = f"heard of {max(found.age_seconds, 0):.0f} s ago"
+            if found.age_seconds > self._seconds:
+                heard = "which has renewed its lock just now although the store's clock makes it look old"
             raise InUseError(
-                f"{self._objects.uri}: in use by {holder}, heard of {max(found.age_seconds, 0):.0f} s ago; wait for "
+                f"{self._objects.uri}: in use by {holder}, {heard}; wait for "
                 f"it, stop it, or give another --run-dir; if that machine is gone, try again in {self._seconds:.0f} s"
             )
         logger.warning("%s: the lock of %s, %s, is taken over", self._objects.uri, holder, reason)
+
+    def _is_silent(self, found: Content) -> bool:
+        """Watch a lock that looks old; whether it is not renewed in that time."""
+        seconds = WATCHED * self._seconds
+        logger.info("%s: its lock looks old and is watched for %.0f s", self._objects.uri, seconds)
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, seconds / RENEWALS))
+            now = self._objects.read(LOCK)
+            if now is None or now.etag != found.etag:
+                return False
+        return True
 
     def _holder(self, found: Content) -> Holder:
         try:
@@ -168,17 +218,23 @@ class Lease:
                 f"{self._objects.uri}: holds an object {LOCK} that no run wrote; give another place, or remove it"
             ) from error
 
-    def _prove(self) -> None:
-        """Check that the store enforces both write conditions; ignoring them would let two processes hold the lock."""
-        for replaces in (None, '"0"'):
+    def _prove(self, etag: str) -> None:
+        """Check that the store enforces all conditions; ignoring them would let two processes hold the lock."""
+        for ignored in (
+            lambda: self._objects.write(LOCK, self._next(), replaces=None),
+            lambda: self._objects.write(LOCK, self._next(), replaces='"0"'),
+            lambda: self._objects.delete(LOCK, '"0"'),
+        ):
             try:
-                self._objects.write(LOCK, self._next(), replaces=replaces)
+                ignored()
             except Conflict:
                 continue
-            self._objects.delete([LOCK])
+            with contextlib.suppress(Conflict):
+                found = self._objects.read(LOCK)
+                self._objects.delete(LOCK, found.etag if found else etag)
             raise StoreError(
-                f"{self._objects.uri}: this store ignores the conditions If-None-Match and If-Match, so that a run "
-                "could not be kept to one process; use one that heeds them"
+                f"{self._objects.uri}: this store ignores the conditions If-None-Match and If-Match of writes and "
+                "deletes, so that a run could not be kept to one process; use one that heeds them"
             )
 
     def _beat(self) -> None:

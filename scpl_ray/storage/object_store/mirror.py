@@ -1,8 +1,17 @@
 """A run in an object store: a locked working copy in the cache folder, uploaded at every commit.
 
-The files of a phase are uploaded first, each with its size checked, and its manifest last: an interrupted upload leaves
-objects without a manifest, which are ignored. The store is authoritative: opening a run makes the working copy equal to
-it. The only exception is a phase that was committed here but not completely uploaded; its upload is then completed.
+The files of a phase are uploaded below the name of the attempt, each with its size checked, and its manifest last, by a
+conditional write: an interrupted upload leaves objects without a manifest, which are ignored. The store is
+authoritative: opening a run makes the working copy equal to it. The only exception is a phase that was committed here
+but not completely uploaded; its upload is then completed.
+
+A holder of the lock that was paused for longer than its lease may wake up between two requests, when another process
+continues the run already. Nothing that it then does changes what the next holder relies on:
+
+- it uploads under the name of its own attempt, and nothing is ever deleted under the name of another;
+- what has a name of its own (manifests, config, results, the lock) is written and deleted only as long as it still is
+  what this process read or wrote last, and whoever opens a run first writes the config and the last manifest anew;
+- a write that is refused is repeated only by the process that still holds the lock.
 """
 
 from __future__ import annotations
@@ -10,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +27,23 @@ from typing import Any
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import Manifest, Metric
-from scpl_ray.storage import cache, manifests
+from scpl_ray.storage import cache, inside, manifests
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import write_atomically
-from scpl_ray.storage.manifests import LOCK, MANIFEST, committed_of, counts, phase_of
+from scpl_ray.storage.manifests import LOCK, MANIFEST, ROUNDS, committed_of, phase_of
 from scpl_ray.storage.object_store.lease import Lease
-from scpl_ray.storage.object_store.objects import Found, Objects
-from scpl_ray.storage.run_directory import PHASES, Reader, Store
+from scpl_ray.storage.object_store.names import (
+    ATTEMPT,
+    attempt_of,
+    marker_of,
+    new_attempt,
+    objects_of,
+    prefix_of,
+    with_facts,
+)
+from scpl_ray.storage.object_store.objects import Conflict, Found, Objects
+from scpl_ray.storage.run_directory import CONFIG, PHASES, RUN, Reader, Store
+from scpl_ray.storage.run_directory import FOLDERS as FRAME_FOLDERS
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +51,14 @@ STATE = ".remote.json"
 """File in the working copy with the ETags of the objects its files mirror, and the phases not yet fully uploaded."""
 FOLDERS = ("logs", "tensorboard")
 """Folders that are uploaded when a run ends, successfully or not."""
-LAST = ("run.json", "summary.json")
+LAST = (RUN, "summary.json")
 """Files that mark that a run exists and that it is finished; they are uploaded after everything else."""
 WEIGHTS = ("weights", "reward_model")
 """Phases whose files are not needed by any report."""
+
+
+TRIES = 5
+"""How often a conditional write is repeated by the process that holds the lock."""
 
 
 class RemoteStore(Store):
@@ -63,15 +85,16 @@ class RemoteStore(Store):
     def clear(self) -> None:
         """Empty the working copy, which may hold the files of another run with the same URI."""
         for path in self.root.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
+            if path.name != LOCK:
+                inside.remove_below(self.root, path.name)
+            if path.name in FRAME_FOLDERS:
                 path.mkdir()
-            elif path.name != LOCK:
-                path.unlink()
-        self._etags, self._pending = {}, set()
+        self._etags, self._pending = {}, {}
 
     def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
         """See :meth:`Store.begin`."""
+        there = self.objects.list(CONFIG)  # what a process wrote that died before its run began
+        self._etags |= {name: found.etag for name, found in there.items() if name == CONFIG}
         super().begin(experiment, versions)
         self._carry()
 
@@ -106,94 +129,161 @@ class RemoteStore(Store):
             super().close()
 
     def publish(self, folder: Path) -> None:
-        """Upload a committed phase: remove what an earlier attempt left, and send the manifest last.
+        """Upload a committed phase below the name of an attempt, and publish it by a conditional write of its manifest.
 
         Raises:
             InUseError: another process has taken the run over.
             StoreError: the store cannot be used, or did not receive every byte.
         """
         name = folder.relative_to(self.root).as_posix()
-        marker = f"{name}/{MANIFEST}"
-        files = {path.relative_to(self.root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        marker = marker_of(name)
         began = time.monotonic()
         with self._mutex:
-            self._pending.add(name)
+            attempt = self._pending.setdefault(name, new_attempt())
             self._write_state()
+            manifest = with_facts((folder / MANIFEST).read_bytes(), **{ATTEMPT: attempt})
+            write_atomically(folder / MANIFEST, manifest)
+            files = {
+                prefix_of(name, attempt) + path.relative_to(folder).as_posix(): path
+                for path in folder.rglob("*")
+                if path.is_file() and path != folder / MANIFEST
+            }
             self._lease.renew()
-            leftover = self.objects.list(f"{name}/")
-            self.objects.delete(sorted(leftover, key=lambda one: one != marker))
-            arrived = self.objects.send({one: path for one, path in files.items() if one != marker})
+            arrived = self.objects.send(files)
             for one, found in arrived.items():
                 if found.bytes != (size := files[one].stat().st_size):
                     raise StoreError(f"{self.name}: {one} arrived with {found.bytes} of {size} bytes; try again")
             self._lease.renew()
-            arrived |= self.objects.send({marker: folder / MANIFEST})
-            for one in leftover:
-                self._etags.pop(one, None)
-            self._etags |= {one: found.etag for one, found in arrived.items()}
-            self._pending.remove(name)
+            published = self._put(marker, manifest)
+            for one in [one for one in self._etags if one.startswith(f"{name}/")]:
+                del self._etags[one]
+            self._etags[marker] = published
+            for one, found in arrived.items():
+                self._etags[files[one].relative_to(self.root).as_posix()] = found.etag
+            del self._pending[name]
             self._carry()
         size, seconds = sum(found.bytes for found in arrived.values()), time.monotonic() - began
-        logger.info("%s: %d files, %.1f MB carried over in %.2f s", name, len(files), size / 1e6, seconds)
+        logger.info("%s: %d files, %.1f MB carried over in %.2f s", name, len(files) + 1, size / 1e6, seconds)
 
     def push(self) -> None:
-        """Complete interrupted uploads."""
+        """Complete interrupted uploads, and make what was committed last something that only this process may change.
+
+        Raises:
+            InUseError: another process has taken the run over.
+            StoreError: the store cannot be used.
+        """
+        self._claim(CONFIG, (self.root / CONFIG).read_bytes().split(b"# held by ")[0])
+        published = [m for m in self.committed() if manifests.phase_folder(m.round, m.phase) not in self._pending]
+        if published:
+            marker = marker_of(manifests.phase_folder(published[-1].round, published[-1].phase))
+            self._claim(marker, (self.root / marker).read_bytes())
         for name in sorted(self._pending, key=_order):
             logger.warning("%s: %s was not carried over before; it is now", self.name, name)
             self.publish(self.root / name)
 
     def take_back(self, folder: Path) -> None:
-        """See :meth:`Store.take_back`; the manifest is removed from the store first."""
-        marker = f"{folder.relative_to(self.root).as_posix()}/{MANIFEST}"
-        self.objects.delete([marker])
-        self._etags.pop(marker, None)
+        """See :meth:`Store.take_back`; the manifest is removed from the store first, if it still is the damaged one."""
+        marker = marker_of(folder.relative_to(self.root).as_posix())
+        self._lease.renew()
+        etag = self._etags.pop(marker, None)
+        if etag is not None:
+            try:
+                self.objects.delete(marker, etag)
+            except Conflict as error:
+                self._lease.renew()
+                if self.objects.read(marker) is not None:
+                    raise StoreError(f"{self.name}: {marker} was changed meanwhile; resume the run again") from error
         super().take_back(folder)
+
+    def _claim(self, name: str, data: bytes) -> None:
+        """Write an object of the run anew with another content that says the same, so that it has another ETag.
+
+        A former holder of the lock, which knows the old one, can then no longer replace or delete the object.
+        """
+        if name == CONFIG:
+            data += f"# held by {self._lease.token}\n".encode()
+        else:
+            data = with_facts(data, holder=self._lease.token)
+        self._lease.renew()
+        try:
+            self._etags[name] = self.objects.write(name, data, replaces=self._etags[name])
+        except Conflict as error:
+            self._lease.renew()
+            raise StoreError(f"{self.name}: {name} was changed meanwhile; resume the run again") from error
+        write_atomically(self.root / name, data)
+        self._sent[name] = _stamp(self.root / name)
+        self._write_state()
+
+    def _put(self, name: str, data: bytes | Path) -> str:
+        """Write an object of the run that is what this process last saw or wrote; returns its ETag.
+
+        If it is not, it was written by a former holder of the lock that woke up too late, and is replaced, provided
+        that this process still is the holder.
+        """
+        replaces = self._etags.get(name)
+        for _ in range(TRIES):
+            try:
+                if isinstance(data, bytes):
+                    return self.objects.write(name, data, replaces=replaces)
+                with data.open("rb") as file:
+                    return self.objects.write(name, file, replaces=replaces)
+            except Conflict:
+                self._lease.renew()
+                there = self.objects.read(name)
+                if there is not None and there.data == (data if isinstance(data, bytes) else data.read_bytes()):
+                    return there.etag  # our own write, whose answer was lost
+                replaces = there.etag if there is not None else None
+        raise StoreError(f"{self.name}: {name} is written by others all the time; make sure that nobody else does")
 
     def fault(self, manifest: Manifest) -> str | None:
         """What is wrong with a phase in the store; a faulty local copy is downloaded again first."""
         found = super().fault(manifest)
-        folder = self.folder(manifest.round, manifest.phase)
-        name = folder.relative_to(self.root).as_posix()
+        name = manifests.phase_folder(manifest.round, manifest.phase)
         if found is None:
             return None
         logger.warning("%s: %s: %s; it is fetched again", self.name, name, found)
-        self.objects.fetch([one for one in self.objects.list(f"{name}/") if one != f"{name}/{MANIFEST}"], self.root)
+        attempt = attempt_of((self.root / marker_of(name)).read_bytes())
+        copies = objects_of(self.objects.list(f"{name}/"), {name: attempt})
+        self.objects.fetch({copies[one]: self.root / one for one in copies if one != marker_of(name)})
         return super().fault(manifest)
 
     def pull(self) -> None:
         """Make the working copy equal to the store."""
         there = self.objects.list()
-        if "run.json" not in there:
+        if RUN not in there:
             raise _no_run(self.name)
-        if self._etags.get("run.json") != there["run.json"].etag:
+        if self._etags.get(RUN) != there[RUN].etag:
             self.clear()  # the working copy belongs to another run, or to none
         committed = committed_of(there)
-        markers = {one: found.etag for one, found in there.items() if PurePosixPath(one).name == MANIFEST}
-        if markers != {one: etag for one, etag in self._etags.items() if PurePosixPath(one).name == MANIFEST}:
+        markers = {marker_of(phase): there[marker_of(phase)] for phase in committed}
+        known = {one: etag for one, etag in self._etags.items() if PurePosixPath(one).name == MANIFEST}
+        if {one: found.etag for one, found in markers.items()} != known:
             self._pending.clear()  # another process has resumed the run, or taken phases back
-        self._pending -= committed
-        if not all(self._is_whole(phase) for phase in self._pending):
-            self._pending.clear()
-        for path in [path for path in (self.root / "rounds").rglob("*") if path.is_file()]:
+        for phase in [phase for phase in self._pending if phase in committed or not self._is_whole(phase)]:
+            del self._pending[phase]
+        self.objects.fetch({one: self.root / one for one, found in markers.items() if self._is_stale(one, found)})
+        attempts = {phase: attempt_of((self.root / marker_of(phase)).read_bytes()) for phase in committed}
+        copies = objects_of(there, attempts)
+        for path in [path for path in (self.root / ROUNDS).rglob("*") if path.is_file()]:
             name = path.relative_to(self.root).as_posix()
-            phase = phase_of(name)
-            if phase not in self._pending and (phase not in committed or name not in there):
+            if name not in copies and phase_of(name) not in self._pending:
                 path.unlink()
         for path in [path for path in self.root.iterdir() if path.is_file()]:
-            if path.name not in there and path.name not in (LOCK, STATE):
+            if path.name not in copies and path.name not in (LOCK, STATE):
                 path.unlink()
-        counted = {one: found for one, found in there.items() if counts(one, committed)}
-        self.objects.fetch([one for one, found in counted.items() if self._is_stale(one, found)], self.root)
-        self._etags = {one: found.etag for one, found in counted.items()}
+        stale = [one for one, name in copies.items() if one not in markers and self._is_stale(one, there[name])]
+        self.objects.fetch({copies[one]: self.root / one for one in stale})
+        self._etags = {one: there[name].etag for one, name in copies.items()}
         self._write_state()
-        for one, found in counted.items():
-            if phase_of(one) is None and (stamp := _stamp(self.root / one))[1] == found.bytes:
+        for one in copies:
+            if phase_of(one) is None and (stamp := _stamp(self.root / one))[1] == there[one].bytes:
                 self._sent[one] = stamp
 
     def _is_whole(self, phase: str) -> bool:
         """Whether a phase is committed and undamaged in the working copy."""
-        manifest = manifests.read(self.root / phase)
-        return manifest is not None and manifests.damage(self.root / phase, manifest) is None
+        _, round_, name = phase.split("/")
+        manifest = manifests.read(self.root, int(round_), name)
+        return manifest is not None and manifests.damage(self.root, manifest) is None
 
     def _is_stale(self, name: str, found: Found) -> bool:
         """Whether an object must be downloaded; a log that has grown here since its upload is kept."""
@@ -211,14 +301,15 @@ class RemoteStore(Store):
             changed = [one for one, stamp in stamps.items() if self._sent.get(one) != stamp]
             if changed:
                 self._lease.renew()
-            for some in ([one for one in changed if one not in LAST], *([one] for one in LAST if one in changed)):
-                arrived = self.objects.send({one: self.root / one for one in some})
-                self._etags |= {one: found.etag for one, found in arrived.items()}
-                self._sent |= {one: stamps[one] for one in some}
+            for one in sorted(changed, key=lambda one: LAST.index(one) if one in LAST else -1):
+                self._etags[one] = self._put(one, self.root / one)
+                self._sent[one] = stamps[one]
             self._write_state()
+            if changed:
+                self._lease.renew()  # what was written counts only if this process still is the holder
 
     def _write_state(self) -> None:
-        state = {"etags": self._etags, "pending": sorted(self._pending)}
+        state = {"etags": self._etags, "pending": self._pending}
         write_atomically(self.root / STATE, (json.dumps(state, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -229,20 +320,22 @@ def fetch_records(objects: Objects, folder: Path) -> None:
         StoreError: there is no run, or it is damaged.
     """
     there = objects.list()
-    if "run.json" not in there:
+    if RUN not in there:
         raise _no_run(objects.uri)
     committed = committed_of(there)
-    names = [one for one in there if counts(one, committed) and not one.startswith(FOLDERS)]
-    (folder / "rounds").mkdir(parents=True)
+    (folder / ROUNDS).mkdir(parents=True)
+    objects.fetch({marker_of(phase): folder / marker_of(phase) for phase in committed})
+    copies = objects_of(there, {phase: attempt_of((folder / marker_of(phase)).read_bytes()) for phase in committed})
+    markers = {marker_of(phase) for phase in committed}
     heavy = {phase for phase in committed if PurePosixPath(phase).name in WEIGHTS}
-    objects.fetch([one for one in names if phase_of(one) not in heavy or one.endswith(f"/{MANIFEST}")], folder)
+    light = [one for one in copies if one not in markers and phase_of(one) not in heavy and not one.startswith(FOLDERS)]
+    objects.fetch({copies[one]: folder / one for one in light})
     reader, _ = Reader.open(folder, objects.uri)
     for manifest in reader.committed():
-        where = reader.folder(manifest.round, manifest.phase)
-        if manifest.phase not in WEIGHTS and (fault := manifests.damage(where, manifest)):
+        if manifest.phase not in WEIGHTS and (fault := manifests.damage(folder, manifest)):
+            where = manifests.phase_folder(manifest.round, manifest.phase)
             raise StoreError(
-                f"{objects.uri}: {where.relative_to(folder)}: {fault}; try again, or resume the run, which repairs its "
-                "last phase"
+                f"{objects.uri}: {where}: {fault}; try again, or resume the run, which repairs its last phase"
             )
 
 
@@ -260,13 +353,16 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _read_state(root: Path) -> tuple[dict[str, str], set[str]]:
-    """ETags by name, and the phases not yet fully uploaded; both empty if the state file is missing or damaged."""
+def _read_state(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """ETags by name, and the attempt of each phase that is not yet fully uploaded.
+
+    Both are empty if the state file is missing or damaged.
+    """
     try:
-        state = json.loads((root / STATE).read_bytes())
-        return dict(state["etags"]), set(state["pending"])
+        state = json.loads(inside.read_below(root, STATE, manifests.MOST_BYTES))
+        return dict(state["etags"]), dict(state["pending"])
     except FileNotFoundError:
-        return {}, set()
-    except (ValueError, KeyError, TypeError):
+        return {}, {}
+    except (ValueError, KeyError, TypeError, RecursionError):
         logger.warning("%s is damaged; everything is fetched again", root / STATE)
-        return {}, set()
+        return {}, {}

@@ -11,11 +11,10 @@ import contextlib
 import dataclasses
 import email.utils
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -30,6 +29,7 @@ from botocore.exceptions import (
 from s3transfer.exceptions import RetriesExceededError
 
 from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -125,29 +125,27 @@ class Objects:
         with ThreadPoolExecutor(WORKERS) as pool:
             return dict(zip(files, pool.map(one, files.items()), strict=True))
 
-    def fetch(self, names: Iterable[str], root: Path) -> None:
-        """Download objects to the files of the same names below a folder."""
+    def fetch(self, files: Mapping[str, Path]) -> None:
+        """Download objects, by name, to these files, which are replaced when all of an object has arrived."""
 
-        def one(name: str) -> None:
-            path = root / name
+        def one(item: tuple[str, Path]) -> None:
+            name, path = item
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                with self._told(), temporary.open("wb") as file:
-                    self._client.download_fileobj(self._bucket, self._prefix + name, file, Config=PARTS)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with self._told(), replacing(path) as file:
+                self._client.download_fileobj(self._bucket, self._prefix + name, file, Config=PARTS)
 
         with ThreadPoolExecutor(WORKERS) as pool:
-            for _ in pool.map(one, names):
+            for _ in pool.map(one, files.items()):
                 pass
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; names that do not exist are ignored."""
-        with self._told():
-            for name in names:
-                self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+    def delete(self, name: str, etag: str) -> None:
+        """Delete an object whose current ETag must be this one.
+
+        Raises:
+            Conflict: it has another ETag, or it does not exist.
+        """
+        with self._told(), self._conditional(name):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name, IfMatch=etag)
 
     def read(self, name: str) -> Content | None:
         """Read a small object; ``None`` if it does not exist."""
@@ -162,8 +160,8 @@ class Objects:
             age = (now - answer["LastModified"]).total_seconds()
             return Content(answer["Body"].read(), answer["ETag"], age)
 
-    def write(self, name: str, data: bytes, *, replaces: str | None) -> str:
-        """Write a small object that must not exist yet, or, with ``replaces``, whose current ETag must be that one.
+    def write(self, name: str, data: bytes | BinaryIO, *, replaces: str | None) -> str:
+        """Write an object that must not exist yet, or, with ``replaces``, whose current ETag must be that one.
 
         Returns:
             The new ETag.
@@ -172,14 +170,18 @@ class Objects:
             Conflict: the object exists although it must not, or it is missing or has another ETag than ``replaces``.
         """
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
-        with self._told():
-            try:
-                answer = self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data, **condition)
-            except ClientError as error:
-                if _code(error) in CONFLICTS:
-                    raise Conflict(f"{self.uri}: {name} was written by another process") from error
-                raise
+        with self._told(), self._conditional(name):
+            answer = self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data, **condition)
         return str(answer["ETag"])
+
+    @contextlib.contextmanager
+    def _conditional(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            if _code(error) in CONFLICTS:
+                raise Conflict(f"{self.uri}: {name} was written by another process") from error
+            raise
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -74,7 +74,6 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
         ValueError: the cache cannot be written.
         RuntimeError: with ``model.base_training_sentences`` at its default or above, the model's held-out perplexity is
             more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer sentences a warning is logged.
-        TimeoutError: another process has been training the same model for half an hour.
     """
 
     def make(folder: Path) -> None:

@@ -25,8 +25,8 @@ FIELDS = Fields(required=("problem", "group"), optional=("answer", "solution", "
 """``group`` is the label of the group, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split. A row
 has an ``answer``, or a ``solution`` in which the answer is marked."""
 ANSWERS_REMEDY = (
-    "name the column of the answers with task.fields={answer: COLUMN}, their shape with task.answer_format (auto, plain, "
-    "gsm8k, boxed), or, where solutions mark other results first, set task.answer=last"
+    "name the column of the answers with task.fields={answer: COLUMN}, their shape with task.answer_format (auto, "
+    "plain, gsm8k, boxed), or, where solutions mark other results first, set task.answer=last"
 )
 """What to do about a file with many odd answers."""
 SHOWN = 80

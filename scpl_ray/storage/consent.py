@@ -1,0 +1,88 @@
+"""Consent to run code that a config names and that is not this project's.
+
+A run that its user began here was given these keys by that user. A folder that was received, or was begun on another
+machine, brings them along, so whoever continues it says them again. What a user has agreed to is kept in the user's
+own cache, by the run's id and the code that its config names; another run, or another function, is another question.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scpl_ray.config import Experiment
+from scpl_ray.storage import cache
+from scpl_ray.storage.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+KEYS = ("model.trust_remote_code", "feedback.function")
+"""The keys by which a config lets code run: code that comes with a model, and a function of the user's own."""
+FOLDER = "consents"
+
+
+def code_of(experiment: Experiment) -> dict[str, Any]:
+    """The keys by which this config lets code run, with their values; empty for most configs."""
+    values = (experiment.model.trust_remote_code or None, experiment.feedback.function)
+    return {key: value for key, value in zip(KEYS, values, strict=True) if value is not None}
+
+
+def give(identity: str, experiment: Experiment) -> None:
+    """Remember that this user agrees to the code that a config names; without such code nothing is written."""
+    if not code_of(experiment):
+        return
+    place = _place(identity, experiment)
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.touch(mode=0o600)
+    except OSError as error:
+        logger.warning("%s: %s; the run asks again for the code that it may run", place, error.strerror)
+
+
+def require(
+    identity: object,
+    experiments: Sequence[Experiment],
+    stated: Mapping[str, Any],
+    name: str,
+    how: str,
+) -> None:
+    """Check that the user of this process has agreed to all code that some configs name.
+
+    Args:
+        identity: what identifies the run or study, its ``id``; anything but a text was never agreed to.
+        experiments: the configs, none of whose code has been imported yet.
+        stated: the keys that the user has just given, with their values.
+        name: the name of the run or study in the message.
+        how: how to agree, for the message; ``{keys}`` stands for the keys.
+
+    Raises:
+        StoreError: the user has neither begun this here nor given these keys now.
+    """
+    for experiment in experiments:
+        code = code_of(experiment)
+        missing = {key: value for key, value in code.items() if key not in stated or stated[key] != value}
+        if not missing or (isinstance(identity, str) and _place(identity, experiment).is_file()):
+            continue
+        listed = ", ".join(f"{key} = {_shown(value)}" for key, value in code.items())
+        model = f" (model.name = {experiment.model.name!r})" if KEYS[0] in code else ""
+        keys = " ".join(f"{key}={_shown(value)}" for key, value in code.items())
+        raise StoreError(
+            f"{name}: was not begun here, and its config names code that would run: {listed}{model}; read that code, "
+            f"and if you trust it, {how.format(keys=keys)}"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "true" if value is True else str(value)
+
+
+def _place(identity: str, experiment: Experiment) -> Path:
+    model = experiment.model
+    facts = {
+        "identity": identity,
+        "code": code_of(experiment),
+        "models": [model.name, model.revision, experiment.reward.model] if model.trust_remote_code else [],
+    }
+    return cache.directory() / FOLDER / cache.key_of(facts)
