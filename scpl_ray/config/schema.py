@@ -190,7 +190,7 @@ class Feedback(Section):
     alpha: PositiveFloat = 0.5
     """linear: strength of the response."""
     floor: Fraction = 0.0
-    """linear: smallest share of a group."""
+    """Smallest share of a group under every rule: groups below get it, the others are scaled down to make room."""
     beta: float = 2.0
     """softmax and replicator (exponential): sensitivity to the measure."""
     inertia: Fraction = 0.5
@@ -235,7 +235,7 @@ class Selection(Section):
     """Group-aware strategies: the group shares wanted among the kept: ``balanced``, ``initial`` (those of round 1), or
     one number per group."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.5
-    """penalty: lambda, in units of reward per unit of log excess."""
+    """penalty: lambda, in units of reward per unit of log excess; needs one ``r_max`` for all prompts."""
     matched_control: bool = False
     """The control arm: train on as many completions, drawn at random (per prompt or group where the strategy is)."""
 
