@@ -256,6 +256,11 @@ class Cycle(Section):
     real: Literal["anchored", "fresh"] = "anchored"
     """``anchored``: the same real rows every round; ``fresh``: new ones."""
 
+    @property
+    def keeps_earlier(self) -> bool:
+        """Whether a round may train on what earlier rounds kept."""
+        return self.kind in ("accumulate", "subsample") or (self.kind == "window" and self.window_rounds > 1)
+
 
 class Training(Section):
     """Ray Train with DeepSpeed."""
