@@ -29,7 +29,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-
 from scipy import stats
 
 from scpl_ray.analytic import model

@@ -126,13 +126,14 @@ def estimate_loop_map(parts: Sequence[Part], *, carried: str = "", confidence: f
 
     Method: :mod:`scpl_ray.feedback.linear_map`, in log ratios to the last share of each part (in logs for masses). rho
     does not depend on the coordinates, so that a judge who errs at constant rates changes nothing but the noise.
-    Directions in which no seed ever moves are left out. Users react to what was measured, noise included, and through it
-    to what it measures; which of the two a number is cannot be told. So the interval holds three: of the fit with the
-    noise taken out, of that in which users react to it, and of the fit to the numbers as they are. What the intervals and verdicts are worth is simulated by
-    ``python -m tests.theory.stability_calibration``.
+    Directions in which no seed ever moves are left out. Users react to what was measured, noise included, and through
+    it to what it measures; which of the two a number is cannot be told. So the interval holds three: of the fit with
+    the noise taken out, of that in which users react to it, and of the fit to the numbers as they are. What intervals
+    and verdicts are worth is simulated by ``python -m tests.theory.stability_calibration``.
 
-    ``stable`` needs the whole interval below 1 and ``unstable`` above 1, and both need a fitted fixed point within two standard deviations of the states that were visited: elsewhere the fit
-    describes a transient far from equilibrium, and its slope is not the Jacobian at a fixed point.
+    ``stable`` needs the whole interval below 1 and ``unstable`` above 1, and both need a fitted fixed point within two
+    standard deviations of the states that were visited: elsewhere the fit describes a transient far from equilibrium,
+    and its slope is not the Jacobian at a fixed point.
 
     Assumptions: the parts are all that a round passes on to the next, or ``carried`` says what else; the map is smooth
     and nearly linear over the rounds given, so pass a window around one fixed point; all seeds follow the same map; the
