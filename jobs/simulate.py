@@ -152,7 +152,7 @@ def stability_lines(paths: Paths) -> list[str]:
             lines.append(f"fixed points with the kinds of {when}: {found_there}; all this while the kinds stand still")
     if found.estimate is None:
         lines.append(
-            "stability of the simulated paths: cannot tell with fewer than 4 rounds, or after a group or a kind died out"
+            "stability of the simulated paths: cannot tell with fewer than 4 rounds, or where a group or kind died out"
         )
     else:
         lines.append(f"stability of the simulated paths: {found.estimate}")

@@ -233,7 +233,7 @@ class _Loop:
         )
 
     def _alike(self, curve: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What groups served alike would have, shape (B, K) each: as difficult to serve as they were for the base model.
+        """What groups served alike have, shape (B, K) each, as difficult to serve as they were for the base model.
 
         Every group's number has then changed alike since round 0; in round 0 itself all groups are equal.
         """
