@@ -282,7 +282,7 @@ CATALOGUE = (
         definition="Gap that chance alone makes among groups that are served alike, their prompts as difficult as they "
         "were for the base model (in round 0: equally difficult).",
         overall=True,
-        column="gap by chance\n(as for base)",
+        column="gap by\nchance",
         analytic=True,
     ),
     _fraction(
