@@ -151,9 +151,12 @@ def stability_lines(paths: Paths) -> list[str]:
         lines.append(f"fixed points: none to give ({found.obstacle})")
     for when, long_run in (("round 0", found.at_start), (f"round {experiment.loop.rounds}", found.at_end)):
         if long_run is not None:
-            lines.append(f"fixed points with the kinds of {when}: {_long_run(long_run, names)}")
+            found_there = _long_run(long_run, names)
+            lines.append(f"fixed points with the kinds of {when}: {found_there}; all this while the kinds stand still")
     if found.estimate is None:
-        lines.append("stability of the simulated paths: cannot tell with fewer than 4 rounds or a group that died out")
+        lines.append(
+            "stability of the simulated paths: cannot tell with fewer than 4 rounds, or where a group or kind died out"
+        )
     else:
         lines.append(f"stability of the simulated paths: {found.estimate}")
     return lines
@@ -182,10 +185,11 @@ def _notes(experiment: Experiment) -> list[str]:
 
 def _parameter_table(fitted: Calibration, name: str) -> Table:
     table = Table(title=f"fitted to rounds 0 to {fitted.fit_rounds} of {name}", title_justify="left")
-    for column in ("parameter", "before", "fitted"):
+    for column in ("parameter", "before", "fitted", "95% range"):
         table.add_column(column, justify="left" if column == "parameter" else "right")
     for p in fitted.parameters:
-        table.add_row(f"analytic.{p.name}", f"{p.before:.4g}", f"{p.after:.4g}" if p.identified else "cannot tell")
+        told = (f"{p.after:.4g}", f"{p.low:.4g} to {p.high:.4g}") if p.identified else ("cannot tell", "")
+        table.add_row(f"analytic.{p.name}", f"{p.before:.4g}", *told)
     return table
 
 

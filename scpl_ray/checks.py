@@ -16,7 +16,7 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 def conflicts(experiment: Experiment) -> list[str]:
     """List all conflicts between keys, each as ``key = value: the rule that is broken, and what to do``."""
-    rules = (_credentials, _name, _registries, _groups, _engines, _real, _objective)
+    rules = (_credentials, _name, _registries, _groups, _engines, _selection, _choices, _real, _objective)
     return [mask(complaint) for rule in rules for complaint in rule(experiment)]
 
 
@@ -82,6 +82,12 @@ def _groups(experiment: Experiment) -> Iterator[str]:
             rule()
         except ValueError as error:
             yield str(error)
+    for name, share in zip(experiment.groups.names, experiment.groups.shares, strict=True):
+        if share < experiment.feedback.floor <= 1.0 / k:
+            yield (
+                f"groups.shares = {list(experiment.groups.shares)}: {name} begins below feedback.floor = "
+                f"{experiment.feedback.floor:g}; raise its share, or lower the floor"
+            )
 
 
 def _engines(experiment: Experiment) -> Iterator[str]:
@@ -93,10 +99,44 @@ def _engines(experiment: Experiment) -> Iterator[str]:
             f"generation.tensor_parallel = {split}: placement.gpus = 'colocated' shares single GPUs, and Ray reserves "
             "parts of one GPU only; set placement.gpus=dedicated or auto, or 1"
         )
-    best_of, samples = experiment.selection.best_of, experiment.generation.samples_per_prompt
-    chosen = strategies.STRATEGIES.get(experiment.selection.strategy)
-    if chosen is not None and chosen.reads_best_of and best_of > samples:
+
+
+def _selection(experiment: Experiment) -> Iterator[str]:
+    """Settings under which a strategy cannot do what it is for, or keeps what another one keeps."""
+    selection, generation = experiment.selection, experiment.generation
+    strategy = strategies.STRATEGIES.get(selection.strategy)
+    if strategy is None:
+        return
+    this = f"selection.strategy = {selection.strategy!r}"
+    best_of, samples = selection.best_of, generation.samples_per_prompt
+    if strategy.reads_best_of and best_of > samples:
         yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"
+    by_prompt = strategy.reads_r_max and selection.r_max == "prompt"
+    if by_prompt and strategy.costs_groups:
+        yield (
+            f"selection.r_max = 'prompt': {this} takes the same from all candidates of a prompt, so that it keeps what "
+            "vrs keeps; set batch or bound, or use vrs"
+        )
+    if not (by_prompt or strategy.fixes == "prompts"):
+        return
+    compares = f"{this} compares the candidates of one prompt" + (" (r_max = 'prompt')" if by_prompt else "")
+    if samples == 1:
+        yield f"generation.samples_per_prompt = 1: {compares}, and keeps everything; draw 2 or more, or use none"
+    elif strategy.reads_best_of and best_of == 1:
+        yield f"selection.best_of = 1: {compares}, and would take the first whatever its reward; set 2 or more"
+    elif generation.temperature == 0:
+        yield f"generation.temperature = 0: {compares}, which are all the same text; raise it, or use none"
+
+
+def _choices(experiment: Experiment) -> Iterator[str]:
+    reward = experiment.reward
+    if reward.choices == type(reward).model_fields["choices"].default:
+        return
+    this = f"reward.choices = {reward.choices!r}"
+    if reward.model is not None:
+        yield f"{this}: reward.model = {reward.model!r} is given and learns from no choices; leave one of them out"
+    elif reward.terms and not reward.terms.get(MODEL_TERM):
+        yield f"{this}: reward.terms has no {MODEL_TERM!r}, so that no reward model learns from choices; leave it out"
 
 
 def _real(experiment: Experiment) -> Iterator[str]:

@@ -9,40 +9,50 @@ kinds at the start              own-kind shares and neutral kinds of round 0 (co
 ``reward_sd``                   spread of rewards within group and round, minus the part that kinds explain
 ``quality_ceiling``             least squares of ln((q - w own) / (1 - w)) on ln(K d), d: the groups' shares of the
 and ``learning_exponent``       training data
-``prior_rows``, ``spillover``   the pair on a grid with the largest likelihood of own-kind shares and log-odds of
-                                preference: each is taken as normal with the mean and variance of the simulated seeds
-                                (Wood 2010)
+``prior_rows``, ``spillover``   the pair on a grid with the largest synthetic likelihood of own-kind shares and log-odds
+                                of preference (:mod:`scpl_ray.analytic.likelihood`)
 =============================== =====================================================================================
 
-A parameter whose measurements do not vary in the run is not identified and keeps its value. ``own_kind_weight`` is not
-fitted.
+Every estimate has a 95% range. A parameter whose measurements do not vary in the run is not identified and keeps its
+value. ``own_kind_weight`` is not fitted.
+
+What a group was given is measured for its own kind only. With two groups that is all; with more, the rest is divided
+among the other kinds as in the simulation of the fit, whose kinds drift apart as those of the run do: a rest that is
+divided equally biases ``choice_gain``, the more so the more data a round has. Rewards and kinds are therefore fitted in
+turn until ``choice_gain`` stands still. The noise with which own-kind shares are measured, which would pull the slope
+towards 0, is taken out of its moments (errors in variables, Fuller 1987).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from scpl_ray.analytic import model
-from scpl_ray.analytic.loop import Start, simulate, simulate_grid
+from scpl_ray.analytic.likelihood import SMALLEST_VARIANCE, Explained, explain, mean_law
+from scpl_ray.analytic.loop import Start, simulate
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Analytic, Experiment
 from scpl_ray.evaluation.bias import SMOOTHING
+from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.records import Completion, Example, Metric, Query, Score
 from scpl_ray.shares import FloatArray
 from scpl_ray.storage.run_directory import Reader
 
-PRIOR_ROWS = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
-SPILLOVERS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 GRID_SEEDS = 100
 SMALLEST_SPREAD = 1e-6
 """A regressor whose spread is smaller than this counts as constant."""
+SMALLEST_RELIABILITY = 0.1
+"""Smallest part of a regressor's spread that must be left after the noise of measuring it is taken out."""
 SMALLEST_QUALITY = 1e-3
-SMALLEST_VARIANCE = 1e-6
-"""Added to the variance of simulated own-kind shares and log-odds, which is 0 where all seeds agree."""
-PREDICTED = ("share", "preference_log_odds_balanced", "quality")
+CONFIDENCE = 0.95
+MOST_TURNS = 8
+"""Largest number of times that rewards and kinds are fitted in turn."""
+SMALLEST_STEP = 1e-3
+"""A slope that changes by a smaller fraction stands still."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +81,7 @@ class Observed:
         return len(self.shares) - 1
 
     def metric(self, name: str) -> FloatArray:
-        """One of :data:`PREDICTED`, shape (T + 1, K or 1)."""
+        """A metric that the catalogue calls predicted, shape (T + 1, K or 1)."""
         return {"share": self.shares, "preference_log_odds_balanced": self.log_odds[:, None], "quality": self.quality}[
             name
         ]
@@ -86,6 +96,9 @@ class Fitted:
     after: float
     identified: bool
     """False: the run does not determine the parameter, which kept its value."""
+    low: float
+    """The 95% range of values that explain the run; NaN where the parameter is not identified."""
+    high: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,14 +189,68 @@ def calibrate(observed: Observed, fit_rounds: int | None = None) -> Calibration:
         raise ValueError(f"--fit-rounds: {h} of {observed.rounds} rounds; give 1 to {observed.rounds - 1}")
     before = observed.experiment.analytic
     start = _start(observed)
-    found = _reward_law(observed, h) | _learning_curve(observed, h)
-    experiment = _with(observed.experiment, found)
-    found |= _training(observed, experiment, start, h)
+    curve = _learning_curve(observed, h)
+    rewards, kinds = _in_turn(observed, curve, start, h)
+    estimates = curve | rewards | {n: _Estimate(v, *kinds.ranges[n]) for n, v in kinds.values.items()}
     parameters = []
-    for name in ("choice_gain", "kind_advantage", "reward_sd", *_CURVE, "prior_rows", "spillover"):
+    for name in ("choice_gain", "kind_advantage", "reward_sd", *_CURVE, *kinds.values):
         old = float(np.mean(getattr(before, name)))
-        parameters.append(Fitted(name, old, found.get(name, old), name in found))
-    return Calibration(observed, _with(observed.experiment, found), start, h, tuple(parameters))
+        found = estimates.get(name, _Estimate(old, np.nan, np.nan))
+        parameters.append(Fitted(name, old, found.value, name in estimates, found.low, found.high))
+    return Calibration(observed, _with(observed.experiment, _values(estimates)), start, h, tuple(parameters))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Estimate:
+    """A parameter with its 95% range."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _values(estimates: dict[str, _Estimate]) -> dict[str, float]:
+    return {name: found.value for name, found in estimates.items()}
+
+
+def _in_turn(
+    observed: Observed, curve: dict[str, _Estimate], start: Start, h: int
+) -> tuple[dict[str, _Estimate], Explained]:
+    """Fit rewards given how the kinds are divided, and training given the rewards, until the slope stands still."""
+    law = _own_and_others(observed.own_kind[:h])
+    seen = np.concatenate([observed.own_kind[1 : h + 1], observed.log_odds[1 : h + 1, None]], axis=-1)
+    rewards = _reward_law(observed, h, law)
+    kinds = explain(seen, _at(observed, curve | rewards, h), start, confidence=CONFIDENCE)
+    if law.shape[-1] == 2:
+        return rewards, kinds
+    for _ in range(MOST_TURNS):
+        expected = kinds.law
+        before = _slope(rewards)
+        for _ in range(MOST_TURNS):
+            last = _slope(rewards)
+            rewards = _reward_law(observed, h, _like(observed.own_kind[:h], expected[:h]))
+            if abs(_slope(rewards) - last) <= SMALLEST_STEP * abs(last):
+                break
+            expected = mean_law(simulate(_at(observed, curve | rewards, h)(kinds.values), start=start))
+        kinds = explain(seen, _at(observed, curve | rewards, h), start, confidence=CONFIDENCE)
+        if abs(_slope(rewards) - before) <= 10 * SMALLEST_STEP * abs(before):
+            break
+    return rewards, kinds
+
+
+def _slope(rewards: dict[str, _Estimate]) -> float:
+    return next((found.value for name, found in rewards.items() if name in _SLOPES), 0.0)
+
+
+def _at(observed: Observed, found: dict[str, _Estimate], h: int) -> Callable[[dict[str, float]], Experiment]:
+    """The experiment of h rounds with what is fitted so far, for values of the other parameters."""
+    experiment = _with(observed.experiment, _values(found))
+    loop = experiment.loop.model_copy(update={"rounds": h})
+
+    def at(values: dict[str, float]) -> Experiment:
+        return _with(experiment, {**values, "seeds": GRID_SEEDS}).model_copy(update={"loop": loop})
+
+    return at
 
 
 def predict(calibration: Calibration) -> tuple[Paths, tuple[PredictionError, ...]]:
@@ -193,7 +260,7 @@ def predict(calibration: Calibration) -> tuple[Paths, tuple[PredictionError, ...
     paths = simulate(calibration.experiment.model_copy(update={"loop": loop}), start=calibration.start)
     series = paths.series()
     errors = []
-    for metric in PREDICTED:
+    for metric in (kind.name for kind in CATALOGUE if kind.predicted):
         groups = [None] if (metric, None) in series else observed.experiment.groups.names
         simulated = np.stack([series[metric, g] for g in groups], axis=-1)[:, h + 1 :]
         seen = observed.metric(metric)[h + 1 :]
@@ -212,6 +279,7 @@ def predict(calibration: Calibration) -> tuple[Paths, tuple[PredictionError, ...
 
 
 _CURVE = ("quality_ceiling", "learning_exponent")
+_SLOPES = ("choice_gain", "kind_advantage")
 
 
 def _rms(values: FloatArray) -> float:
@@ -240,34 +308,75 @@ def _own_and_others(own: FloatArray) -> FloatArray:
     return np.asarray(law)
 
 
-def _reward_law(observed: Observed, h: int) -> dict[str, float]:
-    """Regress group means of rewards on the quantities that the kinds determine, with one intercept per round."""
+def _like(own: FloatArray, law: FloatArray) -> FloatArray:
+    """P(kind | group), shape (..., K, K), with this share of the own kind, and the rest divided as in ``law``."""
+    k = own.shape[-1]
+    others = np.where(np.eye(k, dtype=bool), 0.0, law)
+    total = others.sum(axis=-1, keepdims=True)
+    divided = np.divide(others, total, out=(1.0 - np.eye(k)) / (k - 1) * np.ones_like(others), where=total > 0)
+    return np.asarray((1.0 - own)[..., None] * divided + own[..., None] * np.eye(k))
+
+
+def _reward_law(observed: Observed, h: int, law: FloatArray) -> dict[str, _Estimate]:
+    """Regress group means of rewards on the quantities that the kinds determine, with one intercept per round.
+
+    Args:
+        observed: the measurements.
+        h: the last fitted round.
+        law: P(kind | group) of the policies of rounds 0..h - 1, shape (h, K, K).
+    """
     e = observed.experiment
     k = len(e.groups.names)
-    law = _own_and_others(observed.own_kind[:h])
     learned = model.choice_gain(e.model_copy(update={"analytic": Analytic(choice_gain=1.0)}))
-    name, kinds = "kind_advantage", np.broadcast_to(np.eye(k)[0], (h, k))
+    name, kinds = _SLOPES[1], np.broadcast_to(np.eye(k)[0], (h, k))
     if learned:
         choosing = np.full((h, k), 1.0 / k) if e.reward.choices == "balanced" else observed.shares[1 : h + 1]
-        name, kinds = "choice_gain", learned * (choosing - 1.0 / k)
+        name, kinds = _SLOPES[0], learned * (choosing - 1.0 / k)
     x = np.einsum("tgk,tk->tg", law, kinds)
     y = observed.rewards[1 : h + 1]
-    x, y = (np.where(np.isnan(y), np.nan, z) for z in (x, y))
-    x, y = (z - np.nanmean(z, axis=1, keepdims=True) for z in (x, y))
-    spread = float(np.nansum(x**2))
-    found: dict[str, float] = {}
-    if spread > SMALLEST_SPREAD:
-        found[name] = float(np.nansum(x * y)) / spread
-    slope = found.get(name, 0.0)
-    means = slope * kinds[:, None]
+    there = ~np.isnan(x + y)
+    noise = np.where(there, _noise_of_means(observed, h, law, kinds), 0.0)
+    x, y = (np.where(there, z, np.nan) for z in (x, y))
+    rounds = there.any(axis=1)
+    per_round = there.sum(axis=1, keepdims=True)[rounds]
+    x, y = (z[rounds] - np.nanmean(z[rounds], axis=1, keepdims=True) for z in (x, y))
+    raw = float(np.nansum(x**2))
+    spread = raw - float((noise[rounds] * (1.0 - 1.0 / per_round)).sum())
+    found: dict[str, _Estimate] = {}
+    if raw > SMALLEST_SPREAD and spread > SMALLEST_RELIABILITY * raw:
+        slope = float(np.nansum(x * y)) / spread
+        rest = float(np.nansum((y - slope * x) ** 2))
+        found[name] = _ranged(slope, rest, int(there.sum()) - int(rounds.sum()) - 1, np.sqrt(raw) / spread)
+    means = _slope(found) * kinds[:, None]
     between = (law * (means - (law * means).sum(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
-    within = float(np.nanmean(observed.reward_variance[1 : h + 1] - between))
-    if within > SMALLEST_VARIANCE:
-        found["reward_sd"] = float(np.sqrt(within))
+    within = observed.reward_variance[1 : h + 1] - between
+    within = within[~np.isnan(within)]
+    if len(within) and within.mean() > SMALLEST_VARIANCE:
+        rest = float(((within - within.mean()) ** 2).sum())
+        variance = _ranged(float(within.mean()), rest, len(within) - 1, 1.0 / np.sqrt(len(within)))
+        ends = np.sqrt(np.maximum([variance.value, variance.low, variance.high], 0.0))
+        found["reward_sd"] = _Estimate(*ends.tolist())
     return found
 
 
-def _learning_curve(observed: Observed, h: int) -> dict[str, float]:
+def _noise_of_means(observed: Observed, h: int, law: FloatArray, kinds: FloatArray) -> FloatArray:
+    """Variance of the mean of ``kinds`` over what a group was given, from counting its own kind, shape (h, K)."""
+    asked = observed.experiment.evaluation
+    own = observed.own_kind[:h]
+    others = np.einsum("tgk,tk->tg", law, kinds) - own * kinds
+    step = kinds - np.divide(others, 1.0 - own, out=np.zeros_like(others), where=own < 1.0)
+    return np.asarray(step**2 * own * (1.0 - own) / (asked.prompts_per_group * asked.samples_per_prompt))
+
+
+def _ranged(value: float, rest: float, freedom: int, scale: float) -> _Estimate:
+    """An estimate whose standard error is ``scale`` times that of one residual; ``rest``: the residuals' squares."""
+    if freedom < 1:
+        return _Estimate(value, -np.inf, np.inf)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2.0, freedom) * np.sqrt(rest / freedom) * scale)
+    return _Estimate(value, value - half, value + half)
+
+
+def _learning_curve(observed: Observed, h: int) -> dict[str, _Estimate]:
     w = observed.experiment.analytic.own_kind_weight
     if w == 1.0:
         return {}
@@ -278,24 +387,16 @@ def _learning_curve(observed: Observed, h: int) -> dict[str, float]:
         return {}
     x, y = np.log(share[there]), np.log(learned[there])
     spread = float(((x - x.mean()) ** 2).sum())
-    found: dict[str, float] = {}
-    gamma = observed.experiment.analytic.learning_exponent
+    found: dict[str, _Estimate] = {}
+    gamma, freedom, shift = observed.experiment.analytic.learning_exponent, len(y) - 1, 0.0
     if spread > SMALLEST_SPREAD:
-        gamma = found["learning_exponent"] = max(0.0, float((x - x.mean()) @ y) / spread)
-    found["quality_ceiling"] = float(min(1.0, np.exp((y - gamma * x).mean())))
+        slope, freedom, shift = float((x - x.mean()) @ y) / spread, len(y) - 2, float(x.mean()) ** 2 / spread
+        gamma = max(0.0, slope)
+        rest = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
+        ranged = _ranged(slope, rest, freedom, 1.0 / np.sqrt(spread))
+        found[_CURVE[1]] = _Estimate(gamma, max(0.0, ranged.low), max(0.0, ranged.high))
+    rest = float(((y - y.mean() - gamma * (x - x.mean())) ** 2).sum())
+    ranged = _ranged(float((y - gamma * x).mean()), rest, freedom, float(np.sqrt(1.0 / len(y) + shift)))
+    ends = np.minimum(1.0, np.exp([ranged.value, ranged.low, ranged.high]))
+    found[_CURVE[0]] = _Estimate(*ends.tolist())
     return found
-
-
-def _training(observed: Observed, experiment: Experiment, start: Start, h: int) -> dict[str, float]:
-    """Find the pair of ``prior_rows`` and ``spillover`` on the grid with the highest likelihood."""
-    loop = experiment.loop.model_copy(update={"rounds": h})
-    pairs = [{"prior_rows": n, "spillover": s} for n in PRIOR_ROWS for s in SPILLOVERS]
-    grid = [_with(experiment, {**pair, "seeds": GRID_SEEDS}).model_copy(update={"loop": loop}) for pair in pairs]
-    seen = np.concatenate([observed.own_kind[1 : h + 1], observed.log_odds[1 : h + 1, None]], axis=-1)
-    scores = []
-    for paths in simulate_grid(grid, start=start):
-        odds = paths.preference("balanced").log_odds[:, 1:, None]
-        simulated = np.concatenate([paths.own_kind[:, 1:], odds], axis=-1)
-        variance = simulated.var(axis=0) + SMALLEST_VARIANCE
-        scores.append(float(np.nansum((seen - simulated.mean(axis=0)) ** 2 / variance + np.log(variance))))
-    return pairs[int(np.argmin(scores))]

@@ -24,7 +24,7 @@ from scpl_ray.analytic.model import Start, retention_fixed_point, spectral_radiu
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
-from scpl_ray.feedback.stability import GroupMap, estimate_group_map
+from scpl_ray.feedback.stability import GroupMap, Part, carried_on, estimate_loop_map
 from scpl_ray.selection import group_aware, strategies
 from scpl_ray.shares import FloatArray
 
@@ -211,11 +211,15 @@ class Stability:
     at_end: LongRun | None
     """Fixed points with the mean kinds of the last round, starting from its mean users."""
     estimate: GroupMap | None
-    """Estimated from the second half of the simulated rounds; ``None`` with fewer than 4, or if a group died out."""
+    """Joint map of users and kinds, estimated from the second half of the simulated rounds; ``None`` with fewer than 4
+    rounds, or if a group or a kind died out."""
 
 
 def stability(paths: Paths) -> Stability:
-    """Fixed points of the reduced map, and the groups' Jacobian as estimated from the simulated paths.
+    """Fixed points of the reduced map, and the Jacobian of users and kinds as estimated from the simulated paths.
+
+    The fixed points are those of the groups while the kinds stand still. The paths show both: users, and the kinds that
+    the policy writes in every context, which are known exactly and are all that there is to it here.
 
     Raises:
         ValueError: fewer than two seeds.
@@ -223,14 +227,11 @@ def stability(paths: Paths) -> Stability:
     experiment = paths.experiment
     rounds = paths.arrivals.shape[1] - 1
     estimate = None
-    late = paths.arrivals[:, rounds - rounds // 2 :]
-    if len(late) < 2:
-        raise ValueError(f"analytic.seeds: {len(late)}; stability needs at least 2 seeds")
-    if rounds >= 4 and (late > 0).all():
-        if rules.RULES[experiment.feedback.rule].total_moves:
-            estimate = estimate_group_map(late, state="arrivals")
-        else:
-            estimate = estimate_group_map(late / late.sum(axis=-1, keepdims=True), state="shares")
+    if len(paths.arrivals) < 2:
+        raise ValueError(f"analytic.seeds: {len(paths.arrivals)}; stability needs at least 2 seeds")
+    parts = _state(paths, rounds - rounds // 2)
+    if rounds >= 4 and all((part.values > 0).all() for part in parts):
+        estimate = estimate_loop_map(parts, carried=carried_on(experiment, whole_policy=True))
     if reason := obstacle(experiment):
         return Stability(reason, None, None, estimate)
     long_runs = []
@@ -239,3 +240,13 @@ def stability(paths: Paths) -> Stability:
         groups = GroupsAlone(experiment, kinds)
         long_runs.append(LongRun(groups.equal_rest(), groups.rest_from(paths.arrivals[:, t].mean(axis=0))))
     return Stability("", long_runs[0], long_runs[1], estimate)
+
+
+def _state(paths: Paths, first: int) -> list[Part]:
+    """The whole state of a simulated loop from a round on: users, and the kinds in every context."""
+    moves = rules.RULES[paths.experiment.feedback.rule].total_moves
+    users = Part("users", paths.arrivals, total_moves=True) if moves else Part("shares", paths.shares)
+    groups = range(paths.revealing_law.shape[2])
+    kinds = [paths.neutral_law, *(paths.revealing_law[:, :, g] for g in groups)]
+    parts = [users, *(Part("kinds", law) for law in kinds)]
+    return [dataclasses.replace(part, values=part.values[:, first:]) for part in parts]

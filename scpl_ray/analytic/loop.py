@@ -125,6 +125,7 @@ class _Loop:
         self.anchor = np.zeros((settings.rows, settings.n_groups, CONTEXTS, settings.n_groups), dtype=np.int64)
         self.path: dict[str, list[FloatArray]] = {f.name: [] for f in dataclasses.fields(Paths)[1:]}
         self.quality = np.empty(0)
+        self.difficulty: tuple[FloatArray, FloatArray] | None = None
 
     def run(self) -> None:
         nothing = np.full(self.arrivals.shape, np.nan)
@@ -221,8 +222,7 @@ class _Loop:
         own = model.own_kind_share(model.asked_law(revealing, neutral, s.marked[:, None, None]))
         curve = model.learning_curve(data_shares, s.ceiling[:, None], s.exponent[:, None])
         self.own_kind, self.quality = self._judged(curve, own)
-        alike = [np.repeat(x.mean(axis=-1, keepdims=True), s.n_groups, axis=-1) for x in (curve, own)]
-        _, null = self._judged(alike[0], alike[1])
+        _, null = self._judged(*self._alike(curve, own))
         self._record(
             own_kind=self.own_kind,
             quality=self.quality,
@@ -231,6 +231,22 @@ class _Loop:
             revealing_law=self.policy.revealing,
             neutral_law=self.policy.neutral,
         )
+
+    def _alike(self, curve: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What groups served alike have, shape (B, K) each, as difficult to serve as they were for the base model.
+
+        Every group's number has then changed alike since round 0; in round 0 itself all groups are equal.
+        """
+        if self.difficulty is None:
+            self.difficulty = (curve, own)
+            first = tuple(np.broadcast_to(x.mean(axis=-1, keepdims=True), x.shape) for x in (curve, own))
+        else:
+            first = self.difficulty
+        alike = [
+            np.clip(x + (now - x).mean(axis=-1, keepdims=True), 0.0, 1.0)
+            for x, now in zip(first, (curve, own), strict=True)
+        ]
+        return alike[0], alike[1]
 
     def _judged(self, curve: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Own-kind share and quality among the answers to group prompts, shape (B, K) each."""

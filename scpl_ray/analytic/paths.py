@@ -24,7 +24,8 @@ class Paths:
     quality: FloatArray
     """Measured quality per group, shape (S, T + 1, K)."""
     gap_null: FloatArray
-    """Gap of measured quality that chance alone shows among equally served groups, shape (S, T + 1)."""
+    """Gap of measured quality that chance alone shows among groups that are served alike, as difficult to serve as they
+    were for the base model (in round 0: equally difficult), shape (S, T + 1)."""
     own_kind: FloatArray
     """Measured share of the group's own kind in the answers to its prompts, shape (S, T + 1, K)."""
     kinds: FloatArray

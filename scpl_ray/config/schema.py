@@ -233,7 +233,7 @@ class Feedback(Section):
     alpha: PositiveFloat = 0.5
     """linear: strength of the response."""
     floor: Fraction = 0.0
-    """linear: smallest share of a group."""
+    """Smallest share of a group under every rule: groups below get it, the others are scaled down to make room."""
     beta: float = 2.0
     """softmax and replicator (exponential): sensitivity to the measure."""
     inertia: Fraction = 0.5
@@ -278,7 +278,7 @@ class Selection(Section):
     """Group-aware strategies: the group shares wanted among the kept: ``balanced``, ``initial`` (those of round 1), or
     one number per group."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.5
-    """penalty: lambda, in units of reward per unit of log excess."""
+    """penalty: lambda, in units of reward per unit of log excess; needs one ``r_max`` for all prompts."""
     matched_control: bool = False
     """The control arm: train on as many completions, drawn at random (per prompt or group where the strategy is)."""
 
@@ -298,6 +298,11 @@ class Cycle(Section):
     """Number of real rows instead of a share; 0: use ``real_share``."""
     real: Literal["anchored", "fresh"] = "anchored"
     """``anchored``: the same real rows every round; ``fresh``: new ones."""
+
+    @property
+    def keeps_earlier(self) -> bool:
+        """Whether a round may train on what earlier rounds kept."""
+        return self.kind in ("accumulate", "subsample") or (self.kind == "window" and self.window_rounds > 1)
 
 
 class Training(Section):

@@ -62,6 +62,8 @@ class MetricKind:
     """The description of that gauge."""
     analytic: bool = False
     """Whether the analytic mode has it."""
+    predicted: bool = False
+    """Whether a fit of the analytic mode to a run is judged by how well it predicts it."""
 
     @property
     def words(self) -> str:
@@ -103,6 +105,7 @@ CATALOGUE = (
         gauge="scpl_share",
         gauge_help="Share of the queries that a group sends.",
         analytic=True,
+        predicted=True,
     ),
     MetricKind(
         name="reward",
@@ -139,6 +142,7 @@ CATALOGUE = (
         gauge="scpl_preference_log_odds",
         gauge_help="Preference bias: balanced log-odds of the first kind on neutral prompts.",
         analytic=True,
+        predicted=True,
     ),
     _log_odds(
         name="preference_log_odds_round0",
@@ -249,6 +253,7 @@ CATALOGUE = (
         per_group=True,
         better="higher",
         analytic=True,
+        predicted=True,
     ),
     _fraction(
         name="own_kind_share",
@@ -274,14 +279,16 @@ CATALOGUE = (
     ),
     _fraction(
         name="disparate_gap_null",
-        definition="Mean gap after the prompts were dealt to the groups at random: what chance alone makes.",
+        definition="Gap that chance alone makes among groups that are served alike, their prompts as difficult as they "
+        "were for the base model (in round 0: equally difficult).",
         overall=True,
         column="gap by\nchance",
         analytic=True,
     ),
     _fraction(
         name="disparate_gap_p",
-        definition="Share of such random deals whose gap is at least the measured one.",
+        definition="How often the changes since the base model, dealt to the groups at random, differ between groups "
+        "as much as they do (in round 0: the qualities themselves).",
         overall=True,
     ),
     _fraction(

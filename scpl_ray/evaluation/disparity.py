@@ -7,6 +7,7 @@ fell because quality fell.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,16 +85,41 @@ class GapNull:
     gap: float
     """Observed max - min of group means."""
     null_mean: float
-    """Mean gap when group labels are shuffled: the gap expected of equal groups."""
+    """Mean gap by chance: of groups that are served alike, given how difficult their prompts are."""
     null_95: float
-    """95% quantile of the gap when group labels are shuffled."""
+    """95% quantile of that gap."""
     p: float
-    """P(gap under the null >= observed), (1 + exceedances) / (1 + permutations) (Phipson and Smyth 2010)."""
+    """P(groups that are served alike differ at least as much), (1 + exceedances) / (1 + permutations) (Phipson and
+    Smyth 2010)."""
     permutations: int
+    difficulty: Literal["equal", "base"]
+    """How difficult the groups' prompts are taken to be: ``equal``ly, or as they were for the base model."""
 
 
-def gap_null(quality: ArrayLike, groups: ArrayLike, n_groups: int, *, seed: int, permutations: int = 2000) -> GapNull:
-    """Permutation null of the gap: group labels are shuffled over the prompts, which keeps the group sizes.
+def gap_null(
+    quality: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    *,
+    seed: int,
+    base: ArrayLike | None = None,
+    permutations: int = 2000,
+) -> GapNull:
+    """The gap that chance shows among groups that are served alike.
+
+    Without ``base`` the groups' prompts are taken to be equally difficult: their labels are shuffled over the prompts,
+    which keeps the group sizes. Prompts of one group may be harder for any model, though, and then that null is too
+    small. With ``base``, the quality of the base model's answers to the same prompts, served alike means that every
+    group's quality has changed alike since then:
+
+    - the gap by chance is that of d_k + noise, with d_k the base's group means. These are noisy themselves: they are
+      drawn towards their mean by the part of their variance that noise makes (empirical Bayes, Efron and Morris 1973).
+      The noise of either round is the variance between a group's prompts less what both rounds have in common, which
+      belongs to the prompts;
+    - p is of the *changes* since the base model, whose labels are shuffled over the prompts: how often do the groups'
+      mean changes then differ by as much as was measured? It finds a gap that turned round as well as one that grew.
+
+    What the base model cannot do for a group counts as difficulty: a disparity of its own is not seen here.
 
     Args:
         quality: one number per *prompt*, shape (N,). Completions of one prompt are not exchangeable with those of
@@ -101,7 +127,8 @@ def gap_null(quality: ArrayLike, groups: ArrayLike, n_groups: int, *, seed: int,
         groups: index of each prompt's group, 0..K-1, shape (N,).
         n_groups: K >= 2.
         seed: seed of the shuffles; the same seed gives the same null.
-        permutations: number of shuffles.
+        base: the base model's quality on the same prompts, shape (N,); ``None``: equal difficulty.
+        permutations: number of shuffles and of draws.
 
     Raises:
         ValueError: as :func:`group_means`; fewer than two groups; fewer than one permutation.
@@ -110,24 +137,61 @@ def gap_null(quality: ArrayLike, groups: ArrayLike, n_groups: int, *, seed: int,
         raise ValueError(f"permutations: {permutations} must be at least 1")
     observed = float(disparate_bias(group_means(quality, groups, n_groups)).gap)
     q, labels = np.asarray(quality, dtype=np.float64), np.asarray(groups, dtype=np.int64)
-    sizes = np.bincount(labels, minlength=n_groups)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     rng = seeds.generator(seed, "permutation null of the gap")
-    gaps = np.empty(permutations)
-    rows = max(1, CHUNK // len(q))
-    for first in range(0, permutations, rows):
-        block = gaps[first : first + rows]
-        shuffled = rng.permuted(np.broadcast_to(q, (len(block), len(q))), axis=1)
-        means = np.add.reduceat(shuffled, starts, axis=1) / sizes
-        block[:] = means.max(axis=1) - means.min(axis=1)
-    exceedances = int((gaps >= observed - ROUNDING).sum())
+    if base is None:
+        gaps = by_chance = _shuffled_gaps(q, labels, n_groups, rng, permutations)
+        exceedances = int((gaps >= observed - ROUNDING).sum())
+    else:
+        before = group_means(base, groups, n_groups)
+        changes = q - np.asarray(base, dtype=np.float64)
+        moved = np.bincount(labels, weights=changes, minlength=n_groups) / np.bincount(labels, minlength=n_groups)
+        gaps = _shuffled_gaps(changes, labels, n_groups, rng, permutations)
+        exceedances = int((gaps >= np.ptp(moved) - ROUNDING).sum())
+        by_chance = _gaps_at(before, *_noise(q, q - changes, labels, n_groups), rng, permutations)
     return GapNull(
         gap=observed,
-        null_mean=float(gaps.mean()),
-        null_95=float(np.quantile(gaps, 0.95)),
+        null_mean=float(by_chance.mean()),
+        null_95=float(np.quantile(by_chance, 0.95)),
         p=(1 + exceedances) / (1 + permutations),
         permutations=permutations,
+        difficulty="equal" if base is None else "base",
     )
+
+
+def _shuffled_gaps(
+    values: FloatArray, labels: IntArray, n_groups: int, rng: np.random.Generator, permutations: int
+) -> FloatArray:
+    """Max - min of group means after the labels are shuffled over the prompts, shape (permutations,)."""
+    sizes = np.bincount(labels, minlength=n_groups)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    gaps = np.empty(permutations)
+    rows = max(1, CHUNK // len(values))
+    for first in range(0, permutations, rows):
+        block = gaps[first : first + rows]
+        shuffled = rng.permuted(np.broadcast_to(values, (len(block), len(values))), axis=1)
+        means = np.add.reduceat(shuffled, starts, axis=1) / sizes
+        block[:] = means.max(axis=1) - means.min(axis=1)
+    return gaps
+
+
+def _noise(now: FloatArray, base: FloatArray, labels: IntArray, n_groups: int) -> tuple[FloatArray, FloatArray]:
+    """Variances of the groups' means of both rounds over other answers to the same prompts, shape (K,) each."""
+    sizes = np.bincount(labels, minlength=n_groups)
+    a, b = (x - (np.bincount(labels, weights=x, minlength=n_groups) / sizes)[labels] for x in (now, base))
+    freedom = max(1, len(now) - n_groups)
+    common = np.clip(float(a @ b), 0.0, min(float(a @ a), float(b @ b)))
+    return (float(a @ a) - common) / freedom / sizes, (float(b @ b) - common) / freedom / sizes
+
+
+def _gaps_at(
+    before: FloatArray, noise_now: FloatArray, noise_base: FloatArray, rng: np.random.Generator, draws: int
+) -> FloatArray:
+    """Gaps of groups as difficult as the base model found them, shape (draws,)."""
+    spread = float(before.var(ddof=1))
+    kept = max(0.0, 1.0 - float(noise_base.mean()) / spread) if spread > 0 else 0.0
+    difficulty = before.mean() + kept * (before - before.mean())
+    sd = np.sqrt(kept * noise_base + noise_now)
+    return np.asarray(np.ptp(difficulty + sd * rng.standard_normal((draws, len(before))), axis=1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

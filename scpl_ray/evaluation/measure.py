@@ -52,6 +52,8 @@ class Asked:
     """Rewards of the round's completions, by group; empty in round 0."""
     selection: Mapping[str, Any]
     """Statistics of the selection; empty in round 0."""
+    base_quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Mean quality of the base model's answers to each evaluation prompt, by query id; empty in round 0."""
 
 
 def asked(store: Store, round_: int, groups: Groups) -> Asked:
@@ -65,7 +67,18 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         rewards[str(group_of[completion.query_id])].append(score.reward)
     selection = store.manifest(round_, "selection")
     assert selection is not None
-    return Asked(round_, store.read_json(round_, "queries", "shares"), rewards, selection.facts)
+    first = per_prompt(
+        store.read(0, "evaluation", "completions", Completion), store.read(0, "evaluation", "judgements", Judgement)
+    )
+    return Asked(round_, store.read_json(round_, "queries", "shares"), rewards, selection.facts, first)
+
+
+def per_prompt(completions: Sequence[Completion], judgements: Sequence[Judgement]) -> dict[str, float]:
+    """Mean quality of the answers to each prompt, by query id."""
+    found: dict[str, list[float]] = {}
+    for completion, judgement in zip(completions, judgements, strict=True):
+        found.setdefault(completion.query_id, []).append(judgement.quality)
+    return {query: float(np.mean(values)) for query, values in found.items()}
 
 
 def evaluate(
@@ -93,7 +106,7 @@ def evaluate(
         by_group[prompt_of[completion.query_id].group].append(i)
     rows = chain(
         _asked(asked),
-        _quality(answers, by_group, experiment, kinds),
+        _quality(answers, asked.base_quality, by_group, experiment, kinds),
         _passes(answers, by_group, experiment),
         _preference(answers, by_group[None], experiment, kinds, confusion, first),
         _text(answers, by_group, experiment),
@@ -134,7 +147,11 @@ def _asked(asked: Asked) -> _Rows:
 
 
 def _quality(
-    answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment, kinds: Sequence[str]
+    answers: Answers,
+    base: Mapping[str, float],
+    by_group: Mapping[str | None, Sequence[int]],
+    experiment: Experiment,
+    kinds: Sequence[str],
 ) -> _Rows:
     names = experiment.groups.names
     for name, kind in zip(names, kinds, strict=True):
@@ -143,14 +160,13 @@ def _quality(
         yield name, "own_kind_share", float(np.mean([j.kind == kind for j in judged]))
         for term in judged[0].terms:
             yield name, f"quality_{term}", float(np.mean([j.terms[term] for j in judged]))
-    per_prompt: dict[str, list[float]] = {}
-    for completion, judgement in zip(answers.completions, answers.judgements, strict=True):
-        per_prompt.setdefault(completion.query_id, []).append(judgement.quality)
+    of_prompt = per_prompt(answers.completions, answers.judgements)
     asked = [q for q in answers.prompts if q.group is not None]
-    quality_of = np.array([np.mean(per_prompt[q.query_id]) for q in asked])
+    quality_of = np.array([of_prompt[q.query_id] for q in asked])
+    base_of = np.array([base[q.query_id] for q in asked]) if base else None
     groups = np.array([names.index(str(q.group)) for q in asked])
     unequal = disparity.disparate_bias(disparity.group_means(quality_of, groups, len(names)))
-    null = disparity.gap_null(quality_of, groups, len(names), seed=experiment.seed)
+    null = disparity.gap_null(quality_of, groups, len(names), seed=experiment.seed, base=base_of)
     yield None, "disparate_gap", float(unequal.gap)
     yield None, "disparate_gap_null", null.null_mean
     yield None, "disparate_gap_p", null.p

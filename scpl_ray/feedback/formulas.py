@@ -8,7 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scpl_ray.shares import FloatArray, normalise
+from scpl_ray.shares import SUM_TOLERANCE, FloatArray, normalise
+
+WHOLE = 1e-9
+"""A number of users that exceeds a whole number by less than this is that whole number."""
 
 
 def schedule(initial_shares: ArrayLike, change: ArrayLike, rounds: int) -> FloatArray:
@@ -25,10 +28,61 @@ def schedule(initial_shares: ArrayLike, change: ArrayLike, rounds: int) -> Float
 
 
 def linear_response(shares: ArrayLike, measured: ArrayLike, alpha: ArrayLike, floor: ArrayLike = 0.0) -> FloatArray:
-    """s'_k = s_k + alpha (q_k - sum_j s_j q_j), clipped from below at ``floor``, then renormalised; shape (..., K)."""
+    """s'_k = s_k + alpha (q_k - sum_j s_j q_j), cut at 0 and renormalised, then :func:`at_least`; shape (..., K)."""
     shares, measured = np.asarray(shares, dtype=np.float64), np.asarray(measured, dtype=np.float64)
     mean = (shares * measured).sum(axis=-1, keepdims=True)
-    return normalise("shares", np.maximum(shares + np.asarray(alpha) * (measured - mean), floor))
+    return at_least(normalise("shares", np.maximum(shares + np.asarray(alpha) * (measured - mean), 0.0)), floor)
+
+
+def at_least(shares: ArrayLike, floor: ArrayLike) -> FloatArray:
+    """s'_k = max(floor, c s_k) with the c for which the shares sum to 1, shape (..., K): water filling.
+
+    Cutting at the floor and dividing by the new sum would push shares below it again. Shares that all reach the floor
+    stay as they are, and shares above it keep their ratios.
+
+    Args:
+        shares: s, shape (..., K).
+        floor: the smallest share, shape (...) broadcast against one number per row.
+
+    Raises:
+        ValueError: K floors exceed 1 in total.
+    """
+    shares = np.asarray(shares, dtype=np.float64)
+    n_groups = shares.shape[-1]
+    smallest = np.broadcast_to(np.asarray(floor, dtype=np.float64)[..., None], (*shares.shape[:-1], 1))
+    if np.any(smallest * n_groups > 1.0 + SUM_TOLERANCE):
+        raise ValueError(
+            f"feedback.floor: {np.asarray(floor).tolist()} for each of {n_groups} groups exceeds 1 in total; give at "
+            f"most {1.0 / n_groups:.4g}"
+        )
+    lifted, low = shares, np.zeros(shares.shape, dtype=bool)
+    # each pass lifts one group or more, or is the last
+    while np.any(below := ~low & (lifted < smallest)):
+        low |= below
+        rest = 1.0 - smallest * low.sum(axis=-1, keepdims=True)
+        free = np.where(low, 0.0, shares).sum(axis=-1, keepdims=True)
+        scale = np.divide(np.maximum(rest, 0.0), free, out=np.zeros_like(free), where=free > 0)
+        lifted = np.where(low.any(axis=-1, keepdims=True), np.where(low, smallest, scale * shares), shares)
+    return np.asarray(lifted)
+
+
+def whole_at_least(users: ArrayLike, floor: float) -> FloatArray:
+    """The fewest whole users to add so that every group has a share of ``floor`` or more, shape (..., K).
+
+    Each group below gets N_k = ceil(floor sum N), again until no group is below. Whole users are added and not moved,
+    since a share of few users may have no whole number of them.
+
+    Raises:
+        ValueError: K floors exceed 1 in total.
+    """
+    found = np.asarray(users, dtype=np.float64)
+    at_least(np.full(found.shape[-1], 1.0 / found.shape[-1]), floor)
+    while True:
+        total = found.sum(axis=-1, keepdims=True)
+        more = np.maximum(found, np.ceil(floor * total - WHOLE))
+        if np.array_equal(more, found):
+            return found
+        found = more
 
 
 def retention_rate(risk: ArrayLike, form: str, sensitivity: ArrayLike) -> FloatArray:

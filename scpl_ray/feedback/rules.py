@@ -183,11 +183,6 @@ def _check_schedule(feedback: Feedback, n_groups: int) -> None:
     formulas.schedule(np.full(n_groups, 1.0 / n_groups), change, 0)
 
 
-def _check_linear(feedback: Feedback, n_groups: int) -> None:
-    if feedback.floor * n_groups > 1.0:
-        raise ValueError(f"feedback.floor: {feedback.floor} for each of {n_groups} groups exceeds 1 in total")
-
-
 def _check_retention(feedback: Feedback, n_groups: int) -> None:
     most = 1.0 if feedback.retention == "constant" else np.inf
     _check_per_group("feedback.sensitivity", feedback.sensitivity, n_groups, most)
@@ -203,9 +198,7 @@ RULES: dict[str, Rule] = {
     "schedule": Rule(
         meaning="shares change by a preset step per round", step=_schedule, check=_check_schedule, reacts=False
     ),
-    "linear": Rule(
-        meaning="shares move in proportion to a group's measure less the mean", step=_linear, check=_check_linear
-    ),
+    "linear": Rule(meaning="shares move in proportion to a group's measure less the mean", step=_linear),
     "softmax": Rule(meaning="users choose by the softmax of the measure, with inertia and noise", step=_softmax),
     "retention": Rule(
         meaning="users stay with a rate that falls with their risk, and new ones arrive",
@@ -227,6 +220,7 @@ def validate(feedback: Feedback, n_groups: int) -> None:
     """
     if feedback.rule not in RULES:
         raise ValueError(f"feedback.rule: {feedback.rule!r} is unknown; choose one of {', '.join(RULES)}")
+    formulas.at_least(np.full(n_groups, 1.0 / n_groups), feedback.floor)
     RULES[feedback.rule].check(feedback, n_groups)
 
 
@@ -254,16 +248,30 @@ def try_custom(feedback: Feedback, groups: Groups) -> None:
         ) from error
 
 
+def _with_floor(users: FloatArray, feedback: Feedback) -> FloatArray:
+    """The users, with every group's share at ``feedback.floor`` or more; shape (..., K)."""
+    if feedback.floor == 0.0:
+        return users
+    if RULES[feedback.rule].whole_users(feedback):
+        return formulas.whole_at_least(users, feedback.floor)
+    total = users.sum(axis=-1, keepdims=True)
+    return np.asarray(formulas.at_least(users / total, feedback.floor) * total)
+
+
 def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
     """The users of round 1: ``feedback.users`` by the shares of ``groups``; whole users where the rule draws agents.
+
+    Shares are lifted to ``feedback.floor``.
 
     Raises:
         ValueError: see :func:`validate`.
     """
     validate(feedback, len(groups.names))
     if RULES[feedback.rule].whole_users(feedback):
-        return PopulationState(tuple(map(float, largest_remainder(groups.shares, round(feedback.users)))))
-    return PopulationState(tuple(share * feedback.users for share in groups.shares))
+        users = largest_remainder(groups.shares, round(feedback.users)).astype(np.float64)
+    else:
+        users = np.array([share * feedback.users for share in groups.shares])
+    return PopulationState(tuple(_with_floor(users, feedback).tolist()))
 
 
 def advance(
@@ -276,6 +284,8 @@ def advance(
     seed: int,
 ) -> FloatArray:
     """User mass of round ``round_ + 1``, shape (..., K), from that of ``round_``.
+
+    Under every rule, no group's share falls below ``feedback.floor``.
 
     Args:
         arrivals: user mass lambda, shape (..., K), >= 0.
@@ -302,7 +312,7 @@ def advance(
         raise ValueError(
             f"arrivals: nobody is left after round {round_}; raise feedback.arrivals or lower feedback.sensitivity"
         )
-    return users
+    return _with_floor(users, feedback)
 
 
 def step(

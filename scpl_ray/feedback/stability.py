@@ -1,32 +1,52 @@
-"""Estimate from a few rounds of several seeds how fast deviations from a fixed point of the groups' shares grow.
+"""Estimate from a few rounds of several seeds how fast deviations from a fixed point of a loop grow.
 
 A share that rises for five rounds may be a transient of a stable loop or the start of a runaway. They are told apart by
-rho(J), the spectral radius of the Jacobian of the map from one round's groups to the next: below 1 deviations die out.
+rho(J), the spectral radius of the Jacobian of the map from one round's state to the next: below 1 deviations die out.
+
+Two things make a loop look more stable than it is. The groups' shares are the whole state only where the next round
+depends on nothing else: a policy also carries the kinds of text that it writes from round to round, so that the map of
+the shares alone may be stable while the kinds, and with them the shares, drift away. And what is measured on a finite
+number of draws has noise, which pulls slopes towards 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.special import softmax
 
+from scpl_ray.config import Experiment
+from scpl_ray.feedback import linear_map
+from scpl_ray.feedback.linear_map import SMALLEST_SPREAD, LinearMap
 from scpl_ray.shares import FloatArray, check_shares
 
-LARGEST_CONDITION = 1e10
-"""Largest condition number of the regressors' Gram matrix; above it some direction of the state never varied."""
 FARTHEST_FIXED_POINT = 2.0
 """A fixed point counts as visited within this many standard deviations of the visited states."""
-SMALLEST_SPREAD = 1e-12
-"""Smallest spread of log states; smaller differences are rounding errors."""
+SMOOTHING = 0.5
+"""Added to counts before their logarithm is taken (Haldane 1956)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a loop's state: the groups' users, or the kinds of text that the policy writes."""
+
+    name: str
+    """What it is, in the plural, such as ``shares``."""
+    values: FloatArray
+    """Shape (S, T + 1, K): shares that sum to 1, or the groups' user masses where ``total_moves``."""
+    draws: ArrayLike = np.inf
+    """Number of draws on which each row was measured, shape (S, T + 1) or one number; infinite: known exactly."""
+    total_moves: bool = False
+    """Whether the values are masses, whose total changes, and not shares."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroupMap:
-    """The estimated linear map of the groups' state around its fixed point."""
+    """The estimated linear map of a loop's state around its fixed point."""
 
     rho: float
     """Spectral radius of the Jacobian, corrected for bias; NaN where it cannot be estimated."""
@@ -37,144 +57,209 @@ class GroupMap:
     reason: str
     """Why stability cannot be decided; empty otherwise."""
     fixed_point: FloatArray
-    """Fitted fixed point, shape (K,), in the units of the paths; NaN if there is none or it cannot be estimated."""
+    """Fitted fixed point of the groups, shape (K,), in the units of their paths; NaN if there is none or it cannot be
+    estimated."""
     distance: float
     """Distance of the fixed point from the mean of the visited states, in their standard deviations (Mahalanobis)."""
     jacobian: FloatArray
-    """J in log ratios to the last group, (K-1, K-1), or in log arrivals, (K, K); without bias correction."""
+    """J, shape (D, D), in log ratios to the last share of each part, or in log masses; without bias correction."""
     rounds: int
     seeds: int
+    state: str
+    """What the state holds, such as ``shares and kinds``."""
 
     def __str__(self) -> str:
         if self.verdict == "cannot tell":
             return f"cannot tell in {self.rounds} rounds: {self.reason}"
-        return f"{self.verdict}: rho(J) = {self.rho:.3f} [{self.low:.3f}, {self.high:.3f}], {self.seeds} seeds"
+        return (
+            f"{self.verdict}: rho(J) = {self.rho:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.state}, "
+            f"{self.seeds} seeds"
+        )
 
 
-def estimate_group_map(paths: ArrayLike, *, state: Literal["shares", "arrivals"], confidence: float = 0.95) -> GroupMap:
-    """Estimate rho(J) from the paths of several seeds.
+def carried_on(experiment: Experiment, *, whole_policy: bool) -> str:
+    """What a loop of this config carries from round to round beside its users and kinds; empty: nothing.
 
-    Method: x_{t+1} = c + J x_t + noise is fitted by least squares to the transitions of all seeds together, in log
-    ratios to the last group (``shares``) or in logs (``arrivals``); rho does not depend on the coordinates. Seeds are
-    left out one at a time: the jackknife (Efron and Tibshirani 1993) corrects the bias of rho, which short paths pull
-    down and repeated eigenvalues push up, and gives its standard error, to which that bias is added in quadrature. The
-    interval is Student's with S - 1 degrees of freedom.
+    Only without it can deviations of users and kinds that die out show that the loop is stable.
 
-    On simulated first-order paths of 5 to 20 seeds and 5 or 20 rounds, nominal 95% intervals contained the true value
-    in 94-98% of cases for two groups and in 89-99% for three and five, repeated eigenvalues included, but in as few as
-    85% for a strongly non-normal Jacobian; at rho = 1 each wrong verdict appeared in at most 5%. Percentiles of a
-    bootstrap of the seeds contained it in 62-91% for two groups.
+    Args:
+        experiment: the config.
+        whole_policy: whether the kinds are all that there is to the policy, as in the analytic mode.
+    """
+    if experiment.cycle.keeps_earlier:
+        return f"cycle.kind={experiment.cycle.kind} trains on the data of earlier rounds too"
+    if not (whole_policy or experiment.loop.starts_from_base):
+        return f"with loop.kind={experiment.loop.kind} the weights remember more than what is measured"
+    return ""
 
-    ``stable`` needs the whole interval below 1 and ``unstable`` above 1, and both that the fitted fixed point lies
-    within two standard deviations of the states that were visited: elsewhere the fit describes a transient far from
-    equilibrium, and its slope is not the Jacobian at a fixed point.
 
-    Assumptions: the state is all that a round passes on to the next (``shares`` for rules that see shares only;
-    ``arrivals`` for retention, where totals matter); the map is smooth and nearly linear over the rounds given, so pass
-    a window around one fixed point; all seeds follow the same map; noise enters the path itself, not its measurement.
+def estimate_group_map(
+    paths: ArrayLike, *, state: Literal["shares", "arrivals"], draws: float | None = None, confidence: float = 0.95
+) -> GroupMap:
+    """Estimate rho(J) from the paths of several seeds, where the groups are the whole state of the loop.
+
+    See :func:`estimate_loop_map`. The state is ``shares`` for rules that see shares only, and ``arrivals`` for
+    retention, where totals matter.
 
     Args:
         paths: shape (S, T + 1, K): S >= 2 seeds, T >= 1 rounds, K >= 2 groups, all above 0.
         state: whether the numbers are shares or arrivals.
+        draws: the number of draws on which shares were measured, infinite where they are known exactly. ``None``: not
+            known; then ``stable`` must also hold with each state represented by the one before (instrumental
+            variables), whose slopes white noise does not pull towards 0.
         confidence: confidence level of the two-sided interval.
 
     Raises:
-        ValueError: a wrong shape, a number that is not above 0, shares that do not sum to 1, an unknown state, or a
-            confidence outside (0, 1).
+        ValueError: a wrong shape, a number that is not above 0, shares that do not sum to 1, an unknown state, draws
+            below 1, or a confidence outside (0, 1).
     """
-    values = _check(paths, state, confidence)
-    logs = np.log(values)
-    x = logs if state == "arrivals" else logs[..., :-1] - logs[..., -1:]
-    n_seeds, n_rounds = len(x), x.shape[1] - 1
-    centre, spread = x.mean(axis=(0, 1)), x[:, :-1].std(axis=(0, 1))
-    scale = np.where(spread > SMALLEST_SPREAD, spread, 1.0)
-    z = (x - centre) / scale
-    regressors = np.concatenate([np.ones_like(z[:, :-1, :1]), z[:, :-1]], axis=-1)
-    grams = _all_and_without_each(np.einsum("sti,stj->sij", regressors, regressors))
-    crosses = _all_and_without_each(np.einsum("sti,stj->sij", regressors, z[:, 1:]))
-    shape = (n_rounds, n_seeds, confidence, values.shape[-1], x.shape[-1])
-    if np.ptp(x, axis=0).max() < SMALLEST_SPREAD:
-        return _unknown("the seeds repeat one path, which shows no uncertainty; give different starts or noise", *shape)
-    if np.linalg.cond(grams).max() > LARGEST_CONDITION:
-        return _unknown("the paths leave a direction of the state untried; give more rounds or other starts", *shape)
-
-    fitted = np.linalg.solve(grams, crosses)
-    radii = np.abs(np.linalg.eigvals(fitted[:, 1:])).max(axis=-1)
-    bias = (n_seeds - 1) * float(radii[1:].mean() - radii[0])
-    rho = float(radii[0]) - bias
-    error = float(np.sqrt((n_seeds - 1) * radii[1:].var() + bias**2))
-    half = float(stats.t.ppf(0.5 + confidence / 2.0, n_seeds - 1)) * error
-
-    slope = fitted[0, 1:].T
-    fixed_point, distance = np.full(values.shape[-1], np.nan), float("inf")
-    if np.linalg.svd(np.eye(len(slope)) - slope, compute_uv=False).min() > 1.0 / LARGEST_CONDITION:
-        rest = np.linalg.solve(np.eye(len(slope)) - slope, fitted[0, 0])
-        visited = z.reshape(-1, len(slope))
-        distance = float(np.sqrt(rest @ np.linalg.solve(np.atleast_2d(np.cov(visited.T)), rest)))
-        rest = rest * scale + centre
-        # a very distant point may overflow; it is then reported as infinite, and its distance says why
-        with np.errstate(over="ignore"):
-            fixed_point = np.exp(rest) if state == "arrivals" else softmax(np.append(rest, 0.0))
-
-    verdict: Literal["stable", "unstable", "cannot tell"] = "cannot tell"
-    reason = ""
-    if rho - half <= 1.0 <= rho + half:
-        reason = f"the interval of rho(J), {rho - half:.3f} to {rho + half:.3f}, holds 1; give more seeds or rounds"
-    elif distance > FARTHEST_FIXED_POINT:
-        reason = (
-            f"the fitted fixed point is {distance:.1f} standard deviations from the states that were visited, so they "
-            "show a transient; give more rounds"
-        )
-    else:
-        verdict = "stable" if rho < 1.0 else "unstable"
-    return GroupMap(
-        rho=rho,
-        low=rho - half,
-        high=rho + half,
-        confidence=confidence,
-        verdict=verdict,
-        reason=reason,
-        fixed_point=fixed_point,
-        distance=distance,
-        jacobian=slope * scale[:, None] / scale,
-        rounds=n_rounds,
-        seeds=n_seeds,
+    if state not in ("shares", "arrivals"):
+        raise ValueError(f"state: {state!r} must be 'shares' or 'arrivals'")
+    part = Part(
+        state, np.asarray(paths, dtype=np.float64), np.inf if draws is None else draws, total_moves=state == "arrivals"
     )
+    return _estimate([part], confidence, noise_known=draws is not None, carried="")
 
 
-def _all_and_without_each(sums: FloatArray) -> FloatArray:
-    """The total over seeds, then the totals without each seed, shape (S + 1, ...)."""
-    total = sums.sum(axis=0)
-    return np.concatenate([total[None], total - sums])
+def estimate_loop_map(parts: Sequence[Part], *, carried: str = "", confidence: float = 0.95) -> GroupMap:
+    """Estimate rho(J) of the joint map of all parts of a loop's state from the paths of several seeds.
+
+    Method: :mod:`scpl_ray.feedback.linear_map`, in log ratios to the last share of each part (in logs for masses). rho
+    does not depend on the coordinates, so that a judge who errs at constant rates changes nothing but the noise.
+    Directions in which no seed ever moves are left out. Users react to what was measured, noise included, and through
+    it to what it measures; which of the two a number is cannot be told. So the interval holds three: of the fit with
+    the noise taken out, of that in which users react to it, and of the fit to the numbers as they are. What intervals
+    and verdicts are worth is simulated by ``python -m tests.theory.stability_calibration``.
+
+    ``stable`` needs the whole interval below 1 and ``unstable`` above 1, and both need a fitted fixed point within two
+    standard deviations of the states that were visited: elsewhere the fit describes a transient far from equilibrium,
+    and its slope is not the Jacobian at a fixed point.
+
+    Assumptions: the parts are all that a round passes on to the next, or ``carried`` says what else; the map is smooth
+    and nearly linear over the rounds given, so pass a window around one fixed point; all seeds follow the same map; the
+    noise of different rounds is independent.
+
+    Args:
+        parts: the parts, the groups' users first, with the same S >= 2 seeds and T >= 1 rounds.
+        carried: what the loop carries on beside the parts; where it is not empty, nothing is called stable.
+        confidence: confidence level of the two-sided interval.
+
+    Raises:
+        ValueError: no part, shapes that differ or are too small, shares that do not sum to 1, a 0 that is known
+            exactly, draws below 1, or a confidence outside (0, 1).
+    """
+    return _estimate(parts, confidence, noise_known=True, carried=carried)
 
 
-def _unknown(reason: str, n_rounds: int, n_seeds: int, confidence: float, n_groups: int, n_directions: int) -> GroupMap:
-    nan = float("nan")
-    return GroupMap(
+def _estimate(parts: Sequence[Part], confidence: float, *, noise_known: bool, carried: str) -> GroupMap:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, both excluded")
+    columns = [_coordinates(part) for part in parts]
+    shapes = {x.shape[:2] for x, _ in columns}
+    if len(shapes) != 1:
+        raise ValueError(f"parts: {sorted(shapes)} seeds and rounds; give one part or more, all alike")
+    x, noise = _joined(columns)
+    own = columns[0][0].shape[-1]
+    moves = np.ptp(x, axis=(0, 1)) > SMALLEST_SPREAD
+    moves[:own] = True
+    x, noise = x[..., moves], noise[..., moves, :][..., moves]
+    fitted = linear_map.fit(x, noise if noise.any() else None, reacting=own)
+    names = list(dict.fromkeys(part.name for part in parts))
+    nan, d, n_groups = float("nan"), x.shape[-1], parts[0].values.shape[-1]
+    found = GroupMap(
         rho=nan,
         low=nan,
         high=nan,
         confidence=confidence,
         verdict="cannot tell",
-        reason=reason,
+        reason=fitted if isinstance(fitted, str) else "",
         fixed_point=np.full(n_groups, nan),
         distance=nan,
-        jacobian=np.full((n_directions, n_directions), nan),
-        rounds=n_rounds,
-        seeds=n_seeds,
+        jacobian=np.full((d, d), nan),
+        rounds=x.shape[1] - 1,
+        seeds=len(x),
+        state=" and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names),
     )
+    if isinstance(fitted, str):
+        return found
+    radius = fitted.radius(confidence)
+    point, distance = fitted.rest()
+    # a very distant point may overflow; it is then reported as infinite, and its distance says why
+    with np.errstate(over="ignore"):
+        groups = np.exp(point[:own]) if parts[0].total_moves else softmax(np.append(point[:own], 0.0))
+    found = dataclasses.replace(
+        found,
+        rho=radius.value,
+        low=radius.low,
+        high=radius.high,
+        fixed_point=groups,
+        distance=distance,
+        jacobian=fitted.jacobian,
+    )
+    if reason := _doubt(found, fitted, noise_known=noise_known, carried=carried):
+        return dataclasses.replace(found, reason=reason)
+    return dataclasses.replace(found, verdict="stable" if found.rho < 1.0 else "unstable")
 
 
-def _check(paths: ArrayLike, state: str, confidence: float) -> FloatArray:
-    values = np.asarray(paths, dtype=np.float64)
-    if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 2 or values.shape[2] < 2:
+def _doubt(found: GroupMap, fitted: LinearMap, *, noise_known: bool, carried: str) -> str:
+    """The reason why the interval of rho(J) decides nothing; empty where it decides."""
+    told = f"the interval of rho(J), {found.low:.3f} to {found.high:.3f},"
+    if found.low <= 1.0 <= found.high:
+        return f"{told} holds 1; give more seeds or rounds"
+    if found.distance > FARTHEST_FIXED_POINT:
+        return (
+            f"the fitted fixed point is {found.distance:.1f} standard deviations from the states that were visited, so "
+            "they show a transient; give more rounds"
+        )
+    if found.low > 1.0:
+        return ""
+    if carried:
+        return f"{told} of {found.state} shows no growth, but {carried}"
+    if not noise_known:
+        if fitted.lagged is None:
+            return f"{told} may be pulled below 1 by noise, which one transition does not show; give more rounds"
+        lagged = linear_map.spectral_radius(fitted.lagged, found.confidence)
+        if lagged.high >= 1.0:
+            return (
+                f"{told} may be pulled below 1 by noise: with lagged values it is {lagged.low:.3f} to "
+                f"{lagged.high:.3f}; give the number of draws, or more seeds or rounds"
+            )
+    return ""
+
+
+def _joined(columns: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    """The coordinates of all parts side by side, and the block-diagonal covariances of their noise."""
+    x = np.concatenate([own for own, _ in columns], axis=-1)
+    noise = np.zeros((*x.shape, x.shape[-1]))
+    first = 0
+    for own, covariance in columns:
+        last = first + own.shape[-1]
+        noise[..., first:last, first:last] = covariance
+        first = last
+    return x, noise
+
+
+def _coordinates(part: Part) -> tuple[FloatArray, FloatArray]:
+    """Logs of masses, or log ratios to the last share, shape (S, T + 1, D), and the covariances of their noise.
+
+    Counts of n draws have log ratios with variances 1 / (n s_k) + 1 / (n s_K) and covariances 1 / (n s_K).
+    """
+    values = np.asarray(part.values, dtype=np.float64)
+    if values.ndim != 3 or min(values.shape) < 2:
         raise ValueError(f"paths: shape {values.shape} must be (seeds, rounds, groups) with 2 or more of each")
-    if not np.all(np.isfinite(values)) or np.any(values <= 0):
+    draws = np.broadcast_to(np.asarray(part.draws, dtype=np.float64), values.shape[:2])[..., None]
+    if not np.all(draws >= 1):
+        raise ValueError(f"draws: of {part.name} hold {np.min(draws):g}; a share is measured on 1 draw or more")
+    exact = np.isinf(draws)
+    if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any((values == 0) & exact):
         raise ValueError("paths: a number is 0, negative or not finite; a group that has died out has no logarithm")
-    if state not in ("shares", "arrivals"):
-        raise ValueError(f"state: {state!r} must be 'shares' or 'arrivals'")
-    if state == "shares":
-        check_shares("paths", values)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, both excluded")
-    return values
+    if part.total_moves:
+        return np.log(values), np.zeros((*values.shape, values.shape[-1]))
+    k = values.shape[-1]
+    check_shares("paths", values)
+    n = np.where(exact, 1.0, draws)
+    shares = np.where(exact, values, (values * n + SMOOTHING) / (n + SMOOTHING * k))
+    inverse = np.where(exact, 0.0, 1.0 / (shares * (n + SMOOTHING * k)))
+    noise = inverse[..., -1:, None] + np.eye(k - 1) * inverse[..., :-1, None]
+    logs = np.log(shares)
+    return np.asarray(logs[..., :-1] - logs[..., -1:]), np.asarray(noise)

@@ -54,7 +54,7 @@ def view(part: Part, slug: str) -> View:
     there = [arm for arm in part.arms if arm in part.series.values]
     shown = tuple(there[:MAX_ARMS])
     family = verdicts.judge(part.series, part.study) if part.study is not None and part.study.claims else None
-    described = {arm: verdicts.flags(part.series, arm) for arm in there}
+    described = {arm: verdicts.flags(part.series, arm, part.experiments.get(arm)) for arm in there}
     drawn = tuple(figures.draw_all(part, shown))
     return View(slug, part, shown, family, described, drawn, _differing(part.experiments))
 

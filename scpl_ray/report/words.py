@@ -75,7 +75,7 @@ def levelling(flags: ArmFlags) -> str:
 
 
 def stability(flags: ArmFlags, rule: str | None) -> str:
-    """Says what the paths show about the stability of the groups' shares.
+    """Says what the paths show about the stability of shares and kinds.
 
     Args:
         flags: the flags of the arm.

@@ -46,6 +46,10 @@ class Strategy:
     """Whether ``selection.keep_fraction`` says how many completions it keeps."""
     reads_best_of: bool = False
     """Whether it uses the first ``selection.best_of`` candidates of each prompt; so many must have been drawn."""
+    reads_r_max: bool = False
+    """Whether it accepts by the distance of a reward to ``selection.r_max``."""
+    costs_groups: bool = False
+    """Whether it takes from rewards what depends on the group alone, and so is equal for all candidates of a prompt."""
     more_for_weaker: bool = False
     """Whether groups with lower quality get more candidates per query; otherwise all groups get the same number."""
 
@@ -105,7 +109,7 @@ def _threshold(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
 STRATEGIES: dict[str, Strategy] = {
     "none": Strategy(meaning="all", keep=_none, rejects="nothing"),
     "random": Strategy(meaning="a random fraction", keep=_random, reads_keep_fraction=True),
-    "vrs": Strategy(meaning="rejection sampling: accepted with exp((r - r_max) / beta)", keep=_vrs),
+    "vrs": Strategy(meaning="rejection sampling: accepted with exp((r - r_max) / beta)", keep=_vrs, reads_r_max=True),
     "tpp": Strategy(meaning="the best of each prompt", keep=_tpp, fixes="prompts"),
     "top": Strategy(meaning="the best of all", keep=_top, reads_keep_fraction=True),
     "best_of_n": Strategy(
@@ -122,13 +126,22 @@ STRATEGIES: dict[str, Strategy] = {
         reads_keep_fraction=True,
     ),
     "calibrated": Strategy(
-        meaning="vrs, acceptance scaled per group to the target shares", keep=group_aware.calibrated, fixes="groups"
+        meaning="vrs, acceptance scaled per group to the target shares",
+        keep=group_aware.calibrated,
+        fixes="groups",
+        reads_r_max=True,
     ),
-    "penalty": Strategy(meaning="vrs, groups above their target share pay", keep=group_aware.penalty),
+    "penalty": Strategy(
+        meaning="vrs, groups above their target share pay",
+        keep=group_aware.penalty,
+        reads_r_max=True,
+        costs_groups=True,
+    ),
     "reweight": Strategy(
         meaning="vrs, then weights per group, and more candidates for weaker groups",
         keep=group_aware.reweight,
         fixes="groups",
+        reads_r_max=True,
         more_for_weaker=True,
     ),
 }

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scpl_ray.config import Experiment
 from scpl_ray.evaluation.catalogue import CATALOGUE, PREFERENCE, kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, levelled_down_between_seeds
-from scpl_ray.feedback.stability import GroupMap, estimate_group_map
-from scpl_ray.shares import SUM_TOLERANCE, FloatArray
+from scpl_ray.feedback.stability import GroupMap
+from scpl_ray.shares import FloatArray
 from scpl_ray.studies.series import Series
+from scpl_ray.studies.stability import arm_stability
 from scpl_ray.studies.statistics import Claim, Interval, PairedDifferences, Verdict, judge_claims, t_interval
 from scpl_ray.studies.study import Study, StudyClaim, arm_label, points
 
@@ -198,13 +200,13 @@ class ArmFlags:
     levelled_down: tuple[int, ...] | None
     """Rounds whose gap fell since round 0 because quality fell; ``None``: fewer than 2 complete seeds or groups."""
     stability: GroupMap | None
-    """Stability of the groups' shares; ``None``: see ``unknown``."""
+    """Stability of shares and kinds; ``None``: see ``unknown``."""
     unknown: str
     """Why the stability was not estimated; empty otherwise."""
 
 
-def flags(series: Series, arm: str) -> ArmFlags:
-    """Describe one arm."""
+def flags(series: Series, arm: str, experiment: Experiment | None = None) -> ArmFlags:
+    """Describe one arm; without its config, nothing is called stable."""
     last = int(series.reached(arm).max(initial=-1))
     changes, ends = {}, {}
     for metric in CHANGES:
@@ -214,7 +216,7 @@ def flags(series: Series, arm: str) -> ArmFlags:
             ends[metric] = (float(both[:, 0].mean()), float(both[:, last].mean()))
         if len(moved.seeds) >= 2:
             changes[metric] = t_interval(moved.differences)
-    stable, unknown = _stability(series, arm)
+    stable, unknown = arm_stability(series, arm, experiment)
     return ArmFlags(arm, last, changes, ends, amplified(series, arm), _levelled_down(series, arm), stable, unknown)
 
 
@@ -253,15 +255,3 @@ def _levelled_down(series: Series, arm: str) -> tuple[int, ...] | None:
     if min(quality.shape) < 2:
         return None
     return tuple((np.flatnonzero(levelled_down_between_seeds(quality).flag) + 1).tolist())
-
-
-def _stability(series: Series, arm: str) -> tuple[GroupMap | None, str]:
-    """Estimate stability from round 1 on, since round 0 has no queries and repeats the shares of round 1."""
-    shares = _per_group(series, arm, "share")[:, 1:]
-    if len(shares) < 2 or shares.shape[1] < 2:
-        return None, f"{len(shares)} whole seeds of {shares.shape[1]} rounds; at least 2 of each are needed"
-    if np.any(shares <= 0):
-        return None, "a group died out: its log ratio is infinite"
-    if not np.allclose(shares.sum(axis=-1), 1.0, atol=SUM_TOLERANCE):
-        return None, "the shares do not sum to 1: a group is missing from the results"
-    return estimate_group_map(shares, state="shares"), ""

@@ -86,6 +86,9 @@ def test_true_parameters_are_found_and_predict_the_rest() -> None:
     assert found["prior_rows"] in (300.0, 1000.0, 3000.0)
     assert found["spillover"] in (0.05, 0.1, 0.2)
     assert "kind_advantage" not in found
+    ranges = {p.name: (p.low, p.high) for p in calibration.parameters if p.identified}
+    assert all(low <= found[name] <= high and low < high for name, (low, high) in ranges.items())
+    assert all(np.isnan([p.low, p.high]).all() for p in calibration.parameters if not p.identified)
     assert_allclose(calibration.start.revealing, start.revealing, atol=0.03)
     assert_allclose(calibration.start.neutral, start.neutral, atol=0.03)
 
@@ -178,6 +181,7 @@ def test_a_run_directory_is_read_while_it_is_locked(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "fitted to rounds 0 to 2" in result.output and "rounds 3 to 4: root mean" in result.output
     assert "no change" in result.output and "analytic.spillover" in result.output
+    assert "95% range" in result.output and " to " in result.output
 
 
 def test_a_run_without_an_evaluation(tmp_path: Path) -> None:

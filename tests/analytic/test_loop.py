@@ -135,6 +135,17 @@ def test_the_gap_by_chance_is_that_of_equal_groups() -> None:
     assert equal.gap_null[:, 0].mean() > 0.02
 
 
+def test_the_gap_by_chance_covers_groups_that_the_base_serves_unequally() -> None:
+    """Nothing is learned and nothing selected: the gap is what the base model made of it, and no more."""
+    unequal = Start(np.array([[0.9, 0.1], [0.5, 0.5]]), np.array([0.5, 0.5]))
+    still = small("selection.strategy=none", "analytic.prior_rows=1000000.0", "analytic.learning_exponent=0.0")
+    paths = simulate(still, start=unequal)
+    gap = paths.disparity.gap
+    assert gap[:, 1:].mean() == pytest.approx(paths.gap_null[:, 1:].mean(), rel=0.15)
+    # round 0 has nothing to compare with
+    assert gap[:, 0].mean() > 1.5 * paths.gap_null[:, 0].mean()
+
+
 def test_win_rates_integrate_over_the_rewards_of_a_kind() -> None:
     draws = np.random.default_rng(0).normal([0.5, -1.0], [0.3, 1.0], (400_000, 2))
     found = model.win_rates(np.array([0.5, -1.0]), np.array([0.3, 1.0]))
@@ -412,14 +423,20 @@ def test_what_has_no_reduced_map_says_why(overrides: list[str], reason: str) -> 
 
 
 def test_stability_of_paths() -> None:
-    found = fixed_points.stability(
-        simulate(small("loop.rounds=12", "analytic.seeds=300", "selection.strategy=importance"))
-    )
+    remembers = ("loop.rounds=12", "analytic.seeds=300", "selection.strategy=importance")
+    found = fixed_points.stability(simulate(small(*remembers, "loop.kind=retraining")))
     assert found.estimate is not None and found.estimate.verdict == "stable"
+    assert found.estimate.state == "shares and kinds" and found.estimate.jacobian.shape == (4, 4)
+    # shares come to rest as well where each round goes on from the last policy, but its kinds are a random walk
+    drifting = fixed_points.stability(simulate(small(*remembers)))
+    assert drifting.estimate is not None and drifting.estimate.verdict == "cannot tell"
+    assert drifting.estimate.high > 1.0
+    growing = fixed_points.stability(simulate(small(*remembers, "loop.kind=retraining", "cycle.kind=accumulate")))
+    assert growing.estimate is not None and growing.estimate.verdict == "cannot tell"
     assert found.at_start is not None and found.at_start.equal is not None
     assert found.at_start.equal.rho == pytest.approx(0.5, abs=1e-6)
     users = fixed_points.stability(simulate(small("loop.rounds=12", "feedback.rule=retention", "analytic.seeds=300")))
-    assert users.estimate is not None and users.estimate.jacobian.shape == (2, 2)
+    assert users.estimate is not None and users.estimate.jacobian.shape == (5, 5)
     assert fixed_points.stability(simulate(small())).estimate is None
     dying = small("feedback.rule=linear", "feedback.alpha=50.0", "loop.rounds=12", "groups.shares=[0.95, 0.05]")
     assert fixed_points.stability(simulate(dying)).estimate is None

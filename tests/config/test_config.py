@@ -123,6 +123,30 @@ def test_conflicts_between_keys() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["selection.strategy=penalty", "selection.r_max=prompt"], "so that it keeps what vrs keeps"),
+        (["selection.strategy=tpp", "generation.samples_per_prompt=1"], "samples_per_prompt = 1: selection.strategy ="),
+        (["selection.r_max=prompt", "generation.samples_per_prompt=1"], "(r_max = 'prompt'), and keeps everything"),
+        (["selection.strategy=best_of_n", "selection.best_of=1"], "would take the first whatever its reward"),
+        (["selection.strategy=tpp", "generation.temperature=0.0"], "which are all the same text"),
+        (["reward.choices=balanced", "reward.model=somebody/else"], "learns from no choices"),
+        (["reward.choices=balanced", "reward.terms={model: 0.0, topic: 1.0}"], "no reward model learns from choices"),
+        (["feedback.floor=0.45"], "south begins below feedback.floor = 0.45"),
+        (["feedback.floor=0.6"], "feedback.floor: 0.6 for each of 2 groups exceeds 1 in total"),
+    ],
+)
+def test_settings_that_would_act_as_another_are_refused(overrides: list[str], message: str) -> None:
+    assert message in refuse(*overrides)
+
+
+def test_settings_near_those_are_not_refused() -> None:
+    experiments.load(None, ["selection.r_max=prompt"])
+    experiments.load(None, ["selection.strategy=penalty", "selection.r_max=bound", "feedback.floor=0.4"])
+    experiments.load(None, ["selection.strategy=top", "generation.samples_per_prompt=1", "selection.r_max=prompt"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
         (
             ["generation.samples_per_prompt=1"],
             "generation.samples_per_prompt = 1: training.objective = 'dpo' pairs two",

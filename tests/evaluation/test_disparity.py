@@ -82,6 +82,30 @@ def test_constant_quality_is_no_evidence_of_a_gap():
     assert (found.gap, found.p) == (0.0, 1.0)
 
 
+def test_the_base_model_tells_how_difficult_prompts_are():
+    groups = np.repeat([0, 1], 50)
+    base = np.where(groups == 0, 0.9, 0.5)
+    alike = disparity.gap_null(base - 0.1, groups, 2, seed=0, base=base, permutations=99)
+    assert alike.difficulty == "base" and alike.p == 1.0
+    assert alike.gap == pytest.approx(0.4) and alike.null_mean == pytest.approx(0.4)
+    without = disparity.gap_null(base - 0.1, groups, 2, seed=0, permutations=99)
+    assert without.difficulty == "equal" and without.p == 0.01
+    turned = disparity.gap_null(base[::-1], groups, 2, seed=0, base=base, permutations=99)
+    assert turned.gap == pytest.approx(0.4) and turned.p == 0.01
+
+
+def test_noise_of_the_base_is_no_difficulty():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), 25)
+    means = []
+    for seed in range(40):
+        base, now = 1.0 * (rng.random((2, 100)) < 0.5)
+        found = disparity.gap_null(now, groups, 4, seed=seed, base=base, permutations=200)
+        equal = disparity.gap_null(now, groups, 4, seed=seed, permutations=200)
+        means.append((found.null_mean, equal.null_mean))
+    assert np.mean(means, axis=0)[0] == pytest.approx(np.mean(means, axis=0)[1], rel=0.2)
+
+
 def seeds_of(first, last, sd=0.01, n=10):
     """(n, 2, K) qualities scattered around two rounds' means."""
     rng = np.random.default_rng(3)

@@ -101,6 +101,30 @@ def test_pass_at_k_by_hand(samples: int, right: int, k: int, value: float) -> No
     assert judged_right({"a": [right], "b": [right]}, samples)["a", f"pass_at_{k}"] == pytest.approx(value)
 
 
+def test_the_gap_by_chance_knows_what_the_base_was_asked() -> None:
+    def gaps(base: dict[str, float]) -> tuple[float, float, float]:
+        prompts = [Query(f"{g}{i}", g, "p") for g in ("north", "south") for i in range(20)] + [Query("n", None, "p")]
+        completions = [Completion(f"{q.query_id}-s0", q.query_id, 0, 1, 0, (1,), (2,), "x", "stop") for q in prompts]
+        quality = {"north": 0.8, "south": 0.4, None: 0.5}
+        judgements = [Judgement(f"{q.query_id}-s0", "north", quality[q.group], {}) for q in prompts]
+        likelihoods = [(1.0, 1)] * len(prompts)
+        rows = measure.evaluate(
+            measure.Answers(prompts, completions, judgements, likelihoods, likelihoods),
+            measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {}, base),
+            small(),
+            kinds=("north", "south"),
+            confusion=None,
+            first=[],
+        )
+        found = {r.metric: r.value for r in rows if r.group is None}
+        return found["disparate_gap"], found["disparate_gap_null"], found["disparate_gap_p"]
+
+    harder = {f"{g}{i}": value for g, value in (("north", 0.9), ("south", 0.5)) for i in range(20)}
+    assert gaps(harder) == pytest.approx((0.4, 0.4, 1.0))
+    gap, chance, p = gaps({})
+    assert gap == pytest.approx(0.4) and chance < 0.15 and p < 0.01
+
+
 def test_without_right_and_wrong_there_is_no_pass_at_k() -> None:
     assert not [metric for _, metric in evaluate(["north"], []) if metric.startswith("pass_at")]
 

@@ -113,15 +113,37 @@ def test_linear_response_formula():
 
 
 def test_linear_response_holds_a_floor():
-    # mean .9: (.9 + .1, .1 - .9) is clipped to (1, .05)
+    # mean .9: (.9 + .1, .1 - .9) is cut to (1, 0), and the floor is the share itself
     shares = formulas.linear_response([0.9, 0.1], [1.0, 0.0], 1.0, 0.05)
-    np.testing.assert_allclose(shares, np.array([1.0, 0.05]) / 1.05, atol=1e-12)
+    np.testing.assert_allclose(shares, [0.95, 0.05], atol=1e-12)
 
 
 def test_linear_rule_uses_its_settings():
     after = move(fb.PopulationState((90.0, 10.0)), [1.0, 0.0], Feedback(rule="linear", alpha=1.0, floor=0.05))
-    np.testing.assert_allclose(after.shares, np.array([1.0, 0.05]) / 1.05, atol=1e-12)
+    np.testing.assert_allclose(after.shares, [0.95, 0.05], atol=1e-12)
     assert sum(after.arrivals) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("shares", "floor", "expected"),
+    [
+        ([0.97, 0.02, 0.01], 0.05, [0.9, 0.05, 0.05]),
+        # scaling to make room pushes the second below the floor as well
+        ([0.6, 0.3, 0.1], 0.3, [0.4, 0.3, 0.3]),
+        ([0.5, 0.31, 0.19, 0.0], 0.2, [0.6 * 50 / 81, 0.6 * 31 / 81, 0.2, 0.2]),
+        ([1.0, 0.0], 0.5, [0.5, 0.5]),
+        ([0.7, 0.3], 0.0, [0.7, 0.3]),
+        ([0.7, 0.3], 0.3, [0.7, 0.3]),
+    ],
+)
+def test_a_floor_is_the_smallest_share(shares, floor, expected):
+    np.testing.assert_allclose(formulas.at_least(shares, floor), expected, atol=1e-12)
+
+
+def test_whole_users_are_added_up_to_the_floor():
+    assert formulas.whole_at_least([97.0, 2.0, 1.0], 0.1).tolist() == [97, 13, 13]
+    assert formulas.whole_at_least([1.0, 0.0], 0.5).tolist() == [1, 1]
+    assert formulas.whole_at_least([0.0, 0.0], 0.1).tolist() == [0, 0]
 
 
 # retention ----------------------------------------------------------------------------------------------------------
@@ -345,6 +367,7 @@ def test_measure_must_have_one_number_per_group(measured):
         (Feedback(rule="schedule", step=(0.1, 0.1)), "changes of shares sum to 0"),
         (Feedback(rule="schedule", step=(0.1, -0.1, 0.0)), "3 numbers for 2 groups"),
         (Feedback(rule="linear", floor=0.6), "feedback.floor: 0.6 for each of 2 groups exceeds 1"),
+        (Feedback(rule="softmax", floor=0.51), "feedback.floor: 0.51 for each of 2 groups exceeds 1"),
         (Feedback(rule="retention", sensitivity=(0.1, 0.2, 0.3)), "feedback.sensitivity: 3 numbers for 2 groups"),
         (Feedback(rule="retention", sensitivity=-0.1), "feedback.sensitivity: -0.1 is out of range"),
         (Feedback(rule="retention", retention="constant", sensitivity=1.5), r"each number is in \[0, 1\]"),
@@ -408,6 +431,20 @@ def test_shares_stay_shares_under_any_rule(rule, world, round_, agents):
     assert np.all(after.shares >= 0)
     if rule != "retention":
         assert sum(after.arrivals) == pytest.approx(masses.sum())
+
+
+@pytest.mark.parametrize("rule", RULE_NAMES)
+@settings(max_examples=40, deadline=None)
+@given(world=worlds(), floor=st.floats(0.0, 1.0), agents=st.booleans(), round_=st.integers(1, 9))
+def test_no_rule_leaves_a_group_below_the_floor(rule, world, floor, agents, round_):
+    masses, measured = world
+    floor /= len(masses)
+    feedback = settings_of(rule, len(masses), agents=agents, floor=floor)
+    after = move(fb.PopulationState(tuple(masses)), measured, feedback, round_=round_)
+    assert after.shares.sum() == pytest.approx(1.0)
+    assert after.shares.min() >= floor - 1e-12
+    if agents and rule == "retention":
+        assert all(users == int(users) for users in after.arrivals)
 
 
 @pytest.mark.parametrize("rule", RULE_NAMES)

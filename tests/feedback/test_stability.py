@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit, softmax
 
-from scpl_ray.feedback.stability import estimate_group_map
+from scpl_ray.config import Experiment
+from scpl_ray.feedback.stability import Part, carried_on, estimate_group_map, estimate_loop_map
 from tests.theory.closed_forms import LearningCurve, TwoGaussians
 
 
@@ -180,6 +181,105 @@ def test_a_share_that_grows_at_a_constant_pace_has_no_fixed_point():
     assert found.distance == np.inf
     assert np.isnan(found.fixed_point).all()
     assert found.verdict == "cannot tell"
+
+
+def measured(jacobian, n_seeds, n_rounds, draws, rng):
+    """Shares of :func:`noisy_linear` as fractions of a number of draws."""
+    return rng.multinomial(draws, noisy_linear(jacobian, n_seeds, n_rounds, rng)) / draws
+
+
+def test_noise_of_unknown_size_is_not_taken_for_stability():
+    rng = np.random.default_rng(7)
+    wrong = {"as before": 0, "draws unknown": 0, "draws known": 0}
+    for _ in range(60):
+        paths = measured([[1.0]], 20, 10, 100, rng)
+        wrong["as before"] += estimate_group_map(paths, state="shares", draws=np.inf).verdict == "stable"
+        wrong["draws unknown"] += estimate_group_map(paths, state="shares").verdict == "stable"
+        wrong["draws known"] += estimate_group_map(paths, state="shares", draws=100).verdict == "stable"
+    assert wrong["as before"] >= 40
+    assert wrong["draws unknown"] <= 5 and wrong["draws known"] <= 5
+    one = estimate_group_map(noisy_linear([[0.1]], 200, 1, rng) * 1.0, state="shares")
+    assert one.verdict == "cannot tell"
+
+
+def test_noise_of_known_size_is_taken_out():
+    """The slope of an errors-in-variables regression by hand."""
+    rng = np.random.default_rng(8)
+    paths = measured([[0.8]], 200, 10, 400, rng)
+    found = estimate_group_map(paths, state="shares", draws=400)
+    smoothed = (paths * 400 + 0.5) / 401
+    x = np.log(smoothed[..., 0] / smoothed[..., 1])
+    noise = (1 / (401 * smoothed[:, :-1])).sum(axis=-1).mean()
+    before, after = x[:, :-1].ravel(), x[:, 1:].ravel()
+    slope = np.cov(before, after, bias=True)[0, 1] / (before.var() - noise)
+    # users react to what is measured, so that the map of the first part is the plain one, and the interval holds both
+    plain = np.cov(before, after, bias=True)[0, 1] / before.var()
+    assert found.jacobian == pytest.approx(np.array([[plain]]))
+    assert found.low < plain < slope < found.high
+    kinds = estimate_loop_map([Part("shares", noisy_linear([[0.1]], 200, 10, rng)), Part("kinds", paths, 400)])
+    assert kinds.jacobian[1, 1] == pytest.approx(slope, abs=0.02)
+    assert kinds.low < 0.8 < kinds.high and kinds.state == "shares and kinds"
+    assert str(kinds).startswith("stable: rho(J) = ") and "of shares and kinds, 200 seeds" in str(kinds)
+
+
+def test_a_share_map_that_is_stable_proves_nothing_about_the_kinds():
+    rng = np.random.default_rng(9)
+    both = noisy_linear([[0.4, 0.3], [0.0, 1.1]], 20, 10, rng)
+    shares = both[..., [0, 2]] / both[..., [0, 2]].sum(axis=-1, keepdims=True)
+    kinds = both[..., [1, 2]] / both[..., [1, 2]].sum(axis=-1, keepdims=True)
+    found = estimate_loop_map([Part("shares", shares), Part("kinds", kinds)])
+    assert found.low < 1.1 < found.high and found.verdict != "stable"
+    assert found.fixed_point.shape == (2,) and found.jacobian.shape == (2, 2)
+
+
+def test_kinds_that_never_move_are_no_direction():
+    rng = np.random.default_rng(10)
+    shares = noisy_linear([[0.5]], 10, 10, rng)
+    still = np.broadcast_to([0.3, 0.7], shares.shape)
+    found = estimate_loop_map([Part("shares", shares), Part("kinds", still)])
+    assert found.rho == estimate_group_map(shares, state="shares").rho
+    assert found.jacobian.shape == (1, 1)
+
+
+def test_noise_that_hides_all_movement_is_said():
+    rng = np.random.default_rng(11)
+    counted = rng.multinomial(50, [0.5, 0.5], (10, 11)) / 50
+    parts = [Part("shares", noisy_linear([[0.5]], 10, 10, rng)), Part("kinds", counted, 50)]
+    found = estimate_loop_map(parts)
+    assert "noise of the measurements is nearly as large as all that moved" in found.reason
+    assert np.isnan(found.rho)
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole", "carried"),
+    [
+        ({"loop": {"kind": "retraining"}}, False, ""),
+        ({"loop": {"kind": "incremental"}}, False, "loop.kind=incremental"),
+        ({"loop": {"kind": "incremental"}}, True, ""),
+        ({"loop": {"kind": "retraining"}, "cycle": {"kind": "accumulate"}}, True, "cycle.kind=accumulate"),
+        ({"loop": {"kind": "retraining"}, "cycle": {"kind": "subsample"}}, False, "cycle.kind=subsample"),
+        ({"loop": {"kind": "retraining"}, "cycle": {"kind": "window", "window_rounds": 2}}, True, "cycle.kind=window"),
+        ({"loop": {"kind": "retraining"}, "cycle": {"kind": "window", "window_rounds": 1}}, True, ""),
+    ],
+)
+def test_what_a_loop_carries_on(changes, whole, carried):
+    found = carried_on(Experiment.model_validate(changes), whole_policy=whole)
+    assert carried in found and bool(found) == bool(carried)
+
+
+def test_bad_parts_are_refused():
+    rng = np.random.default_rng(12)
+    shares = noisy_linear([[0.5]], 4, 4, rng)
+    for parts, message in (
+        ([], "parts: "),
+        ([Part("shares", shares), Part("kinds", shares[:3])], "parts: .* seeds and rounds"),
+        ([Part("shares", shares), Part("kinds", shares, 0)], "draws: of kinds hold 0"),
+        ([Part("shares", shares), Part("kinds", np.tile([0.0, 1.0], (4, 5, 1)))], "paths: a number is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            estimate_loop_map(parts)
+    with pytest.raises(ValueError, match="draws: of shares hold 0"):
+        estimate_group_map(shares, state="shares", draws=0)
 
 
 @pytest.mark.parametrize(

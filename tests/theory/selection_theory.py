@@ -11,11 +11,14 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import comb
+from scipy.special import expit, gammaln, logit, xlog1py, xlogy
 from scipy.stats import norm
 
 from scpl_ray.selection.formulas import accepted_shares, importance_weights, top_fraction, vrs_acceptance
 from scpl_ray.shares import FloatArray, normalise
+
+LUCE_TERMS = 200_001
+"""Largest number of counts that the sum of :func:`luce_shares` holds."""
 
 
 def _array(values: ArrayLike) -> FloatArray:
@@ -81,21 +84,54 @@ def tilted_gaussian_shares(shares: ArrayLike, means: ArrayLike, sds: ArrayLike, 
     return accepted_shares(shares, np.exp(exponent - exponent.max(axis=-1, keepdims=True)))
 
 
-def luce_shares(share: ArrayLike, rewards: ArrayLike, candidates: int) -> FloatArray:
+def luce_shares(share: ArrayLike, rewards: ArrayLike, candidates: float) -> FloatArray:
     """Share of the first of two kinds when a user picks one of n candidates with odds exp(reward), shape (...).
 
-    E[a e^rA / (a e^rA + (n - a) e^rB)] with a ~ Binomial(n, p); n -> infinity is the exact tilt (Ferbach et al. 2024).
+    E[a e^rA / (a e^rA + (n - a) e^rB)] with a ~ Binomial(n, p), which is E[expit(logit(a / n) + rA - rB)]; n = infinity
+    is the exact tilt (Ferbach et al. 2024). Everything is in logarithms, so that no n and no reward overflows. The sum
+    holds the counts within 12 standard deviations of the mean, and where those are more than :data:`LUCE_TERMS`, the
+    law of the counts is so smooth that the trapezoid rule on equally spaced counts is exact to rounding.
 
     Args:
-        share: p of the first kind, shape (...).
-        rewards: of the two kinds, shape (2,).
-        candidates: n >= 1.
+        share: p of the first kind, in [0, 1], shape (...).
+        rewards: of the two kinds, shape (..., 2); one of them may be infinite.
+        candidates: n >= 1, a whole number or infinity.
+
+    Raises:
+        ValueError: a share outside [0, 1], rewards without a difference (NaN, or both infinite alike), or another n.
     """
-    share = _array(share)[..., None]
-    first = np.arange(candidates + 1)
-    count_law = comb(candidates, first) * share**first * (1.0 - share) ** (candidates - first)
-    odds = np.exp(_array(rewards) - np.max(rewards))
-    return np.asarray((count_law * (first * odds[0] / (first * odds[0] + (candidates - first) * odds[1]))).sum(axis=-1))
+    share, rewards = _array(share), _array(rewards)
+    if not np.all((share >= 0) & (share <= 1)):
+        raise ValueError(f"share: {share.tolist()} holds a number outside [0, 1]")
+    if not candidates >= 1 or (np.isfinite(candidates) and candidates != int(candidates)):
+        raise ValueError(f"candidates: {candidates} must be a whole number from 1 on, or infinity")
+    if rewards.shape[-1:] != (2,):
+        raise ValueError(f"rewards: shape {rewards.shape} must end with the 2 kinds")
+    with np.errstate(invalid="ignore"):
+        advantage = rewards[..., 0] - rewards[..., 1]
+    if np.isnan(advantage).any():
+        raise ValueError(f"rewards: {rewards.tolist()} leave the difference of the two kinds undefined")
+    share, advantage = np.broadcast_arrays(share, advantage)
+    flat = [_luce(float(p), float(d), candidates) for p, d in zip(share.ravel(), advantage.ravel(), strict=True)]
+    return np.array(flat).reshape(share.shape)
+
+
+def _luce(p: float, advantage: float, candidates: float) -> float:
+    if p in (0.0, 1.0):
+        return p
+    if np.isinf(candidates):
+        return float(expit(logit(p) + advantage))
+    n = int(candidates)
+    reach = 12.0 * np.sqrt(n * p * (1.0 - p)) + 200.0
+    low, high = max(0, int(n * p - reach)), min(n, int(n * p + reach) + 1)
+    first = np.arange(low, high + 1) if high - low < LUCE_TERMS else np.linspace(low, high, LUCE_TERMS)
+    log_law = gammaln(n + 1.0) - gammaln(first + 1.0) - gammaln(n - first + 1.0) + xlogy(first, p)
+    log_law += xlog1py(n - first, -p)
+    law = np.exp(log_law - log_law.max())
+    inside = (first > 0) & (first < n)
+    picked = np.where(first == n, 1.0, 0.0)
+    picked[inside] = expit(np.log(first[inside]) - np.log(n - first[inside]) + advantage)
+    return float((law * picked).sum() / law.sum())
 
 
 def best_of_n_law(law: ArrayLike, n: int) -> FloatArray:

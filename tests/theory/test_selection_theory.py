@@ -101,11 +101,52 @@ def test_gaussian_tilt_over_a_grid_and_far_out():
 
 
 @pytest.mark.parametrize(
-    ("candidates", "share"), [(1, 0.5), (2, 0.615529), (4, 0.678181), (16, 0.719236), (4000, 0.731)]
+    ("candidates", "share"),
+    [(1, 0.5), (2, 0.615529), (4, 0.678181), (16, 0.719236), (4000, 0.731013), (10**12, 0.731059), (np.inf, 0.731059)],
 )
 def test_luce_choice(candidates, share):
-    tolerance = 1e-6 if candidates < 100 else 2e-4
-    assert theory.luce_shares(0.5, [1.0, 0.0], min(candidates, 900)) == pytest.approx(share, abs=tolerance)
+    assert theory.luce_shares(0.5, [1.0, 0.0], candidates) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("share", "rewards", "candidates", "expected"),
+    [
+        (0.4, [1.0, 0.0], 2000, 0.644288),
+        # the preferred kind is picked wherever it occurs
+        (0.4, [1e4, 0.0], 3, 1 - 0.6**3),
+        (0.4, [np.inf, 0.0], 3, 1 - 0.6**3),
+        (0.4, [0.0, np.inf], 3, 0.4**3),
+        (0.4, [-900.0, 900.0], 3, 0.4**3),
+        # a kind that is drawn about once in ten rounds, whatever its odds
+        (1e-10, [60.0, 0.0], 10**9, 1 - np.exp(-0.1)),
+        (0.0, [900.0, 0.0], 10**9, 0.0),
+        (1.0, [0.0, 900.0], 7, 1.0),
+        (0.3, [0.0, 0.0], 10**7, 0.3),
+    ],
+)
+def test_luce_choice_far_out(share, rewards, candidates, expected):
+    assert theory.luce_shares(share, rewards, candidates) == pytest.approx(expected, abs=1e-6)
+
+
+def test_luce_choice_is_one_curve_where_its_sum_is_replaced_by_an_integral(monkeypatch):
+    exact = theory.luce_shares(0.3, [1.0, 0.0], 60_000_000)
+    monkeypatch.setattr(theory, "LUCE_TERMS", 4001)
+    assert theory.luce_shares(0.3, [1.0, 0.0], 60_000_000) == pytest.approx(float(exact), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("share", "rewards", "candidates", "message"),
+    [
+        (1.2, [1.0, 0.0], 3, r"share: 1.2 holds a number outside \[0, 1\]"),
+        (0.2, [np.inf, np.inf], 3, "rewards: .* undefined"),
+        (0.2, [1.0, 0.0, 0.0], 3, r"rewards: shape \(3,\)"),
+        (0.2, [1.0, 0.0], 0, "candidates: 0 must be"),
+        (0.2, [1.0, 0.0], 2.5, "candidates: 2.5 must be"),
+    ],
+)
+def test_luce_choice_of_nothing(share, rewards, candidates, message):
+    with pytest.raises(ValueError, match=message):
+        theory.luce_shares(share, rewards, candidates)
 
 
 def test_luce_choice_over_a_grid():
