@@ -40,6 +40,7 @@ from scpl_ray.storage.run_directory import PHASES, Reader, Store
 from scpl_ray.studies import study
 from scpl_ray.tasks import rows
 from scpl_ray.tasks.maths import answers
+from scpl_ray.tasks.maths.reader import LONGEST
 from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.rows import DataError
 
@@ -165,7 +166,7 @@ def finds_answers(folder: Path, what: tuple[list[str], int]) -> None:
         found = answers.extract(text)
         quickest = min(quickest, time.process_time() - began)
     assert quickest < LONGEST_SECONDS, f"{quickest:.3f} s"
-    for answer in (found, text[: answers.LONGEST]):
+    for answer in (found, text[:LONGEST]):
         if not VERIFIER.compare(r"x^2 + \sqrt{3}", answer).equal and answer:
             VERIFIER.compare(answer, answer)
 

@@ -172,7 +172,7 @@ def _assignment(node: Node) -> tuple[Node, Node] | None:
 def _is_name(node: Node) -> bool:
     if node[0] == "mul":
         # as in AB = 5, a name of two letters
-        return node[1][0] == node[2][0] == "name"
+        return bool(node[1][0] == node[2][0] == "name")
     return node[0] in ("name", "apply")
 
 

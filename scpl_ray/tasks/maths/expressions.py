@@ -61,7 +61,7 @@ def number_node(value: Fraction, last_place: Fraction | int = 0) -> Node:
 
 
 def _is_integer(node: Node) -> bool:
-    return node[0] == "num" and node[2] == "0" and node[1].isdigit()
+    return bool(node[0] == "num" and node[2] == "0" and node[1].isdigit())
 
 
 def fraction_node(above: Node, below: Node) -> Node:
@@ -178,6 +178,11 @@ class ExpressionReader(Scanner):
         if left[0] == "num" and word in LONE:
             return re.match(r" ?(?:$|[,;/^)\]])", self._text[run.end() :]) is None
         return len(word) < 3 and word not in UNITS
+
+    def _back(self, pattern: re.Pattern[str]) -> bool:
+        """Whether a remark of a word or more stands here, one space back."""
+        found = pattern.match(self._text, self._at - 1)
+        return found is not None and len(found[1]) > 2
 
     def _factor(self) -> Node:
         node = self._atom()

@@ -11,13 +11,14 @@ import re
 from typing import Literal
 
 from scpl_ray.tasks.maths import answers
+from scpl_ray.tasks.maths.reader import LONGEST
 from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.rows import Row
 
 AnswerFormat = Literal["auto", "plain", "gsm8k", "boxed"]
 
 ABSENT = "without an answer"
-TOO_LONG = f"with an answer of more than {answers.LONGEST} characters"
+TOO_LONG = f"with an answer of more than {LONGEST} characters"
 UNMATCHED = "with a gold answer that does not equal itself"
 CONTRADICTED = "with a solution that gives another answer"
 """The reasons for which a row is left out."""
@@ -66,7 +67,7 @@ def refusal(gold: Gold | None, which: answers.Which, verifier: Verifier) -> str 
     """
     if gold is None:
         return ABSENT
-    if len(gold.answer) > answers.LONGEST:
+    if len(gold.answer) > LONGEST:
         return TOO_LONG
     closing = answers.closing(gold.answer)
     if not verifier.compare(gold.answer, answers.extract(closing, which)).equal:
@@ -85,8 +86,8 @@ def _marked(text: str, answer_format: AnswerFormat) -> tuple[str, str, str] | No
         return "boxed", box, "" if text.strip().strip("$.").startswith((r"\boxed", r"\fbox")) else text
     if answer_format == "auto":
         before, _, last = text.rstrip().rpartition("\n")
-        if _SENTENCE.match(last.strip()) and (answer := answers.extract(last)):
-            return "sentence", answer, before
+        if _SENTENCE.match(last.strip()) and (said := answers.extract(last)):
+            return "sentence", said, before
     return None
 
 

@@ -237,10 +237,6 @@ class _Reader(ExpressionReader):
             raise UnreadableError
         return words
 
-    def _back(self, pattern: re.Pattern[str]) -> bool:
-        found = pattern.match(self._text, self._at - 1)
-        return found is not None and len(found[1]) > 2
-
     def _attached(self) -> bool:
         run = RUN.match(self._text, self._at)
         return run is not None and run[0] in ATTACHED

@@ -241,7 +241,8 @@ class Maths:
     def _other_answer(self, problem: Problem, rng: np.random.Generator) -> str:
         """The answer of another problem of the group that has another one."""
         others = self._train[problem.group]
-        found = (others[i].answer for i in rng.permutation(len(others)).tolist())
+        order: list[int] = rng.permutation(len(others)).tolist()
+        found = (others[i].answer for i in order)
         return next(answer for answer in found if not self._verifier.compare(problem.answer, answer).equal)
 
     def _query(self, query_id: str, problem: Problem) -> Query:

@@ -172,7 +172,7 @@ class Evaluation:
 
     def _function(self, name: str, value: Value) -> Value:
         if name in ("abs", "floor", "ceil") and isinstance(value, Fraction):
-            return Fraction({"abs": abs, "floor": math.floor, "ceil": math.ceil}[name](value))
+            return {"abs": abs(value), "floor": Fraction(math.floor(value)), "ceil": Fraction(math.ceil(value))}[name]
         real = self._real(value)
         if name == "log":
             # of an unspecified base, so that the laws of logarithms hold and nothing that needs a base does

@@ -70,8 +70,7 @@ EQUAL = [
 ]  # fmt: skip
 
 UNEQUAL = [
-    ("7 p.m.", "7 a.m."), ("7 p.m.", "7"), ("9 am", "9"), ("3:30 p.m.", "3:30"),
-    ("7 p.m.", "7:00 PM"), ("7 p.m.", "7pm"), (r"\emptyset", "the empty set"),
+    ("7 p.m.", "7 a.m."), ("7 p.m.", "7"), ("9 am", "9"), 
     (".5", "5"), ("5!", "5"), ("5'", "5"), ("5''", "5'"), ("-5", "5"), ("5e", "5"), ("101_2", "101"), ("101_2", "5"),
     ("42_7", "42_9"), ("0x1F", "0"), ("0x1F", "1"), ("0x1F", "31"), ("1/2^99", "1/2^98"),
     (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"), ("f'(x)", "f(x)"), ("f''(x)", "f'(x)"), ("X", "x"), ("x_1", "x_2"),
@@ -100,6 +99,11 @@ UNEQUAL = [
     (r"\pi \approx 5", "5"), ("x=5=6", "6"), (r"\lfloor 2.5 \rfloor", "2.5"), ("12:5", "12.5"),
     (r"\frac{1}{3}", "0.33"), ("1000000.1", "1000000.2"),
 ]  # fmt: skip
+
+
+def test_a_half_of_the_day_may_be_missing_in_the_gold_only(verifier: Verifier) -> None:
+    assert verifier.compare("3:30", "3:30 p.m.") == RIGHT
+    assert verifier.compare("3:30 p.m.", "3:30") == WRONG
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
