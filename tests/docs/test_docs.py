@@ -74,6 +74,8 @@ def check_scpl(words: list[str]) -> None:
             check_keys(parameters["arguments"] or [], may_change=parameters["resume"] is not None)
         case "simulate" | "judge train" | "reward train":
             check_keys(parameters["arguments"] or [])
+        case "data check" if parameters["task"] is None:
+            pass  # its name in a sentence
         case "data check":
             check_keys([f"task.name={parameters['task']}", "task.data=FILE", *(parameters["keys"] or [])])
         case "sweep":
