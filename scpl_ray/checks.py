@@ -9,7 +9,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM, NAME
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
-from scpl_ray.selection import group_aware, strategies
+from scpl_ray.selection import strategies, targets
 from scpl_ray.tracking import flat
 from scpl_ray.training.objectives import OBJECTIVES
 
@@ -76,7 +76,7 @@ def _groups(experiment: Experiment) -> Iterator[str]:
     k = len(experiment.groups.names)
     for rule in (
         lambda: feedback.validate(experiment.feedback, k),
-        lambda: group_aware.target_shares(experiment.selection, k, experiment.groups.shares),
+        lambda: targets.target_shares(experiment.selection, k, experiment.groups.shares),
     ):
         try:
             rule()

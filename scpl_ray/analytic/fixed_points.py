@@ -25,7 +25,7 @@ from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
 from scpl_ray.feedback.stability import GroupMap, estimate_group_map
-from scpl_ray.selection import group_aware, strategies
+from scpl_ray.selection import strategies, targets
 from scpl_ray.shares import FloatArray
 
 PATIENCE = 1_000
@@ -108,7 +108,7 @@ class GroupsAlone:
         chosen = self._experiment.selection
         if chosen.matched_control and strategies.STRATEGIES[chosen.strategy].fixes == "size":
             return shares
-        target = group_aware.target_shares(chosen, len(shares), self._experiment.groups.shares)
+        target = targets.target_shares(chosen, len(shares), self._experiment.groups.shares)
         asked = selection.AskedGroups(chosen, shares, self._law, self._means(shares), self._sds, target)
         return selection.STRATEGIES[chosen.strategy].shares(asked)
 
