@@ -60,18 +60,18 @@ def quota_shares(target: Target, rewards: FloatArray, order: IntArray, size: int
         return target.shares
     target.check(target.true(target.masses(order)), *AMONG)
     by_class = [rewards[order[target.classes[order] == k]] for k in range(len(target.shares))]
-    # ascending, and each class's own count where all of it is kept
     held = target.mixture(target.masses(order))
+    shares = found = np.asarray(np.linalg.lstsq(held, target.shares, rcond=None)[0])
     for _ in range(SETTLED):
-        found = np.linalg.lstsq(held, target.shares, rcond=None)[0]
-        shares = np.clip(found, 0.0, None) / np.clip(found, 0.0, None).sum()
+        shares = np.maximum(found, 0.0) / np.maximum(found, 0.0).sum()
         for k, own in enumerate(by_class):
             count = min(len(own), max(1, round(shares[k] * size)))
             if count:
                 above = np.array([np.count_nonzero(other >= own[count - 1]) for other in by_class], dtype=np.float64)
                 held[:, k] = target.mixture(above)[:, k]
-    if np.abs(held @ shares - target.shares).sum() / 2.0 > 1.0 / size:
-        raise ValueError(target.out_of_reach(held @ shares))
+        found = (shares + np.linalg.lstsq(held, target.shares, rcond=None)[0]) / 2.0
+    if found.min() < 0.0:
+        raise ValueError(target.out_of_reach(target.true(target.masses(order)) / target.masses(order).sum()))
     return np.asarray(shares)
 
 

@@ -8,7 +8,9 @@ from scpl_ray.records import Metric, Query
 from scpl_ray.selection import steering
 from tests.support.loops import small
 
-STEERED = small("selection.strategy=reweight", "evaluation.prompts_per_group=3", "evaluation.steering_prompts_per_group=4")
+STEERED = small(
+    "selection.strategy=reweight", "evaluation.prompts_per_group=3", "evaluation.steering_prompts_per_group=4"
+)
 
 
 def held_out(texts: Sequence[str], per_group: int) -> list[Query]:
@@ -39,7 +41,7 @@ def test_a_task_with_too_few_prompts_says_what_they_are_for() -> None:
     def few(per_group: int) -> list[Query]:
         raise ValueError(f"evaluation.prompts_per_group = {per_group}: there are 5; set it to 5")
 
-    with pytest.raises(ValueError, match=r"steering_prompts_per_group = 4: .*'reweight' steers .* beside 3 that are: ev"):
+    with pytest.raises(ValueError, match=r"steering_prompts_per_group = 4: .*'reweight' .* beside 3 that are: ev"):
         steering.steering_prompts(STEERED, few, [])
 
 

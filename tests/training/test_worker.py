@@ -161,6 +161,7 @@ def _reference(
         workers=1,
         packed=False,
         seed=seed,
+        steps=training.steps,
     )
     policy = network(model, base, start, seed)
     other = network(model, base, Weights(0, base) if training.dpo_reference == "base" else start, seed)
@@ -180,8 +181,9 @@ def _reference(
                 mass += weight
             else:
                 (sequence,) = unit
-                total = total - sequence.weight * log_p(policy, sequence)
-                mass += sequence.weight * sequence.target_tokens
+                terms = sequence.target_tokens if training.normalise == "examples" else 1
+                total = total - sequence.weight * log_p(policy, sequence) / terms
+                mass += sequence.weight * sequence.target_tokens / terms
         loss = total / mass
         optimizer.zero_grad()
         loss.backward()
@@ -282,7 +284,7 @@ def test_one_worker_equals_plain_pytorch(zero_stage, model, job):
 @pytest.mark.parametrize("model", [ADAPTER, FULL], ids=["lora", "full"])
 def test_families_equal_plain_pytorch(family, model, job):
     todo = job(1, family=family)
-    training = comparable(model, todo, loss_on="all", weight_decay=0.1)
+    training = comparable(model, todo, loss_on="all", weight_decay=0.1, normalise="tokens", steps=5)
     (result,) = run((training, model, [todo]))
     assert_equals_reference(training, model, todo, result)
 
