@@ -185,6 +185,8 @@ def obstacle(experiment: Experiment) -> str:
         return f"feedback.rule: {rule}: users do not react, so there is no point of rest to speak of"
     if chosen.r_max == "prompt" and selection.STRATEGIES[chosen.strategy].one_maximum and not chosen.matched_control:
         return f"selection.r_max: prompt: the shares that {chosen.strategy} keeps have no closed form"
+    if strategies.needs_kinds(chosen) and strategies.steers(chosen):
+        return f"selection.target_of: kinds: {chosen.strategy} draws by quality, and what it keeps has no closed form"
     if experiment.cycle.real_rows:
         return "cycle.real_rows: a number of real rows has no share that all rounds have in common"
     return ""

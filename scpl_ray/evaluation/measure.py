@@ -72,7 +72,7 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
     assert selection is not None and dataset is not None
     # a round that an older version began has no shares of the loss
     loss = dataset.facts.get("loss_shares", {})
-    return Asked(round_, store.read_json(round_, "queries", "shares"), rewards, selection.facts, loss)
+    return Asked(round_, store.read_json(round_, "queries", "shares"), rewards, selection.facts, loss=loss)
 
 
 def evaluate(

@@ -36,7 +36,7 @@ def measured() -> list[Metric]:
     loss = {"origin": {"real": 0.2, "synthetic": 0.8}, "group": {"north": 1.0}}
     return measure.evaluate(
         measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts)),
-        measure.Asked(1, {"north": 0.6, "south": 0.4}, {"north": [0.5], "south": [-0.5]}, figures, loss),
+        measure.Asked(1, {"north": 0.6, "south": 0.4}, {"north": [0.5], "south": [-0.5]}, figures, loss=loss),
         small(),
         kinds=("north", "south"),
         confusion=[[0.9, 0.1], [0.2, 0.8]],
