@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def _sft_part(example: Example, training: Training) -> float:
-    tokens = len(example.token_ids)
-    if training.loss_on == "all":
-        tokens += max(0, len(example.prompt_token_ids) - 1)  # nothing predicts the first token
+    prompt = len(example.prompt_token_ids)
+    first = max(prompt if training.loss_on == "completion" else 0, 1)  # nothing predicts the first token
+    tokens = max(0, prompt + len(example.token_ids) - first)
     return example.weight * (tokens if training.normalise == "tokens" else tokens > 0)
 
 

@@ -74,12 +74,13 @@ def test_the_gap_without_own_kind_does_not_move_with_the_kinds() -> None:
     """The same answers, written in the north's kind: the gap grows by a third of the answers, the other not at all."""
     gaps = []
     for kinds in (["north", "south"], ["north", "north"]):
-        plain = answers([])
+        plain = answers(["north"])
         judged = [
             Judgement(c.completion_id, kind, (1.6 + own) / 3, {"well_formed": 0.9, "on_topic": 0.7, "own_kind": own})
-            for c, kind, group in zip(plain.completions, kinds, ("north", "south"), strict=True)
+            for c, kind, group in zip(plain.completions[:2], kinds, ("north", "south"), strict=True)
             for own in [float(kind == group)]
         ]
+        judged.append(plain.judgements[2])
         asked = measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {})
         rows = measure.evaluate(
             dataclasses.replace(plain, judgements=judged),
