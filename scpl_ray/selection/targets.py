@@ -52,7 +52,7 @@ class Target:
         if self.confusion is None:
             return masses
         solved: FloatArray = np.linalg.solve(self.confusion.T, masses)
-        return np.maximum(solved, 0.0)
+        return np.asarray(np.maximum(solved, 0.0))
 
     def weights(self, masses: FloatArray, where: str, remedy: str) -> FloatArray:
         """Weights by class that bring true shares to the target, up to a constant factor, shape (K,).
