@@ -44,15 +44,14 @@ class Target:
         """
         classes = self.classes[rows]
         there = classes != NONE
-        part = np.ones(int(there.sum())) if weights is None else weights[there]
+        part: FloatArray = np.ones(int(there.sum()), dtype=np.float64) if weights is None else weights[there]
         return np.asarray(np.bincount(classes[there], part, minlength=len(self.shares)))
 
     def true(self, masses: FloatArray) -> FloatArray:
         """True masses of masses by class, shape (K,): corrected for the judge's errors, and at least 0."""
         if self.confusion is None:
             return masses
-        solved: FloatArray = np.linalg.solve(self.confusion.T, masses)
-        return np.asarray(np.maximum(solved, 0.0))
+        return np.asarray(np.linalg.solve(self.confusion.T, masses), dtype=np.float64).clip(min=0.0)
 
     def weights(self, masses: FloatArray, where: str, remedy: str) -> FloatArray:
         """Weights by class that bring true shares to the target, up to a constant factor, shape (K,).
