@@ -51,7 +51,8 @@ class Target:
         """True masses of masses by class, shape (K,): corrected for the judge's errors, and at least 0."""
         if self.confusion is None:
             return masses
-        return np.asarray(np.linalg.solve(self.confusion.T, masses), dtype=np.float64).clip(min=0.0)
+        solved = np.asarray(np.linalg.solve(self.confusion.T, masses))
+        return np.asarray(np.where(solved > 0.0, solved, 0.0))
 
     def weights(self, masses: FloatArray, where: str, remedy: str) -> FloatArray:
         """Weights by class that bring true shares to the target, up to a constant factor, shape (K,).
