@@ -82,7 +82,7 @@ class Target:
         true = self.true(masses)
         joint = np.diag(true) if self.confusion is None else true[:, None] * self.confusion
         judged = joint.sum(axis=0)
-        return np.divide(joint, judged, out=np.zeros_like(joint), where=judged > 0)
+        return np.asarray(np.divide(joint, judged, out=np.zeros_like(joint), where=judged > 0))
 
     def check(self, masses: ArrayLike, where: str, remedy: str) -> None:
         """Refuse a wanted class of which there is nothing.
