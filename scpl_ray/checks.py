@@ -9,7 +9,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM, NAME
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
-from scpl_ray.selection import group_aware, strategies
+from scpl_ray.selection import strategies, targets
 from scpl_ray.tracking import flat
 from scpl_ray.training.objectives import OBJECTIVES
 
@@ -76,7 +76,7 @@ def _groups(experiment: Experiment) -> Iterator[str]:
     k = len(experiment.groups.names)
     for rule in (
         lambda: feedback.validate(experiment.feedback, k),
-        lambda: group_aware.target_shares(experiment.selection, k, experiment.groups.shares),
+        lambda: targets.target_shares(experiment.selection, k, experiment.groups.shares),
     ):
         try:
             rule()
@@ -112,7 +112,7 @@ def _selection(experiment: Experiment) -> Iterator[str]:
     if strategy.reads_best_of and best_of > samples:
         yield f"selection.best_of = {best_of}: only generation.samples_per_prompt = {samples} candidates are drawn"
     by_prompt = strategy.reads_r_max and selection.r_max == "prompt"
-    if by_prompt and strategy.costs_groups:
+    if by_prompt and strategy.costs_classes and selection.target_of == "groups":
         yield (
             f"selection.r_max = 'prompt': {this} takes the same from all candidates of a prompt, so that it keeps what "
             "vrs keeps; set batch or bound, or use vrs"

@@ -26,19 +26,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from scpl_ray import seeds
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.evaluation import measure
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights, in_order
-from scpl_ray.selection import cycles, strategies
+from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import History, candidates_of, training_data
 from scpl_ray.storage.manifests import process_facts
 from scpl_ray.storage.run_directory import Phase, Store
-from scpl_ray.training.objectives import OBJECTIVES
+from scpl_ray.training.objectives import OBJECTIVES, dataset_facts
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ class Loop:
     def generation(self, t: int, queries: Sequence[Query]) -> tuple[list[Completion], list[Score]]:
         """Produce Y_t and R_t: F_t is fitted while the pool generates, then each chunk is scored as it arrives."""
         by_id = {q.query_id: q for q in queries}
-        samples = self._samples(t, queries)
+        samples = steering.samples(self.experiment, queries, self._rows(t - 1))
         unscored: list[Sequence[Completion]] = []
 
         def score() -> None:
@@ -174,13 +172,16 @@ class Loop:
         with self._phase(t, "selection") as phase:
             if phase is None:
                 return
-            candidates = candidates_of(queries, completions, scores, self.experiment.groups.names)
-            first = np.array(self.experiment.groups.shares)
+            judged: list[Judgement] = []
+            if strategies.needs_kinds(self.experiment.selection):
+                phase.write("judgements", judged := self._judged(queries, completions), Judgement)
+            e, errors = self.experiment, self.task.confusion
+            candidates = candidates_of(queries, completions, scores, e.groups.names, self.task.kinds, judged)
             kept = strategies.select(
-                candidates, self.experiment.selection, round_=t, seed=self.experiment.seed, initial_shares=first
+                candidates, e.selection, round_=t, seed=e.seed, initial_shares=e.groups.shares, confusion=errors
             )
-            in_pairs = OBJECTIVES[self.experiment.training.objective].pairs
-            examples, facts = training_data(kept, candidates, completions, self.experiment, t, in_pairs=in_pairs)
+            in_pairs = OBJECTIVES[e.training.objective].pairs
+            examples, facts = training_data(kept, candidates, completions, e, t, in_pairs=in_pairs)
             phase.facts |= facts
             phase.write("kept", examples, Example)
 
@@ -193,7 +194,7 @@ class Loop:
             examples = cycles.compose(
                 history, self._real_examples, self.experiment.cycle, round_=t, seed=self.experiment.seed
             )
-            phase.facts |= {"examples": len(examples), "real": sum(e.origin == "real" for e in examples)}
+            phase.facts |= dataset_facts(examples, self.experiment.training)
             phase.write("dataset", examples, Example)
 
     def weights(self, t: int) -> None:
@@ -218,27 +219,26 @@ class Loop:
             phase.facts["processes"] = process_facts(self.engines.trainer)
 
     def evaluation(self, t: int) -> list[Metric]:
-        """Measure m_t, policy_t on group prompts and neutral prompts; prompts and seeds are the same every round."""
+        """Measure m_t on two sets of prompts, and on a third what steers selection; the same prompts every round."""
         settings = self.experiment.evaluation
         prompts = self.task.group_prompts(settings.prompts_per_group)
         prompts += self.task.neutral_prompts(settings.neutral_prompts)
-        samples = [settings.samples_per_prompt] * len(prompts)
-        with self._phase(t, "evaluation", total=sum(samples)) as phase:
+        aside = steering.steering_prompts(self.experiment, self.task.group_prompts, prompts)
+        with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
             if phase:
                 self._serve(t)
-                drawn: list[Completion] = []
-                for chunk in self.engines.generator.stream(prompts, samples=samples, purpose="evaluation"):
-                    drawn += chunk
-                    self.progress.generated("evaluation", chunk)
-                completions = in_order(drawn, prompts, samples)
-                by_id = {q.query_id: q for q in prompts}
-                judged = self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
+                completions, judged = self._answers(prompts, settings.samples_per_prompt)
+                answers, graded = self._answers(aside, 1)
                 scorer = self.engines.scorer
                 nats = {v: scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
                 phase.facts["processes"] = process_facts(self.engines.generator, scorer)
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)
+                if aside:
+                    phase.write("steering_prompts", aside, Query)
+                    phase.write("steering_completions", answers, Completion)
+                    phase.write("steering_judgements", graded, Judgement)
                 rows = measure.evaluate(
                     measure.Answers(prompts, completions, judged, nats[0], nats[t]),
                     measure.asked(self.store, t, self.experiment.groups),
@@ -246,6 +246,7 @@ class Loop:
                     kinds=self.task.kinds,
                     confusion=self.task.confusion,
                     first=self._rows(0) if t else [],
+                    steering=measure.group_quality(aside, answers, graded),
                 )
                 phase.write("metrics", rows, Metric)
         self.progress.measured(t, rows := self._rows(t))
@@ -267,16 +268,19 @@ class Loop:
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)
 
-    def _samples(self, t: int, queries: Sequence[Query]) -> list[int]:
-        """Candidates per query; the strategy ``reweight`` asks for more where a group was served worse."""
-        names = self.experiment.groups.names
-        quality = np.array(
-            [r.value for g in names for r in self._rows(t - 1) if r.group == g and r.metric == "quality"]
-        )
-        per_group = strategies.candidates_per_group(
-            self.experiment.selection, self.experiment.generation.samples_per_prompt, quality
-        )
-        return [int(per_group[names.index(str(q.group))]) for q in queries]
+    def _answers(self, prompts: Sequence[Query], samples: int) -> tuple[list[Completion], list[Judgement]]:
+        """Answers of the served policy to held-out prompts, and what the task's judge says of them."""
+        drawn: list[Completion] = []
+        every = [samples] * len(prompts)
+        for chunk in self.engines.generator.stream(prompts, samples=every, purpose="evaluation") if prompts else ():
+            drawn += chunk
+            self.progress.generated("evaluation", chunk)
+        completions = in_order(drawn, prompts, every)
+        return completions, self._judged(prompts, completions) if prompts else []
+
+    def _judged(self, prompts: Sequence[Query], completions: Sequence[Completion]) -> list[Judgement]:
+        by_id = {q.query_id: q for q in prompts}
+        return self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
 
     def _real_examples(self, count: int, seed: int) -> list[Example]:
         rows = self.task.real_examples(count, seed=seed)

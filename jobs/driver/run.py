@@ -35,6 +35,7 @@ from scpl_ray.models.sources import check_model, check_reward_model, resolve_rew
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
+from scpl_ray.selection.steering import steering_prompts
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.manifests import restarts
@@ -147,6 +148,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     task = tasks.TASKS[experiment.task.name].build(experiment)
     if any(name != schema.MODEL_TERM for name in experiment.reward.terms):
         checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
+    steering_prompts(experiment, task.group_prompts, [])
     can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
     if cluster is None and os.environ.get(ADDRESS):
         if can_grow is None:

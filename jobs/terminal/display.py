@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from scpl_ray.credentials import MaskedLog, MaskedPipe, masked
-from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
 
@@ -230,16 +230,16 @@ def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups:
     )
     table.add_column("round", justify="right", no_wrap=True)
     shown = list(groups)[:SHOWN_GROUPS]
-    for group in shown:
-        table.add_column(f"share\n{group}", justify="right", no_wrap=True)
-    columns = [kind for kind in CATALOGUE if kind.column and kind.overall]
-    for name in (*(kind.column for kind in columns), "seconds"):
+    columns: list[tuple[MetricKind, str | None]] = [
+        (kind, group) for kind in CATALOGUE if kind.column for group in ((None,) if kind.overall else shown)
+    ]
+    names = (kind.column if group is None else f"{kind.column}\n{group}" for kind, group in columns)
+    for name in (*names, "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for round_, rows, seconds in rounds:
         table.add_row(
             str(round_),
-            *(f"{lookup(rows, 'share', group):.3f}" for group in shown),
-            *(_cell(lookup(rows, kind.name), kind.form) for kind in columns),
+            *(_cell(lookup(rows, kind.name, group), kind.form) for kind, group in columns),
             f"{seconds:.1f}",
         )
     return table

@@ -9,7 +9,10 @@ from rich.table import Table
 
 from actors.placement.layout import Layout, Seat
 from scpl_ray.config import Experiment
+from scpl_ray.feedback.rules import RULES
 from scpl_ray.protocols import Task
+from scpl_ray.selection.steering import steering_prompts
+from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.storage.run_directory import PHASES
 from scpl_ray.training.objectives import OBJECTIVES
 
@@ -129,12 +132,15 @@ def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
         len(task.group_prompts(e.evaluation.prompts_per_group))
         + len(task.neutral_prompts(e.evaluation.neutral_prompts))
     )
+    aside = len(steering_prompts(e, task.group_prompts, task.group_prompts(e.evaluation.prompts_per_group)))
     lora, objective = e.model.lora, OBJECTIVES[e.training.objective]
+    target = f"{e.selection.target} {e.selection.target_of}" if STRATEGIES[e.selection.strategy].reads_target else ""
     lines = {
         "queries": f"{e.queries.prompts_per_round} {e.queries.prompts} prompts of {e.task.name}; first shares {shares}",
         "completions": f"{completions:,} completions by {e.generation.engine}, <= {e.generation.max_new_tokens} tokens",
         "scores": " + ".join(f"{weight:g} x {name}" for name, weight in e.reward.terms.items()),
         "selection": e.selection.strategy
+        + (f" to {target}" if target else "")
         + (", then a matched random control" if e.selection.matched_control else "")
         + (f"; {e.training.dpo_pairs} pairs" if objective.pairs else ""),
         "dataset": f"{e.cycle.kind}, real share {e.cycle.real_share:g}",
@@ -142,8 +148,9 @@ def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
         + (f"LoRA rank {lora.rank}" if lora else "all weights")
         + f"; DeepSpeed ZeRO {e.training.zero_stage}, {e.training.workers} worker(s), "
         + objective.about(e.training),
-        "evaluation": f"{evaluated:,} completions of fixed held-out prompts",
-        "feedback": f"{e.feedback.rule} on {e.feedback.measure}",
+        "evaluation": f"{evaluated:,} completions of fixed held-out prompts"
+        + (f", and {aside:,} of others that steer selection" if aside else ""),
+        "feedback": e.feedback.rule + (f" on {e.feedback.measure}" if RULES[e.feedback.rule].reacts else ""),
     }
     if e.reward.model is None and e.reward.terms.get("model"):
         lines["reward_model"] = f"Bradley-Terry on choices of the {e.reward.choices} (while the pool generates)"

@@ -25,7 +25,7 @@ from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
 from scpl_ray.feedback.stability import GroupMap, Part, carried_on, estimate_loop_map
-from scpl_ray.selection import group_aware, strategies
+from scpl_ray.selection import strategies, targets
 from scpl_ray.shares import FloatArray
 
 PATIENCE = 1_000
@@ -108,7 +108,7 @@ class GroupsAlone:
         chosen = self._experiment.selection
         if chosen.matched_control and strategies.STRATEGIES[chosen.strategy].fixes == "size":
             return shares
-        target = group_aware.target_shares(chosen, len(shares), self._experiment.groups.shares)
+        target = targets.target_shares(chosen, len(shares), self._experiment.groups.shares)
         asked = selection.AskedGroups(chosen, shares, self._law, self._means(shares), self._sds, target)
         return selection.STRATEGIES[chosen.strategy].shares(asked)
 
@@ -185,6 +185,8 @@ def obstacle(experiment: Experiment) -> str:
         return f"feedback.rule: {rule}: users do not react, so there is no point of rest to speak of"
     if chosen.r_max == "prompt" and selection.STRATEGIES[chosen.strategy].one_maximum and not chosen.matched_control:
         return f"selection.r_max: prompt: the shares that {chosen.strategy} keeps have no closed form"
+    if strategies.needs_kinds(chosen) and strategies.steers(chosen):
+        return f"selection.target_of: kinds: {chosen.strategy} draws by quality, and what it keeps has no closed form"
     if experiment.cycle.real_rows:
         return "cycle.real_rows: a number of real rows has no share that all rounds have in common"
     return ""

@@ -44,7 +44,7 @@ from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_re
 from scpl_ray.config import Experiment, Feedback
 from scpl_ray.evaluation.bias import SMOOTHING
 from scpl_ray.feedback import rules as feedback
-from scpl_ray.selection.strategies import candidates_per_group
+from scpl_ray.selection.strategies import completions_per_group, steers
 from scpl_ray.shares import FloatArray, IntArray
 
 __all__ = ["Band", "Paths", "Start", "band", "simulate", "simulate_grid"]
@@ -124,7 +124,7 @@ class _Loop:
         self.total: _Data | None = None
         self.anchor = np.zeros((settings.rows, settings.n_groups, CONTEXTS, settings.n_groups), dtype=np.int64)
         self.path: dict[str, list[FloatArray]] = {f.name: [] for f in dataclasses.fields(Paths)[1:]}
-        self.quality = np.empty(0)
+        self.quality = self.steering = np.empty(0)
         self.difficulty: tuple[FloatArray, FloatArray] | None = None
 
     def run(self) -> None:
@@ -155,15 +155,21 @@ class _Loop:
         queries = self.draws.multinomial(s.prompts, shares)
         revealing = self.draws.binomial(queries, s.marked[:, None])
         prompts = np.stack([revealing, queries - revealing], axis=-1)
-        samples = candidates_per_group(self.common.selection, self.common.generation.samples_per_prompt, self.quality)
+        totals = completions_per_group(
+            self.common.selection, self.common.generation.samples_per_prompt, self.steering, queries
+        )
+        samples, rest = np.divmod(totals, np.maximum(queries, 1))
+        # which of a group's queries get one more says nothing about their contexts
+        more = self.draws.hypergeometric(revealing, queries - revealing, rest) if rest.any() else np.zeros_like(rest)
+        longer = np.stack([more, rest - more], axis=-1)
         neutral = np.broadcast_to(self.policy.neutral[:, None], self.policy.revealing.shape)
         law = tempered(np.stack([self.policy.revealing, neutral], axis=2), self.common.generation.temperature)
-        counts = self.draws.multinomial(prompts * samples[:, :, None], law)
+        counts = self.draws.multinomial(prompts * samples[:, :, None] + longer, law)
         choosing = np.full_like(shares, 1.0 / k) if self.common.reward.choices == "balanced" else shares
         asked = self.common.reward.choices_per_round
         choices = self.draws.multinomial(asked, choosing) / asked
         means = model.mean_rewards(choices, s.gain[:, None], s.advantage)
-        return Answered(t, prompts, samples, law, counts, means)
+        return Answered(t, prompts, samples, law, counts, means, longer)
 
     def dataset(self, kept: KeptCounts) -> FloatArray:
         """Weighted rows per cell that the data cycle takes from all rounds, real rows included, shape (B, K, 2, K)."""
@@ -221,11 +227,14 @@ class _Loop:
         revealing = tempered(self.policy.revealing, temperature)
         own = model.own_kind_share(model.asked_law(revealing, neutral, s.marked[:, None, None]))
         curve = model.learning_curve(data_shares, s.ceiling[:, None], s.exponent[:, None])
-        self.own_kind, self.quality = self._judged(curve, own)
-        _, null = self._judged(*self._alike(curve, own))
+        self.own_kind, learned, self.quality = self._judged(curve, own, s.group_answers)
+        _, _, null = self._judged(*self._alike(curve, own), s.group_answers)
+        if steers(self.common.selection):
+            _, _, self.steering = self._judged(curve, own, s.steering_answers)
         self._record(
             own_kind=self.own_kind,
             quality=self.quality,
+            quality_without_own_kind=learned,
             gap_null=np.ptp(null, axis=-1),
             kinds=self.draws.multinomial(s.neutral_answers, neutral) / s.neutral_answers[:, None],
             revealing_law=self.policy.revealing,
@@ -248,12 +257,14 @@ class _Loop:
         ]
         return alike[0], alike[1]
 
-    def _judged(self, curve: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Own-kind share and quality among the answers to group prompts, shape (B, K) each."""
-        n, w = self.settings.group_answers[:, None], self.settings.own_weight[:, None]
+    def _judged(
+        self, curve: FloatArray, own: FloatArray, answers: IntArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Own-kind share, the rest of the quality, and quality among answers to group prompts, shape (B, K) each."""
+        n, w = answers[:, None], self.settings.own_weight[:, None]
         found = self.draws.binomial(n, np.clip(own, 0.0, 1.0)) / n
         learned = self.draws.binomial(n, curve) / n
-        return found, np.asarray(np.clip((1.0 - w) * learned + w * found, 0.0, 1.0))
+        return found, learned, np.asarray(np.clip((1.0 - w) * learned + w * found, 0.0, 1.0))
 
     def _win_rate(self, answered: Answered) -> FloatArray:
         """Win rate of each group's completions; where a group asked nothing, that of the policy in expectation."""

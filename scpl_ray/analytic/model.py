@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
-from scpl_ray.selection import group_aware
+from scpl_ray.selection import targets
 from scpl_ray.selection.cycles import real_rows_needed
 from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
@@ -118,7 +118,7 @@ def validate(experiment: Experiment) -> None:
             f"selection.best_of: {chosen.best_of} but generation.samples_per_prompt is "
             f"{experiment.generation.samples_per_prompt}; lower it or draw more"
         )
-    group_aware.target_shares(chosen, k, experiment.groups.shares)
+    targets.target_shares(chosen, k, experiment.groups.shares)
     rules.validate(experiment.feedback, k)
     real_rows_needed(1, experiment.cycle)
 
@@ -144,6 +144,7 @@ def shape_of(experiment: Experiment) -> Hashable:
         e.generation.temperature,
         (e.reward.choices, e.reward.choices_per_round),
         (e.selection.strategy, e.selection.matched_control, e.selection.r_max, e.selection.best_of),
+        e.selection.target_of,
         (e.cycle.kind, e.cycle.window_rounds, e.cycle.real),
     )
 
@@ -177,6 +178,8 @@ class Settings:
     real_rows: IntArray
     group_answers: IntArray
     """Number of evaluated answers per group."""
+    steering_answers: IntArray
+    """Number of answers per group to the prompts that steer ``reweight``."""
     neutral_answers: IntArray
     prior_rows: FloatArray
     spillover: FloatArray
@@ -207,7 +210,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
         return np.repeat(np.array([value(e) for e in experiments], dtype=np.int64), seeds, axis=0)
 
     def target(e: Experiment) -> FloatArray:
-        return group_aware.target_shares(e.selection, k, e.groups.shares)
+        return targets.target_shares(e.selection, k, e.groups.shares)
 
     return Settings(
         common=experiments[0],
@@ -231,6 +234,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
         real_share=column(lambda e: e.cycle.real_share),
         real_rows=count(lambda e: e.cycle.real_rows),
         group_answers=count(lambda e: e.evaluation.prompts_per_group * e.evaluation.samples_per_prompt),
+        steering_answers=count(lambda e: e.evaluation.steering_prompts_per_group),
         neutral_answers=count(lambda e: e.evaluation.neutral_prompts * e.evaluation.samples_per_prompt),
         prior_rows=column(lambda e: e.analytic.prior_rows),
         spillover=column(lambda e: e.analytic.spillover),

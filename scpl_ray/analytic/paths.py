@@ -23,6 +23,8 @@ class Paths:
     """User mass that asked the round's queries (in round 0: those of round 1), shape (S, T + 1, K)."""
     quality: FloatArray
     """Measured quality per group, shape (S, T + 1, K)."""
+    quality_without_own_kind: FloatArray
+    """The part of the quality that does not ask for the group's own kind, shape (S, T + 1, K)."""
     gap_null: FloatArray
     """Gap of measured quality that chance alone shows among groups that are served alike, as difficult to serve as they
     were for the base model (in round 0: equally difficult), shape (S, T + 1)."""
@@ -72,6 +74,7 @@ class Paths:
             for metric, values in (
                 ("share", self.shares),
                 ("quality", self.quality),
+                ("quality_without_own_kind", self.quality_without_own_kind),
                 ("own_kind_share", self.own_kind),
                 ("kind_share", self.kinds),
                 ("win_rate", self.win_rate),
@@ -85,6 +88,10 @@ class Paths:
         found["disparate_gap_null", None] = self.gap_null
         found["quality_worst", None] = unequal.worst
         found["quality_mean", None] = unequal.mean
+        without = disparity.disparate_bias(self.quality_without_own_kind)
+        found["disparate_gap_without_own_kind", None] = without.gap
+        found["quality_worst_without_own_kind", None] = without.worst
+        found["quality_mean_without_own_kind", None] = without.mean
         found["kept_fraction", None] = self.kept_fraction
         return found
 

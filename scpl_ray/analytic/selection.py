@@ -38,6 +38,7 @@ from scpl_ray.selection.formulas import (
 from scpl_ray.shares import FloatArray, IntArray
 
 Number = TypeVar("Number", np.int64, np.float64)
+Value = TypeVar("Value", np.bool_, np.float64)
 CHUNK = 2_000_000
 """Number of rewards in memory at once where every single reward is drawn."""
 WIDEST = 40.0
@@ -59,11 +60,8 @@ class Answered:
     """Completions per cell, shape (B, K, 2, K)."""
     means: FloatArray
     """Mean reward of each kind, shape (B, K)."""
-
-    @property
-    def group_counts(self) -> IntArray:
-        """Completions per group, shape (B, K)."""
-        return np.asarray(self.counts.sum(axis=(2, 3)))
+    longer: IntArray | None = None
+    """Queries per group and context that get one completion more, shape (B, K, 2); ``None``: none of them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,12 +71,33 @@ class KeptCounts:
     rows: IntArray
     """Kept completions per cell, shape (B, K, 2, K)."""
     weights: FloatArray
-    """Training weight of a kept row by group, with mean 1 over the kept rows, shape (B, K)."""
+    """Training weight of a kept row by cell, with mean 1 over the kept rows; broadcasts to (B, K, 2, K)."""
 
     @property
     def mass(self) -> FloatArray:
         """Weighted rows per cell, shape (B, K, 2, K)."""
-        return np.asarray(self.rows * self.weights[:, :, None, None])
+        return np.asarray(self.rows * self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes whose shares the target is about: groups, or kinds, which are known without error here."""
+
+    axis: int
+    """The axis of the cells (B, K, 2, K) along which they lie."""
+
+    @classmethod
+    def of(cls, selection: Selection) -> Classes:
+        """The classes of ``selection.target_of``."""
+        return cls(3 if selection.target_of == "kinds" else 1)
+
+    def totals(self, cells: NDArray[Number]) -> NDArray[Number]:
+        """Sums by class, shape (B, K), of cells (B, K, 2, K)."""
+        return np.asarray(np.moveaxis(cells, self.axis, 1).sum(axis=(2, 3)))
+
+    def by_cell(self, values: NDArray[Value]) -> NDArray[Value]:
+        """Values by class (B, K) in a shape that broadcasts to the cells."""
+        return values[:, :, None, None] if self.axis == 1 else values[:, None, None, :]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,17 +114,27 @@ class AskedGroups:
     sds: FloatArray
     """Standard deviation of the rewards of each kind, shape (K,)."""
     target: FloatArray
-    """Target shares of group-aware strategies, shape (K,)."""
+    """Target shares of strategies that have a target, shape (K,)."""
+
+    @property
+    def kind_acceptance(self) -> FloatArray:
+        """Mean acceptance exp((r - r_max) / beta) of each kind, up to a common factor, shape (K,)."""
+        exponent = self.means / self.selection.beta + self.sds**2 / (2.0 * self.selection.beta**2)
+        return np.asarray(np.exp(exponent - exponent.max()))
 
     @property
     def acceptance(self) -> FloatArray:
-        """Mean acceptance exp((r - r_max) / beta) of each group, up to a common factor, shape (K,)."""
-        exponent = self.means / self.selection.beta + self.sds**2 / (2.0 * self.selection.beta**2)
-        return np.asarray(self.law @ np.exp(exponent - exponent.max()))
+        """The same of each group, shape (K,)."""
+        return np.asarray(self.law @ self.kind_acceptance)
+
+    @property
+    def kinds(self) -> FloatArray:
+        """Shares of the kinds among the completions, shape (K,)."""
+        return np.asarray(self.shares @ self.law)
 
 
 _Keep = Callable[[Answered, Settings, np.random.Generator], tuple[IntArray, FloatArray | None]]
-"""Returns kept rows per cell, and weights by group up to a constant factor; ``None``: all weights are equal."""
+"""Returns kept rows per cell, and weights by class up to a constant factor; ``None``: all weights are equal."""
 
 
 def select(answered: Answered, settings: Settings, draws: np.random.Generator) -> KeptCounts:
@@ -117,14 +146,15 @@ def select(answered: Answered, settings: Settings, draws: np.random.Generator) -
     """
     chosen = settings.common.selection
     rows, weights = STRATEGIES[chosen.strategy].keep(answered, settings, draws)
+    classes = Classes.of(chosen)
     if chosen.matched_control:
-        rows = _matched_random(answered.counts, rows, strategies.STRATEGIES[chosen.strategy].fixes, draws)
+        rows = _matched_random(answered.counts, rows, strategies.STRATEGIES[chosen.strategy].fixes, classes, draws)
     kept = rows.sum(axis=(1, 2, 3))
     _refuse(kept == 0, answered, "nothing was kept", "keep more: raise selection.beta, or lower selection.threshold")
     if weights is None:
-        return KeptCounts(rows, np.ones(rows.shape[:2]))
-    mass = (weights * rows.sum(axis=(2, 3))).sum(axis=-1)
-    return KeptCounts(rows, np.asarray(weights * (kept / mass)[:, None]))
+        return KeptCounts(rows, np.ones((len(rows), 1, 1, 1)))
+    mass = (weights * classes.totals(rows)).sum(axis=-1)
+    return KeptCounts(rows, classes.by_cell(np.asarray(weights * (kept / mass)[:, None])))
 
 
 def without_replacement(counts: IntArray, size: IntArray, draws: np.random.Generator) -> IntArray:
@@ -204,45 +234,52 @@ def _threshold(answered: Answered, settings: Settings, draws: np.random.Generato
 
 
 def _importance(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, FloatArray]:
-    counts = answered.group_counts
+    classes = Classes.of(settings.common.selection)
+    counts = classes.totals(answered.counts)
     _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
     weights = importance_weights(counts / counts.sum(axis=-1, keepdims=True), settings.target)
-    return answered.counts * (settings.target > 0)[:, :, None, None], weights
+    return answered.counts * classes.by_cell(settings.target > 0), weights
 
 
 def _quotas(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
-    short = np.any(settings.quotas > answered.group_counts, axis=-1)
-    _refuse(short, answered, "a quota exceeds what its group has", "lower selection.keep_fraction")
-    b, k = answered.means.shape
-    shape = (b, k, CONTEXTS, k)
-    means = np.broadcast_to(answered.means[:, None, None], shape).reshape(b * k, -1)
-    sds = np.broadcast_to(settings.reward_sd[:, None, None], shape).reshape(b * k, -1)
-    kept = keep_best(answered.counts.reshape(b * k, -1), means, sds, settings.quotas.reshape(-1), draws)
-    return kept.reshape(shape), None
+    classes = Classes.of(settings.common.selection)
+    short = np.any(settings.quotas > classes.totals(answered.counts), axis=-1)
+    what = settings.common.selection.target_of[:-1]
+    _refuse(short, answered, f"a quota exceeds what its {what} has", "lower selection.keep_fraction")
+    shape = answered.counts.shape
+
+    def by_class(cells: NDArray[Number]) -> NDArray[Number]:
+        rows = np.moveaxis(np.broadcast_to(cells, shape), classes.axis, 1)
+        return rows.reshape(shape[0] * shape[1], -1)
+
+    means, sds = by_class(answered.means[:, None, None]), by_class(settings.reward_sd[:, None, None])
+    kept = keep_best(by_class(answered.counts), means, sds, settings.quotas.reshape(-1), draws)
+    moved = np.moveaxis(np.empty(shape, dtype=np.int64), classes.axis, 1).shape
+    return np.moveaxis(kept.reshape(moved), 1, classes.axis), None
 
 
 def _calibrated(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
-    _refuse_missing(
-        answered.group_counts, answered, settings, "among the completions", "raise queries.prompts_per_round"
-    )
+    counts = Classes.of(settings.common.selection).totals(answered.counts)
+    _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
     return _accepted(answered, settings, draws, calibrate=True), None
 
 
 def _penalty(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
     if np.any(settings.target == 0):
         raise ValueError("selection.target: holds a 0, where the log excess is infinite; use quotas")
-    counts = answered.group_counts
+    counts = Classes.of(settings.common.selection).totals(answered.counts)
     _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
     excess = np.log(counts / counts.sum(axis=-1, keepdims=True) / settings.target)
     return _accepted(answered, settings, draws, cost=settings.penalty[:, None] * excess), None
 
 
 def _reweight(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    classes = Classes.of(settings.common.selection)
     rows = _accepted(answered, settings, draws)
-    counts = rows.sum(axis=(2, 3))
+    counts = classes.totals(rows)
     _refuse_missing(counts, answered, settings, "accepted", "raise selection.beta or generation.samples_per_prompt")
     weights = importance_weights(counts / counts.sum(axis=-1, keepdims=True), settings.target)
-    return rows * (settings.target > 0)[:, :, None, None], weights
+    return rows * classes.by_cell(settings.target > 0), weights
 
 
 def _as_asked(groups: AskedGroups) -> FloatArray:
@@ -250,7 +287,10 @@ def _as_asked(groups: AskedGroups) -> FloatArray:
 
 
 def _as_wanted(groups: AskedGroups) -> FloatArray:
-    return groups.target
+    """The target of groups; where kinds meet a target, each kind's rows are of the groups in which it was written."""
+    if groups.selection.target_of == "groups":
+        return groups.target
+    return np.asarray(groups.shares * (groups.law @ importance_weights(groups.kinds, groups.target)))
 
 
 def _accepted_share(groups: AskedGroups) -> FloatArray:
@@ -259,6 +299,9 @@ def _accepted_share(groups: AskedGroups) -> FloatArray:
 
 def _penalised_share(groups: AskedGroups) -> FloatArray:
     beta, penalty = groups.selection.beta, groups.selection.penalty
+    if groups.selection.target_of == "kinds":
+        paid = groups.kind_acceptance * (groups.kinds / groups.target) ** (-penalty / beta)
+        return accepted_shares(groups.shares, groups.law @ paid)
     return penalised_shares(groups.shares, beta * np.log(groups.acceptance), groups.target, beta, penalty)
 
 
@@ -310,25 +353,27 @@ def _accepted(
     cost: FloatArray | None = None,
     calibrate: bool = False,
 ) -> IntArray:
-    """Rows accepted with probability exp((r - cost_g - r_max) / beta), times the group's multiplier where calibrated.
+    """Rows accepted with probability exp((r - cost_k - r_max) / beta), times the class's multiplier where calibrated.
 
-    A calibrated multiplier is computed from the expected acceptance of the group, given the largest reward.
+    Costs and multipliers are those of the target's classes. A calibrated multiplier is computed from the expected
+    acceptance of the class, given the largest reward.
     """
+    classes = Classes.of(settings.common.selection)
     penalty = np.zeros(answered.means.shape) if cost is None else cost
     if settings.common.selection.r_max == "prompt":
-        # all candidates of a prompt have the same cost, which does not change their distance to the prompt's maximum
-        return _accepted_per_prompt(answered, settings, draws, calibrate)
-    means = answered.means[:, None, None] - penalty[:, :, None, None]
+        return _accepted_per_prompt(answered, settings, draws, classes, penalty, calibrate)
+    paid = classes.by_cell(penalty)
+    means = answered.means[:, None, None] - paid
     sds, beta = settings.reward_sd[:, None, None], settings.beta[:, None, None, None]
     shape = answered.counts.shape
     maxima = _maxima(answered.counts, np.broadcast_to(means, shape), np.broadcast_to(sds, shape), draws)
     at_top = np.zeros(shape, dtype=np.int64)
     if settings.common.selection.r_max == "bound":
-        over = np.any(maxima + penalty[:, :, None, None] > settings.reward_bound[:, None, None, None], axis=(1, 2, 3))
+        over = np.any(maxima + paid > settings.reward_bound[:, None, None, None], axis=(1, 2, 3))
         _refuse(over, answered, "a reward exceeds selection.reward_bound", "raise it, or use selection.r_max: batch")
         reach = settings.reward_bound[:, None] - penalty
         reference = (settings.reward_bound - penalty.min(axis=-1))[:, None, None, None]
-        ceiling = np.broadcast_to(reach[:, :, None, None], shape)
+        ceiling = np.broadcast_to(classes.by_cell(reach), shape)
     else:
         np.put_along_axis(_flat(at_top), _flat(maxima).argmax(axis=-1)[:, None], 1, axis=-1)
         reference = maxima.max(axis=(1, 2, 3), keepdims=True)
@@ -339,9 +384,9 @@ def _accepted(
     others = answered.counts - at_top
     if not calibrate:
         return at_top + draws.binomial(others, accept)
-    mass = (others * accept + at_top).sum(axis=(2, 3))
+    mass = classes.totals(others * accept + at_top)
     _refuse_missing(mass, answered, settings, "accepted, every acceptance underflows", "raise selection.beta")
-    multiplier = calibrated_multipliers(mass, settings.target, 1.0)[:, :, None, None]
+    multiplier = classes.by_cell(calibrated_multipliers(mass, settings.target, 1.0))
     return draws.binomial(at_top, multiplier) + draws.binomial(others, accept * multiplier)
 
 
@@ -353,11 +398,17 @@ def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: np.rand
 
 
 def _accepted_per_prompt(
-    answered: Answered, settings: Settings, draws: np.random.Generator, calibrate: bool
+    answered: Answered,
+    settings: Settings,
+    draws: np.random.Generator,
+    classes: Classes,
+    penalty: FloatArray,
+    calibrate: bool,
 ) -> IntArray:
     """Rejection sampling against each prompt's own maximum, for which every reward is drawn."""
     b, k = answered.means.shape
-    most = int(answered.samples.max())
+    longer = np.zeros(answered.prompts.shape, dtype=np.int64) if answered.longer is None else answered.longer
+    most = int(answered.samples.max()) + int(longer.any())
     queries = int(answered.prompts.sum(axis=(1, 2)).max())
     kept = np.zeros((b, k, CONTEXTS, k), dtype=np.int64)
     chunk = max(1, CHUNK // (queries * most))
@@ -373,27 +424,37 @@ def _accepted_per_prompt(
         means, sds = answered.means[part], settings.reward_sd[part]
         rewards = means[row[:, None], kind] + sds[row[:, None], kind] * draws.standard_normal(kind.shape)
         group = cell // CONTEXTS
-        drawn = np.arange(most) < answered.samples[part][row, group][:, None]
+        of_class = kind if classes.axis == 3 else np.broadcast_to(group[:, None], kind.shape)
+        rewards = rewards - penalty[part][row[:, None], of_class]
+        place = np.arange(len(row)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        more = place < longer[part].reshape(-1, k * CONTEXTS)[row, cell]
+        drawn = np.arange(most) < (answered.samples[part][row, group] + more)[:, None]
         rewards = np.where(drawn, rewards, -np.inf)
         accept = np.exp((rewards - rewards.max(axis=-1, keepdims=True)) / settings.beta[part][row, None])
         if calibrate:
-            mass = np.bincount(row * k + group, accept.sum(axis=-1), minlength=len(prompts) * k).reshape(-1, k)
-            accept *= calibrated_multipliers(mass, settings.target[part], 1.0)[row, group][:, None]
+            where = (row[:, None] * k + of_class).ravel()
+            mass = np.bincount(where, accept.ravel(), minlength=len(prompts) * k).reshape(-1, k)
+            accept *= calibrated_multipliers(mass, settings.target[part], 1.0)[row[:, None], of_class]
         taken = draws.random(accept.shape) < accept
         index = ((row * k * CONTEXTS + cell)[:, None] * k + kind)[taken]
         kept[part] = np.bincount(index, minlength=prompts.size * k).reshape(-1, k, CONTEXTS, k)
     return kept
 
 
-def _matched_random(counts: IntArray, kept: IntArray, fixes: str, draws: np.random.Generator) -> IntArray:
+def _matched_random(
+    counts: IntArray, kept: IntArray, fixes: str, classes: Classes, draws: np.random.Generator
+) -> IntArray:
     """As many rows as were kept in all, or from each stratum that the strategy fixes, chosen by chance.
 
     Keeping one candidate of each prompt amounts to drawing completions of its context, as their kinds are independent.
     """
     b, k = counts.shape[:2]
-    strata = {"size": (b, 1), "groups": (b, k), "prompts": (b, k * CONTEXTS)}[fixes]
+    axis = classes.axis if fixes == "classes" else 1
+    strata = {"size": (b, 1), "classes": (b, k), "prompts": (b, k * CONTEXTS)}[fixes]
+    every, kept = np.moveaxis(counts, axis, 1), np.moveaxis(kept, axis, 1)
     size = kept.reshape(*strata, -1).sum(axis=-1)
-    return without_replacement(counts.reshape(*strata, -1), size, draws).reshape(counts.shape)
+    taken = without_replacement(every.reshape(*strata, -1), size, draws).reshape(every.shape)
+    return np.moveaxis(taken, 1, axis)
 
 
 def _flat(cells: NDArray[Number]) -> NDArray[Number]:
@@ -402,7 +463,8 @@ def _flat(cells: NDArray[Number]) -> NDArray[Number]:
 
 def _refuse_missing(masses: FloatArray | IntArray, answered: Answered, settings: Settings, where: str, do: str) -> None:
     missing = np.any((masses == 0) & (settings.target > 0), axis=-1)
-    _refuse(missing, answered, f"selection.target wants a group of which nothing is {where}", do)
+    what = settings.common.selection.target_of[:-1]
+    _refuse(missing, answered, f"selection.target wants a {what} of which nothing is {where}", do)
 
 
 def _refuse(rows: NDArray[np.bool_], answered: Answered, fault: str, remedy: str) -> None:

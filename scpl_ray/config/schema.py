@@ -275,8 +275,11 @@ class Selection(Section):
     best_of: PositiveInt = 4
     """best_of_n: candidates considered per prompt."""
     target: Literal["balanced", "initial"] | Floats = "balanced"
-    """Group-aware strategies: the group shares wanted among the kept: ``balanced``, ``initial`` (those of round 1), or
-    one number per group."""
+    """Strategies with a target: the shares wanted among the kept: ``balanced``, ``initial`` (those of the groups in
+    round 1), or one number per group."""
+    target_of: Literal["groups", "kinds"] = "groups"
+    """Whose shares ``target`` is about. ``groups``: who asked, a remedy of disparate bias; ``kinds``: what was written,
+    as the task's judge tells it and corrected for its known errors, a remedy of preference bias."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.5
     """penalty: lambda, in units of reward per unit of log excess; needs one ``r_max`` for all prompts."""
     matched_control: bool = False
@@ -322,7 +325,10 @@ class Training(Section):
     dpo_pairs: Literal["accepted_rejected", "best_worst"] = "accepted_rejected"
     """dpo: which completion of a prompt is held against which."""
     epochs: PositiveInt = 1
-    """Passes over the round's data."""
+    """Passes over the round's data, where ``steps`` does not say how long to train."""
+    steps: PositiveInt | None = None
+    """Optimizer steps of each round, of ``tokens_per_step`` tokens and over as many passes as they take, so that arms
+    with more and with less data train equally much; ``null``: ``epochs`` passes."""
     learning_rate: PositiveFloat = 1e-3
     """Peak AdamW learning rate; linear warm-up, then linear decay."""
     warmup_fraction: Fraction = 0.05
@@ -337,6 +343,9 @@ class Training(Section):
     """Tokens per worker in one forward pass, padding included."""
     loss_on: Literal["completion", "all"] = "completion"
     """``all`` also trains on the users' prompts."""
+    normalise: Literal["examples", "tokens"] = "examples"
+    """sft: what counts equally in the loss. ``examples``: every answer, long or short, so that shares of the data are
+    shares of the loss; ``tokens``: every token, so that longer answers count for more. dpo weighs pairs."""
     worker_lifetime: Literal["round", "run"] = "run"
     """``round``: fresh workers each round (GPU memory returns); ``run``: workers live on (small models)."""
 
@@ -361,6 +370,9 @@ class Evaluation(Section):
     """Neutral prompts: shares of the kinds the model chooses by itself, and preference bias."""
     samples_per_prompt: PositiveInt = 1
     """Completions per evaluation prompt."""
+    steering_prompts_per_group: PositiveInt = 50
+    """Held-out group prompts beside those, asked once a round only where selection steers by quality (``reweight``),
+    so that no remedy is tuned on what it is judged by. Texts that are evaluated too are left out of them."""
 
 
 class Tracking(Section):

@@ -127,6 +127,20 @@ CATALOGUE = (
         per_group=True,
         analytic=True,
     ),
+    _fraction(
+        name="loss_share",
+        definition="Share of the training loss that the group's examples have, of those of any group.",
+        per_group=True,
+        column="loss",
+        form=".0%",
+    ),
+    _fraction(
+        name="loss_share_real",
+        definition="Share of the training loss that real data have.",
+        overall=True,
+        column="loss\nreal",
+        form=".0%",
+    ),
     _log_odds(
         name=PREFERENCE,
         line="preference",
@@ -256,6 +270,20 @@ CATALOGUE = (
         predicted=True,
     ),
     _fraction(
+        name="quality_without_own_kind",
+        definition="Mean over the same answers of those parts of the quality that do not ask for the group's own kind; "
+        "the quality itself where no part does.",
+        per_group=True,
+        better="higher",
+        analytic=True,
+    ),
+    _fraction(
+        name="steering_quality",
+        definition="Mean quality of the answers to held-out prompts that are not evaluated: what steers `reweight`, "
+        "and measured only for it.",
+        per_group=True,
+    ),
+    _fraction(
         name="own_kind_share",
         definition="Share of the answers to the group's held-out prompts that are of the kind the group prefers.",
         per_group=True,
@@ -290,6 +318,19 @@ CATALOGUE = (
         definition="How often the changes since the base model, dealt to the groups at random, differ between groups "
         "as much as they do (in round 0: the qualities themselves).",
         overall=True,
+    ),
+    _fraction(
+        name="disparate_gap_without_own_kind",
+        definition="The same gap of the quality without own kind, which does not move with preference bias by itself.",
+        overall=True,
+        better="lower",
+        label="disparate gap without own kind",
+        column="gap w/o\nown kind",
+        study_table=True,
+        change=True,
+        figure="disparity",
+        is_gap=True,
+        analytic=True,
     ),
     _fraction(
         name="disparate_std",
@@ -327,6 +368,22 @@ CATALOGUE = (
         study_table=True,
         change=True,
         figure="disparity",
+        analytic=True,
+    ),
+    _fraction(
+        name="quality_worst_without_own_kind",
+        definition="Quality without own kind of the group that is worst served by it.",
+        overall=True,
+        better="higher",
+        label="worst quality without own kind",
+        analytic=True,
+    ),
+    _fraction(
+        name="quality_mean_without_own_kind",
+        definition="Mean over the groups of their quality without own kind.",
+        overall=True,
+        better="higher",
+        label="mean quality without own kind",
         analytic=True,
     ),
     _fraction(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ SELF_BLEU_ANSWERS = 32
 """Number of answers compared by self-BLEU: equal for all rounds and groups, because it grows with this number."""
 CORRECT = "correct"
 """The term of a judgement that is 1 for right and 0 for wrong answers."""
+OWN_KIND_TERMS = frozenset({"own_kind", "reward", "win_rate"})
+"""The terms of a judgement that say how far the answer is of the kind that the asking group prefers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Asked:
     """Statistics of the selection; empty in round 0."""
     base_quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Mean quality of the base model's answers to each evaluation prompt, by query id; empty in round 0."""
+    loss: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    """Shares of the training loss by ``origin`` and by ``group``; empty in round 0."""
 
 
 def asked(store: Store, round_: int, groups: Groups) -> Asked:
@@ -65,12 +70,20 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
     completions = store.read(round_, "completions", "completions", Completion)
     for completion, score in zip(completions, store.read(round_, "scores", "scores", Score), strict=True):
         rewards[str(group_of[completion.query_id])].append(score.reward)
-    selection = store.manifest(round_, "selection")
-    assert selection is not None
+    selection, dataset = store.manifest(round_, "selection"), store.manifest(round_, "dataset")
+    assert selection is not None and dataset is not None
     first = per_prompt(
         store.read(0, "evaluation", "completions", Completion), store.read(0, "evaluation", "judgements", Judgement)
     )
-    return Asked(round_, store.read_json(round_, "queries", "shares"), rewards, selection.facts, first)
+    return Asked(
+        round_,
+        store.read_json(round_, "queries", "shares"),
+        rewards,
+        selection.facts,
+        base_quality=first,
+        # a round that an older version began has no shares of the loss
+        loss=dataset.facts.get("loss_shares", {}),
+    )
 
 
 def per_prompt(completions: Sequence[Completion], judgements: Sequence[Judgement]) -> dict[str, float]:
@@ -89,6 +102,7 @@ def evaluate(
     kinds: Sequence[str],
     confusion: Sequence[Sequence[float]] | None,
     first: Sequence[Metric],
+    steering: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Metric]:
     """All metrics of a round.
 
@@ -99,6 +113,7 @@ def evaluate(
         kinds: kind k is the one that group k prefers.
         confusion: the judge's P(judged j | true i), where its errors are known.
         first: the metrics of round 0; empty in round 0 itself.
+        steering: each group's quality on the prompts that steer selection; empty where nothing is steered.
     """
     prompt_of = {q.query_id: q for q in answers.prompts}
     by_group: dict[str | None, list[int]] = {name: [] for name in (*experiment.groups.names, None)}
@@ -107,6 +122,8 @@ def evaluate(
     rows = chain(
         _asked(asked),
         _quality(answers, asked.base_quality, by_group, experiment, kinds),
+        _without_own_kind(answers, by_group, experiment.groups.names),
+        _steering(steering),
         _passes(answers, by_group, experiment),
         _preference(answers, by_group[None], experiment, kinds, confusion, first),
         _text(answers, by_group, experiment),
@@ -114,6 +131,17 @@ def evaluate(
     return [
         Metric(asked.round, group, metric, float(value)) for group, metric, value in rows if not np.isnan(float(value))
     ]
+
+
+def group_quality(
+    prompts: Sequence[Query], completions: Sequence[Completion], judgements: Sequence[Judgement]
+) -> dict[str, float]:
+    """Mean quality of the answers by the group of their prompt."""
+    group_of = {q.query_id: str(q.group) for q in prompts}
+    found: dict[str, list[float]] = {}
+    for completion, judgement in zip(completions, judgements, strict=True):
+        found.setdefault(group_of[completion.query_id], []).append(judgement.quality)
+    return {group: float(np.mean(values)) for group, values in found.items()}
 
 
 def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
@@ -130,6 +158,11 @@ def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
 _Rows = Iterator[tuple[str | None, str, float]]
 
 
+def _steering(quality: Mapping[str, float]) -> _Rows:
+    for name, value in quality.items():
+        yield name, "steering_quality", value
+
+
 def _asked(asked: Asked) -> _Rows:
     for name, share in asked.shares.items():
         yield name, "share", share
@@ -144,6 +177,10 @@ def _asked(asked: Asked) -> _Rows:
         yield None, "kept_fraction", facts["kept"] / facts["candidates"]
         yield None, "effective_sample_size", facts["effective_sample_size"]
         yield None, "duplicate_fraction", facts["duplicates"] / facts["candidates"]
+    if asked.loss:
+        for name in asked.shares:
+            yield name, "loss_share", asked.loss["group"].get(name, 0.0)
+        yield None, "loss_share_real", asked.loss["origin"]["real"]
 
 
 def _quality(
@@ -174,6 +211,32 @@ def _quality(
     yield None, "disparate_ratio", float(unequal.ratio)
     yield None, "quality_worst", float(unequal.worst)
     yield None, "quality_mean", float(unequal.mean)
+
+
+def quality_without_own_kind(judgement: Judgement) -> float:
+    """The mean of the terms that do not ask for the group's own kind; the quality where no term does.
+
+    NaN where every term does.
+    """
+    others = [value for name, value in judgement.terms.items() if name not in OWN_KIND_TERMS]
+    if len(others) == len(judgement.terms):
+        return judgement.quality
+    return float(np.mean(others)) if others else float("nan")
+
+
+def _without_own_kind(answers: Answers, by_group: Mapping[str | None, Sequence[int]], names: Sequence[str]) -> _Rows:
+    """Quality and its inequality where the preferred kind counts for nothing.
+
+    Preference bias is what kinds are written. A quality that asks for the own kind moves with it by construction.
+    """
+    found = {name: np.mean([quality_without_own_kind(answers.judgements[i]) for i in by_group[name]]) for name in names}
+    for name, value in found.items():
+        yield name, "quality_without_own_kind", float(value)
+    if np.isfinite(list(found.values())).all():
+        unequal = disparity.disparate_bias(list(found.values()))
+        yield None, "disparate_gap_without_own_kind", float(unequal.gap)
+        yield None, "quality_worst_without_own_kind", float(unequal.worst)
+        yield None, "quality_mean_without_own_kind", float(unequal.mean)
 
 
 def _passes(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment) -> _Rows:

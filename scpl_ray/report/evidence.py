@@ -97,6 +97,8 @@ class Selected:
     shares: tuple[tuple[str, float, float | None, float], ...]
     """Per group: its share of the queries, of the completions before selection (``None`` without run directories), and
     of the kept completions by weight."""
+    loss: tuple[tuple[str, float], ...]
+    """Shares of the training loss, of groups and of ``real data``; empty where no run recorded them."""
 
 
 def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
@@ -121,7 +123,9 @@ def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
     shares = tuple(
         (g, mean("share", g), float(np.mean(before[g])) if before[g] else None, mean("kept_share", g)) for g in groups
     )
-    return Selected(arm, last, mean("kept_fraction"), mean("effective_sample_size"), shares)
+    loss = [(g, mean("loss_share", g)) for g in groups] + [("real data", mean("loss_share_real"))]
+    known = tuple((name, share) for name, share in loss if not np.isnan(share))
+    return Selected(arm, last, mean("kept_fraction"), mean("effective_sample_size"), shares, known)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from scpl_ray.config import Selection
 from scpl_ray.selection.formulas import effective_sample_size, vrs_acceptance
+from scpl_ray.selection.targets import Target
 from scpl_ray.shares import FloatArray, IntArray
 
 
@@ -32,6 +33,8 @@ class Candidates:
     """Rewards, all finite, shape (N,)."""
     n_groups: int
     """Number of groups K >= 2."""
+    kinds: IntArray | None = None
+    """Judged kind of each completion in 0..K-1, -1 where the judge told none, shape (N,); ``None``: not judged."""
 
     def __post_init__(self) -> None:
         self.validate()
@@ -46,10 +49,13 @@ class Candidates:
         n = len(self.completion_ids)
         if n == 0:
             raise ValueError("completion_ids: empty; selection needs at least one completion")
-        for name, column in (("prompts", self.prompts), ("groups", self.groups), ("rewards", self.rewards)):
+        indices = [("prompts", self.prompts), ("groups", self.groups)]
+        if self.kinds is not None:
+            indices.append(("kinds", self.kinds))
+        for name, column in (*indices, ("rewards", self.rewards)):
             if column.shape != (n,):
                 raise ValueError(f"{name}: shape {column.shape} for {n} completion_ids; needs shape ({n},)")
-        for name, column in (("prompts", self.prompts), ("groups", self.groups)):
+        for name, column in indices:
             if column.dtype.kind not in "iu":
                 raise ValueError(f"{name}: of type {column.dtype}; indices are whole numbers")
         if len(set(self.completion_ids)) != n:
@@ -59,6 +65,11 @@ class Candidates:
             raise ValueError(
                 f"groups: from {self.groups.min()} to {self.groups.max()} with n_groups {self.n_groups}; "
                 "indices lie in 0..n_groups-1 and n_groups is at least 2"
+            )
+        if self.kinds is not None and (self.kinds.min() < -1 or self.kinds.max() >= self.n_groups):
+            raise ValueError(
+                f"kinds: from {self.kinds.min()} to {self.kinds.max()} with n_groups {self.n_groups}; a kind is one of "
+                "0..n_groups-1, or -1 for none"
             )
         if not np.all(np.isfinite(self.rewards)):
             at = int(np.flatnonzero(~np.isfinite(self.rewards))[0])
@@ -115,6 +126,8 @@ class Selected:
     """Weighted group shares of the kept completions, shape (K,)."""
     strategy: str
     """Name of the strategy, with the prefix ``random control of`` where this is its control."""
+    meet: Meet | None = None
+    """Brings a part of the kept completions to the strategy's target again; ``None``: it has no target to meet."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,8 +136,8 @@ class Draw:
 
     chance: FloatArray
     """One uniform in [0, 1) per completion, shape (N,)."""
-    target: FloatArray
-    """Target group shares, shape (K,)."""
+    target: Target
+    """The wanted shares, and the class by which each completion counts towards them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,11 +146,17 @@ class Kept:
 
     rows: IntArray
     """Positions of the kept completions, in any order, shape (M,)."""
-    group_weights: FloatArray | None = None
-    """Weight of a kept row by its group, up to a constant factor, shape (K,); ``None``: all weights are equal."""
+    class_weights: FloatArray | None = None
+    """Weight of a kept row by its class of the target, up to a constant factor, shape (K,); ``None``: all are equal."""
 
 
-def selected(candidates: Candidates, indices: IntArray, weights: FloatArray, strategy: str) -> Selected:
+Meet = Callable[[IntArray], tuple[IntArray, FloatArray]]
+"""From rows (M,) to those of them that are kept, as positions in ``rows``, and their weights up to a factor."""
+
+
+def selected(
+    candidates: Candidates, indices: IntArray, weights: FloatArray, strategy: str, meet: Meet | None = None
+) -> Selected:
     """The kept completions with their statistics.
 
     Args:
@@ -145,6 +164,7 @@ def selected(candidates: Candidates, indices: IntArray, weights: FloatArray, str
         indices: ascending positions of the kept completions, shape (M,).
         weights: their weights up to a constant factor, shape (M,).
         strategy: name of the strategy that kept them.
+        meet: brings a part of them to the strategy's target.
     """
     groups = candidates.groups[indices]
     weights = weights / weights.mean()
@@ -156,23 +176,24 @@ def selected(candidates: Candidates, indices: IntArray, weights: FloatArray, str
         shares_before=candidates.shares,
         shares_after=np.bincount(groups, weights=weights, minlength=candidates.n_groups) / weights.sum(),
         strategy=strategy,
+        meet=meet,
     )
 
 
-def acceptance(candidates: Candidates, selection: Selection, excess: FloatArray | None = None) -> FloatArray:
+def acceptance(candidates: Candidates, selection: Selection, cost: FloatArray | None = None) -> FloatArray:
     """Acceptance probabilities exp((r - r_max) / beta), shape (N,).
 
     Args:
         candidates: the completions.
         selection: ``beta``, ``r_max`` and ``reward_bound``.
-        excess: with ``penalty`` lambda, r is the reward minus lambda excess_g; shape (K,). The bound is shifted
-            accordingly, so that it bounds these rewards too.
+        cost: what is subtracted from each reward first, shape (N,). The bound is shifted by the smallest cost, so that
+            it bounds these rewards too.
 
     Raises:
         ValueError: ``reward_bound`` lies below a reward.
     """
-    cost = np.zeros(candidates.n_groups) if excess is None else selection.penalty * excess
-    rewards = candidates.rewards - cost[candidates.groups]
+    cost = np.zeros(candidates.size) if cost is None else cost
+    rewards = candidates.rewards - cost
     match selection.r_max:
         case "bound":
             top = int(candidates.rewards.argmax())

@@ -8,15 +8,31 @@ from typing import overload
 import numpy as np
 
 from scpl_ray.config import Experiment
-from scpl_ray.records import Completion, Example, Query, Score
+from scpl_ray.records import Completion, Example, Judgement, Query, Score
 from scpl_ray.selection import pairs
 from scpl_ray.selection.strategies import Candidates, Selected
+from scpl_ray.selection.targets import NONE
+from scpl_ray.shares import FloatArray, IntArray
 
 
 def candidates_of(
-    queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score], groups: Sequence[str]
+    queries: Sequence[Query],
+    completions: Sequence[Completion],
+    scores: Sequence[Score],
+    groups: Sequence[str],
+    kinds: Sequence[str] = (),
+    judged: Sequence[Judgement] = (),
 ) -> Candidates:
-    """The candidates for selection: one entry per completion, in order."""
+    """The candidates for selection: one entry per completion, in order.
+
+    Args:
+        queries: the round's queries.
+        completions: their completions.
+        scores: the completions' scores, in the same order.
+        groups: names of the groups.
+        kinds: names of the kinds, in the order of the groups that prefer them.
+        judged: the judge's words on the completions, in the same order; empty where their kinds are not needed.
+    """
     position = {q.query_id: i for i, q in enumerate(queries)}
     prompts = np.array([position[c.query_id] for c in completions], dtype=np.int64)
     return Candidates(
@@ -25,6 +41,7 @@ def candidates_of(
         groups=np.array([groups.index(str(queries[i].group)) for i in prompts], dtype=np.int64),
         rewards=np.array([s.reward for s in scores], dtype=np.float64),
         n_groups=len(groups),
+        kinds=np.array([NONE if j.kind is None else kinds.index(j.kind) for j in judged]) if judged else None,
     )
 
 
@@ -70,7 +87,24 @@ def training_data(
         )
         for i, weight, worse in zip(kept.indices.tolist(), kept.weights, rejected, strict=True)
     ]
-    return examples, _selection_facts(kept, completions) | facts
+    return examples, _selection_facts(kept, completions) | _kind_facts(kept, chosen_from) | facts
+
+
+def _kind_facts(kept: Selected, chosen_from: Candidates) -> dict[str, object]:
+    """Where kinds have been judged: how many have none, and the judged shares of all completions and of the kept."""
+    if chosen_from.kinds is None:
+        return {}
+
+    def shares(kinds: IntArray, weights: FloatArray) -> list[float]:
+        decided = kinds != NONE
+        masses = np.bincount(kinds[decided], weights[decided], minlength=chosen_from.n_groups)
+        return [float(share) for share in masses / masses.sum()]
+
+    return {
+        "kinds_undecided": int((chosen_from.kinds == NONE).sum()),
+        "kinds_before": shares(chosen_from.kinds, np.ones(chosen_from.size)),
+        "kinds_after": shares(chosen_from.kinds[kept.indices], kept.weights),
+    }
 
 
 def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[str, object]:

@@ -1,107 +1,160 @@
-"""Selection that uses the groups: importance weights, quotas, calibration, penalty, reweighting.
+"""Selection with a target: importance weights, quotas, calibration, penalty, reweighting.
 
-Quotas, weights and calibration bring the kept shares to the target; a penalty leaves a bias.
+Quotas, weights and calibration bring the kept shares to the target, of groups or of kinds; a penalty leaves a bias.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from scpl_ray.config import Selection
 from scpl_ray.selection.candidates import Candidates, Draw, Kept, acceptance, accepted, budget
-from scpl_ray.selection.formulas import calibrated_multipliers, importance_weights
-from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder
+from scpl_ray.selection.targets import NONE, Target
+from scpl_ray.shares import FloatArray, IntArray, largest_remainder
 
-
-def target_shares(selection: Selection, n_groups: int, initial_shares: ArrayLike) -> FloatArray:
-    """The target group shares of the group-aware strategies, shape (K,).
-
-    Raises:
-        ValueError: not one share per group, or shares that are negative or do not sum to 1.
-    """
-    match selection.target:
-        case "balanced":
-            return np.full(n_groups, 1.0 / n_groups)
-        case "initial":
-            return check_shares("initial_shares", initial_shares, n_groups)
-        case shares:
-            return check_shares("selection.target", shares, n_groups)
-
-
-def more_for_weaker(samples_per_prompt: int, quality: FloatArray) -> IntArray:
-    """Completions per query of each group, more where its quality is lower, shape (..., K) like ``quality``.
-
-    n_g = n (1 - q_g) / mean_j (1 - q_j), rounded, at least 1 and at most 2 n. If all groups ask equally
-    often, the mean is about n per query, or less where the cap limits the weakest. Where every q_g = 1, n_g = n.
-    """
-    samples = np.full(quality.shape, samples_per_prompt)
-    lack = 1.0 - quality
-    mean = np.broadcast_to(lack.mean(axis=-1, keepdims=True), quality.shape)
-    wanted = np.divide(samples * lack, mean, out=samples.astype(np.float64), where=mean > 0)
-    return np.asarray(np.clip(np.floor(wanted + 0.5), 1, 2 * samples_per_prompt), dtype=np.int64)
+SETTLED = 25
+"""How often quotas of judged kinds are corrected for what the last ones would keep; each time changes them less."""
+AMONG = "among the completions", "raise queries.prompts_per_round"
 
 
 def importance(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Keep all completions of the wanted groups, weighted by tau_g / p_g."""
-    _check_groups(candidates.group_counts, draw.target, "among the completions", "raise queries.prompts_per_round")
-    rows = np.flatnonzero(draw.target[candidates.groups] > 0)
-    return Kept(rows, importance_weights(candidates.shares, draw.target))
+    """Keep all completions of the wanted classes, weighted by tau_k / p_k."""
+    rows = _classified(draw.target)
+    weights = draw.target.weights(draw.target.masses(rows), *AMONG)
+    return _weighted(rows, weights, draw.target)
 
 
 def quotas(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Keep the best m_g of each group, m_g = tau_g M by largest remainder."""
-    counts = largest_remainder(draw.target, budget(candidates, selection))
-    if np.any(counts > candidates.group_counts):
-        wanted = draw.target > 0
-        most = float((candidates.group_counts[wanted] / draw.target[wanted]).min()) / candidates.size
+    """Keep the best m_k of each class, m_k = tau_k M by largest remainder."""
+    target = draw.target
+    order = candidates.best_first[target.classes[candidates.best_first] != NONE]
+    size = budget(candidates, selection)
+    shares = quota_shares(target, candidates.rewards, order, size)
+    counts, there = largest_remainder(shares, size), target.masses(order).astype(np.int64)
+    if np.any(counts > there):
+        wanted = shares > 0
+        most = float((there[wanted] / shares[wanted]).min()) / candidates.size
         raise ValueError(
-            f"selection.keep_fraction: {selection.keep_fraction} asks for {counts.tolist()} per group of "
-            f"{candidates.group_counts.tolist()}; quotas are feasible up to about {most:.4g}"
+            f"selection.keep_fraction: {selection.keep_fraction} asks for {counts.tolist()} per {target.what} of "
+            f"{there.tolist()}; quotas are feasible up to about {most:.4g}"
         )
-    order = candidates.best_first
-    rows = [order[candidates.groups[order] == g][:count] for g, count in enumerate(counts)]
-    return Kept(np.concatenate(rows))
+    return Kept(np.concatenate([order[target.classes[order] == k][:count] for k, count in enumerate(counts)]))
+
+
+def quota_shares(target: Target, rewards: FloatArray, order: IntArray, size: int) -> FloatArray:
+    """The shares by class of ``size`` rows of which each class's best are kept, shape (K,).
+
+    They are the target's where classes are known. Where the judge errs, the best rows that are judged j hold the true
+    kinds in proportions that depend on how many they are: quotas are found at which the true kinds meet the target.
+
+    Args:
+        target: the wanted shares.
+        rewards: rewards of all completions, shape (N,).
+        order: the rows that can be kept, best first.
+        size: number of rows to be kept.
+
+    Raises:
+        ValueError: the judge errs too much to reach the target.
+    """
+    if target.confusion is None:
+        return target.shares
+    target.check(target.true(target.masses(order)), *AMONG)
+    by_class = [rewards[order[target.classes[order] == k]] for k in range(len(target.shares))]
+    held = target.mixture(target.masses(order))
+    shares = found = np.asarray(np.linalg.lstsq(held, target.shares, rcond=None)[0])
+    for _ in range(SETTLED):
+        shares = np.maximum(found, 0.0) / np.maximum(found, 0.0).sum()
+        for k, own in enumerate(by_class):
+            count = min(len(own), max(1, round(shares[k] * size)))
+            if count:
+                above = np.array([np.count_nonzero(other >= own[count - 1]) for other in by_class], dtype=np.float64)
+                held[:, k] = target.mixture(above)[:, k]
+        found = (shares + np.linalg.lstsq(held, target.shares, rcond=None)[0]) / 2.0
+    if found.min() < 0.0:
+        raise ValueError(target.out_of_reach(target.true(target.masses(order)) / target.masses(order).sum()))
+    return np.asarray(shares)
 
 
 def calibrated(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Rejection sampling with acceptance a c_g, c_g ~ tau_g / (p_g Z_g) and Z_g the mean acceptance in group g."""
-    _check_groups(candidates.group_counts, draw.target, "among the completions", "raise queries.prompts_per_round")
+    """Rejection sampling with acceptance a c_k, c_k ~ tau_k / (p_k Z_k) and Z_k the mean acceptance in class k."""
+    target, rows = draw.target, _classified(draw.target)
+    target.check(target.masses(rows), *AMONG)
     accept = acceptance(candidates, selection)
-    mass = np.bincount(candidates.groups, weights=accept, minlength=candidates.n_groups)
-    _check_groups(mass, draw.target, "accepted, every acceptance underflows", "raise selection.beta")
-    # mass is N p_g Z_g, which is needed only up to a constant factor
-    multipliers = calibrated_multipliers(mass, draw.target, 1.0)
-    return Kept(accepted(accept * multipliers[candidates.groups], draw))
+    # the mass is N p_k Z_k, which is needed only up to a constant factor
+    mass = target.masses(rows, accept[rows])
+    weights = target.weights(mass, "accepted, every acceptance underflows", "raise selection.beta")
+    return Kept(accepted(accept * _by_row(weights / weights.max(), target), draw))
 
 
 def penalty(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Rejection sampling by reward minus lambda ln(s_g / tau_g)."""
-    if np.any(draw.target == 0):
+    """Rejection sampling by reward minus lambda ln(s_k / tau_k); a judged kind pays what it is expected to be."""
+    target, rows = draw.target, _classified(draw.target)
+    if np.any(target.shares == 0):
         raise ValueError(
-            f"selection.target: {draw.target.tolist()} holds a 0, where the log excess is infinite; use quotas"
+            f"selection.target: {target.shares.tolist()} holds a 0, where the log excess is infinite; use quotas"
         )
-    _check_groups(candidates.group_counts, draw.target, "among the completions", "raise queries.prompts_per_round")
-    return Kept(accepted(acceptance(candidates, selection, np.log(candidates.shares / draw.target)), draw))
+    masses = target.masses(rows)
+    true = target.true(masses)
+    target.check(true, *AMONG)
+    excess = target.mixture(masses).T @ np.log(true / true.sum() / target.shares)
+    accept = acceptance(candidates, selection, selection.penalty * _by_row(excess, target))
+    return Kept(accepted(np.where(target.classes != NONE, accept, 0.0), draw))
 
 
 def reweight(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
-    """Rejection sampling by reward, then group weights that bring the kept shares to the target.
+    """Rejection sampling by reward, then weights by class that bring the kept shares to the target.
 
     Our reading of reward-based rejection sampling with reweighting (Wang et al., ACL 2026): the weights come from the
-    imbalance among the kept completions, and :func:`more_for_weaker` gives the weaker group more candidates.
+    imbalance among the kept completions, and :mod:`scpl_ray.selection.allotment` gives a weaker group more candidates.
     """
     rows = accepted(acceptance(candidates, selection), draw)
-    counts = np.bincount(candidates.groups[rows], minlength=candidates.n_groups)
-    _check_groups(counts, draw.target, "accepted", "raise selection.beta or generation.samples_per_prompt")
-    wanted = rows[draw.target[candidates.groups[rows]] > 0]
-    return Kept(wanted, importance_weights(counts / len(rows), draw.target))
+    remedy = "raise selection.beta or generation.samples_per_prompt"
+    return _weighted(rows, draw.target.weights(draw.target.masses(rows), "accepted", remedy), draw.target)
 
 
-def _check_groups(masses: ArrayLike, target: FloatArray, where: str, remedy: str) -> None:
-    missing = np.flatnonzero((np.asarray(masses) == 0) & (target > 0))
-    if len(missing):
-        group = int(missing[0])
-        raise ValueError(
-            f"selection.target: wants share {target[group]:g} of group {group}, of which nothing is {where}; {remedy}"
-        )
+PAIRED = "paired", "raise generation.samples_per_prompt or generation.temperature"
+
+
+def meet_by_weight(candidates: Candidates, target: Target, rows: IntArray) -> tuple[IntArray, FloatArray]:
+    """Positions in ``rows`` of the wanted classes, and the weights that bring them to the target.
+
+    Raises:
+        ValueError: there is nothing of a wanted class, or the judge errs too much to reach the target.
+    """
+    weights = _by_row(target.weights(target.masses(rows), *PAIRED), target)[rows]
+    kept = np.flatnonzero(weights > 0)
+    return kept, weights[kept]
+
+
+def meet_by_number(candidates: Candidates, target: Target, rows: IntArray) -> tuple[IntArray, FloatArray]:
+    """Positions in ``rows`` of the best of each class, as many as can be kept in the target shares, and equal weights.
+
+    Raises:
+        ValueError: there is nothing of a wanted class, or the judge errs too much to reach the target.
+    """
+    place = np.full(candidates.size, -1)
+    place[rows] = np.arange(len(rows))
+    order = candidates.best_first[(place[candidates.best_first] >= 0)]
+    order = order[target.classes[order] != NONE]
+    there = target.masses(order)
+    target.check(there, *PAIRED)
+    for size in range(len(order), 0, -1):
+        counts = largest_remainder(quota_shares(target, candidates.rewards, order, size), size)
+        if np.all(counts <= there):
+            break
+    kept = np.concatenate([order[target.classes[order] == k][:count] for k, count in enumerate(counts)])
+    return np.sort(place[kept]), np.ones(len(kept))
+
+
+def _classified(target: Target) -> IntArray:
+    """The rows that have a class, ascending."""
+    return np.flatnonzero(target.classes != NONE)
+
+
+def _by_row(values: FloatArray, target: Target) -> FloatArray:
+    """Values by class (K,) as values by completion, shape (N,); 0 for one of no class."""
+    return np.append(values, 0.0)[target.classes]
+
+
+def _weighted(rows: IntArray, weights: FloatArray, target: Target) -> Kept:
+    return Kept(rows[_by_row(weights, target)[rows] > 0], weights)

@@ -1,8 +1,9 @@
 """Preference pairs for DPO: which completion of a prompt is preferred to which other one.
 
 A rule is one function and one record in :data:`RULES`. Two completions make a pair only if their tokens and their
-rewards differ: a pair of equal texts has no gradient, and equal rewards prefer neither. The result does not depend
-on the order of rows.
+rewards differ: a pair of equal texts has no gradient, and equal rewards prefer neither. A pair that prefers the lower
+reward is refused. Where the strategy has a target, the pairs are weighted, or their number reduced, so that they meet
+it. The result does not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ class Pairs:
     rejected: IntArray
     """Positions of the rejected completions in the candidates, shape (M,)."""
     left_out: dict[str, int]
-    """Pairs that could not be made, by reason: ``no_partner`` (no completion of the prompt was left to reject),
-    ``identical`` (the same tokens) and ``tie`` (the same reward)."""
+    """Pairs that were not made, by reason: ``no_partner`` (no completion of the prompt was left to reject),
+    ``identical`` (the same tokens), ``tie`` (the same reward), ``inverted`` (the rejected completion would have the
+    higher reward: selection kept the other by chance, or for its group) and ``target`` (too many of a class)."""
     inverted: int
-    """Pairs whose rejected completion has the higher reward: selection may keep such by chance or for the group."""
+    """Pairs whose rejected completion has the higher reward: none, but in a control that pairs by chance."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +127,7 @@ def pair(
         seed: the run's seed.
 
     Raises:
-        ValueError: no pair is left; the message counts the reasons.
+        ValueError: no pair is left, or none of a class that the target wants; the message says what to do.
     """
     chance = uniforms(seed, "pairs", round_, list(candidates.completion_ids)) if control else None
     drawn = RULES[rule].draw(candidates, kept, chance)
@@ -135,9 +137,18 @@ def pair(
         [p and token_ids[c] == token_ids[r] for c, r, p in zip(drawn.chosen, drawn.rejected, whole, strict=True)],
         dtype=bool,
     )
-    tied = whole & ~same & (rewards[drawn.chosen] == rewards[drawn.rejected])
-    left_out = {"no_partner": int((~whole).sum()), "identical": int(same.sum()), "tie": int(tied.sum())}
-    usable = np.flatnonzero(whole & ~same & ~tied)
+    differ = whole & ~same
+    tied = differ & (rewards[drawn.chosen] == rewards[drawn.rejected])
+    inverted = differ & (rewards[drawn.chosen] < rewards[drawn.rejected])
+    refused = inverted & (not control)
+    left_out = {
+        "no_partner": int((~whole).sum()),
+        "identical": int(same.sum()),
+        "tie": int(tied.sum()),
+        "inverted": int(refused.sum()),
+        "target": 0,
+    }
+    usable = np.flatnonzero(differ & ~tied & ~refused)
     if len(usable) == 0:
         counts = ", ".join(f"{reason} {count}" for reason, count in left_out.items())
         raise ValueError(
@@ -145,12 +156,17 @@ def pair(
             "generation.samples_per_prompt or generation.temperature, or change selection or reward.terms"
         )
     usable = usable[np.argsort(drawn.chosen[usable])]
-    chosen, rejected = drawn.chosen[usable], drawn.rejected[usable]
+    weights = drawn.weights[usable]
+    if kept.meet is not None:
+        # what found no partner is not spread over the classes as the target is
+        met, weights = kept.meet(drawn.chosen[usable])
+        left_out["target"] = len(usable) - len(met)
+        usable = usable[met]
     return Pairs(
-        chosen=selected(candidates, chosen, drawn.weights[usable], f"{rule} pairs of {kept.strategy}"),
-        rejected=rejected,
+        chosen=selected(candidates, drawn.chosen[usable], weights, f"{rule} pairs of {kept.strategy}"),
+        rejected=drawn.rejected[usable],
         left_out=left_out,
-        inverted=int((rewards[chosen] < rewards[rejected]).sum()),
+        inverted=int(inverted[usable].sum()),
     )
 
 

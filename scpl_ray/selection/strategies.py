@@ -7,6 +7,7 @@ the result does not depend on the order of the rows. A strategy is one function 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from scpl_ray.config import Selection
 from scpl_ray.seeds import uniforms
-from scpl_ray.selection import group_aware
+from scpl_ray.selection import allotment, group_aware
 from scpl_ray.selection.candidates import (
     Candidates,
     Draw,
@@ -26,9 +27,19 @@ from scpl_ray.selection.candidates import (
     budget,
     selected,
 )
+from scpl_ray.selection.targets import Target, target_shares
 from scpl_ray.shares import FloatArray, IntArray
 
-__all__ = ["STRATEGIES", "Candidates", "Selected", "Strategy", "candidates_per_group", "select"]
+__all__ = [
+    "STRATEGIES",
+    "Candidates",
+    "Selected",
+    "Strategy",
+    "completions_per_group",
+    "needs_kinds",
+    "select",
+    "steers",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,17 +49,23 @@ class Strategy:
     meaning: str
     """What the strategy keeps, in a few words."""
     keep: Callable[[Candidates, Selection, Draw], Kept]
-    fixes: Literal["size", "prompts", "groups"] = "size"
-    """What its random control has in common with it: the number kept in total, also per prompt, or also per group."""
-    rejects: Literal["nothing", "groups", "completions"] = "completions"
-    """``groups``: only whole groups are dropped, so that no prompt has both kept and rejected completions."""
+    fixes: Literal["size", "prompts", "classes"] = "size"
+    """What its random control has in common with it: the number kept in total, also per prompt, or also per class of
+    the target, which is a group or a kind."""
+    rejects: Literal["nothing", "classes", "completions"] = "completions"
+    """``classes``: only whole groups or kinds are dropped, none of their completions for its reward."""
+    reads_target: bool = False
+    """Whether it uses ``selection.target``."""
+    meet: Callable[[Candidates, Target, IntArray], tuple[IntArray, FloatArray]] | None = None
+    """Brings a part of what it kept to the target again, as where some of it found no partner for a pair: positions in
+    the given rows, and weights. ``None``: what it keeps need not have the target's shares."""
     reads_keep_fraction: bool = False
     """Whether ``selection.keep_fraction`` says how many completions it keeps."""
     reads_best_of: bool = False
     """Whether it uses the first ``selection.best_of`` candidates of each prompt; so many must have been drawn."""
     reads_r_max: bool = False
     """Whether it accepts by the distance of a reward to ``selection.r_max``."""
-    costs_groups: bool = False
+    costs_classes: bool = False
     """Whether it takes from rewards what depends on the group alone, and so is equal for all candidates of a prompt."""
     more_for_weaker: bool = False
     """Whether groups with lower quality get more candidates per query; otherwise all groups get the same number."""
@@ -117,87 +134,138 @@ STRATEGIES: dict[str, Strategy] = {
     ),
     "threshold": Strategy(meaning="every reward at or above the threshold", keep=_threshold),
     "importance": Strategy(
-        meaning="all, weighted to the target shares", keep=group_aware.importance, fixes="groups", rejects="groups"
+        meaning="all, weighted to the target shares",
+        keep=group_aware.importance,
+        fixes="classes",
+        rejects="classes",
+        reads_target=True,
+        meet=group_aware.meet_by_weight,
     ),
     "quotas": Strategy(
-        meaning="the best of each group, in the target shares",
+        meaning="the best of each group or kind, in the target shares",
         keep=group_aware.quotas,
-        fixes="groups",
+        fixes="classes",
         reads_keep_fraction=True,
+        reads_target=True,
+        meet=group_aware.meet_by_number,
     ),
     "calibrated": Strategy(
-        meaning="vrs, acceptance scaled per group to the target shares",
+        meaning="vrs, acceptance scaled per group or kind to the target shares",
         keep=group_aware.calibrated,
-        fixes="groups",
+        fixes="classes",
         reads_r_max=True,
+        reads_target=True,
+        meet=group_aware.meet_by_weight,
     ),
     "penalty": Strategy(
-        meaning="vrs, groups above their target share pay",
+        meaning="vrs, groups or kinds above their target share pay",
         keep=group_aware.penalty,
         reads_r_max=True,
-        costs_groups=True,
+        reads_target=True,
+        costs_classes=True,
     ),
     "reweight": Strategy(
-        meaning="vrs, then weights per group, and more candidates for weaker groups",
+        meaning="vrs, then weights per group or kind, and more candidates for weaker groups",
         keep=group_aware.reweight,
-        fixes="groups",
+        fixes="classes",
         reads_r_max=True,
+        reads_target=True,
+        meet=group_aware.meet_by_weight,
         more_for_weaker=True,
     ),
 }
 
 
-def candidates_per_group(selection: Selection, samples_per_prompt: int, quality: ArrayLike) -> IntArray:
-    """Completions to sample per query of each group, shape (..., K).
+def steers(selection: Selection) -> bool:
+    """Whether the strategy draws more for groups that were served worse, so that their quality has to be known."""
+    return STRATEGIES[selection.strategy].more_for_weaker
 
-    The number is n for all groups, unless the strategy draws more for groups with lower quality: see
-    :func:`scpl_ray.selection.group_aware.more_for_weaker`.
+
+def needs_kinds(selection: Selection) -> bool:
+    """Whether the kinds of all completions have to be judged before selection."""
+    return selection.target_of == "kinds" and STRATEGIES[selection.strategy].reads_target
+
+
+def completions_per_group(
+    selection: Selection, samples_per_prompt: int, quality: ArrayLike, queries: ArrayLike
+) -> IntArray:
+    """Completions to sample for the queries of each group in all, shape (..., K); they sum to n N for N queries.
+
+    They are n per query for all groups, unless the strategy draws more for groups with lower quality: see
+    :func:`scpl_ray.selection.allotment.more_for_weaker`.
 
     Args:
         selection: the strategy.
         samples_per_prompt: n >= 1.
-        quality: q_g in [0, 1] of the policy that answers, shape (..., K).
+        quality: q_k in [0, 1] of the policy that answers, shape (..., K); not used by other strategies.
+        queries: number of queries of each group, shape (..., K).
 
     Raises:
         ValueError: a quality that is NaN or outside [0, 1], or fewer than one sample.
     """
+    asked = np.asarray(queries, dtype=np.int64)
+    if samples_per_prompt < 1:
+        raise ValueError(f"samples_per_prompt: {samples_per_prompt} is below 1; sample at least one completion")
+    if not steers(selection):
+        return np.asarray(asked * samples_per_prompt)
     q = np.asarray(quality, dtype=np.float64)
     if not np.all((q >= 0) & (q <= 1)):
         raise ValueError(f"quality: {q.tolist()} holds NaN or a number outside [0, 1]; measure every group")
-    if samples_per_prompt < 1:
-        raise ValueError(f"samples_per_prompt: {samples_per_prompt} is below 1; sample at least one completion")
-    if STRATEGIES[selection.strategy].more_for_weaker:
-        return group_aware.more_for_weaker(samples_per_prompt, q)
-    return np.full(q.shape, samples_per_prompt)
+    return allotment.more_for_weaker(samples_per_prompt, q, asked)
 
 
 def select(
-    candidates: Candidates, selection: Selection, *, round_: int, seed: int, initial_shares: ArrayLike
+    candidates: Candidates,
+    selection: Selection,
+    *,
+    round_: int,
+    seed: int,
+    initial_shares: ArrayLike,
+    confusion: ArrayLike | None = None,
 ) -> Selected:
     """Keep completions by the configured strategy, or its matched random control.
 
     Args:
-        candidates: the round's completions.
+        candidates: the round's completions; with ``selection.target_of: kinds`` their kinds have been judged.
         selection: strategy and settings.
         round_: enters the random stream.
         seed: the run's seed.
         initial_shares: shares of round 1, shape (K,); the target where ``selection.target`` is ``initial``.
+        confusion: the judge's P(judged j | true i), shape (K, K); ``None``: it makes no errors.
 
     Raises:
-        ValueError: an unknown strategy, a target that is not a vector of shares, a bound below a reward, an infeasible
-            quota, a wanted group that is empty, or nothing accepted; the message says what to change.
+        ValueError: an unknown strategy, a target that is not a vector of shares or that the judge's errors put out of
+            reach, a bound below a reward, an infeasible quota, a wanted group or kind that is empty, kinds that are
+            wanted but not judged, or nothing accepted; the message says what to change.
     """
     if selection.strategy not in STRATEGIES:
         raise ValueError(
             f"selection.strategy: {selection.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}"
         )
     strategy = STRATEGIES[selection.strategy]
-    target = group_aware.target_shares(selection, candidates.n_groups, initial_shares)
+    target = _target(candidates, selection, initial_shares, confusion)
     kept = strategy.keep(candidates, selection, Draw(_chance(candidates, "selection", round_, seed), target))
-    if not selection.matched_control:
-        return _selected(candidates, kept, selection.strategy)
-    control = _matched_random(candidates, kept, strategy.fixes, _chance(candidates, "control", round_, seed))
-    return _selected(candidates, control, f"random control of {selection.strategy}")
+    name = selection.strategy
+    if selection.matched_control:
+        kept = _matched_random(candidates, kept, strategy.fixes, target, _chance(candidates, "control", round_, seed))
+        name = f"random control of {name}"
+    indices = np.sort(kept.rows)
+    weights = np.ones(len(indices)) if kept.class_weights is None else kept.class_weights[target.classes[indices]]
+    meet = None if strategy.meet is None else functools.partial(strategy.meet, candidates, target)
+    return selected(candidates, indices, weights, name, meet)
+
+
+def _target(
+    candidates: Candidates, selection: Selection, initial_shares: ArrayLike, confusion: ArrayLike | None
+) -> Target:
+    shares = target_shares(selection, candidates.n_groups, initial_shares)
+    if not needs_kinds(selection):
+        return Target(shares, candidates.groups)
+    if candidates.kinds is None:
+        raise ValueError(
+            "selection.target_of: 'kinds', but the kinds of the completions were not judged; give Candidates.kinds"
+        )
+    return Target(shares, candidates.kinds, "kind", None if confusion is None else np.asarray(confusion, dtype=float))
 
 
 def _first_per_prompt(candidates: Candidates, order: IntArray) -> IntArray:
@@ -210,21 +278,15 @@ def _chance(candidates: Candidates, purpose: str, round_: int, seed: int) -> Flo
     return uniforms(seed, purpose, round_, list(candidates.completion_ids))
 
 
-def _matched_random(candidates: Candidates, kept: Kept, fixes: str, chance: FloatArray) -> Kept:
+def _matched_random(candidates: Candidates, kept: Kept, fixes: str, target: Target, chance: FloatArray) -> Kept:
     """As many rows as were kept, from each stratum that the strategy fixes, chosen by chance instead of by reward.
 
-    The group weights of the strategy are used unchanged. Every stratum keeps its first m rows in random order.
+    The class weights of the strategy are used unchanged. Every stratum keeps its first m rows in random order.
     """
-    strata = {"size": np.zeros(candidates.size, np.int64), "prompts": candidates.prompts, "groups": candidates.groups}
+    strata = {"size": np.zeros(candidates.size, np.int64), "prompts": candidates.prompts, "classes": target.classes}
     _, stratum = np.unique(strata[fixes], return_inverse=True)
     wanted = np.bincount(stratum[kept.rows], minlength=stratum.max() + 1)
     order = np.lexsort((candidates.candidate_rank, chance, stratum))
     sizes = np.bincount(stratum)
     place = np.arange(candidates.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return Kept(order[place < wanted[stratum[order]]], kept.group_weights)
-
-
-def _selected(candidates: Candidates, kept: Kept, strategy: str) -> Selected:
-    indices = np.sort(kept.rows)
-    weights = np.ones(len(indices)) if kept.group_weights is None else kept.group_weights[candidates.groups[indices]]
-    return selected(candidates, indices, weights, strategy)
+    return Kept(order[place < wanted[stratum[order]]], kept.class_weights)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ class TrainingSequence:
     first_target: int
     """Index of the first token with a loss; at least 1, because nothing predicts the first token."""
     weight: float
+    """Weight of each of its tokens with a loss; for a pair, the weight of the pair."""
     reference: float = 0.0
     """Log-probability (nats) of the tokens with a loss under the reference policy, if the objective uses one."""
 
@@ -74,6 +75,11 @@ def training_sequences(examples: Sequence[Example], loss_on: Literal["completion
     """
     made = [_sequence(example, example.token_ids, loss_on) for example in examples]
     return _learnable([(sequence,) for sequence in made])
+
+
+def weighted_by_example(sequences: Iterable[TrainingSequence]) -> list[TrainingSequence]:
+    """The same sequences with each one's weight divided among its tokens, so that long and short ones count equally."""
+    return [dataclasses.replace(s, weight=s.weight / s.target_tokens) for s in sequences]
 
 
 def training_pairs(examples: Sequence[Example]) -> list[TrainingSequence]:
@@ -134,20 +140,24 @@ def plan_steps(
     workers: int,
     packed: bool,
     seed: int,
+    steps: int | None = None,
 ) -> list[Step]:
     """Plan all optimizer steps of a training job.
 
-    Each epoch visits every unit once, in an order of its own, in steps of about ``tokens_per_step`` tokens. The steps
-    are as equal in size as whole units allow. A step is the same set of units for any number of workers.
+    Each epoch visits every unit once, in an order of its own. Without ``steps``, every epoch is cut into steps of
+    about ``tokens_per_step`` tokens, as equal in size as whole units allow. With ``steps``, one epoch follows the other
+    until so many steps are full, whatever the amount of data: their tokens differ from ``steps * tokens_per_step`` by
+    at most one unit. A step is the same set of units for any number of workers.
 
     Args:
         lengths: number of tokens of each unit.
-        epochs: number of passes over the units.
+        epochs: number of passes over the units, unless ``steps`` is given.
         tokens_per_step: tokens of a step over all workers, without padding.
         tokens_per_micro_batch: largest rows times width of a forward pass, padding included.
         workers: number of data-parallel workers.
         packed: let several units share a row; only for models whose attention separates the sequences of a row.
         seed: seed of the order.
+        steps: number of optimizer steps; ``None``: as many as the epochs give.
 
     Raises:
         ValueError: a unit does not fit into a micro-batch.
@@ -158,17 +168,26 @@ def plan_steps(
             f"training.tokens_per_micro_batch: {tokens_per_micro_batch} is less than the longest sequence or pair of "
             f"the training data, {longest} tokens; raise it to at least {longest}"
         )
-    steps = []
-    for epoch in range(epochs):
-        order = [int(i) for i in generator(seed, "training order", epoch).permutation(len(lengths))]
-        for members in _cut(order, lengths, tokens_per_step):
-            shards = [
-                _micro_batches(shard, lengths, tokens_per_micro_batch, packed)
-                for shard in _shard(members, lengths, workers)
-            ]
-            most = max(len(shard) for shard in shards)
-            steps.append(Step(tuple(members), tuple(tuple(s) + ((),) * (most - len(s)) for s in shards)))
-    return steps
+    orders = (
+        [int(i) for i in generator(seed, "training order", e).permutation(len(lengths))] for e in itertools.count()
+    )
+    if steps is None:
+        runs = [run for order in itertools.islice(orders, epochs) for run in _cut(order, lengths, tokens_per_step)]
+    else:
+        runs = _fill(itertools.chain.from_iterable(orders), lengths, tokens_per_step, steps)
+    planned = []
+    for members in runs:
+        shards = [
+            _micro_batches(shard, lengths, tokens_per_micro_batch, packed)
+            for shard in _shard(members, lengths, workers)
+        ]
+        most = max(len(shard) for shard in shards)
+        planned.append(Step(tuple(members), tuple(tuple(s) + ((),) * (most - len(s)) for s in shards)))
+    return planned
+
+
+def _order(units: int, seed: int, epoch: int) -> list[int]:
+    return [int(i) for i in generator(seed, "training order", epoch).permutation(units)]
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], tokens_per_step: int) -> list[list[int]]:
@@ -182,6 +201,23 @@ def _cut(order: Sequence[int], lengths: Sequence[int], tokens_per_step: int) -> 
         runs[min(count - 1, int(middle * count / total))].append(index)
         before += lengths[index]
     return [run for run in runs if run]
+
+
+def _fill(order: Iterator[int], lengths: Sequence[int], tokens_per_step: int, steps: int) -> list[list[int]]:
+    """The first ``steps`` parts of an endless order, each ending where ``tokens_per_step`` more tokens are reached.
+
+    A unit belongs to the part in which its middle lies; one that is longer than a part has a part to itself.
+    """
+    runs: list[list[int]] = [[]]
+    before = 0
+    for index in order:
+        if runs[-1] and before + lengths[index] / 2 > len(runs) * tokens_per_step:
+            if len(runs) == steps:
+                break
+            runs.append([])
+        runs[-1].append(index)
+        before += lengths[index]
+    return runs
 
 
 def _longest_first(members: Iterable[int], lengths: Sequence[int]) -> list[int]:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from scpl_ray.config import Training
 from scpl_ray.records import Example
-from scpl_ray.training.batches import MicroBatch, TrainingSequence, training_pairs, training_sequences
+from scpl_ray.training.batches import (
+    MicroBatch,
+    TrainingSequence,
+    training_pairs,
+    training_sequences,
+    weighted_by_example,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,14 +62,16 @@ def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 
 def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Weighted negative log-likelihood, sum_i w_i sum_t -log p(y_it | x_i, y_i<t), in nats.
+    """Weighted negative log-likelihood, sum_i v_i sum_t -log p(y_it | x_i, y_i<t), in nats, with v_i per token.
 
-    With the mass w_i n_i of :func:`weighted_tokens`, the loss of a step is
+    With the mass v_i n_i of :func:`weighted_tokens`, n_i the number of tokens with a loss, the loss of a step is
 
-        L = sum_i w_i sum_t nll_it / sum_i w_i n_i,
+        L = sum_i v_i sum_t nll_it / sum_i v_i n_i.
 
-    a mean over tokens, so that equal weights give the usual language-model loss and a long completion counts more
-    than a short one of the same weight.
+    Where v_i is the weight w_i of an example (``training.normalise: tokens``) this is a mean over tokens, the usual
+    language-model loss, in which a long completion counts more than a short one of the same weight. Where v_i = w_i /
+    n_i (``examples``) it is the mean by weight of every example's own mean, so that shares of weight are shares of the
+    loss.
     """
     nll, tie = _nll(model, batch)
     weights = torch.from_numpy(batch.weights[batch.weights > 0]).to(nll.device)
@@ -71,7 +79,7 @@ def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
 
 
 def weighted_tokens(sequence: TrainingSequence) -> float:
-    """w_i n_i: the weight of a sequence times its number of tokens with a loss."""
+    """v_i n_i: the weight of a sequence's tokens times their number."""
     return sequence.weight * sequence.target_tokens
 
 
@@ -122,7 +130,12 @@ def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
 
 def sft(training: Training) -> Loss:
     """Supervised fine-tuning: the weighted negative log-likelihood of the selected completions."""
-    return Loss(partial(training_sequences, loss_on=training.loss_on), weighted_nll, weighted_tokens)
+    return Loss(partial(_sft_sequences, training), weighted_nll, weighted_tokens)
+
+
+def _sft_sequences(training: Training, examples: Sequence[Example]) -> list[TrainingSequence]:
+    sequences = training_sequences(examples, training.loss_on)
+    return weighted_by_example(sequences) if training.normalise == "examples" else sequences
 
 
 def dpo(training: Training) -> Loss:

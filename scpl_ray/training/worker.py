@@ -110,13 +110,15 @@ class Worker:
         examples = from_table(pq.read_table(job.dataset), Example)
         sequences = self._objective.sequences(examples)
         loaded = self._load(job.base)
-        steps = self._steps(loaded, sequences, self._training.epochs, job.seed)
+        steps = self._steps(loaded, sequences, self._training.epochs, self._training.steps, job.seed)
         if self._objective.reference is not None:
             policy = job.start if self._objective.reference == "start" else Weights(0, job.base)
             self._put(loaded, self._tensors(job, policy, loaded))
             logger.info("round %d: log-probabilities under the reference policy begin", job.round)
-            once = self._steps(loaded, sequences, 1, job.seed)
+            once = self._steps(loaded, sequences, 1, None, job.seed)
             sequences = self._with_reference(loaded, once, sequences, lambda: report(0, len(steps)))
+        size = self._objective.per_unit
+        target_tokens = [sum(s.target_tokens for s in sequences[i : i + size]) for i in range(0, len(sequences), size)]
         start = self._tensors(job, job.start, loaded)
         self._put(loaded, start)
         logger.info("round %d: %d steps on %d sequences begin", job.round, len(steps), len(sequences))
@@ -134,7 +136,7 @@ class Worker:
         logger.info("round %d: done and saved after %.1f s", job.round, time.monotonic() - began)
         return TrainingResult(
             steps=len(steps),
-            tokens=self._training.epochs * sum(sequence.target_tokens for sequence in sequences),
+            tokens=sum(target_tokens[unit] for step in steps for unit in step.members),
             first_loss=float(measured[0, 0]),
             last_loss=float(measured[-1, 0]),
             weight_change=change,
@@ -171,7 +173,9 @@ class Worker:
         self._loaded = _Loaded(base, engine, optimizer, trained, shapes, packed)
         return self._loaded
 
-    def _steps(self, loaded: _Loaded, sequences: list[TrainingSequence], epochs: int, seed: int) -> list[Step]:
+    def _steps(
+        self, loaded: _Loaded, sequences: list[TrainingSequence], epochs: int, steps: int | None, seed: int
+    ) -> list[Step]:
         return plan_steps(
             unit_lengths(sequences, self._objective.per_unit, loaded.packed),
             epochs=epochs,
@@ -180,6 +184,7 @@ class Worker:
             workers=self._workers,
             packed=loaded.packed,
             seed=seed,
+            steps=steps,
         )
 
     def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> Mapping[str, Tensor]:

@@ -53,7 +53,7 @@ def by_completions(chosen: Experiment, rows: int) -> np.ndarray:
     for row in range(rows):
         kinds = (draws.random(len(ids)) >= LAW[groups, contexts, 0]).astype(int)
         rewards = draws.normal(MEANS[kinds], SDS[kinds])
-        candidates = strategies.Candidates(ids, prompts, groups, rewards, 2)
+        candidates = strategies.Candidates(ids, prompts, groups, rewards, 2, kinds)
         kept = strategies.select(
             candidates, chosen.selection, round_=1, seed=row, initial_shares=np.array(chosen.groups.shares)
         )
@@ -71,6 +71,19 @@ CASES = [
         if (name, r_max) != ("penalty", "prompt")
     ],
     *[(f"selection.strategy={name}", "selection.matched_control=true") for name in ("vrs", "tpp", "quotas")],
+    *[
+        (f"selection.strategy={name}", "selection.target_of=kinds", f"selection.r_max={r_max}")
+        for name, r_max in (
+            ("importance", "batch"),
+            ("quotas", "batch"),
+            ("calibrated", "batch"),
+            ("calibrated", "prompt"),
+            ("penalty", "bound"),
+            ("penalty", "prompt"),
+            ("reweight", "batch"),
+        )
+    ],
+    ("selection.strategy=quotas", "selection.target_of=kinds", "selection.matched_control=true"),
     ("selection.strategy=quotas", "selection.target=[0.8, 0.2]"),
     ("selection.strategy=importance", "selection.target=initial"),
     ("selection.strategy=calibrated", "selection.target=[1.0, 0.0]"),

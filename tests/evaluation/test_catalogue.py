@@ -25,19 +25,21 @@ def measured() -> list[Metric]:
         *(dataclasses.replace(found.completions[0], completion_id=q.query_id, query_id=q.query_id) for q in more),
     ]
     judged = [
-        Judgement(completion.completion_id, kind, 0.5, {"correct": 1.0})
+        Judgement(completion.completion_id, kind, 0.5, {"correct": 1.0, "own_kind": 0.0})
         for completion, kind in zip(
             completions, [*(j.kind for j in found.judgements), *["north"] * len(more)], strict=True
         )
     ]
     figures = {"shares_after": [0.5, 0.5], "kept": 1, "candidates": 4, "effective_sample_size": 1.0, "duplicates": 0}
+    loss = {"origin": {"real": 0.2, "synthetic": 0.8}, "group": {"north": 1.0}}
     return measure.evaluate(
         measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts)),
-        measure.Asked(1, {"north": 0.6, "south": 0.4}, {"north": [0.5], "south": [-0.5]}, figures),
+        measure.Asked(1, {"north": 0.6, "south": 0.4}, {"north": [0.5], "south": [-0.5]}, figures, loss=loss),
         small(),
         kinds=("north", "south"),
         confusion=[[0.9, 0.1], [0.2, 0.8]],
         first=[],
+        steering={"north": 0.8, "south": 0.7},
     )
 
 

@@ -54,6 +54,55 @@ def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:
     assert (None, "preference_log_odds_round0") not in evaluate(["north"], first)
 
 
+@pytest.mark.parametrize(
+    ("terms", "quality", "without"),
+    [
+        ({"well_formed": 1.0, "on_topic": 0.5, "own_kind": 0.0}, 0.5, 0.75),
+        ({"well_formed": 1.0, "on_topic": 0.5, "own_kind": 1.0}, 2.5 / 3, 0.75),
+        # no part of it asks for a kind: it is the quality, which need not be the mean of its parts
+        ({"parsed": 1.0, "finished": 1.0, "correct": 0.0}, 0.0, 0.0),
+        ({}, 0.3, 0.3),
+        # what an answer is worth to its group is the preference for its kind; the rest is its form
+        ({"repetition_free": 0.8, "length": 1.0, "reward": 0.1, "win_rate": 0.2}, 0.2, 0.9),
+    ],
+)
+def test_quality_without_own_kind(terms: dict[str, float], quality: float, without: float) -> None:
+    assert measure.quality_without_own_kind(Judgement("c", None, quality, terms)) == pytest.approx(without)
+
+
+def test_the_gap_without_own_kind_does_not_move_with_the_kinds() -> None:
+    """The same answers, written in the north's kind: the gap grows by a third of the answers, the other not at all."""
+    gaps = []
+    for kinds in (["north", "south"], ["north", "north"]):
+        plain = answers(["north"])
+        judged = [
+            Judgement(c.completion_id, kind, (1.6 + own) / 3, {"well_formed": 0.9, "on_topic": 0.7, "own_kind": own})
+            for c, kind, group in zip(plain.completions[:2], kinds, ("north", "south"), strict=True)
+            for own in [float(kind == group)]
+        ]
+        judged.append(plain.judgements[2])
+        asked = measure.Asked(1, {"north": 0.6, "south": 0.4}, {}, {})
+        rows = measure.evaluate(
+            dataclasses.replace(plain, judgements=judged),
+            asked,
+            small(),
+            kinds=("north", "south"),
+            confusion=None,
+            first=[],
+        )
+        found = {(r.group, r.metric): r.value for r in rows}
+        assert found["south", "quality_without_own_kind"] == pytest.approx(0.8)
+        assert found[None, "quality_mean_without_own_kind"] == pytest.approx(0.8)
+        gaps.append((found[None, "disparate_gap"], found[None, "disparate_gap_without_own_kind"]))
+    assert gaps == [pytest.approx((0.0, 0.0)), pytest.approx((1 / 3, 0.0))]
+
+
+def test_a_quality_of_nothing_but_own_kind_has_none_without_it() -> None:
+    found = evaluate(["north"], [])
+    assert found["north", "quality_without_own_kind"] == found["north", "quality"]
+    assert math.isnan(measure.quality_without_own_kind(Judgement("c", None, 1.0, {"own_kind": 1.0})))
+
+
 Found = dict[tuple[str | None, str], float]
 
 

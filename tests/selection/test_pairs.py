@@ -1,5 +1,7 @@
 """Which completion is chosen over which."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,17 +42,28 @@ def rows(made: pairs.Pairs) -> list[tuple[int, int]]:
 def test_best_against_worst_by_hand() -> None:
     made = make("best_worst", candidates(), kept(list(range(9))))
     assert rows(made) == [(1, 0)]
-    assert made.left_out == {"no_partner": 1, "identical": 0, "tie": 2} and made.inverted == 0
+    assert {k: n for k, n in made.left_out.items() if n} == {"no_partner": 1, "tie": 2} and made.inverted == 0
     assert made.chosen.weights.tolist() == [1.0] and made.chosen.acceptance_rate == pytest.approx(1 / 9)
 
 
 def test_accepted_against_the_worst_rejected_by_hand() -> None:
-    made = make("accepted_rejected", candidates(), kept([0, 2, 3, 5, 8], [1.0, 2.0, 1.0, 1.0, 1.0]))
-    # 0 and 2 have only 1 left to reject, which is better than both; 3 and 5 tie; 8 is alone
-    assert rows(made) == [(0, 1), (2, 1)]
-    assert made.left_out == {"no_partner": 1, "identical": 0, "tie": 2} and made.inverted == 2
+    made = make("accepted_rejected", candidates(), kept([1, 2, 3, 5, 8], [1.0, 2.0, 1.0, 1.0, 1.0]))
+    # 1 and 2 have only 0 left to reject; 3 and 5 tie; 8 is alone
+    assert rows(made) == [(1, 0), (2, 0)]
+    assert made.left_out == {"no_partner": 1, "identical": 0, "tie": 2, "inverted": 0, "target": 0}
     assert made.chosen.weights == pytest.approx([2 / 3, 4 / 3])
     assert made.chosen.effective_sample_size == pytest.approx(9 / 5)
+
+
+def test_a_pair_that_would_prefer_the_worse_answer_is_refused_but_where_chance_pairs() -> None:
+    # 0 and 2 have only 1 left to reject, which is better than both
+    of = candidates([*REWARDS[:3], 0.1, 0.3], PROMPTS[:5])
+    chosen = kept([0, 2, 4], of=of)
+    made = make("accepted_rejected", of, chosen)
+    assert rows(made) == [(4, 3)] and made.inverted == 0 and made.left_out["inverted"] == 2
+    by_chance = make("accepted_rejected", of, chosen, control=True)
+    assert rows(by_chance) == [(0, 1), (2, 1), (4, 3)] and by_chance.inverted == 2
+    assert by_chance.left_out["inverted"] == 0
 
 
 def test_the_rejected_one_has_the_lowest_reward_and_is_the_last_such() -> None:
@@ -61,13 +74,15 @@ def test_the_rejected_one_has_the_lowest_reward_and_is_the_last_such() -> None:
 def test_equal_texts_are_no_pair() -> None:
     of = candidates([0.5, 0.2, 0.9, 0.1], [0, 0, 1, 1])
     made = make("best_worst", of, kept([0, 1, 2, 3], of=of), tokens=[(1,), (7, 7), (7, 7), (7, 7)])
-    assert rows(made) == [(0, 1)] and made.left_out == {"no_partner": 0, "identical": 1, "tie": 0}
+    assert rows(made) == [(0, 1)] and {k for k, n in made.left_out.items() if n} == {"identical"}
 
 
 @pytest.mark.parametrize("rule", pairs.RULES)
 def test_no_pair_at_all_counts_the_reasons(rule: str) -> None:
     of = candidates([0.5, 0.5, 0.9], [0, 0, 1])
-    with pytest.raises(ValueError, match=r"no pair among 3 completions \(no_partner 1, identical 0, tie 1\); raise"):
+    with pytest.raises(
+        ValueError, match=r"no pair among 3 completions \(no_partner 1, identical 0, tie 1, inverted 0, target 0\)"
+    ):
         make(rule, of, kept([0, 2], of=of))
 
 
@@ -128,3 +143,55 @@ def test_pairs_are_of_one_prompt_and_do_not_depend_on_the_order_of_rows(
     again = make(rule, shuffled, kept(moved.tolist(), of=shuffled), [tokens[i] for i in order], control=control)
     assert {(order[c], order[r]) for c, r in rows(again)} == set(rows(made))
     assert again.left_out == made.left_out
+
+
+def unequal(seed: int, groups: int = 2) -> Candidates:
+    """The first group asks most, and the last writes answers of which fewer are rejected."""
+    draw = np.random.default_rng(seed)
+    of_prompt = draw.choice(groups, 300, p=np.array([0.7, 0.3] if groups == 2 else [0.5, 0.3, 0.2]))
+    prompts = np.repeat(np.arange(300), 4)
+    of = of_prompt[prompts]
+    return Candidates([f"q{p}-s{i}" for i, p in enumerate(prompts)], prompts, of, draw.normal(0.4 * of, 0.4), groups)
+
+
+WITH_A_TARGET = [name for name, s in strategies.STRATEGIES.items() if s.meet is not None and s.rejects == "completions"]
+
+
+@pytest.mark.parametrize("strategy", WITH_A_TARGET)
+@pytest.mark.parametrize("target", ["balanced", (0.3, 0.7), (0.5, 0.2, 0.3)])
+@pytest.mark.parametrize("control", [False, True])
+def test_pairs_meet_the_target_and_prefer_the_better_answer(strategy: str, target, control: bool) -> None:
+    """Dropping prompts without a partner turned quotas of .5 and .5 into .786 and .214."""
+    of = unequal(3, 3 if len(target) == 3 else 2)
+    chosen_by = Selection(strategy=strategy, target=target, keep_fraction=0.3, matched_control=control)
+    some = strategies.select(of, chosen_by, round_=1, seed=0, initial_shares=np.full(of.n_groups, 1 / of.n_groups))
+    made = make("accepted_rejected", of, some, [(i,) for i in range(of.size)], control=control)
+    wanted = np.full(2, 0.5) if target == "balanced" else np.array(target)
+    within = 1 / len(made.rejected) if strategy == "quotas" else 1e-9
+    assert np.abs(made.chosen.shares_after - wanted).max() <= within
+    assert made.chosen.weights.mean() == pytest.approx(1.0)
+    better = of.rewards[made.chosen.indices] > of.rewards[made.rejected]
+    assert made.inverted == (~better).sum() and (control or better.all())
+    assert made.left_out["inverted"] == 0 or (not control and strategy != "quotas")
+    attempts = len(some.indices)
+    assert len(made.rejected) + sum(made.left_out.values()) == attempts
+
+
+def test_a_wanted_group_without_a_pair_is_refused() -> None:
+    of = candidates([0.9, 0.1, 0.8, 0.1, 0.7, 0.1, 0.6, 0.1], [0, 0, 2, 2, 4, 4, 1, 1])
+    some = strategies.select(
+        of, Selection(strategy="quotas", keep_fraction=0.5), round_=1, seed=0, initial_shares=np.array([0.5, 0.5])
+    )
+    # two of each group are kept: of group 1 both answers to one prompt, which leaves nothing to reject there
+    assert some.indices.tolist() == [0, 2, 6, 7]
+    with pytest.raises(ValueError, match=r"wants share 0.5 of group 1, of which nothing is paired; raise generation"):
+        make("accepted_rejected", of, some)
+
+
+def test_no_pair_of_a_target_of_kinds_is_left_unweighted() -> None:
+    of = dataclasses.replace(unequal(1), kinds=np.random.default_rng(0).choice([-1, 0, 1], 1200, p=[0.1, 0.6, 0.3]))
+    chosen_by = Selection(strategy="reweight", target_of="kinds")
+    some = strategies.select(of, chosen_by, round_=1, seed=0, initial_shares=np.array([0.5, 0.5]))
+    made = make("accepted_rejected", of, some, [(i,) for i in range(of.size)])
+    shares = np.bincount(of.kinds[made.chosen.indices], made.chosen.weights) / made.chosen.weights.sum()
+    assert shares == pytest.approx([0.5, 0.5]) and (of.kinds[made.chosen.indices] >= 0).all()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scpl_ray.config import Selection
 from scpl_ray.selection import formulas
-from scpl_ray.selection.strategies import STRATEGIES, Candidates, candidates_per_group, select
+from scpl_ray.selection.strategies import STRATEGIES, Candidates, completions_per_group, select
 from tests.theory import selection_theory as theory
 from tests.theory.closed_forms import penalty_fixed_point, selection_drift
 
@@ -351,40 +351,23 @@ def test_targets():
         np.testing.assert_allclose(kept.shares_after, expected)
 
 
-@pytest.mark.parametrize(
-    ("quality", "expected"),
-    [
-        ([0.9, 0.8], [3, 5]),
-        ([0.5, 0.5], [4, 4]),
-        ([1.0, 1.0], [4, 4]),
-        ([1.0, 0.2], [1, 8]),
-        ([0.9, 0.9, 0.0], [1, 1, 8]),
-    ],
-)
-def test_more_candidates_for_the_weaker_group(quality, expected):
-    assert candidates_per_group(Selection(strategy="reweight"), 4, quality).tolist() == expected
-    assert candidates_per_group(Selection(strategy="vrs"), 4, quality).tolist() == [4] * len(quality)
-
-
-def test_candidates_of_a_batch_are_those_of_its_rows():
-    batch = candidates_per_group(Selection(strategy="reweight"), 4, [[0.9, 0.8], [1.0, 1.0], [1.0, 0.2]])
-    assert batch.tolist() == [[3, 5], [4, 4], [1, 8]]
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(1, 16))
-def test_candidates_per_group_keep_the_budget(quality, n):
-    counts = candidates_per_group(Selection(strategy="reweight"), n, quality)
-    assert np.all((counts >= 1) & (counts <= 2 * n))
-    assert counts.mean() <= n + 1
-    assert np.all(np.diff(counts[np.argsort(quality, kind="stable")]) <= 0)
+@pytest.mark.parametrize("strategy", NAMES)
+def test_every_strategy_draws_as_many_completions_in_all(strategy):
+    for quality in ([0.9, 0.8], [0.5, 0.5], [1.0, 1.0], [1.0, 0.2], [0.0, 0.95]):
+        for queries in ([600, 400], [92, 8], [0, 7], [7, 0]):
+            totals = completions_per_group(Selection(strategy=strategy), 4, quality, queries)
+            assert totals.sum() == 4 * sum(queries)
+            if strategy != "reweight":
+                assert totals.tolist() == [4 * n for n in queries]
 
 
 @pytest.mark.parametrize("quality", [[0.5, float("nan")], [0.5, 1.1], [-0.1, 0.5]])
-def test_quality_must_be_measured(quality):
+def test_quality_must_be_measured_where_it_steers(quality):
     with pytest.raises(ValueError, match=r"quality: .* NaN or a number outside"):
-        candidates_per_group(Selection(strategy="reweight"), 4, quality)
+        completions_per_group(Selection(strategy="reweight"), 4, quality, [6, 4])
+    assert completions_per_group(Selection(strategy="vrs"), 4, quality, [6, 4]).tolist() == [24, 16]
     with pytest.raises(ValueError, match="samples_per_prompt: 0 is below 1"):
-        candidates_per_group(Selection(strategy="reweight"), 0, [0.5, 0.5])
+        completions_per_group(Selection(strategy="reweight"), 0, [0.5, 0.5], [6, 4])
 
 
 # controls -----------------------------------------------------------------------------------------------------------

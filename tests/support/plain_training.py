@@ -90,6 +90,7 @@ def plain(
         workers=1,
         packed=False,
         seed=seed,
+        steps=training.steps,
     )
     policy = network(model, base, start, seed)
     other = network(model, base, Weights(0, base) if training.dpo_reference == "base" else start, seed)
@@ -111,8 +112,9 @@ def plain(
                 mass += weight
             else:
                 (sequence,) = unit
-                total = total - sequence.weight * log_p(policy, sequence)
-                mass += sequence.weight * sequence.target_tokens
+                terms = sequence.target_tokens if training.normalise == "examples" else 1
+                total = total - sequence.weight * log_p(policy, sequence) / terms
+                mass += sequence.weight * sequence.target_tokens / terms
         loss = total / mass
         optimizer.zero_grad()
         loss.backward()

@@ -18,6 +18,7 @@ from scpl_ray.training.batches import (
     training_pairs,
     training_sequences,
     unit_lengths,
+    weighted_by_example,
 )
 from tests.support.tiny_models import pairs as tiny_pairs
 
@@ -180,3 +181,27 @@ def test_collate_packs_masks_and_pads():
 def test_an_empty_micro_batch_has_tokens_but_no_loss():
     batch = collate((), [])
     assert batch.token_ids.shape == (1, 2) and not batch.weights.any()
+
+
+def test_a_number_of_steps_is_filled_whatever_the_amount_of_data() -> None:
+    lengths = [5, 9, 12, 7, 3, 20, 8, 11]
+    whole = sum(lengths)
+    for steps, per_step in ((1, 30), (4, 30), (9, 30), (12, 25), (3, 200)):
+        made = plan(lengths, steps=steps, tokens_per_step=per_step, tokens_per_micro_batch=64)
+        assert len(made) == steps and all(step.members for step in made)
+        done = sum(lengths[i] for step in made for i in step.members)
+        assert abs(done - steps * per_step) <= max(lengths)
+        times = np.bincount([i for step in made for i in step.members], minlength=len(lengths))
+        # one epoch follows the other: no unit is a whole pass ahead
+        assert times.max() - times.min() <= 1 and abs(times.mean() - done / whole) < 1
+        assert made == plan(lengths, steps=steps, tokens_per_step=per_step, tokens_per_micro_batch=64, epochs=7)
+
+
+def test_a_unit_that_is_longer_than_a_step_has_a_step_to_itself() -> None:
+    made = plan([9, 9, 9], steps=5, tokens_per_step=2, tokens_per_micro_batch=64)
+    assert [len(step.members) for step in made] == [1] * 5
+
+
+def test_weights_of_examples_are_divided_among_their_tokens() -> None:
+    sequences = [TrainingSequence((1, 2, 3, 4, 5), 1, 2.0), TrainingSequence((1, 2), 1, 2.0)]
+    assert [s.weight for s in weighted_by_example(sequences)] == [0.5, 2.0]

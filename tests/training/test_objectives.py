@@ -1,5 +1,6 @@
 """The weighted SFT loss, and packing."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -8,8 +9,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from scpl_ray.config import Experiment, Training
+from scpl_ray.records import Example
 from scpl_ray.training.batches import TrainingSequence, collate, training_sequences
 from scpl_ray.training.losses import packing_is_exact, weighted_nll, weighted_tokens
+from scpl_ray.training.objectives import OBJECTIVES
 from tests.support.tiny_models import FAMILIES, config, examples
 
 
@@ -103,3 +107,70 @@ def test_packing_is_found_out_where_sequences_see_each_other(model):
             return self.inner(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **arguments)
 
     assert not packing_is_exact(Leaky())
+
+
+# shares of the loss -------------------------------------------------------------------------------------------------
+
+
+def mixed(real: float, lengths: tuple[int, int], rows: int = 200) -> list[Example]:
+    """Real rows of one length and synthetic ones of another, of weight 1; groups in turn."""
+    count = round(real * rows)
+    return [
+        Example(f"e{i}", "real" if i < count else "round 1", ("a", "b")[i % 2], (7, 8, 9), (5,) * n, 1.0)
+        for i in range(rows)
+        for n in [lengths[0] if i < count else lengths[1]]
+    ]
+
+
+def shares(examples: list[Example], **settings) -> dict[str, dict[str, float]]:
+    return OBJECTIVES[settings.get("objective", "sft")].loss_shares(examples, Training(**settings))
+
+
+@pytest.mark.parametrize(
+    ("real", "lengths", "by_tokens"),
+    [(0.5, (12, 5), 0.7059), (0.5, (5, 12), 0.2941), (0.25, (12, 5), 12 / 27), (0.9, (3, 30), 27 / 57)],
+)
+def test_shares_of_weight_are_shares_of_the_loss_and_those_of_tokens_are_not(real, lengths, by_tokens):
+    """A real share rho of rows of a tokens beside rows of b has rho a / (rho a + (1 - rho) b) of a loss by tokens."""
+    examples = mixed(real, lengths)
+    assert shares(examples)["origin"] == pytest.approx({"real": real, "synthetic": 1 - real})
+    assert shares(examples, normalise="tokens")["origin"]["real"] == pytest.approx(by_tokens, abs=5e-5)
+    pairs = shares(examples, objective="dpo")["origin"]
+    assert pairs == pytest.approx({"real": real, "synthetic": 1 - real})
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize("normalise", ["examples", "tokens"])
+def test_the_shares_are_those_of_the_loss_itself(loss_on, normalise):
+    """Under a model that says the same to everything, the loss of a part over the whole is the part's share."""
+    training = Training(loss_on=loss_on, normalise=normalise)
+    examples = [dataclasses.replace(e, weight=1.0 + i % 3) for i, e in enumerate(mixed(0.4, (11, 4), 30))]
+    loss = OBJECTIVES["sft"].loss(training)
+
+    def total(rows: list[Example]) -> tuple[float, float]:
+        sequences = loss.sequences(rows)
+        # several micro-batches, packed and not, as gradients are accumulated
+        cuts = [((0, 1, 2), (3,)), tuple((i,) for i in range(4, 9)), (tuple(range(9, len(sequences))),)]
+        nats = sum(float(loss.total(Uniform(), collate(rows, sequences))[0].detach()) for rows in cuts)
+        return nats, sum(map(loss.mass, sequences))
+
+    real, whole = total([e for e in examples if e.origin == "real"]), total(examples)
+    assert whole[0] / whole[1] == pytest.approx(math.log(50), rel=1e-5)
+    for part in (0, 1):
+        assert real[part] / whole[part] == pytest.approx(shares(examples, **training.model_dump())["origin"]["real"])
+
+
+def test_shares_by_group_leave_out_examples_of_no_group_and_without_tokens():
+    rows = [
+        Example("e0", "round 1", "a", (7,), (5, 5), 1.0),
+        Example("e1", "round 1", "b", (7,), (5,), 3.0),
+        Example("e2", "round 1", "b", (7,), (), 9.0),
+        Example("e3", "real", None, (7,), (5,), 4.0),
+    ]
+    assert shares(rows) == {"origin": {"real": 0.5, "synthetic": 0.5}, "group": {"a": 0.25, "b": 0.75}}
+
+
+def test_dpo_weighs_pairs_and_refuses_to_count_tokens():
+    e = Experiment(training=Training(objective="dpo", normalise="tokens"))
+    assert any(text.startswith("training.normalise = 'tokens'") for text in OBJECTIVES["dpo"].conflicts(e))
+    assert not [text for text in OBJECTIVES["sft"].conflicts(e) if "normalise" in text]
