@@ -25,8 +25,8 @@ SLOWEST_FIRST = (
     "actors/test_reward.py",
     "training/test_kernels.py",
 )
-"""Files that take a minute or more, by their CPU seconds; only the first stands above the third because it makes the run
-that the third compares with, and would be waited for."""
+"""Files that take a minute or more, by their CPU seconds. Only the first stands above the third for another reason: it
+makes the run that the third compares with."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
