@@ -15,16 +15,14 @@ ROOT = Path(__file__).parents[2]
 PLAINEST = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 """For matrix products of oneDNN, for PyTorch's own kernels, and for those of MKL."""
 TESTS = (
-    *(
-        f"tests/training/test_worker.py::test_two_workers_equal_plain_pytorch[{name}]"
-        for name in ("dpo lora 2", "full 3")
-    ),
     "tests/training/test_worker.py::test_one_worker_equals_plain_pytorch[1-full]",
-    "tests/training/test_dpo.py",
+    "tests/training/test_worker.py::test_dpo_from_a_later_policy_equals_plain_pytorch[0-lora-start]",
     "tests/training/test_objectives.py",
+    "tests/training/test_dpo.py",
     "tests/training/test_reward_model.py::test_likelihoods_are_the_models_own",
-    "tests/models/test_adapters.py",
+    "--deselect=tests/training/test_dpo.py::test_loss_and_gradients_equal_those_of_trl",
 )
+"""One of each kind of comparison; none that starts further processes."""
 
 
 @pytest.mark.engines

@@ -134,6 +134,7 @@ def test_families_equal_plain_pytorch(family, model, job):
         (3, ADAPTER, "base"),
         (3, FULL, "start"),
     ],
+    ids=lambda value: {ADAPTER: "lora", FULL: "full"}.get(value),
 )
 def test_dpo_from_a_later_policy_equals_plain_pytorch(zero_stage, model, against, job, later):
     todo = job(2, after=later[model])
