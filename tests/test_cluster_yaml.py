@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import ValidationError
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 from ray._private.runtime_env.packaging import _get_ignore_file
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -66,21 +63,6 @@ def test_nodes_install_this_checkout_with_its_pins(config: dict[str, Any]) -> No
     assert len(python) == 1 and int(low) <= int(python[0].partition(".")[2]) < int(high)
     for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
         assert "ray start" in command or command == "ray stop"
-
-
-@pytest.mark.parametrize("lock", ["requirements-cpu.lock", "requirements-gpu.lock"])
-def test_a_lock_holds_what_the_project_asks_for(lock: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    which = ("gpu",) if "gpu" in lock else ("cpu", "test", "docs")
-    asked = [
-        Requirement(r)
-        for r in (*project["dependencies"], *(r for e in (*which, "s3", "search", "tracking") for r in extras[e]))
-    ]
-    lines = [line for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#")]
-    held = {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
-    assert [str(r) for r in asked if not r.specifier.contains(held.get(canonicalize_name(r.name), Version("0")))] == []
-    assert len(held) == len(lines)
 
 
 def test_the_image_and_its_job_are_of_this_version(config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from scpl_ray.shares import FloatArray
@@ -145,7 +146,7 @@ def _all_and_without_each(sums: FloatArray) -> FloatArray:
     return np.concatenate([total[None], total - sums])
 
 
-def _transposed(fitted: FloatArray) -> FloatArray:
+def _transposed(fitted: NDArray[np.floating]) -> FloatArray:
     """J without the constant, shape (S + 1, D, D)."""
     return np.asarray(fitted[:, 1:].transpose(0, 2, 1))
 

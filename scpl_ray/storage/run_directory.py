@@ -286,9 +286,10 @@ class Store(Reader):
         """Make the locked folder a run directory: write its config, then ``run.json``, which marks it as one."""
         self.extend(experiment)
         created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        run = {"format": FORMAT, "id": uuid.uuid4().hex, "created": created, "versions": dict(versions)}
+        identity = uuid.uuid4().hex
+        run = {"format": FORMAT, "id": identity, "created": created, "versions": dict(versions)}
         write_atomically(self.root / RUN, _json(run))
-        consent.give(run["id"], experiment)
+        consent.give(identity, experiment)
 
     def close(self) -> None:
         """Release the lock."""
