@@ -18,6 +18,34 @@ _PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+"}
 """What a placeholder of a name stands for, as regular expressions."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DriftNeutral:
+    """The scale on which a metric of preference is tested between seeds.
+
+    Without any preference the expected share of a kind stays what it was, while its log-odds move away from 0 and every
+    distance grows, by chance alone: so it is shares that are averaged over seeds, before anything bent is done to them.
+    """
+
+    scale: Literal["share", "distance"]
+    """``share``: the share of one kind; ``distance``: the total variation of the *mean* shares from the reference."""
+    shares: str
+    """The metric, per group, that holds the shares."""
+    since_round_0: bool
+    """Whether the reference is round 0; else it is equal shares."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityBehind:
+    """The metrics of quality that stand beside a gap, because it also closes where quality falls."""
+
+    per_group: str
+    """Per group: the quality of which the gap is."""
+    mean: str
+    """Its mean over groups."""
+    worst: str
+    """That of the worst-served group."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricKind:
     """A metric, or a family of metrics whose names share a pattern."""
@@ -54,8 +82,10 @@ class MetricKind:
     """Whether reports describe its change since round 0."""
     figure: Figure | None = None
     """The figure of reports that has it."""
-    is_gap: bool = False
-    """Whether its fall is good news only if quality did not fall with it."""
+    drift_neutral: DriftNeutral | None = None
+    """How it is tested between seeds; ``None``: as the mean of its own numbers."""
+    quality_behind: QualityBehind | None = None
+    """Of gaps, whose fall is good news only if quality did not fall with it; ``None``: it is no gap."""
     gauge: str = ""
     """Its gauge on the Prometheus endpoint; empty: it has none."""
     gauge_help: str = ""
@@ -74,6 +104,11 @@ class MetricKind:
         return self.overall
 
     @property
+    def is_gap(self) -> bool:
+        """Whether its fall is good news only if quality did not fall with it."""
+        return self.quality_behind is not None
+
+    @property
     def is_fraction(self) -> bool:
         """Whether it lies in [0, 1]."""
         return (self.low, self.high) == (0.0, 1.0)
@@ -88,6 +123,13 @@ def _pattern(name: str) -> str:
     for part, stands_for in _PARTS.items():
         pattern = pattern.replace(re.escape(part), stands_for)
     return pattern
+
+
+QUALITY = QualityBehind("quality", "quality_mean", "quality_worst")
+
+
+def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool = False) -> DriftNeutral:
+    return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")
 
 
 _fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0)
@@ -126,6 +168,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name=PREFERENCE,
+        drift_neutral=_tested("share", "balanced"),
         line="preference",
         line_form="+.2f",
         definition="Log-odds, above equal shares, of the kind of the group that was largest in round 1, on neutral "
@@ -142,6 +185,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_log_odds_round0",
+        drift_neutral=_tested("share", "round0"),
         definition="The same log-odds, above those of round 0.",
         overall=True,
         label="preference log-odds since round 0",
@@ -151,43 +195,55 @@ CATALOGUE = (
         figure="preference",
         analytic=True,
     ),
-    _fraction(
+    MetricKind(
         name="total_variation_balanced",
-        definition="Total variation distance of the kinds' shares from equal shares.",
+        unit="fraction",
+        high=1.0,
+        drift_neutral=_tested("distance", "balanced"),
+        definition="Total variation distance of the kinds' shares from equal shares, less what counting so few "
+        "answers adds: without a distance it is 0 on average, and may fall below.",
         overall=True,
         better="lower",
         analytic=True,
     ),
-    _fraction(
+    MetricKind(
         name="total_variation_round0",
-        definition="Total variation distance of the kinds' shares from those of round 0.",
+        unit="fraction",
+        high=1.0,
+        drift_neutral=_tested("distance", "round0"),
+        definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
+        "answers adds to it.",
         overall=True,
         better="lower",
         analytic=True,
     ),
     MetricKind(
         name="kl_balanced",
-        definition="Kullback-Leibler divergence of the kinds' shares from equal shares.",
+        drift_neutral=_tested("distance", "balanced"),
+        definition="Kullback-Leibler divergence of the kinds' smoothed shares from equal shares, less what counting "
+        "adds, (K - 1) / (2 n) with n answers of a kind.",
         unit="nats",
-        low=0.0,
         overall=True,
         better="lower",
     ),
     MetricKind(
         name="kl_round0",
-        definition="Kullback-Leibler divergence of the kinds' shares from those of round 0.",
+        drift_neutral=_tested("distance", "round0"),
+        definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
+        "counting adds in both rounds: finite where round 0 lacked a kind.",
         unit="nats",
-        low=0.0,
         overall=True,
         better="lower",
     ),
     _log_odds(
         name="preference_log_odds_balanced_corrected",
+        drift_neutral=_tested("share", "balanced", corrected=True),
         definition="The log-odds above equal shares, corrected for the judge's known errors.",
         overall=True,
     ),
     _log_odds(
         name="preference_log_odds_round0_corrected",
+        drift_neutral=_tested("share", "round0", corrected=True),
         definition="The log-odds above those of round 0, corrected for the judge's known errors.",
         overall=True,
     ),
@@ -213,17 +269,37 @@ CATALOGUE = (
         analytic=True,
     ),
     _fraction(
+        name="kind_share_low",
+        definition="Share of the group's kind if all undecided answers were of the other kinds.",
+        per_group=True,
+    ),
+    _fraction(
+        name="kind_share_high",
+        definition="Share of the group's kind if all undecided answers were of it.",
+        per_group=True,
+    ),
+    _fraction(
         name="kind_share_corrected",
-        definition="The same share, corrected for the judge's known errors.",
+        definition="The share of the group's kind, corrected for the judge's known errors.",
+        per_group=True,
+    ),
+    MetricKind(
+        name="kind_share_corrected_sd",
+        definition="Standard error of that share: of counting the answers, and of the texts on which the judge's "
+        "errors were counted.",
+        unit="fraction",
+        low=0.0,
         per_group=True,
     ),
     _log_odds(
         name="kind_log_odds_balanced",
+        drift_neutral=_tested("share", "balanced"),
         definition="Smoothed log-odds of the group's kind above equal shares.",
         per_group=True,
     ),
     _log_odds(
         name="kind_log_odds_round0",
+        drift_neutral=_tested("share", "round0"),
         definition="Smoothed log-odds of the group's kind above those of round 0.",
         per_group=True,
     ),
@@ -267,7 +343,7 @@ CATALOGUE = (
         study_table=True,
         change=True,
         figure="disparity",
-        is_gap=True,
+        quality_behind=QUALITY,
         gauge="scpl_disparate_gap",
         gauge_help="Best minus worst quality over the groups.",
         analytic=True,
@@ -289,7 +365,7 @@ CATALOGUE = (
         definition="Standard deviation of the mean quality between the groups.",
         overall=True,
         better="lower",
-        is_gap=True,
+        quality_behind=QUALITY,
     ),
     _fraction(
         name="disparate_ratio",
