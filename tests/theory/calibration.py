@@ -4,7 +4,7 @@
 
     python -m tests.theory.calibration                    # the table, minutes
     python -m tests.theory.calibration --short            # seconds, wider limits
-    python -m tests.theory.calibration --figures docs/images
+    python -m tests.theory.calibration --figures docs/images    # only draws the figures
 
 Every row simulates studies of which the truth is known, says how often the rule that is in use errs, how often the one
 that it replaced does, and between which limits the rate has to lie. ``statistics.md`` explains what each row is about.
@@ -34,7 +34,8 @@ from scpl_ray.studies.statistics import holm
 from tests.theory.drift import drifting_arm, wright_fisher
 
 LEVEL = 0.05
-LONG, SHORT = 2_000, 300
+LONG, SHORT, DRAWN = 2_000, 300, 1_000
+"""Simulated studies per row, of the short form, and per point of a figure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,11 +243,14 @@ def amplified_without_preference(studies: int) -> Rows:
         )
 
 
+ANALYTIC_STARTS = ((0.9, 0.1), (0.7, 0.3), (0.5, 0.5), (0.8, 0.1, 0.1))
+
+
 def analytic_mode(studies: int) -> Rows:
     """The same in the analytic mode without memory, where a kind of share .9 nearly takes all in 10 rounds."""
     memories = {"replace": {}, "accumulate": {"cycle": {"kind": "accumulate"}}}
-    for k, start in ((2, (0.9, 0.1)), (2, (0.7, 0.3)), (2, (0.5, 0.5)), (3, (0.8, 0.1, 0.1))):
-        arms = {}
+    for start in ANALYTIC_STARTS:
+        k, arms = len(start), {}
         for memory, keys in memories.items():
             experiment = Experiment.model_validate(
                 {
@@ -437,7 +441,7 @@ def draw(folder: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    path = wright_fisher((0.9, 0.1), draws=256, rounds=10, runs=20_000, seed=1)[..., 0]
+    path = wright_fisher((0.9, 0.1), draws=256, rounds=10, runs=5_000, seed=1)[..., 0]
     smoothed = np.clip(path, 0.5 / 256, 1 - 0.5 / 256)
     lines = (
         ("share", path.mean(0) - 0.9),
@@ -459,9 +463,9 @@ def draw(folder: Path) -> None:
     canvas = Figure(figsize=(5.2, 3.0), layout="constrained")
     FigureCanvasSVG(canvas)
     axis = canvas.subplots()
-    sizes = (6, 8, 10, 15, 20)
+    sizes = (6, 7, 8, 9, 10, 12)
     for law, style in (("normal", "-"), ("exponential", "--"), ("lognormal", ":")):
-        d = {n: centred(law, np.random.default_rng(n), (LONG, n)) for n in sizes}
+        d = {n: centred(law, np.random.default_rng(n), (DRAWN, n)) for n in sizes}
         new = [float((sign_flips.two_sided_p(d[n]) < LEVEL).mean()) for n in sizes]
         axis.plot(sizes, new, style, color="#0072B2", label=f"{law}, now")
         axis.plot(sizes, [float(one_sided(d[n]).mean()) for n in sizes], style, color="#D55E00", label=f"{law}, before")
@@ -477,12 +481,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the table; the exit code is 1 if a rate lies outside its limits."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help=f"{SHORT} studies per row instead of {LONG:,}")
-    parser.add_argument("--figures", type=Path, help="folder into which the figures of statistics.md are drawn")
+    parser.add_argument("--figures", type=Path, help="only draw the figures of statistics.md, into this folder")
     given = parser.parse_args(arguments)
     began = time.perf_counter()
-    found = list(rows(SHORT if given.short else LONG))
     if given.figures is not None:
         draw(given.figures)
+        return 0
+    found = list(rows(SHORT if given.short else LONG))
     sys.stdout.write(f"{table(found)}\n\n{len(found)} rows in {time.perf_counter() - began:.0f} s\n")
     return 0 if all(row.holds for row in found) else 1
 
