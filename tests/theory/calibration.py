@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -34,7 +35,7 @@ from scpl_ray.studies.statistics import holm
 from tests.theory.drift import drifting_arm, wright_fisher
 
 LEVEL = 0.05
-LONG, SHORT, DRAWN = 2_000, 300, 1_000
+LONG, SHORT, DRAWN = 2_000, 250, 1_000
 """Simulated studies per row, of the short form, and per point of a figure."""
 
 
@@ -248,7 +249,8 @@ ANALYTIC_STARTS = ((0.9, 0.1), (0.7, 0.3), (0.5, 0.5), (0.8, 0.1, 0.1))
 
 def analytic_mode(studies: int) -> Rows:
     """The same in the analytic mode without memory, where a kind of share .9 nearly takes all in 10 rounds."""
-    memories = {"replace": {}, "accumulate": {"cycle": {"kind": "accumulate"}}}
+    memories: dict[str, dict[str, Any]] = {"replace": {}, "accumulate": {"cycle": {"kind": "accumulate"}}}
+    studies = max(60, studies // 5)
     for start in ANALYTIC_STARTS:
         k, arms = len(start), {}
         for memory, keys in memories.items():
