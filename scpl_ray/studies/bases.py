@@ -37,9 +37,10 @@ def between_bases(series: Series, arm: str) -> BetweenBases | None:
     first = paths[~np.isnan(paths[:, 0]).any(axis=1), 0]
     if len(first) < 2:
         return None
-    groups = series.groups(arm, "kind_count")
-    counts = sum(np.nan_to_num(series.path(arm, "kind_count", group)[:, 0]) for group in groups)
-    answers = counts[~np.isnan(paths[:, 0]).any(axis=1)] if groups else np.full(len(first), np.inf)
+    answers = np.full(len(first), np.inf)
+    if groups := series.groups(arm, "kind_count"):
+        counts = np.stack([series.path(arm, "kind_count", group)[:, 0] for group in groups])
+        answers = np.nan_to_num(counts).sum(axis=0)[~np.isnan(paths[:, 0]).any(axis=1)]
     sds = first.std(axis=0, ddof=1)
     k = int(sds.argmax())
     counting = np.mean(first[:, k] * (1.0 - first[:, k]) / np.maximum(answers, 1.0))
