@@ -55,7 +55,7 @@ def test_distances_of_counts_are_finite_and_do_not_grow_as_fewer_answers_are_of_
         same = bias.preference_bias(later, first, advantaged=0, **totals)
         plain = bias.preference_bias(later, first, advantaged=0)
         assert abs(same.total_variation.mean()) < 0.01 < plain.total_variation.mean()
-        assert abs(same.kl.mean()) < 0.01
+        assert abs(same.kl.mean()) < 0.015
         moved = rng.multinomial(n, (0.3, 0.3, 0.4), size=20_000) / n
         found = bias.preference_bias(moved, (0.6, 0.3, 0.1), advantaged=0, total=np.full(20_000, n))
         assert found.total_variation.mean() == pytest.approx(0.3, abs=0.02)
