@@ -42,7 +42,7 @@ def between_bases(series: Series, arm: str) -> BetweenBases | None:
         counts = np.stack([series.path(arm, "kind_count", group)[:, 0] for group in groups])
         answers = np.nan_to_num(counts).sum(axis=0)[~np.isnan(paths[:, 0]).any(axis=1)]
     sds = first.std(axis=0, ddof=1)
-    k = int(sds.argmax())
+    k = int(sds.round(12).argmax())  # of two kinds, whose spreads are the same, the first
     counting = np.mean(first[:, k] * (1.0 - first[:, k]) / np.maximum(answers, 1.0))
     name = kind_names(series, arm)[k]
     return BetweenBases(name, len(first), float(first[:, k].mean()), float(sds[k]), float(np.sqrt(counting)))
