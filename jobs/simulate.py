@@ -23,6 +23,7 @@ from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.config import Experiment, loading
 from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.evaluation.disparity import levelled_down_between_seeds
+from scpl_ray.report.words import CLOSED
 from scpl_ray.storage import consent
 from scpl_ray.storage.run_directory import Reader
 
@@ -131,12 +132,16 @@ def _cell(of: Band, t: int, form: str) -> str:
 
 
 def levelled_lines(paths: Paths) -> list[str]:
-    """The rounds whose gap is below that of round 0 because quality fell."""
+    """Why the gap is below that of round 0, and in which rounds."""
     if paths.experiment.analytic.seeds < 2:
         return []
-    flagged = (np.flatnonzero(levelled_down_between_seeds(paths.quality).flag) + 1).tolist()
-    listed = ", ".join(map(str, flagged[:SHOWN_ROUNDS])) + (" ..." if len(flagged) > SHOWN_ROUNDS else "")
-    return [f"levelled down: the gap fell because quality fell, in rounds {listed}"] if flagged else []
+    cause = levelled_down_between_seeds(paths.quality).cause
+    lines = []
+    for why, words in CLOSED.items():
+        rounds = (np.flatnonzero(cause == why) + 1).tolist()
+        listed = ", ".join(map(str, rounds[:SHOWN_ROUNDS])) + (" ..." if len(rounds) > SHOWN_ROUNDS else "")
+        lines += [f"{words}, in rounds {listed}"] if rounds else []
+    return lines
 
 
 def stability_lines(paths: Paths) -> list[str]:

@@ -30,7 +30,7 @@ from scpl_ray import seeds
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.evaluation import measure
-from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
+from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob, judge_errors
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights, in_order
 from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import History, candidates_of, training_data
@@ -244,7 +244,7 @@ class Loop:
                     measure.asked(self.store, t, self.experiment.groups),
                     self.experiment,
                     kinds=self.task.kinds,
-                    confusion=self.task.confusion,
+                    confusion=judge_errors(self.task),
                     first=self._rows(0) if t else [],
                     steering=measure.group_quality(aside, answers, graded),
                 )

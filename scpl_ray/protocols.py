@@ -55,6 +55,10 @@ class Card(Protocol):
         """One row per measurement, as plain values in the order in which they are shown."""
         ...
 
+    def confusion_counts(self) -> tuple[tuple[int, ...], ...]:
+        """How many texts of true kind i, unseen by the judge, it called j, shape (K, K): how sure its rates are."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write ``card.json`` into an existing folder; its key ``table`` holds the rows of :meth:`table`."""
         ...
@@ -300,3 +304,10 @@ class Engines:
     scorer: Scorer
     trainer: Trainer
     population: Population
+
+
+def judge_errors(task: Task) -> tuple[tuple[float, ...], ...] | None:
+    """The errors by which a task's shares are corrected: as counts, where a card says on how many texts."""
+    if task.confusion is None or task.judge_card is None:
+        return task.confusion
+    return task.judge_card.confusion_counts()

@@ -24,6 +24,7 @@ HOUSES = {
 ROOMS = {
     "seeds": ("arithmetic on seeds alone", ""),
     "shares": ("arithmetic on shares alone", ""),
+    "sign_flips": ("arithmetic on differences between seeds alone", "seeds shares"),
     "credentials": ("reads the environment alone", ""),
     "records": ("what every phase writes and every reader reads: it depends on nobody's way of making it", ""),
     "config": ("reading a YAML file must not load a task, torch or Ray", ""),
@@ -31,7 +32,10 @@ ROOMS = {
     "storage": ("keeps records and configs, whatever they say", "config protocols records"),
     "feedback": ("rules are arithmetic on what was measured", "config protocols records seeds shares"),
     "selection": ("chooses among completions, however they were written", "config records seeds shares"),
-    "evaluation": ("measures records; it knows no task and no engine", "config records seeds shares storage"),
+    "evaluation": (
+        "measures records; it knows no task and no engine",
+        "config records seeds shares sign_flips storage",
+    ),
     "models": (
         "weights, tokens and templates, of whatever task and however trained",
         "config protocols records seeds storage",
@@ -57,7 +61,7 @@ ROOMS = {
     ),
     "studies": (
         "many runs compared; they are read from disk, never driven from here",
-        "config evaluation feedback records seeds shares storage",
+        "config evaluation feedback records seeds shares sign_flips storage",
     ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",

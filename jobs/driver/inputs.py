@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.config import Experiment, loading
-from scpl_ray.models import sentences, smollm2, sources
+from scpl_ray.config.schema import TINY
+from scpl_ray.models import sentences, smollm2
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import Store
@@ -18,7 +19,7 @@ from scpl_ray.tracking import flat
 
 KEYS = ("task.data", "task.judge_model", "model.name", "reward.model")
 """The keys that may hold the path of a file or folder."""
-NAMES = (sources.TINY, smollm2.NAME, sentences.NAME)
+NAMES = (TINY, smollm2.NAME, sentences.NAME)
 """Values of these keys that are never paths."""
 FILE = "inputs"
 """The JSON file of the phase ``base`` that holds the checksums."""

@@ -58,7 +58,7 @@ def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:
         task: its task; ``None``: it was not built, because that would have made something costly.
     """
     name, cost = experiment.model.name, {}
-    if name == sources.TINY:
+    if experiment.model.built_here:
         known = bases.known_config(experiment, task) if task is not None else None
         if known is None:
             cost["tiny base model"] = "minutes, unless it is in the cache"
@@ -100,7 +100,7 @@ def _lengths(experiment: Experiment, on_gpu: bool) -> None:
 def _model(experiment: Experiment, on_gpu: bool) -> None:
     """What a model's folder, or the Hub, says; a tiny model's sizes are known before it is made."""
     model = experiment.model
-    if model.name == sources.TINY:
+    if model.built_here:
         own = experiment.task.name != "language"
         limits.check_positions(tiny_base.POSITIONS if own else tiny.POSITIONS, experiment, "the tiny model")
         return

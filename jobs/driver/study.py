@@ -34,6 +34,7 @@ from scpl_ray.storage import consent, inside
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, study
+from scpl_ray.studies.power import seeds_needed
 from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
 
 SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
@@ -249,6 +250,13 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], made: Map
     console.print(
         f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False
     )
+    claims = len(plan.claims) * len(study.points(plan))
+    if claims and plan.seeds < (needed := seeds_needed(claims)):
+        console.print(
+            f"{plan.seeds} seeds cannot support the first of {claims} claims, whatever comes out: that takes {needed}; "
+            "they give intervals",
+            markup=False,
+        )
 
 
 def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:

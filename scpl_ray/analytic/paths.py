@@ -62,9 +62,13 @@ class Paths:
             return bias.preference_bias(
                 self.kinds, bias.balanced(len(groups.names)), advantaged=advantaged, total=total
             )
-        return bias.preference_bias(
+        found = bias.preference_bias(
             self.kinds, self.kinds[:, :1], advantaged=advantaged, total=total, reference_total=total
         )
+        # round 0 is compared with its own answers, not with a second count of them
+        for distance in (found.total_variation, found.kl):
+            distance[:, 0] = 0.0
+        return found
 
     def series(self) -> dict[tuple[str, str | None], FloatArray]:
         """Paths of shape (S, T + 1) by (metric, group), with the same metric names as in a run."""

@@ -134,6 +134,10 @@ class Lora(Section):
     """Scale of the update: alpha / rank."""
 
 
+TINY = "tiny"
+"""The value of ``model.name`` for a small model that is trained here on the task's text."""
+
+
 class Model(Section):
     """The language model whose loop is studied."""
 
@@ -143,6 +147,8 @@ class Model(Section):
     """Architecture of the tiny model: ``llama``, ``qwen2`` or ``gpt2``."""
     base_training_sentences: PositiveInt = 30_000
     """Sentences (other tasks: real examples, in turn again where there are fewer) that the tiny base model learns."""
+    base_seed: Annotated[int, Field(ge=0)] = 2026
+    """Seed of the tiny base model's text and first weights. Runs of a study share a base unless it varies them."""
     vocabulary: Annotated[int, Field(ge=512)] = 2048
     """Tokens of the tiny model on other tasks than the built-in language, whose words are its tokens."""
     lora: Lora | None = Lora()
@@ -153,6 +159,11 @@ class Model(Section):
     """Hub revision: pin it for a paper."""
     trust_remote_code: bool = False
     """Runs code that came with the model. Off unless you mean it."""
+
+    @property
+    def built_here(self) -> bool:
+        """Whether the base model is trained here on the task's text."""
+        return self.name == TINY
 
 
 class Loop(Section):

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logit, rel_entr
+from scipy.special import logit, ndtr, rel_entr
 
-from scpl_ray.shares import FloatArray, IntArray, check_shares
+from scpl_ray.shares import SUM_TOLERANCE, FloatArray, IntArray, check_shares
 
 SMOOTHING = 0.5
 """Added to both counts of a log-odds (Haldane 1956, Anscombe 1956)."""
@@ -128,9 +128,11 @@ class PreferenceBias:
     log_odds: FloatArray
     """The log-odds of the advantaged kind A, logit s_A - logit tau_A, shape (...)."""
     total_variation: FloatArray
-    """sum |s - tau| / 2 in [0, 1], shape (...)."""
+    """sum |s - tau| / 2, shape (...): in [0, 1] without totals; with totals less what counting adds, and then it may be
+    slightly below 0."""
     kl: FloatArray
-    """KL(s || tau) in nats, shape (...); infinite where a kind was written whose reference share is 0."""
+    """KL(s || tau) in nats, shape (...). Without totals it is infinite where a kind was written whose reference share
+    is 0; with totals it is of smoothed shares and less what counting adds: finite, and it may be slightly below 0."""
 
 
 def preference_bias(
@@ -145,6 +147,8 @@ def preference_bias(
 
     Log-odds is the natural scale: selection and feedback act on it linearly. Without totals it is exact, and infinite
     where a share is 0 or 1 (NaN where both shares are 0 or both are 1); with totals it uses :func:`smoothed_logit`.
+    With totals the distances are debiased too (:func:`debiased_total_variation`, :func:`debiased_kl`): as they stand
+    they grow as fewer answers are of any kind.
 
     Args:
         shares: s, shape (..., K).
@@ -168,9 +172,63 @@ def preference_bias(
         differences=s - tau,
         kind_log_odds=log_odds,
         log_odds=np.asarray(log_odds[..., advantaged]),
-        total_variation=np.asarray(np.abs(s - tau).sum(axis=-1) / 2.0),
-        kl=np.asarray(rel_entr(s, tau).sum(axis=-1)),
+        total_variation=debiased_total_variation(s, tau, total, reference_total),
+        kl=debiased_kl(s, tau, total, reference_total),
     )
+
+
+def debiased_total_variation(
+    shares: ArrayLike, reference: ArrayLike, total: ArrayLike | None, reference_total: ArrayLike | None = None
+) -> FloatArray:
+    """Total variation distance of counted shares, less what counting adds, shape (...) for shares (..., K).
+
+    Of every difference d the sign is taken from one half of the answers and the size from the other half, on average
+    over all halvings of a normal d with standard error e: d (2 Phi(d / e) - 1) - e sqrt(2 / pi) exp(-d^2 / (2 e^2)),
+    where |d| would be above 0 on average without any distance. Arguments as in :func:`preference_bias`; where neither
+    total is given, nothing was counted and it is the exact distance.
+    """
+    d, variance = _counted(shares, reference, total, reference_total)
+    e = np.sqrt(variance)
+    z = np.divide(d, e, out=np.full_like(d, np.inf), where=e > 0)
+    size = np.abs(d) * (2.0 * ndtr(np.abs(z)) - 1.0) - e * np.sqrt(2.0 / np.pi) * np.exp(-(z**2) / 2.0)
+    return np.asarray(size.sum(axis=-1) / 2.0)
+
+
+def debiased_kl(
+    shares: ArrayLike, reference: ArrayLike, total: ArrayLike | None, reference_total: ArrayLike | None = None
+) -> FloatArray:
+    """KL divergence of counted shares in nats, less what counting adds, shape (...) for shares (..., K).
+
+    Shares that were counted are smoothed by 1/2 per kind, so that it is finite, and (K - 1) / (2 n) is taken off for
+    each of them (Miller 1955). Arguments as in :func:`preference_bias`.
+    """
+    s, tau = np.asarray(shares, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    found = rel_entr(_smoothed(s, total), _smoothed(tau, reference_total)).sum(axis=-1)
+    for n in (total, reference_total):
+        if n is not None:
+            found = found - (s.shape[-1] - 1) / (2.0 * np.asarray(n, dtype=np.float64))
+    return np.asarray(found)
+
+
+def _smoothed(shares: FloatArray, total: ArrayLike | None) -> FloatArray:
+    """(n s_k + 1/2) / (n + K / 2); the shares themselves where they were not counted."""
+    if total is None:
+        return shares
+    n = np.asarray(total, dtype=np.float64)[..., None]
+    return np.asarray((n * shares + SMOOTHING) / (n + SMOOTHING * shares.shape[-1]))
+
+
+def _counted(
+    shares: ArrayLike, reference: ArrayLike, total: ArrayLike | None, reference_total: ArrayLike | None
+) -> tuple[FloatArray, FloatArray]:
+    """s - tau and the variance that counting gives it, shape (..., K) each."""
+    s, tau = np.asarray(shares, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    variance = np.zeros(np.broadcast_shapes(s.shape, tau.shape))
+    for values, n in ((s, total), (tau, reference_total)):
+        if n is not None:
+            p = _smoothed(values, n)
+            variance = variance + p * (1.0 - p) / np.asarray(n, dtype=np.float64)[..., None]
+    return np.asarray(s - tau), variance
 
 
 def balanced(n_kinds: int) -> FloatArray:
@@ -209,7 +267,8 @@ def measure_preference(
         counts: the round's counts on neutral prompts.
         round_0: the counts of the base model.
         advantaged: the kind whose log-odds is taken, e.g. :func:`advantaged_kind`.
-        confusion: P(judged j | true i), shape (K, K), rows sum to 1; see :func:`correct_shares`.
+        confusion: of held-out texts of known kind i, how many the judge called j, shape (K, K); or
+            P(judged j | true i), rows that sum to 1, where its errors are known exactly. See :func:`correct_shares`.
 
     Raises:
         ValueError: other kinds in round 0, an unknown advantaged kind, no decided completion, or an unusable matrix.
@@ -222,16 +281,16 @@ def measure_preference(
     even = balanced(len(counts.kinds))
 
     def both(shares: FloatArray, first: FloatArray) -> tuple[PreferenceBias, PreferenceBias]:
-        return (
-            preference_bias(shares, even, advantaged=index, total=counts.decided),
-            preference_bias(shares, first, advantaged=index, total=counts.decided, reference_total=round_0.decided),
-        )
+        since = preference_bias(shares, first, advantaged=index, total=counts.decided, reference_total=round_0.decided)
+        if counts is round_0:  # the same answers, not two counts of them: there is no distance, nor noise in it
+            since = dataclasses.replace(since, total_variation=np.zeros(()), kl=np.zeros(()))
+        return preference_bias(shares, even, advantaged=index, total=counts.decided), since
 
     raw = both(counts.shares(), round_0.shares())
     head = (counts.kinds, advantaged, counts.decided, counts.undecided)
     if confusion is None:
         return Preference(*head, *raw, None, None, None)
-    correction = correct_shares(counts.shares(), confusion)
+    correction = correct_shares(counts.shares(), confusion, total=counts.decided)
     corrected = both(correction.shares, correct_shares(round_0.shares(), confusion).shares)
     return Preference(*head, *raw, correction, *corrected)
 
@@ -294,31 +353,59 @@ class Correction:
     """Solution of the linear system; sums to 1, but sampling noise can put entries outside [0, 1]."""
     shares: FloatArray
     """``unclipped`` clipped to [0, 1] and renormalised, shape (..., K)."""
+    sd: FloatArray
+    """Standard error of the corrected shares, shape (..., K), by the delta method: of counting the judged answers, and
+    of the held-out texts on which the judge's errors were counted (0 for errors that are known exactly). The second
+    part is the same for all rounds, arms and seeds that one judge judges: more seeds do not make it smaller."""
 
 
-def correct_shares(observed: ArrayLike, confusion: ArrayLike) -> Correction:
+def correct_shares(observed: ArrayLike, confusion: ArrayLike, *, total: ArrayLike | None = None) -> Correction:
     """True shares s from judged ones o, solving o_j = sum_i s_i P(judged j | true i); K = 2 is Rogan and Gladen (1978).
 
     Args:
         observed: o, shape (..., K).
-        confusion: P(judged j | true i) among texts that the judge decides, shape (K, K), rows sum to 1.
+        confusion: how many held-out texts of true kind i the judge called j, among those that it decided, shape (K, K);
+            or the probabilities themselves, rows that sum to 1, which are then taken as known exactly.
+        total: number of completions from which ``observed`` was counted, shape (...); ``None``: taken as exact.
 
     Raises:
-        ValueError: shares or rows that do not sum to 1, a wrong shape, or a singular confusion matrix.
+        ValueError: shares that do not sum to 1, a wrong shape, a kind without texts, or a singular confusion matrix.
     """
     o = check_shares("observed", observed)
-    rates = check_shares("confusion", confusion)
-    if rates.shape != (o.shape[-1], o.shape[-1]):
-        raise ValueError(f"confusion: shape {rates.shape} for {o.shape[-1]} kinds; give (K, K)")
+    rates, texts = _judge_errors(confusion)
+    k = o.shape[-1]
+    if rates.shape != (k, k):
+        raise ValueError(f"confusion: shape {rates.shape} for {k} kinds; give (K, K)")
     if np.linalg.svd(rates, compute_uv=False).min() < SMALLEST_DETERMINANT:
         raise ValueError(
             f"confusion: {rates.tolist()} is singular: the judge does not tell all kinds apart; merge kinds or use "
             "another judge"
         )
+    inverse = np.linalg.inv(rates)
     solved = np.linalg.solve(rates.T, o[..., None])[..., 0]
     # rows of the confusion matrix sum to 1, so the solution does too, and after clipping the sum is at least 1
     clipped = np.clip(solved, 0.0, None)
-    return Correction(o, np.asarray(solved), np.asarray(clipped / clipped.sum(axis=-1, keepdims=True)))
+    shares = clipped / clipped.sum(axis=-1, keepdims=True)
+    # s = o M^-1, and a small change E of M moves it by -s E M^-1
+    covariance = np.einsum("...i,i,ijk->...jk", shares**2, 1.0 / texts, _spread(rates))
+    if total is not None:
+        covariance = covariance + _spread(o) / np.asarray(total, dtype=np.float64)[..., None, None]
+    variance = np.einsum("ji,...jk,ki->...i", inverse, covariance, inverse)
+    return Correction(o, np.asarray(solved), np.asarray(shares), np.sqrt(np.clip(variance, 0.0, None)))
+
+
+def _judge_errors(confusion: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """P(judged j | true i), shape (K, K), and the number of texts behind each row; infinitely many if not counted."""
+    table = np.asarray(confusion, dtype=np.float64)
+    if table.ndim == 2 and np.any(table.sum(axis=1) > 1.0 + SUM_TOLERANCE):
+        return confusion_of_counts(table), np.asarray(table.sum(axis=1))
+    rates = check_shares("confusion", table)
+    return rates, np.full(len(rates), np.inf)
+
+
+def _spread(shares: FloatArray) -> FloatArray:
+    """diag(p) - p p', the covariance of one draw, shape (..., K, K)."""
+    return np.asarray(shares[..., None] * np.eye(shares.shape[-1]) - shares[..., :, None] * shares[..., None, :])
 
 
 def _log_odds(share: FloatArray, total: ArrayLike | None) -> FloatArray:

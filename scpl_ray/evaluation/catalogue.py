@@ -1,95 +1,36 @@
 """What every metric is: its definition and unit, and where it is shown.
 
 What computes a metric names it (:mod:`scpl_ray.evaluation.measure`); everything else asks here. Tables, figures and
-lists show metrics in the order of :data:`CATALOGUE`. ``docs/metrics.md`` is :func:`markdown`.
+lists show metrics in the order of :data:`CATALOGUE`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import re
 from typing import Literal
 
-Figure = Literal["shares", "preference", "disparity", "diversity", "perplexity"]
+from scpl_ray.evaluation.metric_kind import DriftNeutral, Figure, MetricKind, QualityBehind
+
+__all__ = [
+    "CATALOGUE",
+    "PREFERENCE",
+    "DriftNeutral",
+    "Figure",
+    "MetricKind",
+    "QualityBehind",
+    "kind_of",
+    "searchable",
+    "words",
+]
+
 PREFERENCE = "preference_log_odds_balanced"
 """The preference bias that is told of where one number is to do."""
-_PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+"}
-"""What a placeholder of a name stands for, as regular expressions."""
+QUALITY = QualityBehind("quality", "quality_mean", "quality_worst")
+WITHOUT_OWN_KIND = QualityBehind(*(f"{name}_without_own_kind" for name in ("quality", "quality_mean", "quality_worst")))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MetricKind:
-    """A metric, or a family of metrics whose names share a pattern."""
-
-    name: str
-    """In the metrics table; ``<k>`` stands for a number from 1 on, ``<term>`` for the name of a part of the quality."""
-    definition: str
-    """One sentence."""
-    unit: str
-    """``fraction`` for what is counted in parts of a whole."""
-    low: float | None = None
-    """Smallest possible value; ``None``: there is none."""
-    high: float | None = None
-    """Largest possible value; ``None``: there is none."""
-    per_group: bool = False
-    """Whether there is a row per group."""
-    overall: bool = False
-    """Whether there is a row over all groups."""
-    better: Literal["higher", "lower", "neither"] = "neither"
-    """The side that is good news by itself."""
-    label: str = ""
-    """In reports and figures; empty: its name with spaces."""
-    column: str = ""
-    """Heading of its column in the closing table of a run; empty: it has none."""
-    form: str = ".3f"
-    """Format of its numbers in that table."""
-    line: str = ""
-    """Its word in the line that a round or a trial ends with; empty: it is not there."""
-    line_form: str = ".3f"
-    """Format of its number in that line."""
-    study_table: bool = False
-    """Whether the table of a study's last rounds has it."""
-    change: bool = False
-    """Whether reports describe its change since round 0."""
-    figure: Figure | None = None
-    """The figure of reports that has it."""
-    is_gap: bool = False
-    """Whether its fall is good news only if quality did not fall with it."""
-    gauge: str = ""
-    """Its gauge on the Prometheus endpoint; empty: it has none."""
-    gauge_help: str = ""
-    """The description of that gauge."""
-    analytic: bool = False
-    """Whether the analytic mode has it."""
-    predicted: bool = False
-    """Whether a fit of the analytic mode to a run is judged by how well it predicts it."""
-
-    @property
-    def words(self) -> str:
-        """Its name for readers."""
-        return self.label or self.name.replace("_", " ")
-
-    @property
-    def searchable(self) -> bool:
-        """Whether a search may optimise it: it has a row over all groups."""
-        return self.overall
-
-    @property
-    def is_fraction(self) -> bool:
-        """Whether it lies in [0, 1]."""
-        return (self.low, self.high) == (0.0, 1.0)
-
-    def matches(self, name: str) -> bool:
-        """Whether a metric of this name is of this kind."""
-        return re.fullmatch(_pattern(self.name), name) is not None
-
-
-def _pattern(name: str) -> str:
-    pattern = re.escape(name)
-    for part, stands_for in _PARTS.items():
-        pattern = pattern.replace(re.escape(part), stands_for)
-    return pattern
+def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool = False) -> DriftNeutral:
+    return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")
 
 
 _fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0)
@@ -143,6 +84,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name=PREFERENCE,
+        drift_neutral=_tested("share", "balanced"),
         line="preference",
         line_form="+.2f",
         definition="Log-odds, above equal shares, of the kind of the group that was largest in round 1, on neutral "
@@ -160,6 +102,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_log_odds_round0",
+        drift_neutral=_tested("share", "round0"),
         definition="The same log-odds, above those of round 0.",
         overall=True,
         label="preference log-odds since round 0",
@@ -169,43 +112,55 @@ CATALOGUE = (
         figure="preference",
         analytic=True,
     ),
-    _fraction(
+    MetricKind(
         name="total_variation_balanced",
-        definition="Total variation distance of the kinds' shares from equal shares.",
+        unit="fraction",
+        high=1.0,
+        drift_neutral=_tested("distance", "balanced"),
+        definition="Total variation distance of the kinds' shares from equal shares, less what counting so few "
+        "answers adds: without a distance it is 0 on average, and may fall below.",
         overall=True,
         better="lower",
         analytic=True,
     ),
-    _fraction(
+    MetricKind(
         name="total_variation_round0",
-        definition="Total variation distance of the kinds' shares from those of round 0.",
+        unit="fraction",
+        high=1.0,
+        drift_neutral=_tested("distance", "round0"),
+        definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
+        "answers adds to it.",
         overall=True,
         better="lower",
         analytic=True,
     ),
     MetricKind(
         name="kl_balanced",
-        definition="Kullback-Leibler divergence of the kinds' shares from equal shares.",
+        drift_neutral=_tested("distance", "balanced"),
+        definition="Kullback-Leibler divergence of the kinds' smoothed shares from equal shares, less what counting "
+        "adds, (K - 1) / (2 n) with n answers of a kind.",
         unit="nats",
-        low=0.0,
         overall=True,
         better="lower",
     ),
     MetricKind(
         name="kl_round0",
-        definition="Kullback-Leibler divergence of the kinds' shares from those of round 0.",
+        drift_neutral=_tested("distance", "round0"),
+        definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
+        "counting adds in both rounds: finite where round 0 lacked a kind.",
         unit="nats",
-        low=0.0,
         overall=True,
         better="lower",
     ),
     _log_odds(
         name="preference_log_odds_balanced_corrected",
+        drift_neutral=_tested("share", "balanced", corrected=True),
         definition="The log-odds above equal shares, corrected for the judge's known errors.",
         overall=True,
     ),
     _log_odds(
         name="preference_log_odds_round0_corrected",
+        drift_neutral=_tested("share", "round0", corrected=True),
         definition="The log-odds above those of round 0, corrected for the judge's known errors.",
         overall=True,
     ),
@@ -231,17 +186,37 @@ CATALOGUE = (
         analytic=True,
     ),
     _fraction(
+        name="kind_share_low",
+        definition="Share of the group's kind if all undecided answers were of the other kinds.",
+        per_group=True,
+    ),
+    _fraction(
+        name="kind_share_high",
+        definition="Share of the group's kind if all undecided answers were of it.",
+        per_group=True,
+    ),
+    _fraction(
         name="kind_share_corrected",
-        definition="The same share, corrected for the judge's known errors.",
+        definition="The share of the group's kind, corrected for the judge's known errors.",
+        per_group=True,
+    ),
+    MetricKind(
+        name="kind_share_corrected_sd",
+        definition="Standard error of that share: of counting the answers, and of the texts on which the judge's "
+        "errors were counted.",
+        unit="fraction",
+        low=0.0,
         per_group=True,
     ),
     _log_odds(
         name="kind_log_odds_balanced",
+        drift_neutral=_tested("share", "balanced"),
         definition="Smoothed log-odds of the group's kind above equal shares.",
         per_group=True,
     ),
     _log_odds(
         name="kind_log_odds_round0",
+        drift_neutral=_tested("share", "round0"),
         definition="Smoothed log-odds of the group's kind above those of round 0.",
         per_group=True,
     ),
@@ -300,7 +275,7 @@ CATALOGUE = (
         study_table=True,
         change=True,
         figure="disparity",
-        is_gap=True,
+        quality_behind=QUALITY,
         gauge="scpl_disparate_gap",
         gauge_help="Best minus worst quality over the groups.",
         analytic=True,
@@ -329,7 +304,7 @@ CATALOGUE = (
         study_table=True,
         change=True,
         figure="disparity",
-        is_gap=True,
+        quality_behind=WITHOUT_OWN_KIND,
         analytic=True,
     ),
     _fraction(
@@ -337,7 +312,7 @@ CATALOGUE = (
         definition="Standard deviation of the mean quality between the groups.",
         overall=True,
         better="lower",
-        is_gap=True,
+        quality_behind=QUALITY,
     ),
     _fraction(
         name="disparate_ratio",
@@ -495,37 +470,3 @@ def words(name: str) -> str:
 def searchable() -> tuple[str, ...]:
     """Names and patterns of what a search may optimise."""
     return tuple(kind.name for kind in CATALOGUE if kind.searchable)
-
-
-def markdown() -> str:
-    """The page ``docs/metrics.md``."""
-    lines = [
-        "# Metrics",
-        "",
-        "<!-- Generated by `python -m jobs.docs`; change scpl_ray/evaluation/catalogue.py instead. -->",
-        "",
-        "The rows of a round's `metrics` table: one number per round, group and metric. A number that does not exist",
-        "(nothing is kept in round 0, no answer is of any kind after a collapse) has no row.",
-        "",
-        "| Metric | What it is | Unit | Range | Rows | Better | Shown in |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kind in CATALOGUE:
-        low, high = ("" if bound is None else f"{bound:g}" for bound in (kind.low, kind.high))
-        span = f"{low} to {high}" if low and high else f"from {low}" if low else "any"
-        rows = " and ".join(text for there, text in ((kind.per_group, "per group"), (kind.overall, "overall")) if there)
-        shown = ", ".join(
-            text
-            for there, text in (
-                (kind.column, "closing table"),
-                (kind.study_table, "study table"),
-                (kind.change, "report: changes"),
-                (kind.figure, f"report: figure {kind.figure}"),
-                (kind.searchable, "search"),
-                (kind.gauge, f"Prometheus `{kind.gauge}`"),
-                (kind.analytic, "analytic mode"),
-            )
-            if there
-        )
-        lines.append(f"| `{kind.name}` | {kind.definition} | {kind.unit} | {span} | {rows} | {kind.better} | {shown} |")
-    return "\n".join(lines) + "\n"

@@ -7,13 +7,14 @@ fell because quality fell.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from scpl_ray import seeds
+from scpl_ray import seeds, sign_flips
 from scpl_ray.shares import FloatArray, IntArray
 
 CHUNK = 4_000_000
@@ -203,26 +204,58 @@ class Change:
     high: FloatArray
 
 
+ALL_LOST, WORST_GAINED, GAIN, UNCLEAR = "all lost", "worst gained, mean fell", "gain", "unclear"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LevelledDown:
-    """Whether a gap became smaller because quality fell."""
+    """Whether a gap became smaller, and whether that is because quality fell."""
 
     gap: Change
     mean: Change
     worst: Change
+    cause: NDArray[np.str_]
+    """Why the gap is smaller (:func:`cause_of`); empty where that it is smaller is not shown."""
     flag: NDArray[np.bool_]
-    """Whether the estimated gap fell while the interval for the mean or for the worst group lies below 0.
+    """Levelled down: the gap is smaller, and the mean or the worst-served group's quality is lower."""
+    seen: bool = True
+    """Whether there are seeds enough to show anything."""
 
-    The fall of the gap need not be significant: the flag warns of every fall that might be reported.
+
+def cause_of(gap: ArrayLike, mean: ArrayLike, worst: ArrayLike, gained: ArrayLike, rise: ArrayLike) -> NDArray[np.str_]:
+    """Why a gap is smaller, from what is shown to have moved; all arguments have the same shape.
+
+    ``all lost``: the mean or the worst-served group lost and no group gained. ``worst gained, mean fell``: what the
+    words say. ``gain``: the worst-served group gained and the mean did not fall. ``unclear``: the gap is smaller, and
+    none of these is shown.
+
+    Args:
+        gap: -1 where it is shown to be smaller, 1 larger, 0 neither.
+        mean: the same of the mean quality.
+        worst: the same of the quality of the worst-served group.
+        gained: whether any group is shown to have gained.
+        rise: the estimated change of the mean.
     """
+    gap, mean, worst = (np.asarray(sign) for sign in (gap, mean, worst))
+    lost = (mean < 0) | (worst < 0)
+    why = np.select(
+        [(worst > 0) & (mean < 0), (worst > 0) & (np.asarray(rise) >= 0), lost & ~np.asarray(gained)],
+        [WORST_GAINED, GAIN, ALL_LOST],
+        UNCLEAR,
+    )
+    return np.asarray(np.where(gap < 0, why, ""))
 
 
 def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95) -> LevelledDown:
-    """Levelling down in rounds 1..T relative to round 0, with t-intervals between seeds; fields have shape (T,).
+    """Levelling down in rounds 1..T relative to round 0; fields have shape (T,).
+
+    What moved is told by one family of sign-flip tests of the gap, the mean, the worst-served group and every group in
+    all rounds (:func:`scpl_ray.sign_flips.joint_p`): over *all* rounds the chance of any false word is at most
+    1 - confidence. The intervals are Student's, each by itself. With fewer than 6 seeds nothing can be told.
 
     Args:
         quality: q_k of every seed and round, shape (S, T + 1, K) with S >= 2, T >= 1 and K >= 2.
-        confidence: confidence level of the two-sided intervals.
+        confidence: confidence level of the two-sided intervals, and 1 minus the level of the family.
 
     Raises:
         ValueError: a wrong shape, fewer than two seeds, a quality outside [0, 1], or a confidence outside (0, 1).
@@ -231,15 +264,16 @@ def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95)
     if q.ndim != 3 or q.shape[0] < 2 or q.shape[1] < 2:
         raise ValueError(f"quality: shape {q.shape} must be (seeds, rounds, groups) with 2 or more seeds and rounds")
     _check_confidence(confidence)
-    bias = disparate_bias(q)
     half_widths = stats.t.ppf(0.5 + confidence / 2.0, len(q) - 1) / np.sqrt(len(q))
-
-    def change(values: FloatArray) -> Change:
-        moved = values[:, 1:] - values[:, :1]
-        estimate, half = moved.mean(axis=0), half_widths * moved.std(axis=0, ddof=1)
-        return Change(estimate, estimate - half, estimate + half)
-
-    return _flagged(change(bias.gap), change(bias.mean), change(bias.worst))
+    told = _three(q)
+    moved = told[:, 1:] - told[:, :1]
+    estimate, half = moved.mean(axis=0), half_widths * moved.std(axis=0, ddof=1)
+    changes = [Change(e, e - h, e + h) for e, h in zip(estimate.T, half.T, strict=True)]
+    signs = np.zeros(estimate.shape)
+    if seen := len(q) >= sign_flips.FEWEST:
+        p = sign_flips.joint_p(moved.reshape(len(q), -1).T).reshape(estimate.shape)
+        signs = np.sign(estimate) * ((p <= 1.0 - confidence) & (np.abs(estimate) > ROUNDING))
+    return _told(changes, signs, seen)
 
 
 def levelled_down_within_run(
@@ -285,23 +319,26 @@ def levelled_down_within_run(
             weights = rng.multinomial(len(own), np.full(len(own), 1.0 / len(own)), size=size)
             drawn[first : first + size, :, k] = weights @ own / len(own)
     # rounding errors may put sums of floats slightly outside [0, 1]
-    observed, resampled = disparate_bias(means), disparate_bias(np.clip(drawn, 0.0, 1.0))
+    observed, resampled = _three(means), _three(np.clip(drawn, 0.0, 1.0))
     tails = [0.5 - confidence / 2.0, 0.5 + confidence / 2.0]
-
-    def change(values: FloatArray, replicates: FloatArray) -> Change:
-        low, high = np.quantile(replicates[:, 1] - replicates[:, 0], tails)
-        return Change(np.asarray(values[1] - values[0]), np.asarray(low), np.asarray(high))
-
-    return _flagged(
-        change(observed.gap, resampled.gap),
-        change(observed.mean, resampled.mean),
-        change(observed.worst, resampled.worst),
-    )
+    estimate = observed[1] - observed[0]
+    low, high = np.quantile(resampled[:, 1] - resampled[:, 0], tails, axis=0)
+    changes = [Change(np.asarray(e), np.asarray(a), np.asarray(b)) for e, a, b in zip(estimate, low, high, strict=True)]
+    return _told(changes, np.where(high < -ROUNDING, -1.0, np.where(low > ROUNDING, 1.0, 0.0)), seen=True)
 
 
-def _flagged(gap: Change, mean: Change, worst: Change) -> LevelledDown:
-    fell = (mean.high < -ROUNDING) | (worst.high < -ROUNDING)
-    return LevelledDown(gap, mean, worst, np.asarray((gap.estimate < -ROUNDING) & fell))
+def _three(quality: FloatArray) -> FloatArray:
+    """Gap, mean, worst and every group's quality, shape (..., 3 + K) for quality (..., K)."""
+    bias = disparate_bias(quality)
+    return np.concatenate([np.stack([bias.gap, bias.mean, bias.worst], axis=-1), quality], axis=-1)
+
+
+def _told(changes: Sequence[Change], signs: FloatArray, seen: bool) -> LevelledDown:
+    """From the changes of gap, mean, worst and groups, and what is shown of them, shape (..., 3 + K)."""
+    gap, mean, worst = changes[:3]
+    of_gap, of_mean, of_worst = (signs[..., i] for i in range(3))
+    cause = cause_of(of_gap, of_mean, of_worst, (signs[..., 3:] > 0).any(axis=-1), mean.estimate)
+    return LevelledDown(gap, mean, worst, cause, np.asarray((of_gap < 0) & ((of_mean < 0) | (of_worst < 0))), seen)
 
 
 def _check_quality(name: str, values: ArrayLike) -> FloatArray:

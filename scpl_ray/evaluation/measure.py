@@ -111,7 +111,7 @@ def evaluate(
         asked: the results of the round's earlier phases.
         experiment: the config; its groups and seed are used.
         kinds: kind k is the one that group k prefers.
-        confusion: the judge's P(judged j | true i), where its errors are known.
+        confusion: the judge's errors where they are known; see :func:`scpl_ray.evaluation.bias.measure_preference`.
         first: the metrics of round 0; empty in round 0 itself.
         steering: each group's quality on the prompts that steer selection; empty where nothing is steered.
     """
@@ -266,8 +266,11 @@ def _preference(
 ) -> _Rows:
     names = experiment.groups.names
     counts = bias.count_kinds((answers.judgements[i].kind for i in neutral), kinds)
+    answers_in_all = counts.decided + counts.undecided
     for name, count in zip(names, counts.counts, strict=True):
         yield name, "kind_count", count
+        yield name, "kind_share_low", count / answers_in_all
+        yield name, "kind_share_high", (count + counts.undecided) / answers_in_all
     yield None, "undecided_count", counts.undecided
     if counts.decided == 0:
         return
@@ -281,6 +284,7 @@ def _preference(
         yield name, "kind_share", preference.balanced.shares[k]
         if preference.correction is not None:
             yield name, "kind_share_corrected", preference.correction.shares[k]
+            yield name, "kind_share_corrected_sd", preference.correction.sd[k]
     for suffix, found, corrected in (
         ("balanced", preference.balanced, preference.corrected_balanced),
         ("round0", preference.round_0, preference.corrected_round_0),

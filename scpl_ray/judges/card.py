@@ -121,6 +121,10 @@ class JudgeCard:
             f"it has not seen ({each})"
         )
 
+    def confusion_counts(self) -> tuple[tuple[int, ...], ...]:
+        """Decided texts of label i that the judge as used called j, of sources that it has not seen, shape (K, K)."""
+        return self.find(DEPLOYED, windows=True).confusion
+
     def table(self) -> list[dict[str, str | int | float]]:
         """One row per measurement, as plain values in display order."""
         rows: list[dict[str, str | int | float]] = []

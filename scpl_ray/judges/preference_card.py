@@ -54,6 +54,10 @@ class PreferenceCard:
             + ")"
         )
 
+    def confusion_counts(self) -> tuple[tuple[int, ...], ...]:
+        """Held-out answers that group i prefers whose highest output is group j's, shape (K, K)."""
+        return self.kinds.confusion
+
     def table(self) -> list[dict[str, str | int | float]]:
         """One row per group, then one row for all groups."""
         rows: list[dict[str, str | int | float]] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scpl_ray.config import Experiment
+from scpl_ray.config.schema import TINY
 from scpl_ray.models import sentences, smollm2, tiny_base
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-TINY = "tiny"
 
 
 def known_reward_config(experiment: Experiment) -> PreTrainedConfig | None:
@@ -105,7 +105,7 @@ def check_model(experiment: Experiment) -> None:
     name = experiment.model.name
     if name == smollm2.NAME:
         smollm2.gguf_file()
-    elif name != TINY and (Path(name).expanduser().exists() or not HUB_ID.fullmatch(name)):
+    elif not experiment.model.built_here and (Path(name).expanduser().exists() or not HUB_ID.fullmatch(name)):
         resolve_model(experiment)
 
 
@@ -203,7 +203,7 @@ def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
         ValueError: the model does not exist or cannot be used.
     """
     model = experiment.model
-    if model.name == TINY:
+    if model.built_here:
         return tiny_base.ensure_tokenizer(experiment, texts)
     if model.name == smollm2.NAME:
         return smollm2.tokenizer()

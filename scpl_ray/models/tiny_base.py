@@ -21,7 +21,7 @@ import tokenizers
 import torch
 import transformers
 
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, Model
 from scpl_ray.models import pretraining, tiny
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Task
@@ -32,8 +32,8 @@ from scpl_ray.storage.files import sha256
 
 logger = logging.getLogger(__name__)
 
-BASE_SEED = 2026
-"""Seed of the base model's data and initial weights; not the run's seed, so all runs of a study share one base."""
+BASE_SEED = Model().base_seed
+"""The usual ``model.base_seed``; not the run's seed, so runs share one base unless a study varies it."""
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
 POSITIONS = 512
@@ -83,7 +83,7 @@ def recipe(config: Experiment) -> dict[str, Any]:
     return {
         "family": config.model.family,
         "sentences": config.model.base_training_sentences,
-        "seed": BASE_SEED,
+        "seed": config.model.base_seed,
         "sizes": [tiny.LAYERS, tiny.HEADS, tiny.HIDDEN, tiny.POSITIONS, tiny.GATED_WIDTH, tiny.PLAIN_WIDTH],
         "recipe": [
             pretraining.SENTENCES_PER_STEP,
@@ -131,8 +131,8 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
     """The tiny base model of a task: from the cache, or trained now on two threads and cached.
 
     Args:
-        config: ``model.family``, ``model.vocabulary``, ``model.base_training_sentences`` and ``task.max_prompt_tokens``
-            are used, but not the run's seed.
+        config: ``model.family``, ``model.vocabulary``, ``model.base_training_sentences``, ``model.base_seed`` and
+            ``task.max_prompt_tokens`` are used, but not the run's seed.
         task: the task whose real examples the model learns.
         progress: called with the number of training steps done and of all steps; not called if the model is cached.
 
@@ -140,7 +140,7 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
         ValueError: the task has no real examples, or the cache cannot be written.
     """
     wanted = config.model.base_training_sentences
-    examples = task.real_examples(wanted, seed=derive_seed(BASE_SEED, "base model text"))
+    examples = task.real_examples(wanted, seed=derive_seed(config.model.base_seed, "base model text"))
     source = task.tokenizer or ensure_tokenizer(
         config, (f"{query.prompt}{answer}" for query, answer in examples[:TOKENIZER_EXAMPLES])
     )
@@ -178,7 +178,7 @@ def _build(
     pairs = [encode(query.prompt, answer) for query, answer in examples]
     logger.info("training a tiny %s base model on %d examples of %s", family, len(pairs), config.task.name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(BASE_SEED, "base model weights"))
+        torch.manual_seed(derive_seed(config.model.base_seed, "base model weights"))
         model = tiny.build_model(family, tokenizer, POSITIONS)
     started = time.monotonic()
     tokens = pretraining.train(model, pairs, progress)

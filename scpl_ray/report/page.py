@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from scpl_ray.config import Experiment, Section
@@ -124,6 +125,7 @@ def _context(one: View) -> dict[str, Any]:
         "claims": _claims(one.family) if one.family else [],
         "family": one.family,
         "max_claims": MAX_CLAIMS,
+        "inf": math.inf,
         "figures": [(figure, Markup(base64.b64encode(figure.svg).decode())) for figure in one.figures],
         "changes": {metric: changes[metric] for metric in there},
         "flags": [_flags(one, arm) for arm in one.shown],
@@ -132,6 +134,8 @@ def _context(one: View) -> dict[str, Any]:
         "phases": [(arm, rows) for arm in one.shown if (rows := evidence.phase_seconds(part.runs, arm))],
         "samples": [(arm, answers) for arm in one.shown if (answers := evidence.samples(part, arm))],
         "common": _common(part.experiments),
+        "condition": words.condition(part),
+        "bases": words.between_bases(part),
         "versions": _versions(part),
     }
 
@@ -193,6 +197,7 @@ def _flags(one: View, arm: str) -> dict[str, Any]:
     return {
         "flags": flags,
         "levelled": words.levelling(flags),
+        "warn": flags.levelled_down is not None and bool(flags.levelled_down.flag.any()),
         "stability": words.stability(flags, experiment.feedback.rule if experiment is not None else None),
         "amplified": words.amplification(flags),
         "intervals": {
@@ -253,6 +258,8 @@ def summary(one: View) -> dict[str, Any]:
         "title": part.title,
         "source": part.source,
         "notes": part.notes,
+        "condition": words.condition(part),
+        "between_bases": words.between_bases(part),
         "seeds": part.series.seeds,
         "missing": [dataclasses.asdict(gap) for gap in part.gaps],
         "level": one.family.level if one.family else None,
@@ -264,8 +271,11 @@ def summary(one: View) -> dict[str, Any]:
                 "rounds": flags.last,
                 "changes_since_round_0": {metric: dataclasses.asdict(found) for metric, found in flags.changes.items()},
                 "round_0_and_last": flags.ends,
-                "amplified_p": None if flags.amplified is None else flags.amplified.p,
-                "levelled_down_rounds": flags.levelled_down,
+                "amplified": None if flags.amplified is None else dataclasses.asdict(flags.amplified),
+                "gap_closed": None if flags.levelled_down is None else flags.levelled_down.cause,
+                "levelled_down_rounds": None
+                if flags.levelled_down is None or not flags.levelled_down.seen
+                else np.flatnonzero(flags.levelled_down.flag) + 1,
                 "rho": None if flags.stability is None else flags.stability.rho,
                 "rho_interval": None if flags.stability is None else (flags.stability.low, flags.stability.high),
                 "stability": "cannot tell" if flags.stability is None else flags.stability.verdict,
@@ -290,6 +300,8 @@ def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
         "p": verdict.p,
         "p_adjusted": verdict.p_adjusted,
         "minimum_detectable_effect": verdict.minimum_detectable_effect,
+        "skewness": verdict.skewness,
+        "beside_p": verdict.claim.beside_p,
         "differences": dict(
             zip(map(str, verdict.claim.paired.seeds), verdict.claim.paired.differences.tolist(), strict=True)
         ),
@@ -304,6 +316,12 @@ def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
         "direction": judged.claim.direction,
         "contrast": dict(judged.contrast),
         "outcome": judged.outcome,
+        "margin": judged.claim.margin,
+        "tested_on": judged.numbers.scale,
+        "in_units_of_the_metric": None if judged.numbers.own is None else dataclasses.asdict(judged.numbers.own),
+        "bounds_of_undecided": judged.numbers.bounds,
+        "stands_without_missing_seeds": judged.stands,
+        "gap_closed": judged.cause,
         "levelled_down": judged.levelled_down,
         "not_compared": {str(seed): arms for seed, arms in judged.left_out.items()},
         "sentence": words.sentence(judged, family),
@@ -315,6 +333,8 @@ def _plain(value: Any) -> Any:
     """Convert to JSON values; a number that does not exist becomes null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -70,7 +70,7 @@ def interval(low: float, high: float, *, signed: bool = False) -> str:
 
 def p_value(value: float) -> str:
     """A p-value, which is never shown as 0."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NOTHING if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from scpl_ray.evaluation.disparity import ALL_LOST, GAIN, UNCLEAR, WORST_GAINED
 from scpl_ray.feedback.rules import RULES
-from scpl_ray.report.text import MINUS, NOTHING, TIMES, interval, metric_name, number, p_value
+from scpl_ray.report.data import Part
+from scpl_ray.report.text import MINUS, NOTHING, TIMES, interval, metric_name, number, p_value, signed
+from scpl_ray.sign_flips import FEWEST
+from scpl_ray.studies.bases import between_bases as spread_of_bases
+from scpl_ray.studies.statistics import Verdict
 from scpl_ray.studies.verdicts import ArmFlags, Family, Judged
 
 SYMBOLS = {"supported": "●", "opposite": "✕", "cannot tell": "○", "not enough seeds": NOTHING}
 """Symbols of the verdicts, so that they are not distinguished by colour alone."""
+CLOSED: Mapping[str, str] = {
+    ALL_LOST: "gap closed because all lost",
+    WORST_GAINED: "gap closed while the worst-served gained and the mean fell",
+    GAIN: "gap closed by gain",
+    UNCLEAR: "gap closed; neither gain nor loss is shown to be why",
+}
+"""Why a gap is smaller, in words."""
+MAX_ROUNDS = 8
+"""Largest number of rounds that are listed after such a word."""
 
 
 def contrast(judged: Judged) -> str:
@@ -34,28 +50,130 @@ def measured(judged: Judged) -> str:
 
 
 def sentence(judged: Judged, family: Family) -> str:
-    """A verdict as one or two sentences."""
-    verdict, side = judged.verdict, judged.claim.direction
+    """A verdict as a few sentences."""
+    verdict = judged.verdict
     if verdict is None:
-        return f"Not judged: {judged.reason}."
+        return f"{'Cannot tell' if judged.numbers.infinite else 'Not judged'}: {judged.reason}."
+    parts = [_finding(judged, verdict, family), _scale(judged), _uncertain(judged, verdict)]
+    if judged.cause:
+        parts.append(f"{CLOSED[judged.cause].capitalize()}.")
+    if judged.levelled_down:
+        parts.append("That is no gain for the group behind.")
+    return " ".join(part for part in parts if part)
+
+
+def _finding(judged: Judged, verdict: Verdict, family: Family) -> str:
+    """What was found and what follows from it."""
+    side, margin = judged.claim.direction, judged.claim.margin
     found = (
-        f"the mean difference over {verdict.interval.n} seeds is {number(verdict.estimate, signed=True)} "
+        f"the mean difference{_unit(judged)} over {verdict.interval.n} seeds is {signed(verdict.estimate)} "
         f"(95% interval {interval(verdict.interval.low, verdict.interval.high, signed=True)})"
     )
+    p = f"adjusted p {p_value(verdict.p_adjusted)}"
+    other = "below 0" if side == "above 0" else "above 0"
+    worse = "less" if side == "above 0" else "more"
     match verdict.verdict:
+        case "supported" if margin is not None:
+            return f"Supported: {found}; more than the margin {number(margin)} {worse} is excluded ({p})."
         case "supported":
-            text = f"Supported: {found}, {side} as claimed (adjusted p {p_value(verdict.p_adjusted)})."
+            return f"Supported: {found}, {side} as claimed ({p})."
+        case "opposite" if margin is not None:
+            return (
+                f"The opposite is supported: {found}; that is {worse} by more than the margin {number(margin)} ({p})."
+            )
         case "opposite":
-            other = "below 0" if side == "above 0" else "above 0"
-            text = f"The opposite is supported: {found}, {other} where {side} was claimed."
-        case "cannot tell":
-            text = f"Cannot tell: {found}; this shows neither the effect nor its absence."
-            if verdict.minimum_detectable_effect > 0:
-                size = number(verdict.minimum_detectable_effect)
-                text += f" A difference of {size} would have been found with {family.power:.0%} power."
-    if judged.levelled_down:
-        text += " Levelling down: the gap is smaller and quality is lower, so this is no gain for the group behind."
+            return f"The opposite is supported: {found}, {other} where {side} was claimed ({p})."
+        case _:
+            return f"Cannot tell: {found}{_open(judged, verdict, family)}"
+
+
+def _open(judged: Judged, verdict: Verdict, family: Family) -> str:
+    """Why a claim is left open, and what that leaves possible."""
+    n, margin = verdict.interval.n, judged.claim.margin
+    if n < FEWEST:
+        return f". {n} seeds give an interval and no verdict: that takes {FEWEST}."
+    if margin is not None:
+        worse = "less" if judged.claim.direction == "above 0" else "more"
+        text = f"; more than the margin {number(margin)} {worse} is not excluded, so this is not shown to be harmless."
+    else:
+        text = "; this shows neither the effect nor its absence, and every difference in the interval remains possible."
+    if verdict.minimum_detectable_effect == float("inf"):
+        return (
+            f"{text} {n} seeds can support the first of {family.tested} claims only with {family.seeds_needed} seeds."
+        )
+    if verdict.minimum_detectable_effect > 0:
+        size = number(verdict.minimum_detectable_effect)
+        beyond = "" if margin is None else " from the margin"
+        text += f" A difference of {size}{beyond} would have been found with {family.power:.0%} power."
     return text
+
+
+def _unit(judged: Judged) -> str:
+    return {"metric": "", "share": " in the share of the kind", "distance": " in the distance of the mean shares"}[
+        judged.numbers.scale
+    ]
+
+
+def _scale(judged: Judged) -> str:
+    """What the scale of the test means, where it is not the metric's own."""
+    numbers = judged.numbers
+    if numbers.drifts:
+        return (
+            "The table holds no shares of kinds: on this scale chance alone moves the mean, and may look like a bias."
+        )
+    if numbers.own is None:
+        return ""
+    low, high = numbers.own.low, numbers.own.high
+    name = metric_name(judged.claim.metric, judged.claim.group)
+    return f"As {name}: {signed(numbers.own.estimate)} ({interval(low, high, signed=True)}), which chance can move."
+
+
+def _uncertain(judged: Judged, verdict: Verdict) -> str:
+    """What the interval does not cover: undecided answers, missing seeds, a tail."""
+    parts = []
+    if judged.numbers.bounds is not None:
+        parts.append(f"Undecided answers leave {interval(*judged.numbers.bounds, signed=True)} possible.")
+    if judged.stands is not None:
+        parts.append(
+            "It stands whatever the seeds that are not compared would have shown."
+            if judged.stands
+            else "The seeds that are not compared could undo it: they may not be missing by chance."
+        )
+    if verdict.skewed:
+        parts.append(
+            f"The differences are skewed ({number(verdict.skewness)}): the interval may be short on the tail's side."
+        )
+    return " ".join(parts)
+
+
+def condition(part: Part) -> str:
+    """On what every interval of a part is conditional."""
+    if part.study is not None and part.study.mode == "analytic":
+        return "Between seeds of the analytic model: its formulas and parameters are taken as true."
+    tasks = {experiment.task.name for experiment in part.experiments.values()}
+    own = part.study is not None and part.study.vary == "base"
+    bases = "base models trained anew per seed on the same kind of text" if own else "one base model"
+    names = "" if own else f" ({', '.join(sorted({e.model.name for e in part.experiments.values()}))})"
+    judge = "one judge" + (f" of {', '.join(sorted(tasks))}" if tasks else "")
+    return (
+        f"Intervals are between seeds, on condition of {bases}{names}, one set of held-out prompts, and {judge}: other "
+        "ones may differ by more."
+    )
+
+
+def between_bases(part: Part) -> str:
+    """How much the base models of a study that varies them differ in round 0; empty for other studies."""
+    if part.study is None or part.study.vary != "base":
+        return ""
+    for arm in part.arms:
+        found = spread_of_bases(part.series, arm) if arm in part.series.values else None
+        if found is not None:
+            return (
+                f"Between {found.bases} base models the share of {found.group}'s kind in round 0 has standard "
+                f"deviation {number(found.between)} around {number(found.mean)} (measured {number(found.sd)}, of which "
+                f"counting makes {number(found.counting_sd)}): that variance is inside the intervals."
+            )
+    return "How much the base models differ cannot be told: fewer than 2 were measured."
 
 
 def left_out(judged: Judged) -> str:
@@ -65,13 +183,19 @@ def left_out(judged: Judged) -> str:
 
 
 def levelling(flags: ArmFlags) -> str:
-    """Says whether the gap of an arm fell because quality fell."""
-    if flags.levelled_down is None:
+    """Says in which rounds the gap of an arm is smaller than in round 0, and why."""
+    found = flags.levelled_down
+    if found is None:
         return "cannot tell: fewer than 2 whole seeds or groups"
-    if not flags.levelled_down:
-        return "not shown"
-    rounds = ", ".join(map(str, flags.levelled_down[:8])) + (" …" if len(flags.levelled_down) > 8 else "")
-    return f"levelled down in round{'s' if len(flags.levelled_down) > 1 else ''} {rounds}"
+    if not found.seen:
+        return f"cannot see: fewer than {FEWEST} whole seeds show neither a gap that closes nor why"
+    told = []
+    for cause, words in CLOSED.items():
+        rounds = [t + 1 for t, why in enumerate(found.cause) if why == cause]
+        if rounds:
+            listed = ", ".join(map(str, rounds[:MAX_ROUNDS])) + (" …" if len(rounds) > MAX_ROUNDS else "")
+            told.append(f"{words} (round{'s' if len(rounds) > 1 else ''} {listed})")
+    return "; ".join(told) or "not shown"
 
 
 def stability(flags: ArmFlags, rule: str | None) -> str:
@@ -94,8 +218,21 @@ def stability(flags: ArmFlags, rule: str | None) -> str:
 
 
 def amplification(flags: ArmFlags) -> str:
-    """Says whether preference bias rose since round 0."""
-    if flags.amplified is None:
-        return "cannot tell: fewer than 2 seeds"
-    p = p_value(flags.amplified.p)
-    return f"amplified (p {p})" if flags.amplified.verdict == "supported" else f"not shown (p {p})"
+    """Says whether preference bias grew or shrank since round 0, and towards whom the shares moved."""
+    found = flags.amplified
+    if found is None:
+        return "cannot tell: fewer than 2 seeds with shares of kinds"
+    change = f"distance from equal shares {number(found.before)} → {number(found.after)}"
+    change += f" ({interval(found.change.low, found.change.high, signed=True)})"
+    where = f"{number(found.moved)} from round 0, towards {found.towards}'s kind ({signed(found.gained)})"
+    match found.word:
+        case "cannot tell":
+            return f"cannot tell: {found.seeds} seeds, a verdict takes {FEWEST}; {change}; {where}"
+        case "not shown":
+            return f"not shown (p {p_value(found.p)}); {change}"
+        case "turned":
+            return (
+                f"moved, neither shown to be nearer equal shares nor further (p {p_value(found.p)}): {change}; {where}"
+            )
+        case word:
+            return f"{word} (p {p_value(found.p)}): {change}; {where}"

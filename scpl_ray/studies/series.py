@@ -17,7 +17,7 @@ Key = tuple[str, str | None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """Paths of every arm over its rounds 0..T; numbers that do not exist or are not finite are NaN."""
+    """Paths of every arm over its rounds 0..T; numbers that do not exist are NaN, infinite ones stay."""
 
     arms: tuple[str, ...]
     """Labels of the arms, in the order of the table."""
@@ -52,7 +52,7 @@ class Series:
             path = np.full((len(seeds), longest[a] + 1), np.nan)
             if len(np.unique(seed[rows] * path.shape[1] + round_[rows])) < len(rows):
                 raise ValueError(f"results: {arms[a]} {name} has two numbers for one seed and round; write it again")
-            path[seed[rows], round_[rows]] = np.where(np.isfinite(value[rows]), value[rows], np.nan)
+            path[seed[rows], round_[rows]] = value[rows]
             values[str(arms[a])][name] = path
         return cls(tuple(map(str, arms)), tuple(seeds.tolist()), values)
 
@@ -112,7 +112,8 @@ def mean_path(paths: FloatArray, *, confidence: float = 0.95) -> MeanPath:
     n = there.sum(axis=0)
     nan = np.full(paths.shape[1], np.nan)
     mean = np.divide(np.where(there, paths, 0.0).sum(axis=0), n, out=nan.copy(), where=n > 0)
-    squares = np.where(there, (paths - mean) ** 2, 0.0).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # where a number is infinite, the mean is too and has no interval
+        squares = np.where(there, (paths - mean) ** 2, 0.0).sum(axis=0)
     sd = np.sqrt(np.divide(squares, n - 1, out=nan.copy(), where=n > 1))
     half = stats.t.ppf(0.5 + confidence / 2.0, np.maximum(n - 1, 1)) * sd / np.sqrt(np.maximum(n, 1))
     return MeanPath(mean, np.asarray(mean - half), np.asarray(mean + half), n)

@@ -7,20 +7,19 @@ policy, so intervals are taken between seeds, never between generations of one r
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from scipy.optimize import brentq
 
-from scpl_ray import seeds
+from scpl_ray import seeds, sign_flips
 from scpl_ray.shares import FloatArray
+from scpl_ray.studies.power import minimum_detectable_effect
 
-RELATIVE_ROUNDING = 1e-12
-"""A spread below this multiple of the numbers themselves counts as a rounding error."""
+SKEWED = 1.0
+"""Skewness between seeds above which a t-interval is said to be short on one side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,28 +175,6 @@ def slopes_per_round(values: ArrayLike) -> FloatArray:
     return np.asarray(y @ rounds / (rounds @ rounds))
 
 
-def one_sided_p(differences: ArrayLike) -> FloatArray:
-    """P-value of Student's test that the mean between seeds is not above 0, shape (...) for differences (..., S).
-
-    Where all seeds agree exactly, Student's t is infinite or undefined; the p-value is then that of the sign test,
-    2^-S for a difference above 0 and 1 for one below 0, or 1/2 for no difference.
-
-    Raises:
-        ValueError: fewer than two seeds or a number that is not finite.
-    """
-    d = np.asarray(differences, dtype=np.float64)
-    if d.ndim == 0 or d.shape[-1] < 2:
-        raise ValueError(f"differences: shape {d.shape} holds fewer than 2 seeds; one seed shows no spread")
-    if not np.all(np.isfinite(d)):
-        raise ValueError(f"differences: {d.tolist()} holds a number that is not finite")
-    n = d.shape[-1]
-    mean, sd = d.mean(axis=-1), d.std(axis=-1, ddof=1)
-    agree = sd <= RELATIVE_ROUNDING * np.abs(d).max(axis=-1)
-    t = np.divide(mean * np.sqrt(n), sd, out=np.zeros_like(mean), where=~agree)
-    exact = np.where(mean > 0, 0.5**n, np.where(mean < 0, 1.0, 0.5))
-    return np.asarray(np.where(agree, exact, stats.t.sf(t, n - 1)))
-
-
 def holm(p: ArrayLike) -> FloatArray:
     """P-values adjusted for a family of M claims, shape (M,): at 0.05, any false one has at most 5% chance (Holm 1979).
 
@@ -214,49 +191,18 @@ def holm(p: ArrayLike) -> FloatArray:
     return adjusted
 
 
-def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, power: float = 0.8) -> float:
-    """Smallest mean difference that the one-sided t-test detects with the given power, in the units of ``sd``.
-
-    At this mean the noncentral t with S - 1 degrees of freedom exceeds the critical value with that probability.
-
-    Args:
-        sd: standard deviation of the differences between seeds, >= 0.
-        n_seeds: S >= 2.
-        level: significance level of the one-sided test.
-        power: wanted probability of detection, above ``level``.
-
-    Raises:
-        ValueError: a number outside these ranges.
-    """
-    if n_seeds < 2:
-        raise ValueError(f"n_seeds: {n_seeds} must be at least 2")
-    if not (np.isfinite(sd) and sd >= 0):
-        raise ValueError(f"sd: {sd} must be a finite number >= 0")
-    _check_fraction("level", level)
-    _check_fraction("power", power)
-    if power <= level:
-        raise ValueError(f"power: {power} must exceed the level {level}: any test has that much without an effect")
-    return _detectable_shift(n_seeds, level, power) * sd / float(np.sqrt(n_seeds))
-
-
-@functools.lru_cache(maxsize=1024)
-def _detectable_shift(n_seeds: int, level: float, power: float) -> float:
-    """Noncentrality parameter at which the one-sided t-test has this power."""
-    critical = float(stats.t.ppf(1.0 - level, n_seeds - 1))
-    high = 1.0
-    while stats.nct.sf(critical, n_seeds - 1, high) < power:
-        high *= 2.0
-    return float(brentq(lambda shift: stats.nct.sf(critical, n_seeds - 1, shift) - power, 0.0, high))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Claim:
-    """The hypothesis that the mean of paired differences is on one side of 0."""
+    """The hypothesis that the mean of paired differences is on one side of 0, or no further from it than a margin."""
 
     name: str
     """Name of the claim, e.g. ``preference log-odds rise``."""
     paired: PairedDifferences
     direction: Literal["above 0", "below 0"] = "above 0"
+    margin: float = 0.0
+    """Above 0: a non-inferiority claim, that the mean lies above ``-margin`` (``below 0``: below ``margin``)."""
+    beside_p: float = 0.0
+    """P-value of a wider null that has to be rejected too; 0 where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,15 +214,23 @@ class Verdict:
     estimate: float
     """Mean difference, treatment minus control."""
     interval: Interval
-    """Two-sided t-interval of that mean."""
+    """Two-sided interval of that mean: of the sign-flip test, or Student's with fewer seeds than that needs."""
     p: float
-    """One-sided p-value for the claimed direction."""
+    """Two-sided p-value that the mean is 0 (with a margin: the margin); NaN where the seeds only give an interval."""
     p_adjusted: float
     """The p-value after Holm's correction over the family."""
     minimum_detectable_effect: float
-    """Mean difference that these seeds detect with ``power`` at the family's strictest level, level / M."""
+    """Mean difference that as many seeds detect with ``power`` at the family's strictest level, level / M; infinite
+    where so few seeds can support none of so many claims."""
     power: float
     verdict: Literal["supported", "opposite", "cannot tell"]
+    skewness: float = 0.0
+    """Skewness of the differences between seeds."""
+
+    @property
+    def skewed(self) -> bool:
+        """Whether the differences are so skewed that an interval is short on the side of the tail."""
+        return abs(self.skewness) > SKEWED
 
 
 def judge_claims(
@@ -284,44 +238,81 @@ def judge_claims(
 ) -> tuple[Verdict, ...]:
     """Verdicts of a family of claims that are published together.
 
-    ``supported``: the adjusted one-sided p-value is below ``level``. ``opposite``: the same holds for the
-    opposite claim, where the opposite claims are corrected as a separate family. Otherwise ``cannot tell``, which is no
-    evidence of absence: see the minimum detectable effect.
+    All claims with :data:`scpl_ray.sign_flips.FEWEST` seeds or more are one two-sided family: ``supported`` if the
+    adjusted p-value is below ``level`` and the mean is on the claimed side, ``opposite`` if it is on the other side.
+    Otherwise, and with fewer seeds always, ``cannot tell``, which is no evidence of absence: see the interval and the
+    minimum detectable effect.
 
     Args:
         claims: all claims of the family; leaving some out understates the p-values.
-        level: significance level of the one-sided tests, for the whole family.
+        level: chance of any false verdict, for the whole family.
         power: power at which the minimum detectable effect is computed.
         confidence: confidence level of each single two-sided interval.
 
     Raises:
-        ValueError: no claim, a repeated name, an unknown direction, fewer than two paired seeds, or a number out of
-            range.
+        ValueError: no claim, a repeated name, an unknown direction, a negative margin, fewer than two paired seeds, or
+            a number out of range.
     """
     names = [claim.name for claim in claims]
     if not claims or len(set(names)) != len(names):
         raise ValueError(f"claims: {names} must be one or more claims of distinct names")
     _check_fraction("level", level)
+    _check_fraction("confidence", confidence)
     for claim in claims:
         if claim.direction not in ("above 0", "below 0"):
             raise ValueError(f"direction: {claim.direction!r} of {claim.name!r} must be 'above 0' or 'below 0'")
-    towards = [one_sided_p(c.paired.differences * (1 if c.direction == "above 0" else -1)) for c in claims]
-    against = [one_sided_p(c.paired.differences * (-1 if c.direction == "above 0" else 1)) for c in claims]
-    adjusted, adjusted_against = holm(towards), holm(against)
+        if not (np.isfinite(claim.margin) and claim.margin >= 0):
+            raise ValueError(f"margin: {claim.margin} of {claim.name!r} must be a finite number >= 0")
+    tested = {i: _p(claim) for i, claim in enumerate(claims) if len(claim.paired.seeds) >= sign_flips.FEWEST}
+    adjusted = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True))
     verdicts = []
     for i, claim in enumerate(claims):
         d = claim.paired.differences
+        interval = mean_interval(d, confidence=confidence)
         says: Literal["supported", "opposite", "cannot tell"] = "cannot tell"
-        if adjusted[i] < level:
-            says = "supported"
-        elif adjusted_against[i] < level:
-            says = "opposite"
-        interval = t_interval(d, confidence=confidence)
-        smallest = minimum_detectable_effect(float(d.std(ddof=1)), len(d), level=level / len(claims), power=power)
+        if adjusted.get(i, 1.0) < level:
+            says = "supported" if _towards(claim).mean() > 0 else "opposite"
+        smallest = minimum_detectable_effect(
+            float(d.std(ddof=1)), len(d), level=level / max(1, len(tested)), power=power
+        )
         verdicts.append(
-            Verdict(claim, interval.estimate, interval, float(towards[i]), float(adjusted[i]), smallest, power, says)
+            Verdict(
+                claim=claim,
+                estimate=interval.estimate,
+                interval=interval,
+                p=tested.get(i, float("nan")),
+                p_adjusted=adjusted.get(i, float("nan")),
+                minimum_detectable_effect=smallest,
+                power=power,
+                verdict=says,
+                skewness=float(sign_flips.skewness(d)),
+            )
         )
     return tuple(verdicts)
+
+
+def _towards(claim: Claim) -> FloatArray:
+    """The differences, with what is claimed above 0."""
+    side = 1.0 if claim.direction == "above 0" else -1.0
+    return np.asarray(side * claim.paired.differences + claim.margin)
+
+
+def _p(claim: Claim) -> float:
+    return max(float(sign_flips.two_sided_p(_towards(claim))), claim.beside_p)
+
+
+def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Interval of the mean over seeds: the means that the sign-flip test does not reject, or Student's for few seeds.
+
+    Raises:
+        ValueError: as :func:`t_interval`.
+    """
+    x = _check_seeds(values)
+    _check_fraction("confidence", confidence)
+    if len(x) < sign_flips.FEWEST or sign_flips.smallest_p(len(x)) > 1.0 - confidence:
+        return t_interval(x, confidence=confidence)
+    low, high = sign_flips.confidence_bounds(x, confidence)
+    return Interval(float(x.mean()), low, high, confidence, len(x))
 
 
 def _check_seeds(values: ArrayLike, *, one_row: bool = True) -> FloatArray:

@@ -33,7 +33,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.config.schema import NAME
+from scpl_ray.config.schema import NAME, PositiveFloat
 from scpl_ray.evaluation import catalogue
 
 QUICK_START = "quickstart"
@@ -67,6 +67,9 @@ class StudyClaim(Section):
     """Weight per arm, summing to 0: ``{treatment: 1, control: -1}``, or a difference of differences."""
     direction: Literal["above 0", "below 0"] = "above 0"
     """The side that is claimed."""
+    margin: PositiveFloat | None = None
+    """A non-inferiority claim: ``above 0`` with 0.02 claims that the mean lies above -0.02, i.e. that no more
+    is lost than you named beforehand. ``null``: the side itself is claimed."""
     at: Literal["last", "mean"] = "last"
     """The last round, or the mean over rounds 1 to the last."""
 
@@ -138,7 +141,10 @@ class Study(Section):
     set: dict[str, Any] = Field(default_factory=dict)
     """Keys of all arms, by dotted name."""
     seeds: PositiveInt = 10
-    """Seeds per arm, from the base config's ``seed`` on."""
+    """Seeds per arm, from the base config's ``seed`` on. Fewer than 6 give intervals and no verdict."""
+    vary: Literal["run", "base"] = "run"
+    """What differs between seeds: ``run``: queries, answers and training, from one base model; ``base``: also the base
+    model, which is trained anew for every seed (``model.base_seed``), so that verdicts hold for such models."""
     arms: dict[str, dict[str, Any]] = Field(default_factory=_one_arm)
     """Keys by arm. Later ones win: base, ``set``, axes, arm."""
     axes: dict[str, Range | Annotated[tuple[Any, ...], BeforeValidator(_tuple)]] = Field(default_factory=dict)
@@ -170,6 +176,8 @@ class Study(Section):
                 f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; a search needs one arm and at least "
                 "one axis"
             )
+        if self.vary == "base" and self.mode != "engines":
+            raise ValueError(f"vary = 'base': mode = {self.mode!r} trains no base model; leave it out, or mode=engines")
         names = [claim.name for claim in self.claims]
         for claim in self.claims:
             if names.count(claim.name) > 1:
@@ -178,6 +186,13 @@ class Study(Section):
                 raise ValueError(
                     f"claims: {claim.name!r} contrasts {unknown[0]!r}, which is no arm; the arms are "
                     f"{', '.join(self.arms)}"
+                )
+            kind = catalogue.kind_of(claim.metric)
+            scale = None if kind is None or kind.drift_neutral is None else kind.drift_neutral.scale
+            if claim.margin is not None and scale == "distance":
+                raise ValueError(
+                    f"claims: {claim.name!r} has margin = {claim.margin}, but {claim.metric} is tested as a distance "
+                    "of mean shares; name a margin for preference_log_odds_round0, which is tested in shares"
                 )
             if len(claim.contrast) < 2 or abs(sum(claim.contrast.values())) > 1e-9 or not all(claim.contrast.values()):
                 raise ValueError(
@@ -303,11 +318,28 @@ def trials(
                     tried = functools.reduce(loading.overlay, (study.set, {key: value}, keys), values_of_base)
                     build(tried, f"study {study.name}, axis {key}")
     return [
-        Trial(arm, cell, seed, experiment.model_copy(update={"seed": seed, "name": f"{study.name}-{arm}"}))
+        Trial(arm, cell, experiment.seed + offset, _of_seed(study, arm, experiment, offset))
         for offset in range(study.seeds)
         for arm, cell, experiment in built
-        for seed in [experiment.seed + offset]
     ]
+
+
+def _of_seed(study: Study, arm: str, experiment: Experiment, offset: int) -> Experiment:
+    """The experiment of one trial.
+
+    Raises:
+        ConfigError: the study varies the base model, and this one is not trained here.
+    """
+    own: dict[str, Any] = {"seed": experiment.seed + offset, "name": f"{study.name}-{arm}"}
+    if study.vary == "base":
+        model = experiment.model
+        if not model.built_here:
+            raise ConfigError(
+                f"study {study.name}, arm {arm}: vary = 'base' trains a base model per seed, but model.name = "
+                f"{model.name!r} is given; set model.name=tiny, or leave vary out"
+            )
+        own["model"] = model.model_copy(update={"base_seed": model.base_seed + offset})
+    return experiment.model_copy(update=own)
 
 
 def base_values(study: Study, configs: Mapping[str, Path]) -> dict[str, Any]:

@@ -12,31 +12,24 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scpl_ray import sign_flips
 from scpl_ray.config import Experiment
-from scpl_ray.evaluation.catalogue import CATALOGUE, PREFERENCE, kind_of
-from scpl_ray.evaluation.disparity import ROUNDING, levelled_down_between_seeds
+from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
+from scpl_ray.evaluation.disparity import ROUNDING, LevelledDown, levelled_down_between_seeds
 from scpl_ray.feedback.stability import GroupMap
 from scpl_ray.shares import FloatArray
+from scpl_ray.studies.contrasts import Contrast, Served, Weights, contrast_of, served
+from scpl_ray.studies.power import seeds_needed
+from scpl_ray.studies.preference import Amplification, amplification
 from scpl_ray.studies.series import Series
 from scpl_ray.studies.stability import arm_stability
-from scpl_ray.studies.statistics import Claim, Interval, PairedDifferences, Verdict, judge_claims, t_interval
+from scpl_ray.studies.statistics import Claim, Interval, PairedDifferences, Verdict, judge_claims, mean_interval
 from scpl_ray.studies.study import Study, StudyClaim, arm_label, points
 
 CHANGES = tuple(kind.name for kind in CATALOGUE if kind.change)
 """Metrics whose change since round 0 is described for every arm."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """Differences in quality beside a difference in gap: the contrast of the mean and of the worst-served group."""
-
-    mean: Interval | None
-    """Contrast of the mean quality; ``None`` where fewer than two seeds have it."""
-    worst: Interval | None
-
-    def fell(self) -> bool:
-        """Whether the interval of the mean or of the worst-served group lies below 0."""
-        return any(found is not None and found.high < -ROUNDING for found in (self.mean, self.worst))
+QUALITY = next(kind.quality_behind.per_group for kind in CATALOGUE if kind.change and kind.quality_behind is not None)
+"""The quality per group behind the gap that is described for every arm."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,8 +45,8 @@ class Judged:
     """Arms of the results table with their weights."""
     round: int | None
     """The round that is compared, or the last one for ``at: mean``; ``None`` where no arm has any result."""
-    left_out: Mapping[int, tuple[str, ...]]
-    """Seeds that are not compared, each with the arms in which it has no number."""
+    numbers: Contrast
+    """The numbers per seed, and on which scale they are tested."""
     verdict: Verdict | None
     """The verdict; ``None``: fewer than two seeds can be compared."""
     reason: str
@@ -61,16 +54,42 @@ class Judged:
     served: Served | None
     """The differences in quality; only for claims about gaps."""
 
+    stands: bool | None = None
+    """Whether a verdict is the same whatever the seeds that are not compared would have shown; ``None``: all are
+    compared, there is no verdict to change, or the metric has no bounds."""
+
+    @property
+    def left_out(self) -> Mapping[int, tuple[str, ...]]:
+        """Seeds that are not compared, each with the arms in which it has no number."""
+        return self.numbers.left_out
+
     @property
     def outcome(self) -> Literal["supported", "opposite", "cannot tell", "not enough seeds"]:
         """The verdict in words."""
-        return "not enough seeds" if self.verdict is None else self.verdict.verdict
+        if self.verdict is None:
+            return "cannot tell" if self.numbers.infinite else "not enough seeds"
+        return self.verdict.verdict
+
+    @property
+    def smaller_gap(self) -> bool:
+        """Whether the claim is about a gap, and the gap is shown to be smaller."""
+        verdict = self.verdict
+        return (
+            self.served is not None
+            and verdict is not None
+            and verdict.verdict != "cannot tell"
+            and verdict.interval.high < -ROUNDING
+        )
+
+    @property
+    def cause(self) -> str:
+        """Why the gap is smaller; empty where the claim is about no gap, or that it is smaller is not shown."""
+        return self.served.cause() if self.served is not None and self.smaller_gap else ""
 
     @property
     def levelled_down(self) -> bool:
-        """Whether the gap is smaller while the quality of the worst-served group or of all is significantly lower."""
-        fell = self.verdict is not None and self.verdict.estimate < -ROUNDING
-        return fell and self.served is not None and self.served.fell()
+        """Whether the gap is smaller and the quality of the worst-served group or of all is lower."""
+        return self.smaller_gap and self.served is not None and self.served.fell()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,105 +102,99 @@ class Family:
 
     @property
     def size(self) -> int:
-        """Number of claims that could be judged; p-values are adjusted for this number."""
+        """Number of claims that have an interval at least."""
         return sum(one.verdict is not None for one in self.judged)
+
+    @property
+    def tested(self) -> int:
+        """Number of claims that have seeds enough for a verdict; p-values are adjusted for this number."""
+        return sum(one.verdict is not None and not np.isnan(one.verdict.p) for one in self.judged)
+
+    @property
+    def seeds_needed(self) -> int:
+        """Fewest seeds with which the first of these claims can be supported."""
+        return seeds_needed(self.tested, self.level)
 
 
 def judge(series: Series, study: Study, *, level: float = 0.05, power: float = 0.8) -> Family:
     """Judge every claim at every point of the axes, as one family.
 
-    A seed is compared if all arms of the contrast have a finite number in the last round that any of them reached, or
-    (``at: mean``) in all rounds from 1 on. The other seeds are listed, with the arms that lack them.
+    Which seeds are compared, and on which scale, says :func:`scpl_ray.studies.contrasts.contrast_of`. Seeds that are
+    not compared are listed with the arms that lack them. A claim with an infinite number is not judged.
 
     Args:
         series: the results.
         study: its claims and axes.
-        level: significance level of the one-sided tests, for the whole family.
+        level: chance of any false verdict in the whole family.
         power: power at which the minimum detectable effect is computed.
 
     Raises:
         ValueError: a level or power out of range.
     """
-    found = [_prepare(series, study, claim, cell) for cell in points(study) for claim in study.claims]
-    whole = [one for one, paired in found if len(paired.seeds) >= 2]
-    claims = [Claim(one.name, pairs, one.claim.direction) for one, pairs in found if len(pairs.seeds) >= 2]
+    found = [_prepare(series, study, claim, cell, level) for cell in points(study) for claim in study.claims]
+    whole = [one for one in found if not one.reason]
+    claims = [
+        Claim(one.name, one.numbers.paired, one.claim.direction, one.claim.margin or 0.0, one.numbers.beside_p)
+        for one in whole
+    ]
     verdicts = judge_claims(claims, level=level, power=power) if claims else ()
     by_name = {one.name: verdict for one, verdict in zip(whole, verdicts, strict=True)}
-    judged = tuple(dataclasses.replace(one, verdict=by_name.get(one.name)) for one, _ in found)
-    return Family(judged, level, power)
+    tested = max(1, sum(not np.isnan(verdict.p) for verdict in verdicts))
+    judged = []
+    for one in found:
+        verdict = by_name.get(one.name)
+        stands = None if verdict is None else _stands(one.numbers, verdict, level / tested)
+        judged.append(dataclasses.replace(one, verdict=verdict, stands=stands))
+    return Family(tuple(judged), level, power)
 
 
 def _prepare(
-    series: Series, study: Study, claim: StudyClaim, cell: tuple[tuple[str, Any], ...]
-) -> tuple[Judged, PairedDifferences]:
-    contrast = tuple((arm_label(arm, cell), weight) for arm, weight in claim.contrast.items())
-    numbers = {label: _numbers(series, label, contrast, claim.metric, claim.group, claim.at) for label, _ in contrast}
-    paired = _differences(series, contrast, numbers)
-    left_out = {
-        seed: tuple(label for label, values in numbers.items() if np.isnan(values[row]))
-        for row, seed in enumerate(series.seeds)
-        if seed not in paired.seeds
-    }
-    reason = ""
+    series: Series, study: Study, claim: StudyClaim, cell: tuple[tuple[str, Any], ...], level: float
+) -> Judged:
+    weights = tuple((arm_label(arm, cell), weight) for arm, weight in claim.contrast.items())
+    numbers = contrast_of(series, weights, claim)
+    seeds = numbers.paired.seeds
     kind = kind_of(claim.metric)
-    if len(paired.seeds) < 2:
-        what = claim.metric if claim.group is None else f"{claim.metric} of {claim.group}"
-        empty = [label for label, values in numbers.items() if np.isnan(values).all()]
-        n = len(paired.seeds)
-        reason = f"{n} seed{'' if n == 1 else 's'} with {what} in every arm; at least 2 are needed"
-        if empty:
-            reason += f" ({', '.join(empty)}: no seed has it)"
-    last = max((int(series.reached(label).max(initial=-1)) for label, _ in contrast), default=-1)
-    judged = Judged(
+    last = max((int(series.reached(label).max(initial=-1)) for label, _ in weights), default=-1)
+    behind = kind.quality_behind if kind is not None else None
+    return Judged(
         name=" ".join([claim.name, *(f"{key}={value}" for key, value in cell)]),
         claim=claim,
         cell=cell,
-        contrast=contrast,
+        contrast=weights,
         round=last if last >= 0 else None,
-        left_out=left_out,
+        numbers=numbers,
         verdict=None,
-        reason=reason,
-        served=_served(series, contrast, claim, paired) if kind is not None and kind.is_gap else None,
+        reason=_why_not(series, numbers, claim, weights),
+        served=None if behind is None else served(series, weights, behind, claim.at, seeds, level),
     )
-    return judged, paired
 
 
-def _numbers(
-    series: Series,
-    label: str,
-    contrast: tuple[tuple[str, float], ...],
-    metric: str,
-    group: str | None,
-    at: Literal["last", "mean"],
-) -> FloatArray:
-    """One number per seed, shape (S,); NaN where it does not exist."""
-    last = max(int(series.reached(other).max(initial=-1)) for other, _ in contrast)
-    path = series.path(label, metric, group)
-    if last < 0 or path.shape[1] <= last or (at == "mean" and last < 1):
-        return np.full(len(series.seeds), np.nan)
-    return np.asarray(path[:, last] if at == "last" else path[:, 1 : last + 1].mean(axis=1))
+def _why_not(series: Series, numbers: Contrast, claim: StudyClaim, weights: Weights) -> str:
+    """Why a claim cannot be judged; empty if it can."""
+    what = claim.metric if claim.group is None else f"{claim.metric} of {claim.group}"
+    if numbers.infinite:
+        seeds = "; ".join(f"seed {seed} ({', '.join(arms)})" for seed, arms in numbers.infinite.items())
+        return f"{what} is infinite in {seeds}: a failed measurement is not left out, and no mean has it"
+    n = len(numbers.paired.seeds)
+    if n >= 2:
+        return ""
+    missing = [set(arms) for arms in numbers.left_out.values()]
+    everywhere = len(missing) == len(series.seeds)
+    empty = [label for label, _ in weights if everywhere and all(label in arms for arms in missing)]
+    reason = f"{n} seed{'' if n == 1 else 's'} with {what} in every arm; at least 2 are needed"
+    return reason + (f" ({', '.join(empty)}: no seed has it)" if empty else "")
 
 
-def _differences(
-    series: Series, contrast: tuple[tuple[str, float], ...], numbers: Mapping[str, FloatArray]
-) -> PairedDifferences:
-    total = np.zeros(len(series.seeds))
-    for label, weight in contrast:
-        total = total + weight * numbers[label]
-    whole = ~np.isnan(total)
-    return PairedDifferences(tuple(seed for seed, ok in zip(series.seeds, whole, strict=True) if ok), total[whole])
-
-
-def _served(
-    series: Series, contrast: tuple[tuple[str, float], ...], claim: StudyClaim, paired: PairedDifferences
-) -> Served:
-    found: dict[str, Interval | None] = {}
-    for metric in ("quality_mean", "quality_worst"):
-        numbers = {label: _numbers(series, label, contrast, metric, None, claim.at) for label, _ in contrast}
-        other = _differences(series, contrast, numbers)
-        shared = [d for seed, d in zip(other.seeds, other.differences, strict=True) if seed in paired.seeds]
-        found[metric] = t_interval(shared) if len(shared) >= 2 else None
-    return Served(found["quality_mean"], found["quality_worst"])
+def _stands(numbers: Contrast, verdict: Verdict, level: float) -> bool | None:
+    """Whether a verdict would be the same if the seeds that are not compared had gone against it as far as they can."""
+    if not numbers.left_out or numbers.span is None or verdict.verdict == "cannot tell":
+        return None
+    side = 1.0 if (verdict.verdict == "supported") == (verdict.claim.direction == "above 0") else -1.0
+    shift = verdict.claim.margin * (1.0 if verdict.claim.direction == "above 0" else -1.0)
+    against = np.full(len(numbers.left_out), -side * numbers.span)
+    d = np.concatenate([verdict.claim.paired.differences, against]) + shift
+    return bool(d.mean() * side > 0 and sign_flips.two_sided_p(d) < level)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,10 +208,10 @@ class ArmFlags:
     """Mean change from round 0 to the last round, by metric; only metrics that two or more seeds have in both."""
     ends: Mapping[str, tuple[float, float]]
     """Means in round 0 and in the last round, by metric, over the seeds that have both."""
-    amplified: Verdict | None
-    """Whether preference bias rose since round 0; ``None``: fewer than two seeds."""
-    levelled_down: tuple[int, ...] | None
-    """Rounds whose gap fell since round 0 because quality fell; ``None``: fewer than 2 complete seeds or groups."""
+    amplified: Amplification | None
+    """Whether preference bias grew or shrank since round 0; ``None``: fewer than two seeds, or no shares of kinds."""
+    levelled_down: LevelledDown | None
+    """Whether the gap closed since round 0, and why; ``None``: fewer than 2 complete seeds or groups."""
     stability: GroupMap | None
     """Stability of shares and kinds; ``None``: see ``unknown``."""
     unknown: str
@@ -215,20 +228,14 @@ def flags(series: Series, arm: str, experiment: Experiment | None = None) -> Arm
             both = series.path(arm, metric)[[series.seeds.index(seed) for seed in moved.seeds]]
             ends[metric] = (float(both[:, 0].mean()), float(both[:, last].mean()))
         if len(moved.seeds) >= 2:
-            changes[metric] = t_interval(moved.differences)
+            changes[metric] = mean_interval(moved.differences)
     stable, unknown = arm_stability(series, arm, experiment)
     return ArmFlags(arm, last, changes, ends, amplified(series, arm), _levelled_down(series, arm), stable, unknown)
 
 
-def amplified(series: Series, arm: str, *, metric: str = PREFERENCE, level: float = 0.05) -> Verdict | None:
-    """One-sided test whether a bias rose from round 0 to the last round; ``None`` with fewer than two seeds.
-
-    A rise within one arm may be unrelated to feedback; only a claim compares it with a control.
-    """
-    moved = _since_round_0(series, arm, metric)
-    if len(moved.seeds) < 2:
-        return None
-    return judge_claims([Claim(f"{metric} of {arm} rises", moved)], level=level)[0]
+def amplified(series: Series, arm: str, *, level: float = 0.05) -> Amplification | None:
+    """Whether preference bias grew or shrank in an arm; see :func:`scpl_ray.studies.preference.amplification`."""
+    return amplification(series, arm, level=level)
 
 
 def _since_round_0(series: Series, arm: str, metric: str) -> PairedDifferences:
@@ -236,8 +243,9 @@ def _since_round_0(series: Series, arm: str, metric: str) -> PairedDifferences:
     last = int(series.reached(arm).max(initial=-1))
     if last < 1:
         return PairedDifferences((), np.empty(0))
-    moved = path[:, last] - path[:, 0]
-    whole = ~np.isnan(moved)
+    with np.errstate(invalid="ignore"):
+        moved = path[:, last] - path[:, 0]
+    whole = np.isfinite(moved)
     return PairedDifferences(tuple(seed for seed, ok in zip(series.seeds, whole, strict=True) if ok), moved[whole])
 
 
@@ -250,8 +258,6 @@ def _per_group(series: Series, arm: str, metric: str) -> FloatArray:
     return np.asarray(paths[~np.isnan(paths).any(axis=(1, 2))])
 
 
-def _levelled_down(series: Series, arm: str) -> tuple[int, ...] | None:
-    quality = _per_group(series, arm, "quality")
-    if min(quality.shape) < 2:
-        return None
-    return tuple((np.flatnonzero(levelled_down_between_seeds(quality).flag) + 1).tolist())
+def _levelled_down(series: Series, arm: str) -> LevelledDown | None:
+    quality = _per_group(series, arm, QUALITY)
+    return None if min(quality.shape) < 2 else levelled_down_between_seeds(quality)

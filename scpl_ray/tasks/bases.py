@@ -28,7 +28,7 @@ def base_model(experiment: Experiment, task: Task, progress: Callable[[int, int]
         ValueError: there is no such model, or it cannot be used; see :func:`scpl_ray.models.sources.resolve_model`.
         RuntimeError: a model that was built or converted here fails its check.
     """
-    if experiment.model.name != sources.TINY:
+    if not experiment.model.built_here:
         return sources.resolve_model(experiment)
     if isinstance(task, Language):
         return language_base.ensure_base(experiment, task, progress=progress).path
@@ -44,7 +44,7 @@ def known_config(experiment: Experiment, task: Task) -> PreTrainedConfig | None:
     Raises:
         ValueError: the config cannot be read.
     """
-    if experiment.model.name != sources.TINY:
+    if not experiment.model.built_here:
         return sources.found_config(experiment)
     folder = language_base.found_base(experiment, task) if isinstance(task, Language) else None
     return sources.read_config(folder, "model.name", experiment.model.name, experiment.model.trust_remote_code)

@@ -139,7 +139,7 @@ def model_side(experiment: Experiment, texts: Iterable[str]) -> ModelSide:
     Raises:
         ValueError: see :func:`scpl_ray.models.sources.resolve_tokenizer`.
     """
-    from scpl_ray.models.sources import TINY, resolve_tokenizer
+    from scpl_ray.models.sources import resolve_tokenizer
     from scpl_ray.models.template import template_of
     from scpl_ray.models.tokens import encode_prompt, load_tokenizer
 
@@ -149,7 +149,7 @@ def model_side(experiment: Experiment, texts: Iterable[str]) -> ModelSide:
     return ModelSide(
         template_of(tokenizer),
         lambda prompt: len(encode_prompt(tokenizer, prompt, longest)),
-        folder if experiment.model.name == TINY else None,
+        folder if experiment.model.built_here else None,
     )
 
 

@@ -45,6 +45,44 @@ def test_kl_is_infinite_where_the_reference_lacks_a_kind():
     assert bias.preference_bias((1.0, 0.0), (0.5, 0.5), advantaged=0).kl == pytest.approx(np.log(2))
 
 
+def test_distances_of_counts_are_finite_and_do_not_grow_as_fewer_answers_are_of_a_kind():
+    lacking = bias.preference_bias((0.5, 0.5), (1.0, 0.0), advantaged=0, total=40, reference_total=40)
+    assert 1.0 < lacking.kl < np.inf
+    rng = np.random.default_rng(1)
+    for n in (20, 200):
+        first, later = rng.multinomial(n, (0.6, 0.3, 0.1), size=(2, 20_000)) / n
+        totals = {"total": np.full(20_000, n), "reference_total": np.full(20_000, n)}
+        same = bias.preference_bias(later, first, advantaged=0, **totals)
+        plain = bias.preference_bias(later, first, advantaged=0)
+        assert abs(same.total_variation.mean()) < 0.01 < plain.total_variation.mean()
+        assert abs(same.kl.mean()) < 0.015
+        moved = rng.multinomial(n, (0.3, 0.3, 0.4), size=20_000) / n
+        found = bias.preference_bias(moved, (0.6, 0.3, 0.1), advantaged=0, total=np.full(20_000, n))
+        assert found.total_variation.mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_corrected_share_carries_the_error_of_the_judge_too():
+    # held-out texts of a judge with TPR .85 and FPR .25; one that is known exactly leaves counting alone
+    rates = np.array([[0.85, 0.15], [0.25, 0.75]])
+    known = bias.correct_shares((0.64, 0.36), rates, total=200)
+    assert known.sd[0] == pytest.approx(np.sqrt(0.64 * 0.36 / 200) / 0.6)
+    few, many = (bias.correct_shares((0.64, 0.36), n * rates, total=200) for n in (40, 40_000))
+    assert few.shares == pytest.approx(known.shares) and many.sd == pytest.approx(known.sd, rel=0.01)
+    s = known.shares[0]
+    extra = (s**2 * 0.85 * 0.15 + (1 - s) ** 2 * 0.25 * 0.75) / 40 / 0.6**2
+    assert few.sd[0] ** 2 == pytest.approx(known.sd[0] ** 2 + extra)
+    assert bias.correct_shares((0.64, 0.36), rates).sd == pytest.approx([0.0, 0.0])
+    rng = np.random.default_rng(2)
+    found = [
+        bias.correct_shares(
+            (o := rng.binomial(200, 0.64) / 200, 1 - o),
+            [rng.multinomial(40, row) for row in rates],
+        ).unclipped[0]
+        for _ in range(1500)
+    ]
+    assert np.std(found) == pytest.approx(few.sd[0], rel=0.15)
+
+
 def test_smoothing_by_one_half_has_less_bias_than_by_none_or_by_one():
     rng = np.random.default_rng(0)
     n, p = 50, 0.2

@@ -139,6 +139,36 @@ def test_levelled_down_needs_more_than_the_noise_between_seeds():
     assert np.mean(flags) < 0.04
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "cause"),
+    [
+        ((0.8, 0.6), (0.6, 0.55), disparity.ALL_LOST),
+        ((0.8, 0.6), (0.65, 0.63), disparity.WORST_GAINED),
+        ((0.8, 0.6), (0.8, 0.75), disparity.GAIN),
+        ((0.9, 0.5, 0.5), (0.8, 0.45, 0.65), disparity.UNCLEAR),  # one group lost, another gained, the mean held
+        ((0.8, 0.6), (0.6, 0.3), ""),  # the gap rose
+    ],
+)
+def test_why_a_gap_closed_is_said_exactly(first, last, cause):
+    found = disparity.levelled_down_between_seeds(seeds_of(first, last))
+    assert found.seen and found.cause.tolist() == [cause]
+
+
+def test_over_all_rounds_together_a_word_about_a_gap_is_rarely_false():
+    rng = np.random.default_rng(11)
+    nothing = np.clip(0.7 + 0.05 * rng.normal(size=(200, 8, 21, 2)), 0, 1)
+    said = [(disparity.levelled_down_between_seeds(quality).cause != "").any() for quality in nothing]
+    # standard error .015
+    assert np.mean(said) <= 0.09
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_seeds_see_no_gap_close(n):
+    found = disparity.levelled_down_between_seeds(seeds_of((0.8, 0.6), (0.6, 0.55), n=n))
+    assert not found.seen and not found.flag.any() and found.cause.tolist() == [""]
+    assert found.gap.high[0] < 0
+
+
 def test_levelled_down_has_one_answer_per_round_against_round_0_with_t_intervals():
     rng = np.random.default_rng(4)
     quality = rng.uniform(0.4, 0.6, size=(5, 4, 3))

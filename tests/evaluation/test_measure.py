@@ -39,6 +39,7 @@ def evaluate(kinds: list[str | None], first: list[Metric]) -> dict[tuple[str | N
 def test_shares_of_kinds_and_own_kind_by_hand() -> None:
     found = evaluate(["north", "north", "north", "south", None], [])
     assert found["north", "kind_share"] == 0.75 and found[None, "undecided_count"] == 1
+    assert found["north", "kind_share_low"] == 0.6 and found["north", "kind_share_high"] == 0.8
     assert found["north", "own_kind_share"] == 1.0 and found["south", "own_kind_share"] == 0.0
     assert found["north", "kind_difference_balanced"] == 0.25
     assert found[None, "preference_log_odds_round0"] == 0.0
@@ -50,6 +51,7 @@ def test_shares_of_kinds_and_own_kind_by_hand() -> None:
 def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:
     found = evaluate([None, None], [])
     assert (None, "preference_log_odds_balanced") not in found and found[None, "undecided_count"] == 2
+    assert (found["north", "kind_share_low"], found["north", "kind_share_high"]) == (0.0, 1.0)
     first = [Metric(0, g, "kind_count", 0.0) for g in ("north", "south")]
     assert (None, "preference_log_odds_round0") not in evaluate(["north"], first)
 
@@ -101,6 +103,12 @@ def test_a_quality_of_nothing_but_own_kind_has_none_without_it() -> None:
     found = evaluate(["north"], [])
     assert found["north", "quality_without_own_kind"] == found["north", "quality"]
     assert math.isnan(measure.quality_without_own_kind(Judgement("c", None, 1.0, {"own_kind": 1.0})))
+
+
+def test_a_kind_that_round_0_lacked_is_a_number_and_not_an_absence() -> None:
+    first = [Metric(0, "north", "kind_count", 20.0), Metric(0, "south", "kind_count", 0.0)]
+    found = evaluate(["north"] * 10 + ["south"] * 10, first)
+    assert 0.5 < found[None, "kl_round0"] < 5.0
 
 
 Found = dict[tuple[str | None, str], float]

@@ -148,6 +148,12 @@ def test_the_cache_is_used(small: BaseModel, language: Language) -> None:
     assert json.loads((small.path / "card.json").read_text()) == dataclasses.asdict(small.card)
 
 
+def test_another_base_seed_is_another_base_model(language: Language) -> None:
+    usual = experiment(**SMALL)
+    other = usual.model_copy(update={"model": usual.model.model_copy(update={"base_seed": 7})})
+    assert base_key(other, language) != base_key(usual, language)
+
+
 @pytest.mark.usefixtures("cached")
 def test_training_is_repeatable_reports_progress_and_leaves_torch_alone(
     language: Language, caplog: pytest.LogCaptureFixture

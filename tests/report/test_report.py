@@ -353,6 +353,32 @@ def test_a_group_that_died_out_and_numbers_that_do_not_exist(tmp_path: Path) -> 
     assert "nan" not in said.lower().split()
 
 
+def test_what_intervals_are_conditional_on_stands_beside_them(page: Path, tmp_path: Path) -> None:
+    said = read(page).said()
+    assert said.count("on condition of one base model (tiny), one set of held-out prompts, and one judge") == 2
+    analytic_mode = read(report.write([analytic(tmp_path / "wide", 8)], None)).said()
+    assert "its formulas and parameters are taken as true" in analytic_mode
+
+
+def test_a_study_of_many_base_models_prints_how_much_they_differ(tmp_path: Path) -> None:
+    found = Study(name="bases", seeds=4, vary="base", set={"generation.engine": "transformers"})
+    (tmp_path / study.STUDY_FILE).write_text(study.dump(found))
+    runs = []
+    for seed, north in enumerate((40, 50, 60, 70)):
+        own = [Metric(t, g, "share", 0.5) for t in (0, 1) for g in ("north", "south")]
+        for t in (0, 1):
+            for group, count in (("north", north), ("south", 100 - north)):
+                own += [Metric(t, group, "kind_count", count), Metric(t, group, "kind_share", count / 100)]
+        runs.append(("only", seed, own))
+    results.write(results.table(runs), tmp_path)
+    said = read(report.write([tmp_path], None)).said()
+    # sd of the shares .129; counting makes sqrt(mean p (1 - p) / 100) = .0485
+    assert (
+        "Between 4 base models the share of north's kind in round 0 has standard deviation 0.120 around 0.550" in said
+    )
+    assert "on condition of base models trained anew per seed" in said
+
+
 def test_several_studies_make_one_page(tmp_path: Path) -> None:
     page = report.write([analytic(tmp_path / "one", 2), analytic(tmp_path / "two", 2)], tmp_path / "out")
     assert len(read(page).of("h1")) == 2

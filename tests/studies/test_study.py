@@ -45,6 +45,27 @@ def test_every_arm_at_every_point_with_every_seed(tmp_path: Path) -> None:
     assert trials[1].folder == "runs/performative,loop.kind=retraining/seed-000"
 
 
+def test_a_study_may_train_a_base_model_per_seed(tmp_path: Path) -> None:
+    trials = study.trials(load(tmp_path, TEXT + "vary: base\n"), CONFIGS, experiments.build)
+    assert {(t.seed, t.experiment.model.base_seed) for t in trials} == {(0, 2026), (1, 2027), (2, 2028)}
+    shared = study.trials(load(tmp_path, TEXT), CONFIGS, experiments.build)
+    assert {t.experiment.model.base_seed for t in shared} == {2026}
+
+
+def test_only_base_models_that_are_trained_here_can_vary(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"vary = 'base' trains a base model per seed, but model\.name = 'a/b'"):
+        study.trials(load(tmp_path, f"{TEXT}vary: base\n".replace("loop.rounds: 2", "model.name: a/b")), CONFIGS)
+    with pytest.raises(ConfigError, match="vary = 'base': mode = 'analytic' trains no base model"):
+        load(tmp_path, "name: x\nmode: analytic\nvary: base\n")
+
+
+def test_a_margin_belongs_to_claims_that_are_tested_as_a_mean(tmp_path: Path) -> None:
+    plan = load(tmp_path, TEXT.replace("metric: disparate_gap", "metric: disparate_gap, margin: 0.02"))
+    assert plan.claims[0].margin == 0.02
+    with pytest.raises(ConfigError, match=r"margin = 0\.02, but kl_round0 is tested as a distance"):
+        load(tmp_path, TEXT.replace("metric: disparate_gap", "metric: kl_round0, margin: 0.02"))
+
+
 def test_a_dumped_study_is_the_same_study(tmp_path: Path) -> None:
     plan = load(tmp_path, TEXT)
     assert load(tmp_path, study.dump(plan)) == plan

@@ -15,7 +15,9 @@ from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
 from scpl_ray.analytic.loop import simulate_grid
 from scpl_ray.evaluation import catalogue
+from scpl_ray.evaluation.disparity import ALL_LOST, GAIN, WORST_GAINED
 from scpl_ray.records import Metric
+from scpl_ray.report import words
 from scpl_ray.studies import results, study, verdicts
 from scpl_ray.studies.series import Series, mean_path
 from scpl_ray.studies.study import Study, StudyClaim
@@ -55,16 +57,40 @@ LOOP = {0: [0.0, 0.5], 1: [0.0, 0.7], 2: [0.0, 0.4], 3: [0.0, 0.8]}
 CONTROL = {0: [0.0, 0.1], 1: [0.0, 0.2], 2: [0.0, 0.1], 3: [0.0, 0.2]}
 
 
-def test_a_claim_is_the_paired_t_test_of_the_last_round() -> None:
-    differences = np.array([0.4, 0.5, 0.3, 0.6])
-    judged = one({"loop": LOOP, "control": CONTROL})
+def test_a_claim_is_the_paired_sign_flip_test_of_the_last_round() -> None:
+    differences = [0.4, 0.5, 0.3, 0.6, 0.35, 0.55]
+    judged = one(as_paths([(d + 0.1, 0.1) for d in differences]))
     verdict = judged.verdict
     assert verdict is not None and judged.round == 1 and judged.outcome == "supported"
     np.testing.assert_allclose(verdict.claim.paired.differences, differences)
-    assert verdict.p == pytest.approx(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue)
-    bounds = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    assert (verdict.interval.low, verdict.interval.high) == pytest.approx((bounds.low, bounds.high))
+    assert verdict.p == verdict.p_adjusted == 2 / 2**6
+    assert 0 < verdict.interval.low < 0.45 < verdict.interval.high
     assert verdict.minimum_detectable_effect > 0
+    against = one(as_paths([(-d, 0.0) for d in differences]))
+    assert against.verdict is not None and against.outcome == "opposite" and against.verdict.p_adjusted == 2 / 2**6
+
+
+def test_fewer_than_six_seeds_give_an_interval_and_no_verdict() -> None:
+    judged = one({"loop": LOOP, "control": CONTROL})
+    verdict = judged.verdict
+    assert verdict is not None and judged.outcome == "cannot tell" and math.isnan(verdict.p)
+    bounds = stats.ttest_1samp([0.4, 0.5, 0.3, 0.6], 0.0).confidence_interval(0.95)
+    assert (verdict.interval.low, verdict.interval.high) == pytest.approx((bounds.low, bounds.high))
+    said = words.sentence(judged, verdicts.judge(series({"loop": LOOP, "control": CONTROL}), a_study(claim())))
+    assert "4 seeds give an interval and no verdict: that takes 6." in said
+
+
+def test_a_margin_that_was_named_beforehand_decides_whether_a_cost_is_excluded() -> None:
+    small = as_paths([(d, 0.0) for d in (-0.01, 0.0, 0.01, -0.02, 0.02, 0.005, -0.005, 0.0)])
+    wide = as_paths([(d, 0.0) for d in (-0.1, 0.1, 0.02, -0.2, 0.2, 0.05, -0.05, 0.0)])
+    large = as_paths([(d, 0.0) for d in (-0.3, -0.31, -0.29, -0.3, -0.32, -0.28, -0.3, -0.3)])
+    asked = claim(margin=0.05)
+    assert [one(paths, asked).outcome for paths in (small, wide, large)] == ["supported", "cannot tell", "opposite"]
+    assert one(large, claim(direction="below 0", margin=0.05)).outcome == "supported"
+    said = words.sentence(one(wide, asked), verdicts.judge(series(wide), a_study(asked)))
+    assert "not shown to be harmless" in said and "Cannot tell" in said
+    said = words.sentence(one(small, asked), verdicts.judge(series(small), a_study(asked)))
+    assert "more than the margin 0.050 less is excluded" in said
 
 
 def test_a_difference_of_differences_weighs_every_arm() -> None:
@@ -82,9 +108,9 @@ def test_the_mean_is_over_rounds_one_to_last() -> None:
 
 
 def test_p_values_are_adjusted_over_the_whole_family_and_all_cells() -> None:
-    cells = [{0: [0.0, 0.3], 1: [0.0, 0.4], 2: [0.0, 0.2]}, {0: [0.0, 0.1], 1: [0.0, -0.1], 2: [0.0, 0.05]}]
-    paths = {f"loop k={k}": cells[k] for k in (0, 1)} | {
-        f"control k={k}": {s: [0.0, 0.0] for s in range(3)} for k in (0, 1)
+    cells = [[0.3, 0.4, 0.2, 0.3, 0.35, 0.31], [0.1, -0.1, 0.05, 0.2, 0.0, -0.03]]
+    paths = {f"loop k={k}": {s: [0.0, d] for s, d in enumerate(cells[k])} for k in (0, 1)} | {
+        f"control k={k}": {s: [0.0, 0.0] for s in range(6)} for k in (0, 1)
     }
     family = verdicts.judge(series(paths), a_study(claim(), axes={"k": [0, 1]}))
     first, second = (one.verdict for one in family.judged)
@@ -107,7 +133,7 @@ def as_paths(pairs: Sequence[tuple[float, float]]) -> Paths:
 
 def facts(family: Family) -> list[tuple[float, ...]]:
     return [
-        (v.estimate, v.interval.low, v.interval.high, v.p, v.p_adjusted, v.minimum_detectable_effect)
+        (v.estimate, v.interval.low, v.interval.high, np.nan_to_num(v.p), np.nan_to_num(v.p_adjusted))
         for v in (one.verdict for one in family.judged)
         if v is not None
     ]
@@ -132,7 +158,7 @@ def test_mirrored_claims_have_mirrored_verdicts_and_shifts_cancel(
     moved = one(as_paths([(a + shift, b + shift) for a, b in pairs]))
     assert first.verdict is not None and second.verdict is not None and moved.verdict is not None
     assert second.verdict.estimate == pytest.approx(-first.verdict.estimate, abs=1e-12)
-    assert second.verdict.p == pytest.approx(first.verdict.p)
+    assert second.verdict.p == pytest.approx(first.verdict.p, nan_ok=True)
     assert moved.verdict.estimate == pytest.approx(first.verdict.estimate, abs=1e-9)
 
 
@@ -162,10 +188,31 @@ def test_a_claim_without_seeds_is_reported_and_not_dropped() -> None:
     assert unknown.verdict is None and "nonsense" in unknown.reason
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_is_not_finite_counts_as_missing(broken: float) -> None:
-    judged = one({"loop": LOOP | {1: [0.0, broken]}, "control": CONTROL})
+def test_a_number_that_does_not_exist_is_left_out_by_name() -> None:
+    judged = one({"loop": LOOP | {1: [0.0, math.nan]}, "control": CONTROL})
     assert judged.left_out == {1: ("loop",)} and judged.verdict is not None and judged.verdict.interval.n == 3
+
+
+@pytest.mark.parametrize("broken", [math.inf, -math.inf])
+@pytest.mark.parametrize("both", [False, True])
+def test_an_infinite_number_is_a_failure_and_not_an_absence(broken: float, both: bool) -> None:
+    paths = {"loop": LOOP | {1: [0.0, broken]}, "control": CONTROL | ({1: [0.0, broken]} if both else {})}
+    judged = one(paths)
+    assert judged.verdict is None and judged.outcome == "cannot tell" and 1 in judged.numbers.infinite
+    said = words.sentence(judged, verdicts.judge(series(paths), a_study(claim())))
+    assert "infinite in seed 1 (loop" in said and "not left out" in said
+
+
+def test_a_verdict_says_whether_missing_seeds_could_undo_it() -> None:
+    shares = {s: 0.4 + 0.01 * s for s in range(12)}
+    table = [
+        (arm, s, [Metric(t, None, "quality_mean", 0.1 if arm == "control" else v) for t in (0, 1)])
+        for arm in ("loop", "control")
+        for s, v in shares.items()
+        if (arm, s) != ("loop", 11)
+    ]
+    found = verdicts.judge(Series.of(results.table(table)), a_study(claim(metric="quality_mean"))).judged[0]
+    assert found.outcome == "supported" and found.left_out == {11: ("loop",)} and found.stands is False
 
 
 def test_a_run_that_stopped_early_is_not_compared_at_its_own_last_round() -> None:
@@ -184,12 +231,14 @@ def quality_study(qualities: Mapping[str, Sequence[tuple[float, float]]]) -> Jud
 
 
 def test_a_gap_that_closes_because_all_are_served_worse_is_levelled_down() -> None:
-    control = [(0.6, 0.9), (0.62, 0.9), (0.58, 0.9), (0.61, 0.89)]
-    worse = quality_study({"loop": [(0.5, 0.6), (0.52, 0.61), (0.49, 0.6), (0.5, 0.62)], "control": control})
-    better = quality_study({"loop": [(0.8, 0.9), (0.82, 0.91), (0.8, 0.9), (0.81, 0.89)], "control": control})
-    wider = quality_study({"loop": [(0.2, 0.9), (0.22, 0.9), (0.18, 0.9), (0.21, 0.91)], "control": control})
-    assert worse.outcome == better.outcome == "supported" and wider.outcome == "opposite"
-    assert worse.levelled_down and not better.levelled_down and not wider.levelled_down
+    control = [(0.6, 0.9), (0.62, 0.9), (0.58, 0.9), (0.61, 0.89)] * 2
+    worse = quality_study({"loop": [(0.5, 0.6), (0.52, 0.61), (0.49, 0.6), (0.5, 0.62)] * 2, "control": control})
+    better = quality_study({"loop": [(0.8, 0.9), (0.82, 0.91), (0.8, 0.9), (0.81, 0.89)] * 2, "control": control})
+    mixed = quality_study({"loop": [(0.65, 0.7), (0.66, 0.7), (0.65, 0.71), (0.66, 0.69)] * 2, "control": control})
+    wider = quality_study({"loop": [(0.2, 0.9), (0.22, 0.9), (0.18, 0.9), (0.21, 0.91)] * 2, "control": control})
+    assert worse.outcome == better.outcome == mixed.outcome == "supported" and wider.outcome == "opposite"
+    assert [found.levelled_down for found in (worse, better, mixed, wider)] == [True, False, True, False]
+    assert [found.cause for found in (worse, better, mixed, wider)] == [ALL_LOST, GAIN, WORST_GAINED, ""]
 
 
 def arm_rows(
@@ -205,19 +254,20 @@ def arm_rows(
 
 def test_flags_of_an_arm() -> None:
     served = [(0.6, 0.9), (0.58, 0.88), (0.5, 0.6)]
-    table = [arm_rows("x", s, [0.5, 0.5, 0.52 + s / 100], [(q - s / 200, r) for q, r in served]) for s in range(4)]
+    table = [arm_rows("x", s, [0.5, 0.5, 0.52 + s / 100], [(q - s / 200, r) for q, r in served]) for s in range(6)]
     found = verdicts.flags(Series.of(results.table(table)), "x")
-    assert found.levelled_down == (2,) and found.last == 2
-    assert found.changes[catalogue.PREFERENCE].estimate == pytest.approx(2.03)
-    assert found.ends[catalogue.PREFERENCE] == pytest.approx((0.0, 2.03))
-    assert found.amplified is not None and found.amplified.verdict == "supported"
+    assert found.levelled_down is not None and found.levelled_down.flag.tolist() == [False, True] and found.last == 2
+    assert found.changes[catalogue.PREFERENCE].estimate == pytest.approx(2.05)
+    assert found.ends[catalogue.PREFERENCE] == pytest.approx((0.0, 2.05))
+    assert found.amplified is not None and found.amplified.word == "amplified" and found.amplified.towards == "a"
     assert found.stability is not None and found.unknown == ""
 
 
 def test_flags_of_arms_that_cannot_be_described() -> None:
     died = [arm_rows("x", s, [0.5, 0.5, 1.0], [(0.5, 0.5)] * 3) for s in range(3)]
     found = verdicts.flags(Series.of(results.table(died)), "x")
-    assert found.stability is None and "died out" in found.unknown and found.levelled_down == ()
+    assert found.stability is None and "died out" in found.unknown and found.levelled_down is not None
+    assert not found.levelled_down.seen and "cannot see: fewer than 6" in words.levelling(found)
     alone = verdicts.flags(Series.of(results.table(died[:1])), "x")
     assert alone.amplified is None and alone.levelled_down is None and alone.changes == {} and alone.stability is None
     assert alone.ends[catalogue.PREFERENCE] == (0.0, 2.0)
@@ -254,7 +304,12 @@ def test_every_built_in_study_is_valid_and_claims_only_what_is_measured(name: st
     found = study.load(STUDIES[name], CONFIGS, quick=quick)
     assert study.trials(found, CONFIGS, experiments.build) and found.claims and len(found.arms) <= 14
     # quality that asks for the own kind moves with preference bias by construction, so no claim is about it
-    metrics = {BIAS, "distinct_2", *(f"{name}_without_own_kind" for name in ("disparate_gap", "quality_worst"))}
+    metrics = {
+        BIAS,
+        "total_variation_balanced",
+        "distinct_2",
+        *(f"{name}_without_own_kind" for name in ("disparate_gap", "quality_worst")),
+    }
     assert {one.metric for one in found.claims} <= metrics | {"quality_mean_without_own_kind"}
     # an arm is named for what its users do: only those who react are feedback
     for arm, keys in found.arms.items():
@@ -262,9 +317,82 @@ def test_every_built_in_study_is_valid_and_claims_only_what_is_measured(name: st
         assert arm.split("-")[0] == {"schedule": "shifted"}.get(rule, rule)
 
 
+def shares_study(ends: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> Series:
+    """Shares of kinds in rounds 0 and 1 by arm and seed; group g0 is the largest in round 1."""
+    table = []
+    for arm, seeds in ends.items():
+        for seed, pair in enumerate(seeds):
+            own = [Metric(t, f"g{k}", "kind_share", v) for t, shares in enumerate(pair) for k, v in enumerate(shares)]
+            own += [Metric(t, f"g{k}", "share", 0.5 - 0.1 * k) for t in (0, 1) for k in range(len(pair[0]))]
+            table.append((arm, seed, own))
+    return Series.of(results.table(table))
+
+
+def around(*shares: float, n: int = 8) -> list[tuple[float, ...]]:
+    rng = np.random.default_rng(len(shares))
+    found = np.array(shares) + 0.005 * rng.normal(size=(n, len(shares)))
+    return [tuple(row / row.sum()) for row in found]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "word", "towards"),
+    [
+        ((0.27, 0.73), (0.475, 0.525), "reduced", "g0"),  # from log-odds -1.0 to -0.1
+        ((0.475, 0.525), (0.27, 0.73), "amplified", "g1"),
+        ((0.4, 0.6), (0.6, 0.4), "turned", "g0"),
+        ((0.6, 0.4), (0.6, 0.4), "not shown", ""),
+        ((0.4, 0.35, 0.25), (0.2, 0.2, 0.6), "amplified", "g2"),  # another group's kind takes over
+    ],
+)
+def test_amplification_is_distance_and_towards_whom_stands_beside_it(
+    first: Sequence[float], last: Sequence[float], word: str, towards: str
+) -> None:
+    rng = np.random.default_rng(5)
+    pairs = list(zip(around(*first), [around(*last)[i] for i in rng.permutation(8)], strict=True))
+    found = verdicts.amplified(shares_study({"x": pairs}), "x")
+    assert found is not None and found.word == word
+    assert not towards or found.towards == towards
+    assert "g0" not in words.amplification(verdicts.flags(shares_study({"x": pairs[:1]}), "x"))
+
+
+def test_a_lean_to_the_other_side_counts_as_much_as_one_to_the_largest_group() -> None:
+    even = around(0.5, 0.5)
+    away = {
+        "loop": list(zip(even, around(0.3, 0.7), strict=True)),
+        "control": list(zip(even, around(0.52, 0.48), strict=True)),
+    }
+    asked = a_study(claim("distance", metric="total_variation_balanced"), claim("towards the largest", metric=BIAS))
+    distance, signed = verdicts.judge(shares_study(away), asked).judged
+    assert (distance.outcome, signed.outcome) == ("supported", "opposite")
+    assert (distance.numbers.scale, signed.numbers.scale) == ("distance", "share")
+    assert distance.verdict is not None and distance.verdict.estimate == pytest.approx(0.18, abs=0.01)
+    assert signed.verdict is not None and signed.verdict.estimate == pytest.approx(-0.22, abs=0.01)
+
+
+def test_undecided_answers_bound_what_is_said() -> None:
+    table = []
+    for arm, kept in (("loop", 0.7), ("control", 0.5)):
+        for seed in range(6):
+            ends = {"kind_share": kept + seed / 1000, "kind_share_low": kept * 0.8, "kind_share_high": kept * 0.8 + 0.2}
+            own = [Metric(t, "a", m, v) for t in (0, 1) for m, v in ends.items()]
+            own += [Metric(t, "b", "kind_share", 1 - ends["kind_share"]) for t in (0, 1)]
+            table.append((arm, seed, [*own, Metric(0, "a", "share", 0.6), Metric(0, "b", "share", 0.4)]))
+    family = verdicts.judge(Series.of(results.table(table)), a_study(claim(metric=catalogue.PREFERENCE)))
+    (judged,) = family.judged
+    assert judged.numbers.bounds == pytest.approx((0.16 - 0.2, 0.16 + 0.2))
+    assert "Undecided answers leave \N{MINUS SIGN}0.040 to +0.360 possible" in words.sentence(judged, family)
+
+
+def test_a_family_too_large_for_its_seeds_says_so() -> None:
+    paths = as_paths([(1.0 + d, 0.0) for d in (0.1, 0.2, -0.1, 0.0, 0.15, -0.05)])
+    family = verdicts.judge(series(paths), a_study(claim("a"), claim("b"), claim("c")))
+    assert family.seeds_needed == 7 and [found.outcome for found in family.judged] == ["cannot tell"] * 3
+    assert "6 seeds can support the first of 3 claims only with 7 seeds" in words.sentence(family.judged[0], family)
+
+
 def test_where_nothing_is_to_be_found_verdicts_are_as_rare_as_their_level() -> None:
-    """500 repetitions of the drift null through the whole pipeline: study, results table, verdicts."""
-    repetitions, asked = 500, study.load(STUDIES["study_drift_null"], CONFIGS)
+    """200 repetitions of the drift null through the whole pipeline: study, results table, verdicts."""
+    repetitions, asked = 200, study.load(STUDIES["study_drift_null"], CONFIGS)
     experiments = {
         trial.arm: trial.experiment.model_copy(
             update={"analytic": trial.experiment.analytic.model_copy(update={"seeds": repetitions * asked.seeds})}
@@ -283,8 +411,7 @@ def test_where_nothing_is_to_be_found_verdicts_are_as_rare_as_their_level() -> N
         found = Series.of(results.table(runs))
         claimed += any(one.outcome != "cannot tell" for one in verdicts.judge(found, asked).judged)
         risen = verdicts.amplified(found, "static")
-        grown += risen is not None and risen.verdict == "supported"
-    # two opposite claims are judged: each side is a false one at half the level
+        grown += risen is not None and risen.word in ("amplified", "reduced")
     assert claimed <= 0.07 * repetitions
     assert grown <= 0.07 * repetitions
     assert claimed + grown > 0, "a test that never rejects anything tests nothing"

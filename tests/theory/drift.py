@@ -86,6 +86,36 @@ def wright_fisher(
     return path
 
 
+def drifting_arm(shares: ArrayLike, *, draws: int, rounds: int, runs: int, memory: str, seed: int) -> FloatArray:
+    """Shares of K kinds in a loop that learns the shares of its rows and prefers nothing, shape (runs, T + 1, K).
+
+    Args:
+        shares: s_0, shape (K,).
+        draws: n, new rows per round, drawn from the last policy.
+        rounds: T.
+        runs: independent repetitions.
+        memory: ``replace``: the rows of the round are all that is learned; ``accumulate``: all rows so far.
+        seed: seed of all of them.
+
+    Raises:
+        ValueError: as :func:`wright_fisher`, or another memory.
+    """
+    if memory == "replace":
+        return wright_fisher(shares, draws=draws, rounds=rounds, runs=runs, seed=seed)
+    if memory != "accumulate":
+        raise ValueError(f"memory: {memory!r} must be 'replace' or 'accumulate'")
+    start = normalise("shares", check_shares("shares", shares))
+    _check_positive(draws=draws, runs=runs)
+    rng = seeds.generator(seed, "accumulating")
+    path = np.empty((runs, rounds + 1, len(start)))
+    path[:, 0] = start
+    rows = np.zeros((runs, len(start)))
+    for t in range(rounds):
+        rows += rng.multinomial(draws, path[:, t])
+        path[:, t + 1] = rows / (draws * (t + 1))
+    return path
+
+
 def judged_counts(shares: ArrayLike, *, completions: int, seed: int) -> IntArray:
     """Counts of kinds among completions drawn from known shares, shape (..., K): the noise of an evaluation.
 

@@ -66,7 +66,7 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
     """The base model of this experiment: from the cache, or trained now on two threads and cached.
 
     Args:
-        config: ``model.family``, ``model.base_training_sentences`` and the language's keys are used.
+        config: ``model.family``, ``model.base_training_sentences``, ``model.base_seed``, the language's keys.
         task: the built-in language.
         progress: called with the number of training steps done and of all steps; not called if the model is cached.
 
@@ -92,20 +92,21 @@ def found_base(config: Experiment, task: Language) -> Path | None:
 
 
 def _entry(config: Experiment) -> str:
-    return f"base-{config.model.family}"
+    seed = config.model.base_seed
+    return f"base-{config.model.family}" + (f"-seed-{seed}" if seed != BASE_SEED else "")
 
 
 def _build(config: Experiment, task: Language, folder: Path, progress: Progress) -> Card:
     """Train a base model and save it with its tokenizer."""
     family, sentences = config.model.family, config.model.base_training_sentences
     logger.info("training the %s base model on %d sentences", family, sentences)
-    examples = task.real_examples(sentences, seed=derive_seed(BASE_SEED, "base model text"))
+    examples = task.real_examples(sentences, seed=derive_seed(config.model.base_seed, "base model text"))
     texts = [f"{query.prompt} {answer}" for query, answer in examples]
     # The word list is added as one more text, so that a rare word that the examples lack is not an unknown token.
     tokenizer = tiny.build_tokenizer([*texts, " ".join(task.vocabulary)], family)
     held_out = task.held_out_examples(HELD_OUT_SENTENCES)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(BASE_SEED, "base model weights"))
+        torch.manual_seed(derive_seed(config.model.base_seed, "base model weights"))
         model = tiny.build_model(family, tokenizer)
     started = time.monotonic()
     tokens = pretraining.train(model, _encode(tokenizer, examples), progress)

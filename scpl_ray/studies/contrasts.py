@@ -1,0 +1,223 @@
+"""From a claim of a study to numbers per seed: on which scale it is tested, for which seeds, within which bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scpl_ray import sign_flips
+from scpl_ray.evaluation.catalogue import DriftNeutral, QualityBehind, kind_of
+from scpl_ray.evaluation.disparity import ROUNDING, cause_of
+from scpl_ray.shares import FloatArray
+from scpl_ray.studies import preference
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.statistics import Interval, PairedDifferences, mean_interval
+from scpl_ray.studies.study import StudyClaim
+
+Weights = Sequence[tuple[str, float]]
+"""Labels of the arms of a contrast with their weights."""
+At = Literal["last", "mean"]
+Scale = Literal["metric", "share", "distance"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contrast:
+    """A claim's contrast, seed by seed."""
+
+    scale: Scale
+    """``share``: the difference in the share of the kind; ``distance``: in the distance of the mean shares."""
+    drifts: bool
+    """Whether chance alone can move it: a metric of preference whose table holds no shares."""
+    paired: PairedDifferences
+    """The differences of the seeds that have all numbers."""
+    left_out: Mapping[int, tuple[str, ...]]
+    """Seeds without a number, each with the arms in which it has none."""
+    infinite: Mapping[int, tuple[str, ...]]
+    """Seeds with an infinite number, each with the arms: measurements that failed, which may not be dropped."""
+    beside_p: float
+    """P-value that the mean shares do not differ at all; 0 where the scale is not ``distance``."""
+    own: Interval | None
+    """The contrast in the metric's own units, where it is tested on another scale."""
+    bounds: tuple[float, float] | None
+    """Between which means the undecided answers leave the contrast, all on one side or all on the other; ``None``:
+    there are none, or they do not matter."""
+    span: float | None
+    """Largest size that the contrast of one seed can have; ``None``: there is no largest."""
+
+
+def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast:
+    """The numbers that decide a claim at one point of the axes.
+
+    A seed is compared if all arms have a number in the last round that any of them reached, or (``at: mean``) in all
+    rounds from 1 on. Metrics of preference are tested on shares (:mod:`scpl_ray.studies.preference`).
+    """
+    kind = kind_of(claim.metric)
+    neutral = kind.drift_neutral if kind is not None else None
+    own = {label: _numbers(series, label, weights, claim.metric, claim.group, claim.at) for label, _ in weights}
+    scale: Scale = "metric"
+    numbers = own
+    moved: FloatArray | None = None
+    if neutral is not None:
+        vectors = {label: _vectors(series, label, weights, neutral, claim.at) for label, _ in weights}
+        if neutral.scale == "share":
+            found = {label: _share(series, label, weights, neutral, claim) for label, _ in weights}
+            if all(values is not None for values in found.values()):
+                scale, numbers = "share", {label: np.asarray(values) for label, values in found.items()}
+        elif all(vector is not None for vector in vectors.values()):
+            scale = "distance"
+            numbers, moved = _distances({k: np.asarray(v) for k, v in vectors.items()}, weights, neutral)
+    total = _weighted(numbers, weights)
+    whole = np.isfinite(total)
+    seeds = tuple(seed for seed, ok in zip(series.seeds, whole, strict=True) if ok)
+    beside = 0.0
+    if moved is not None and whole.sum() >= sign_flips.FEWEST:
+        beside = preference.moved_p(moved[whole])
+    positive = sum(weight for _, weight in weights if weight > 0)
+    since = neutral is not None and neutral.since_round_0
+    fraction = kind is not None and kind.is_fraction
+    return Contrast(
+        scale=scale,
+        drifts=neutral is not None and scale == "metric",
+        paired=PairedDifferences(seeds, total[whole]),
+        left_out=_listed(series, numbers, np.isnan),
+        infinite=_listed(series, numbers, np.isinf),
+        beside_p=beside,
+        own=None if scale == "metric" else _interval(_weighted(own, weights)[whole]),
+        bounds=None if neutral is None or scale != "share" else _bounds(series, weights, neutral, claim),
+        span=positive * (1.0 + since) if scale != "metric" else positive if fraction else None,
+    )
+
+
+def _listed(
+    series: Series, numbers: Mapping[str, FloatArray], test: Callable[[FloatArray], NDArray[np.bool_]]
+) -> dict[int, tuple[str, ...]]:
+    marked = {label: test(values) for label, values in numbers.items()}
+    found = {
+        seed: tuple(label for label, there in marked.items() if there[row]) for row, seed in enumerate(series.seeds)
+    }
+    return {seed: labels for seed, labels in found.items() if labels}
+
+
+def _interval(values: FloatArray) -> Interval | None:
+    return mean_interval(values) if len(values) >= 2 and np.isfinite(values).all() else None
+
+
+def _weighted(numbers: Mapping[str, FloatArray], weights: Weights) -> FloatArray:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sum(weight * numbers[label] for label, weight in weights))
+
+
+def _last(series: Series, weights: Weights) -> int:
+    """The last round that any arm of the contrast reached; -1 where none has any result."""
+    return max((int(series.reached(label).max(initial=-1)) for label, _ in weights), default=-1)
+
+
+def _in_rounds(path: FloatArray, last: int, at: At) -> FloatArray:
+    """Of paths (S, T + 1, ...) the last round, or the mean of rounds 1 to the last; NaN where it does not exist."""
+    if last < 0 or path.shape[1] <= last or (at == "mean" and last < 1):
+        return np.full((path.shape[0], *path.shape[2:]), np.nan)
+    return np.asarray(path[:, last] if at == "last" else path[:, 1 : last + 1].mean(axis=1))
+
+
+def _numbers(series: Series, label: str, weights: Weights, metric: str, group: str | None, at: At) -> FloatArray:
+    """One number per seed in the metric's units, shape (S,)."""
+    return _in_rounds(series.path(label, metric, group), _last(series, weights), at)
+
+
+def _share(series: Series, label: str, weights: Weights, neutral: DriftNeutral, claim: StudyClaim) -> FloatArray | None:
+    """The share of the kind that the claim is about, above round 0 where that is the reference, shape (S,)."""
+    path = preference.share_of(series, label, neutral, claim.group)
+    if path is None:
+        return None
+    found = _in_rounds(path, _last(series, weights), claim.at)
+    return found - path[:, 0] if neutral.since_round_0 else found
+
+
+def _vectors(series: Series, label: str, weights: Weights, neutral: DriftNeutral, at: At) -> FloatArray | None:
+    """Shares of all kinds above the reference, shape (S, K)."""
+    paths = preference.share_paths(series, label, neutral.shares)
+    if paths is None:
+        return None
+    found = _in_rounds(paths, _last(series, weights), at)
+    return np.asarray(found - (paths[:, 0] if neutral.since_round_0 else 1.0 / paths.shape[-1]))
+
+
+def _distances(
+    vectors: Mapping[str, FloatArray], weights: Weights, neutral: DriftNeutral
+) -> tuple[dict[str, FloatArray], FloatArray]:
+    """Per seed and arm, a number whose mean is the arm's distance; and the contrast of the shares, shape (S, K)."""
+    whole = np.all([~np.isnan(values).any(axis=1) for values in vectors.values()], axis=0)
+    numbers = {}
+    for label, values in vectors.items():
+        found = np.where(np.isnan(values).any(axis=1), np.nan, 0.0)
+        if whole.sum() >= 2:
+            found[whole] = preference.distance_parts(values[whole], np.zeros(values.shape[1]))
+        numbers[label] = found
+    return numbers, _weighted(vectors, weights)
+
+
+def _bounds(series: Series, weights: Weights, neutral: DriftNeutral, claim: StudyClaim) -> tuple[float, float] | None:
+    """The smallest and largest mean contrast that the undecided answers allow, over all seeds that have answers."""
+    last = _last(series, weights)
+    ends = {}
+    for label, _ in weights:
+        group = claim.group or preference.advantaged(series, label)
+        low, high = (series.path(label, f"kind_share_{end}", group) for end in ("low", "high"))
+        least, most = _in_rounds(low, last, claim.at), _in_rounds(high, last, claim.at)
+        ends[label] = (least - high[:, 0], most - low[:, 0]) if neutral.since_round_0 else (least, most)
+    least = _weighted({label: ends[label][weight < 0] for label, weight in weights}, weights)
+    most = _weighted({label: ends[label][weight > 0] for label, weight in weights}, weights)
+    there = ~np.isnan(least)
+    if not there.any() or np.all(np.abs(most - least)[there] <= ROUNDING):
+        return None
+    return float(least[there].mean()), float(most[there].mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """Differences in quality beside a difference in gap."""
+
+    mean: Interval | None
+    """Contrast of the mean quality; ``None`` where fewer than two seeds have it."""
+    worst: Interval | None
+    """Contrast of the quality of the worst-served group."""
+    signs: tuple[float, float]
+    """What is shown of the two: -1 lower, 1 higher, 0 neither; jointly with the groups, at the level of the family."""
+    gained: bool
+    """Whether any group is shown to be served better."""
+
+    def fell(self) -> bool:
+        """Whether the mean or the quality of the worst-served group is shown to be lower."""
+        return min(self.signs) < 0
+
+    def cause(self) -> str:
+        """Why a gap that is smaller is smaller; see :func:`scpl_ray.evaluation.disparity.cause_of`."""
+        rise = 0.0 if self.mean is None else self.mean.estimate
+        return str(cause_of(-1.0, *self.signs, self.gained, rise))
+
+
+def served(
+    series: Series, weights: Weights, behind: QualityBehind, at: At, seeds: Sequence[int], level: float
+) -> Served:
+    """The quality behind a contrast of gaps, for the seeds that are compared."""
+    rows = [series.seeds.index(seed) for seed in seeds]
+
+    def contrast(metric: str, group: str | None) -> FloatArray:
+        numbers = {label: _numbers(series, label, weights, metric, group, at) for label, _ in weights}
+        return _weighted(numbers, weights)[rows]
+
+    groups = series.groups(weights[0][0], behind.per_group)
+    moved = [contrast(behind.mean, None), contrast(behind.worst, None)]
+    moved += [contrast(behind.per_group, group) for group in groups]
+    intervals = [_interval(d[~np.isnan(d)]) for d in moved[:2]]
+    signs = np.zeros(len(moved))
+    there = [i for i, d in enumerate(moved) if np.isfinite(d).all()]
+    if there and len(rows) >= sign_flips.FEWEST:
+        whole = np.stack([moved[i] for i in there])
+        estimate = whole.mean(axis=1)
+        signs[there] = np.sign(estimate) * ((sign_flips.joint_p(whole) < level) & (np.abs(estimate) > ROUNDING))
+    return Served(intervals[0], intervals[1], (float(signs[0]), float(signs[1])), bool((signs[2:] > 0).any()))
