@@ -333,7 +333,7 @@ def change(index: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:
     ("spoil", "message"),
     [
         (lambda rows: [row.update(answer=None, solution=None) for row in rows],
-         r"120 of 120 rows cannot be used, more than .*m.jsonl line 1: without an answer: .*; name the column"),
+         r"120 of 120 rows cannot be used, more than .*maths.jsonl line 1: without an answer: .*; name the column"),
         (change(4, problem=" "), "line 5: problem is empty"),
         (change(4, id="farm-1"), "line 5: id 'farm-1' is that of .* line 1 too"),
         (lambda rows: [row.update(source="farm") for row in rows], "every row has group 'farm'"),
