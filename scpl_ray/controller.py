@@ -191,10 +191,9 @@ class Loop:
             if phase is None:
                 return
             history = History(lambda i: self.store.read(i, "selection", "kept", Example), t)
-            examples = cycles.compose(
-                history, self._real_examples, self.experiment.cycle, round_=t, seed=self.experiment.seed
-            )
-            phase.facts |= dataset_facts(examples, self.experiment.training)
+            e = self.experiment
+            examples = cycles.compose(history, self._real_examples, e.cycle, round_=t, seed=e.seed)
+            phase.facts |= dataset_facts(examples, e.training)
             phase.write("dataset", examples, Example)
 
     def weights(self, t: int) -> None:
@@ -203,20 +202,18 @@ class Loop:
             if phase is None:
                 return
             self.engines.generator.sleep()
-            start = self._policy(0 if self.experiment.loop.starts_from_base else t - 1)
             result = self.engines.trainer.train(
                 TrainingJob(
                     round=t,
                     base=self.base,
-                    start=start,
+                    start=self._policy(0 if self.experiment.loop.starts_from_base else t - 1),
                     dataset=self.store.folder(t, "dataset") / "dataset.parquet",
                     output=phase.path,
                     merge=self.experiment.generation.refresh == "reload",
                     seed=seeds.derive_seed(self.experiment.seed, "training", t),
                 )
             )
-            phase.facts |= dataclasses.asdict(result)
-            phase.facts["processes"] = process_facts(self.engines.trainer)
+            phase.facts |= dataclasses.asdict(result) | {"processes": process_facts(self.engines.trainer)}
 
     def evaluation(self, t: int) -> list[Metric]:
         """Measure m_t on two sets of prompts, and on a third what steers selection; the same prompts every round."""
@@ -229,9 +226,8 @@ class Loop:
                 self._serve(t)
                 completions, judged = self._answers(prompts, settings.samples_per_prompt)
                 answers, graded = self._answers(aside, 1)
-                scorer = self.engines.scorer
-                nats = {v: scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
-                phase.facts["processes"] = process_facts(self.engines.generator, scorer)
+                nats = {v: self.engines.scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
+                phase.facts["processes"] = process_facts(self.engines.generator, self.engines.scorer)
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
                 phase.write("judgements", judged, Judgement)
