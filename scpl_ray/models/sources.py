@@ -155,12 +155,13 @@ def download_bytes(name: str, key: str, revision: str | None) -> int:
 
 def _hub_files(name: str, key: str, revision: str | None) -> dict[str, int]:
     """Bytes by file of a model on the Hub, of the files that would be downloaded or say what the model is."""
+    import httpx2
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True, timeout=HUB_SECONDS)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError, HfHubHTTPError, httpx2.HTTPError) as error:
         raise _not_had(key, name, error) from error
     wanted = (*SMALL_FILES, WEIGHTS)
     return {
@@ -277,6 +278,7 @@ def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, 
         return folder.absolute()
     if folder.exists() or not HUB_ID.fullmatch(name):
         raise _no_folder(key, name)
+    import httpx2
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -291,7 +293,7 @@ def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, 
                 etag_timeout=HUB_SECONDS,
             )
         )
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError, HfHubHTTPError, httpx2.HTTPError) as error:
         raise _not_had(key, name, error) from error
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.driver.test_preflight import FAULTS
 from tests.support.bad_input import CASES
+from tests.support.plan_faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[3]
 PHASES = (

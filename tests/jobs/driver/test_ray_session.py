@@ -69,7 +69,7 @@ def test_what_answers_without_a_word_is_no_ray(silent: str, monkeypatch: pytest.
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "somewhere", "host:port", ":"])
 def test_an_address_of_another_form_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ValueError, match=r"not the address of a node, HOST:PORT; .* unset RAY_ADDRESS"):
+    with pytest.raises(ValueError, match=r"not the address of a node, HOST:PORT; .*unset RAY_ADDRESS"):
         check_address()
 
 

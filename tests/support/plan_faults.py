@@ -1,0 +1,141 @@
+"""What a plan must find: keys, what is wrong with a model in the folder `model`, and parts of the message."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import BloomConfig, MambaConfig, MptConfig, T5Config
+
+MODEL = ("model.name=model", "task.max_prompt_tokens=32", "generation.engine=transformers")
+CUSTOM = "feedback.rule=custom"
+
+
+def changed(folder: Path, **values: object) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
+
+
+def with_config(config: object) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / "config.json").unlink()
+        config.save_pretrained(folder)  # type: ignore[attr-defined]
+
+    return make
+
+
+def more_words(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["vocab"]["late"] = 200
+    path.write_text(json.dumps(values))
+
+
+def no_end(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "eos_token"}))
+
+
+def as_it_is(folder: Path) -> None:
+    pass
+
+
+FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
+    "a sequence that no micro-batch takes": (
+        ["training.tokens_per_micro_batch=80"],
+        as_it_is,
+        ["a sequence may have 88 tokens (64 of a prompt and 24 of a completion)", "raise it to at least 88"],
+    ),
+    "a pair that no micro-batch takes": (
+        ["training.tokens_per_micro_batch=100", "training.objective=dpo"],
+        as_it_is,
+        ["a pair of sequences may have 176 tokens", "raise it to at least 176"],
+    ),
+    "more tokens than the tiny model has positions": (
+        ["generation.max_new_tokens=65"],
+        as_it_is,
+        ["task.max_prompt_tokens + generation.max_new_tokens = 64 + 65 = 129: the tiny model has 128 positions"],
+    ),
+    "more tokens than a model has positions": (
+        [*MODEL, "generation.max_new_tokens=97"],
+        as_it_is,
+        ["= 32 + 97 = 129: model has 128 positions; lower one of the two"],
+    ),
+    "positions under MPT's name": (
+        [*MODEL, "generation.max_new_tokens=97"],
+        with_config(MptConfig(d_model=64, n_heads=2, n_layers=2, vocab_size=200, max_seq_len=128)),
+        ["= 129: model has 128 positions"],
+    ),
+    "a Bloom without a length": (
+        [*MODEL],
+        with_config(BloomConfig(hidden_size=64, n_layer=2, n_head=2, vocab_size=200)),
+        ["the config of model does not say how long a sequence may be; write max_position_embeddings (at least 56"],
+    ),
+    "a model without attention": (
+        [*MODEL],
+        with_config(MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=200)),
+        ["model (mamba) has no attention heads", "choose a model with attention"],
+    ),
+    "an encoder with a decoder": (
+        [*MODEL],
+        with_config(T5Config(d_model=64, num_layers=2, vocab_size=200)),
+        ["model (t5) is an encoder with a decoder; choose a model that continues text"],
+    ),
+    "a tokenizer of another model": (
+        [*MODEL],
+        more_words,
+        ["the tokenizer of model gives ids up to 200, but its model has embeddings for 200 (ids up to 199)"],
+    ),
+    "a tokenizer without an end": ([*MODEL], no_end, ["the tokenizer of model has no eos_token"]),
+    "heads that vLLM has not on a CPU": (
+        ["model.name=model", "generation.engine=vllm"],
+        lambda folder: changed(folder, head_dim=48),
+        ["heads of 48 dimensions, and on a CPU vLLM serves 32, 64, 80,", "set generation.engine=transformers"],
+    ),
+    "an adapter that vLLM does not serve": (
+        ["model.name=model", "generation.engine=vllm", "generation.refresh=adapter", "model.lora.rank=600"],
+        as_it_is,
+        ["model.lora.rank = 600: vLLM serves ranks up to 512"],
+    ),
+    "a reward model without weights": (
+        ["reward.model=model"],
+        lambda folder: (folder / "model.safetensors").unlink(),
+        ["reward.model: model holds no weights"],
+    ),
+    "a reward model without a tokenizer": (
+        ["reward.model=model"],
+        lambda folder: [path.unlink() for path in folder.glob("tokenizer*")] and None,
+        ["reward.model: model has no tokenizer"],
+    ),
+    "a reward model with other outputs": (["reward.model=model"], as_it_is, ["reward.model: model has 2 outputs"]),
+    "a rule that takes too little": (
+        [CUSTOM, "feedback.function=p15_rules:short"],
+        as_it_is,
+        ["failed when it was tried with shares [0.6, 0.4]: TypeError", "function(shares, measured, *, initial_shares"],
+    ),
+    "a rule whose shares are none": (
+        [CUSTOM, "feedback.function=p15_rules:wrong"],
+        as_it_is,
+        ["feedback.function: what p15_rules:wrong returned: [0.5, 0.9] sums to 1.4"],
+    ),
+    "a rule that fails": ([CUSTOM, "feedback.function=p15_rules:broken"], as_it_is, ["KeyError: 'north'"]),
+    "a rule that returns nothing": (
+        [CUSTOM, "feedback.function=p15_rules:nothing"],
+        as_it_is,
+        ["feedback.function: ", "p15_rules:nothing"],
+    ),
+    "a model that nobody has": (
+        ["model.name=nobody/nothing"],
+        as_it_is,
+        ["'nobody/nothing' is no folder here and could not be had from the Hugging Face Hub"],
+    ),
+    "a reward model that nobody has": (
+        ["reward.model=nobody/nothing"],
+        as_it_is,
+        ["reward.model: 'nobody/nothing' is no folder here"],
+    ),
+    "several at once": (
+        ["training.tokens_per_micro_batch=80", "generation.max_new_tokens=65", "reward.model=nobody/nothing"],
+        as_it_is,
+        ["raise it to at least 129", "the tiny model has 128 positions", "reward.model: 'nobody/nothing'"],
+    ),
+}
