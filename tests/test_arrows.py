@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",
-        "config evaluation feedback records shares storage studies",
+        "config evaluation feedback records shares sign_flips storage studies",
     ),
     "controller": (
         "the paper's algorithm over protocols: any task and engine can stand behind them",

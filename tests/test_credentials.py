@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.driver import experiments, run
+from jobs.driver import experiments, ray_session, run
 from jobs.terminal.display import Display, chatter_to
 from scpl_ray import credentials
 from scpl_ray.config import Experiment, loading
@@ -321,7 +321,7 @@ def test_rays_logs_get_no_more_permissions_than_the_umask_leaves(tmp_path: Path)
     (target / "events").chmod(0o777)  # as earlier versions left it
     before = os.umask(0o077)
     try:
-        run._keep_ray_logs(logs, target)
+        ray_session.keep_logs(logs, target)
     finally:
         os.umask(before)
     assert sorted(str(p.relative_to(target)) for p in target.rglob("*")) == ["events", "events/e.log", "raylet.out"]

@@ -14,6 +14,8 @@ from scpl_ray.shares import FloatArray, IntArray, largest_remainder
 
 SETTLED = 25
 """How often quotas of judged kinds are corrected for what the last ones would keep; each time changes them less."""
+LARGEST_MISS = 0.01
+"""By how much the true share of a kind may miss its target, beyond a row, before the target counts as out of reach."""
 AMONG = "among the completions", "raise queries.prompts_per_round"
 
 
@@ -70,7 +72,7 @@ def quota_shares(target: Target, rewards: FloatArray, order: IntArray, size: int
                 above = np.array([np.count_nonzero(other >= own[count - 1]) for other in by_class], dtype=np.float64)
                 held[:, k] = target.mixture(above)[:, k]
         found = (shares + np.linalg.lstsq(held, target.shares, rcond=None)[0]) / 2.0
-    if found.min() < 0.0:
+    if np.abs(held @ shares - target.shares).max() > LARGEST_MISS + 1.0 / size:
         raise ValueError(target.out_of_reach(target.true(target.masses(order)) / target.masses(order).sum()))
     return np.asarray(shares)
 

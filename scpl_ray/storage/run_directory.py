@@ -406,8 +406,9 @@ def _facts(root: Path, name: str) -> dict[str, Any]:
 
 def _no_run(name: str, error: Exception) -> StoreError:
     if isinstance(error, FileNotFoundError):
-        missing = f"{Path(error.filename).name} is missing"
-        return StoreError(f"{name}: not a run directory, {missing}; give a folder that `scpl run` made")
+        # the folder itself may be missing, and then no run.json is there either
+        missing = CONFIG if Path(error.filename).name == CONFIG else RUN
+        return StoreError(f"{name}: not a run directory, {missing} is missing; give a folder that `scpl run` made")
     if isinstance(error, OSError):
         what = f"{Path(error.filename).name}: " if error.filename and Path(error.filename).name in (RUN, CONFIG) else ""
         return StoreError(f"{name}: not a run directory: {what}{error.strerror}")

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scpl_ray import seeds, sign_flips
 from scpl_ray.shares import FloatArray
 
-STUDIES = 1_000
+STUDIES = 4_000
 """Simulated studies behind a power."""
 EXACT_UP_TO = 10
 """With more seeds, the sign-flip p-value of normal differences is Student's for all that a power needs."""

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from scpl_ray.records import Metric
 from scpl_ray.storage import tables
+from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_directory import Reader
 
@@ -69,6 +70,8 @@ def read(folder: Path) -> pa.Table:
     Raises:
         StoreError: there is no such table, or one with other columns, or too many rows.
     """
+    if not (folder / FILE).exists():
+        raise StoreError(f"{folder / FILE}: is not there yet; run the study, or resume it")
     return tables.read_below(folder, FILE, SCHEMA)
 
 

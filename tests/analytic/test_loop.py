@@ -490,7 +490,7 @@ def test_levelling_down_is_said() -> None:
     gap = fallen.disparity.gap.mean(axis=0)
     assert gap[1] < gap[0]
     (line,) = job.levelled_lines(fallen)
-    assert line.startswith("levelled down: the gap fell because quality fell, in rounds 1")
+    assert line.startswith("gap closed because all lost, in rounds 1")
     assert job.levelled_lines(simulate(small("feedback.rule=static", "selection.strategy=none"))) == []
     assert job.levelled_lines(simulate(small("analytic.seeds=1"))) == []
 

@@ -129,7 +129,7 @@ def test_raw_gsm8k_is_read_and_the_wrong_format_refused() -> None:
     assert all(answers.number(problem.answer) is not None for problem in found)
     assert not any("<<" in p.working or "####" in p.working or not p.working for p in found)
     plain = raw.model_copy(update={"task": raw.task.model_copy(update={"answer_format": "plain"})})
-    with pytest.raises(DataError, match=r"240 rows cannot be used .*that does not equal itself"):
+    with pytest.raises(DataError, match=r"240 rows cannot be used, .*that does not equal itself"):
         problems.load(plain)
 
 

@@ -169,7 +169,7 @@ def without(name: str) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("stage"), "line 1: no field stage; the row has id, query, academy, business, normal: name yours with"),
+        (without("stage"), "no field stage; the row has id, query, academy, business, normal: name yours with"),
         (
             without("query"),
             "the first row has id, academy, business, stage, normal; the preference task reads rows of query",
@@ -206,7 +206,7 @@ def test_responses_that_cannot_be_used(load: Load, change: Change, message: str)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("rejected"), "line 1: no field rejected; the row has group, chosen"),
+        (without("rejected"), "no field rejected; the row has group, chosen"),
         (first(chosen=""), "line 1: chosen is empty"),
         (first(chosen="w1 w2"), "line 1: chosen and rejected are no transcripts of one conversation"),
         (lambda rows: [row.update(group="academy") for row in rows], "every row has group 'academy'; a loop needs"),

@@ -294,7 +294,7 @@ def test_the_judge_sees_the_judges_questions_only(experiment: Experiment, monkey
     corpus = questions.load(experiment)
     seen: list[Any] = []
     monkeypatch.setattr(judge, "fit", lambda training, held_out, *_: seen.extend((training, held_out)))
-    monkeypatch.setattr(judge.cache, "entry", lambda name, key, make: make(Path("unused")))
+    monkeypatch.setattr(judge.cache, "entry", lambda name, key, make, cost=None: make(Path("unused")))
     judge._fitted(corpus, experiment)
     training, held_out = ({choice.prompt for choice in choices} for choices in seen)
     assert training == {question.transcript() for question in corpus.parts["judge"]}
