@@ -21,6 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from scpl_ray.storage.manifests import committed_of
+from scpl_ray.storage.object_store import names
 from scpl_ray.storage.run_directory import Reader
 from tests.support import moto_s3
 from tests.support.loops import records_of
@@ -229,10 +231,12 @@ def killed_in_a_store(run_dir: Path, rng: random.Random) -> None:
         code, said = go_on(f"s3://{moto_s3.BUCKET}/run", **where)
         assert code == 0, said
         server.fault = lambda method, path: None
-        for name in server.names():
-            path = run_dir.parent / name
+        there = {name.removeprefix("run/"): server.get(name) for name in server.names("run/")}
+        attempts = {phase: names.attempt_of(there[names.marker_of(phase)]) for phase in committed_of(there)}
+        for name, copied in names.objects_of(there, attempts).items():
+            path = run_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(server.get(name))
+            path.write_bytes(there[copied])
 
 
 FAULTS: dict[str, Callable[[Path, random.Random], None]] = {
