@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -78,12 +79,12 @@ def negative(node: Node) -> Node:
     return ("deg", negative(node[1])) if node[0] == "deg" else ("neg", node)
 
 
-class ExpressionReader(Scanner):
+class ExpressionReader(Scanner, abc.ABC):
     """Reads an expression; what stands in brackets is read by the items of a subclass."""
 
+    @abc.abstractmethod
     def _item(self) -> Node:
         """An element of a list."""
-        raise NotImplementedError
 
     def _expression(self) -> Node:
         sign = self._sign()
