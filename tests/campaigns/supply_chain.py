@@ -5,8 +5,9 @@ of the repository may hold a credential. Published weaknesses are not known offl
 ``pip-audit --no-deps --disable-pip -r requirements-cpu.lock`` asks for them.
 """
 
+import fnmatch
+import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -75,15 +76,17 @@ def credentials(files: Mapping[str, str]) -> Iterator[str]:
 
 
 def repository() -> dict[str, str]:
-    """The text files under version control."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    """The text files of the checkout, without what was made in it."""
+    made = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").split()]
     files = {}
-    for name in names.split("\0"):
-        path = ROOT / name
-        if name and name not in MADE_UP and path.is_file() and path.stat().st_size <= MOST_BYTES:
-            data = path.read_bytes()
-            if b"\0" not in data:
-                files[name] = data.decode("utf-8", "replace")
+    for above, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if not any(fnmatch.fnmatch(name, pattern) for pattern in made)]
+        for path in map(Path(above).joinpath, names):
+            name = path.relative_to(ROOT).as_posix()
+            if name not in MADE_UP and path.is_file() and path.stat().st_size <= MOST_BYTES:
+                data = path.read_bytes()
+                if b"\0" not in data:
+                    files[name] = data.decode("utf-8", "replace")
     return files
 
 
