@@ -108,20 +108,20 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
     ),
     "a reward model with other outputs": (["reward.model=model"], as_it_is, ["reward.model: model has 2 outputs"]),
     "a rule that takes too little": (
-        [CUSTOM, "feedback.function=p15_rules:short"],
+        [CUSTOM, "feedback.function=own_rules:short"],
         as_it_is,
         ["failed when it was tried with shares [0.6, 0.4]: TypeError", "function(shares, measured, *, initial_shares"],
     ),
     "a rule whose shares are none": (
-        [CUSTOM, "feedback.function=p15_rules:wrong"],
+        [CUSTOM, "feedback.function=own_rules:wrong"],
         as_it_is,
-        ["feedback.function: what p15_rules:wrong returned: [0.5, 0.9] sums to 1.4"],
+        ["feedback.function: what own_rules:wrong returned: [0.5, 0.9] sums to 1.4"],
     ),
-    "a rule that fails": ([CUSTOM, "feedback.function=p15_rules:broken"], as_it_is, ["KeyError: 'north'"]),
+    "a rule that fails": ([CUSTOM, "feedback.function=own_rules:broken"], as_it_is, ["KeyError: 'north'"]),
     "a rule that returns nothing": (
-        [CUSTOM, "feedback.function=p15_rules:nothing"],
+        [CUSTOM, "feedback.function=own_rules:nothing"],
         as_it_is,
-        ["feedback.function: ", "p15_rules:nothing"],
+        ["feedback.function: ", "own_rules:nothing"],
     ),
     "a model that nobody has": (
         ["model.name=nobody/nothing"],

@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with rules of the user's, and an empty cache beside it."""
     (tmp_path / "work").mkdir()
     (tmp_path / "cache").mkdir()
-    (tmp_path / "work/p15_rules.py").write_text(RULES)
+    (tmp_path / "work/own_rules.py").write_text(RULES)
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.syspath_prepend(str(tmp_path / "work"))
     monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
@@ -79,7 +79,7 @@ def test_a_plan_finds_it_and_says_what_to_do(name: str, folder: Path, model: Pat
 
 
 def test_a_plan_without_faults_makes_nothing(folder: Path) -> None:
-    output = planned(CUSTOM, "feedback.function=p15_rules:good")
+    output = planned(CUSTOM, "feedback.function=own_rules:good")
     assert "a run would make first" in output and "tiny base model: minutes" in output
     assert list((folder.parent / "cache").iterdir()) == [] and not (folder / "runs").exists()
 
