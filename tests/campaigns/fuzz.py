@@ -388,7 +388,13 @@ def attack(name: str, inputs: int) -> float:
     strategy, check, _ = (TARGETS | SLOW_TARGETS)[name]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
 
-        @settings(max_examples=inputs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=inputs,
+            deadline=None,
+            database=None,
+            derandomize=inputs < 1_000,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(strategy)
         def run(value: Any) -> None:
             check(Path(folder), value)
