@@ -37,6 +37,8 @@ from tests.theory.drift import drifting_arm, wright_fisher
 LEVEL = 0.05
 LONG, SHORT, DRAWN = 2_000, 250, 1_000
 """Simulated studies per row, of the short form, and per point of a figure."""
+POWER = (0.8, 1.0)
+"""How often a word has to be said of an effect that is there: the power that studies are usually planned for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +326,7 @@ def amplified_with_preference(studies: int) -> Rows:
         said = float(np.mean([_word(one) == word for one in arm]))
         odds = old_log_odds(arm[:, :, 1]) - old_log_odds(arm[:, :, 0])
         old = float(((students(odds) / 2.0 < LEVEL) & (odds.mean(axis=1) > 0)).mean())
-        yield Row(f"flag: {word} is said", name, said, (0.9, 1.0), old, studies)
+        yield Row(f"flag: {word} is said", name, said, POWER, old, studies)
 
 
 # distances of counts, and the judge
@@ -391,7 +393,7 @@ def closing_gaps(studies: int) -> Rows:
         rounds = np.linspace((0.8, 0.6), last, 6)
         quality = np.clip(rounds + 0.02 * rng.normal(size=(fewer, 10, 6, 2)), 0, 1)
         said = np.mean([disparity.levelled_down_between_seeds(q).cause[-1] == cause for q in quality])
-        yield Row(f"gap: “{cause}” is said", f"0.8, 0.6 to {last[0]}, {last[1]}", float(said), (0.9, 1.0), None, fewer)
+        yield Row(f"gap: “{cause}” is said", f"0.8, 0.6 to {last[0]}, {last[1]}", float(said), POWER, None, fewer)
 
 
 def _levelled_before(q: FloatArray) -> FloatArray:
