@@ -335,6 +335,58 @@ def sweep(
 
 
 @app.command()
+def compare(
+    arguments: Arguments = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="CONTROL",
+            help="static: the same users in every round. retraining: from the base model in every round. Or KEY=VALUE.",
+        ),
+    ] = "static",
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each; fewer than 6 give an interval, no verdict.")] = 6,
+    simulated: Annotated[
+        bool, typer.Option("--simulate", help="Without a language model, in the analytic mode: seconds.")
+    ] = False,
+    study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check both, start nothing.")] = False,
+) -> None:
+    """Ask whether a loop amplifies: run it and its control over seeds, and print the answer.
+
+    [bold]scpl compare[/] holds the quick start against users who stay as they are. [bold]scpl compare my.yaml
+    --against retraining[/] asks what incremental training does, [bold]--against selection.strategy=reweight[/] what
+    a remedy would. It is a study of two arms: [bold]scpl sweep --resume studies/NAME-TIME[/] continues it,
+    [bold]scpl report studies/NAME-TIME[/] makes the page.
+    """
+    from jobs.driver import study as job
+    from scpl_ray.studies.comparison import comparison
+
+    made: dict[str, str] = {}
+    try:
+        path, overrides = split_arguments(arguments or [])
+        plan = comparison(
+            experiments.load(path, overrides),
+            against,
+            base=study.QUICK_START if path is None else str(path.resolve()),
+            overrides=overrides,
+            seeds=seeds,
+            simulated=simulated,
+        )
+        folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
+        with unheard(CHECKING):
+            plan, trials, made = job.checked(plan, dry_run=dry_run)
+        if dry_run:
+            job.print_plan(wide_console(), plan, trials, made)
+            return
+        job.create(folder, plan)
+        code = job.run(folder, plan, trials)
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
 def report(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Folders of studies or of runs, or s3://BUCKET/PATH of runs.")

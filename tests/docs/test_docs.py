@@ -72,7 +72,7 @@ def check_scpl(words: list[str]) -> None:
     match name:
         case "run":
             check_keys(parameters["arguments"] or [], may_change=parameters["resume"] is not None)
-        case "simulate" | "judge train" | "reward train":
+        case "simulate" | "compare" | "judge train" | "reward train":
             check_keys(parameters["arguments"] or [])
         case "data check" if parameters["task"] is None:
             pass  # its name in a sentence
