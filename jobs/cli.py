@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -384,6 +384,36 @@ def compare(
         raise fail(error) from error
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def measure(
+    log: Annotated[str, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet, one row per answer.")],
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MAPPING", help="Your columns: '{period: date, group: region, kept: accepted, rating: stars}'."
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["day", "week", "month"] | None, typer.Option(help="Length of a period, where the log holds dates.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=user_path, metavar="PATH", help="Also write the numbers to this JSON file.")
+    ] = None,
+) -> None:
+    """Measure what a pipeline that is in use does to the groups it serves, from its log alone.
+
+    [bold]scpl measure --log answers.jsonl[/] reads period and group of every answer, and kept, rating and kind where
+    they are logged: shares, acceptance, the gap in ratings and the kinds per period, whether they drift, and whether
+    what is kept differs between groups whose answers are rated alike.
+    """
+    from jobs.measure import measure_log
+
+    try:
+        measure_log(log, fields, by, output, wide_console())
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
 
 
 @app.command()

@@ -83,7 +83,7 @@ def check_scpl(words: list[str]) -> None:
             assert parameters["resume"] or parameters["config"] in known, parameters["config"]
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
-        case "report" | "doctor":
+        case "report" | "doctor" | "measure":
             pass
         case _:
             raise AssertionError(f"no check for scpl {name}: add one")
