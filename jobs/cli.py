@@ -398,6 +398,9 @@ def measure(
     by: Annotated[
         Literal["day", "week", "month"] | None, typer.Option(help="Length of a period, where the log holds dates.")
     ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Also estimate whether deviations of the shares grow from period to period.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(parser=user_path, metavar="PATH", help="Also write the numbers to this JSON file.")
     ] = None,
@@ -411,7 +414,7 @@ def measure(
     from jobs.measure import measure_log
 
     try:
-        measure_log(log, fields, by, output, wide_console())
+        measure_log(log, fields, by, wide_console(), fit=fit, output=output)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
 

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.feedback.stability import GroupMap
 from scpl_ray.logs import findings, reading
+from scpl_ray.logs.group_map import group_map
 from scpl_ray.report import text
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import write_atomically
@@ -20,15 +22,18 @@ from scpl_ray.storage.files import write_atomically
 SHOWN_PERIODS = 40
 
 
-def measure_log(file: str, fields: str | None, by: reading.By | None, output: Path | None, console: Console) -> None:
+def measure_log(
+    file: str, fields: str | None, by: reading.By | None, console: Console, *, fit: bool, output: Path | None
+) -> None:
     """Print what a log shows, and write it if asked to.
 
     Args:
         file: a JSONL, CSV or Parquet file with one row per answer.
         fields: the log's columns by field, as a YAML mapping; ``None``: they have the fields' names.
         by: the length of a period where the log holds dates.
-        output: JSON file to write; ``None``: none.
         console: where it is printed.
+        fit: whether the map from one period's shares to the next one's is estimated.
+        output: JSON file to write; ``None``: none.
 
     Raises:
         ConfigError: ``fields`` is no mapping.
@@ -47,6 +52,9 @@ def measure_log(file: str, fields: str | None, by: reading.By | None, output: Pa
             markup=False,
             highlight=False,
         )
+    found = group_map(log) if fit else None
+    if found is not None:
+        console.print(f"do deviations of the {found.state} grow? {found}", markup=False, highlight=False)
     console.print(
         "Rows are taken as independent: with several of one user, give one each. What a group is rated may depend on "
         "what it asks; a log alone cannot tell.",
@@ -54,7 +62,7 @@ def measure_log(file: str, fields: str | None, by: reading.By | None, output: Pa
         style="dim",
     )
     if output is not None:
-        _write(output, log, numbers, answers, moved.tolist())
+        _write(output, log, numbers, answers, moved.tolist(), found)
         console.print(f"{output} written", markup=False)
 
 
@@ -98,11 +106,12 @@ def _write(
     numbers: list[findings.Period],
     answers: list[findings.Finding],
     moved: list[float],
+    fitted: GroupMap | None,
 ) -> None:
     def named(names: tuple[str, ...], values: Any) -> dict[str, float | None]:
         return {name: float(v) if math.isfinite(v) else None for name, v in zip(names, values, strict=True)}
 
-    found = {
+    found: dict[str, Any] = {
         "periods": [
             {
                 "period": one.name,
@@ -127,6 +136,10 @@ def _write(
             for one in answers
         ],
     }
+    if fitted is not None:
+        numbers_of_map = {"rho": fitted.rho, "low": fitted.low, "high": fitted.high}
+        found["map"] = {name: value if math.isfinite(value) else None for name, value in numbers_of_map.items()}
+        found["map"] |= {"verdict": fitted.verdict, "reason": fitted.reason, "state": fitted.state}
     try:
         write_atomically(output, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:

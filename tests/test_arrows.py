@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "logs": (
         "what a pipeline logged, measured without its model",
-        "config evaluation shares studies tasks",
+        "config evaluation feedback shares studies tasks",
     ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",
