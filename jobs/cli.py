@@ -279,9 +279,13 @@ def _study_file(name: str) -> Path:
 
 @app.command()
 def sweep(
-    config: Annotated[
-        str | None,
-        typer.Argument(metavar="[STUDY]", help="A study file, or a built-in study (" + ", ".join(STUDIES) + ")."),
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY] [KEY=VALUE]...",
+            help="A study file, or a built-in study (" + ", ".join(STUDIES) + "), then what is different: size, seeds, "
+            "arms (a list), or keys of all arms such as task.data. With --resume only seeds, to more.",
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
     study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
@@ -294,18 +298,22 @@ def sweep(
 
     [bold]scpl sweep study_paper_tiny --quick[/] is a first look at the paper's claims on the built-in task.
     [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/studies/study.py` says what a study file holds.
-    [bold]scpl sweep
-    --resume studies/NAME-TIME[/] continues a study where it stopped. [bold]scpl report studies/NAME-TIME[/] makes the
+    [bold]scpl sweep paper_news size=smollm2 task.data=ARTICLES.jsonl seeds=5[/] runs a study with a larger model.
+    [bold]scpl sweep --resume studies/NAME-TIME[/] continues a study where it stopped, with [bold]seeds=20[/] to more
+    seeds. [bold]scpl report studies/NAME-TIME[/] makes the
     page.
     """
     from jobs.driver import study as job
 
     made: dict[str, str] = {}
     try:
-        if (config is None) == (resume is None):
+        given = list(arguments or [])
+        named = bool(given) and ("=" not in given[0] or user_path(given[0]).is_file())
+        if named == (resume is not None):
             raise ConfigError(
                 "give a study file or a built-in study to begin one, or --resume STUDY_DIR to continue one"
             )
+        keys = dict(map(loading.parse_override, given[named:]))
         if resume is not None:
             folder = locations.local(resume, "--resume")
             if (folder / "run.json").is_file():
@@ -313,9 +321,9 @@ def sweep(
                     f"--resume {resume}: this is the folder of one run; continue it with: "
                     f"scpl run --resume {shlex.quote(resume)}"
                 )
-            plan = job.open_study(folder)
+            plan = job.open_study(folder, keys)
         else:
-            plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
+            plan = study.load(_study_file(given[0]), CONFIGS, quick=quick, keys=keys)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
@@ -327,6 +335,8 @@ def sweep(
             return
         if resume is None:
             job.create(folder, plan)
+        elif keys:
+            job.extend(folder, plan)
         code = job.run(folder, plan, trials)
     except (ValueError, StoreError) as error:
         raise fail(error) from error

@@ -27,7 +27,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, blocks, commands, inline
 
 OWN_CONFIGS = {"CONFIG.yaml", "my.yaml"}
 """Stand for a config of the reader's; the quick start takes their place."""
-OWN_STUDIES = {"my_study.yaml", "remedy.yaml"}
+OWN_STUDIES = {"my_study.yaml", "remedy.yaml", "STUDY"}
 """Studies that a page shows in full."""
 OWN_NAMES = {"task.name=pets", "reward.terms={pet: 1.0}", "feedback.function=my_rules:crowding"}
 """Name code of the reader's."""
@@ -79,8 +79,9 @@ def check_scpl(words: list[str]) -> None:
         case "data check":
             check_keys([f"task.name={parameters['task']}", "task.data=FILE", *(parameters["keys"] or [])])
         case "sweep":
+            given = parameters["arguments"] or [None]
             known = {None, *STUDIES, *OWN_STUDIES}
-            assert parameters["resume"] or parameters["config"] in known, parameters["config"]
+            assert parameters["resume"] or given[0] in known, given
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "report" | "doctor" | "measure":
