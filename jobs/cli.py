@@ -291,8 +291,16 @@ def sweep(
     study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
     resume: Annotated[str | None, typer.Option(help="Continue the study in this folder; finished rounds stay.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every arm, list the trials, start nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check every arm, list the trials, say what they can decide, start nothing."),
     ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Only say how many seeds decide each claim, from the analytic mode.")
+    ] = False,
+    pilot: Annotated[
+        str | None,
+        typer.Option(metavar="STUDY_DIR", help="With --power: from this study, which was run, and its cost."),
+    ] = None,
 ) -> None:
     """Run a study: arms, controls and seeds under Ray Tune, or without a language model.
 
@@ -304,9 +312,12 @@ def sweep(
     page.
     """
     from jobs.driver import study as job
+    from jobs.driver.pilot import print_power
 
     made: dict[str, str] = {}
     try:
+        if pilot is not None and not power:
+            raise ConfigError(f"--pilot {pilot}: is read by --power; add that")
         given = list(arguments or [])
         named = bool(given) and ("=" not in given[0] or user_path(given[0]).is_file())
         if named == (resume is not None):
@@ -325,6 +336,11 @@ def sweep(
         else:
             plan = study.load(_study_file(given[0]), CONFIGS, quick=quick, keys=keys)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
+        if power:
+            trials = study.trials(plan, CONFIGS, experiments.build)
+            job.check(plan, trials)
+            print_power(wide_console(), plan, trials, locations.local(pilot, "--pilot") if pilot else None)
+            return
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
                 trials = study.trials(plan, CONFIGS)
@@ -332,6 +348,8 @@ def sweep(
                 plan, trials, made = job.checked(plan, dry_run=dry_run)
         if dry_run:
             job.print_plan(wide_console(), plan, trials, made)
+            if plan.claims:
+                print_power(wide_console(), plan, trials, None)
             return
         if resume is None:
             job.create(folder, plan)
