@@ -458,6 +458,10 @@ def report(
             parser=user_path, help="Folder to write to (default: PATH/report; ./report for several, or a URI)."
         ),
     ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write the claims as claims.csv.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Also write claims.tex, a paragraph methods.tex, and references.bib.")
+    ] = False,
 ) -> None:
     """Write what a study or single runs say on one page: verdicts, paths, flags, samples.
 
@@ -466,7 +470,7 @@ def report(
     from jobs import report as job
 
     try:
-        page = job.write(paths, output)
+        page = job.write(paths, output, csv=csv, latex=latex)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
     print(f"{page} written")
