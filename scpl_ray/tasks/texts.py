@@ -7,15 +7,12 @@ import hashlib
 import itertools
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import numpy as np
-
 from scpl_ray.config import Experiment
 from scpl_ray.models.template import Template
-from scpl_ray.seeds import generator
 from scpl_ray.tasks.tally import OddRow, Tally
 
 WORDS_PER_TOKEN = 0.75
@@ -25,8 +22,6 @@ ENDS = (".", "!", "?", "”", '"')
 """Characters with which a finished text ends."""
 _SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
 _WORD = re.compile(r"\S+")
-
-Thing = TypeVar("Thing")
 
 
 class Located(Protocol):
@@ -91,31 +86,6 @@ def form_terms(words: Sequence[str], wanted_words: int) -> dict[str, float]:
 def finished(text: str) -> float:
     """1 if a text ends like a sentence, else 0."""
     return float(text.rstrip().endswith(ENDS))
-
-
-def cycle(found: Sequence[Thing], count: int, rng: np.random.Generator) -> list[Thing]:
-    """``count`` things in random order; every one occurs once before any is repeated."""
-    chosen: list[Thing] = []
-    while len(chosen) < count:
-        chosen += [found[i] for i in rng.permutation(len(found))]
-    return chosen[:count]
-
-
-def in_turn(by_group: Mapping[str, Sequence[Thing]], count: int, *, seed: int, stream: str) -> list[Thing]:
-    """``count`` things, the groups in turn and each group's in random order; with one seed, fewer are a prefix."""
-    groups = list(by_group)
-    shares = [count // len(groups) + (k < count % len(groups)) for k in range(len(groups))]
-    drawn = [
-        cycle(by_group[group], share, generator(seed, stream, group))
-        for group, share in zip(groups, shares, strict=True)
-    ]
-    return [drawn[i % len(groups)][i // len(groups)] for i in range(count)]
-
-
-def check_known(what: str, given: Iterable[str], groups: Sequence[str]) -> None:
-    """Raise :class:`ValueError` if a group is none of the task's."""
-    if unknown := sorted(set(given) - set(groups)):
-        raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(groups)}")
 
 
 @dataclasses.dataclass(frozen=True)
