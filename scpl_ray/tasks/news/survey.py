@@ -33,14 +33,13 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         mine = [row for row in rows if row["label"] == group]
         groups[group] = {
             "rows": len(mine),
-            "outlets": common.counted(outlet(row["source"]) for row in mine),
-            "topics": common.counted(row["topic"] for row in mine),
+            "outlets": len({outlet(row["source"]) for row in mine}),
+            "topics": len({row["topic"] for row in mine}),
             "words (median)": common.quartiles(row["text"] for row in mine)[1],
         }
         if corpus is not None:
             groups[group] |= {part: of_part[group] for part, of_part in corpus.split.articles.items()}
     if corpus is not None:
-        tally = corpus.tally
         topics = choice_topics_of(corpus.train, names)
         settings.append(
             f"reward.model=null is possible: users can choose between articles on {len(topics):,} topics"
@@ -56,13 +55,10 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     prompts = [len(row["title"].split()) + min(lengths.opening, len(row["text"].split())) for row in rows]
     settings.append(common.fits("task.max_prompt_tokens", prompts, "prompts"))
     return Survey(
-        task="news",
-        form=tally.form,
-        report=tally.report(),
-        examples=tuple(tally.examples()),
-        groups=groups,
-        lengths={field: common.quartiles(row[field] for row in rows) for field in ("title", "text")},
-        settings=tuple(settings),
+        tally if corpus is None else corpus.tally,
+        groups,
+        {field: common.quartiles(row[field] for row in rows) for field in ("title", "text")},
+        tuple(settings),
         prompts_per_group=None if evaluation is None else min(evaluation),
         neutral_prompts=None if corpus is None else neutral_prompts_of(corpus.evaluation, names),
         stopped=stopped,
