@@ -16,7 +16,7 @@ from typing import Any
 
 import mpmath
 
-from scpl_ray.tasks.maths.scanner import STRUCTURES
+from scpl_ray.tasks.maths.nodes import STRUCTURES
 from scpl_ray.tasks.maths.values import DIGITS, Evaluation, Node, NoValueError, Value, inexact
 
 TOLERANCE = Fraction(1, 10**9)

@@ -23,8 +23,19 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from scpl_ray.tasks.maths import vocabulary as v
+from scpl_ray.tasks.maths.nodes import (
+    STRUCTURES,
+    Node,
+    UnreadableError,
+    listed,
+    made,
+    negative,
+    number,
+    plain,
+    quotient,
+)
 from scpl_ray.tasks.maths.notation import DEGREE, TEXT_CLOSE, TEXT_OPEN, THOUSANDS, WORD_NUMBERS, one_notation
-from scpl_ray.tasks.maths.scanner import STRUCTURES, Node, Scanner, UnreadableError, made, plain
+from scpl_ray.tasks.maths.scanner import Scanner
 from scpl_ray.tasks.maths.units import ATTACHED, LONE, NO_UNIT, SCALES, UNITS, size_of
 
 LONGEST = 200
@@ -72,7 +83,7 @@ def _tree(text: str, *, commas: bool) -> Node | None:
     if not text:
         return None
     if text.lower() in WORD_NUMBERS:
-        return _number(Fraction(WORD_NUMBERS[text.lower()]))
+        return number(Fraction(WORD_NUMBERS[text.lower()]))
     if text.lower().removeprefix("the ") in ("{}", "empty set"):
         return ("set",)
     try:
@@ -81,40 +92,18 @@ def _tree(text: str, *, commas: bool) -> Node | None:
         return None
 
 
-def _number(value: Fraction | int, last_place: Fraction | int = 0) -> Node:
-    """A number; its last place is the size of a unit there, 0 if it is written exactly."""
-    return ("num", str(value), str(last_place))
-
-
-def _quotient(above: Node, below: Node) -> Node:
-    """A quotient, which is a number if both parts are exact numbers."""
-    if above[0] == below[0] == "num" and above[2] == below[2] == "0" and below[1] != "0":
-        return _number(Fraction(above[1]) / Fraction(below[1]))
-    return made("div", above, below)
-
-
-def _negative(node: Node) -> Node:
-    if node[0] == "num":
-        return _number(-Fraction(node[1]), Fraction(node[2]))
-    return ("deg", _negative(node[1])) if node[0] == "deg" else made("neg", node)
-
-
-def _listed(items: list[Node]) -> Node:
-    return items[0] if len(items) == 1 else ("list", *items)
-
-
 class _Reader(Scanner):
     """One pass over a text, from its list of elements down to its operands."""
 
     _nested = 0
 
     def answer(self) -> Node:
-        groups = [_listed(self._items(v.COMMA))]
+        groups = [listed(self._items(v.COMMA))]
         while self._take(";"):
-            groups.append(_listed(self._items(v.COMMA)))
+            groups.append(listed(self._items(v.COMMA)))
         if self._peek():
             raise UnreadableError
-        return _listed(groups)
+        return listed(groups)
 
     # elements: relations, quantities, units
 
@@ -131,9 +120,9 @@ class _Reader(Scanner):
         if self._depth == 0 and (clock := self._match(v.CLOCK)):
             if self._text[self._at : self._at + 1] not in ("", ",", " ", ";"):
                 raise UnreadableError
-            return ("colon", (clock[4] or "").lower(), *(_number(int(n)) for n in clock.groups()[:3] if n))
+            return ("colon", (clock[4] or "").lower(), *(number(int(n)) for n in clock.groups()[:3] if n))
         if self._depth == 0 and (hour := self._match(v.HOUR)):
-            return ("colon", hour[2].lower(), _number(int(hour[1])), _number(0))
+            return ("colon", hour[2].lower(), number(int(hour[1])), number(0))
         about = self._text.startswith(r"\approx", self._at)
         sides, signs = [] if about else [self._side()], []
         while sign := self._sign(v.RELATION):
@@ -161,7 +150,7 @@ class _Reader(Scanner):
         while self._union():
             node = ("union", *(node[1:] if node[0] == "union" else (node,)), self._expression())
         if currency:
-            node = _negative(plain(node)) if currency[1] == "-" else plain(node)
+            node = negative(plain(node)) if currency[1] == "-" else plain(node)
         return self._quantity(node, currency[2] if currency else "")
 
     def _union(self) -> bool:
@@ -182,7 +171,7 @@ class _Reader(Scanner):
         first, _, rest = words.partition(" ")
         if scale_of := SCALES.get(first.lower()):
             exact = node[0] == "num"
-            node = _number(Fraction(node[1]) * scale_of) if exact else made("mul", node, _number(scale_of))
+            node = number(Fraction(node[1]) * scale_of) if exact else made("mul", node, number(scale_of))
             words = rest
         found = (size_of(words) if words else None) or (size_of(unit) if unit else None)
         return ("with", node, found[0], str(found[1])) if found else node
@@ -221,9 +210,9 @@ class _Reader(Scanner):
         sign = self._sign(v.SUM)
         node = self._term()
         if sign in v.SUMS:
-            node = _negative(plain(node)) if sign == "-" else plain(node)
+            node = negative(plain(node)) if sign == "-" else plain(node)
         elif sign:
-            node = made("pm", sign, _number(0), node)
+            node = made("pm", sign, number(0), node)
         while sign := self._sign(v.SUM):
             kind = (v.SUMS[sign],) if sign in v.SUMS else ("pm", sign)
             node = made(*kind, node, self._term())
@@ -238,7 +227,7 @@ class _Reader(Scanner):
             right = self._signed(self._factor) if operator else self._factor()
             if not operator and right[0] in ("num", "base"):
                 raise UnreadableError
-            node = _quotient(node, right) if operator in ("/", r"\div") else made("mul", node, right)
+            node = quotient(node, right) if operator in ("/", r"\div") else made("mul", node, right)
 
     def _factor_follows(self, left: Node) -> bool:
         """Whether a factor follows without an operator; a unit is none."""
@@ -284,7 +273,7 @@ class _Reader(Scanner):
         sign = self._sign(v.SUM)
         if sign not in ("", "+", "-"):
             raise UnreadableError
-        return _negative(operand()) if sign == "-" else operand()
+        return negative(operand()) if sign == "-" else operand()
 
     def _argument(self, *, signed: bool = False, digit: bool = False) -> Node:
         """The argument of a command or a superscript: a group, a command, a letter or digits (one, or all of them)."""
@@ -296,7 +285,7 @@ class _Reader(Scanner):
         if signed:
             return self._signed(self._argument)
         if digits := self._match(v.DIGIT if digit else v.DIGITS):
-            return _number(int(digits[0]))
+            return number(int(digits[0]))
         if self._peek() in ("\\", "(") or self._run():
             return self._atom()
         raise UnreadableError
@@ -394,7 +383,7 @@ class _Reader(Scanner):
         return self._root() if word == "sqrt" else self._function(v.ALIASES.get(word, word))
 
     def _root(self) -> Node:
-        index = _number(2)
+        index = number(2)
         if self._take("["):
             index = self._expression()
             self._expect("]")
@@ -423,7 +412,7 @@ class _Reader(Scanner):
         if repeating := self._match(v.REPEATING):
             whole, fixed, cycle = repeating[1] or "0", repeating[2], repeating[3] or repeating[4]
             value = int(whole + fixed) + Fraction(int(cycle), 10 ** len(cycle) - 1)
-            return _number(value / 10 ** len(fixed))
+            return number(value / 10 ** len(fixed))
         found = self._match(v.NUMBER[self._commas and self._depth == 0]) or self._match(v.NUMBER[False])
         if found is None:
             raise UnreadableError
@@ -434,10 +423,10 @@ class _Reader(Scanner):
         value, last_place = Fraction(digits), Fraction(1, 10**places) if places else Fraction(0)
         if power := self._match(v.POWER_OF_TEN):
             scale = Fraction(10) ** int(power[1])
-            return _number(value * scale, last_place * scale)
+            return number(value * scale, last_place * scale)
         if self._text.startswith(".", self._at) and not self._match(v.POINT_OF_DOTS):
             raise UnreadableError
-        return _number(value + self._part() if digits.isdigit() else value, last_place)
+        return number(value + self._part() if digits.isdigit() else value, last_place)
 
     def _part(self) -> Fraction:
         """The fraction of a mixed number; 0 if none follows."""
@@ -465,7 +454,7 @@ class _Reader(Scanner):
         self._at += len(command)
         match command:
             case r"\frac":
-                return _quotient(self._argument(digit=True), self._argument(digit=True))
+                return quotient(self._argument(digit=True), self._argument(digit=True))
             case r"\binom" | r"\dbinom" | r"\tbinom":
                 return made("binom", self._argument(digit=True), self._argument(digit=True))
             case r"\emptyset" | r"\varnothing":

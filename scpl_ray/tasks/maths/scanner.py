@@ -5,30 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
-Node = tuple[Any, ...]
-"""A node of the tree of an answer; its kinds are listed in :mod:`scpl_ray.tasks.maths.reader`."""
+from scpl_ray.tasks.maths.nodes import UnreadableError
 
-STRUCTURES = frozenset({"list", "set", "tuple", "union", "matrix", "chain", "colon", "dots", "with", "percent"})
-"""Kinds of nodes that cannot be operands."""
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|.)")
-
-
-class UnreadableError(ValueError):
-    """A text is not mathematics, or more than is known here."""
-
-
-def plain(node: Node) -> Node:
-    """The node, unless it is a structure, which is no operand."""
-    if node[0] in STRUCTURES:
-        raise UnreadableError
-    return node
-
-
-def made(kind: str, *parts: Node | str) -> Node:
-    """An expression of such parts."""
-    return (kind, *(part if isinstance(part, str) else plain(part) for part in parts))
 
 
 class Scanner:
