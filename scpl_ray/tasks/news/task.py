@@ -84,14 +84,14 @@ class News(DataTask[Article]):
         self._judge = judge
         self._answer_words = answer_words
         self._encoder = encoder
-        self._neutral_topics = _shared_topics(evaluation, groups, least=1)
+        self._neutral_topics = shared_topics(evaluation, groups, least=1)
         by_topic: dict[str, dict[str, list[Article]]] = defaultdict(lambda: {group: [] for group in groups})
         for group in groups:
             for article in self._train[group]:
                 by_topic[article.topic][group].append(article)
         self._by_topic = dict(by_topic)
         # two of each group: one may be the one that the prompt opens
-        self._choice_topics = choice_topics_of(train, groups)
+        self._choice_topics = shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
 
     def neutral_prompts(self, count: int) -> list[Query]:
         """Fixed openings without any leaning, on topics that evaluation outlets of every group write about.
@@ -101,7 +101,7 @@ class News(DataTask[Article]):
         Raises:
             ValueError: there are fewer than ``count``.
         """
-        possible = _neutral_prompts_on(self._neutral_topics)
+        possible = len(self._neutral_topics) * len(NEUTRAL_OPENINGS)
         if count > possible:
             raise ValueError(
                 f"evaluation.neutral_prompts = {count}: {len(self._neutral_topics)} topics are shared by all groups' "
@@ -241,21 +241,7 @@ def build(experiment: Experiment) -> News:
     return task.checked(experiment, tally, side.tokens_of)
 
 
-def neutral_prompts_of(evaluation: Iterable[Article], groups: Sequence[str]) -> int:
-    """How many neutral prompts articles of evaluation outlets make possible."""
-    return _neutral_prompts_on(_shared_topics(evaluation, groups, least=1))
-
-
-def choice_topics_of(train: Iterable[Article], groups: Sequence[str]) -> list[str]:
-    """The topics on which training outlets make users' choices possible."""
-    return _shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
-
-
-def _neutral_prompts_on(topics: Sequence[str]) -> int:
-    return len(topics) * len(NEUTRAL_OPENINGS)
-
-
-def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
+def shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
     """Topics with at least ``least`` articles of every group, in descending order of the smallest group's number."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for article in found:
