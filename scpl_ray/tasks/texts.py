@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from scpl_ray.config import Experiment
 from scpl_ray.models.template import Template
@@ -67,6 +68,12 @@ def readable(text: str) -> bool:
 def digest(text: str) -> str:
     """The SHA-256 of a text's words, in hexadecimal."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def digest_of(records: Iterable[Any]) -> str:
+    """The SHA-256 of frozen records in any order, in hexadecimal."""
+    lines = sorted(json.dumps(dataclasses.astuple(record), ensure_ascii=False) for record in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def repetition_free(words: Sequence[str]) -> float:

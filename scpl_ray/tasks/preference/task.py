@@ -140,21 +140,17 @@ class Preference(DataTask[Question]):
         """A choice of the group's own answer over another one of the same question: always, as the data say."""
         question = pick(self._train[user], rng)
         pair = pick([pair for pair in question.pairs if pair.group == user], rng)
-        start = self._answer_start
+        start = answer_start(self._template)
         return Choice(self._prompt(question), start + pair.chosen, start + pair.rejected, user)
 
     def _query(self, query_id: str, item: Question, group: str) -> Query:
         return Query(query_id, group, self._prompt(item), item.preferred(group), None)
 
     def _written(self, item: Question, group: str) -> str:
-        return self._answer_start + str(item.preferred(group))
+        return answer_start(self._template) + str(item.preferred(group))
 
     def _prompt(self, question: Question) -> str:
         return prompt_of(self._template, question)
-
-    @property
-    def _answer_start(self) -> str:
-        return answer_start(self._template)
 
     def _plain(self, query: Query) -> str:
         """The plain text of a prompt, as the judge reads it."""
