@@ -10,6 +10,7 @@ from rich.table import Table
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.tasks import TASKS
+from scpl_ray.tasks.minimums import MINIMUMS
 from scpl_ray.tasks.survey import Survey
 
 READING = tuple(name for name, kind in TASKS.items() if kind.surveyor is not None)
@@ -46,9 +47,10 @@ def _print(survey: Survey, console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
-    say(f"{survey.report} ({survey.form})")
-    say("columns: " + ", ".join(f"{field} = {column}" for field, column in survey.report.columns.items()))
-    for example in survey.examples:
+    report = survey.tally.report()
+    say(f"{report} ({survey.tally.form})")
+    say("columns: " + ", ".join(f"{field} = {column}" for field, column in report.columns.items()))
+    for example in survey.tally.examples():
         say(f"  {example}")
     table = Table(title="groups", title_justify="left")
     table.add_column("group")
@@ -66,6 +68,6 @@ def _print(survey: Survey, console: Console) -> None:
             f"evaluation prompts: evaluation.prompts_per_group={survey.prompts_per_group} and "
             f"evaluation.neutral_prompts={survey.neutral_prompts} at most"
         )
-    for least in survey.minimums:
+    for least in MINIMUMS[survey.tally.task]:
         say(f"needed: {least}")
     say("a run can use this" if survey.stopped is None else f"a run would stop: {survey.stopped}")

@@ -38,6 +38,12 @@ def check_shares(name: str, values: ArrayLike, n_groups: int | None = None) -> F
     return shares
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise :class:`ValueError` unless a level, power or confidence lies between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: {value} must lie between 0 and 1, both excluded")
+
+
 def normalise(name: str, masses: FloatArray) -> FloatArray:
     """Divide masses by their sum to get shares, shape (..., K).
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import bias, disparity
 from scpl_ray.records import SCHEMAS, Metric
-from scpl_ray.shares import FloatArray
+from scpl_ray.shares import FloatArray, check_fraction
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +132,6 @@ def band(values: FloatArray, confidence: float = 0.95) -> Band:
     Raises:
         ValueError: a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, e.g. 0.95")
+    check_fraction("confidence", confidence)
     low, high = np.quantile(values, [0.5 - confidence / 2.0, 0.5 + confidence / 2.0], axis=0)
     return Band(np.asarray(values.mean(axis=0)), np.asarray(low), np.asarray(high))

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-PRESETS: dict[str, dict[str, str | float]] = {
-    "retraining": {
-        "loop.kind": "retraining",
-        "queries.prompts": "fresh",
-        "cycle.kind": "replace",
-        "cycle.real_share": 0.0,
-    },
-    "retraining-reused-prompts": {
-        "loop.kind": "retraining",
-        "queries.prompts": "reused",
-        "cycle.kind": "replace",
-        "cycle.real_share": 0.0,
-    },
-    "retraining-accumulate": {
-        "loop.kind": "retraining",
-        "queries.prompts": "fresh",
-        "cycle.kind": "accumulate",
-        "cycle.real_share": 0.0,
-    },
-    "retraining-real": {
-        "loop.kind": "retraining",
-        "queries.prompts": "fresh",
-        "cycle.kind": "replace",
-        "cycle.real_share": 0.5,
-    },
-    "incremental": {
-        "loop.kind": "incremental",
-        "queries.prompts": "fresh",
-        "cycle.kind": "replace",
-        "cycle.real_share": 0.0,
-    },
-    "incremental-reused-prompts": {
-        "loop.kind": "incremental",
-        "queries.prompts": "reused",
-        "cycle.kind": "replace",
-        "cycle.real_share": 0.0,
-    },
-    "incremental-real": {
-        "loop.kind": "incremental",
-        "queries.prompts": "fresh",
-        "cycle.kind": "replace",
-        "cycle.real_share": 0.5,
-    },
+Keys = dict[str, str | float]
+
+
+def _keys(kind: str, *, prompts: str = "fresh", cycle: str = "replace", real_share: float = 0.0) -> Keys:
+    return {"loop.kind": kind, "queries.prompts": prompts, "cycle.kind": cycle, "cycle.real_share": real_share}
+
+
+PRESETS: dict[str, Keys] = {
+    "retraining": _keys("retraining"),
+    "retraining-reused-prompts": _keys("retraining", prompts="reused"),
+    "retraining-accumulate": _keys("retraining", cycle="accumulate"),
+    "retraining-real": _keys("retraining", real_share=0.5),
+    "incremental": _keys("incremental"),
+    "incremental-reused-prompts": _keys("incremental", prompts="reused"),
+    "incremental-real": _keys("incremental", real_share=0.5),
 }
 """Set-ups based on the paper (Wang et al., ACL 2026): config keys and values per name.
 
@@ -53,7 +25,7 @@ combinations, the names and the share of one half are our choice.
 """
 
 
-def preset_overrides(name: str) -> dict[str, str | float]:
+def preset_overrides(name: str) -> Keys:
     """The config keys that a preset sets, as dotted names and values.
 
     Raises:

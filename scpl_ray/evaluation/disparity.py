@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from scpl_ray import seeds, sign_flips
-from scpl_ray.shares import FloatArray, IntArray
+from scpl_ray.shares import FloatArray, IntArray, check_fraction
 
 CHUNK = 4_000_000
 """Number of values in memory at once while resampling."""
@@ -263,7 +263,7 @@ def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95)
     q = _check_quality("quality", quality)
     if q.ndim != 3 or q.shape[0] < 2 or q.shape[1] < 2:
         raise ValueError(f"quality: shape {q.shape} must be (seeds, rounds, groups) with 2 or more seeds and rounds")
-    _check_confidence(confidence)
+    check_fraction("confidence", confidence)
     half_widths = stats.t.ppf(0.5 + confidence / 2.0, len(q) - 1) / np.sqrt(len(q))
     told = _three(q)
     moved = told[:, 1:] - told[:, :1]
@@ -303,7 +303,7 @@ def levelled_down_within_run(
     Raises:
         ValueError: as :func:`group_means`; fewer than one resample; a confidence outside (0, 1).
     """
-    _check_confidence(confidence)
+    check_fraction("confidence", confidence)
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} must be at least 1")
     means = np.stack([group_means(before, groups, n_groups), group_means(after, groups, n_groups)])
@@ -358,8 +358,3 @@ def _check_groups(groups: ArrayLike, shape: tuple[int, ...], n_groups: int) -> I
     if empty:
         raise ValueError(f"groups: groups {empty} have no quality; measure every group or leave it out of the config")
     return labels.astype(np.int64)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, e.g. 0.95")

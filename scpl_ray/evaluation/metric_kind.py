@@ -99,11 +99,6 @@ class MetricKind:
         return self.overall
 
     @property
-    def is_gap(self) -> bool:
-        """Whether its fall is good news only if quality did not fall with it."""
-        return self.quality_behind is not None
-
-    @property
     def is_fraction(self) -> bool:
         """Whether it lies in [0, 1]."""
         return (self.low, self.high) == (0.0, 1.0)

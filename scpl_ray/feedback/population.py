@@ -10,6 +10,7 @@ import numpy as np
 from scpl_ray import seeds
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import rules
+from scpl_ray.feedback.state import PopulationState
 from scpl_ray.protocols import Choice, Task
 from scpl_ray.records import Query
 
@@ -95,6 +96,6 @@ class PopulationSimulator:
                 self._experiment.groups.names
             ):
                 self._round = round_
-                self._state = rules.PopulationState(tuple(float(a) for a in arrivals))
+                self._state = PopulationState(tuple(float(a) for a in arrivals))
             case _:
                 raise ValueError(f"population state {state!r}: needs a round and one arrival per group")

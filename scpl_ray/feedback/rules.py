@@ -1,4 +1,4 @@
-"""Population state and feedback rules: how users react to the model they were given.
+"""Feedback rules: how users react to the model they were given.
 
 A rule maps the users of a round and what was measured to the users of the next round. Rules are array functions on
 (..., K): a run uses shape (K,), and the analytic mode puts axes for seeds and settings in front. Nothing is changed in
@@ -18,32 +18,9 @@ from numpy.typing import ArrayLike
 
 from scpl_ray.config import Feedback, Groups
 from scpl_ray.feedback import formulas
+from scpl_ray.feedback.state import PopulationState
 from scpl_ray.seeds import generator
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PopulationState:
-    """The users of a round.
-
-    Raises:
-        ValueError: fewer than 2 groups, a negative or not finite mass, or no users at all.
-    """
-
-    arrivals: tuple[float, ...]
-    """User mass lambda_k per group, K numbers; whole numbers where the rule draws agents."""
-
-    def __post_init__(self) -> None:
-        masses = np.asarray(self.arrivals, dtype=np.float64)
-        if masses.ndim != 1 or len(masses) < 2:
-            raise ValueError(f"arrivals: {self.arrivals} holds fewer than 2 groups; give one mass per group")
-        if not np.all(np.isfinite(masses)) or np.any(masses < 0) or masses.sum() == 0:
-            raise ValueError(f"arrivals: {self.arrivals} must be finite, >= 0, and above 0 for at least one group")
-
-    @property
-    def shares(self) -> FloatArray:
-        """s_k = lambda_k / sum of lambda, shape (K,)."""
-        return normalise("arrivals", np.asarray(self.arrivals, dtype=np.float64))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from scipy.special import softmax
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import linear_map
 from scpl_ray.feedback.linear_map import SMALLEST_SPREAD, LinearMap
-from scpl_ray.shares import FloatArray, check_shares
+from scpl_ray.shares import FloatArray, check_fraction, check_shares
 
 FARTHEST_FIXED_POINT = 2.0
 """A fixed point counts as visited within this many standard deviations of the visited states."""
@@ -152,8 +152,7 @@ def estimate_loop_map(parts: Sequence[Part], *, carried: str = "", confidence: f
 
 
 def _estimate(parts: Sequence[Part], confidence: float, *, noise_known: bool, carried: str) -> GroupMap:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, both excluded")
+    check_fraction("confidence", confidence)
     columns = [_coordinates(part) for part in parts]
     shapes = {x.shape[:2] for x, _ in columns}
     if len(shapes) != 1:

@@ -103,7 +103,7 @@ class Selected:
 
 def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
     """Statistics of selection in an arm; ``None`` if it has no self-consuming round yet."""
-    last = int(series.reached(arm).max(initial=-1))
+    last = series.last(arm)
     if last < 1:
         return None
 

@@ -38,9 +38,9 @@ def between_bases(series: Series, arm: str) -> BetweenBases | None:
     if len(first) < 2:
         return None
     answers = np.full(len(first), np.inf)
-    if groups := series.groups(arm, "kind_count"):
-        counts = np.stack([series.path(arm, "kind_count", group)[:, 0] for group in groups])
-        answers = np.nan_to_num(counts).sum(axis=0)[~np.isnan(paths[:, 0]).any(axis=1)]
+    if series.groups(arm, "kind_count"):
+        counts = np.nan_to_num(series.paths(arm, "kind_count")[:, 0]).sum(axis=1)
+        answers = counts[~np.isnan(paths[:, 0]).any(axis=1)]
     sds = first.std(axis=0, ddof=1)
     k = int(sds.round(12).argmax())  # of two kinds, whose spreads are the same, the first
     counting = np.mean(first[:, k] * (1.0 - first[:, k]) / np.maximum(answers, 1.0))

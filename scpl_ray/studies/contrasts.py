@@ -112,8 +112,7 @@ def _weighted(numbers: Mapping[str, FloatArray], weights: Weights) -> FloatArray
 
 
 def _last(series: Series, weights: Weights) -> int:
-    """The last round that any arm of the contrast reached; -1 where none has any result."""
-    return max((int(series.reached(label).max(initial=-1)) for label, _ in weights), default=-1)
+    return series.last(*(label for label, _ in weights))
 
 
 def _in_rounds(path: FloatArray, last: int, at: At) -> FloatArray:

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from scpl_ray import seeds, sign_flips
-from scpl_ray.shares import FloatArray
+from scpl_ray.shares import FloatArray, check_fraction
 
 STUDIES = 4_000
 """Simulated studies behind a power."""
@@ -52,9 +52,8 @@ def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, p
         raise ValueError(f"n_seeds: {n_seeds} must be at least 2")
     if not (np.isfinite(sd) and sd >= 0):
         raise ValueError(f"sd: {sd} must be a finite number >= 0")
-    for name, value in (("level", level), ("power", power)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name}: {value} must lie between 0 and 1, both excluded")
+    check_fraction("level", level)
+    check_fraction("power", power)
     if power <= level:
         raise ValueError(f"power: {power} must exceed the level {level}: any test has that much without an effect")
     factor = _factor(n_seeds, level, power)

@@ -28,9 +28,8 @@ def share_paths(series: Series, arm: str, shares: str = "kind_share") -> FloatAr
     A table of two groups that holds the log-odds above balance alone has the shares in them, which are those of the
     advantaged kind and of the other. ``None``: the table has no shares.
     """
-    groups = series.groups(arm, shares)
-    if groups:
-        return np.stack([series.path(arm, shares, group) for group in groups], axis=-1)
+    if series.groups(arm, shares):
+        return series.paths(arm, shares)
     if (
         shares != "kind_share"
         or len(series.groups(arm, "share")) > 2
@@ -55,8 +54,7 @@ def advantaged(series: Series, arm: str) -> str | None:
     groups = series.groups(arm, "share")
     if not groups:
         return None
-    first = np.array([series.path(arm, "share", group)[:, 0] for group in groups])
-    return groups[int(np.nan_to_num(first, nan=0.0).sum(axis=1).argmax())]
+    return groups[int(np.nan_to_num(series.paths(arm, "share")[:, 0], nan=0.0).sum(axis=0).argmax())]
 
 
 def share_of(series: Series, arm: str, neutral: DriftNeutral, group: str | None) -> FloatArray | None:
@@ -138,7 +136,7 @@ def amplification(series: Series, arm: str, *, level: float = 0.05) -> Amplifica
     feedback; only a claim compares it with a control.
     """
     paths = share_paths(series, arm)
-    last = int(series.reached(arm).max(initial=-1))
+    last = series.last(arm)
     if paths is None or last < 1 or paths.shape[1] <= last:
         return None
     both = paths[~np.isnan(paths[:, [0, last]]).any(axis=(1, 2))][:, [0, last]]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from scpl_ray.shares import FloatArray, IntArray
+from scpl_ray.shares import FloatArray, IntArray, check_fraction
 
 Key = tuple[str, str | None]
 """Metric and group (``None``: over all groups)."""
@@ -67,6 +67,11 @@ class Series:
         """Groups for which the arm has the metric, in the order of the table."""
         return tuple(group for name, group in self.values.get(arm, {}) if name == metric and group is not None)
 
+    def paths(self, arm: str, metric: str) -> FloatArray:
+        """Paths of all groups, shape (S, T + 1, K) in the order of :meth:`groups`; without the metric K is 0."""
+        found = [self.path(arm, metric, group) for group in self.groups(arm, metric)]
+        return np.stack(found, axis=-1) if found else np.empty((len(self.seeds), 1, 0))
+
     def reached(self, arm: str) -> IntArray:
         """Last round in which each seed has any number, shape (S,); -1 where it has none."""
         last = np.full(len(self.seeds), -1, dtype=np.int64)
@@ -75,6 +80,10 @@ class Series:
             own = values.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
             last = np.maximum(last, np.where(there.any(axis=1), own, -1))
         return last
+
+    def last(self, *arms: str) -> int:
+        """The last round that any seed of these arms reached; -1 where none has any result."""
+        return max((int(self.reached(arm).max(initial=-1)) for arm in arms), default=-1)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[IntArray, list[str | None]]:
@@ -106,8 +115,7 @@ def mean_path(paths: FloatArray, *, confidence: float = 0.95) -> MeanPath:
     Raises:
         ValueError: a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} must lie between 0 and 1, both excluded")
+    check_fraction("confidence", confidence)
     there = ~np.isnan(paths)
     n = there.sum(axis=0)
     nan = np.full(paths.shape[1], np.nan)

@@ -8,7 +8,7 @@ import numpy as np
 
 from scpl_ray.config import Experiment
 from scpl_ray.feedback.stability import GroupMap, Part, carried_on, estimate_group_map, estimate_loop_map
-from scpl_ray.shares import SUM_TOLERANCE, FloatArray
+from scpl_ray.shares import SUM_TOLERANCE
 from scpl_ray.studies.series import Series
 
 
@@ -24,8 +24,9 @@ def arm_stability(series: Series, arm: str, experiment: Experiment | None) -> tu
         arm: its label.
         experiment: its config; ``None``: not known.
     """
-    shares = _whole(series, arm, "share")
-    kinds, own = _whole(series, arm, "kind_share"), _whole(series, arm, "own_kind_share")
+    shares, kinds, own, neutral = (
+        series.paths(arm, metric)[:, 1:] for metric in ("share", "kind_share", "own_kind_share", "kind_count")
+    )
     n_groups = shares.shape[-1]
     joint = experiment is not None and kinds.shape[-1] == own.shape[-1] == n_groups
     used = [shares, kinds, own] if joint else [shares]
@@ -40,21 +41,12 @@ def arm_stability(series: Series, arm: str, experiment: Experiment | None) -> tu
     if not joint or experiment is None:
         return _shares_alone(estimate_group_map(shares, state="shares", draws=np.inf)), ""
     asked = experiment.evaluation
-    neutral = _whole(series, arm, "kind_count")
     decided = neutral[there].sum(axis=-1) if neutral.shape[-1] == n_groups else np.full(shares.shape[:2], np.nan)
     decided = np.where(np.isnan(decided), asked.neutral_prompts * asked.samples_per_prompt, decided)
     judged = asked.prompts_per_group * asked.samples_per_prompt
     parts = [Part("shares", shares), Part("kinds", kinds, decided)]
     parts += [Part("kinds", np.stack([own[..., k], 1.0 - own[..., k]], axis=-1), judged) for k in range(n_groups)]
     return estimate_loop_map(parts, carried=carried_on(experiment, whole_policy=False)), ""
-
-
-def _whole(series: Series, arm: str, metric: str) -> FloatArray:
-    """Paths of every group from round 1 on, shape (S, T, K); without the metric K is 0."""
-    paths = [series.path(arm, metric, group) for group in series.groups(arm, metric)]
-    if not paths:
-        return np.empty((len(series.seeds), 0, 0))
-    return np.stack(paths, axis=-1)[:, 1:]
 
 
 def _shares_alone(found: GroupMap) -> GroupMap:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from scpl_ray import seeds, sign_flips
-from scpl_ray.shares import FloatArray
+from scpl_ray.shares import FloatArray, check_fraction
 from scpl_ray.studies.power import minimum_detectable_effect
 
 SKEWED = 1.0
@@ -77,7 +77,7 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
         ValueError: fewer than two seeds, a number that is not finite, or a confidence outside (0, 1).
     """
     x = _check_seeds(values)
-    _check_fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     half = stats.t.ppf(0.5 + confidence / 2.0, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), confidence, len(x))
 
@@ -111,7 +111,7 @@ def bootstrap_interval(
             (0, 1).
     """
     x = _check_seeds(values, one_row=False)
-    _check_fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} must be at least 1")
     rows = seeds.generator(seed, "bootstrap of seeds").integers(len(x), size=(resamples, len(x)))
@@ -256,8 +256,8 @@ def judge_claims(
     names = [claim.name for claim in claims]
     if not claims or len(set(names)) != len(names):
         raise ValueError(f"claims: {names} must be one or more claims of distinct names")
-    _check_fraction("level", level)
-    _check_fraction("confidence", confidence)
+    check_fraction("level", level)
+    check_fraction("confidence", confidence)
     for claim in claims:
         if claim.direction not in ("above 0", "below 0"):
             raise ValueError(f"direction: {claim.direction!r} of {claim.name!r} must be 'above 0' or 'below 0'")
@@ -308,7 +308,7 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
         ValueError: as :func:`t_interval`.
     """
     x = _check_seeds(values)
-    _check_fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     if len(x) < sign_flips.FEWEST or sign_flips.smallest_p(len(x)) > 1.0 - confidence:
         return t_interval(x, confidence=confidence)
     low, high = sign_flips.confidence_bounds(x, confidence)
@@ -331,11 +331,6 @@ def _check_share_of(name: str, count: int, total_name: str, total: int) -> None:
         raise ValueError(f"{name}: {count} must lie between 0 and {total_name} = {total}")
 
 
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name}: {value} must lie between 0 and 1, both excluded")
-
-
 def _normal_quantile(confidence: float) -> float:
-    _check_fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     return float(stats.norm.ppf(0.5 + confidence / 2.0))

@@ -17,7 +17,6 @@ from scpl_ray.config import Experiment
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, LevelledDown, levelled_down_between_seeds
 from scpl_ray.feedback.stability import GroupMap
-from scpl_ray.shares import FloatArray
 from scpl_ray.studies.contrasts import Contrast, Served, Weights, contrast_of, served
 from scpl_ray.studies.power import seeds_needed
 from scpl_ray.studies.preference import Amplification, amplification
@@ -155,7 +154,7 @@ def _prepare(
     numbers = contrast_of(series, weights, claim)
     seeds = numbers.paired.seeds
     kind = kind_of(claim.metric)
-    last = max((int(series.reached(label).max(initial=-1)) for label, _ in weights), default=-1)
+    last = series.last(*(label for label, _ in weights))
     behind = kind.quality_behind if kind is not None else None
     return Judged(
         name=" ".join([claim.name, *(f"{key}={value}" for key, value in cell)]),
@@ -220,7 +219,7 @@ class ArmFlags:
 
 def flags(series: Series, arm: str, experiment: Experiment | None = None) -> ArmFlags:
     """Describe one arm; without its config, nothing is called stable."""
-    last = int(series.reached(arm).max(initial=-1))
+    last = series.last(arm)
     changes, ends = {}, {}
     for metric in CHANGES:
         moved = _since_round_0(series, arm, metric)
@@ -240,7 +239,7 @@ def amplified(series: Series, arm: str, *, level: float = 0.05) -> Amplification
 
 def _since_round_0(series: Series, arm: str, metric: str) -> PairedDifferences:
     path = series.path(arm, metric)
-    last = int(series.reached(arm).max(initial=-1))
+    last = series.last(arm)
     if last < 1:
         return PairedDifferences((), np.empty(0))
     with np.errstate(invalid="ignore"):
@@ -249,15 +248,8 @@ def _since_round_0(series: Series, arm: str, metric: str) -> PairedDifferences:
     return PairedDifferences(tuple(seed for seed, ok in zip(series.seeds, whole, strict=True) if ok), moved[whole])
 
 
-def _per_group(series: Series, arm: str, metric: str) -> FloatArray:
-    """Paths of the seeds that have every group in every round, shape (S, T + 1, K)."""
-    groups = series.groups(arm, metric)
-    if not groups:
-        return np.empty((0, 1, 0))
-    paths = np.stack([series.path(arm, metric, group) for group in groups], axis=-1)
-    return np.asarray(paths[~np.isnan(paths).any(axis=(1, 2))])
-
-
 def _levelled_down(series: Series, arm: str) -> LevelledDown | None:
-    quality = _per_group(series, arm, QUALITY)
+    """The flag, from the seeds that have every group in every round."""
+    quality = series.paths(arm, QUALITY)
+    quality = quality[~np.isnan(quality).any(axis=(1, 2))]
     return None if min(quality.shape) < 2 else levelled_down_between_seeds(quality)

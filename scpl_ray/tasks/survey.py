@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from scpl_ray.config import Experiment, Groups
-from scpl_ray.protocols import DataReport
-from scpl_ray.tasks.minimums import MINIMUMS
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.rows import DataError, Row, Tally, check_groups
 from scpl_ray.tasks.texts import WORDS_PER_TOKEN
@@ -28,13 +25,8 @@ Loaded = TypeVar("Loaded")
 class Survey:
     """What a task would make of a data set."""
 
-    task: str
-    form: str
-    """How the rows are written, e.g. ``CSV separated by semicolons``."""
-    report: DataReport
-    """The mapping found, rows kept and rows left out by reason."""
-    examples: tuple[str, ...]
-    """Some rows with which something is wrong, with file and line."""
+    tally: Tally
+    """How the rows are written, the mapping found, rows kept and rows left out by reason."""
     groups: dict[str, dict[str, int]]
     """Numbers by group, each with its word: rows, sources, medians of lengths, and the rows of each part."""
     lengths: dict[str, tuple[int, int, int]]
@@ -47,11 +39,6 @@ class Survey:
     """Largest possible ``evaluation.neutral_prompts``."""
     stopped: str | None = None
     """Why a run with these settings would stop; ``None``: it would not."""
-
-    @property
-    def minimums(self) -> tuple[str, ...]:
-        """What the task needs at least."""
-        return MINIMUMS[self.task]
 
 
 def grouped(experiment: Experiment, rows: Sequence[Row], field: str, tally: Tally, *, named: bool) -> Experiment:
@@ -111,8 +98,3 @@ def fits(key: str, words: Sequence[int], what: str) -> str:
     ordered = sorted(words) or [0]
     median, most = statistics.median_high(ordered), ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)]
     return f"{key}={tokens(median)} fits half of the {what} ({median:,} words), {tokens(most)} nine in ten"
-
-
-def counted(values: Iterable[str]) -> int:
-    """How many different ones there are."""
-    return len(Counter(values))

@@ -65,6 +65,7 @@ class Tally:
 
     def __init__(self, source: str, task: str, max_dropped: float, keys: Sequence[str] = ()) -> None:
         self.source = source
+        self.task = task
         self.rows = 0
         """Rows read so far."""
         self.columns: dict[str, str] = {}

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-import numpy as np
+from typing import Any, Protocol, TypeVar
 
 from scpl_ray.config import Experiment
 from scpl_ray.models.template import Template
-from scpl_ray.seeds import generator
 from scpl_ray.tasks.tally import OddRow, Tally
 
 WORDS_PER_TOKEN = 0.75
@@ -25,8 +23,6 @@ ENDS = (".", "!", "?", "”", '"')
 """Characters with which a finished text ends."""
 _SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
 _WORD = re.compile(r"\S+")
-
-Thing = TypeVar("Thing")
 
 
 class Located(Protocol):
@@ -74,6 +70,12 @@ def digest(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
+def digest_of(records: Iterable[Any]) -> str:
+    """The SHA-256 of frozen records in any order, in hexadecimal."""
+    lines = sorted(json.dumps(dataclasses.astuple(record), ensure_ascii=False) for record in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def repetition_free(words: Sequence[str]) -> float:
     """Fraction of distinct pairs among all pairs of neighbouring words; 0 for a text without words."""
     pairs = list(itertools.pairwise(words))
@@ -91,31 +93,6 @@ def form_terms(words: Sequence[str], wanted_words: int) -> dict[str, float]:
 def finished(text: str) -> float:
     """1 if a text ends like a sentence, else 0."""
     return float(text.rstrip().endswith(ENDS))
-
-
-def cycle(found: Sequence[Thing], count: int, rng: np.random.Generator) -> list[Thing]:
-    """``count`` things in random order; every one occurs once before any is repeated."""
-    chosen: list[Thing] = []
-    while len(chosen) < count:
-        chosen += [found[i] for i in rng.permutation(len(found))]
-    return chosen[:count]
-
-
-def in_turn(by_group: Mapping[str, Sequence[Thing]], count: int, *, seed: int, stream: str) -> list[Thing]:
-    """``count`` things, the groups in turn and each group's in random order; with one seed, fewer are a prefix."""
-    groups = list(by_group)
-    shares = [count // len(groups) + (k < count % len(groups)) for k in range(len(groups))]
-    drawn = [
-        cycle(by_group[group], share, generator(seed, stream, group))
-        for group, share in zip(groups, shares, strict=True)
-    ]
-    return [drawn[i % len(groups)][i // len(groups)] for i in range(count)]
-
-
-def check_known(what: str, given: Iterable[str], groups: Sequence[str]) -> None:
-    """Raise :class:`ValueError` if a group is none of the task's."""
-    if unknown := sorted(set(given) - set(groups)):
-        raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(groups)}")
 
 
 @dataclasses.dataclass(frozen=True)

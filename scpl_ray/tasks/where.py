@@ -26,6 +26,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
 }
 TESTS = ("none", "string", "number")
 ROW = "row"
+DEEPEST = 64
+"""Largest number of operations inside each other; Jinja takes seconds to compile some hundreds of them."""
 _ALLOWED = (
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Name, nodes.Const),
     *(nodes.List, nodes.Tuple, nodes.Filter, nodes.Test, nodes.Getitem),
@@ -53,6 +55,8 @@ class RowFilter:
             tree = parser.parse_expression()
             if not parser.stream.eos:
                 raise self._wrong(f"{text!r} goes on after a whole expression; is == meant?")
+            if _depth(tree) > DEEPEST:
+                raise self._wrong("nested too deeply")
             self.columns = self._columns(tree)
             self._holds = environment.compile_expression(text)
         except TemplateError as error:
@@ -110,6 +114,10 @@ class RowFilter:
             f"task.where = {self.text!r}: {why}; write a condition on columns such as \"label != 'center'\", with ==, "
             f"!=, <, >, in, and, or, not, is none, and the filters {', '.join(FILTERS)}"
         )
+
+
+def _depth(node: nodes.Node) -> int:
+    return 1 + max(map(_depth, node.iter_child_nodes()), default=0)
 
 
 def _typed(cell: Any) -> Any:

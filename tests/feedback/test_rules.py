@@ -8,6 +8,7 @@ from scpl_ray.analytic.model import retention_fixed_point
 from scpl_ray.config import Feedback, Groups
 from scpl_ray.feedback import formulas
 from scpl_ray.feedback import rules as fb
+from scpl_ray.feedback.state import PopulationState
 
 GROUPS = Groups()
 RULE_NAMES = sorted(fb.RULES)
@@ -83,7 +84,7 @@ def test_first_round_has_the_shares_and_users_of_the_config():
 
 
 def test_static_keeps_the_state_to_the_bit():
-    state = fb.PopulationState((1 / 3, 1 / 7, 1e-9))
+    state = PopulationState((1 / 3, 1 / 7, 1e-9))
     assert move(state, np.array([0.1, 0.9, 0.5]), Feedback(rule="static")) == state
 
 
@@ -119,7 +120,7 @@ def test_linear_response_holds_a_floor():
 
 
 def test_linear_rule_uses_its_settings():
-    after = move(fb.PopulationState((90.0, 10.0)), [1.0, 0.0], Feedback(rule="linear", alpha=1.0, floor=0.05))
+    after = move(PopulationState((90.0, 10.0)), [1.0, 0.0], Feedback(rule="linear", alpha=1.0, floor=0.05))
     np.testing.assert_allclose(after.shares, [0.95, 0.05], atol=1e-12)
     assert sum(after.arrivals) == pytest.approx(100)
 
@@ -151,7 +152,7 @@ def test_whole_users_are_added_up_to_the_floor():
 
 def test_constant_retention_path():
     feedback = Feedback(rule="retention", retention="constant", sensitivity=(0.1, 0.3), arrivals=(10.0, 10.0))
-    state = fb.PopulationState((60.0, 40.0))
+    state = PopulationState((60.0, 40.0))
     path, shares = [state.arrivals], [state.shares[0]]
     for round_ in range(1, 6):
         state = move(state, [0.2, 0.9], feedback, round_=round_)
@@ -189,7 +190,7 @@ def test_unknown_retention_form():
 def test_learning_curve_transient_in_the_rule():
     """Shares first move apart, then together: five rounds cannot tell a transient from an instability."""
     feedback = Feedback(rule="retention", retention="linear", sensitivity=1.0, arrivals=5.0)
-    state = fb.PopulationState((60.0, 40.0))
+    state = PopulationState((60.0, 40.0))
     path = [0.6]
     for round_ in range(1, 51):
         state = move(state, 0.9 * state.shares**0.2, feedback, round_=round_)
@@ -226,7 +227,7 @@ def test_agents_follow_the_seed_and_the_round():
 def test_nobody_left_is_an_error():
     feedback = Feedback(rule="retention", retention="linear", sensitivity=1.0, arrivals=0.0)
     with pytest.raises(ValueError, match=r"nobody is left after round 3; raise feedback\.arrivals"):
-        move(fb.PopulationState((5.0, 5.0)), [0.0, 0.0], feedback, round_=3)
+        move(PopulationState((5.0, 5.0)), [0.0, 0.0], feedback, round_=3)
 
 
 # replicator ---------------------------------------------------------------------------------------------------------
@@ -268,14 +269,14 @@ def test_replicator_of_payoffs():
 @pytest.mark.parametrize("ratio", [True, False])
 def test_replicator_rule_keeps_zeros_and_its_form(ratio):
     feedback = Feedback(rule="replicator", ratio=ratio, beta=3000.0)
-    after = move(fb.PopulationState((0.0, 30.0, 70.0)), [1.0, 0.5, 0.25], feedback).shares
+    after = move(PopulationState((0.0, 30.0, 70.0)), [1.0, 0.5, 0.25], feedback).shares
     weights = np.array([30 * 0.5, 70 * 0.25]) if ratio else np.array([30.0, 70.0 * np.exp(-0.25 * 3000)])
     np.testing.assert_allclose(after, [0.0, *(weights / weights.sum())], atol=1e-12)
 
 
 def test_ratio_replicator_needs_positive_fitness():
     with pytest.raises(ValueError, match=r"every fitness above 0, got 0; use feedback\.ratio: false"):
-        move(fb.PopulationState((1.0, 1.0)), [0.0, 0.5], Feedback(rule="replicator"))
+        move(PopulationState((1.0, 1.0)), [0.0, 0.5], Feedback(rule="replicator"))
 
 
 # softmax ------------------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_softmax_choice():
 
 def test_softmax_rule_mixes_inertia_choice_and_noise():
     feedback = Feedback(rule="softmax", beta=2.0, inertia=0.5, noise=0.3)
-    after = move(fb.PopulationState((20.0, 30.0, 50.0)), [0.8, 0.6, 0.5], feedback).shares
+    after = move(PopulationState((20.0, 30.0, 50.0)), [0.8, 0.6, 0.5], feedback).shares
     choice = np.array([0.450627, 0.302064, 0.247309])
     np.testing.assert_allclose(after, 0.5 * np.array([0.2, 0.3, 0.5]) + 0.5 * (0.7 * choice + 0.1), atol=1e-6)
 
@@ -310,7 +311,7 @@ def test_softmax_bifurcates_at_its_threshold(coupling, bifurcates):
 
 
 def test_custom_rule_leaves_the_state_alone_and_keeps_users():
-    state, measured, initial = fb.PopulationState((60.0, 40.0)), np.array([0.4, 0.4]), np.array([0.6, 0.4])
+    state, measured, initial = PopulationState((60.0, 40.0)), np.array([0.4, 0.4]), np.array([0.6, 0.4])
     feedback = Feedback(rule="custom", function="tests.feedback.test_rules:towards_quality")
     after = move(state, measured, feedback, initial=initial)
     assert state.arrivals == (60.0, 40.0)
@@ -320,7 +321,7 @@ def test_custom_rule_leaves_the_state_alone_and_keeps_users():
 
 def test_custom_rule_sees_round_seed_and_first_shares():
     feedback = Feedback(rule="custom", function="tests.feedback.test_rules:linear_in_round")
-    after = move(fb.PopulationState((1.0, 9.0)), [0.5, 0.5], feedback, round_=3, seed=2, initial=[0.6, 0.4])
+    after = move(PopulationState((1.0, 9.0)), [0.5, 0.5], feedback, round_=3, seed=2, initial=[0.6, 0.4])
     np.testing.assert_allclose(after.shares, [0.66, 0.34], atol=1e-12)
 
 
@@ -341,7 +342,7 @@ def test_custom_rule_sees_round_seed_and_first_shares():
 )
 def test_bad_custom_functions_are_named(function, message):
     with pytest.raises(ValueError, match=rf"feedback\.function: .*{message}"):
-        move(fb.PopulationState((1.0, 1.0)), [0.5, 0.5], Feedback(rule="custom", function=function))
+        move(PopulationState((1.0, 1.0)), [0.5, 0.5], Feedback(rule="custom", function=function))
 
 
 # errors -------------------------------------------------------------------------------------------------------------
@@ -350,13 +351,13 @@ def test_bad_custom_functions_are_named(function, message):
 @pytest.mark.parametrize("measured", [[0.5, float("nan")], [0.5, 1.01], [-0.01, 0.5]])
 def test_measure_must_be_a_number_in_the_unit_interval(measured):
     with pytest.raises(ValueError, match=r"measured: .*NaN or a number outside \[0, 1\]"):
-        move(fb.PopulationState((1.0, 1.0)), measured, Feedback(rule="linear"))
+        move(PopulationState((1.0, 1.0)), measured, Feedback(rule="linear"))
 
 
 @pytest.mark.parametrize("measured", [[0.5], [0.5, 0.5, 0.5], 0.5])
 def test_measure_must_have_one_number_per_group(measured):
     with pytest.raises(ValueError, match=r"measured: shape .* one number per group"):
-        move(fb.PopulationState((1.0, 1.0)), measured, Feedback(rule="linear"))
+        move(PopulationState((1.0, 1.0)), measured, Feedback(rule="linear"))
 
 
 @pytest.mark.parametrize(
@@ -379,13 +380,13 @@ def test_settings_are_checked_before_the_first_round(feedback, message):
     with pytest.raises(ValueError, match=message):
         fb.initial_state(GROUPS, feedback)
     with pytest.raises(ValueError, match=message):
-        move(fb.PopulationState((1.0, 1.0)), [0.5, 0.5], feedback)
+        move(PopulationState((1.0, 1.0)), [0.5, 0.5], feedback)
 
 
 @pytest.mark.parametrize("arrivals", [(1.0,), (0.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0), (float("inf"), 1.0)])
 def test_impossible_states(arrivals):
     with pytest.raises(ValueError, match="arrivals: "):
-        fb.PopulationState(arrivals)
+        PopulationState(arrivals)
 
 
 # counts -------------------------------------------------------------------------------------------------------------
@@ -426,7 +427,7 @@ def worlds(draw, max_groups=20):
 def test_shares_stay_shares_under_any_rule(rule, world, round_, agents):
     masses, measured = world
     feedback = settings_of(rule, len(masses), agents=agents, noise=0.1, floor=0.01)
-    after = move(fb.PopulationState(tuple(masses)), measured, feedback, round_=round_)
+    after = move(PopulationState(tuple(masses)), measured, feedback, round_=round_)
     assert after.shares.sum() == pytest.approx(1.0, abs=1e-9)
     assert np.all(after.shares >= 0)
     if rule != "retention":
@@ -440,7 +441,7 @@ def test_no_rule_leaves_a_group_below_the_floor(rule, world, floor, agents, roun
     masses, measured = world
     floor /= len(masses)
     feedback = settings_of(rule, len(masses), agents=agents, floor=floor)
-    after = move(fb.PopulationState(tuple(masses)), measured, feedback, round_=round_)
+    after = move(PopulationState(tuple(masses)), measured, feedback, round_=round_)
     assert after.shares.sum() == pytest.approx(1.0)
     assert after.shares.min() >= floor - 1e-12
     if agents and rule == "retention":
@@ -458,8 +459,8 @@ def test_permuting_groups_permutes_shares(rule, world, data):
         moved = feedback.model_copy(update={"step": tuple(np.array(feedback.step)[order])})
     else:
         moved = feedback
-    plain = move(fb.PopulationState(tuple(masses)), measured, feedback, round_=2).shares
-    permuted = move(fb.PopulationState(tuple(masses[order])), measured[order], moved, round_=2).shares
+    plain = move(PopulationState(tuple(masses)), measured, feedback, round_=2).shares
+    permuted = move(PopulationState(tuple(masses[order])), measured[order], moved, round_=2).shares
     np.testing.assert_allclose(permuted, plain[order], atol=1e-12)
 
 

@@ -1,8 +1,8 @@
 """``scpl judge train`` and ``scpl reward train`` with tiny models, and what their folders are good for."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -27,9 +27,8 @@ runner = CliRunner()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def quick(cached: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCPL_CACHE", str(tmp_path_factory.mktemp("cache")))
         # untrained bases have nothing in their layers that is worth keeping
         patch.setattr(preference_judge, "FROZEN_LAYERS", 0)
         patch.setattr(preference_judge, "STEPS", 100)

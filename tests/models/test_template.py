@@ -1,42 +1,21 @@
 """A chat template is applied once: no second system message, no second beginning-of-sequence token."""
 
+import functools
 import json
 import time
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from scpl_ray.models.template import Template, _rendered, template_of
 from scpl_ray.models.tokens import encode_prompt
+from tests.support.chat import SPECIAL, TEMPLATE, chat_tokenizer
 
-SPECIAL = ["<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
 WORDS = [*SPECIAL, "be", "kind", "say", "hello", "Well", ",", "Today"]
-CHAT = (
-    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<|system|> be kind </s>{% endif %}"
-    "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] | trim }} </s>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
-)
-
-
-def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer that, like Llama's, itself puts ``<s>`` before every text."""
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=SPECIAL[3:],
-    )
-    made.chat_template = template
-    return made
+tokenizer = functools.partial(chat_tokenizer, WORDS)
 
 
 def test_tokens_are_those_of_the_tokenizers_own_template() -> None:
-    chat = tokenizer(CHAT)
+    chat = tokenizer()
     prompt = template_of(chat).apply("say hello")
     asked = chat.apply_chat_template(
         [{"role": "user", "content": "say hello"}], add_generation_prompt=True, tokenize=True, return_dict=False
@@ -49,12 +28,12 @@ def test_tokens_are_those_of_the_tokenizers_own_template() -> None:
 
 
 def test_an_answer_starts_where_the_template_ends() -> None:
-    template = template_of(tokenizer(CHAT))
+    template = template_of(tokenizer())
     assert template.apply("  say hello ", "Well,").endswith("<|user|> say hello </s><|assistant|> Well,")
 
 
 def test_a_conversation_is_what_the_tokenizers_own_template_writes() -> None:
-    chat = tokenizer(CHAT)
+    chat = tokenizer()
     turns = ["say hello", "Well", " say kind "]
     text = template_of(chat).conversation(turns)
     messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
@@ -73,7 +52,7 @@ def test_a_template_that_forgets_earlier_turns_has_no_conversations() -> None:
 
 
 def test_a_template_on_top_of_a_template_is_refused() -> None:
-    template = template_of(tokenizer(CHAT))
+    template = template_of(tokenizer())
     once = template.apply("say hello")
     with pytest.raises(ValueError, match="already carries the chat template"):
         template.apply(once)
@@ -118,7 +97,7 @@ def test_a_template_that_cannot_be_rendered_is_refused_with_a_message(body: str,
 
 EACH = "{% for m in messages %}"
 PARITY = {
-    "chat": CHAT,
+    "chat": TEMPLATE,
     "generation": EACH + "<|{{ m.role }}|>{% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}",
     "controls": EACH + "{% if loop.index > 9 %}{% break %}{% endif %}{{ m['content'] }} {% endfor %}",
     "json": "{{ {'a': 'é', 'b': 1} | tojson(indent=2) }}{{ messages | tojson }}",

@@ -3,7 +3,6 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -87,14 +86,6 @@ def test_any_word_salad_comes_back(language: Language) -> None:
 
 def test_the_same_texts_give_the_same_ids(language: Language) -> None:
     assert tokenizer_of(language, "llama").get_vocab() == tokenizer_of(language, "llama").get_vocab()
-
-
-@pytest.fixture(scope="module")
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCPL_CACHE", str(folder))
-        yield folder
 
 
 SMALL = {"model": {"base_training_sentences": 4000}}

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ from tests.support.news_data import write_jsonl
 from tests.support.tiny_models import save_model
 
 FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "gpt2")
-
-
-@pytest.fixture(scope="module")
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCPL_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.engines.base import EngineSettings
 from actors.generation import RayGenerator
@@ -23,13 +23,8 @@ from scpl_ray.records import Query, Weights
 from scpl_ray.tasks import TASKS
 from scpl_ray.tasks.preference import judge
 from tests.support import maths_data, news_data, preference_data
+from tests.support.chat import SPECIAL, chat_tokenizer
 
-SPECIAL = ["<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
-TEMPLATE = (
-    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<|system|> be kind </s>{% endif %}"
-    "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] | trim }} </s>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
-)
 ROWS: dict[str, tuple[Callable[[], list[dict[str, Any]]], dict[str, Any]]] = {
     "maths": (maths_data.rows, {"groups": {"names": ["farm", "shop"]}}),
     "news": (news_data.rows, {"groups": {"names": ["left", "right"]}}),
@@ -43,22 +38,11 @@ GENERATION = {"generation": {"engine": "transformers", "max_new_tokens": 24}}
 
 
 def save_chat_model(folder: Path, texts: list[str]) -> Path:
-    words = {word: None for text in texts for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text)}
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *words]))}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=SPECIAL[3:],
-    )
-    tokenizer.chat_template = TEMPLATE
+    words = [word for text in texts for word, _ in Whitespace().pre_tokenize_str(text)]
+    tokenizer = chat_tokenizer(words)
     tokenizer.save_pretrained(folder)
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(vocabulary), bos_token_id=1, eos_token_id=2, **shape)
+    config = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **shape)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 

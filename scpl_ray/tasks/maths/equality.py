@@ -10,14 +10,13 @@ Formulas are compared in the limited process of :mod:`scpl_ray.tasks.maths.verif
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from scpl_ray.tasks.maths.scanner import STRUCTURES
+from scpl_ray.tasks.maths.nodes import STRUCTURES
 from scpl_ray.tasks.maths.values import DIGITS, Evaluation, Node, NoValueError, Value, inexact
 
 TOLERANCE = Fraction(1, 10**9)
@@ -56,7 +55,7 @@ def _settled(node: Node) -> Node:
             found = _settled(item)
             items += found[1:] if found[0] == "list" and item[0] != "list" else [found]
         return [node[0], *_carried(items)]
-    if node[0] in STRUCTURES - {"with", "percent", "chain"} or not _holds(node, lambda part: part[0] == "pm"):
+    if node[0] in STRUCTURES - {"with", "percent", "chain"} or all(part[0] != "pm" for part in _parts(node)):
         return node
     return ["list", _with_sign(node, upper=True), _with_sign(node, upper=False)]
 
@@ -75,8 +74,13 @@ def _carried(items: list[Node]) -> list[Node]:
     return carried
 
 
-def _holds(node: Any, wanted: Callable[[Node], bool]) -> bool:
-    return not isinstance(node, str) and bool(node) and (wanted(node) or any(_holds(part, wanted) for part in node))
+def _parts(node: Any) -> Iterator[Node]:
+    """A node and all nodes inside it."""
+    if not isinstance(node, str):
+        if node and isinstance(node[0], str):
+            yield node
+        for part in node:
+            yield from _parts(part)
 
 
 def _with_sign(node: Any, *, upper: bool) -> Any:
@@ -102,12 +106,8 @@ def _equal_structures(gold: Node, answer: Node) -> bool:
     if kind == "colon":
         return gold[1] in ("", answer[1]) and _equal_in_order(gold[2:], answer[2:])
     if kind == "matrix":
-        shapes = [[len(row) for row in matrix[2]] for matrix in (gold, answer)]
-        return (
-            gold[1] == answer[1]
-            and shapes[0] == shapes[1]
-            and _equal_in_order(list(itertools.chain(*gold[2])), list(itertools.chain(*answer[2])))
-        )
+        same_size = [*map(len, gold[2])] == [*map(len, answer[2])]
+        return gold[1] == answer[1] and same_size and all(map(_equal_in_order, gold[2], answer[2]))
     raise AssertionError(kind)
 
 
@@ -269,30 +269,17 @@ def _interval(node: Node) -> Node | None:
 # expressions
 
 
-def _is_imaginary(node: Node) -> bool:
-    return list(node) == ["const", "i"]
-
-
-def _names(*nodes: Any) -> set[str]:
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, str) or not node:
-            continue
-        if node[0] == "name":
-            found.add(node[1])
-        found |= _names(*node)
-    return found
+def _names(*nodes: Node) -> set[str]:
+    return {part[1] for part in _parts(nodes) if part[0] == "name"}
 
 
 def _allowed(*nodes: Node) -> Fraction:
     """The relative difference that the decimals of expressions allow; 0 without decimals."""
     found = Fraction(0)
-    for node in nodes:
-        if node[0] == "num":
-            value, last_place = Fraction(node[1]), Fraction(node[2])
+    for part in _parts(nodes):
+        if part[0] == "num":
+            value, last_place = Fraction(part[1]), Fraction(part[2])
             found = max(found, abs(last_place / value) if value else TOLERANCE * bool(last_place))
-        else:
-            found = max(found, _allowed(*(part for part in node if not isinstance(part, str))))
     return min(found, TOLERANCE)
 
 
@@ -344,7 +331,7 @@ def _agree(gold: Node, answer: Node, values: Mapping[str, Fraction], allowed: Fr
             continue
         with mpmath.workdps(digits):
             a, b = inexact(a), inexact(b)
-            if (mpmath.im(a) or mpmath.im(b)) and not any(_holds(node, _is_imaginary) for node in (gold, answer)):
+            if (mpmath.im(a) or mpmath.im(b)) and all(list(part) != ["const", "i"] for part in _parts([gold, answer])):
                 raise NoValueError
             if mpmath.isinf(a) or mpmath.isinf(b):
                 return bool(a == b)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from scpl_ray.tasks.maths.golds import ABSENT, Gold, gold_of, refusal
 from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.rows import DataError, Fields, OddRow, Row, Tally
+from scpl_ray.tasks.texts import digest
 
 logger = logging.getLogger(__name__)
 
@@ -171,4 +171,4 @@ def _problem(row: Row, gold: Gold) -> Problem:
 
 def _digest(problem: str) -> str:
     """The SHA-256 of a problem's words in lower case, in hexadecimal."""
-    return hashlib.sha256(" ".join(problem.casefold().split()).encode()).hexdigest()
+    return digest(problem.casefold())

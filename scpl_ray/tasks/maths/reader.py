@@ -19,37 +19,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
-from scpl_ray.tasks.maths.expressions import REMARK, RUN, ExpressionReader, negative, number_node
-from scpl_ray.tasks.maths.notation import CURRENCIES, TEXT_CLOSE, TEXT_OPEN, WORD_NUMBERS, one_notation
-from scpl_ray.tasks.maths.scanner import STRUCTURES, Node, UnreadableError
-from scpl_ray.tasks.maths.units import ATTACHED, NO_UNIT, SCALES, size_of
+from scpl_ray.tasks.maths import vocabulary as v
+from scpl_ray.tasks.maths.nodes import (
+    STRUCTURES,
+    Node,
+    UnreadableError,
+    listed,
+    made,
+    negative,
+    number,
+    plain,
+    quotient,
+)
+from scpl_ray.tasks.maths.notation import DEGREE, TEXT_CLOSE, TEXT_OPEN, THOUSANDS, WORD_NUMBERS, one_notation
+from scpl_ray.tasks.maths.scanner import Scanner
+from scpl_ray.tasks.maths.units import ATTACHED, LONE, NO_UNIT, SCALES, UNITS, size_of
 
 LONGEST = 200
 """Largest number of characters of an answer; a longer one is not read."""
-_RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", r"\le": "<=", r"\leq": "<=", r"\leqslant": "<=",
-    r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=", r"\lt": "<", r"\gt": ">", r"\ne": "!=", r"\neq": "!=",
-    r"\approx": "~", r"\in": "in",
-}  # fmt: skip
-_CURRENCY = re.compile(rf"([+-]?) ?([{CURRENCIES}]) ?")
-_TEXT = re.compile(rf"{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}((?: ?\^ ?(?:[23]|\{{ ?[23] ?\}}))?)")
-_UNIT_WORDS = re.compile(r"[a-zA-Z][a-zA-Z.'/ -]*(?: ?\^ ?(?:[23](?![0-9])|\{ ?[23] ?\}))?")
-_HALF_DAY = r"([aApP])\.? ?[mM](?![a-zA-Z])\.?"
-_CLOCK = re.compile(rf"([0-9]{{1,2}}) ?: ?([0-9]{{2}})(?: ?: ?([0-9]{{2}}))? ?(?:{_HALF_DAY})?")
-_HOUR = re.compile(rf"([0-9]{{1,2}}) ?{_HALF_DAY}")
-_INTRODUCTION = re.compile(
-    r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the |my )?(?:final |correct )?answer(?: is|:| =| equals)[: ]*"
-    r"|(?:either|about|approximately|exactly|only|roughly) )",
-    re.IGNORECASE,
-)
-_FIRST_WORDS = re.compile(f"{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}")
-_OPTION = re.compile(r"\(?([A-Z])\)")
-"""The letter of an option, as in ``(A)`` and ``A)``."""
-_AND = re.compile(r" ?,? (?:and|or) ", re.IGNORECASE)
-_AMBIGUOUS = re.compile(r"(?<![0-9,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-_DOTS = re.compile(r"\.\.\.|\\(?:[lc]?dots|dots[cbmio])(?![a-zA-Z])")
+DEEPEST = 32
+"""Largest number of operands inside each other."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,20 +62,20 @@ def read(answer: str) -> Reading:
     if len(answer) > LONGEST:
         return Reading(answer, None, None)
     text = _bare(one_notation(answer))
-    return Reading(text, _tree(text, commas=True), _tree(text, commas=False) if _AMBIGUOUS.search(text) else None)
+    return Reading(text, _tree(text, commas=True), _tree(text, commas=False) if v.AMBIGUOUS.search(text) else None)
 
 
 def _bare(text: str) -> str:
     before = None
     while before != text:
         before = text
-        text = _INTRODUCTION.sub("", text, count=1) if _INTRODUCTION.match(text) else text
-        if (words := _FIRST_WORDS.match(text)) and _INTRODUCTION.fullmatch(f"{words[1].strip()} "):
+        text = v.INTRODUCTION.sub("", text, count=1) if v.INTRODUCTION.match(text) else text
+        if (words := v.FIRST_WORDS.match(text)) and v.INTRODUCTION.fullmatch(f"{words[1].strip()} "):
             text = text[words.end() :]
         text = text.strip(" ")
         end = "," if text.endswith("...") else ".,;:"
         text = text.rstrip(f" {end}")
-    option = _OPTION.fullmatch(text)
+    option = v.OPTION.fullmatch(text)
     return option[1] if option else text
 
 
@@ -91,162 +83,407 @@ def _tree(text: str, *, commas: bool) -> Node | None:
     if not text:
         return None
     if text.lower() in WORD_NUMBERS:
-        return number_node(Fraction(WORD_NUMBERS[text.lower()]))
+        return number(Fraction(WORD_NUMBERS[text.lower()]))
     if text.lower().removeprefix("the ") in ("{}", "empty set"):
         return ("set",)
     try:
-        return _Reader(_AND.sub(" , ", text), commas=commas).answer()
+        return _Reader(v.AND.sub(" , ", text), commas=commas).answer()
     except UnreadableError:
         return None
 
 
-class _Reader(ExpressionReader):
-    """One pass over a text in the one notation; every method starts at ``at`` and moves it past what it reads."""
+class _Reader(Scanner):
+    """One pass over a text, from its list of elements down to its operands."""
+
+    _nested = 0
 
     def answer(self) -> Node:
-        groups: list[Node] = []
-        while True:
-            items = [self._item()]
-            while self._take(","):
-                items.append(self._item())
-            groups.append(_listed(items))
-            if not self._take(";"):
-                break
+        groups = [listed(self._items(v.COMMA))]
+        while self._take(";"):
+            groups.append(listed(self._items(v.COMMA)))
         if self._peek():
             raise UnreadableError
-        return _listed(groups)
+        return listed(groups)
 
-    # structures
+    # elements: relations, quantities, units
+
+    def _items(self, separator: re.Pattern[str] = v.COMMA_OR_SEMICOLON) -> list[Node]:
+        items = [self._item()]
+        while self._sign(separator):
+            items.append(self._item())
+        return items
 
     def _item(self) -> Node:
         """An element of a list: dots, a time or ratio, or a chain of relations."""
-        self._spaces()
-        if self._match(_DOTS):
+        if self._sign(v.DOTS):
             return ("dots",)
-        if self._depth == 0 and (clock := self._match(_CLOCK)):
-            ending = self._text[self._at : self._at + 1]
-            if ending not in ("", ",", " ", ";"):
+        if self._depth == 0 and (clock := self._match(v.CLOCK)):
+            if self._text[self._at : self._at + 1] not in ("", ",", " ", ";"):
                 raise UnreadableError
-            return ("colon", (clock[4] or "").lower(), *(number_node(Fraction(n)) for n in clock.groups()[:3] if n))
-        if self._depth == 0 and (hour := self._match(_HOUR)):
-            return ("colon", hour[2].lower(), number_node(Fraction(hour[1])), number_node(Fraction(0)))
-        first = None if self._text.startswith(r"\approx", self._at) else self._side()
-        sides, signs = [first] if first else [], []
-        while sign := self._relation():
-            signs.append(sign)
+            return ("colon", (clock[4] or "").lower(), *(number(int(n)) for n in clock.groups()[:3] if n))
+        if self._depth == 0 and (hour := self._match(v.HOUR)):
+            return ("colon", hour[2].lower(), number(int(hour[1])), number(0))
+        about = self._text.startswith(r"\approx", self._at)
+        sides, signs = [] if about else [self._side()], []
+        while sign := self._sign(v.RELATION):
+            signs.append(v.RELATIONS.get(sign, sign))
             sides.append(self._side())
-        if first is None and signs == ["~"]:
+        if about:
+            if signs != ["~"]:
+                raise UnreadableError
             return sides[0]
         if not signs:
-            assert first is not None
-            return self._ratio(first)
-        if first is None:
-            raise UnreadableError
-        if signs == ["in"] and first[0] == "name":
+            while self._take(":"):
+                sides.append(self._side())
+            return sides[0] if len(sides) == 1 else ("colon", "", *sides)
+        if signs == ["in"] and sides[0][0] == "name":
             return sides[1]
         if "in" in signs:
             raise UnreadableError
         return "chain", tuple(signs), tuple(sides)
 
-    def _ratio(self, first: Node) -> Node:
-        parts = [first]
-        while self._take(":"):
-            parts.append(self._side())
-        return first if len(parts) == 1 else ("colon", "", *parts)
-
-    def _relation(self) -> str | None:
-        self._spaces()
-        for length in (2, 1):
-            sign = self._text[self._at : self._at + length]
-            if sign in _RELATIONS:
-                self._at += length
-                return _RELATIONS[sign]
-        command = self._command()
-        if command in _RELATIONS:
-            self._at += len(command)
-            return _RELATIONS[command]
-        return None
-
     def _side(self) -> Node:
         """One side of a relation: a union of sets, or an expression with its currency or unit."""
-        self._spaces()
-        currency = self._match(_CURRENCY)
+        self._peek()
+        currency = self._match(v.CURRENCY)
         node = self._expression()
         while self._union():
             node = ("union", *(node[1:] if node[0] == "union" else (node,)), self._expression())
         if currency:
-            if node[0] in STRUCTURES:
-                raise UnreadableError
-            node = negative(node) if currency[1] == "-" else node
+            node = negative(plain(node)) if currency[1] == "-" else plain(node)
         return self._quantity(node, currency[2] if currency else "")
 
     def _union(self) -> bool:
-        self._spaces()
-        if self._command() == r"\cup":
-            self._at += len(r"\cup")
-            return True
-        if (
-            re.match(r"U ?[(\[{\\]", self._text[self._at : self._at + 3])
-            and self._text[: self._at].rstrip()[-1:] in ")]}"
-        ):
-            self._at += 1
-            return True
-        return False
+        """Whether a sign of union follows; the letter U is one between brackets."""
+        return bool(self._sign(v.CUP) or (self._text[: self._at].rstrip()[-1:] in ")]}" and self._match(v.LETTER_U)))
 
     def _quantity(self, node: Node, unit: str) -> Node:
         """The expression with the unit that follows it or, as a currency, stands before it."""
-        self._spaces()
+        self._peek()
         if node[0] == "deg":
-            node, unit = node[1], "°"
-            if letter := self._match(re.compile(r"[CF](?![a-zA-Z])")):
-                unit = f"°{letter[0]}"
+            scale = self._match(v.CELSIUS_OR_FAHRENHEIT)
+            node, unit = node[1], f"{DEGREE}{scale[0] if scale else ''}"
         elif node[0] not in STRUCTURES and not unit:
-            if self._take("%") or self._take(r"\%") or self._match(re.compile(r"per ?cent(?![a-zA-Z])")):
+            if self._match(v.PERCENT):
                 return "percent", node
-            if sign := self._match(re.compile(f"[{CURRENCIES}]")):
-                unit = sign[0]
+            unit = self._sign(v.CURRENCY_AFTER)
         words = self._unit_words(node)
         first, _, rest = words.partition(" ")
-        if first.lower() in SCALES:
-            node, words = ("mul", node, number_node(Fraction(SCALES[first.lower()]))), rest
-            node = number_node(Fraction(node[1][1]) * SCALES[first.lower()]) if node[1][0] == "num" else node
-        found = size_of(words) if words else None
-        found = found or (size_of(unit) if unit else None)
+        if scale_of := SCALES.get(first.lower()):
+            exact = node[0] == "num"
+            node = number(Fraction(node[1]) * scale_of) if exact else made("mul", node, number(scale_of))
+            words = rest
+        found = (size_of(words) if words else None) or (size_of(unit) if unit else None)
         return ("with", node, found[0], str(found[1])) if found else node
 
     def _unit_words(self, node: Node) -> str:
         """The words after an expression, as far as they are a unit; the sign of a power is kept."""
-        before = self._at
-        if text := self._match(_TEXT):
+        spaced, remark = self._text[self._at - 1 : self._at] == " ", None
+        if text := self._match(v.TEXT):
             words = text[1].strip() + text[2]
-            if RUN.match(words) is None or not self._at_end():
-                raise UnreadableError
-        elif self._at and (self._text[self._at - 1] == " " or self._attached()) and (plain := self._match(_UNIT_WORDS)):
-            words = plain[0].strip()
-        elif node[0] == "num" and self._text[self._at - 1 : self._at] == " " and self._back(REMARK):
-            remark = REMARK.match(self._text, self._at - 1)
-            assert remark is not None
+        elif self._at and (spaced or self._run() in ATTACHED) and (bare := self._match(v.UNIT_WORDS)):
+            words = bare[0].strip()
+        elif node[0] == "num" and spaced and (remark := self._remark()):
             self._at = remark.end()
-            if not self._at_end():
-                raise UnreadableError
-            return remark[1].strip()
+            words = remark[1].strip()
         else:
             return ""
-        if RUN.match(words)[0].lower() in NO_UNIT or not self._at_end():  # type: ignore[index]
-            self._at = before
+        first = v.RUN.match(words)
+        self._peek()
+        if first is None or (first[0].lower() in NO_UNIT and not remark) or not v.END.match(self._text, self._at):
             raise UnreadableError
         return words
 
-    def _attached(self) -> bool:
-        run = RUN.match(self._text, self._at)
-        return run is not None and run[0] in ATTACHED
+    def _run(self) -> str:
+        """The letters that stand here, which are not taken."""
+        found = v.RUN.match(self._text, self._at)
+        return found[0] if found else ""
 
-    def _at_end(self) -> bool:
-        self._spaces()
-        ends = ("", ",", ";", "=", ")", "]", "&", ":", "}")
-        commands = (*_RELATIONS, r"\\", r"\}", r"\end")
-        return self._text[self._at : self._at + 1] in ends or self._command() in commands
+    def _remark(self) -> re.Match[str] | None:
+        """A remark of a word or more, one space back: ``9 (apples)``."""
+        found = v.REMARK.match(self._text, self._at - 1)
+        return found if found and len(found[1]) > 2 else None
 
+    # expressions: sums, products, powers
 
-def _listed(items: list[Node]) -> Node:
-    return items[0] if len(items) == 1 else ("list", *items)
+    def _expression(self) -> Node:
+        sign = self._sign(v.SUM)
+        node = self._term()
+        if sign in v.SUMS:
+            node = negative(plain(node)) if sign == "-" else plain(node)
+        elif sign:
+            node = made("pm", sign, number(0), node)
+        while sign := self._sign(v.SUM):
+            kind = (v.SUMS[sign],) if sign in v.SUMS else ("pm", sign)
+            node = made(*kind, node, self._term())
+        return node
+
+    def _term(self) -> Node:
+        node = self._factor()
+        while True:
+            operator = "*" if node[0] == "num" and self._match(v.TIMES_TEN) else self._sign(v.PRODUCT)
+            if not operator and not self._factor_follows(node):
+                return node
+            right = self._signed(self._factor) if operator else self._factor()
+            if not operator and right[0] in ("num", "base"):
+                raise UnreadableError
+            node = quotient(node, right) if operator in ("/", r"\div") else made("mul", node, right)
+
+    def _factor_follows(self, left: Node) -> bool:
+        """Whether a factor follows without an operator; a unit is none."""
+        if left[0] in STRUCTURES:
+            return False
+        spaced = self._at > 0 and self._text[self._at - 1] == " "
+        char = self._peek()
+        if char == "(":
+            return not (left[0] == "num" and spaced and self._remark())
+        if char == "|":
+            return self._bars == 0
+        if char == "\\":
+            return self._command() in v.OPERANDS
+        if char == "{" or "0" <= char <= "9" or char == ".":
+            return True
+        word = self._run()
+        if not word or word in v.WORDS:
+            return bool(word)
+        if not spaced:
+            if word in ("st", "nd", "rd", "th"):
+                raise UnreadableError
+            return word not in ATTACHED
+        if left[0] == "num" and word in LONE:
+            return v.AFTER_UNIT.match(self._text, self._at + len(word)) is None
+        return len(word) < 3 and word not in UNITS
+
+    def _factor(self) -> Node:
+        node = self._atom()
+        while True:
+            if self._match(v.FACTORIAL):
+                node = made("fact", node)
+            elif self._match(v.DEGREES):
+                node = made("deg", node)
+            elif self._sign(v.POWER):
+                node = made("pow", node, self._argument(signed=True))
+                if self._peek() == "^":
+                    raise UnreadableError
+            else:
+                return node
+
+    def _signed(self, operand: Callable[[], Node]) -> Node:
+        """An operand that may have a sign of its own."""
+        sign = self._sign(v.SUM)
+        if sign not in ("", "+", "-"):
+            raise UnreadableError
+        return negative(operand()) if sign == "-" else operand()
+
+    def _argument(self, *, signed: bool = False, digit: bool = False) -> Node:
+        """The argument of a command or a superscript: a group, a command, a letter or digits (one, or all of them)."""
+        if self._peek() == "{":
+            with self._inside("{"):
+                node = plain(self._expression())
+                self._expect("}")
+            return node
+        if signed:
+            return self._signed(self._argument)
+        if digits := self._match(v.DIGIT if digit else v.DIGITS):
+            return number(int(digits[0]))
+        if self._peek() in ("\\", "(") or self._run():
+            return self._atom()
+        raise UnreadableError
+
+    # operands
+
+    def _atom(self) -> Node:
+        self._nested += 1
+        if self._nested > DEEPEST:
+            raise UnreadableError
+        node = self._operand(self._peek())
+        self._nested -= 1
+        return node
+
+    def _operand(self, char: str) -> Node:
+        if char == "\\":
+            return self._after_command(self._command())
+        if "0" <= char <= "9" or char == ".":
+            return self._literal()
+        if char in ("(", "["):
+            return self._bracketed(char)
+        if char == "|":
+            return self._measured(char)
+        if char == "{":
+            return self._braces()
+        if run := self._run():
+            return self._letters(run)
+        raise UnreadableError
+
+    def _braces(self) -> Node:
+        """Plain braces: a group, or a set if they hold several elements."""
+        start = self._at
+        with self._inside("{"):
+            items = self._items()
+            self._expect("}")
+        if len(items) > 1 and start > 0:
+            raise UnreadableError
+        return ("set", *items) if len(items) > 1 else items[0]
+
+    def _bracketed(self, opening: str) -> Node:
+        with self._inside(opening):
+            items = self._items()
+            closing = self._sign(v.CLOSING)
+        if not closing:
+            raise UnreadableError
+        if len(items) > 1:
+            return "tuple", opening, closing, *items
+        (inner,) = items
+        if opening + closing not in ("()", "[]") or inner[0] in ("chain", "colon", "dots"):
+            raise UnreadableError
+        return ("deg", inner[1]) if inner[0] == "with" and inner[2] == "angle" else inner
+
+    def _measured(self, opening: str) -> Node:
+        """An absolute value, or the integer below or above."""
+        closing, name = v.MEASURES[opening]
+        with self._inside(opening):
+            node = self._expression()
+            self._expect(closing)
+        return made("fun", name, node)
+
+    def _letters(self, run: str) -> Node:
+        """A function or constant by its name, or the first of some letters that are factors."""
+        if run in v.WORDS and run != "inf" and (run not in v.GREEK or len(run) > 2):
+            self._at += len(run)
+            return self._known(run)
+        joined = self._at > 0 and (self._text[self._at - 1].isalnum() or self._text[self._at - 1] in ")}")
+        if len(run) > (4 if joined else 2) or (not joined and run.lower() in v.NO_NAMES):
+            raise UnreadableError
+        self._at += 1
+        if run[0] in "fgFG" and (applied := v.APPLIED.match(self._text, self._at)):
+            self._at = applied.end() - 1
+            return "apply", run[0] + applied[1], self._bracketed("(")
+        return self._named(run[0])
+
+    def _named(self, name: str) -> Node:
+        """A name with its primes and subscript."""
+        primes = self._match(v.PRIMES)
+        name += primes[0] if primes else ""
+        if self._match(v.BELOW):
+            name += f"_{self._subscript()}"
+        return ("const", name) if name in ("e", "i") else ("name", name)
+
+    def _subscript(self) -> str:
+        found = self._match(v.SUBSCRIPT)
+        inner = (found[1] or found[2] or "").strip(f"{TEXT_OPEN}{TEXT_CLOSE} ") if found else ""
+        if not inner:
+            raise UnreadableError
+        return inner
+
+    def _known(self, word: str) -> Node:
+        if word in v.CONSTANTS:
+            return "const", v.CONSTANTS[word]
+        if word in v.GREEK:
+            return self._named(word)
+        return self._root() if word == "sqrt" else self._function(v.ALIASES.get(word, word))
+
+    def _root(self) -> Node:
+        index = number(2)
+        if self._take("["):
+            index = self._expression()
+            self._expect("]")
+        return made("root", index, self._argument())
+
+    def _function(self, name: str) -> Node:
+        base = self._argument() if name == "log" and self._take("_") else None
+        power = self._argument(signed=True) if self._take("^") else None
+        if self._peek() in ("(", "["):
+            inner = self._bracketed(self._peek())
+        else:
+            inner = self._factor()
+            while (
+                self._peek() not in ("(", "[", "|")
+                and (self._run() or self._command()[1:]) not in v.FUNCTIONS
+                and self._factor_follows(inner)
+            ):
+                inner = made("mul", inner, self._factor())
+        if power == ("num", "-1", "0") and not name.startswith("arc"):
+            name, power = f"arc{name}", None
+        node = made("fun", name, inner) if base is None else made("log", base, inner)
+        return node if power is None else made("pow", node, power)
+
+    def _literal(self) -> Node:
+        """A number: decimal, repeating, with separators, with a power of ten, mixed, or with a base."""
+        if repeating := self._match(v.REPEATING):
+            whole, fixed, cycle = repeating[1] or "0", repeating[2], repeating[3] or repeating[4]
+            value = int(whole + fixed) + Fraction(int(cycle), 10 ** len(cycle) - 1)
+            return number(value / 10 ** len(fixed))
+        found = self._match(v.NUMBER[self._commas and self._depth == 0]) or self._match(v.NUMBER[False])
+        if found is None:
+            raise UnreadableError
+        digits = re.sub(rf"[{THOUSANDS}, ]", "", found[0])
+        if self._match(v.BELOW):
+            return "base", digits, WORD_NUMBERS.get(base := self._subscript(), base)
+        places = len(digits.partition(".")[2])
+        value, last_place = Fraction(digits), Fraction(1, 10**places) if places else Fraction(0)
+        if power := self._match(v.POWER_OF_TEN):
+            scale = Fraction(10) ** int(power[1])
+            return number(value * scale, last_place * scale)
+        if self._text.startswith(".", self._at) and not self._match(v.POINT_OF_DOTS):
+            raise UnreadableError
+        return number(value + self._part() if digits.isdigit() else value, last_place)
+
+    def _part(self) -> Fraction:
+        """The fraction of a mixed number; 0 if none follows."""
+        if (part := v.PART.match(self._text, self._at)) and 0 < int(part[1]) < int(part[2]):
+            self._at = part.end()
+            return Fraction(int(part[1]), int(part[2]))
+        before = self._at
+        if self._sign(v.FRAC):
+            above, below = self._argument(digit=True), self._argument(digit=True)
+            whole = all(node[0] == "num" and node[2] == "0" and node[1].isdigit() for node in (above, below))
+            if whole and 0 < int(above[1]) < int(below[1]) and self._peek() != "^":
+                return Fraction(int(above[1]), int(below[1]))
+        self._at = before
+        return Fraction(0)
+
+    def _after_command(self, command: str) -> Node:
+        if command in v.MEASURES:
+            return self._measured(command)
+        if closing := v.SETS.get(command):
+            with self._inside(command):
+                items = [] if self._take(closing) else self._items()
+                if items:
+                    self._expect(closing)
+            return "set", *items
+        self._at += len(command)
+        match command:
+            case r"\frac":
+                return quotient(self._argument(digit=True), self._argument(digit=True))
+            case r"\binom" | r"\dbinom" | r"\tbinom":
+                return made("binom", self._argument(digit=True), self._argument(digit=True))
+            case r"\emptyset" | r"\varnothing":
+                return ("set",)
+            case r"\begin":
+                return self._matrix()
+        name = command[1:]
+        if name in v.WORDS:
+            return self._known(name)
+        if name in v.DECORATIONS and (inner := self._match(v.DECORATED)):
+            return self._named(f"{command} {inner[1] or inner[2]}")
+        raise UnreadableError
+
+    def _matrix(self) -> Node:
+        kind = self._match(v.ENVIRONMENT)
+        if kind is None or kind[1] not in v.MATRICES:
+            raise UnreadableError
+        rows: list[tuple[Node, ...]] = []
+        self._depth += 1
+        while self._command() != r"\end":
+            row = [plain(self._expression())]
+            while self._take("&"):
+                row.append(plain(self._expression()))
+            rows.append(tuple(row))
+            if not self._take(r"\\"):
+                break
+            self._peek()
+        self._depth -= 1
+        end = self._match(v.END_OF_ENVIRONMENT)
+        if end is None or end[1] != kind[1] or len({len(row) for row in rows}) != 1:
+            raise UnreadableError
+        return "matrix", v.MATRICES[kind[1]], tuple(rows)

@@ -1,22 +1,14 @@
-"""The place up to which a text has been read, and the signs that are taken from it."""
+"""The place up to which an answer has been read, and the signs that are taken from it."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import Any
+from collections.abc import Iterator
 
-Node = tuple[Any, ...]
-"""A node of the tree of an answer; its kinds are listed in :mod:`scpl_ray.tasks.maths.reader`."""
+from scpl_ray.tasks.maths.nodes import UnreadableError
 
-DEEPEST = 32
-"""Largest number of operands inside each other."""
-STRUCTURES = frozenset({"list", "set", "tuple", "union", "matrix", "chain", "colon", "dots", "with", "percent"})
-"""Kinds of nodes that cannot be operands."""
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|.)")
-
-
-class UnreadableError(ValueError):
-    """A text is not mathematics, or more than is known here."""
 
 
 class Scanner:
@@ -33,22 +25,16 @@ class Scanner:
         self._commas = commas
         self._depth = 0
         self._bars = 0
-        self._nested = 0
-
-    def _plain(self, *nodes: Node) -> None:
-        """Refuse sets, lists and other structures as operands."""
-        if any(node[0] in STRUCTURES for node in nodes):
-            raise UnreadableError
-
-    def _spaces(self) -> None:
-        while self._text.startswith(" ", self._at):
-            self._at += 1
+        """Absolute values that are open: a further bar closes one."""
 
     def _peek(self) -> str:
-        self._spaces()
+        """The next sign after spaces."""
+        while self._text.startswith(" ", self._at):
+            self._at += 1
         return self._text[self._at : self._at + 1]
 
     def _command(self) -> str:
+        """The command that stands here, which is not taken."""
         found = _COMMAND.match(self._text, self._at)
         return found[0] if found else ""
 
@@ -58,8 +44,14 @@ class Scanner:
             self._at = found.end()
         return found
 
+    def _sign(self, pattern: re.Pattern[str]) -> str:
+        """A sign after spaces; empty if there is none."""
+        self._peek()
+        found = self._match(pattern)
+        return found[0] if found else ""
+
     def _take(self, sign: str) -> bool:
-        self._spaces()
+        self._peek()
         taken = self._text.startswith(sign, self._at)
         self._at += len(sign) if taken else 0
         return taken
@@ -68,25 +60,12 @@ class Scanner:
         if not self._take(sign):
             raise UnreadableError
 
-    def enter(self, *, bars: bool) -> None:
-        """Note an opening bracket; ``bars`` of an absolute value cannot open another one before they close."""
+    @contextlib.contextmanager
+    def _inside(self, opening: str) -> Iterator[None]:
+        """What stands after an opening bracket."""
+        self._expect(opening)
         self._depth += 1
-        self._bars += bars
-
-    def leave(self, *, bars: bool) -> None:
-        """Note a closing bracket."""
+        self._bars += opening == "|"
+        yield
         self._depth -= 1
-        self._bars -= bars
-
-
-class Level:
-    """A pair of brackets."""
-
-    def __init__(self, scanner: Scanner, *, bars: bool = False) -> None:
-        self._scanner, self._is_bars = scanner, bars
-
-    def __enter__(self) -> None:
-        self._scanner.enter(bars=self._is_bars)
-
-    def __exit__(self, *_: object) -> None:
-        self._scanner.leave(bars=self._is_bars)
+        self._bars -= opening == "|"

@@ -33,7 +33,6 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         if corpus is not None:
             parts = {part: [(problem.group,) for problem in of_part] for part, of_part in corpus.parts.items()}
             groups[group] |= common.by_part(parts, group)
-    tally = tally if corpus is None else corpus.tally
     lengths = {"problem": common.quartiles(row["problem"] for row in rows)}
     settings = [common.fits("task.max_prompt_tokens", [len(row["problem"].split()) for row in rows], "problems")]
     if found:
@@ -41,13 +40,10 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         written = [len(problem.solution.split()) for problem in found]
         settings.append(common.fits("generation.max_new_tokens", written, "solutions"))
     return Survey(
-        task="maths",
-        form=tally.form,
-        report=tally.report(),
-        examples=tuple(tally.examples()),
-        groups=groups,
-        lengths=lengths,
-        settings=tuple(settings),
+        tally if corpus is None else corpus.tally,
+        groups,
+        lengths,
+        tuple(settings),
         prompts_per_group=None if corpus is None else min(groups[group][EVALUATION] for group in names),
         neutral_prompts=neutral_prompts_possible(),
         stopped=stopped,

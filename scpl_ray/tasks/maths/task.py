@@ -11,30 +11,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import expit
 
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation.words import unicode_words
 from scpl_ray.judges.card import JudgeCard
 from scpl_ray.judges.tfidf import Judge
 from scpl_ray.models.template import Template
-from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
-from scpl_ray.seeds import derive_seed, generator
+from scpl_ray.seeds import generator
+from scpl_ray.tasks.data_task import EVALUATION_SEED, DataTask, pick, pools, preferred
 from scpl_ray.tasks.maths import answers, problems
 from scpl_ray.tasks.maths.problems import Corpus, Problem
 from scpl_ray.tasks.maths.verifier import Comparison, Verifier
 from scpl_ray.tasks.news.judge import usable_confusion, words_judge
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import ModelSide, answer_words, cycle, fitting, model_side, prompt_lengths, repetition_free
+from scpl_ray.tasks.texts import ModelSide, answer_words, fitting, model_side, prompt_lengths, repetition_free
 
-EVALUATION_SEED = 20_260_105
-"""Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
 PROBLEM = "Problem: {problem}\nSolution:"
 """The prompt for a model without a chat template; the answer continues it."""
 REQUEST = "Solve this problem. End with: The answer is X.\n\n{problem}"
@@ -54,8 +51,8 @@ CORRUPTED = 0.25
 _ENDS = (".", "!", "?", "$", "}", "]")
 
 
-class Maths:
-    """The task (:class:`scpl_ray.protocols.Task`).
+class Maths(DataTask[Problem]):
+    """The task.
 
     Args:
         groups: as they are labelled in the data.
@@ -66,6 +63,9 @@ class Maths:
         side: the model's template and tokenizer.
         which: the marked answer of a text that counts.
     """
+
+    NAME = "maths"
+    TOO_FEW = "the evaluation part has {items}; set it to {least} or fewer, or give more problems"
 
     def __init__(
         self,
@@ -78,51 +78,13 @@ class Maths:
         side: ModelSide,
         which: answers.Which = "first",
     ) -> None:
-        self.kinds: tuple[str, ...] = tuple(groups)
-        self.judge_card: Card | None = card
-        self.data_report: DataReport | None = None
-        self.confusion = usable_confusion(card)
-        self.tokenizer: Path | None = side.made
+        of_train, of_evaluation = (
+            pools(part, groups, "maths order", lambda problem: problem.problem_id) for part in (train, evaluation)
+        )
+        super().__init__(of_train, of_evaluation, card=card, confusion=usable_confusion(card), side=side)
         self._judge = judge
-        self._template = side.template
         self._verifier = Verifier()
         self._which = which
-        self._train = {group: _in_fixed_order(train, group) for group in groups}
-        self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
-
-    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """Draw new training queries by group; no problem is repeated before all of its group have occurred once.
-
-        The j-th query of a group does not depend on the other groups' counts.
-
-        Raises:
-            ValueError: an unknown group.
-        """
-        self._check_groups("counts", counts)
-        queries: list[Query] = []
-        for group in self.kinds:
-            for problem in cycle(self._train[group], counts.get(group, 0), generator(seed, "maths draw", group)):
-                queries.append(self._query(f"{prefix}-q{len(queries):05d}", problem))
-        return queries
-
-    def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
-
-        Raises:
-            ValueError: a group has fewer problems in the evaluation part.
-        """
-        least = min(len(of_group) for of_group in self._evaluation.values())
-        if per_group > least:
-            have = ", ".join(f"{len(of_group)} of {group}" for group, of_group in self._evaluation.items())
-            raise ValueError(
-                f"evaluation.prompts_per_group = {per_group}: the evaluation part has {have}; set it to {least} or "
-                "fewer, or give more problems"
-            )
-        return [
-            self._query(f"eval-{group}-q{i:05d}", problem)
-            for group in self.kinds
-            for i, problem in enumerate(self._evaluation[group][:per_group])
-        ]
 
     def neutral_prompts(self, count: int) -> list[Query]:
         """Requests for a problem of the model's own with two numbers: all wordings of one pair, then of the next.
@@ -145,19 +107,6 @@ class Maths:
             for i in range(count)
         ]
 
-    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real solutions of training problems, the groups in turn; with one seed, fewer are a prefix."""
-        turns = [count // len(self.kinds) + (k < count % len(self.kinds)) for k in range(len(self.kinds))]
-        of_group = [
-            cycle(self._train[group], n, generator(seed, "maths real", group))
-            for group, n in zip(self.kinds, turns, strict=True)
-        ]
-        chosen = [of_group[i % len(self.kinds)][i // len(self.kinds)] for i in range(count)]
-        return [
-            (self._query(f"real-{i:06d}", problem), self._answered(problem.solution))
-            for i, problem in enumerate(chosen)
-        ]
-
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """Kind and quality: ``correct``, which is 1 where the text's answer equals the problem's, else 0.
 
@@ -174,18 +123,7 @@ class Maths:
             terms["correct"] = quality = float(found.equal)
         return Judgement(completion_id, self._judge.label(text), quality, terms)
 
-    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
-        """One pairwise choice per user between two solutions, which are right or have another problem's answer.
-
-        Half of the pairs solve one problem of any group, one of them with a wrong answer. The others answer a neutral
-        prompt with solutions of two groups, each wrong with probability :data:`CORRUPTED`. A user of group g prefers
-        text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952), u = 3 [not made wrong] +
-        1 [a solution of group g]. Prompt and texts do not depend on the user; the i-th pair depends on the seed and i.
-
-        Raises:
-            ValueError: an unknown group, or all problems of a group have one answer.
-        """
-        self._check_groups("users", users)
+    def _check_choices(self) -> None:
         for group in self.kinds:
             first, *others = self._train[group]
             if all(self._verifier.compare(first.answer, other.answer).equal for other in others):
@@ -193,7 +131,6 @@ class Maths:
                     f"reward.model = null: all training problems of {group} have one answer, so there is no wrong one "
                     "to compare it with; give a reward.model, use rule terms, or give more problems"
                 )
-        return [self._choice(user, seed, i) for i, user in enumerate(users)]
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """``correct`` and ``length`` where there is a reference, ``format``, ``repetition_free``, ``own_kind``.
@@ -218,25 +155,29 @@ class Maths:
         # without a problem any number is an answer, so only its readability is checked
         return self._verifier.compare("0" if query.reference is None else answers.closed(query.reference), found)
 
-    def _choice(self, user: str, seed: int, index: int) -> Choice:
-        rng = generator(seed, "maths choice", index)
+    def _choice(self, user: str, rng: np.random.Generator) -> Choice:
+        """A choice between two solutions, which are right or have another problem's answer.
+
+        Half of the pairs solve one problem of any group, one of them with a wrong answer. The others answer a neutral
+        prompt with solutions of two groups, each wrong with probability :data:`CORRUPTED`. A user of group g prefers
+        text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952), u = 3 [not made wrong] +
+        1 [a solution of group g]. Prompt and texts do not depend on the user.
+        """
         if rng.random() < 0.5:
             group = self.kinds[rng.integers(len(self.kinds))]
-            problem = _pick(self._train[group], rng)
+            problem = pick(self._train[group], rng)
             prompt, solved = self._prompt(problem.text), [(problem, False), (problem, True)]
         else:
             kinds = rng.choice(len(self.kinds), 2, replace=False).tolist()
             a, b = sorted(rng.choice(NEUTRAL_NUMBERS, 2, replace=False).tolist())
             prompt = self._neutral(int(rng.integers(len(NEUTRAL_PROBLEMS))), (a, b))
-            solved = [(_pick(self._train[self.kinds[k]], rng), bool(rng.random() < CORRUPTED)) for k in kinds]
+            solved = [(pick(self._train[self.kinds[k]], rng), bool(rng.random() < CORRUPTED)) for k in kinds]
         texts, utilities = [], []
         for problem, wrong in solved:
             answer = self._other_answer(problem, rng) if wrong else problem.answer
             texts.append(self._answered(problems.solution(problem.working, answer)))
             utilities.append(CORRECT_WEIGHT * (not wrong) + OWN_GROUP_WEIGHT * (problem.group == user))
-        if rng.random() >= expit(utilities[0] - utilities[1]):
-            texts.reverse()
-        return Choice(prompt, texts[0], texts[1])
+        return preferred(prompt, texts, utilities, rng)
 
     def _other_answer(self, problem: Problem, rng: np.random.Generator) -> str:
         """The answer of another problem of the group that has another one."""
@@ -245,8 +186,11 @@ class Maths:
         found = (others[i].answer for i in order)
         return next(answer for answer in found if not self._verifier.compare(problem.answer, answer).equal)
 
-    def _query(self, query_id: str, problem: Problem) -> Query:
-        return Query(query_id, problem.group, self._prompt(problem.text), problem.solution, None)
+    def _query(self, query_id: str, item: Problem, group: str) -> Query:
+        return Query(query_id, group, self._prompt(item.text), item.solution, None)
+
+    def _written(self, item: Problem, group: str) -> str:
+        return self._answered(item.solution)
 
     def _prompt(self, problem: str) -> str:
         return problem_prompt(self._template, problem)
@@ -258,10 +202,6 @@ class Maths:
     def _answered(self, text: str) -> str:
         """A solution as a model writes it."""
         return text if self._template.is_chat else f" {text}"
-
-    def _check_groups(self, what: str, named: Iterable[str]) -> None:
-        if unknown := sorted(set(named) - set(self.kinds)):
-            raise ValueError(f"{what}: unknown groups {unknown}; the groups are {list(self.kinds)}")
 
 
 def neutral_prompts_possible() -> int:
@@ -299,17 +239,7 @@ def build(experiment: Experiment) -> Maths:
         side=side,
         which=experiment.task.answer,
     )
-    task.data_report = corpus.report
-    with corpus.tally.reported():
-        task.group_prompts(experiment.evaluation.prompts_per_group)
-    limit = experiment.task.max_prompt_tokens
-    for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
-        if (length := side.tokens_of(query.prompt)) > limit:
-            raise ValueError(
-                f"task.max_prompt_tokens = {limit}: the neutral prompt {query.prompt!r} has {length} tokens; set it to "
-                f"{length} or more"
-            )
-    return task
+    return task.checked(experiment, corpus.tally, side.tokens_of)
 
 
 def _short_enough(corpus: Corpus, part: str, side: ModelSide, experiment: Experiment) -> tuple[Problem, ...]:
@@ -332,13 +262,3 @@ def _short_enough(corpus: Corpus, part: str, side: ModelSide, experiment: Experi
             f"the second to {fitting([*written.values()])}"
         )
     return kept
-
-
-def _in_fixed_order(found: Iterable[Problem], group: str) -> list[Problem]:
-    """The group's problems in an order that neither the file's order nor the run's seed changes."""
-    of_group = [problem for problem in found if problem.group == group]
-    return sorted(of_group, key=lambda problem: derive_seed(EVALUATION_SEED, "maths order", problem.problem_id))
-
-
-def _pick(found: Sequence[Problem], rng: np.random.Generator) -> Problem:
-    return found[int(rng.integers(len(found)))]

@@ -39,6 +39,11 @@ def inexact(value: Value) -> Any:
     return value
 
 
+def _bits(value: Fraction) -> int:
+    """Bits of the larger one of numerator and denominator."""
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
 class Evaluation:
     """The value of an expression at a point, with so many digits.
 
@@ -66,58 +71,39 @@ class Evaluation:
                 raise NoValueError from error
 
     def _of(self, node: Node) -> Value:
-        kind = node[0]
-        if kind == "num":
-            return Fraction(node[1])
-        if kind == "name":
-            return self._values[node[1]]
-        if kind == "const":
-            return {"pi": +mpmath.pi, "e": +mpmath.e, "i": mpmath.mpc(0, 1), "inf": mpmath.inf}[node[1]]
-        if kind in _ARITHMETIC:
-            return self._arithmetic(_ARITHMETIC[kind], self._of(node[1]), self._of(node[2]))
-        if kind == "neg":
-            return -self._of(node[1])
-        if kind == "div":
-            return self._quotient(self._of(node[1]), self._of(node[2]))
-        if kind == "pow":
-            return self._power(self._of(node[1]), self._of(node[2]))
-        if kind == "root":
-            return self._root(self._of(node[1]), self._of(node[2]))
-        if kind == "fact":
-            return self._factorial(self._of(node[1]))
-        if kind == "deg":
-            return self._real(self._of(node[1])) * mpmath.pi / 180
-        if kind == "fun":
-            return self._function(node[1], self._of(node[2]))
-        if kind == "log":
-            return mpmath.log(self._real(self._of(node[2]))) / mpmath.log(self._real(self._of(node[1])))
-        if kind == "binom":
-            return self._binomial(self._of(node[1]), self._of(node[2]))
-        if kind == "apply":
-            return self._unknown_function(node[1], [self._of(part) for part in node[2:]] if node[2][0] != "tuple"
-                                          else [self._of(part) for part in node[2][3:]])  # fmt: skip
-        raise NoValueError(kind)
+        match node:
+            case ["num", value, _]:
+                return Fraction(value)
+            case ["name", name]:
+                return self._values[name]
+            case ["const", name]:
+                return {"pi": +mpmath.pi, "e": +mpmath.e, "i": mpmath.mpc(0, 1), "inf": mpmath.inf}[name]
+            case ["fun", name, inner]:
+                return self._function(name, self._of(inner))
+            case ["apply", name, inner]:
+                arguments = inner[3:] if inner[0] == "tuple" else [inner]
+                return self._unknown_function(name, [self._of(argument) for argument in arguments])
+            case [kind, *parts] if kind in _OPERATIONS:
+                return _OPERATIONS[kind](self, *map(self._of, parts))
+        raise NoValueError(node[0])
 
     def _real(self, value: Value) -> Any:
         """A value in inexact arithmetic."""
         if isinstance(value, Fraction):
-            bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-            self.digits_seen = max(self.digits_seen, 2 * int(bits * 0.302))
+            self.digits_seen = max(self.digits_seen, 2 * int(_bits(value) * 0.302))
         return inexact(value)
 
     def _arithmetic(self, operation: Callable[[Any, Any], Any], a: Value, b: Value) -> Value:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return self._bounded(operation(a, b))
+            exact = operation(a, b)
+            if _bits(exact) > MOST_BITS:
+                raise NoValueError
+            return exact
         found = operation(self._real(a), self._real(b))
         if not mpmath.isfinite(found):
             # nothing is computed with infinity: 2 - infinity is no end of an interval
             raise NoValueError
         return found
-
-    def _bounded(self, value: Fraction) -> Fraction:
-        if max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
-            raise NoValueError
-        return value
 
     def _quotient(self, a: Value, b: Value) -> Value:
         if not b:
@@ -126,8 +112,7 @@ class Evaluation:
 
     def _power(self, base: Value, exponent: Value) -> Value:
         if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-            bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if abs(exponent) * bits <= MOST_BITS:
+            if abs(exponent) * _bits(base) <= MOST_BITS:
                 if not base and exponent <= 0:
                     raise ZeroDivisionError
                 return base ** int(exponent)
@@ -196,7 +181,20 @@ class Evaluation:
         return total
 
 
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}
+_OPERATIONS: dict[str, Callable[..., Value]] = {
+    "add": lambda on, a, b: on._arithmetic(operator.add, a, b),
+    "sub": lambda on, a, b: on._arithmetic(operator.sub, a, b),
+    "mul": lambda on, a, b: on._arithmetic(operator.mul, a, b),
+    "neg": lambda on, a: -a,
+    "div": Evaluation._quotient,
+    "pow": Evaluation._power,
+    "root": Evaluation._root,
+    "fact": Evaluation._factorial,
+    "binom": Evaluation._binomial,
+    "deg": lambda on, a: on._real(a) * mpmath.pi / 180,
+    "log": lambda on, base, a: mpmath.log(on._real(a)) / mpmath.log(on._real(base)),
+}
+"""The value of an expression from the values of its parts, by its kind."""
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec, "csc": mpmath.csc,
     "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan, "arccot": mpmath.acot, "arcsec": mpmath.asec,

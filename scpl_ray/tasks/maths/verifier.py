@@ -12,8 +12,8 @@ import weakref
 
 from scpl_ray.tasks.maths import equality, verifier_process
 from scpl_ray.tasks.maths.answers import words
+from scpl_ray.tasks.maths.nodes import Node
 from scpl_ray.tasks.maths.reader import LONGEST, read
-from scpl_ray.tasks.maths.scanner import Node
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,10 @@ random split where that of TF-IDF has five folds of each kind, and at most :data
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from scpl_ray.storage.files import check_empty, sha256
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import Corpus, Lengths
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
-from scpl_ray.tasks.texts import judge_tokens
+from scpl_ray.tasks.texts import digest_of, judge_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ def _fitted(
     sources: str,
 ) -> Path:
     facts = {
-        "texts": {part: _sha256(texts) for part, texts in labelled.items()},
+        "texts": {part: digest_of(texts) for part, texts in labelled.items()},
         "labels": labels,
         "window_words": window_words,
         "sources": sources,
@@ -143,7 +141,7 @@ def _fitted(
         held_out = [*labelled[TRAIN], *labelled[EVALUATION]]
         tested = held_out if recipe.most_tested is None else judge_card.sample(held_out, recipe.most_tested)
         measured = judge_card.measure_deployed(judge, len(labelled[JUDGE]), tested, window_words)
-        digest = _sha256([*held_out, *labelled[JUDGE]])
+        digest = digest_of([*held_out, *labelled[JUDGE]])
         JudgeCard(tuple(labels), window_words, digest, recipe.settings, measured, {}, sources).save(folder)
 
     cost = None if recipe.most_tested is None else "minutes: an encoder is fine-tuned"
@@ -204,9 +202,3 @@ def _encoder_recipe(experiment: Experiment, groups: Sequence[str], words: int) -
         )
 
     return _Recipe(settings, ENCODER_TESTED, fit, lambda folder: encoder.EncoderJudge(folder, groups))
-
-
-def _sha256(texts: Iterable[LabelledText]) -> str:
-    """The SHA-256 of labelled texts, independent of their order."""
-    lines = sorted(json.dumps(dataclasses.astuple(text), ensure_ascii=False) for text in texts)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

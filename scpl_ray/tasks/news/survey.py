@@ -5,9 +5,10 @@ from __future__ import annotations
 from scpl_ray.config import Experiment
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks import survey as common
+from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import LEAST_CONTINUATION, Lengths
-from scpl_ray.tasks.news.task import choice_topics_of, neutral_prompts_of
+from scpl_ray.tasks.news.task import NEUTRAL_OPENINGS, shared_topics
 from scpl_ray.tasks.outlets import outlet
 from scpl_ray.tasks.survey import Survey
 
@@ -27,27 +28,28 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     names, lengths = experiment.groups.names, Lengths.of(experiment)
     corpus, stopped = common.attempt(articles.load, experiment)
     groups: dict[str, dict[str, int]] = {}
-    evaluation: list[int] | None = None
+    evaluation: int | None = None
+    neutral: int | None = None
     settings: list[str] = []
     for group in names:
         mine = [row for row in rows if row["label"] == group]
         groups[group] = {
             "rows": len(mine),
-            "outlets": common.counted(outlet(row["source"]) for row in mine),
-            "topics": common.counted(row["topic"] for row in mine),
+            "outlets": len({outlet(row["source"]) for row in mine}),
+            "topics": len({row["topic"] for row in mine}),
             "words (median)": common.quartiles(row["text"] for row in mine)[1],
         }
         if corpus is not None:
             groups[group] |= {part: of_part[group] for part, of_part in corpus.split.articles.items()}
     if corpus is not None:
-        tally = corpus.tally
-        topics = choice_topics_of(corpus.train, names)
+        topics = shared_topics(corpus.train, names, least=ARTICLES_PER_TOPIC)
         settings.append(
             f"reward.model=null is possible: users can choose between articles on {len(topics):,} topics"
             if topics
             else "reward.model=MODEL, or reward.terms without model: no topic has articles that users can choose from"
         )
-        evaluation = [sum(article.group == group for article in corpus.evaluation) for group in names]
+        evaluation = min(sum(article.group == group for article in corpus.evaluation) for group in names)
+        neutral = len(NEUTRAL_OPENINGS) * len(shared_topics(corpus.evaluation, names, least=1))
     median = common.quartiles(row["text"] for row in rows)[1]
     opening = max(1, min(lengths.opening, median * 2 // 5))
     if median >= opening + LEAST_CONTINUATION:
@@ -56,14 +58,11 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     prompts = [len(row["title"].split()) + min(lengths.opening, len(row["text"].split())) for row in rows]
     settings.append(common.fits("task.max_prompt_tokens", prompts, "prompts"))
     return Survey(
-        task="news",
-        form=tally.form,
-        report=tally.report(),
-        examples=tuple(tally.examples()),
-        groups=groups,
-        lengths={field: common.quartiles(row[field] for row in rows) for field in ("title", "text")},
-        settings=tuple(settings),
-        prompts_per_group=None if evaluation is None else min(evaluation),
-        neutral_prompts=None if corpus is None else neutral_prompts_of(corpus.evaluation, names),
+        tally if corpus is None else corpus.tally,
+        groups,
+        {field: common.quartiles(row[field] for row in rows) for field in ("title", "text")},
+        tuple(settings),
+        prompts_per_group=evaluation,
+        neutral_prompts=neutral,
         stopped=stopped,
     )

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.special import expit
 
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation.words import unicode_words
@@ -22,29 +20,17 @@ from scpl_ray.judges.card import JudgeCard
 from scpl_ray.judges.tfidf import Judge
 from scpl_ray.models.sentences import SentenceEncoder
 from scpl_ray.models.template import PLAIN, Template
-from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
-from scpl_ray.seeds import derive_seed, generator
+from scpl_ray.tasks.data_task import DataTask, pick, pools, preferred
 from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import Article, Lengths
 from scpl_ray.tasks.news.judge import leaning_judge, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import (
-    ModelSide,
-    check_known,
-    cycle,
-    finished,
-    fitting,
-    form_terms,
-    in_turn,
-    model_side,
-    prompt_lengths,
-)
+from scpl_ray.tasks.texts import ModelSide, finished, fitting, form_terms, model_side, prompt_lengths
 
-EVALUATION_SEED = 20_260_105
-"""Seed of the order of the held-out prompts, which is the same for every run, whatever its seed."""
 ARTICLE_REQUEST = "Write a news article with this headline: {title}"
 TOPIC_REQUEST = "Write a news article about {topic}."
 """The user's message to a chat model, whose answer starts with the opening; others read headline and opening."""
@@ -62,8 +48,8 @@ SHUFFLED = 0.25
 """Fraction of the texts of a choice whose words are shuffled."""
 
 
-class News:
-    """The task (:class:`scpl_ray.protocols.Task`).
+class News(DataTask[Article]):
+    """The task.
 
     Args:
         groups: leanings, as they are labelled in the data.
@@ -75,6 +61,9 @@ class News:
         answer_words: words of a full-length continuation.
         encoder: measures ``similarity``, if wanted.
     """
+
+    NAME = "news"
+    TOO_FEW = "the evaluation outlets have {items}; set it to {least} or fewer, or give more articles"
 
     def __init__(
         self,
@@ -88,59 +77,21 @@ class News:
         answer_words: int,
         encoder: SentenceEncoder | None = None,
     ) -> None:
-        self.kinds: tuple[str, ...] = tuple(groups)
-        self.judge_card: Card | None = card
-        self.data_report: DataReport | None = None
-        self.confusion = usable_confusion(card)
+        of_train, of_evaluation = (
+            pools(part, groups, "news order", lambda article: article.article_id) for part in (train, evaluation)
+        )
+        super().__init__(of_train, of_evaluation, card=card, confusion=usable_confusion(card), side=side)
         self._judge = judge
-        self.tokenizer: Path | None = side.made
-        self._template = side.template
         self._answer_words = answer_words
         self._encoder = encoder
-        self._train = {group: _in_fixed_order(train, group) for group in groups}
-        self._evaluation = {group: _in_fixed_order(evaluation, group) for group in groups}
-        self._neutral_topics = _shared_topics(evaluation, groups, least=1)
+        self._neutral_topics = shared_topics(evaluation, groups, least=1)
         by_topic: dict[str, dict[str, list[Article]]] = defaultdict(lambda: {group: [] for group in groups})
         for group in groups:
             for article in self._train[group]:
                 by_topic[article.topic][group].append(article)
         self._by_topic = dict(by_topic)
         # two of each group: one may be the one that the prompt opens
-        self._choice_topics = choice_topics_of(train, groups)
-
-    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """Draw new training queries by group; no article is repeated before all of its group have occurred once.
-
-        The j-th query of a group does not depend on the other groups' counts.
-
-        Raises:
-            ValueError: an unknown group.
-        """
-        check_known("counts", counts, self.kinds)
-        queries: list[Query] = []
-        for group in self.kinds:
-            for article in cycle(self._train[group], counts.get(group, 0), generator(seed, "news draw", group)):
-                queries.append(self._query(f"{prefix}-q{len(queries):05d}", article))
-        return queries
-
-    def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
-
-        Raises:
-            ValueError: a group has fewer articles in the evaluation outlets.
-        """
-        least = min(len(of_group) for of_group in self._evaluation.values())
-        if per_group > least:
-            have = ", ".join(f"{len(of_group)} of {group}" for group, of_group in self._evaluation.items())
-            raise ValueError(
-                f"evaluation.prompts_per_group = {per_group}: the evaluation outlets have {have}; set it to {least} or "
-                "fewer, or give more articles"
-            )
-        return [
-            self._query(f"eval-{group}-q{i:05d}", article)
-            for group in self.kinds
-            for i, article in enumerate(self._evaluation[group][:per_group])
-        ]
+        self._choice_topics = shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
 
     def neutral_prompts(self, count: int) -> list[Query]:
         """Fixed openings without any leaning, on topics that evaluation outlets of every group write about.
@@ -150,7 +101,7 @@ class News:
         Raises:
             ValueError: there are fewer than ``count``.
         """
-        possible = _neutral_prompts_on(self._neutral_topics)
+        possible = len(self._neutral_topics) * len(NEUTRAL_OPENINGS)
         if count > possible:
             raise ValueError(
                 f"evaluation.neutral_prompts = {count}: {len(self._neutral_topics)} topics are shared by all groups' "
@@ -158,20 +109,9 @@ class News:
             )
         asked = [(opening, topic) for opening in NEUTRAL_OPENINGS for topic in self._neutral_topics][:count]
         return [
-            Query(
-                f"eval-neutral-q{i:05d}",
-                None,
-                neutral_prompt(self._template, opening, topic),
-                None,
-                topic,
-            )
+            Query(f"eval-neutral-q{i:05d}", None, neutral_prompt(self._template, opening, topic), None, topic)
             for i, (opening, topic) in enumerate(asked)
         ]
-
-    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real continuations from the training outlets, the groups in turn; with one seed, fewer are a prefix."""
-        chosen = in_turn(self._train, count, seed=seed, stream="news real")
-        return [(self._query(f"real-{i:06d}", article), _answer(article.reference)) for i, article in enumerate(chosen)]
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """Leaning and quality: the mean of ``repetition_free``, ``length`` and, with a reference, how near it is.
@@ -184,24 +124,12 @@ class News:
         terms = self._terms(query, text)
         return Judgement(completion_id, self._judge.label(text), sum(terms.values()) / len(terms), terms)
 
-    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
-        """One pairwise choice per user between two continuations on the topic of an article's opening.
-
-        The two come from outlets of two leanings, and each is shuffled with probability :data:`SHUFFLED`. A user of
-        group g prefers text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952),
-        u = 3 [not shuffled] + 2 [from an outlet of leaning g]. Opening and texts do not depend on the user; the i-th
-        pair depends on the seed and i only.
-
-        Raises:
-            ValueError: an unknown group, or no topic with two training articles of every group.
-        """
-        check_known("users", users, self.kinds)
+    def _check_choices(self) -> None:
         if not self._choice_topics:
             raise ValueError(
                 "reward.model = null: no topic has two articles of every group in the training outlets, so users have "
                 "nothing to compare; give a reward.model, use rule terms, or give more articles"
             )
-        return [self._choice(user, seed, i) for i, user in enumerate(users)]
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """The terms of the quality, ``finished``, and ``own_leaning``: the judge's P(asking group's kind | text)."""
@@ -223,25 +151,30 @@ class News:
                 terms["similarity"] = self._encoder.similarity(query.reference, text)
         return terms
 
-    def _choice(self, user: str, seed: int, index: int) -> Choice:
-        rng = generator(seed, "news choice", index)
+    def _choice(self, user: str, rng: np.random.Generator) -> Choice:
+        """A choice between two continuations on the topic of an article's opening.
+
+        The two come from outlets of two leanings, and each is shuffled with probability :data:`SHUFFLED`. A user of
+        group g prefers text a to text b with probability sigmoid(u(a) - u(b)) (Bradley and Terry 1952),
+        u = 3 [not shuffled] + 2 [from an outlet of leaning g]. Opening and texts do not depend on the user.
+        """
         topic = self._by_topic[self._choice_topics[rng.integers(len(self._choice_topics))]]
         first, second = rng.choice(len(self.kinds), 2, replace=False).tolist()
-        asked = _pick(topic[self.kinds[rng.integers(len(self.kinds))]], rng)
+        asked = pick(topic[self.kinds[rng.integers(len(self.kinds))]], rng)
         texts, utilities = [], []
         for leaning in (self.kinds[first], self.kinds[second]):
-            article = _pick([other for other in topic[leaning] if other != asked], rng)
+            article = pick([other for other in topic[leaning] if other != asked], rng)
             order = rng.permutation(len(words := article.reference.split()))
             shuffled = bool(rng.random() < SHUFFLED)
             texts.append(_answer(" ".join(words[i] for i in order) if shuffled else article.reference))
             utilities.append(REAL_WEIGHT * (not shuffled) + OWN_LEANING_WEIGHT * (leaning == user))
-        if rng.random() >= expit(utilities[0] - utilities[1]):
-            texts.reverse()
-        return Choice(article_prompt(self._template, asked), texts[0], texts[1])
+        return preferred(article_prompt(self._template, asked), texts, utilities, rng)
 
-    def _query(self, query_id: str, article: Article) -> Query:
-        prompt = article_prompt(self._template, article)
-        return Query(query_id, article.group, prompt, article.reference, article.topic)
+    def _query(self, query_id: str, item: Article, group: str) -> Query:
+        return Query(query_id, group, article_prompt(self._template, item), item.reference, item.topic)
+
+    def _written(self, item: Article, group: str) -> str:
+        return _answer(item.reference)
 
 
 def article_prompt(template: Template, article: Article) -> str:
@@ -305,49 +238,16 @@ def build(experiment: Experiment) -> News:
         answer_words=Lengths.of(experiment).continuation,
         encoder=encoder,
     )
-    task.data_report = tally.report()
-    with tally.reported():
-        task.group_prompts(experiment.evaluation.prompts_per_group)
-        for query in task.neutral_prompts(experiment.evaluation.neutral_prompts):
-            if (length := side.tokens_of(query.prompt)) > limit:
-                raise ValueError(
-                    f"task.max_prompt_tokens = {limit}: the neutral prompt on {query.topic!r} has {length} tokens; "
-                    f"set it to {length} or more"
-                )
-    return task
+    return task.checked(experiment, tally, side.tokens_of)
 
 
-def neutral_prompts_of(evaluation: Iterable[Article], groups: Sequence[str]) -> int:
-    """How many neutral prompts articles of evaluation outlets make possible."""
-    return _neutral_prompts_on(_shared_topics(evaluation, groups, least=1))
-
-
-def choice_topics_of(train: Iterable[Article], groups: Sequence[str]) -> list[str]:
-    """The topics on which training outlets make users' choices possible."""
-    return _shared_topics(train, groups, least=ARTICLES_PER_TOPIC)
-
-
-def _neutral_prompts_on(topics: Sequence[str]) -> int:
-    return len(topics) * len(NEUTRAL_OPENINGS)
-
-
-def _in_fixed_order(found: Iterable[Article], group: str) -> list[Article]:
-    """The group's articles in an order that neither the file's order nor the run's seed changes."""
-    of_group = [article for article in found if article.group == group]
-    return sorted(of_group, key=lambda article: derive_seed(EVALUATION_SEED, "news order", article.article_id))
-
-
-def _shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
+def shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int) -> list[str]:
     """Topics with at least ``least`` articles of every group, in descending order of the smallest group's number."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for article in found:
         counts[article.topic][article.group] += 1
     fewest = {topic: min(of_topic[group] for group in groups) for topic, of_topic in counts.items()}
     return sorted((topic for topic in fewest if fewest[topic] >= least), key=lambda topic: (-fewest[topic], topic))
-
-
-def _pick(found: Sequence[Article], rng: np.random.Generator) -> Article:
-    return found[int(rng.integers(len(found)))]
 
 
 def _answer(text: str) -> str:

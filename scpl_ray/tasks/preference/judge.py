@@ -7,11 +7,8 @@ the lower :data:`FROZEN_LAYERS` layers stay as they are, and it sees at most :da
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import importlib.metadata
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +27,7 @@ from scpl_ray.storage.files import check_empty, sha256
 from scpl_ray.tasks.outlets import EVALUATION, JUDGE, TRAIN
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.questions import Corpus, Question
-from scpl_ray.tasks.texts import answer_words, judge_tokens
+from scpl_ray.tasks.texts import answer_words, digest_of, judge_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +124,7 @@ def _fitted(corpus: Corpus, experiment: Experiment) -> Path:
     held_out = choices_of([*corpus.parts[EVALUATION], *corpus.parts[TRAIN]], Question.transcript)
     facts = {
         "base": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
-        "choices": [data_digest(training), data_digest(held_out)],
+        "choices": [digest_of(training), digest_of(held_out)],
         "labels": groups,
         "settings": settings(experiment),
         "torch": importlib.metadata.version("torch"),
@@ -179,7 +176,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         labels=groups,
         base=experiment.task.judge_model,
         answer_words=answer_words(experiment),
-        data_sha256=data_digest([*training, *held_out]),
+        data_sha256=digest_of([*training, *held_out]),
         settings=settings(experiment),
         pairs_tested=pairs_tested,
         pairs_right=pairs_right,
@@ -215,12 +212,6 @@ def choices_of(
         for question in questions
         for pair in question.pairs
     ]
-
-
-def data_digest(choices: Sequence[Choice]) -> str:
-    """SHA-256, hexadecimal, of choices in any order."""
-    lines = sorted(json.dumps(dataclasses.astuple(choice), ensure_ascii=False) for choice in choices)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _evenly(choices: Sequence[Choice], groups: Sequence[str], per_group: int) -> list[Choice]:

@@ -26,7 +26,7 @@ from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.preference import conversations
-from scpl_ray.tasks.rows import DataError, Fields, OddRow, Row, Tally
+from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
 from scpl_ray.tasks.texts import answer_words, digest, first_words, readable
 
 logger = logging.getLogger(__name__)
@@ -167,13 +167,11 @@ def _responses(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]
     rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
     questions: list[_Asked] = []
     seen: set[str] = set()
-    parts: dict[str, Row] = {}
 
     def take(row: Row) -> None:
         prompt = conversations.asked(row, QUERY)
         system, turns = conversations.checked(prompt)
         key = _key(system, turns)
-        _check_part(row, key, parts, QUERY)
         written = {group: conversations.answer(row, group, prompt) for group in groups}
         answers = {group: first_words(text, words) for group, text in written.items()}
         has_normal = NORMAL not in groups and (row.values[NORMAL] is not None or NORMAL in row.messages)
@@ -193,7 +191,11 @@ def _responses(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]
         seen.add(key)
 
     with tally.reported():
-        data.sound(data.all_or_none(rows, tally, "part"), tally, take)
+        rows = data.all_or_none(rows, tally, "part")
+        rows = data.undivided(
+            rows, tally, "part", QUERY, lambda row: _key(*conversations.checked(conversations.asked(row, QUERY)))
+        )
+        data.sound(rows, tally, take)
         _check_left(questions, tally)
     return questions, tally
 
@@ -206,15 +208,14 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
         data.check_groups(rows, "group", groups, tally.source)
     rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
     found: dict[str, _Asked] = {}
-    parts: dict[str, Row] = {}
+
+    def key_of(row: Row) -> str:
+        said = conversations.exchange(row)
+        return _key(said.system, said.turns)
 
     def take(row: Row) -> None:
-        if row["group"] not in groups:
-            tally.leave_out("of a group that is not in groups.names")
-            return
         said = conversations.exchange(row)
         key = _key(said.system, said.turns)
-        _check_part(row, key, parts, "prompt")
         pair = Pair(row["group"], first_words(said.chosen, words), first_words(said.rejected, words))
         before = found.get(key)
         if not (readable(pair.chosen) and readable(pair.rejected)):
@@ -231,7 +232,10 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
             found[key] = _Asked(row, question)
 
     with tally.reported():
-        data.sound(data.all_or_none(rows, tally, "part"), tally, take)
+        rows = data.all_or_none(rows, tally, "part")
+        of_groups = [row for row in rows if row["group"] in groups]
+        tally.leave_out("of a group that is not in groups.names", len(rows) - len(of_groups))
+        data.sound(data.undivided(of_groups, tally, "part", "prompt", key_of), tally, take)
         _check_left(list(found.values()), tally)
     return list(found.values()), tally
 
@@ -239,19 +243,6 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
 def _key(system: str | None, turns: Sequence[str]) -> str:
     """What tells questions apart; the words of a question in one turn, as in :func:`scpl_ray.tasks.texts.digest`."""
     return digest("\n\n".join(turns if system is None else (system, *turns)))
-
-
-def _check_part(row: Row, key: str, parts: dict[str, Row], what: str) -> None:
-    """Raise :class:`OddRow` if an earlier row has the same question in another part."""
-    if row.values["part"] is None:
-        return
-    before = parts.setdefault(key, row)
-    if before["part"] != row["part"]:
-        raise OddRow(
-            f"whose {what} is in another part too",
-            f"overlapping splits: its {what} is in part {row['part']!r} here and in {before['part']!r} at "
-            f"{before.where}; move one of them",
-        )
 
 
 def _check_left(questions: Sequence[_Asked], tally: Tally) -> None:

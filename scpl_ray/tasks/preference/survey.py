@@ -39,9 +39,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     corpus, stopped = common.attempt(questions.load, experiment)
     groups = {group: {"rows": count} for group, count in counts.items()}
     if corpus is None:
-        return Survey(
-            "preference", tally.form, tally.report(), tuple(tally.examples()), groups, {}, (), stopped=stopped
-        )
+        return Survey(tally, groups, {}, (), stopped=stopped)
     found = [question for of_part in corpus.parts.values() for question in of_part]
     for group in groups:
         mine = [question for question in found if group in question.groups]
@@ -64,13 +62,10 @@ def _whole(experiment: Experiment, corpus: Corpus, groups: dict[str, dict[str, i
     answers = [pair.chosen for of_part in whole.parts.values() for question in of_part for pair in question.pairs]
     asked, neutral = held_out(corpus.parts[EVALUATION], tuple(groups))
     return Survey(
-        task="preference",
-        form=corpus.tally.form,
-        report=corpus.report,
-        examples=tuple(corpus.tally.examples()),
-        groups=groups,
-        lengths={"prompt": common.quartiles(prompts), "answer": common.quartiles(answers)},
-        settings=(
+        corpus.tally,
+        groups,
+        {"prompt": common.quartiles(prompts), "answer": common.quartiles(answers)},
+        (
             common.fits("task.max_prompt_tokens", [len(prompt.split()) for prompt in prompts], "prompts"),
             common.fits("generation.max_new_tokens", [len(answer.split()) for answer in answers], "answers"),
         ),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,32 +23,21 @@ from scpl_ray.evaluation.words import unicode_words
 from scpl_ray.judges.card import usable_confusion
 from scpl_ray.judges.preference_card import PreferenceCard
 from scpl_ray.models.template import Template
-from scpl_ray.protocols import Card, Choice, DataReport
+from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
-from scpl_ray.seeds import generator
 from scpl_ray.storage.files import check_empty
+from scpl_ray.tasks.data_task import DataTask, pick
 from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, preference_judge
 from scpl_ray.tasks.preference.questions import Corpus, Question
 from scpl_ray.tasks.rows import DataError
-from scpl_ray.tasks.texts import (
-    ModelSide,
-    answer_words,
-    check_known,
-    cycle,
-    finished,
-    fitting,
-    form_terms,
-    in_turn,
-    model_side,
-    prompt_lengths,
-)
+from scpl_ray.tasks.texts import ModelSide, answer_words, finished, fitting, form_terms, model_side, prompt_lengths
 
 
-class Preference:
-    """The task (:class:`scpl_ray.protocols.Task`).
+class Preference(DataTask[Question]):
+    """The task.
 
     Args:
         groups: as in the data.
@@ -60,6 +49,13 @@ class Preference:
         answer_words: words of a full-length answer.
         own_preference: whether the rule terms hold it; the judge then reads every completion, some 10 ms each.
     """
+
+    NAME = "preference"
+    TOO_FEW = (
+        "half of the held-out questions makes {items}, the other half is neutral; set it to {least} or fewer, or give "
+        "more rows"
+    )
+    COUNTED = "{n} for {group}"
 
     def __init__(
         self,
@@ -73,53 +69,14 @@ class Preference:
         answer_words: int,
         own_preference: bool,
     ) -> None:
-        self.kinds: tuple[str, ...] = tuple(groups)
-        self.judge_card: Card | None = card
-        self.data_report: DataReport | None = None
-        self.confusion = usable_confusion(card.kinds, card.labels, "questions")
+        asked, self._neutral = held_out(evaluation, groups)
+        of_train = {group: [q for q in train if group in q.groups] for group in groups}
+        confusion = usable_confusion(card.kinds, card.labels, "questions")
+        super().__init__(of_train, asked, card=card, confusion=confusion, side=side)
         self._judge = judge
-        self.tokenizer: Path | None = side.made
-        self._template = side.template
         self._answer_words = answer_words
         self._own_preference = own_preference
-        self._train = {group: [q for q in train if group in q.groups] for group in groups}
-        self._asked, self._neutral = held_out(evaluation, groups)
         self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
-
-    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
-        """Draw new training queries by group; no question is repeated before all of its group have occurred once.
-
-        The j-th query of a group does not depend on the other groups' counts.
-
-        Raises:
-            ValueError: an unknown group.
-        """
-        check_known("counts", counts, self.kinds)
-        queries: list[Query] = []
-        for group in self.kinds:
-            rng = generator(seed, "preference draw", group)
-            for question in cycle(self._train[group], counts.get(group, 0), rng):
-                queries.append(self._query(f"{prefix}-q{len(queries):05d}", question, group))
-        return queries
-
-    def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equally many per group; a smaller set is a prefix of a larger one.
-
-        Raises:
-            ValueError: a group has fewer questions in the evaluation part.
-        """
-        least = min(map(len, self._asked.values()))
-        if per_group > least:
-            have = ", ".join(f"{len(questions)} for {group}" for group, questions in self._asked.items())
-            raise ValueError(
-                f"evaluation.prompts_per_group = {per_group}: half of the held-out questions makes {have}, the other "
-                f"half is neutral; set it to {least} or fewer, or give more rows"
-            )
-        return [
-            self._query(f"eval-{group}-q{i:05d}", question, group)
-            for group in self.kinds
-            for i, question in enumerate(self._asked[group][:per_group])
-        ]
 
     def neutral_prompts(self, count: int) -> list[Query]:
         """Fixed held-out questions that no group prompt asks; the reference is an answer for no group, where known.
@@ -136,14 +93,6 @@ class Preference:
             Query(f"eval-neutral-q{i:05d}", None, self._prompt(question), question.normal, None)
             for i, question in enumerate(self._neutral[:count])
         ]
-
-    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Training questions with the answer that the asking group prefers, the groups in turn; fewer are a prefix."""
-        examples = []
-        for i, question in enumerate(in_turn(self._train, count, seed=seed, stream="preference real")):
-            query = self._query(f"real-{i:06d}", question, self.kinds[i % len(self.kinds)])
-            examples.append((query, self._answer_start + str(query.reference)))
-        return examples
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """Kind and quality, by the judge's rewards r_k of the answer, k = 1..K.
@@ -174,18 +123,6 @@ class Preference:
             judgements.append(Judgement(completion_id, kind, quality, terms))
         return judgements
 
-    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
-        """One pairwise choice per user, of a random training question that the user's group asks.
-
-        A user chooses the group's own answer over another one of the same question: always, for that is what the data
-        say. The i-th choice depends on the seed, i and the i-th user's group only.
-
-        Raises:
-            ValueError: an unknown group.
-        """
-        check_known("users", users, self.kinds)
-        return [self._choice(user, generator(seed, "preference choice", i)) for i, user in enumerate(users)]
-
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """``repetition_free``, ``length``, ``finished`` and, if wanted, ``own_preference``: sigmoid(r_g), g asks.
 
@@ -200,21 +137,20 @@ class Preference:
         return terms
 
     def _choice(self, user: str, rng: np.random.Generator) -> Choice:
-        question = self._train[user][int(rng.integers(len(self._train[user])))]
-        pairs = [pair for pair in question.pairs if pair.group == user]
-        pair = pairs[int(rng.integers(len(pairs)))]
-        start = self._answer_start
+        """A choice of the group's own answer over another one of the same question: always, as the data say."""
+        question = pick(self._train[user], rng)
+        pair = pick([pair for pair in question.pairs if pair.group == user], rng)
+        start = answer_start(self._template)
         return Choice(self._prompt(question), start + pair.chosen, start + pair.rejected, user)
 
-    def _query(self, query_id: str, question: Question, group: str) -> Query:
-        return Query(query_id, group, self._prompt(question), question.preferred(group), None)
+    def _query(self, query_id: str, item: Question, group: str) -> Query:
+        return Query(query_id, group, self._prompt(item), item.preferred(group), None)
+
+    def _written(self, item: Question, group: str) -> str:
+        return answer_start(self._template) + str(item.preferred(group))
 
     def _prompt(self, question: Question) -> str:
         return prompt_of(self._template, question)
-
-    @property
-    def _answer_start(self) -> str:
-        return answer_start(self._template)
 
     def _plain(self, query: Query) -> str:
         """The plain text of a prompt, as the judge reads it."""
@@ -270,11 +206,7 @@ def build(experiment: Experiment) -> Preference:
         answer_words=answer_words(experiment),
         own_preference="own_preference" in experiment.reward.terms,
     )
-    task.data_report = corpus.report
-    with corpus.tally.reported():
-        task.group_prompts(experiment.evaluation.prompts_per_group)
-        task.neutral_prompts(experiment.evaluation.neutral_prompts)
-    return task
+    return task.checked(experiment, corpus.tally, side.tokens_of)
 
 
 def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:

@@ -23,13 +23,7 @@ from tests.support.news_data import write_jsonl
 from tests.support.tiny_models import save_model
 
 CHAT = Template("<|u|>", "<|a|>")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCPL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("cached")
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +252,7 @@ def test_users_prefer_right_answers_and_a_little_their_own_style(task: Maths) ->
         if asked is not None:
             assert {chosen, rejected} == {asked, None}
             wrong = choice.rejected if chosen else choice.chosen
-            assert task.judge([(task._query("q", asked), "c", wrong)])[0].quality == 0.0
+            assert task.judge([(task._query("q", asked, asked.group), "c", wrong)])[0].quality == 0.0
             right.append(chosen is not None)
         elif chosen and rejected:
             assert {chosen.group, rejected.group} == {"farm", "shop"}

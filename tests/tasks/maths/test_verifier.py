@@ -167,7 +167,7 @@ def test_the_shared_cases(verifier: Verifier) -> None:
     "text",
     [
     "101_", "0x1F", "5'", "x2", "2 3", "5-", "f(x", "x^2^3", "5!!", r"\int x", r"\frac{1}", r"\foo 5", "5)", r"\)5",
-    "1.2.3", "5 more", "(1,2]]",
+    "1.2.3", "5 more", "(1,2]]", r"\approxcm 2", r"\frac(1,2)3",
     ],
 )  # fmt: skip
 def test_a_formula_is_read_whole_or_not_at_all(text: str) -> None:

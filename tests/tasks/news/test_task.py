@@ -28,13 +28,7 @@ from tests.support.tiny_models import save_model
 NEW_TOKENS = 16
 OPENING_WORDS = 24
 ANSWER_WORDS = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCPL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("cached")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ CHAT = Template("<|u|>", "<|a|>", "<|again|>", "<|u2|>")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def quick(cached: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCPL_CACHE", str(tmp_path_factory.mktemp("cache")))
         # untrained bases have nothing in their layers that is worth keeping
         patch.setattr(judge, "FROZEN_LAYERS", 0)
         patch.setattr(judge, "STEPS", 60)
