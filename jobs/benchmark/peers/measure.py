@@ -30,7 +30,7 @@ from scpl_ray.storage.run_directory import Store
 from scpl_ray.tasks.bases import base_model
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-LAST_LINES = 15
+LAST_LINES = 5
 """Lines of a script's output that are shown when it failed."""
 
 
@@ -47,6 +47,7 @@ def peers(experiment: Experiment, size: str, output: Path, page: Path | None) ->
         ValueError: the page has no such part, or the experiment cannot be run here.
         RuntimeError: a script of the chain failed.
     """
+    output.mkdir(parents=True, exist_ok=True)
     if page is not None:
         on_page(page.read_text(), f"peers {size}", "")
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
@@ -58,7 +59,7 @@ def peers(experiment: Experiment, size: str, output: Path, page: Path | None) ->
         setting = _setting(Path(folder), store, experiment, task)
         scripts = []
         for number, order in enumerate(orders(store, experiment, setting)):
-            scripts.append(_done(order, Path(folder) / f"script{number}"))
+            scripts.append(_done(order, Path(folder) / f"script{number}", output))
             console.print(f"{order.what}: {scripts[-1].seconds:.1f} s", markup=False)
         ours, whole = round_seconds(store.committed(), experiment.loop.rounds)
         found = Comparison(
@@ -75,7 +76,6 @@ def peers(experiment: Experiment, size: str, output: Path, page: Path | None) ->
         console.print(_table(found))
         for sentence in found.sentences():
             console.print(f"the chain takes, {sentence}", markup=False)
-        output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / f"peers-{size}.json", (json.dumps(found.facts(), indent=1) + "\n").encode())
         write_atomically(output / f"peers-{size}.md", found.markdown().encode())
         console.print(f"{output / f'peers-{size}.json'} and {output / f'peers-{size}.md'} written", markup=False)
@@ -100,11 +100,11 @@ def _setting(folder: Path, store: Store, experiment: Experiment, task: Task) -> 
     )
 
 
-def _done(order: Order, folder: Path) -> Script:
+def _done(order: Order, folder: Path, output: Path) -> Script:
     """Run one script of the chain in its own process, with all cores and whatever threads its libraries choose.
 
     Raises:
-        RuntimeError: it failed; the message ends with the end of its output.
+        RuntimeError: it failed; all that it said is kept in ``failed.log`` of the output folder.
     """
     folder.mkdir()
     (folder / "order.json").write_text(json.dumps(order.order))
@@ -121,8 +121,13 @@ def _done(order: Order, folder: Path) -> Script:
         )
     seconds = time.time() - began
     if ended.returncode:
-        said = "\n".join((folder / "output.log").read_text(errors="replace").splitlines()[-LAST_LINES:])
-        raise RuntimeError(f"{order.what}: {module} ended with exit code {ended.returncode}:\n{said}")
+        said = (folder / "output.log").read_text(errors="replace")
+        write_atomically(output / "failed.log", said.encode())
+        last = "\n".join(said.splitlines()[-LAST_LINES:])
+        raise RuntimeError(
+            f"{order.what}: {module} ended with exit code {ended.returncode}; its output is in {output / 'failed.log'} "
+            f"and ends with:\n{last}"
+        )
     parts = json.loads((folder / "result.json").read_text())["seconds"]
     return Script(order.phase, order.script, order.what, order.tokens, seconds, parts)
 
