@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from scpl_ray.config import Experiment
 from scpl_ray.records import Completion, Example, Manifest
 from scpl_ray.roofline import Machine, Model, Work, drawing, reading, training
+from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import PHASES, Reader
 
 PEAKS, SIZE = "machine", "model_size"
@@ -107,7 +108,7 @@ def critical_seconds(manifests: Sequence[Manifest]) -> dict[str, float]:
             found[max(under_way)[1]] += end - begin
     fitted = {m.round: m.committed_at for m in manifests if m.phase == "reward_model"}
     for manifest in manifests:
-        drawn_s = manifest.facts.get("generation_seconds")
+        drawn_s = _number(manifest.facts, "generation_seconds")
         if manifest.phase == "completions" and drawn_s is not None and manifest.round in fitted:
             after = manifest.committed_at - fitted[manifest.round]
             waited = max(0.0, manifest.seconds - drawn_s - max(0.0, after))
@@ -120,13 +121,21 @@ def least_seconds(reader: Reader, experiment: Experiment, t: int) -> dict[str, f
     """The least seconds that the phases of a round could have taken, by phase.
 
     Empty where the machine was not measured. A phase in which no model works, or one of unknown size, is left out.
+
+    Raises:
+        StoreError: what the run notes of its machine or model is damaged, or records cannot be read.
     """
     base = reader.manifest(0, "base")
-    machine, model = (None, None) if base is None else (base.facts.get(PEAKS), base.facts.get(SIZE))
-    if machine is None or model is None:
+    if base is None or PEAKS not in base.facts or SIZE not in base.facts:
         return {}
-    works = _works(reader, experiment, t, Model(**model))
-    return {phase: work.least_s(Machine(**machine)) for phase, work in works.items()}
+    try:
+        machine, model = Machine(**base.facts[PEAKS]), Model(**base.facts[SIZE])
+        works = _works(reader, experiment, t, model)
+        return {phase: work.least_s(machine) for phase, work in works.items()}
+    except (TypeError, ArithmeticError) as error:
+        raise StoreError(
+            f"{reader.name}: {PEAKS} or {SIZE} of round 0's base model is not what a run notes ({error}); restore it"
+        ) from error
 
 
 def _works(reader: Reader, experiment: Experiment, t: int, model: Model) -> Mapping[str, Work]:
@@ -138,8 +147,10 @@ def _works(reader: Reader, experiment: Experiment, t: int, model: Model) -> Mapp
             # the task's own reward model is the base model with another head
             found["scores"] = reading(model, [prompt + answer for _, prompt, answer in drawn])
     weights = reader.manifest(t, "weights")
-    if weights is not None:
-        found["weights"] = _training(reader, experiment, t, model, weights.facts)
+    trained = None if weights is None else _number(weights.facts, "tokens")
+    steps = None if weights is None else _number(weights.facts, "steps")
+    if trained is not None and steps is not None:
+        found["weights"] = _training(reader, experiment, t, model, trained, steps)
     evaluation = reader.manifest(t, "evaluation")
     if evaluation is not None:
         answers = _texts(reader, t, "evaluation", "completions")
@@ -158,7 +169,7 @@ def _drawing(model: Model, drawn: Sequence[tuple[str, int, int]]) -> Work:
     return drawing(model, list(prompts.values()), [(prompt, max(1, answer)) for _, prompt, answer in drawn])
 
 
-def _training(reader: Reader, experiment: Experiment, t: int, model: Model, facts: Mapping[str, Any]) -> Work:
+def _training(reader: Reader, experiment: Experiment, t: int, model: Model, trained: float, steps: float) -> Work:
     columns = ["prompt_token_ids", "token_ids", "rejected_token_ids"]
     table = reader.table(t, "dataset", "dataset", Example, columns)
     prompts, answers, rejected = (_lengths(table[name]) for name in columns)
@@ -168,8 +179,14 @@ def _training(reader: Reader, experiment: Experiment, t: int, model: Model, fact
             if length is not None:
                 lengths.append((prompt or 0) + length)
                 targets += lengths[-1] if experiment.training.loss_on == "all" else length
-    passes = facts["tokens"] / targets if targets else 0.0
-    return training(model, lengths, targets, passes=passes, steps=facts["steps"])
+    passes = trained / targets if targets else 0.0
+    return training(model, lengths, targets, passes=passes, steps=int(steps))
+
+
+def _number(facts: Mapping[str, Any], name: str) -> float | None:
+    """A fact that is a number; ``None`` where there is none, as in runs of older versions."""
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _texts(reader: Reader, t: int, phase: str, name: str) -> list[tuple[str, int, int]]:

@@ -40,7 +40,10 @@ def read(folder: Path) -> tuple[Session, ...]:
         StoreError: the file cannot be read.
     """
     try:
-        return tuple(Session(**one) for one in json.loads(inside.read_below(folder, FILE, MOST_BYTES)))
+        found = tuple(Session(**one) for one in json.loads(inside.read_below(folder, FILE, MOST_BYTES)))
+        if any(not isinstance(value, int | float) for one in found for value in dataclasses.astuple(one)):
+            raise ValueError("a value is no number")
+        return found
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -8,6 +8,7 @@ from jobs.terminal.display import seconds_table, wide_console
 from scpl_ray.records import Completion, Example, Manifest
 from scpl_ray.report.seconds import PEAKS, SIZE, critical_seconds, least_seconds, phase_seconds
 from scpl_ray.roofline import Machine, Model, drawing, reading, training
+from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader, Store
 from tests.support import fakes
 from tests.support.loops import loop, small
@@ -40,13 +41,13 @@ def test_completions_that_wait_for_the_reward_model_count_for_it() -> None:
     assert critical_seconds(fitted_first) == pytest.approx({"reward_model": 0, "completions": 10})
 
 
-def measured_run(root: Path, *keys: str, facts: bool = True) -> tuple[Store, Reader]:
+def measured_run(root: Path, *keys: str, facts: bool = True, peaks: object = MACHINE) -> tuple[Store, Reader]:
     """A run of two rounds with fakes whose base phase holds peaks and sizes."""
     experiment = small("loop.rounds=2", *keys)
     store = Store.create(root, experiment, {})
     with store.phase(0, "base") as begun:
         begun.write_json("base", {})
-        begun.facts |= {PEAKS: MACHINE, SIZE: SIZES} if facts else {}
+        begun.facts |= {PEAKS: peaks, SIZE: SIZES} if facts else {}
     loop(store, experiment, fakes.make_base(root.parent / "base", 2)).run()
     return store, Reader(root)
 
@@ -89,6 +90,14 @@ def test_the_table_shows_limits_where_the_machine_was_measured(tmp_path: Path) -
     lines = {line.split()[0]: line for line in shown.get().splitlines() if line.strip()}
     assert lines["completions"].rstrip().endswith("%") and lines["phase"].rstrip().endswith("limit / measured")
     assert len(lines["queries"].split()) == 6
+    store.close()
+
+
+@pytest.mark.parametrize("peaks", [{**MACHINE, "bytes_per_s": 0.0}, {"kind": 3}, [], {**MACHINE, "bytes_per_s": "a"}])
+def test_damaged_notes_are_named(peaks: object, tmp_path: Path) -> None:
+    store, reader = measured_run(tmp_path / "run", peaks=peaks)
+    with pytest.raises(StoreError, match="machine or model_size of round 0's base model is not what a run notes"):
+        phase_seconds([(reader, small("loop.rounds=2"))])
     store.close()
 
 

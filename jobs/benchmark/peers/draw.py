@@ -11,8 +11,9 @@ def draw(order: dict[str, Any], clock: Clock) -> dict[str, Any]:
     """Completions of given lengths.
 
     Args:
-        order: ``model`` (folder), ``dtype``, ``positions`` (longest sequence), ``temperature``, ``top_p``, and
-            ``requests``: of each completion its ``prompt`` (token ids), its ``length`` and its ``seed``.
+        order: ``model`` (folder), ``dtype``, ``positions`` (longest sequence), ``eager``, ``cache_bytes`` (for keys
+            and values; ``None``: as vLLM chooses), ``temperature``, ``top_p``, and ``requests``: of each completion its
+            ``prompt`` (token ids), its ``length`` and its ``seed``.
         clock: gets ``imports``, ``loading`` and ``work``.
     """
     from vllm import LLM, SamplingParams
@@ -20,7 +21,11 @@ def draw(order: dict[str, Any], clock: Clock) -> dict[str, Any]:
     clock.mark("imports")
     # eager: on a CPU, compiling would cost more than it saves on one round
     llm = LLM(
-        model=order["model"], dtype=order["dtype"], max_model_len=order["positions"], enforce_eager=order["eager"]
+        model=order["model"],
+        dtype=order["dtype"],
+        max_model_len=order["positions"],
+        enforce_eager=order["eager"],
+        kv_cache_memory_bytes=order["cache_bytes"],
     )
     clock.mark("loading")
     sampling = [

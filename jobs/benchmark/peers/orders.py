@@ -12,6 +12,9 @@ from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.records import Completion, Example, Query
 from scpl_ray.storage.run_directory import Store
 
+CACHE_BYTES = 2**31
+"""Memory for keys and values of the plain vLLM script on a CPU."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -87,6 +90,8 @@ def _drawing(
         "dtype": setting.dtype,
         "positions": experiment.task.max_prompt_tokens + generation.max_new_tokens,
         "eager": not setting.on_gpu,
+        # on a CPU vLLM would otherwise want nearly all of the machine's memory, and start only where that is free
+        "cache_bytes": None if setting.on_gpu else CACHE_BYTES,
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         "requests": [{"prompt": c.prompt_token_ids, "length": len(c.token_ids), "seed": c.seed} for c in drawn],
