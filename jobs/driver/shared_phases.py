@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.config import Experiment
-from scpl_ray.config.schema import MAY_CHANGE, MODEL_TERM
+from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.records import Manifest
 from scpl_ray.report.seconds import TAKEN_FROM
 from scpl_ray.selection.strategies import steers
@@ -31,8 +31,11 @@ from scpl_ray.storage.run_directory import PHASES, Store
 
 logger = logging.getLogger(__name__)
 
-NOWHERE = ("name", "feedback", "loop.rounds", "analytic", *MAY_CHANGE)
-"""Keys that no phase between the queries and the feedback reads."""
+NOWHERE = (
+    *("name", "feedback", "loop.rounds", "analytic", "placement", "tracking"),
+    *("generation.replicas", "reward.replicas"),
+)
+"""Keys that change no bit of what a phase between the queries and the feedback writes."""
 BEFORE_SELECTION = (*NOWHERE, "queries", "cycle", "training", "loop")
 """Keys that no phase before the first selection of a round reads. Selection is read where it steers."""
 INDEX = "phases"

@@ -65,7 +65,7 @@ UP_TO_SCORES = {(0, "evaluation"), (1, "reward_model"), (1, "completions"), (1, 
         (["queries.prompts_per_round=30"], {(0, "evaluation"), (1, "reward_model")}),
         (["groups.shares=[0.8, 0.2]"], set()),
         (["seed=7"], set()),
-        (["generation.prompts_per_chunk=8", "reward.tokens_per_batch=99"], None),
+        (["generation.replicas=2", "reward.replicas=2", "name=other"], None),
     ],
 )  # fmt: skip
 def test_the_records_are_those_of_a_run_alone(
