@@ -25,6 +25,7 @@ ROOMS = {
     "seeds": ("arithmetic on seeds alone", ""),
     "shares": ("arithmetic on shares alone", ""),
     "sign_flips": ("arithmetic on differences between seeds alone", "seeds shares"),
+    "roofline": ("arithmetic on sizes and peaks alone", ""),
     "credentials": ("reads the environment alone", ""),
     "records": ("what every phase writes and every reader reads: it depends on nobody's way of making it", ""),
     "config": ("reading a YAML file must not load a task, torch or Ray", ""),
@@ -69,7 +70,7 @@ ROOMS = {
     ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",
-        "config evaluation feedback records shares sign_flips storage studies",
+        "config evaluation feedback records roofline shares sign_flips storage studies",
     ),
     "controller": (
         "the paper's algorithm over protocols: any task and engine can stand behind them",

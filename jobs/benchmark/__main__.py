@@ -1,10 +1,12 @@
-"""Measurements of speed: ``python -m jobs.benchmark overhead``, ``simulate`` and ``gpu``."""
+"""Measurements of speed: ``python -m jobs.benchmark overhead``, ``peers``, ``simulate`` and ``gpu``."""
 
 from __future__ import annotations
 
+import enum
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from jobs.benchmark.plain_simulation import simulate_plainly
 from jobs.cli import Arguments, fail, split_arguments
+from jobs.configs import CONFIGS
 from jobs.driver import experiments
 from jobs.terminal.display import wide_console
 from scpl_ray.analytic.loop import simulate as simulate_arrays
@@ -20,6 +23,8 @@ from scpl_ray.config.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
+SIZES = {"small": None, "real": "news_smollm2"}
+"""The built-in config of each size of ``peers``; ``None``: the quick start."""
 PLAIN_ROUNDS = 10
 """Number of rounds of one seed for which the plain loop is timed."""
 
@@ -50,6 +55,40 @@ def overhead(arguments: Arguments = None) -> None:
         experiment = experiments.load(path, overrides if path else ["loop.rounds=3", *overrides])
         measure(experiment)
     except ValueError as error:
+        raise fail(error) from error
+
+
+class Size(enum.StrEnum):
+    """The rounds that are compared with a chain of scripts."""
+
+    SMALL = "small"
+    REAL = "real"
+
+
+@app.command()
+def peers(
+    arguments: Arguments = None,
+    size: Annotated[
+        Size, typer.Option(help="small: the quick start; real: news_smollm2, which needs task.data=FILE.")
+    ] = Size.SMALL,
+    output: Annotated[Path, typer.Option(help="Folder for peers-SIZE.json and peers-SIZE.md.")] = Path("benchmarks"),
+    page: Annotated[
+        Path | None, typer.Option(help="A Markdown page; the table replaces its part between the marks of its name.")
+    ] = None,
+) -> None:
+    """The last of two rounds beside a chain of scripts: vLLM, a reward loop, TRL's SFTTrainer, an evaluation."""
+    from jobs.benchmark.peers.measure import peers as measure
+
+    try:
+        named, overrides = split_arguments(arguments or [])
+        path = named or CONFIGS.get(str(SIZES[size]))
+        experiment = experiments.load(path, ["loop.rounds=2", *overrides])
+        if experiment.training.objective != "sft" or experiment.generation.refresh != "reload":
+            raise ConfigError(
+                "training.objective, generation.refresh: the chain fine-tunes and merges; leave them at sft and reload"
+            )
+        measure(experiment, size, output, page)
+    except (ValueError, RuntimeError) as error:
         raise fail(error) from error
 
 

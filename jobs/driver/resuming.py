@@ -16,6 +16,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
 from scpl_ray.records import Metric
+from scpl_ray.report.seconds import phase_seconds
 from scpl_ray.storage import consent, locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import restarts
@@ -108,6 +109,6 @@ def show(run_: Reader, experiment: Experiment, console: Console) -> None:
     seconds = run.seconds_by_round(run_, experiment)
     rounds = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
     console.print(closing_table(rounds, experiment.groups.names))
-    console.print(seconds_table(run_.committed()))
+    console.print(seconds_table(phase_seconds([(run_, experiment)])))
     console.print(restarts_line(restarts(run_.committed())))
     console.print(f"run directory {run_.name}: finished before, nothing was started", markup=False)

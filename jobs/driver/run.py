@@ -23,7 +23,7 @@ from actors.placement.cluster import Cluster, described, local_cluster, ray_clus
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
-from jobs.driver import advice, inputs, preflight
+from jobs.driver import advice, inputs, machine, preflight
 from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
@@ -36,6 +36,8 @@ from scpl_ray.models.sources import check_model, check_reward_model, resolve_rew
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Encode, Progress, Task
 from scpl_ray.records import Metric, Query
+from scpl_ray.report.seconds import phase_seconds
+from scpl_ray.roofline import Machine
 from scpl_ray.selection.steering import steering_prompts
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
@@ -195,18 +197,19 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
             display.note(f"working copy {store.root}")
         if task.data_report is not None:
             display.note(str(task.data_report))
+        peaks = machine.measured(experiment) if store.manifest(0, "base") is None else None
         with (
             connected(store.root / "logs/ray", display.note) as there,
             _grown(experiment, task, there) as cluster,
             Fleet(store.root, cluster) as fleet,
         ):
-            measured = list(rounds(store, experiment, task, fleet, display))
+            measured = list(rounds(store, experiment, task, fleet, display, peaks))
         seconds = seconds_by_round(store, experiment)
         table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
         display.console.print(closing_table(table, experiment.groups.names))
         if task.judge_card is not None:
             display.note(task.judge_card.summary())
-        display.console.print(seconds_table(store.committed()))
+        display.console.print(seconds_table(phase_seconds([(store, experiment)])))
         display.note(restarts_line(restarts(store.committed())))
         display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
         config = str(store.root / "config.yaml")
@@ -214,14 +217,17 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
 
 
 def rounds(
-    store: Store, experiment: Experiment, task: Task, fleet: Fleet, progress: Progress
+    store: Store, experiment: Experiment, task: Task, fleet: Fleet, progress: Progress, peaks: Machine | None = None
 ) -> Iterator[list[Metric]]:
-    """Run the loop of a run directory in the processes of a fleet; yields the metrics of rounds 0, 1, ..."""
+    """Run the loop of a run directory in the processes of a fleet; yields the metrics of rounds 0, 1, ...
+
+    A new run notes the peaks of its machine, where they were measured.
+    """
     if task.judge_card is not None:
         task.judge_card.save(store.root)
     engines = fleet.engines(experiment, task)
     progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), fleet.queues)
-    base = _base(store, experiment, task, progress)
+    base = _base(store, experiment, task, progress, peaks)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
@@ -248,7 +254,7 @@ def encoder(experiment: Experiment, base: Path) -> Encode:
     return encode
 
 
-def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) -> Path:
+def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, peaks: Machine | None) -> Path:
     """The base model. The SHA-256 of its weights is committed, because a resumed run must find the same weights.
 
     Raises:
@@ -266,6 +272,7 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress) 
             base = base_model(experiment, task, built)
             phase.write_json("base", _digests(base))
             phase.write_json(inputs.FILE, inputs.digests(experiment))
+            phase.facts |= machine.facts(peaks, base, experiment)
             if task.data_report is not None:
                 phase.facts["data"] = dataclasses.asdict(task.data_report)
         committed = store.manifest(0, "base")

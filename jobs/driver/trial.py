@@ -17,14 +17,15 @@ from ray import tune
 from actors.fleet import Fleet
 from actors.placement.cluster import Cluster
 from jobs.driver import experiments, run
+from jobs.driver.shared_phases import SharingStore
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.roofline import Machine
 from scpl_ray.storage.errors import InUseError, StoreError
-from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies.study import SAMPLED
 
 logger = logging.getLogger(__name__)
@@ -65,17 +66,19 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
     """Trials in one process, one after the other; those that need the same engines share them.
 
     The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
-    ``trial`` with ``folder`` (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys,
-    whose hash then names the folder.
+    ``peaks`` (those of the machine, or ``None``), ``trial`` with ``folder`` (below the study's) and ``experiment``
+    (YAML), and in a search the ``sampled`` keys, whose hash then names the folder.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
         os.environ.update(run.QUIET)
         cluster: Cluster = config["cluster"]
-        self._fleet = Fleet(Path(config["study"]), cluster)
+        self._study = Path(config["study"])
+        self._fleet = Fleet(self._study, cluster)
+        self._peaks: Machine | None = config["peaks"]
         self._task: tuple[str, Task] | None = None
-        self._store: Store | None = None
+        self._store: SharingStore | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -124,9 +127,10 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         # a trial that drew the same keys as another waits until that one has finished, and reads its rounds
         wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
         self._store = open_or_create(run_dir, self._experiment, wait_s)
+        self._store.share(self._study, self._experiment)
         run.log_to(run_dir / "logs" / "driver.log", verbose=False)
         task = self._task_of(self._experiment)
-        yield from run.rounds(self._store, self._experiment, task, self._fleet, Quiet())
+        yield from run.rounds(self._store, self._experiment, task, self._fleet, Quiet(), self._peaks)
 
     def _task_of(self, experiment: Experiment) -> Task:
         """The trial's task: that of the last trial if it is built from the same values, else a new one."""
@@ -149,7 +153,7 @@ def trial_folder(config: Mapping[str, Any]) -> str:
     return f"{SAMPLED}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> Store:
+def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> SharingStore:
     """The run directory of a trial, which is created or resumed.
 
     Raises:
@@ -159,8 +163,8 @@ def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_W
     while True:
         try:
             if not (run_dir / "run.json").exists():
-                return Store.create(run_dir, experiment, run.versions())
-            store, before = Store.open(run_dir)
+                return SharingStore.create(run_dir, experiment, run.versions())
+            store, before = SharingStore.open(run_dir)
             break
         except InUseError:
             if time.monotonic() > deadline:

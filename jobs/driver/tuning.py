@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.fleet import asks
 from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
+from jobs.driver import machine
 from jobs.driver import run as loop
+from jobs.driver.shared_phases import INDEX
 from jobs.driver.trial import LoopTrial, trial_folder
 from jobs.terminal.display import chatter_to, line_parts, wide_console
 from jobs.terminal.interrupts import Interrupts
 from scpl_ray.config import loading
 from scpl_ray.credentials import masked
+from scpl_ray.report import sessions
+from scpl_ray.report.sessions import Session
 from scpl_ray.studies import study
 from scpl_ray.studies.study import Study, Trial
 from scpl_ray.tasks.bases import base_model
@@ -153,16 +158,18 @@ def _last_line(error: object) -> str:
 
 def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
     """Run all trials that are not finished under Ray Tune; returns the reasons of failures, by folder."""
+    began = time.monotonic()
     left = [trial for trial in trials if not (folder / trial.folder / "summary.json").exists()]
     console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
     if not left:
         return {}
     prepare(left, console)
+    peaks = machine.measured(left[0].experiment)
+    prepared = time.monotonic()
     with loop.connected(folder / "logs/ray", console.print) as cluster:
         side_by_side = concurrent_trials(trials, cluster)
-        # trials that share their engines run one after the other, seed by seed
-        keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
-        ordered = sorted(left, key=lambda trial: keys.index(str(asks(trial.experiment))))
+        ordered = in_order(left, side_by_side)
+        started = time.monotonic()
         space = [{"folder": trial.folder, "experiment": loading.dump(trial.experiment)} for trial in ordered]
         progress = _Progress(console, len(left), sum(trial.experiment.loop.rounds + 1 for trial in left))
         try:
@@ -171,6 +178,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
                 param_space={
                     "study": str(folder),
                     "cluster": cluster.share(side_by_side),
+                    "peaks": peaks,
                     "trial": tune.grid_search(space),
                 },
                 tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
@@ -178,7 +186,38 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
             ).fit()
         finally:
             progress.close()
+            _note(folder, len(left), side_by_side, (began, prepared, started))
+    if not progress.failed:
+        shutil.rmtree(folder / INDEX, ignore_errors=True)
     return progress.failed
+
+
+def _note(folder: Path, trials: int, side_by_side: int, times: tuple[float, float, float]) -> None:
+    """Note where the time of this command went, for the report: when it began, was prepared, and began its trials."""
+    began, prepared, started = times
+    ran_s = time.monotonic() - started
+    sessions.add(folder, Session(trials, side_by_side, prepared - began, started - prepared, ran_s))
+
+
+def in_order(trials: Sequence[Trial], side_by_side: int) -> list[Trial]:
+    """The order in which trials begin.
+
+    Trials that share their engines run one after the other, so that engines start once. As many seeds as run side by
+    side go through all arms before the next seeds do: trials at the same time then have different seeds, and each finds
+    what an earlier arm of its seed has done alike.
+    """
+    keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in trials))
+    arms = list(dict.fromkeys(trial.label for trial in trials))
+    seeds = sorted({trial.seed for trial in trials})
+    return sorted(
+        trials,
+        key=lambda trial: (
+            keys.index(str(asks(trial.experiment))),
+            seeds.index(trial.seed) // side_by_side,
+            arms.index(trial.label),
+            trial.seed,
+        ),
+    )
 
 
 def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
@@ -188,17 +227,22 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     again and finds their rounds on disk.
     """
     assert plan.search is not None
+    began = time.monotonic()
     prepare(trials, console)
+    peaks = machine.measured(trials[0].experiment)
+    prepared = time.monotonic()
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
     with loop.connected(folder / "logs/ray", console.print) as cluster:
         side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
+        started = time.monotonic()
         try:
             tune.Tuner(
                 tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
                 param_space={
                     "study": str(folder),
                     "cluster": cluster.share(side_by_side),
+                    "peaks": peaks,
                     "trial": {"folder": "", "experiment": loading.dump(trials[0].experiment)},
                     "sampled": {key: _sampler(values) for key, values in plan.axes.items()},
                 },
@@ -215,6 +259,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
             ).fit()
         finally:
             progress.close()
+            _note(folder, plan.search.trials, side_by_side, (began, prepared, started))
     return progress.failed
 
 

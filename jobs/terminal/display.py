@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +30,7 @@ from scpl_ray.credentials import MaskedLog, MaskedPipe, masked
 from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
+from scpl_ray.report.seconds import PhaseSeconds
 
 TABLE_WIDTH = 160
 """The closing table of four groups needs this many columns."""
@@ -245,18 +246,18 @@ def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups:
     return table
 
 
-def seconds_table(manifests: Iterable[Manifest]) -> Table:
-    """Seconds per phase over all rounds of a run."""
-    totals: dict[str, list[float]] = {}
-    for manifest in manifests:
-        totals.setdefault(manifest.phase, []).append(manifest.seconds)
+def seconds_table(rows: Sequence[PhaseSeconds]) -> Table:
+    """Seconds per phase over all rounds of a run, what was waited for, and the limits of the last round."""
     table = Table(title="seconds per phase", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("phase", "times", "median", "total"):
+    for column in ("phase", "times", "median", "total", "critical path", "last round", "limit", "limit / measured"):
         table.add_column(column, justify="left" if column == "phase" else "right")
-    for phase, values in totals.items():
-        median = sorted(values)[len(values) // 2]
-        note = " (during completions)" if phase == "reward_model" else ""
-        table.add_row(phase.replace("_", " ") + note, str(len(values)), f"{median:.2f}", f"{sum(values):.1f}")
+    for row in rows:
+        limits = ["", "", ""]
+        if row.least is not None and row.measured is not None:
+            limits = [f"{row.measured:.2f}", f"{row.least:.3f}", f"{row.limit_over_measured or 0.0:.0%}"]
+        critical = f"{row.critical:.1f} ({row.share:.0%})"
+        word = row.phase.replace("_", " ")
+        table.add_row(word, str(row.times), f"{row.median:.2f}", f"{row.total:.1f}", critical, *limits)
     return table
 
 

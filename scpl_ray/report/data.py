@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.report import sessions
+from scpl_ray.report.sessions import Session
 from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import MOST_BYTES
@@ -66,6 +68,8 @@ class Part:
     gaps: tuple[Gap, ...]
     notes: tuple[str, ...]
     """Notes that a reader must know about this folder."""
+    sessions: tuple[Session, ...] = ()
+    """The commands that worked on the study."""
 
 
 def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path, str] | None = None) -> list[Part]:
@@ -146,6 +150,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
         runs=tuple(runs),
         gaps=_gaps(series, planned, runs, _failed(folder), by_folder, found.seeds),
         notes=tuple(notes),
+        sessions=sessions.read(folder),
     )
 
 

@@ -1,4 +1,4 @@
-"""Details behind the numbers of a few arms: durations, selection, judges, and sample answers."""
+"""Details behind the numbers of a few arms: selection, judges, and sample answers."""
 
 from __future__ import annotations
 
@@ -8,82 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from scpl_ray.records import Completion, Judgement, Query
 from scpl_ray.report.data import Part, Run
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import PHASES
 from scpl_ray.studies.series import Series
 
 CARD_FILE = "card.json"
-SIDE_BY_SIDE = "reward_model"
-"""The phase that runs while completions are sampled; it is not counted in a round's total."""
 PROMPTS_PER_GROUP = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseSeconds:
-    """Durations of one phase of an arm, over the self-consuming rounds of all its seeds."""
-
-    arm: str
-    phase: str
-    times: int
-    median: float
-    """Median seconds."""
-    share: float | None
-    """Share of the seconds of all rounds; ``None`` for a phase that runs in parallel to another."""
-    limit: float | None
-    """Median of the shortest possible seconds; ``None`` where the files do not determine it."""
-
-    @property
-    def limit_over_measured(self) -> float | None:
-        """``limit`` divided by the median; 1 means as fast as possible."""
-        return None if self.limit is None or self.median <= 0 else self.limit / self.median
-
-
-def phase_seconds(runs: Sequence[Run], arm: str) -> list[PhaseSeconds]:
-    """Seconds per phase of an arm.
-
-    The limit of ``completions`` is the round's sampled tokens at the best rate that generation reached in any round of
-    the same run: it shows the cost of uneven rounds and of waiting, not the effect of other hardware or settings.
-    The files determine no limit for other phases.
-    """
-    seconds: dict[str, list[float]] = {}
-    limits: list[float] = []
-    for run in runs:
-        if run.arm != arm:
-            continue
-        generated: list[tuple[int, float]] = []
-        for t in range(1, run.experiment.loop.rounds + 1):
-            for phase in PHASES:
-                manifest = run.reader.manifest(t, phase)
-                if manifest is None:
-                    continue
-                seconds.setdefault(phase, []).append(manifest.seconds)
-                spent = manifest.facts.get("generation_seconds", 0.0)
-                if phase == "completions" and spent > 0:
-                    generated.append((_tokens(run, t), spent))
-        best = max((tokens / spent for tokens, spent in generated), default=0.0)
-        limits += [tokens / best for tokens, _ in generated if best > 0]
-    total = sum(sum(values) for phase, values in seconds.items() if phase != SIDE_BY_SIDE)
-    return [
-        PhaseSeconds(
-            arm=arm,
-            phase=phase,
-            times=len(seconds[phase]),
-            median=float(np.median(seconds[phase])),
-            share=sum(seconds[phase]) / total if phase != SIDE_BY_SIDE and total > 0 else None,
-            limit=float(np.median(limits)) if phase == "completions" and limits else None,
-        )
-        for phase in PHASES
-        if phase in seconds
-    ]
-
-
-def _tokens(run: Run, t: int) -> int:
-    column = run.reader.table(t, "completions", "completions", Completion, ["token_ids"])["token_ids"]
-    return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

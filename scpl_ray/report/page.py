@@ -16,9 +16,10 @@ import numpy as np
 from markupsafe import Markup
 
 from scpl_ray.config import Experiment, Section
-from scpl_ray.report import evidence, figures, text, words
+from scpl_ray.report import evidence, figures, sessions, text, words
 from scpl_ray.report.data import Part
 from scpl_ray.report.figures import MAX_ARMS, Figure
+from scpl_ray.report.seconds import PhaseSeconds, phase_seconds
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import verdicts
 from scpl_ray.studies.series import mean_path
@@ -131,13 +132,19 @@ def _context(one: View) -> dict[str, Any]:
         "flags": [_flags(one, arm) for arm in one.shown],
         "cards": evidence.cards(part, one.shown),
         "selected": [s for arm in one.shown if (s := evidence.selected(part.series, part.runs, arm)) is not None],
-        "phases": [(arm, rows) for arm in one.shown if (rows := evidence.phase_seconds(part.runs, arm))],
+        "phases": [(arm, rows) for arm in one.shown if (rows := _phase_seconds(part, arm))],
+        "sessions": sessions.sentences(part.sessions, [run.reader for run in part.runs]),
         "samples": [(arm, answers) for arm in one.shown if (answers := evidence.samples(part, arm))],
         "common": _common(part.experiments),
         "condition": words.condition(part),
         "bases": words.between_bases(part),
         "versions": _versions(part),
     }
+
+
+def _phase_seconds(part: Part, arm: str) -> list[PhaseSeconds]:
+    """Seconds of the self-consuming rounds of an arm."""
+    return phase_seconds([(run.reader, run.experiment) for run in part.runs if run.arm == arm], first_round=1)
 
 
 def _facts(one: View) -> dict[str, str]:

@@ -27,7 +27,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,7 +101,7 @@ class Reader:
         return str(self.root.absolute())
 
     @classmethod
-    def open(cls, root: Path, name: str | None = None) -> tuple[Reader, Experiment]:
+    def open(cls, root: Path, name: str | None = None) -> tuple[Self, Experiment]:
         """Open an existing run directory, and return it with its config.
 
         Only the form of the config is checked: nothing that it names is looked for, imported or run.
@@ -244,7 +244,7 @@ class Store(Reader):
             raise
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Store:
+    def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Self:
         """Create a new run directory; a folder left by a process that died before its run began is reused.
 
         Raises:
@@ -265,7 +265,7 @@ class Store(Reader):
         return store
 
     @classmethod
-    def open(cls, root: Path, name: str | None = None) -> tuple[Store, Experiment]:
+    def open(cls, root: Path, name: str | None = None) -> tuple[Self, Experiment]:
         """Open an existing run directory, check its phases, and return it with its config.
 
         Raises:

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import statistics
 import subprocess
 import unicodedata
 from html.parser import HTMLParser
@@ -227,28 +226,6 @@ def test_the_judge_stands_beside_the_shares_it_produced(page: Path) -> None:
     said = found.said()
     assert "Kinds were counted by a judge that errs: see its card" in said and "Judge of static" in said
     assert {"href": "#judge-1"} in found.of("a") and "macro F1" in said and "0.750" in said
-
-
-def test_the_limit_of_generation_is_its_own_best_rate(folder: Path) -> None:
-    (part,) = data.load([folder], {})
-    rows = {row.phase: row for row in evidence.phase_seconds(part.runs, "static")}
-    spent: list[list[float]] = []
-    tokens: list[list[int]] = []
-    for run in part.runs:
-        if run.arm == "static":
-            phases = [run.reader.manifest(t, "completions") for t in (1, 2, 3)]
-            spent.append([p.facts["generation_seconds"] for p in phases if p is not None])
-            drawn = [run.reader.read(t, "completions", "completions", Completion) for t in (1, 2, 3)]
-            tokens.append([sum(len(c.token_ids) for c in completions) for completions in drawn])
-    least = [
-        n / max(a / b for a, b in zip(counts, seconds, strict=True))
-        for counts, seconds in zip(tokens, spent, strict=True)
-        for n in counts
-    ]
-    assert rows["completions"].limit == pytest.approx(statistics.median(least))
-    assert rows["completions"].times == 6 and rows["evaluation"].limit is None
-    assert rows["reward_model"].share is None
-    assert sum(row.share or 0.0 for row in rows.values()) == pytest.approx(1.0)
 
 
 def test_selection_is_described_by_what_it_saw_and_kept(folder: Path) -> None:

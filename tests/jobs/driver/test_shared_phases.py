@@ -1,0 +1,154 @@
+"""Trials of one study take over what another one has done alike, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.driver.shared_phases import INDEX, SHARED, SharingStore, files_read, unread
+from jobs.driver.tuning import in_order
+from scpl_ray.config import Experiment
+from scpl_ray.config.errors import all_keys
+from scpl_ray.report.seconds import TAKEN_FROM, phase_seconds
+from scpl_ray.storage.manifests import MANIFEST
+from scpl_ray.storage.run_directory import PHASES, Store
+from scpl_ray.studies.study import Trial
+from tests.support import fakes
+from tests.support.loops import loop, records_of, small
+
+KEYS = ["loop.rounds=2", "queries.prompts_per_round=20", "evaluation.neutral_prompts=10"]
+
+
+def play(root: Path, experiment: Experiment, study: Path | None) -> dict[str, bytes]:
+    """A run in this folder; with a study, it shares phases with the other runs there."""
+    base = root.parents[2] / "base"
+    if not base.exists():
+        fakes.make_base(base, len(experiment.groups.names))
+    if study is None:
+        store: Store = Store.create(root, experiment, {})
+    else:
+        sharing = SharingStore.create(root, experiment, {})
+        sharing.share(study, experiment)
+        store = sharing
+    with store.phase(0, "base") as phase:
+        phase.write_json("base", {})
+        phase.write_json("inputs", {})
+    loop(store, experiment, base).run()
+    store.close()
+    return records_of(root)
+
+
+def taken(root: Path) -> dict[tuple[int, str], str]:
+    """The phases that a run has taken over, and from where."""
+    found = {}
+    for file in sorted(root.glob(f"rounds/*/*/{MANIFEST}")):
+        manifest = json.loads(file.read_bytes())
+        if TAKEN_FROM in manifest["facts"]:
+            found[manifest["round"], manifest["phase"]] = manifest["facts"][TAKEN_FROM]
+    return found
+
+
+FIRST = {(0, "evaluation")} | {(1, phase) for phase in SHARED}
+UP_TO_SCORES = {(0, "evaluation"), (1, "reward_model"), (1, "completions"), (1, "scores")}
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["feedback.rule=static"], FIRST),
+        (["feedback.beta=4.0", "feedback.measure=own_kind"], FIRST),
+        (["selection.strategy=top"], UP_TO_SCORES),
+        (["selection.strategy=reweight"], set()),
+        (["cycle.kind=accumulate", "training.learning_rate=0.01"], UP_TO_SCORES),
+        (["cycle.kind=accumulate", "loop.kind=retraining"], FIRST - {(1, "dataset")}),
+        (["reward.choices_per_round=100"], set()),
+        (["queries.prompts_per_round=30"], {(0, "evaluation"), (1, "reward_model")}),
+        (["groups.shares=[0.8, 0.2]"], set()),
+        (["seed=7"], set()),
+        (["generation.replicas=2", "reward.replicas=2", "name=other"], None),
+    ],
+)  # fmt: skip
+def test_the_records_are_those_of_a_run_alone(
+    keys: list[str], expected: set[tuple[int, str]] | None, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    play(study / "runs/one/seed-000", small(*KEYS), study)
+    other = small(*KEYS, *keys)
+    shared = play(study / "runs/two/seed-000", other, study)
+    assert shared == play(tmp_path / "alone/runs/two/seed-000", other, None)
+    found = taken(study / "runs/two/seed-000")
+    assert set(found.values()) <= {"runs/one/seed-000"}
+    if expected is None:  # keys that change no record: everything but the users' state is taken over
+        assert {phase for _, phase in found} == set(SHARED) and len(found) == 1 + 2 * len(SHARED)
+    else:
+        # what differs may come out alike by chance, and is then alike
+        assert expected <= set(found) or expected == set() == set(found)
+        assert (
+            all(round_ <= 1 or phase == "reward_model" or phase == "selection" for round_, phase in found) or expected
+        )
+
+
+def test_arms_whose_users_move_alike_share_their_reward_models_in_every_round(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    play(study / "runs/one/seed-000", small(*KEYS, "feedback.rule=static"), study)
+    play(study / "runs/two/seed-000", small(*KEYS, "feedback.rule=static", "loop.kind=retraining"), study)
+    fits = {round_ for round_, phase in taken(study / "runs/two/seed-000") if phase == "reward_model"}
+    assert fits == {1, 2}
+
+
+def test_a_changed_or_missing_file_of_another_run_is_never_taken(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    one = study / "runs/one/seed-000"
+    play(one, small(*KEYS), study)
+    (one / "rounds/000/evaluation/metrics.parquet").write_bytes(b"changed")
+    (one / "rounds/001/completions/completions.parquet").unlink()
+    other = small(*KEYS, "feedback.rule=static")
+    assert play(study / "runs/two/seed-000", other, study) == play(tmp_path / "alone/runs/two/seed-000", other, None)
+    found = taken(study / "runs/two/seed-000")
+    assert (0, "evaluation") not in found and (1, "completions") not in found and (1, "reward_model") in found
+
+
+def test_a_note_that_leads_out_of_the_study_is_not_followed(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    play(study / "runs/one/seed-000", small(*KEYS), study)
+    for note in (study / INDEX).iterdir():
+        note.write_text(json.dumps({"run": "../elsewhere", "round": 0}))
+    play(study / "runs/two/seed-000", small(*KEYS, "feedback.rule=static"), study)
+    assert taken(study / "runs/two/seed-000") == {}
+
+
+def test_what_was_taken_over_is_in_no_seconds(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    experiment = small(*KEYS)
+    play(study / "runs/one/seed-000", experiment, study)
+    play(study / "runs/two/seed-000", small(*KEYS, "feedback.rule=static"), study)
+    root = study / "runs/two/seed-000"
+    times = {row.phase: row.times for row in phase_seconds([(Store.open(root)[0], experiment)])}
+    assert (times["weights"], times["evaluation"], times["queries"]) == (1, 1, 2)
+
+
+def test_only_keys_that_exist_are_listed_as_unread() -> None:
+    known = {key for key, _, _ in all_keys(Experiment)}
+    known |= {key.split(".")[0] for key in known}
+    for phase in SHARED:
+        for keys in ([], ["selection.strategy=reweight"]):
+            assert set(unread(phase, 1, small(*keys))) <= known
+        assert {before for _, before, _ in files_read(phase, 2)} <= set(PHASES[: PHASES.index(phase)]) | {
+            "weights", "evaluation", "selection",
+        }  # fmt: skip
+
+
+def test_trials_at_the_same_time_have_different_seeds() -> None:
+    experiment = small()
+    trials = [Trial(arm, (), seed, experiment) for seed in range(4) for arm in ("a", "b", "c")]
+    ordered = [(trial.seed, trial.arm) for trial in in_order(trials, 2)]
+    assert ordered[:6] == [(0, "a"), (1, "a"), (0, "b"), (1, "b"), (0, "c"), (1, "c")]
+    assert [trial.seed for trial in in_order(trials, 1)] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    other = small("training.epochs=2")
+    mixed = [Trial(arm, (), 0, other if arm == "b" else experiment) for arm in ("a", "b", "c")]
+    assert [trial.arm for trial in in_order(mixed, 1)] == ["a", "c", "b"]
