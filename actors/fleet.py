@@ -101,7 +101,7 @@ class Fleet:
             ),
         )
         trainer.prepare()
-        return Engines(generator, scorer, trainer, population)
+        return Engines(generator, scorer, trainer, population, generator.sampling_bound)
 
     def queues(self) -> dict[str, int]:
         """Number of unfinished calls of each pool, by the role of its processes."""

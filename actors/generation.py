@@ -98,6 +98,7 @@ class GenerationActor(Replica):
                 token_ids=one.token_ids,
                 text=decode(self._tokenizer, one.token_ids),
                 finish_reason=one.finish_reason,
+                log_probability=one.log_probability,
             )
             for (query_id, i), request, one in zip(numbered, requests, sampled, strict=True)
         ]
@@ -228,6 +229,11 @@ class RayGenerator:
                 yield completions
         finally:
             self._pool.forget(running)
+
+    @property
+    def sampling_bound(self) -> float:
+        """See :attr:`scpl_ray.protocols.Engines.sampling_bound`."""
+        return self._settings.sampling_bound
 
     @property
     def unfinished(self) -> int:

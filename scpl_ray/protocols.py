@@ -264,6 +264,10 @@ class Population(Protocol):
     def restore(self, state: Mapping[str, object]) -> None: ...
 
 
+SAMPLING_BOUND = 0.05
+"""Largest mean difference between two measurements of a text's log-probability, in nats per token, that rounding in
+bfloat16 explains."""
+
 Encode = Callable[[Query, str], tuple[tuple[int, ...], tuple[int, ...]]]
 """Turns (query, answer) into token ids, end-of-sequence included, alike in training, generation and scoring."""
 
@@ -304,6 +308,9 @@ class Engines:
     scorer: Scorer
     trainer: Trainer
     population: Population
+    sampling_bound: float = SAMPLING_BOUND
+    """Largest mean difference, in nats per token, between the log-probabilities that the generator drew with and those
+    of a pass of the scorer, with which both hold the same weights."""
 
 
 def judge_errors(task: Task) -> tuple[tuple[float, ...], ...] | None:

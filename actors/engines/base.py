@@ -19,6 +19,7 @@ from actors.placement.role import GPU_MEMORY_SHARE
 from scpl_ray.config import Experiment
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer, stop_ids
+from scpl_ray.protocols import SAMPLING_BOUND
 from scpl_ray.records import Weights
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ MAX_SEQUENCES = 256
 PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
 GPU_TOLERANCE = 0.05
 """Largest difference of log-probabilities on a GPU, in nats; bfloat16 has a precision of only 8 bits."""
+FLOAT32_SAMPLING_BOUND = 1e-3
+"""Largest mean difference between an engine's log-probabilities and a scorer's in float32 on a CPU, in nats per token:
+they add in another order."""
 PROBE_STRIDE = 7919
 """A prime, so that the probe prompt's ids spread over a vocabulary of any size."""
 
@@ -67,6 +71,16 @@ class EngineSettings:
         """Largest difference of log-probabilities (nats) between engines that agree; on a CPU they are equal."""
         return GPU_TOLERANCE if self.gpus else 0.0
 
+    @property
+    def exact(self) -> bool:
+        """Whether a completion depends on weights, prompt and seed alone, to the bit, whatever is written beside it."""
+        return not self.gpus and self.dtype == "float32"
+
+    @property
+    def sampling_bound(self) -> float:
+        """See :attr:`scpl_ray.protocols.Engines.sampling_bound`."""
+        return FLOAT32_SAMPLING_BOUND if self.exact else SAMPLING_BOUND
+
     @classmethod
     def of(
         cls, experiment: Experiment, gpus: float, *, memory_share: float = GPU_MEMORY_SHARE, sleeps: bool = False
@@ -104,6 +118,8 @@ class Sampled:
     token_ids: Ids
     finish_reason: str
     """``stop`` or ``length``."""
+    log_probability: float
+    """Sum of the tokens' log-probabilities before temperature and nucleus, in nats."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -120,12 +120,16 @@ class TransformersEngine(Engine):
         cache.batch_select_indices(torch.tensor(rows, device=self._device))
         logits = logits[rows]
         tokens: list[list[int]] = [[] for _ in requests]
+        log_probabilities = [0.0] * len(requests)
         # Completions that are still being written, in the order of their rows; the rows after them are padding.
         live = list(range(len(requests)))
         for step in range(settings.max_new_tokens):
-            drawn = self._draw(logits[: len(live)], uniforms[live, step]).tolist()
-            for index, token in zip(live, drawn, strict=True):
+            ids = self._draw(logits[: len(live)], uniforms[live, step])
+            drawn = ids.tolist()
+            of_each = logits[: len(live)].log_softmax(-1).gather(-1, ids[:, None])[:, 0].tolist()
+            for index, token, log_probability in zip(live, drawn, of_each, strict=True):
                 tokens[index].append(token)
+                log_probabilities[index] += log_probability
             going = [row for row, token in enumerate(drawn) if token not in self._stop]
             if not going or step + 1 == settings.max_new_tokens:
                 break
@@ -135,7 +139,10 @@ class TransformersEngine(Engine):
                 live = [live[row] for row in going]
             logits = self._forward([(drawn[row],) for row in rows], cache)
         ended = {index for index, ids in enumerate(tokens) if ids[-1] in self._stop}
-        return [Sampled(tuple(ids), "stop" if i in ended else "length") for i, ids in enumerate(tokens)]
+        return [
+            Sampled(tuple(ids), "stop" if i in ended else "length", log_probabilities[i])
+            for i, ids in enumerate(tokens)
+        ]
 
     def _forward(self, ids: Sequence[Sequence[int]], cache: DynamicCache) -> Tensor:
         """Logits of the next token, shape (rows, vocabulary), float32; the cache grows by the given tokens."""

@@ -101,12 +101,14 @@ class VllmEngine(Engine):
                 max_tokens=settings.max_new_tokens,
                 seed=request.seed,
                 stop_token_ids=list(self._stop),
+                # That of the sampled token alone.
+                logprobs=0,
                 detokenize=False,
             )
             for request in requests
         ]
         outputs = self._run([{"prompt_token_ids": list(r.prompt_token_ids)} for r in requests], sampling)
-        return [Sampled(tuple(output.token_ids), output.finish_reason) for output in outputs]
+        return [Sampled(tuple(one.token_ids), one.finish_reason, one.cumulative_logprob) for one in outputs]
 
     def probe(self) -> Probe:
         """The probe prompt's greedy continuation, written twice: with the prefix cache and without it."""
@@ -194,6 +196,8 @@ class VllmEngine(Engine):
             # A prompt that is read in pieces would draw from its seeded generator once per piece.
             enable_chunked_prefill=False,
             disable_log_stats=True,
+            # Log-probabilities under the policy itself, before temperature and nucleus.
+            logprobs_mode="raw_logprobs",
             seed=0,
             **options,
         )

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import ray
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
@@ -21,6 +22,7 @@ from actors.engines.vllm import VllmEngine
 from actors.generation import RayGenerator
 from actors.placement.role import Role
 from scpl_ray.config import Experiment
+from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import encode_prompt
 from scpl_ray.records import Completion, Query, Weights
 from scpl_ray.seeds import derive_seed
@@ -199,8 +201,8 @@ class Case:
     engine: type[VllmEngine] = VllmEngine
 
 
-Answer = tuple[Probe, list[tuple[int, ...]]]
-"""To the probe prompt, and to all queries."""
+Answer = tuple[Probe, list[Request], list[Sampled]]
+"""To the probe prompt, and to all queries, which are given too."""
 
 
 def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[Answer] | str]:
@@ -215,7 +217,7 @@ def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[Ans
                 probe = engine.probe()
                 tokenizer = AutoTokenizer.from_pretrained(weights.model)
                 requests = [Request(encode_prompt(tokenizer, q.prompt, 64), 0) for q in asked]
-                answers.append((probe, [sampled.token_ids for sampled in engine.generate(requests)]))
+                answers.append((probe, requests, engine.generate(requests)))
             found[name] = answers
         except RuntimeError as error:
             found[name] = str(error)
@@ -248,7 +250,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     save_model(root / "long", "llama")
     AutoModelForCausalLM.from_config(long).save_pretrained(root / "long")
     weights = [Weights(0, root / "long"), Weights(1, disturbed(root / "long", root / "long-changed", 1))]
-    settings = EngineSettings.of(Experiment.model_validate({"task": {"max_prompt_tokens": 200}}), 0.0)
+    sharp = {"task": {"max_prompt_tokens": 200}, "generation": {"temperature": 0.6, "top_p": 0.8}}
+    settings = EngineSettings.of(Experiment.model_validate(sharp), 0.0)
     return made | {"forgetful": Case(settings, weights, Forgetful), "careful": Case(settings, weights)}
 
 
@@ -264,8 +267,19 @@ def assert_as_by_transformers(found: list[Answer], case: Case) -> None:
     """The same tokens as by the other engine, and probabilities but for rounding in other kernels."""
     wanted = served({"": dataclasses.replace(case, engine=TransformersEngine)}, queries(24))[""]
     assert len(found) == len(wanted)
-    for (probe, tokens), (other, others) in zip(found, wanted, strict=True):
-        assert tokens == others and probe.agrees(other, 1e-4)
+    for (probe, asked, sampled), (other, _, others), weights in zip(found, wanted, case.weights, strict=True):
+        assert [s.token_ids for s in sampled] == [s.token_ids for s in others] and probe.agrees(other, 1e-4)
+        assert_log_probabilities(asked, sampled, weights)
+
+
+def assert_log_probabilities(asked: list[Request], sampled: list[Sampled], weights: Weights) -> None:
+    """They are those of a separate pass under the weights themselves."""
+    model = AutoModelForCausalLM.from_pretrained(weights.model)
+    if weights.adapter is not None:
+        model = PeftModel.from_pretrained(model, weights.adapter).merge_and_unload()
+    texts = [(request.prompt_token_ids, one.token_ids) for request, one in zip(asked, sampled, strict=True)]
+    for one, (nats, tokens) in zip(sampled, negative_log_likelihood(model.eval(), texts, 4096), strict=True):
+        assert one.log_probability == pytest.approx(-nats, abs=1e-3) and tokens == len(one.token_ids)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -273,7 +287,7 @@ def test_adapters_are_swapped(family: str, cases: dict[str, Case], answers: dict
     found = answers[f"adapters of {family}"]
     assert_as_by_transformers(found, cases[f"adapters of {family}"])
     assert found[0] == found[3]
-    assert len({tuple(tokens) for _, tokens in found}) == 3
+    assert len({tuple(one.token_ids for one in sampled) for _, _, sampled in found}) == 3
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -281,8 +295,15 @@ def test_weights_are_reloaded(family: str, cases: dict[str, Case], answers: dict
     found = answers[f"weights of {family}"]
     assert_as_by_transformers(found, cases[f"weights of {family}"])
     # these models repeat their last token, which hides in the tokens that the weights are others
-    (before, _), (after, _) = found
+    (before, *_), (after, *_) = found
     assert not before.agrees(after, 1e-3)
+
+
+def test_log_probabilities_are_those_before_temperature_and_nucleus(
+    cases: dict[str, Case], answers: dict[str, Any]
+) -> None:
+    for (_, asked, sampled), weights in zip(answers["careful"], cases["careful"].weights, strict=True):
+        assert_log_probabilities(asked, sampled, weights)
 
 
 def test_stale_prefix_cache_is_caught(answers: dict[str, Any]) -> None:
@@ -332,7 +353,7 @@ class Scripted(Engine):
         if self.weights.model.name == "breaks" and not marker.exists():
             marker.touch()
             raise RuntimeError("the engine core died")
-        return [Sampled((os.getpid() % 100 + 2, 1), "stop") for _ in requests]
+        return [Sampled((os.getpid() % 100 + 2, 1), "stop", -1.0) for _ in requests]
 
 
 def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
