@@ -128,7 +128,7 @@ class Generator(Protocol):
         """Serve these weights from now on, on every replica, with empty prefix caches.
 
         Raises:
-            RuntimeError: the replicas disagree on a probe prompt, or new weights left its log-probabilities unchanged.
+            RuntimeError: the replicas read different weights or the old ones, or answer a probe prompt as if.
         """
         ...
 
@@ -137,7 +137,7 @@ class Generator(Protocol):
         ...
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
-        """``samples[i]`` completions of ``queries[i]``: chunks of ``generation.prompts_per_chunk`` queries, any order.
+        """``samples[i]`` completions of ``queries[i]``, some at a time as they are finished, in any order.
 
         The seed of each completion is the SHA-256 of (run seed, ``purpose``, query id, sample index).
         """

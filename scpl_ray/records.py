@@ -131,6 +131,8 @@ class Manifest:
     """Other facts about the phase, such as training steps, acceptance rates and process ids."""
 
 
+AT_ONCE = 128
+"""Number of completions that are handed on at a time where all of them are there already."""
 _IDS = pa.list_(pa.int32())
 SCHEMAS: dict[type, pa.Schema] = {
     Query: pa.schema(

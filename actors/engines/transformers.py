@@ -39,6 +39,15 @@ class TransformersEngine(Engine):
         tokens = max(TOKENS_PER_BATCH, ROW_STEP * positions)
         return Held(cached_tokens=tokens, read_tokens=tokens, rows=tokens // positions)
 
+    def step(self) -> list[tuple[int, Sampled]]:
+        """Write the next batch of what was added."""
+        numbers, requests = list(self._added), list(self._added.values())
+        members = next(self._batches(requests))
+        sampled = self._sample([requests[i] for i in members])
+        for i in members:
+            del self._added[numbers[i]]
+        return [(numbers[i], one) for i, one in zip(members, sampled, strict=True)]
+
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
         """One completion per request, in order."""
         sampled: dict[int, Sampled] = {}
@@ -97,6 +106,7 @@ class TransformersEngine(Engine):
             by_length.setdefault(len(request.prompt_token_ids), []).append(index)
         for length, members in sorted(by_length.items()):
             rows = max(ROW_STEP, TOKENS_PER_BATCH // (length + self.settings.max_new_tokens))
+            rows = min(rows, self.settings.max_sequences or rows)
             yield from (members[i : i + rows] for i in range(0, len(members), rows))
 
     @torch.inference_mode()

@@ -417,8 +417,8 @@ CATALOGUE = (
     ),
     _apart(
         name="sampling_logp_difference",
-        definition="Mean over a sample of the answers of how far their log-probabilities, as the engines drew with them, "
-        "are from those of a separate pass under the round's policy; far above rounding, an engine served other weights.",
+        definition="How far the log-probabilities that the engines drew with are from those of a separate pass under "
+        "the round's policy: mean over a sample of the answers. Far above rounding, an engine served other weights.",
     ),
     _apart(
         name="sampling_logp_difference_worst",

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from scpl_ray.protocols import Engines
 from scpl_ray.records import Completion, Weights
 
 logger = logging.getLogger(__name__)
 
 Nats = list[tuple[float, int]]
 """Negative log-likelihood of each text, summed over its tokens, and their number."""
+Pass = Callable[[Weights, Sequence[Completion]], Nats]
+"""Passes texts through a model, and returns how likely they are under it."""
 SAMPLE_TEXTS = 32
 """Number of texts whose log-probabilities are compared, spread evenly over the evaluation prompts."""
 
@@ -38,32 +39,32 @@ class Likelihoods:
     """Of each text of the sample, how far engine and scorer are apart: nats per token, at least 0."""
 
 
-def of_texts(engines: Engines, base: Weights, policy: Weights, completions: Sequence[Completion]) -> Likelihoods:
+def of_texts(
+    passed: Pass, base: Weights, policy: Weights, completions: Sequence[Completion], bound: float
+) -> Likelihoods:
     """Likelihoods of texts under the base model and under the policy that wrote them.
 
     The texts pass through the base model once, and only those of the sample through the policy. In round 0, where the
     two are one model, nothing but the sample passes through it.
 
     Args:
-        engines: its scorers make the passes.
+        passed: passes texts through a model.
         base: the base model.
         policy: what the engines were given.
         completions: the texts; if their log-probabilities are not known, all of them pass through the policy too.
+        bound: largest mean difference that rounding explains, in nats per token.
 
     Raises:
         RuntimeError: the engines drew with other weights.
     """
-    scorer = engines.scorer
     if any(c.log_probability is None for c in completions):
-        nats = {w: scorer.negative_log_likelihood(w, completions) for w in dict.fromkeys((base, policy))}
+        nats = {w: passed(w, completions) for w in dict.fromkeys((base, policy))}
         return Likelihoods(nats[base], nats[policy], ())
     current = [(-float(c.log_probability or 0.0), len(c.token_ids)) for c in completions]
-    before = current if policy == base else scorer.negative_log_likelihood(base, completions)
+    before = current if policy == base else passed(base, completions)
     sample = sampled(len(completions))
-    apart = differences(
-        [current[i] for i in sample], scorer.negative_log_likelihood(policy, [completions[i] for i in sample])
-    )
-    check(apart, policy, engines.sampling_bound)
+    apart = differences([current[i] for i in sample], passed(policy, [completions[i] for i in sample]))
+    check(apart, policy, bound)
     return Likelihoods(before, current, apart)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 from actors.engines.registry import ENGINES
+from actors.engines.thread import EngineThread
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
 from actors.generation import RayGenerator
@@ -83,14 +85,14 @@ def start(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def two(start: Start) -> RayGenerator:
-    """vLLM, two replicas, small chunks."""
-    return start(2, prompts_per_chunk=16)
+    """vLLM, two replicas."""
+    return start(2)
 
 
 @pytest.fixture(scope="module")
 def one(start: Start) -> RayGenerator:
-    """vLLM, one replica, everything in one chunk."""
-    return start(1, prompts_per_chunk=1000)
+    """vLLM, one replica, which writes few completions at the same time."""
+    return start(1, max_sequences=40)
 
 
 def queries(count: int, words: int = 60) -> list[Query]:
@@ -108,7 +110,7 @@ def complete(pool: RayGenerator, asked: Sequence[Query], samples: Sequence[int])
     return by_id
 
 
-def test_one_or_two_replicas_any_chunks(one: RayGenerator, two: RayGenerator, llama: Path) -> None:
+def test_one_or_two_replicas_any_company(one: RayGenerator, two: RayGenerator, llama: Path) -> None:
     asked = queries(300)
     samples = [1 + i % 4 for i in range(300)]
     for pool in (one, two):
@@ -158,7 +160,7 @@ def test_engines_outlive_refreshes(two: RayGenerator, llama: Path, llama_changed
     two.refresh(Weights(0, llama))
     assert complete(two, asked, [1] * 40) == old
     assert two.processes() == before
-    with pytest.raises(RuntimeError, match="policy versions 0 and 2 answer the probe prompt alike"):
+    with pytest.raises(RuntimeError, match="policy versions 0 and 2 are the same bytes"):
         two.refresh(Weights(2, llama))
     two.refresh(Weights(0, llama))
 
@@ -224,10 +226,40 @@ def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[Ans
     return found
 
 
+def in_orders(weights: Weights, asked: Sequence[Query]) -> dict[str, list[list[Sampled]]]:
+    """By format, what the calls of a phase give in three orders: as one engine, or any of several, could get them."""
+    found: dict[str, list[list[Sampled]]] = {}
+    for dtype in ("float32", "bfloat16"):
+        keys = {"model": {"dtype": dtype}, "task": {"max_prompt_tokens": 200}}
+        settings = EngineSettings.of(Experiment.model_validate(keys), 0.0)
+        engine = VllmEngine(settings)
+        engine.load(weights)
+        thread = EngineThread(engine, together=settings.together)
+        tokenizer = AutoTokenizer.from_pretrained(weights.model)
+        # a common beginning of more than a block, which the prefix cache may hold or not
+        common = tuple(range(5, 5 + 140))
+        requests = [Request((*common, *encode_prompt(tokenizer, q.prompt, 40)), i) for i, q in enumerate(asked)]
+        calls = [requests[i : i + 7] for i in range(0, len(requests), 7)]
+
+        def write(call: Sequence[Request], thread: EngineThread = thread) -> list[Sampled]:
+            return thread.write(call, is_ready=lambda: True, make_ready=lambda: None)
+
+        with ThreadPoolExecutor(len(calls)) as callers:
+            forwards = [write(call) for call in calls]
+            backwards = [write(call) for call in reversed(calls)][::-1]
+            at_once = list(callers.map(write, calls))
+        found[dtype] = [[one for call in calls for one in call] for calls in (forwards, backwards, at_once)]
+    return found
+
+
 def greedy(**keys: object) -> EngineSettings:
     return EngineSettings.of(
         Experiment.model_validate({"generation": {"temperature": 0.0, "max_new_tokens": 20, **keys}}), 0.0
     )
+
+
+def everything(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, Any]:
+    return {**served(cases, asked), "orders": in_orders(cases["careful"].weights[0], asked)}
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +289,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def answers(ray_local: None, cases: dict[str, Case]) -> dict[str, Any]:
-    """What vLLM answers in every case."""
+    """What vLLM answers in every case, and in every order."""
     environment = {**ENGINES["vllm"].environment(0.0), "OMP_NUM_THREADS": "1"}
-    remote = ray.remote(max_calls=1)(served).options(num_cpus=0.2, runtime_env={"env_vars": environment})
+    remote = ray.remote(max_calls=1)(everything).options(num_cpus=0.2, runtime_env={"env_vars": environment})
     return ray.get(remote.remote(cases, queries(24)), timeout=600)
 
 
@@ -304,6 +336,14 @@ def test_log_probabilities_are_those_before_temperature_and_nucleus(
 ) -> None:
     for (_, asked, sampled), weights in zip(answers["careful"], cases["careful"].weights, strict=True):
         assert_log_probabilities(asked, sampled, weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_completions_do_not_depend_on_which_engine_gets_which_call_when(dtype: str, answers: dict[str, Any]) -> None:
+    forwards, backwards, at_once = answers["orders"][dtype]
+    assert forwards == backwards == at_once and len(forwards) == 24
+    assert len({one.token_ids for one in forwards}) > 20
+    assert all(one.log_probability < 0 for one in forwards)
 
 
 def test_stale_prefix_cache_is_caught(answers: dict[str, Any]) -> None:
@@ -361,7 +401,7 @@ def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypa
         AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / name)
     scripted = dataclasses.replace(ENGINES["transformers"], engine=f"{__name__}:Scripted")
     monkeypatch.setitem(ENGINES, "transformers", scripted)
-    pool = start(2, engine="transformers", prompts_per_chunk=4)
+    pool = start(2, engine="transformers")
     with pytest.raises(RuntimeError, match="call refresh first"):
         next(pool.stream(queries(1), samples=[1], purpose="test"))
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from scpl_ray.evaluation import likelihoods
-from scpl_ray.feedback.population import PopulationSimulator
-from scpl_ray.protocols import SAMPLING_BOUND, Engines
+from scpl_ray.protocols import SAMPLING_BOUND
 from scpl_ray.records import Completion, Weights
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
@@ -37,15 +36,9 @@ class Passes(fakes.FakeScorer):
         return [(self.nats, len(c.token_ids)) for c in completions]
 
 
-def of(scorer: Passes, bound: float = SAMPLING_BOUND) -> Engines:
-    experiment = small()
-    population = PopulationSimulator(experiment, fakes.FakeTask(experiment.groups.names))
-    return Engines(fakes.FakeGenerator(0), scorer, fakes.FakeTrainer(), population, bound)
-
-
 def test_the_policys_likelihoods_come_from_its_engine_and_the_bases_from_one_pass() -> None:
     scorer = Passes(2.04)
-    found = likelihoods.of_texts(of(scorer), BASE, POLICY, texts(100))
+    found = likelihoods.of_texts(scorer.negative_log_likelihood, BASE, POLICY, texts(100), SAMPLING_BOUND)
     assert found.current == [(2.0, 4)] * 100 and found.base == [(2.04, 4)] * 100
     assert found.differences == pytest.approx([0.01] * likelihoods.SAMPLE_TEXTS)
     assert scorer.asked == [(0, 100), (3, likelihoods.SAMPLE_TEXTS)]
@@ -53,13 +46,15 @@ def test_the_policys_likelihoods_come_from_its_engine_and_the_bases_from_one_pas
 
 def test_in_round_0_only_the_sample_passes_through_the_model() -> None:
     scorer = Passes(2.0)
-    found = likelihoods.of_texts(of(scorer), BASE, BASE, texts(100))
+    found = likelihoods.of_texts(scorer.negative_log_likelihood, BASE, BASE, texts(100), SAMPLING_BOUND)
     assert found.base == found.current and scorer.asked == [(0, likelihoods.SAMPLE_TEXTS)]
 
 
 def test_texts_whose_engine_does_not_say_pass_through_both_models() -> None:
     scorer = Passes(2.0)
-    found = likelihoods.of_texts(of(scorer), BASE, POLICY, texts(100, log_probability=None))
+    found = likelihoods.of_texts(
+        scorer.negative_log_likelihood, BASE, POLICY, texts(100, log_probability=None), SAMPLING_BOUND
+    )
     assert sorted(scorer.asked) == [(0, 100), (3, 100)] and list(found.differences) == []
     assert found.base == found.current == [(2.0, 4)] * 100
 
@@ -67,13 +62,13 @@ def test_texts_whose_engine_does_not_say_pass_through_both_models() -> None:
 @pytest.mark.parametrize(("bound", "nats", "fits"), [(0.05, 2.19, True), (0.05, 2.21, False), (1e-3, 2.01, False)])
 def test_a_difference_beyond_the_bound_is_an_error_that_says_what_to_do(bound: float, nats: float, fits: bool) -> None:
     if fits:
-        likelihoods.of_texts(of(Passes(nats), bound), BASE, POLICY, texts(9))
+        likelihoods.of_texts(Passes(nats).negative_log_likelihood, BASE, POLICY, texts(9), bound)
         return
     with pytest.raises(
         RuntimeError,
-        match=r"sampling_logp_difference = .* over 9 evaluation texts .* policy version 3 .*\(policy\).*generation.refresh",
+        match=r"sampling_logp_difference = .* over 9 evaluation texts .* policy version 3 .*\(policy\).*refresh",
     ):
-        likelihoods.of_texts(of(Passes(nats), bound), BASE, POLICY, texts(9))
+        likelihoods.of_texts(Passes(nats).negative_log_likelihood, BASE, POLICY, texts(9), bound)
 
 
 def test_one_odd_text_is_measured_and_no_error() -> None:
