@@ -29,6 +29,9 @@ CPU_KV_CACHE_BYTES = 2**30
 """On a CPU: most memory for keys and values; sequences that do not fit wait for their turn."""
 CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
+GPU_SEQUENCES = 1024
+"""Most sequences that vLLM writes at the same time on a GPU if it is not told otherwise: 1,024 from 70 GiB on, else 256
+(``EngineArgs.get_batch_defaults``)."""
 PREFILL_TOKENS = 8192
 """Prompt tokens that vLLM reads at a time."""
 CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -67,7 +70,7 @@ class VllmEngine(Engine):
         On a GPU it needs room for one sequence; with further room it writes several at the same time.
         """
         if on_gpu:
-            return Held(cached_tokens=positions, read_tokens=PREFILL_TOKENS, rows=MAX_SEQUENCES)
+            return Held(cached_tokens=positions, read_tokens=PREFILL_TOKENS, rows=GPU_SEQUENCES)
         return Held(
             cached_tokens=MAX_SEQUENCES * positions,
             read_tokens=PREFILL_TOKENS,
