@@ -22,6 +22,7 @@ from actors.reward import RayScorer
 from actors.training import RayTrainer
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
+from scpl_ray.models import precision
 from scpl_ray.protocols import Engines, Task
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ class Fleet:
         Raises:
             PlacementError: the processes do not fit the cluster.
         """
-        placed = layout(experiment, self._cluster, known_sizes(experiment, task))
+        sizes = known_sizes(experiment, task)
+        placed = layout(experiment, self._cluster, sizes)
+        parameters = sizes.policy.parameters if sizes else None
+        experiment = precision.decided(experiment, parameters, on_gpu=placed.mode != "cpu")
         reservation = self._reserved(placed)
         nodes = [seat.node.id for seat in placed.of(placed.worker)] if placed.worker.gpus else []
         if self._files.transfer is None and file_transfer.may_be_needed():
@@ -101,7 +105,7 @@ class Fleet:
             ),
         )
         trainer.prepare()
-        return Engines(generator, scorer, trainer, population)
+        return Engines(generator, scorer, trainer, population, generator.sampling_bound)
 
     def queues(self) -> dict[str, int]:
         """Number of unfinished calls of each pool, by the role of its processes."""

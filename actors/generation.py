@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from actors.engines.base import Engine, EngineSettings, Probe, Request
+from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Probe, Request
+from actors.engines.proof import Checksums, Loaded, check
 from actors.engines.registry import ENGINES
+from actors.engines.thread import EngineThread
 from actors.file_transfer import SHARED_DISK, Files
 from actors.placement.role import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
@@ -26,28 +30,70 @@ DEPENDS_ON = (
     # A tiny model's vocabulary comes from the task, and a running engine can reload only models of the same shape.
     *("task.name", "task.data", "task.fields", "groups.names", "task.max_prompt_tokens"),
     *("generation.engine", "generation.tensor_parallel", "generation.max_new_tokens"),
-    *("generation.temperature", "generation.top_p", "generation.refresh"),
+    *("generation.temperature", "generation.top_p", "generation.refresh", "generation.max_sequences"),
 )
 """Sections and keys that the engines are started with: runs with equal values can share the engines."""
-CHUNKS_IN_FLIGHT = 2
-"""Per engine: the next chunk waits in the actor's own queue, so that an engine never waits for the driver."""
+AHEAD = 2
+"""An engine has this many times as many sequences before it as it writes at the same time."""
+SEQUENCES_PER_CALL = (8, 128)
+"""Fewest and most sequences of one call. Few, so that finished ones leave soon; but calls have their price too."""
+CALLS_OF_A_PHASE = 32
+"""Number of calls that a phase is cut into where that keeps their sizes, so that all engines end together."""
+SEQUENCES_ALONE = 64
+"""Sequences of a call where each call is written by itself: as many whatever the number of engines."""
+MAX_CALLS = 64
+"""Most calls that an engine works on at the same time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
-    """Work for one engine: the completions of some queries."""
+    """Work for one engine: some completions of some queries."""
 
     run_seed: int
     purpose: str
     queries: tuple[tuple[str, str, int], ...]
     """Query id, prompt, number of completions."""
+    first_sample: int = 0
+    """Index of the first query's first completion; those of the other queries begin at 0."""
+
+
+def chunks(run_seed: int, purpose: str, wanted: Sequence[tuple[str, str, int]], size: int) -> Iterator[Chunk]:
+    """Cut work into chunks of ``size`` completions; the last one may be smaller.
+
+    Args:
+        run_seed: seed of the run.
+        purpose: what the completions are for.
+        wanted: query id, prompt and number of completions, at least 1.
+        size: number of completions of a chunk.
+    """
+    taken: list[tuple[str, str, int]] = []
+    room, first = size, 0
+    for query_id, prompt, samples in wanted:
+        begin = 0
+        while begin < samples:
+            if not taken:
+                first = begin
+            count = min(room, samples - begin)
+            taken.append((query_id, prompt, count))
+            begin, room = begin + count, room - count
+            if not room:
+                yield Chunk(run_seed, purpose, tuple(taken), first)
+                taken, room = [], size
+    if taken:
+        yield Chunk(run_seed, purpose, tuple(taken), first)
+
+
+def sequences_per_call(total: int) -> int:
+    """How many sequences a call has if a phase has ``total`` of them."""
+    fewest, most = SEQUENCES_PER_CALL
+    return min(most, max(fewest, -(-total // CALLS_OF_A_PHASE)))
 
 
 class GenerationActor(Replica):
-    """One engine.
+    """One engine, which several calls share.
 
     Every call names the weights that it needs. An engine that serves other weights, or none because its process was
-    restarted, loads them first.
+    restarted, loads them first. Prompts become tokens and tokens text in the threads of the calls.
     """
 
     def __init__(self, log_file: Path, engine: type[Engine], settings: EngineSettings, files: Files) -> None:
@@ -55,26 +101,82 @@ class GenerationActor(Replica):
         self._settings = settings
         self._files = files
         self._engine = engine(settings)
+        self._thread = EngineThread(self._engine, together=settings.together)
+        self._checksums = Checksums()
         self._served: Weights | None = None
-        self._tokenizer: Any = None
+        self._lock = threading.Lock()
+        """Of the tokenizer, which only one thread may use at a time."""
+        self._tokenizer: tuple[Path, Any] | None = None
 
-    def refresh(self, weights: Weights) -> Probe:
+    def refresh(self, weights: Weights) -> Loaded:
         """Load these weights, even if they are served already, and answer the probe prompt."""
-        self._load(weights)
-        return self._engine.probe()
+
+        def load() -> Loaded:
+            with ThreadPoolExecutor(1) as beside:
+                # The disk's pages are read once for both.
+                checksum = beside.submit(self._checksum, weights)
+                self._load(weights)
+            return Loaded(checksum.result(), self._engine.probe(), self._engine.max_sequences)
+
+        return self._thread.alone(load)
+
+    def probe(self, weights: Weights) -> Probe:
+        """Answer the probe prompt."""
+
+        def answer() -> Probe:
+            if not self._serves(weights):
+                self._load(weights)
+            return self._engine.probe()
+
+        return self._thread.alone(answer)
 
     def generate(self, weights: Weights, chunk: Chunk) -> list[Completion]:
         """All completions of a chunk, in the order of its queries and their samples."""
-        if self._served != weights or self._engine.asleep:
-            self._load(weights)
+        with self._lock:
+            tokenizer = self._tokenizer_of(weights)
+            numbered, requests = self._requests(tokenizer, chunk)
+        sampled = self._thread.write(
+            requests,
+            is_ready=lambda: self._serves(weights),
+            make_ready=lambda: self._load(weights),
+        )
+        with self._lock:
+            texts = [decode(tokenizer, one.token_ids) for one in sampled]
+        return [
+            Completion(
+                completion_id=f"{query_id}-s{i}",
+                query_id=query_id,
+                sample_index=i,
+                policy_version=weights.policy_version,
+                seed=request.seed,
+                prompt_token_ids=request.prompt_token_ids,
+                token_ids=one.token_ids,
+                text=text,
+                finish_reason=one.finish_reason,
+                log_probability=one.log_probability,
+            )
+            for (query_id, i), request, one, text in zip(numbered, requests, sampled, texts, strict=True)
+        ]
+
+    def sleep(self) -> None:
+        """Give GPU memory back until weights are loaded again."""
+
+        def sleep() -> None:
+            with EndsProcess():
+                self._engine.sleep()
+
+        self._thread.alone(sleep)
+
+    def _requests(self, tokenizer: Any, chunk: Chunk) -> tuple[list[tuple[str, int]], list[Request]]:
         numbered = []
         requests = []
         cut = 0
-        for query_id, prompt, samples in chunk.queries:
-            whole = encode_prompt(self._tokenizer, prompt, self._settings.max_prompt_tokens + 1)
+        for number, (query_id, prompt, samples) in enumerate(chunk.queries):
+            whole = encode_prompt(tokenizer, prompt, self._settings.max_prompt_tokens + 1)
             ids = whole[: self._settings.max_prompt_tokens]
             cut += len(whole) > len(ids)
-            for i in range(samples):
+            first = 0 if number else chunk.first_sample
+            for i in range(first, first + samples):
                 seed = derive_seed(chunk.run_seed, "generation", chunk.purpose, query_id, i)
                 numbered.append((query_id, i))
                 requests.append(Request(ids, seed))
@@ -85,32 +187,24 @@ class GenerationActor(Replica):
                 len(chunk.queries),
                 self._settings.max_prompt_tokens,
             )
-        with EndsProcess():
-            sampled = self._engine.generate(requests)
-        return [
-            Completion(
-                completion_id=f"{query_id}-s{i}",
-                query_id=query_id,
-                sample_index=i,
-                policy_version=weights.policy_version,
-                seed=request.seed,
-                prompt_token_ids=request.prompt_token_ids,
-                token_ids=one.token_ids,
-                text=decode(self._tokenizer, one.token_ids),
-                finish_reason=one.finish_reason,
-            )
-            for (query_id, i), request, one in zip(numbered, requests, sampled, strict=True)
-        ]
+        return numbered, requests
 
-    def sleep(self) -> None:
-        """Give GPU memory back until weights are loaded again."""
-        with EndsProcess():
-            self._engine.sleep()
+    def _tokenizer_of(self, weights: Weights) -> Any:
+        if self._tokenizer is None or self._tokenizer[0] != weights.model:
+            here = self._files.weights(weights).model
+            trust = self._settings.trust_remote_code
+            self._tokenizer = (weights.model, load_tokenizer(here, trust_remote_code=trust))
+        return self._tokenizer[1]
+
+    def _serves(self, weights: Weights) -> bool:
+        return self._served == weights and not self._engine.asleep
+
+    def _checksum(self, weights: Weights) -> str:
+        return self._checksums.of(self._files.weights(weights), adapter=self._settings.adapter_rank is not None)
 
     def _load(self, weights: Weights) -> None:
         here = self._files.weights(weights)
         self._engine.check(here)
-        self._tokenizer = load_tokenizer(here.model, trust_remote_code=self._settings.trust_remote_code)
         with EndsProcess(ValueError):
             self._engine.load(here)
         self._served = weights
@@ -150,14 +244,15 @@ class RayGenerator:
             environment=kind.environment(role.gpus),
             logs=logs,
             deadline_s=deadline_s,
+            concurrency=MAX_CALLS,
             places=places,
         )
         self._weights: Weights | None = None
-        self._probe: Probe | None = None
+        self._loaded: Loaded | None = None
+        self._max_sequences = MAX_SEQUENCES
 
     def begin(self, experiment: Experiment) -> None:
         """Work for this run from now on; it must ask for the same engines."""
-        self._chunk_size = experiment.generation.prompts_per_chunk
         self._run_seed = experiment.seed
 
     def refresh(self, weights: Weights) -> None:
@@ -165,28 +260,24 @@ class RayGenerator:
 
         Raises:
             ValueError: these weights cannot be served.
-            RuntimeError: the replicas disagree on a probe prompt, a prefix cache is stale, or new weights left the
-                probe's log-probabilities unchanged.
+            RuntimeError: the replicas read different weights or the old ones, or answer the probe prompt as if; see
+                :func:`actors.engines.proof.check`.
             TimeoutError: no engine answered within the deadline.
         """
         weights = weights.absolute()
-        probes: list[Probe] = self._pool.everywhere(
+        loaded: list[Loaded] = self._pool.everywhere(
             "refresh", weights, what=f"loading policy version {weights.policy_version}"
         )
-        for index, probe in enumerate(probes):
-            if not probe.agrees(probes[0], self._settings.tolerance):
-                raise RuntimeError(
-                    f"engines 0 and {index} disagree after loading {weights}: to the probe prompt one answers "
-                    f"{probes[0]}, the other {probe}"
-                )
-        changed = self._weights is not None and self._weights.policy_version != weights.policy_version
-        if changed and probes[0] == self._probe:
-            raise RuntimeError(
-                f"policy versions {self._weights.policy_version if self._weights else None} and "
-                f"{weights.policy_version} answer the probe prompt alike, {probes[0]}: the new weights in {weights} "
-                "are the old ones, or were not loaded"
-            )
-        self._weights, self._probe = weights, probes[0]
+        before = (self._weights, self._loaded) if self._weights and self._loaded else None
+
+        def ask(index: int) -> Probe:
+            call = self._pool.submit("probe", weights, replica=index)
+            answer: Probe = self._pool.results([call], "asking the probe prompt again")[0]
+            return answer
+
+        check(loaded, weights, before, tolerance=self._settings.tolerance, ask=ask)
+        self._weights, self._loaded = weights, loaded[0]
+        self._max_sequences = max(one.max_sequences for one in loaded)
 
     def sleep(self) -> None:
         """Give GPU memory back to others until :meth:`refresh`.
@@ -201,7 +292,10 @@ class RayGenerator:
             self._pool.everywhere("sleep", what="falling asleep")
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
-        """Yield ``samples[i]`` completions of ``queries[i]``, one chunk of queries at a time, in any order.
+        """Yield ``samples[i]`` completions of ``queries[i]``, some at a time as they are finished, in any order.
+
+        Every engine has at least :data:`AHEAD` times as many sequences before it as it writes at the same time, as long
+        as there are as many.
 
         Raises:
             RuntimeError: there are no weights yet, or an engine died too often.
@@ -211,23 +305,30 @@ class RayGenerator:
         if self._weights is None:
             raise RuntimeError("no weights are served yet; call refresh first")
         wanted = [(q.query_id, q.prompt, n) for q, n in zip(queries, samples, strict=True) if n > 0]
-        size = self._chunk_size
-        cut = [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
-        waiting = [Chunk(self._run_seed, purpose, of_one) for of_one in reversed(cut)]
+        total = sum(n for _, _, n in wanted)
+        size = sequences_per_call(total) if self._settings.together else SEQUENCES_ALONE
+        # One call more, because the place of a finished one is empty for a moment.
+        calls = min(MAX_CALLS, -(-AHEAD * self._max_sequences // size) + 1)
+        waiting = list(chunks(self._run_seed, purpose, wanted, size))[::-1]
         running: list[Any] = []
-        done, total = 0, len(waiting)
+        done = 0
         try:
             while waiting or running:
-                while waiting and self._pool.least_load < CHUNKS_IN_FLIGHT:
+                while waiting and self._pool.least_load < calls:
                     running.append(self._pool.submit("generate", self._weights, waiting.pop()))
-                what = f"generation for {purpose}, {done} of {total} chunks done"
+                what = f"generation for {purpose}, {done:,} of {total:,} completions done"
                 reference = self._pool.wait_any(running, what)
                 running.remove(reference)
                 completions: list[Completion] = self._pool.result(reference)
-                done += 1
+                done += len(completions)
                 yield completions
         finally:
             self._pool.forget(running)
+
+    @property
+    def sampling_bound(self) -> float:
+        """See :attr:`scpl_ray.protocols.Engines.sampling_bound`."""
+        return self._settings.sampling_bound
 
     @property
     def unfinished(self) -> int:

@@ -105,6 +105,7 @@ class Pool:
         environment: variables of the processes, besides their thread count.
         logs: folder of the log files, one per replica.
         deadline_s: longest time without an answer.
+        concurrency: number of calls that a replica works on at the same time.
         places: Ray's scheduling strategy for each replica; if empty, they are spread over the nodes.
     """
 
@@ -117,6 +118,7 @@ class Pool:
         environment: Mapping[str, str],
         logs: Path,
         deadline_s: float = DEADLINE_S,
+        concurrency: int = 1,
         places: Sequence[Any] = (),
     ) -> None:
         self._role = role
@@ -128,6 +130,7 @@ class Pool:
             "num_gpus": role.gpus,
             "max_restarts": MAX_RESTARTS,
             "max_task_retries": MAX_TASK_RETRIES,
+            "max_concurrency": concurrency,
             "runtime_env": {"env_vars": variables},
         }
         remote = ray.remote(actor_class)

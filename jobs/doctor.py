@@ -17,7 +17,7 @@ from actors.engines.registry import ENGINES, alternatives
 from jobs import nvidia
 from jobs.terminal.display import unheard
 from scpl_ray.config import Experiment
-from scpl_ray.models import sentences
+from scpl_ray.models import precision, sentences
 
 REQUIRED = ("ray", "torch", "transformers", "peft", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "scipy")
 
@@ -66,6 +66,7 @@ def examine(console: Console) -> bool:
     table.add_row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
     table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
     table.add_row("GPUs", _gpus(), "")
+    table.add_row("model.dtype: auto on a CPU", *precision.explained())
     for what, found, remedy in nvidia.rows():
         table.add_row(what, found, remedy)
         healthy &= not remedy
@@ -100,4 +101,4 @@ def _gpus() -> str:
     import torch
 
     count = torch.cuda.device_count()
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none: float32 on the CPU"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none"

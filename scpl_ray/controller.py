@@ -29,9 +29,9 @@ from pathlib import Path
 from scpl_ray import seeds
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
-from scpl_ray.evaluation import measure
+from scpl_ray.evaluation import likelihoods, measure
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob, judge_errors
-from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights, in_order
+from scpl_ray.records import AT_ONCE, Completion, Example, Judgement, Metric, Query, Score, Weights, in_order
 from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import History, candidates_of, training_data
 from scpl_ray.storage.manifests import process_facts
@@ -138,9 +138,8 @@ class Loop:
                     phase.facts["processes"] = process_facts(self.engines.generator)
                     phase.write("completions", in_order(drawn, queries, samples), Completion)
                 else:
-                    size = self.experiment.generation.prompts_per_chunk
                     on_disk = self.store.read(t, "completions", "completions", Completion)
-                    unscored += [on_disk[i : i + size] for i in range(0, len(on_disk), size)]
+                    unscored += [on_disk[i : i + AT_ONCE] for i in range(0, len(on_disk), AT_ONCE)]
             fitting.result()
         completions = self.store.read(t, "completions", "completions", Completion)
         with self._phase(t, "scores", total=len(completions)) as phase:
@@ -226,7 +225,8 @@ class Loop:
                 self._serve(t)
                 completions, judged = self._answers(prompts, settings.samples_per_prompt)
                 answers, graded = self._answers(aside, 1)
-                nats = {v: self.engines.scorer.negative_log_likelihood(self._policy(v), completions) for v in {0, t}}
+                passed, bound = self.engines.scorer.negative_log_likelihood, self.engines.sampling_bound
+                nats = likelihoods.of_texts(passed, self._policy(0), self._policy(t), completions, bound)
                 phase.facts["processes"] = process_facts(self.engines.generator, self.engines.scorer)
                 phase.write("prompts", prompts, Query)
                 phase.write("completions", completions, Completion)
@@ -236,7 +236,7 @@ class Loop:
                     phase.write("steering_completions", answers, Completion)
                     phase.write("steering_judgements", graded, Judgement)
                 rows = measure.evaluate(
-                    measure.Answers(prompts, completions, judged, nats[0], nats[t]),
+                    measure.Answers(prompts, completions, judged, nats.base, nats.current, nats.differences),
                     measure.asked(self.store, t, self.experiment.groups),
                     self.experiment,
                     kinds=self.task.kinds,

@@ -128,7 +128,7 @@ class Generator(Protocol):
         """Serve these weights from now on, on every replica, with empty prefix caches.
 
         Raises:
-            RuntimeError: the replicas disagree on a probe prompt, or new weights left its log-probabilities unchanged.
+            RuntimeError: the replicas read different weights or the old ones, or answer a probe prompt as if.
         """
         ...
 
@@ -137,7 +137,7 @@ class Generator(Protocol):
         ...
 
     def stream(self, queries: Sequence[Query], *, samples: Sequence[int], purpose: str) -> Iterator[list[Completion]]:
-        """``samples[i]`` completions of ``queries[i]``: chunks of ``generation.prompts_per_chunk`` queries, any order.
+        """``samples[i]`` completions of ``queries[i]``, some at a time as they are finished, in any order.
 
         The seed of each completion is the SHA-256 of (run seed, ``purpose``, query id, sample index).
         """
@@ -264,6 +264,10 @@ class Population(Protocol):
     def restore(self, state: Mapping[str, object]) -> None: ...
 
 
+SAMPLING_BOUND = 0.05
+"""Largest mean difference between two measurements of a text's log-probability, in nats per token, that rounding in
+bfloat16 explains."""
+
 Encode = Callable[[Query, str], tuple[tuple[int, ...], tuple[int, ...]]]
 """Turns (query, answer) into token ids, end-of-sequence included, alike in training, generation and scoring."""
 
@@ -304,6 +308,9 @@ class Engines:
     scorer: Scorer
     trainer: Trainer
     population: Population
+    sampling_bound: float = SAMPLING_BOUND
+    """Largest mean difference, in nats per token, between the log-probabilities that the generator drew with and those
+    of a pass of the scorer, with which both hold the same weights."""
 
 
 def judge_errors(task: Task) -> tuple[tuple[float, ...], ...] | None:

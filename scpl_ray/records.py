@@ -44,6 +44,9 @@ class Completion:
     text: str
     finish_reason: str
     """``stop`` or ``length``."""
+    log_probability: float | None = None
+    """Sum of the sampled tokens' log-probabilities given what is before them, in nats, under the policy itself: before
+    temperature and nucleus. They come from the pass that drew the tokens. ``None``: an older version drew them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ class Manifest:
     """Other facts about the phase, such as training steps, acceptance rates and process ids."""
 
 
+AT_ONCE = 128
+"""Number of completions that are handed on at a time where all of them are there already."""
 _IDS = pa.list_(pa.int32())
 SCHEMAS: dict[type, pa.Schema] = {
     Query: pa.schema(
@@ -150,6 +155,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             pa.field("token_ids", _IDS, nullable=False),
             pa.field("text", pa.string(), nullable=False),
             pa.field("finish_reason", pa.string(), nullable=False),
+            pa.field("log_probability", pa.float64()),
         ]
     ),
     Score: pa.schema(
@@ -187,6 +193,8 @@ SCHEMAS: dict[type, pa.Schema] = {
         ]
     ),
 }
+ADDED: dict[type, tuple[str, ...]] = {Completion: ("log_probability",)}
+"""Columns that tables of older versions do not have; there they are read as null."""
 
 Record = TypeVar("Record", Query, Completion, Score, Judgement, Example, Metric)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +20,19 @@ from actors.placement.role import GPU_MEMORY_SHARE
 from scpl_ray.config import Experiment
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer, stop_ids
+from scpl_ray.protocols import SAMPLING_BOUND
 from scpl_ray.records import Weights
 
 logger = logging.getLogger(__name__)
 
 MAX_SEQUENCES = 256
-"""Most completions that an engine writes at the same time."""
+"""``generation.max_sequences: auto`` where the engine does not know better: completions written at the same time."""
 PROBE_PROMPT_TOKENS, PROBE_NEW_TOKENS = 256, 8
 GPU_TOLERANCE = 0.05
 """Largest difference of log-probabilities on a GPU, in nats; bfloat16 has a precision of only 8 bits."""
+FLOAT32_SAMPLING_BOUND = 1e-3
+"""Largest mean difference between an engine's log-probabilities and a scorer's in float32 on a CPU, in nats per token:
+they add in another order."""
 PROBE_STRIDE = 7919
 """A prime, so that the probe prompt's ids spread over a vocabulary of any size."""
 
@@ -52,6 +57,8 @@ class EngineSettings:
     """Part of each GPU's memory that may be used."""
     sleeps: bool = False
     """Whether the engine gives GPU memory back while other processes work."""
+    max_sequences: int | None = None
+    """Most completions written at the same time; ``None``: as many as suits the engine and its device."""
 
     @property
     def sleep_level(self) -> Literal[1, 2]:
@@ -66,6 +73,22 @@ class EngineSettings:
     def tolerance(self) -> float:
         """Largest difference of log-probabilities (nats) between engines that agree; on a CPU they are equal."""
         return GPU_TOLERANCE if self.gpus else 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether a completion depends on weights, prompt and seed alone, to the bit, whatever is written beside it."""
+        return not self.gpus and self.dtype == "float32"
+
+    @property
+    def together(self) -> bool:
+        """Whether several calls are written beside each other: where that changes nothing, and on GPUs, whose kernels
+        do not repeat a result to the bit anyway."""
+        return bool(self.gpus) or self.exact
+
+    @property
+    def sampling_bound(self) -> float:
+        """See :attr:`scpl_ray.protocols.Engines.sampling_bound`."""
+        return FLOAT32_SAMPLING_BOUND if self.exact else SAMPLING_BOUND
 
     @classmethod
     def of(
@@ -86,6 +109,7 @@ class EngineSettings:
             tensor_parallel=generation.tensor_parallel,
             memory_share=memory_share,
             sleeps=sleeps,
+            max_sequences=None if generation.max_sequences == "auto" else generation.max_sequences,
         )
 
 
@@ -104,6 +128,9 @@ class Sampled:
     token_ids: Ids
     finish_reason: str
     """``stop`` or ``length``."""
+    log_probability: float | None = None
+    """Sum of the tokens' log-probabilities before temperature and nucleus, in nats; ``None``: the engine does not
+    say."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,6 +178,8 @@ class Engine(abc.ABC):
         self._asleep = False
         self._stop: Ids = ()
         self._probe_prompt: Ids = ()
+        self._numbers = itertools.count()
+        self._added: dict[int, Request] = {}
 
     @classmethod
     @abc.abstractmethod
@@ -229,7 +258,33 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
-        """One completion per request, in order."""
+        """One completion per request, in order, while nothing else is being written."""
+
+    def add(self, request: Request) -> int:
+        """Take a request for the next :meth:`step`, and return its number, which no other request has."""
+        number = next(self._numbers)
+        self._added[number] = request
+        return number
+
+    def step(self) -> list[tuple[int, Sampled]]:
+        """Work for a while on the requests that were added and are not finished; at least one must be.
+
+        An engine that can take requests while it writes others does one pass of its model. This one, which knows
+        :meth:`generate` only, writes all of them.
+
+        Returns:
+            Number and completion of the requests that are finished now, each once; there may be none.
+        """
+        added, self._added = self._added, {}
+        return list(zip(added, self.generate(list(added.values())), strict=True))
+
+    def forget(self) -> None:  # noqa: B027  an engine that keeps nothing has nothing to forget
+        """Forget what earlier requests left behind, such as a prefix cache; nothing is being written."""
+
+    @property
+    def max_sequences(self) -> int:
+        """Most completions that are written at the same time, once weights are loaded."""
+        return self.settings.max_sequences or MAX_SEQUENCES
 
     @abc.abstractmethod
     def probe(self) -> Probe:

@@ -39,6 +39,15 @@ class TransformersEngine(Engine):
         tokens = max(TOKENS_PER_BATCH, ROW_STEP * positions)
         return Held(cached_tokens=tokens, read_tokens=tokens, rows=tokens // positions)
 
+    def step(self) -> list[tuple[int, Sampled]]:
+        """Write the next batch of what was added."""
+        numbers, requests = list(self._added), list(self._added.values())
+        members = next(self._batches(requests))
+        sampled = self._sample([requests[i] for i in members])
+        for i in members:
+            del self._added[numbers[i]]
+        return [(numbers[i], one) for i, one in zip(members, sampled, strict=True)]
+
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
         """One completion per request, in order."""
         sampled: dict[int, Sampled] = {}
@@ -97,6 +106,7 @@ class TransformersEngine(Engine):
             by_length.setdefault(len(request.prompt_token_ids), []).append(index)
         for length, members in sorted(by_length.items()):
             rows = max(ROW_STEP, TOKENS_PER_BATCH // (length + self.settings.max_new_tokens))
+            rows = min(rows, self.settings.max_sequences or rows)
             yield from (members[i : i + rows] for i in range(0, len(members), rows))
 
     @torch.inference_mode()
@@ -120,12 +130,16 @@ class TransformersEngine(Engine):
         cache.batch_select_indices(torch.tensor(rows, device=self._device))
         logits = logits[rows]
         tokens: list[list[int]] = [[] for _ in requests]
+        log_probabilities = [0.0] * len(requests)
         # Completions that are still being written, in the order of their rows; the rows after them are padding.
         live = list(range(len(requests)))
         for step in range(settings.max_new_tokens):
-            drawn = self._draw(logits[: len(live)], uniforms[live, step]).tolist()
-            for index, token in zip(live, drawn, strict=True):
+            ids = self._draw(logits[: len(live)], uniforms[live, step])
+            drawn = ids.tolist()
+            of_each = logits[: len(live)].log_softmax(-1).gather(-1, ids[:, None])[:, 0].tolist()
+            for index, token, log_probability in zip(live, drawn, of_each, strict=True):
                 tokens[index].append(token)
+                log_probabilities[index] += log_probability
             going = [row for row, token in enumerate(drawn) if token not in self._stop]
             if not going or step + 1 == settings.max_new_tokens:
                 break
@@ -135,7 +149,10 @@ class TransformersEngine(Engine):
                 live = [live[row] for row in going]
             logits = self._forward([(drawn[row],) for row in rows], cache)
         ended = {index for index, ids in enumerate(tokens) if ids[-1] in self._stop}
-        return [Sampled(tuple(ids), "stop" if i in ended else "length") for i, ids in enumerate(tokens)]
+        return [
+            Sampled(tuple(ids), "stop" if i in ended else "length", log_probabilities[i])
+            for i, ids in enumerate(tokens)
+        ]
 
     def _forward(self, ids: Sequence[Sequence[int]], cache: DynamicCache) -> Tensor:
         """Logits of the next token, shape (rows, vocabulary), float32; the cache grows by the given tokens."""

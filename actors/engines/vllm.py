@@ -29,6 +29,9 @@ CPU_KV_CACHE_BYTES = 2**30
 """On a CPU: most memory for keys and values; sequences that do not fit wait for their turn."""
 CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
+GPU_SEQUENCES = 1024
+"""Most sequences that vLLM writes at the same time on a GPU if it is not told otherwise: 1,024 from 70 GiB on, else 256
+(``EngineArgs.get_batch_defaults``)."""
 PREFILL_TOKENS = 8192
 """Prompt tokens that vLLM reads at a time."""
 CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -47,9 +50,13 @@ class VllmEngine(Engine):
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__(settings)
         import vllm
+        from vllm.inputs import tokens_input
         from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind
 
         self._vllm = vllm
+        self._tokens_input = tokens_input
+        self._final_only = RequestOutputKind.FINAL_ONLY
         self._lora_request = LoRARequest
         self._llm: Any = None
         self._adapter: Any = None
@@ -63,7 +70,7 @@ class VllmEngine(Engine):
         On a GPU it needs room for one sequence; with further room it writes several at the same time.
         """
         if on_gpu:
-            return Held(cached_tokens=positions, read_tokens=PREFILL_TOKENS, rows=MAX_SEQUENCES)
+            return Held(cached_tokens=positions, read_tokens=PREFILL_TOKENS, rows=GPU_SEQUENCES)
         return Held(
             cached_tokens=MAX_SEQUENCES * positions,
             read_tokens=PREFILL_TOKENS,
@@ -92,21 +99,49 @@ class VllmEngine(Engine):
         return None
 
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:
-        """One completion per request, in order."""
+        """One completion per request, in order, while nothing else is being written."""
+        numbers = [self.add(request) for request in requests]
+        sampled: dict[int, Sampled] = {}
+        while len(sampled) < len(numbers):
+            sampled |= self.step()
+        return [sampled[number] for number in numbers]
+
+    def add(self, request: Request) -> int:
+        """Give vLLM a request, which it begins as soon as there is room for it."""
         settings = self.settings
-        sampling = [
-            self._vllm.SamplingParams(
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_tokens=settings.max_new_tokens,
-                seed=request.seed,
-                stop_token_ids=list(self._stop),
-                detokenize=False,
-            )
-            for request in requests
-        ]
-        outputs = self._run([{"prompt_token_ids": list(r.prompt_token_ids)} for r in requests], sampling)
-        return [Sampled(tuple(output.token_ids), output.finish_reason) for output in outputs]
+        number = next(self._numbers)
+        sampling = self._vllm.SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_new_tokens,
+            seed=request.seed,
+            stop_token_ids=list(self._stop),
+            # That of the sampled token alone.
+            logprobs=0,
+            detokenize=False,
+            output_kind=self._final_only,
+        )
+        prompt = self._tokens_input(list(request.prompt_token_ids))
+        self._llm.llm_engine.add_request(str(number), prompt, sampling, lora_request=self._adapter)
+        return number
+
+    def step(self) -> list[tuple[int, Sampled]]:
+        """One pass of the model over everything that has room."""
+        finished = []
+        for output in self._llm.llm_engine.step():
+            (one,) = output.outputs
+            sampled = Sampled(tuple(one.token_ids), one.finish_reason, one.cumulative_logprob)
+            finished.append((int(output.request_id), sampled))
+        return finished
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        self._reset_prefix_cache()
+
+    @property
+    def max_sequences(self) -> int:
+        """As many as vLLM was started with; on GPUs keys and values may hold fewer, and the others wait in vLLM."""
+        return int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
 
     def probe(self) -> Probe:
         """The probe prompt's greedy continuation, written twice: with the prefix cache and without it."""
@@ -114,23 +149,29 @@ class VllmEngine(Engine):
         greedy = self._vllm.SamplingParams(
             temperature=0.0, max_tokens=self._probe_tokens, ignore_eos=True, logprobs=0, detokenize=False
         )
+        tolerance = self.settings.tolerance
+        for _ in range(2 if tolerance else 1):
+            cached, fresh = self._probed(prompt, greedy)
+            if cached.agrees(fresh, tolerance):
+                return cached
+        stale = f"the prefix cache is stale: the probe prompt gives {cached} with it and {fresh} without it"
+        if not tolerance:
+            raise RuntimeError(stale)
+        # vLLM said that it emptied the cache, and its kernels for adapters differ from themselves on a GPU.
+        logger.warning("asked twice, it seems that %s", stale)
+        return cached
+
+    def _probed(self, prompt: dict[str, Any], greedy: Any) -> tuple[Probe, Probe]:
+        """The answer with what the prefix cache holds, and without it."""
         self._probes += 1
         answers = []
         # With a salt that was never used before, nothing is found in the cache.
         for asked in (prompt, {**prompt, "cache_salt": f"probe {self._probes}"}):
-            (output,) = self._run([asked], [greedy])
+            (found,) = self._llm.generate([asked], [greedy], use_tqdm=False, lora_request=self._adapter)
+            (output,) = found.outputs
             logprobs = tuple(float(step[t].logprob) for t, step in zip(output.token_ids, output.logprobs, strict=True))
             answers.append(Probe(tuple(output.token_ids), logprobs))
-        cached, fresh = answers
-        if not cached.agrees(fresh, self.settings.tolerance):
-            raise RuntimeError(
-                f"the prefix cache is stale: the probe prompt gives {cached} with it and {fresh} without it"
-            )
-        return cached
-
-    def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
-        outputs = self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._adapter)
-        return [output.outputs[0] for output in outputs]
+        return answers[0], answers[1]
 
     def _fall_asleep(self) -> None:
         self._llm.sleep(level=self.settings.sleep_level)
@@ -169,18 +210,31 @@ class VllmEngine(Engine):
 
     def _start(self, folder: Path, config: PreTrainedConfig) -> Any:
         settings = self.settings
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"max_num_seqs": settings.max_sequences}
         if settings.adapter_rank is not None:
             options |= {"enable_lora": True, "max_lora_rank": adapter_rank(settings.adapter_rank), "max_loras": 1}
         if settings.tensor_parallel > 1:
             # By default vLLM would start Ray actors of its own inside a placement group, and wait for resources there.
             options |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
         if settings.gpus:
-            options |= {"gpu_memory_utilization": settings.memory_share, "enable_sleep_mode": settings.sleeps}
+            # How many sequences suit a GPU vLLM knows itself. Prompts may be read in pieces: a draw for a piece that
+            # does not end its prompt leaves no trace, because the runner for GPUs draws by (seed, position), and the
+            # one for features that it lacks sets the generators of such rows back (gpu_model_runner._bookkeeping_sync).
+            options |= {
+                "gpu_memory_utilization": settings.memory_share,
+                "enable_sleep_mode": settings.sleeps,
+                "max_num_batched_tokens": PREFILL_TOKENS,
+            }
         else:
+            sequences = settings.max_sequences or MAX_SEQUENCES
+            dtype = getattr(torch, settings.dtype)
+            _skip_ranks()
             options |= {
                 "enforce_eager": True,
-                "kv_cache_memory_bytes": kv_cache_bytes(config, self._positions, getattr(torch, settings.dtype)),
+                "kv_cache_memory_bytes": kv_cache_bytes(config, self._positions, dtype, sequences),
+                "max_num_seqs": sequences,
+                # Generators on a CPU cannot be set back, so a prompt that is read in pieces would draw once per piece.
+                "enable_chunked_prefill": False,
             }
         return self._vllm.LLM(
             model=str(folder),
@@ -190,10 +244,9 @@ class VllmEngine(Engine):
             generation_config="vllm",
             trust_remote_code=settings.trust_remote_code,
             max_model_len=self._positions,
-            max_num_seqs=MAX_SEQUENCES,
-            # A prompt that is read in pieces would draw from its seeded generator once per piece.
-            enable_chunked_prefill=False,
             disable_log_stats=True,
+            # Log-probabilities under the policy itself, before temperature and nucleus.
+            logprobs_mode="raw_logprobs",
             seed=0,
             **options,
         )
@@ -227,13 +280,28 @@ def pack_embeddings(model: torch.nn.Module) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype) -> int:
-    """Bytes for keys and values of ``MAX_SEQUENCES`` full sequences on a CPU, at most ``CPU_KV_CACHE_BYTES``.
+def _skip_ranks() -> None:
+    """Do without each sampled token's rank in the vocabulary, which vLLM counts wherever log-probabilities are asked.
+
+    Nothing here reads ranks. Without a compiler they cost twice as much as the log-probabilities themselves: with a
+    vocabulary of 49,152 they take 90 ms of one core for 256 tokens.
+    """
+    from vllm.v1.sample import sampler
+
+    def unknown(logprobs: torch.Tensor, of_sampled: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(logprobs), dtype=torch.long)
+
+    sampler.batched_count_greater_than = unknown
+
+
+def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype, sequences: int = MAX_SEQUENCES) -> int:
+    """Bytes for keys and values of full sequences on a CPU, at most ``CPU_KV_CACHE_BYTES``.
 
     Args:
         config: config of the model.
         positions: longest sequence, in tokens.
         dtype: data type of keys and values.
+        sequences: number of sequences.
 
     Raises:
         ValueError: not even one sequence fits.
@@ -247,4 +315,4 @@ def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype)
             f"{block * (blocks_per_sequence + 1)} bytes and an engine on a CPU has {CPU_KV_CACHE_BYTES}; lower one of "
             "the two"
         )
-    return min(CPU_KV_CACHE_BYTES, block * (blocks_per_sequence * MAX_SEQUENCES + 1))
+    return min(CPU_KV_CACHE_BYTES, block * (blocks_per_sequence * sequences + 1))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.placement.cluster import Cluster, described, ray_cluster
-from actors.placement.layout import Layout, PlacementError, layout
+from actors.placement.layout import Layout, PlacementError, layout, settled
 from actors.placement.memory import Sizes
 from actors.placement.reservation import NODE_LABEL
 from scpl_ray.config import Experiment
@@ -85,6 +85,8 @@ def grown(
     if experiment.placement.cluster is None:
         return cluster
     wanted = layout(experiment, described(experiment.placement.cluster), sizes)
+    # What would fit fewer nodes too is no reason to begin before all have joined.
+    experiment = settled(experiment, wanted.engine.count, wanted.scorer.count)
     began = said = time.monotonic()
     while (missing := _missing(experiment, cluster, sizes, wanted)) is not None:
         if said == began:

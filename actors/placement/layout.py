@@ -7,9 +7,10 @@ worker share each one (colocated): the engine then sleeps while the worker train
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from actors.engines.registry import ENGINES
 from actors.placement.cluster import Cluster, Node
@@ -26,6 +27,10 @@ so that no GPU gets two such pairs and each keeps room for exactly one worker.""
 ENGINE_MEMORY = {"round": 0.6, "run": 0.3}
 """Part of a shared GPU's memory that an engine uses while it is awake, by ``training.worker_lifetime``: workers that
 live for the whole run keep their memory meanwhile."""
+ENGINES_PER_SCORER = 3
+"""``auto`` on GPUs of their own: a scorer reads in one pass what engines write token by token."""
+UNKNOWN_GIB = 3.0
+"""``auto`` on CPUs: what an engine and a scorer take of a node's memory as long as the model is not known."""
 SLACK = 1e-9
 ADVICE = {
     "engine": "raise generation.tensor_parallel, lower generation.max_new_tokens or task.max_prompt_tokens",
@@ -143,24 +148,68 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
         if wanted != "auto" or split > 1:
             key = f"generation.tensor_parallel = {split}" if split > 1 else f"placement.gpus = {wanted!r}"
             raise PlacementError(f"{key}: there are no GPUs; leave it out, or run on a cluster with GPUs")
-        return _on_cpus(experiment, cluster, sizes)
+        return _roomiest(_on_cpus, _of_cores(cluster, sizes), experiment, cluster, sizes)
+    own_gpus, shared_gpus = _of_own_gpus(experiment, cluster), [(n, n) for n in range(cluster.gpus, 0, -1)]
     if wanted == "dedicated" or split > 1 or not ENGINES[experiment.generation.engine].sleeps:
-        return _dedicated(experiment, cluster, sizes)
+        return _roomiest(_dedicated, own_gpus, experiment, cluster, sizes)
     if wanted == "colocated":
-        return _colocated(experiment, cluster, sizes)
+        return _roomiest(_colocated, shared_gpus, experiment, cluster, sizes)
     try:
-        return _dedicated(experiment, cluster, sizes)
+        return _roomiest(_dedicated, own_gpus, experiment, cluster, sizes)
     except PlacementError as own:
         try:
-            return _colocated(experiment, cluster, sizes)
+            return _roomiest(_colocated, shared_gpus, experiment, cluster, sizes)
         except PlacementError as shared:
             raise PlacementError(f"placement.gpus = 'auto': dedicated: {own}; colocated: {shared}") from shared
 
 
+def settled(experiment: Experiment, engines: int, scorers: int) -> Experiment:
+    """The experiment with these numbers of engines and scorers wherever it leaves them to the layout."""
+    generation, reward = experiment.generation, experiment.reward
+    if generation.replicas == "auto":
+        generation = generation.model_copy(update={"replicas": engines})
+    if reward.replicas == "auto":
+        reward = reward.model_copy(update={"replicas": scorers})
+    return experiment.model_copy(update={"generation": generation, "reward": reward})
+
+
+def _of_cores(cluster: Cluster, sizes: Sizes | None) -> list[tuple[int, int]]:
+    """Numbers of engines and scorers on CPUs, most first: one of each per core, because phases take turns."""
+    most = sum(int(node.cpus) for node in cluster.nodes)
+    if sizes is None:
+        most = min(most, sum(int(node.memory_gib // UNKNOWN_GIB) for node in cluster.nodes))
+    return [(n, n) for n in range(max(1, most), 0, -1)]
+
+
+def _of_own_gpus(experiment: Experiment, cluster: Cluster) -> list[tuple[int, int]]:
+    """Numbers of engines and scorers on GPUs that the training workers leave, most first."""
+    found = []
+    for left in range(cluster.gpus - experiment.training.workers, 0, -1):
+        scorers = max(1, left // (1 + ENGINES_PER_SCORER * experiment.generation.tensor_parallel))
+        found.append((max(1, (left - scorers) // experiment.generation.tensor_parallel), scorers))
+    return [*dict.fromkeys([*found, (1, 1)])]
+
+
+def _roomiest(
+    kind: Callable[[Experiment, Cluster, Sizes | None], Layout],
+    numbers: Sequence[tuple[int, int]],
+    experiment: Experiment,
+    cluster: Cluster,
+    sizes: Sizes | None,
+) -> Layout:
+    """The layout of a kind with the first numbers of engines and scorers that fit."""
+    for engines, scorers in numbers[:-1] if settled(experiment, 1, 1) != experiment else ():
+        with contextlib.suppress(PlacementError):
+            return kind(settled(experiment, engines, scorers), cluster, sizes)
+    return kind(settled(experiment, *numbers[-1]), cluster, sizes)
+
+
 def _counts(experiment: Experiment) -> dict[str, int]:
+    engines, scorers = experiment.generation.replicas, experiment.reward.replicas
+    assert engines != "auto" and scorers != "auto"
     return {
-        "generation.replicas": experiment.generation.replicas,
-        "reward.replicas": experiment.reward.replicas,
+        "generation.replicas": engines,
+        "reward.replicas": scorers,
         "training.workers": experiment.training.workers,
     }
 

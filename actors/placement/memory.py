@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from actors.engines.base import values_per_token
 from actors.engines.registry import ENGINES
 from scpl_ray.config import Experiment, Lora
+from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.models.likelihood import LOGITS_PER_PASS
 from scpl_ray.models.sources import known_reward_config
@@ -142,8 +143,9 @@ def estimates(experiment: Experiment, sizes: Sizes, mode: Mode) -> dict[str, Est
         sizes: sizes of its models.
         mode: where the processes run.
     """
-    chosen = experiment.model.dtype
-    width = FLOAT32 if chosen == "float32" or (chosen == "auto" and mode == "cpu") else 2
+    width = {"float32": FLOAT32, "bfloat16": 2}[
+        precision.computed_in(experiment, sizes.policy.parameters, on_gpu=mode != "cpu")
+    ]
     return {
         "engine": _engine(experiment, sizes.policy, width, mode),
         "scorer": _scorer(experiment, sizes, width, mode),
@@ -156,6 +158,8 @@ def _engine(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
     served = size.adapter_parameters if experiment.generation.refresh == "adapter" else 0
     positions = experiment.task.max_prompt_tokens + experiment.generation.max_new_tokens
     held = ENGINES[experiment.generation.engine].load().held(positions, on_gpu=mode != "cpu")
+    if experiment.generation.max_sequences != "auto":
+        held = dataclasses.replace(held, rows=experiment.generation.max_sequences)
     cached = width * held.cached_tokens * size.cached_per_token / split
     if held.cache_limit_bytes is not None:
         cached = min(held.cache_limit_bytes, cached)

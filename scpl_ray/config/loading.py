@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,12 @@ from scpl_ray.config.errors import ConfigError, explain, shown
 from scpl_ray.config.presets import PRESETS, preset_overrides
 from scpl_ray.config.schema import Experiment, Section
 
+logger = logging.getLogger(__name__)
+
+RETIRED = {
+    "generation.prompts_per_chunk": "engines are given sequences as others finish, so generation is not cut by prompts",
+}
+"""Keys of older versions that no longer say anything, and why: files that still have them are read without them."""
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
 
@@ -180,13 +187,25 @@ def no_conflicts(experiment: Experiment) -> Sequence[str]:
     return ()
 
 
+def _without_retired(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The mapping without retired keys, each of which is warned of."""
+    tree = dict(values)
+    for dotted, reason in RETIRED.items():
+        name, key = dotted.split(".")
+        section = tree.get(name)
+        if isinstance(section, Mapping) and key in section:
+            logger.warning("%s: %s does nothing any more: %s; leave it out", source, dotted, reason)
+            tree[name] = {other: value for other, value in section.items() if other != key}
+    return tree
+
+
 def build(values: Mapping[str, Any], source: str, conflicts: Conflicts = no_conflicts) -> Experiment:
     """Validate a mapping; its preset sets the keys that were not given.
 
     Raises:
         ConfigError: every conflict, one per line.
     """
-    tree: dict[str, Any] = dict(values)
+    tree = _without_retired(values, source)
     preset = tree.get("preset")
     found = list(_contradictions(tree))
     if isinstance(preset, str):

@@ -22,7 +22,7 @@ MAY_CHANGE = (
     "loop.rounds",
     "generation.replicas",
     "generation.tensor_parallel",
-    "generation.prompts_per_chunk",
+    "generation.max_sequences",
     "reward.replicas",
     "reward.tokens_per_batch",
     "training.workers",
@@ -47,6 +47,7 @@ Floats = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Auto = Literal["auto"]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
 
@@ -154,7 +155,8 @@ class Model(Section):
     lora: Lora | None = Lora()
     """Adapter settings; ``null`` trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: float32 on a CPU, bfloat16 on a GPU."""
+    """``auto``: bfloat16 on a GPU, and on a CPU that multiplies bfloat16 itself for models from 30 million weights on;
+    else float32. ``scpl doctor`` says what this machine does."""
     revision: str | None = None
     """Hub revision: pin it for a paper."""
     trust_remote_code: bool = False
@@ -194,8 +196,9 @@ class Generation(Section):
 
     engine: str = "vllm"
     """``vllm`` needs one of the extras ``cpu`` or ``gpu``; ``transformers`` runs anywhere, slower."""
-    replicas: PositiveInt = 1
-    """Engines; on GPUs ``tensor_parallel`` of them each."""
+    replicas: Auto | PositiveInt = "auto"
+    """Engines; on GPUs ``tensor_parallel`` of them each. ``auto``: on CPUs one per core, as far as memory goes, because
+    phases take turns; on GPUs one per GPU that it shares, or three for each scorer on those that workers leave."""
     tensor_parallel: PositiveInt = 1
     """GPUs of one node that each engine splits the model over, for a model too large for one; needs ``vllm``."""
     samples_per_prompt: PositiveInt = 4
@@ -206,8 +209,9 @@ class Generation(Section):
     """Softmax temperature; 0 is greedy and collapses a loop at once."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Nucleus sampling mass."""
-    prompts_per_chunk: PositiveInt = 64
-    """Prompts sent to an engine at a time; a chunk is scored while the next is generated."""
+    max_sequences: Auto | PositiveInt = "auto"
+    """Completions that an engine writes at the same time; as many more wait before it. ``auto``: 256 on a CPU; on a
+    GPU what vLLM takes for it (1024 from 70 GiB on), as far as the memory for keys and values goes."""
     refresh: Literal["reload", "adapter"] = "reload"
     """``reload``: merged weights are read in place each round; ``adapter``: served as LoRA under a new id."""
 
@@ -225,8 +229,8 @@ class Reward(Section):
     equally."""
     choices_per_round: PositiveInt = 1024
     """Choices between two answers that the task's reward model is fitted on in each round."""
-    replicas: PositiveInt = 1
-    """Scorers."""
+    replicas: Auto | PositiveInt = "auto"
+    """Scorers. ``auto``: as many as engines on CPUs and on shared GPUs, else one for three engines."""
     tokens_per_batch: PositiveInt = 8192
     """Tokens scored at once, padding included."""
 

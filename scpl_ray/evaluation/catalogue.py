@@ -35,6 +35,7 @@ def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool
 
 _fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0)
 _log_odds = functools.partial(MetricKind, unit="log-odds")
+_apart = functools.partial(MetricKind, unit="nats per token", low=0.0, overall=True, better="lower")
 
 CATALOGUE = (
     _fraction(
@@ -413,6 +414,15 @@ CATALOGUE = (
         overall=True,
         label="perplexity under the policy itself",
         figure="perplexity",
+    ),
+    _apart(
+        name="sampling_logp_difference",
+        definition="How far the log-probabilities that the engines drew with are from those of a separate pass under "
+        "the round's policy: mean over a sample of the answers. Far above rounding, an engine served other weights.",
+    ),
+    _apart(
+        name="sampling_logp_difference_worst",
+        definition="The same of the answer of the sample for which it is largest.",
     ),
     _fraction(
         name="kept_fraction",

@@ -43,6 +43,8 @@ class Answers:
     """Under the base model: summed nats and number of tokens of each answer."""
     current_negative_log_likelihoods: Sequence[tuple[float, int]]
     """The same under the policy that wrote the answers."""
+    sampling_differences: Sequence[float] = ()
+    """How far the engines' log-probabilities of some answers are from a separate pass's, in nats per token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,7 @@ def evaluate(
         _passes(answers, by_group, experiment),
         _preference(answers, by_group[None], experiment, kinds, confusion, first),
         _text(answers, by_group, experiment),
+        _sampling(answers.sampling_differences),
     )
     return [
         Metric(asked.round, group, metric, float(value)) for group, metric, value in rows if not np.isnan(float(value))
@@ -297,6 +300,12 @@ def _preference(
         yield None, f"kl_{suffix}", float(found.kl)
         if corrected is not None:
             yield None, f"preference_log_odds_{suffix}_corrected", float(corrected.log_odds)
+
+
+def _sampling(differences: Sequence[float]) -> _Rows:
+    if differences:
+        yield None, "sampling_logp_difference", float(np.mean(differences))
+        yield None, "sampling_logp_difference_worst", float(np.max(differences))
 
 
 def _text(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experiment: Experiment) -> _Rows:

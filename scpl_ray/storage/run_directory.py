@@ -160,7 +160,12 @@ class Reader:
         """The records of a committed phase as a table, of all or some of their columns; errors as :meth:`read`."""
         file = f"{manifests.phase_folder(round_, phase)}/{name}.parquet"
         return tables.read_below(
-            self.root, file, records.SCHEMAS[kind], most_rows=MOST_ROWS.get(kind, tables.MOST_ROWS), columns=columns
+            self.root,
+            file,
+            records.SCHEMAS[kind],
+            most_rows=MOST_ROWS.get(kind, tables.MOST_ROWS),
+            columns=columns,
+            added=records.ADDED.get(kind, ()),
         )
 
     def text(self, name: str) -> str | None:

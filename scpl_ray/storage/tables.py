@@ -25,7 +25,13 @@ BATCH_BYTES = 2**28
 
 
 def read_below(
-    root: Path, name: str, schema: pa.Schema, *, most_rows: int = MOST_ROWS, columns: Sequence[str] | None = None
+    root: Path,
+    name: str,
+    schema: pa.Schema,
+    *,
+    most_rows: int = MOST_ROWS,
+    columns: Sequence[str] | None = None,
+    added: Sequence[str] = (),
 ) -> pa.Table:
     """A Parquet file below a folder, with exactly this schema.
 
@@ -35,6 +41,7 @@ def read_below(
         schema: the schema that it must have.
         most_rows: the most rows that are loaded.
         columns: the columns that are loaded; ``None``: all.
+        added: columns that files of older versions do not have; there they are null.
 
     Raises:
         StoreError: the file is missing, is no regular file or no Parquet, has another schema, or is too large.
@@ -42,8 +49,15 @@ def read_below(
     where = root / name
     try:
         with os.fdopen(inside.open_below(root, name), "rb") as opened, pq.ParquetFile(opened) as file:
-            _check(file, schema, most_rows, where)
-            table = _loaded(file, columns, where)
+            here = schema
+            if not set(added) & set(file.schema_arrow.names):
+                here = pa.schema([field for field in schema if field.name not in added])
+            _check(file, here, most_rows, where)
+            wanted = schema.names if columns is None else list(columns)
+            table = _loaded(file, [one for one in wanted if one in here.names], where)
+            for index, one in enumerate(wanted):
+                if one not in here.names:
+                    table = table.add_column(index, schema.field(one), pa.nulls(len(table), schema.field(one).type))
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
         raise StoreError(f"{where}: cannot be read ({reason}); restore it, or resume the run or study") from error
@@ -61,7 +75,7 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, most_rows: int, where: Path)
         raise StoreError(f"{where}: holds {values:,} values; at most {MOST_VALUES:,} are read")
 
 
-def _loaded(file: pq.ParquetFile, columns: Sequence[str] | None, where: Path) -> pa.Table:
+def _loaded(file: pq.ParquetFile, columns: Sequence[str], where: Path) -> pa.Table:
     facts = file.metadata
     chunks = [facts.row_group(i).column(j) for i in range(facts.num_row_groups) for j in range(facts.num_columns)]
     longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
@@ -72,5 +86,4 @@ def _loaded(file: pq.ParquetFile, columns: Sequence[str] | None, where: Path) ->
         if size > MOST_BYTES:
             raise StoreError(f"{where}: takes more than {MOST_BYTES >> 30} GiB of memory")
         batches.append(batch)
-    schema = file.schema_arrow if columns is None else pa.schema([file.schema_arrow.field(one) for one in columns])
-    return pa.Table.from_batches(batches, schema)
+    return pa.Table.from_batches(batches, pa.schema([file.schema_arrow.field(one) for one in columns]))

@@ -1,9 +1,11 @@
 """The generation pool with real Ray actors; engines are vLLM, or transformers where the engine does not matter."""
 
 import dataclasses
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ import psutil
 import pytest
 import ray
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 from actors.engines.registry import ENGINES
+from actors.engines.thread import EngineThread
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
 from actors.generation import RayGenerator
 from actors.placement.role import Role
 from scpl_ray.config import Experiment
+from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import encode_prompt
 from scpl_ray.records import Completion, Query, Weights
 from scpl_ray.seeds import derive_seed
@@ -81,14 +86,14 @@ def start(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def two(start: Start) -> RayGenerator:
-    """vLLM, two replicas, small chunks."""
-    return start(2, prompts_per_chunk=16)
+    """vLLM, two replicas."""
+    return start(2)
 
 
 @pytest.fixture(scope="module")
 def one(start: Start) -> RayGenerator:
-    """vLLM, one replica, everything in one chunk."""
-    return start(1, prompts_per_chunk=1000)
+    """vLLM, one replica, which writes few completions at the same time."""
+    return start(1, max_sequences=40)
 
 
 def queries(count: int, words: int = 60) -> list[Query]:
@@ -106,7 +111,7 @@ def complete(pool: RayGenerator, asked: Sequence[Query], samples: Sequence[int])
     return by_id
 
 
-def test_one_or_two_replicas_any_chunks(one: RayGenerator, two: RayGenerator, llama: Path) -> None:
+def test_one_or_two_replicas_any_company(one: RayGenerator, two: RayGenerator, llama: Path) -> None:
     asked = queries(300)
     samples = [1 + i % 4 for i in range(300)]
     for pool in (one, two):
@@ -156,7 +161,7 @@ def test_engines_outlive_refreshes(two: RayGenerator, llama: Path, llama_changed
     two.refresh(Weights(0, llama))
     assert complete(two, asked, [1] * 40) == old
     assert two.processes() == before
-    with pytest.raises(RuntimeError, match="policy versions 0 and 2 answer the probe prompt alike"):
+    with pytest.raises(RuntimeError, match="policy versions 0 and 2 are the same bytes"):
         two.refresh(Weights(2, llama))
     two.refresh(Weights(0, llama))
 
@@ -199,8 +204,8 @@ class Case:
     engine: type[VllmEngine] = VllmEngine
 
 
-Answer = tuple[Probe, list[tuple[int, ...]]]
-"""To the probe prompt, and to all queries."""
+Answer = tuple[Probe, list[Request], list[Sampled]]
+"""To the probe prompt, and to all queries, which are given too."""
 
 
 def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[Answer] | str]:
@@ -215,17 +220,49 @@ def served(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, list[Ans
                 probe = engine.probe()
                 tokenizer = AutoTokenizer.from_pretrained(weights.model)
                 requests = [Request(encode_prompt(tokenizer, q.prompt, 64), 0) for q in asked]
-                answers.append((probe, [sampled.token_ids for sampled in engine.generate(requests)]))
+                answers.append((probe, requests, engine.generate(requests)))
             found[name] = answers
         except RuntimeError as error:
             found[name] = str(error)
     return found
 
 
+def in_orders(dtype: str, weights: Weights, asked: Sequence[Query]) -> list[list[Sampled]]:
+    """What the calls of a phase give in three orders: as one engine, or any of several, could get them."""
+    keys = {"model": {"dtype": dtype}, "task": {"max_prompt_tokens": 200}}
+    settings = EngineSettings.of(Experiment.model_validate(keys), 0.0)
+    engine = VllmEngine(settings)
+    engine.load(weights)
+    thread = EngineThread(engine, together=settings.together)
+    tokenizer = AutoTokenizer.from_pretrained(weights.model)
+    # a common beginning of more than a block, which the prefix cache may hold or not
+    common = tuple(range(5, 5 + 140))
+    requests = [Request((*common, *encode_prompt(tokenizer, q.prompt, 40)), i) for i, q in enumerate(asked)]
+    calls = [requests[i : i + 7] for i in range(0, len(requests), 7)]
+
+    def write(call: Sequence[Request]) -> list[Sampled]:
+        return thread.write(call, is_ready=lambda: True, make_ready=lambda: None)
+
+    with ThreadPoolExecutor(len(calls)) as callers:
+        forwards = [write(call) for call in calls]
+        backwards = [write(call) for call in reversed(calls)][::-1]
+        at_once = list(callers.map(write, calls))
+    return [[one for call in order for one in call] for order in (forwards, backwards, at_once)]
+
+
 def greedy(**keys: object) -> EngineSettings:
     return EngineSettings.of(
         Experiment.model_validate({"generation": {"temperature": 0.0, "max_new_tokens": 20, **keys}}), 0.0
     )
+
+
+def everything(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, Any]:
+    """All that is asked of vLLM, one engine after the other: one that goes takes what they share in a process along."""
+    found: dict[str, Any] = served(cases, asked)
+    for dtype in ("float32", "bfloat16"):
+        gc.collect()
+        found[dtype] = in_orders(dtype, cases["careful"].weights[0], asked)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -248,15 +285,16 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     save_model(root / "long", "llama")
     AutoModelForCausalLM.from_config(long).save_pretrained(root / "long")
     weights = [Weights(0, root / "long"), Weights(1, disturbed(root / "long", root / "long-changed", 1))]
-    settings = EngineSettings.of(Experiment.model_validate({"task": {"max_prompt_tokens": 200}}), 0.0)
+    sharp = {"task": {"max_prompt_tokens": 200}, "generation": {"temperature": 0.6, "top_p": 0.8}}
+    settings = EngineSettings.of(Experiment.model_validate(sharp), 0.0)
     return made | {"forgetful": Case(settings, weights, Forgetful), "careful": Case(settings, weights)}
 
 
 @pytest.fixture(scope="module")
 def answers(ray_local: None, cases: dict[str, Case]) -> dict[str, Any]:
-    """What vLLM answers in every case."""
+    """What vLLM answers in every case, and in every order."""
     environment = {**ENGINES["vllm"].environment(0.0), "OMP_NUM_THREADS": "1"}
-    remote = ray.remote(max_calls=1)(served).options(num_cpus=0.2, runtime_env={"env_vars": environment})
+    remote = ray.remote(max_calls=1)(everything).options(num_cpus=0.2, runtime_env={"env_vars": environment})
     return ray.get(remote.remote(cases, queries(24)), timeout=600)
 
 
@@ -264,8 +302,19 @@ def assert_as_by_transformers(found: list[Answer], case: Case) -> None:
     """The same tokens as by the other engine, and probabilities but for rounding in other kernels."""
     wanted = served({"": dataclasses.replace(case, engine=TransformersEngine)}, queries(24))[""]
     assert len(found) == len(wanted)
-    for (probe, tokens), (other, others) in zip(found, wanted, strict=True):
-        assert tokens == others and probe.agrees(other, 1e-4)
+    for (probe, asked, sampled), (other, _, others), weights in zip(found, wanted, case.weights, strict=True):
+        assert [s.token_ids for s in sampled] == [s.token_ids for s in others] and probe.agrees(other, 1e-4)
+        assert_log_probabilities(asked, sampled, weights)
+
+
+def assert_log_probabilities(asked: list[Request], sampled: list[Sampled], weights: Weights) -> None:
+    """They are those of a separate pass under the weights themselves."""
+    model = AutoModelForCausalLM.from_pretrained(weights.model)
+    if weights.adapter is not None:
+        model = PeftModel.from_pretrained(model, weights.adapter).merge_and_unload()
+    texts = [(request.prompt_token_ids, one.token_ids) for request, one in zip(asked, sampled, strict=True)]
+    for one, (nats, tokens) in zip(sampled, negative_log_likelihood(model.eval(), texts, 4096), strict=True):
+        assert one.log_probability == pytest.approx(-nats, abs=1e-3) and tokens == len(one.token_ids)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -273,7 +322,7 @@ def test_adapters_are_swapped(family: str, cases: dict[str, Case], answers: dict
     found = answers[f"adapters of {family}"]
     assert_as_by_transformers(found, cases[f"adapters of {family}"])
     assert found[0] == found[3]
-    assert len({tuple(tokens) for _, tokens in found}) == 3
+    assert len({tuple(one.token_ids for one in sampled) for _, _, sampled in found}) == 3
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -281,8 +330,23 @@ def test_weights_are_reloaded(family: str, cases: dict[str, Case], answers: dict
     found = answers[f"weights of {family}"]
     assert_as_by_transformers(found, cases[f"weights of {family}"])
     # these models repeat their last token, which hides in the tokens that the weights are others
-    (before, _), (after, _) = found
+    (before, *_), (after, *_) = found
     assert not before.agrees(after, 1e-3)
+
+
+def test_log_probabilities_are_those_before_temperature_and_nucleus(
+    cases: dict[str, Case], answers: dict[str, Any]
+) -> None:
+    for (_, asked, sampled), weights in zip(answers["careful"], cases["careful"].weights, strict=True):
+        assert_log_probabilities(asked, sampled, weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_completions_do_not_depend_on_which_engine_gets_which_call_when(dtype: str, answers: dict[str, Any]) -> None:
+    forwards, backwards, at_once = answers[dtype]
+    assert forwards == backwards == at_once and len(forwards) == 24
+    assert len({one.token_ids for one in forwards}) > 20
+    assert all(one.log_probability < 0 for one in forwards)
 
 
 def test_stale_prefix_cache_is_caught(answers: dict[str, Any]) -> None:
@@ -332,7 +396,7 @@ class Scripted(Engine):
         if self.weights.model.name == "breaks" and not marker.exists():
             marker.touch()
             raise RuntimeError("the engine core died")
-        return [Sampled((os.getpid() % 100 + 2, 1), "stop") for _ in requests]
+        return [Sampled((os.getpid() % 100 + 2, 1), "stop", -1.0) for _ in requests]
 
 
 def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +404,7 @@ def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypa
         AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / name)
     scripted = dataclasses.replace(ENGINES["transformers"], engine=f"{__name__}:Scripted")
     monkeypatch.setitem(ENGINES, "transformers", scripted)
-    pool = start(2, engine="transformers", prompts_per_chunk=4)
+    pool = start(2, engine="transformers")
     with pytest.raises(RuntimeError, match="call refresh first"):
         next(pool.stream(queries(1), samples=[1], purpose="test"))
 

@@ -1,6 +1,6 @@
 """Does the pool's dispatch scale? ``python -m tests.campaigns.scaling``, on two cores, in a minute or two.
 
-Real actors, the real pool and the real generator, with an engine that only waits: a chunk takes a fixed time, as on
+Real actors, the real pool and the real generator, with an engine that only waits: a step takes a fixed time, as on
 GPUs of their own, so whatever is missing from n-fold speed with n replicas is what dispatch costs. Then 100,000 prompts
 go through the pool while the driver's memory is watched.
 """
@@ -10,14 +10,13 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from actors.engines.base import Probe, Request, Sampled
+from actors.engines.base import Probe, Sampled
 from actors.engines.registry import ENGINES
 from actors.engines.transformers import TransformersEngine
 from actors.generation import RayGenerator
@@ -28,35 +27,37 @@ from scpl_ray.records import Query, Weights
 from tests.support.tiny_models import save_model
 
 REPLICAS = (1, 2, 4, 8)
-CHUNKS = 64
-PROMPTS_PER_CHUNK = 16
-CHUNK_S = 0.25
+STEPS = 64
+SEQUENCES_PER_STEP = 16
+STEP_S = 0.25
 TARGET = 0.9
 """The required fraction of linear speed."""
 MANY = 100_000
-MANY_PER_CHUNK = 64
 GROWTH_BYTES = 200 * 10**6
 """The most that the driver's memory may grow while many prompts are processed."""
 
 
 class Waits(TransformersEngine):
-    """Answers any prompt with the same tokens, after ``temperature`` seconds per chunk."""
+    """Answers any prompt with the same tokens, a few per step, which takes ``temperature`` seconds."""
 
     def load(self, weights: Weights) -> None:
         self.weights = weights
 
-    def generate(self, requests: Sequence[Request]) -> list[Sampled]:
+    def step(self) -> list[tuple[int, Sampled]]:
         time.sleep(self.settings.temperature)
-        return [Sampled((3, 4, 5, 6, 7, 8, 9, 10), "length") for _ in requests]
+        now = list(self._added)[:SEQUENCES_PER_STEP]
+        for number in now:
+            del self._added[number]
+        return [(number, Sampled((3, 4, 5, 6, 7, 8, 9, 10), "length", -8.0)) for number in now]
 
     def probe(self) -> Probe:
         return Probe((3,), (0.0,))
 
 
-def pool(replicas: int, seconds: float, prompts_per_chunk: int, folder: Path) -> RayGenerator:
+def pool(replicas: int, seconds: float, folder: Path) -> RayGenerator:
     """A generator that is ready, because every replica has answered."""
     experiment = Experiment.model_validate(
-        {"generation": {"engine": "transformers", "temperature": seconds, "prompts_per_chunk": prompts_per_chunk}}
+        {"generation": {"engine": "transformers", "temperature": seconds, "max_sequences": SEQUENCES_PER_STEP}}
     )
     ENGINES["transformers"] = dataclasses.replace(ENGINES["transformers"], engine=f"{__name__}:Waits")
     started = RayGenerator(experiment, Role("engine", replicas, 0.01, 0.0, 1), folder / f"logs-{replicas}")
@@ -85,26 +86,27 @@ def efficiency(times: dict[int, float]) -> dict[int, float]:
 
 
 def scaling(folder: Path) -> tuple[Table, float]:
-    """Run the same chunks on 1, 2, 4 and 8 replicas; returns the table and the worst efficiency."""
+    """Do the same work on 1, 2, 4 and 8 replicas; returns the table and the worst efficiency."""
     times = {}
     for replicas in REPLICAS:
-        of = pool(replicas, CHUNK_S, PROMPTS_PER_CHUNK, folder)
-        seconds(of, replicas * PROMPTS_PER_CHUNK, "warm-up")
-        times[replicas] = seconds(of, CHUNKS * PROMPTS_PER_CHUNK, "measured")
+        of = pool(replicas, STEP_S, folder)
+        seconds(of, replicas * SEQUENCES_PER_STEP, "warm-up")
+        times[replicas] = seconds(of, STEPS * SEQUENCES_PER_STEP, "measured")
         of.close()
     shares = efficiency(times)
-    table = Table(title=f"{CHUNKS} chunks of {PROMPTS_PER_CHUNK} prompts, {CHUNK_S} s each", title_justify="left")
+    title = f"{STEPS} times {SEQUENCES_PER_STEP} sequences, {STEP_S} s each"
+    table = Table(title=title, title_justify="left")
     for column in ("replicas", "seconds", "limit, s", "efficiency"):
         table.add_column(column, justify="right")
     for n, spent in times.items():
-        table.add_row(str(n), f"{spent:.2f}", f"{CHUNKS * CHUNK_S / n:.2f}", f"{shares[n]:.3f}")
+        table.add_row(str(n), f"{spent:.2f}", f"{STEPS * STEP_S / n:.2f}", f"{shares[n]:.3f}")
     return table, min(shares.values())
 
 
 def many(folder: Path) -> tuple[Table, int]:
     """Send many prompts through two replicas that do not wait; returns the table and the driver's growth in bytes."""
-    of = pool(2, 0.0, MANY_PER_CHUNK, folder)
-    seconds(of, 20 * MANY_PER_CHUNK, "warm-up")
+    of = pool(2, 0.0, folder)
+    seconds(of, 1280, "warm-up")
     asked = queries(MANY)
     here = psutil.Process()
     before = peak = here.memory_info().rss
@@ -116,9 +118,7 @@ def many(folder: Path) -> tuple[Table, int]:
     spent = time.monotonic() - began
     of.close()
     assert taken == MANY
-    table = Table(
-        title=f"{MANY:,} prompts, chunks of {MANY_PER_CHUNK}, engines that take no time", title_justify="left"
-    )
+    table = Table(title=f"{MANY:,} prompts, engines that take no time", title_justify="left")
     for column in ("seconds", "prompts per second", "driver before, MB", "driver at its peak, MB", "growth, MB"):
         table.add_column(column, justify="right")
     cells = (f"{spent:.1f}", f"{MANY / spent:,.0f}", *(f"{b / 1e6:,.0f}" for b in (before, peak, peak - before)))

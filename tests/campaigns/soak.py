@@ -37,11 +37,12 @@ CONFIG = [
     "loop.kind=retraining",
     "queries.prompts_per_round=32",
     "generation.samples_per_prompt=1",
-    "generation.prompts_per_chunk=16",
     "evaluation.prompts_per_group=8",
     "evaluation.neutral_prompts=16",
     "selection.strategy=random",
     "selection.keep_fraction=0.5",
+    "generation.replicas=1",
+    "reward.replicas=1",
 ]
 WARM = 10
 """Round after which everything is loaded."""

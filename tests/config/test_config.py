@@ -242,3 +242,23 @@ def test_a_config_with_every_key_says_which_are_against_a_preset_put_into_it(tmp
         experiments.load(path)
     assert "loop.kind = 'incremental' is given too" in str(caught.value)
     assert "cycle.kind = 'replace' is given too" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["generation.replicas", "reward.replicas", "generation.max_sequences"])
+def test_what_the_machine_decides_is_auto_or_a_number(key: str) -> None:
+    section, name = key.split(".")
+    assert getattr(getattr(loading.load(None, [f"{key}=auto"]), section), name) == "auto"
+    assert getattr(getattr(loading.load(None, [f"{key}=3"]), section), name) == 3
+    for wrong in ("0", "-1", "many", "2.5", "null"):
+        with pytest.raises(ConfigError, match=f"{key}"):
+            loading.load(None, [f"{key}={wrong}"])
+
+
+def test_files_of_older_versions_are_read_without_keys_that_say_nothing_any_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = {"generation": {"prompts_per_chunk": 64, "top_p": 0.5}}
+    experiment = loading.build(values, "runs/old/config.yaml")
+    assert experiment == loading.build({"generation": {"top_p": 0.5}}, "here")
+    assert "runs/old/config.yaml: generation.prompts_per_chunk does nothing any more" in caplog.text
+    assert values["generation"] == {"prompts_per_chunk": 64, "top_p": 0.5}

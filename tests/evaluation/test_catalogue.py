@@ -33,7 +33,9 @@ def measured() -> list[Metric]:
     figures = {"shares_after": [0.5, 0.5], "kept": 1, "candidates": 4, "effective_sample_size": 1.0, "duplicates": 0}
     loss = {"origin": {"real": 0.2, "synthetic": 0.8}, "group": {"north": 1.0}}
     return measure.evaluate(
-        measure.Answers(prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts)),
+        measure.Answers(
+            prompts, completions, judged, [(1.0, 2)] * len(prompts), [(0.5, 2)] * len(prompts), [0.01, 0.02]
+        ),
         measure.Asked(1, {"north": 0.6, "south": 0.4}, {"north": [0.5], "south": [-0.5]}, figures, loss=loss),
         small(),
         kinds=("north", "south"),

@@ -21,11 +21,12 @@ SMALL = [
     "queries.prompts_per_round=16",
     "generation.samples_per_prompt=2",
     "generation.max_new_tokens=32",
-    "generation.prompts_per_chunk=12",
     "selection.strategy=tpp",
     "evaluation.prompts_per_group=8",
     "evaluation.neutral_prompts=16",
     "evaluation.samples_per_prompt=2",
+    "generation.replicas=1",
+    "reward.replicas=1",
 ]
 TASKS = {
     "maths": (

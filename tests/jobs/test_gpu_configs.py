@@ -24,7 +24,7 @@ GPU_CONFIGS = [name for name in CONFIGS if "_qwen_" in name]
 SIZES = {
     *("name", "loop.rounds", "queries.prompts_per_round"),
     *("model.name", "model.revision", "model.lora", "model.dtype"),
-    *("generation.replicas", "generation.max_new_tokens", "generation.prompts_per_chunk", "generation.refresh"),
+    *("generation.replicas", "generation.max_new_tokens", "generation.refresh"),
     *("reward.replicas", "reward.tokens_per_batch"),
     *("training.workers", "training.zero_stage", "training.learning_rate", "training.worker_lifetime"),
     *("training.tokens_per_step", "training.tokens_per_micro_batch"),

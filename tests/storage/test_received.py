@@ -266,6 +266,26 @@ def test_so_are_the_values_of_lists_and_the_bytes_of_texts(tmp_path: Path, monke
         tables.read_below(tmp_path, "t.parquet", schema)
 
 
+def test_a_table_of_an_older_version_lacks_what_was_added_since_and_nothing_else(root: Path) -> None:
+    path = root / "rounds/000/evaluation/completions.parquet"
+    now = records.to_table([Completion("q-s0", "q", 0, 0, 1, (9,), (7, 8), "x", "stop", -1.5)], Completion)
+    before = now.drop_columns(["log_probability"])
+    reader, _ = Reader.open(root)
+    pq.write_table(before, path)
+    found = reader.read(0, "evaluation", "completions", Completion)
+    assert found and {c.log_probability for c in found} == {None}
+    assert records.to_table(found, Completion).drop_columns(["log_probability"]).equals(before)
+    some = reader.table(0, "evaluation", "completions", Completion, columns=["log_probability", "completion_id"])
+    assert some.column_names == ["log_probability", "completion_id"] and some["log_probability"].null_count == len(
+        found
+    )
+    pq.write_table(before.drop_columns(["text"]), path)
+    with pytest.raises(StoreError, match="expected"):
+        reader.read(0, "evaluation", "completions", Completion)
+    pq.write_table(now, path)
+    assert reader.read(0, "evaluation", "completions", Completion)[0].log_probability == -1.5
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\xff" * 64 + b"PAR1", b"x" * 1000])
 def test_a_table_that_is_none_is_a_message(root: Path, content: bytes) -> None:
     (root / "rounds/000/evaluation/metrics.parquet").write_bytes(content)

@@ -14,10 +14,12 @@ SMALL = [
     "loop.rounds=2",
     "queries.prompts_per_round=48",
     "generation.samples_per_prompt=2",
-    "generation.prompts_per_chunk=16",
     "evaluation.prompts_per_group=10",
     "evaluation.neutral_prompts=20",
     "selection.strategy=tpp",
+    # whatever the machine: each process costs its start
+    "generation.replicas=1",
+    "reward.replicas=1",
 ]
 
 

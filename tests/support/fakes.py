@@ -102,7 +102,8 @@ class FakeGenerator:
                     s = seeds.derive_seed(self.seed, "generation", purpose, q.query_id, i)
                     k = int(np.random.default_rng(s).choice(len(p), p=p))
                     cid = f"{q.query_id}-s{i}"
-                    chunk.append(Completion(cid, q.query_id, i, self.version, s, (9,), (k,), WORDS[k], "stop"))
+                    log_p = float(np.log(p[k]))
+                    chunk.append(Completion(cid, q.query_id, i, self.version, s, (9,), (k,), WORDS[k], "stop", log_p))
             yield chunk
 
     def processes(self) -> list[Process]:

@@ -1,6 +1,7 @@
 """Engines that share a GPU with training give its memory back for the weights phase, and take it again in two steps."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
+from actors.engines.proof import Checksums
+from actors.engines.thread import EngineThread
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
 from actors.file_transfer import SHARED_DISK
@@ -165,8 +168,12 @@ class InThisProcess(GenerationActor):
     def __init__(self, engine: Engine) -> None:
         self._settings = engine.settings
         self._engine = engine
+        self._thread = EngineThread(engine, together=True)
         self._files = SHARED_DISK
+        self._checksums = Checksums()
         self._served = None
+        self._lock = threading.Lock()
+        self._tokenizer = None
 
 
 def test_completions_asked_of_a_sleeping_engine_wake_it(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_without_the_key_the_cluster_is_what_it_is() -> None:
 
 def test_it_waits_for_as_many_nodes_as_it_needs(caplog: pytest.LogCaptureFixture) -> None:
     autoscaler = Autoscaler("1cpu:8gib", 4)
-    two_of_each = experiment("placement.cluster=4x1cpu:8gib", "generation.replicas=2", "training.workers=2")
+    two_of_each = experiment(
+        "placement.cluster=4x1cpu:8gib", "generation.replicas=2", "reward.replicas=1", "training.workers=2"
+    )
     with caplog.at_level(logging.WARNING):
         assert len(grow(two_of_each, autoscaler).nodes) == 3
     assert autoscaler.asked == [[{"CPU": 0.4}] * 2 + [{"CPU": 0.15}] + [{"CPU": 0.4}] * 2]
@@ -59,6 +61,13 @@ def test_what_is_there_already_is_not_asked_for() -> None:
     autoscaler = Autoscaler("1cpu:8gib", 4)
     start = described("8cpu:32gib")
     assert grow(experiment("placement.cluster=4x1cpu:8gib"), autoscaler, start) is start and not autoscaler.asked
+
+
+def test_as_many_engines_as_the_grown_cluster_carries_are_waited_for() -> None:
+    autoscaler = Autoscaler("2cpu:16gib", 4)
+    # two nodes would do for some of them, and the processes are counted once
+    assert len(grow(experiment("placement.cluster=4x2cpu:16gib"), autoscaler).nodes) == 1 + 3
+    assert autoscaler.asked == [[{"CPU": 0.4}] * 8 + [{"CPU": 0.15}] * 8 + [{"CPU": 0.4}]]
 
 
 def test_cpus_of_the_head_do_not_stand_in_for_gpus() -> None:
@@ -80,6 +89,7 @@ def test_processes_that_share_gpus_ask_for_whole_ones() -> None:
             "placement.cluster=8x4cpu:64gib:1gpu:80gib",
             "placement.gpus=colocated",
             "generation.replicas=8",
+            "reward.replicas=1",
             "training.workers=8",
         ),
         autoscaler,

@@ -1,5 +1,7 @@
 """Layouts: pure functions of a config and a described cluster."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,10 +52,55 @@ def test_the_quick_start_fits_one_core() -> None:
 
 
 def test_two_of_each_fit_two_cores_and_engines_keep_one_thread() -> None:
-    placed = layout(experiment("generation.replicas=2", "training.workers=2"), cpus(2))
+    placed = layout(experiment(*numbers(2, 1, 2)), cpus(2))
     assert [(role.count, role.cpus) for role in placed.roles] == [(2, 0.4), (1, 0.15), (2, 0.4)]
     assert (placed.engine.threads, placed.worker.threads) == (1, 1)
     assert layout(experiment(), cpus(8)).worker.threads == 8
+
+
+def counts(placed: Layout) -> tuple[int, int, int]:
+    engine, scorer, worker = (role.count for role in placed.roles)
+    return engine, scorer, worker
+
+
+@pytest.mark.parametrize(
+    ("cluster", "keys", "expected"),
+    [
+        ("1cpu:8gib", [], (1, 1, 1)),
+        ("2cpu:8gib", [], (2, 2, 1)),
+        ("16cpu:64gib", [], (16, 16, 1)),
+        ("4x32cpu:256gib", [], (128, 128, 1)),
+        # memory carries fewer
+        ("64cpu:16gib", [], (5, 5, 1)),
+        ("16cpu:64gib", ["generation.replicas=2"], (2, 16, 1)),
+        ("16cpu:64gib", ["reward.replicas=3"], (16, 3, 1)),
+        ("4cpu:64gib", ["training.workers=4"], (4, 4, 4)),
+        ("16cpu:64gib:1gpu:80gib", [], (1, 1, 1)),
+        ("96cpu:1024gib:8gpu:80gib", [], (6, 1, 1)),
+        ("96cpu:1024gib:8gpu:80gib", ["training.workers=4"], (3, 1, 4)),
+        ("96cpu:1024gib:8gpu:80gib", ["placement.gpus=colocated", "training.workers=8"], (8, 8, 8)),
+        ("96cpu:1024gib:8gpu:80gib", ["training.workers=8"], (8, 8, 8)),
+        ("96cpu:1024gib:8gpu:80gib", split(2), (3, 1, 1)),
+        ("96cpu:1024gib:8gpu:80gib", ["placement.gpus=colocated", "reward.replicas=1"], (8, 1, 1)),
+    ],
+)
+def test_auto_takes_what_the_machine_carries(cluster: str, keys: list[str], expected: tuple[int, int, int]) -> None:
+    assert counts(layout(experiment(*keys), described(cluster))) == expected
+
+
+def test_auto_counts_the_models_memory_where_it_is_known() -> None:
+    small = Sizes(dataclasses.replace(QWEN_7B.policy, parameters=500_000_000), None)
+    placed = layout(experiment(RULES, "model.dtype=float32"), described("32cpu:64gib"), small)
+    engines, scorers, _ = counts(placed)
+    assert engines == scorers and 1 < engines < 32
+    needed = sum(placed.estimates[role.name].host * role.count for role in placed.roles)  # type: ignore[index]
+    assert needed <= 64 < needed + sum(placed.estimates[role.name].host for role in placed.roles[:2])  # type: ignore[index]
+
+
+def test_each_of_several_trials_has_its_share_of_the_cores() -> None:
+    for trials, engines in ((1, 4), (2, 2), (4, 1)):
+        share = described("4cpu:32gib").share(trials, cpus_aside=0.05)
+        assert counts(layout(experiment(), share))[0] in (engines, max(1, engines - 1))
 
 
 def test_too_many_processes_name_the_key_to_lower() -> None:

