@@ -18,7 +18,7 @@ from actors.placement.cluster import Cluster
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.placement.reservation import NODE_LABEL, Reservation, bundles
-from actors.reward import RayScorer
+from actors.reward import RayScorer, readers_beside
 from actors.training import RayTrainer
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
@@ -87,7 +87,13 @@ class Fleet:
             "scorer",
             f"{asked['scorer']} {placed.scorer}",
             lambda: RayScorer(
-                experiment, task, placed.scorer, logs, self._files, places=reservation.places(placed.scorer.name)
+                experiment,
+                task,
+                placed.scorer,
+                logs,
+                self._files,
+                readers=readers_beside(placed.scorer),
+                places=reservation.places(placed.scorer.name),
             ),
         )
         scorer.begin()

@@ -154,6 +154,11 @@ class Pool:
         return min(self._load)
 
     @property
+    def idle(self) -> int:
+        """Number of replicas without unfinished calls."""
+        return self._load.count(0)
+
+    @property
     def unfinished(self) -> int:
         """Number of calls that were submitted and have neither been collected nor forgotten."""
         return sum(self._load)
@@ -206,6 +211,13 @@ class Pool:
                     _shown(ray.cluster_resources()),
                 )
             logger.info("%s: waiting for %s, %.0f s", what, missing, waited)
+
+    def ended(self, references: Sequence[Any]) -> list[Any]:
+        """Those of the references whose calls have ended by now."""
+        if not references:
+            return []
+        ready, _ = ray.wait(list(references), num_returns=len(references), timeout=0)
+        return list(ready)
 
     def result(self, reference: Any) -> Any:
         """What an ended call returned; the call is repeated if the node of its replica was lost.
@@ -260,6 +272,10 @@ class Pool:
         for reference in references:
             self._load[self._replica_of.pop(reference)] -= 1
             del self._calls[reference]
+
+    def forget_all(self) -> None:
+        """Stop counting any call as unfinished."""
+        self.forget(list(self._calls))
 
     def processes(self) -> list[Process]:
         """The processes, in order of their index; waits for those that are (re)starting.

@@ -1,15 +1,16 @@
-"""The scorer pool: reward models and rule terms, likelihoods, and the training of the task's own reward model."""
+"""The scorer pool: reward models, rule terms, judges, likelihoods, and the training of the task's own reward model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from peft import PeftModel
 
+from actors.backlog import Backlog
 from actors.file_transfer import SHARED_DISK, Files
 from actors.placement.role import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
@@ -18,16 +19,16 @@ from scpl_ray.config import Experiment, schema
 from scpl_ray.models.adapters import load_model
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import Ids
-from scpl_ray.protocols import Choice, Process, Task
-from scpl_ray.records import Completion, Query, Score, Weights
+from scpl_ray.protocols import Background, Choice, Process, Task
+from scpl_ray.records import Completion, Judgement, Query, Score, Weights
 from scpl_ray.training import reward_model
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 LANGUAGE_MODELS_KEPT = 2
 """Language models kept in memory for likelihoods: the base model and the current policy."""
-COMPLETIONS_PER_CALL = 256
-"""Number of completions whose likelihoods one call asks for."""
 DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh")
 """Sections and keys that the scorers are started with: runs with equal values can share the scorers.
 
@@ -35,15 +36,34 @@ The keys of the task include those of the model and the reward that the scorers 
 """
 
 
-class ScoringActor(Replica):
+class Reader(Replica):
+    """Reads texts by the task's rules and by its judge, which need no GPU."""
+
+    def __init__(self, log_file: Path, task: Task) -> None:
+        super().__init__(log_file)
+        self._task = task
+
+    def rule_terms(self, names: Sequence[str], texts: Sequence[tuple[Query, str]]) -> list[dict[str, float]]:
+        """The rule terms of these names, by name, of (query, text), in order."""
+        terms = []
+        for query, text in texts:
+            found = self._task.rule_terms(query, text)
+            checks.terms(names, found)
+            terms.append({name: found[name] for name in names})
+        return terms
+
+    def judge(self, texts: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """What the judge says of (query, completion id, text), in order."""
+        return self._task.judge(texts)
+
+
+class ScoringActor(Reader):
     """One scorer. Every call names the models it needs; they stay in memory until others are needed."""
 
     def __init__(self, log_file: Path, experiment: Experiment, task: Task, gpus: float, files: Files) -> None:
-        super().__init__(log_file)
+        super().__init__(log_file, task)
         self._files = files
-        self._task = task
         self._groups = experiment.groups.names
-        self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
         self._tokens_per_batch = experiment.reward.tokens_per_batch
         self._trust_remote_code = experiment.model.trust_remote_code
         self._device = "cuda" if gpus else "cpu"
@@ -65,23 +85,19 @@ class ScoringActor(Replica):
                 device=self._device,
             )
 
-    def score(self, source: Path | None, work: Sequence[tuple[Query, str, str]]) -> list[Score]:
-        """Scores of (query, completion id, text), in order."""
-        terms: list[dict[str, float]] = [{} for _ in work]
-        if schema.MODEL_TERM in self._terms:
-            texts = [(query.prompt, text) for query, _, text in work]
-            groups = [query.group for query, _, _ in work]
-            for of_one, reward in zip(terms, self._model_rewards(source, texts, groups), strict=True):
-                of_one[schema.MODEL_TERM] = reward
-        rules = [name for name in self._terms if name != schema.MODEL_TERM]
-        for of_one, (query, _, text) in zip(terms, work, strict=True):
-            found = self._task.rule_terms(query, text) if rules else {}
-            checks.terms(rules, found)
-            of_one.update((name, found[name]) for name in rules)
-        return [
-            Score(completion_id, sum(weight * of_one[name] for name, weight in self._terms.items()), of_one)
-            for (_, completion_id, _), of_one in zip(work, terms, strict=True)
-        ]
+    def rewards(self, source: Path | None, texts: Sequence[tuple[str, str, str | None]]) -> list[float]:
+        """The reward model's rewards of (prompt, completion, asking group), in order."""
+        if source is None:
+            raise ValueError(
+                "reward.terms: 'model' has a weight but there is no reward model; fit one, or name one in use"
+            )
+        if self._reward_model is None or self._reward_model[0] != source:
+            self._reward_model = None
+            found = reward_model.load(self._files.here(source), self._dtype, self._device, self._groups)
+            self._reward_model = (source, found)
+        pairs, groups = [(prompt, text) for prompt, text, _ in texts], [group for _, _, group in texts]
+        with EndsProcess(ValueError):
+            return self._reward_model[1].score(pairs, self._tokens_per_batch, groups)
 
     def likelihoods(self, policy: Weights, sequences: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
         """Negative log-likelihoods of completions (nats) and their numbers of tokens.
@@ -109,19 +125,31 @@ class ScoringActor(Replica):
         self._language_models[model] = self._language_models.pop(model)
         return self._language_models[model]
 
-    def _model_rewards(
-        self, source: Path | None, texts: Sequence[tuple[str, str]], groups: Sequence[str | None]
-    ) -> list[float]:
-        if source is None:
-            raise ValueError(
-                "reward.terms: 'model' has a weight but there is no reward model; fit one, or name one in use"
-            )
-        if self._reward_model is None or self._reward_model[0] != source:
-            self._reward_model = None
-            found = reward_model.load(self._files.here(source), self._dtype, self._device, self._groups)
-            self._reward_model = (source, found)
-        with EndsProcess(ValueError):
-            return self._reward_model[1].score(texts, self._tokens_per_batch, groups)
+
+class _Gathered(Generic[Answer]):
+    """:class:`scpl_ray.protocols.Background`: a backlog, and what its calls need of a completion."""
+
+    def __init__(self, backlog: Backlog[Any, Answer], needed: Callable[[Completion], Any]) -> None:
+        self._backlog = backlog
+        self._needed = needed
+        self._submitted: list[str] = []
+
+    def submit(self, completions: Sequence[Completion]) -> None:
+        self._submitted += [c.completion_id for c in completions]
+        self._backlog.add([self._needed(c) for c in completions], [_tokens(c) for c in completions])
+
+    def collect(self) -> dict[str, Answer]:
+        submitted, self._submitted = self._submitted, []
+        return dict(zip(submitted, self._backlog.collect(), strict=True))
+
+
+def _tokens(completion: Completion) -> int:
+    return max(1, len(completion.prompt_token_ids) + len(completion.token_ids))
+
+
+def readers_beside(scorers: Role) -> Role | None:
+    """One reader beside each scorer that has a GPU, and none beside others: their models need the same cores."""
+    return Role("reader", scorers.count, 0.0, 0.0, 1) if scorers.gpus else None
 
 
 class RayScorer:
@@ -129,10 +157,12 @@ class RayScorer:
 
     Args:
         experiment: the config.
-        task: the task, whose rule terms are computed in the scorers.
+        task: the task, whose rule terms and judge are computed in the scorers, or in readers beside them.
         role: how many scorers, and what each reserves.
         logs: folder of the scorers' log files.
         files: how scorers read and write the driver's files.
+        readers: processes that compute the task's rule terms and judge, so that the model of a scorer with a GPU never
+            waits for them; ``None``: the scorers do that too.
         deadline_s: longest time without any answer.
         places: Ray's scheduling strategy for each scorer; if empty, they are spread over the nodes.
     """
@@ -145,6 +175,7 @@ class RayScorer:
         logs: Path,
         files: Files = SHARED_DISK,
         *,
+        readers: Role | None = None,
         deadline_s: float = DEADLINE_S,
         places: Sequence[Any] = (),
     ) -> None:
@@ -157,13 +188,28 @@ class RayScorer:
             deadline_s=deadline_s,
             places=places,
         )
-        self._source: Path | None = None
-        self._submitted: list[Any] = []
+        self._readers = self._pool
+        if readers is not None:
+            self._readers = Pool(Reader, readers, (task,), environment={}, logs=logs, deadline_s=deadline_s)
+        self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
+        self._by_model = schema.MODEL_TERM in self._terms
+        self._by_rules = bool(self._terms.keys() - {schema.MODEL_TERM})
+        self._tokens_per_call = experiment.reward.tokens_per_batch
+        self.begin()
 
     def begin(self) -> None:
         """Work for another run from now on; it must ask for the same scorers."""
-        self._pool.forget(self._submitted)
-        self._source, self._submitted = None, []
+        for pool in self._pools:
+            pool.forget_all()
+        self._source: Path | None = None
+        self._submitted: list[str] = []
+        self._rewards: Backlog[tuple[str, str, str | None], float] = self._backlog(
+            self._pool, lambda texts: ("rewards", self._source, texts), "scoring"
+        )
+        rules = [name for name in self._terms if name != schema.MODEL_TERM]
+        self._rules: Backlog[tuple[Query, str], dict[str, float]] = self._backlog(
+            self._readers, lambda texts: ("rule_terms", rules, texts), "rule terms"
+        )
 
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
         """Train the task's own reward model into ``output``; see :func:`scpl_ray.training.reward_model.fit`."""
@@ -178,23 +224,28 @@ class RayScorer:
         self._source = reward_model.absolute() if reward_model and is_folder else reward_model
 
     def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
-        """Score one chunk in the background.
+        """Score completions in the background.
 
         Args:
             queries: those of the completions, in any order; there may be further ones.
-            completions: the chunk.
+            completions: some or all of a round's.
 
         Raises:
-            ValueError: a completion's query is not given.
+            ValueError: a completion's query is not given; or as :meth:`collect`, about what was submitted before.
         """
         by_id = {q.query_id: q for q in queries}
         if missing := sorted({c.query_id for c in completions} - by_id.keys()):
             raise ValueError(f"queries: {len(missing)} of the completions' queries are not given, first {missing[0]}")
-        work = [(by_id[c.query_id], c.completion_id, c.text) for c in completions]
-        self._submitted.append(self._pool.submit("score", self._source, work))
+        asked, tokens = [by_id[c.query_id] for c in completions], [_tokens(c) for c in completions]
+        self._submitted += [c.completion_id for c in completions]
+        if self._by_model:
+            texts = [(q.prompt, c.text, q.group) for q, c in zip(asked, completions, strict=True)]
+            self._rewards.add(texts, tokens)
+        if self._by_rules:
+            self._rules.add([(q, c.text) for q, c in zip(asked, completions, strict=True)], tokens)
 
     def collect(self) -> list[Score]:
-        """Wait for all submitted chunks and return the scores in the order of submission.
+        """Wait for all that was submitted; returns the scores in the order of submission.
 
         Raises:
             ValueError: a term of ``reward.terms`` is unknown to the task, or there is no reward model to use.
@@ -202,30 +253,60 @@ class RayScorer:
             TimeoutError: no scorer answered within the deadline.
         """
         submitted, self._submitted = self._submitted, []
-        chunks: list[list[Score]] = self._pool.results(submitted, "scoring")
-        return [score for chunk in chunks for score in chunk]
+        found: list[dict[str, float]] = [{} for _ in submitted]
+        if self._by_model:
+            for terms, reward in zip(found, self._rewards.collect(), strict=True):
+                terms[schema.MODEL_TERM] = reward
+        if self._by_rules:
+            for terms, of_rules in zip(found, self._rules.collect(), strict=True):
+                terms.update(of_rules)
+        return [
+            Score(completion_id, sum(weight * terms[name] for name, weight in self._terms.items()), terms)
+            for completion_id, terms in zip(submitted, found, strict=True)
+        ]
+
+    def judging(self, queries: Sequence[Query]) -> Background[Judgement]:
+        """The task's judge, which reads completions of these queries in the background."""
+        by_id = {q.query_id: q for q in queries}
+        return _Gathered(
+            self._backlog(self._readers, lambda texts: ("judge", texts), "judging"),
+            lambda completion: (by_id[completion.query_id], completion.completion_id, completion.text),
+        )
+
+    def likelihoods(self, policy: Weights) -> Background[tuple[float, int]]:
+        """As :meth:`negative_log_likelihood`, in the background."""
+        policy = policy.absolute()
+        what = f"likelihoods under policy version {policy.policy_version}"
+        return _Gathered(
+            self._backlog(self._pool, lambda sequences: ("likelihoods", policy, sequences), what),
+            lambda completion: (completion.prompt_token_ids, completion.token_ids),
+        )
 
     def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
         """Per completion, the sum of its tokens' negative log-likelihoods given its prompt (nats), and their number."""
-        policy = policy.absolute()
-        sequences = [(c.prompt_token_ids, c.token_ids) for c in completions]
-        size = COMPLETIONS_PER_CALL
-        calls = [
-            self._pool.submit("likelihoods", policy, sequences[i : i + size]) for i in range(0, len(sequences), size)
-        ]
-        what = f"likelihoods under policy version {policy.policy_version}"
-        answers: list[list[tuple[float, int]]] = self._pool.results(calls, what)
-        return [one for answer in answers for one in answer]
+        background = self.likelihoods(policy)
+        background.submit(completions)
+        found = background.collect()
+        return [found[c.completion_id] for c in completions]
 
     @property
     def unfinished(self) -> int:
         """Calls that the scorers have not finished."""
-        return self._pool.unfinished
+        return sum(pool.unfinished for pool in self._pools)
 
     def processes(self) -> list[Process]:
-        """The scorers' processes."""
-        return self._pool.processes()
+        """The scorers' processes, and the readers' beside them."""
+        return [process for pool in self._pools for process in pool.processes()]
 
     def close(self) -> None:
         """End the scorers."""
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
+
+    @property
+    def _pools(self) -> list[Pool]:
+        return [self._pool] if self._readers is self._pool else [self._pool, self._readers]
+
+    def _backlog(self, pool: Pool, call: Callable[[Sequence[Any]], tuple[Any, ...]], what: str) -> Backlog[Any, Any]:
+        """A backlog whose calls are given as the name of a method and its arguments."""
+        return Backlog(pool, lambda texts: pool.submit(*call(texts)), self._tokens_per_call, what)

@@ -24,16 +24,19 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from scpl_ray import seeds
+import pyarrow as pa
+
+from scpl_ray import records, seeds
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
-from scpl_ray.evaluation import likelihoods, measure
+from scpl_ray.evaluation import answering, likelihoods, measure
 from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob, judge_errors
-from scpl_ray.records import AT_ONCE, Completion, Example, Judgement, Metric, Query, Score, Weights, in_order
+from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
 from scpl_ray.selection import cycles, steering, strategies
-from scpl_ray.selection.examples import History, candidates_of, training_data
+from scpl_ray.selection.examples import COLUMNS, History, candidates_of, training_data
 from scpl_ray.storage.manifests import process_facts
 from scpl_ray.storage.run_directory import Phase, Store
 from scpl_ray.training.objectives import OBJECTIVES, dataset_facts
@@ -88,8 +91,8 @@ class Loop:
         if self.store.manifest(t, "feedback") is None:
             self.engines.trainer.prepare()
             queries = self.queries(t)
-            completions, scores = self.generation(t, queries)
-            self.selection(t, queries, completions, scores)
+            self.generation(t, queries)
+            self.selection(t, queries)
             self.dataset(t)
             self.weights(t)
         rows = self.evaluation(t)
@@ -108,47 +111,46 @@ class Loop:
         self.engines.population.restore(self.store.read_json(t, "queries", "population"))
         return self.store.read(t, "queries", "queries", Query)
 
-    def generation(self, t: int, queries: Sequence[Query]) -> tuple[list[Completion], list[Score]]:
-        """Produce Y_t and R_t: F_t is fitted while the pool generates, then each chunk is scored as it arrives."""
+    def generation(self, t: int, queries: Sequence[Query]) -> None:
+        """Produce Y_t and R_t: F_t is fitted while the pool generates, then completions are scored as they arrive."""
         by_id = {q.query_id: q for q in queries}
         samples = steering.samples(self.experiment, queries, self._rows(t - 1))
-        unscored: list[Sequence[Completion]] = []
+        unscored: list[pa.Table] = []
 
         def score() -> None:
             while unscored:
-                chunk = unscored.pop(0)
-                self.engines.scorer.submit([by_id[c.query_id] for c in chunk], chunk)
+                piece = records.from_table(unscored.pop(0), Completion)
+                self.engines.scorer.submit([by_id[c.query_id] for c in piece], piece)
 
         with ThreadPoolExecutor(1) as background:
             fitting = background.submit(self.reward_model, t)
             with self._phase(t, "completions", total=sum(samples)) as phase:
                 if phase:
                     self._serve(t - 1)
-                    drawn: list[Completion] = []
+                    drawn: list[pa.Table] = []
                     started = time.monotonic()
                     for chunk in self.engines.generator.stream(queries, samples=samples, purpose=f"round {t}"):
-                        drawn += chunk
+                        drawn.append(records.to_table(chunk, Completion))
                         phase.facts["generation_seconds"] = time.monotonic() - started
-                        unscored.append(chunk)
+                        unscored.append(drawn[-1])
                         self.progress.generated("completions", chunk)
                         if fitting.done():
                             fitting.result()
                             score()
                     fitting.result()
                     phase.facts["processes"] = process_facts(self.engines.generator)
-                    phase.write("completions", in_order(drawn, queries, samples), Completion)
+                    phase.write_table("completions", records.table_in_order(drawn, queries, samples))
+                    drawn.clear()
                 else:
-                    on_disk = self.store.read(t, "completions", "completions", Completion)
-                    unscored += [on_disk[i : i + AT_ONCE] for i in range(0, len(on_disk), AT_ONCE)]
+                    unscored += records.in_pieces(self.store.table(t, "completions", "completions", Completion))
             fitting.result()
-        completions = self.store.read(t, "completions", "completions", Completion)
-        with self._phase(t, "scores", total=len(completions)) as phase:
+        ids = self.store.column(t, "completions", Completion, "completion_id").to_pylist()
+        with self._phase(t, "scores", total=len(ids)) as phase:
             if phase:
                 score()
                 scores = {s.completion_id: s for s in self.engines.scorer.collect()}
                 phase.facts["processes"] = process_facts(self.engines.scorer)
-                phase.write("scores", [scores[c.completion_id] for c in completions], Score)
-        return completions, self.store.read(t, "scores", "scores", Score)
+                phase.write("scores", [scores[completion_id] for completion_id in ids], Score)
 
     def reward_model(self, t: int) -> None:
         """Fit F_t, the task's own reward model, on choices of users drawn from s_t; or use the one that was given."""
@@ -164,25 +166,26 @@ class Loop:
                     phase.facts |= self.engines.scorer.fit(choices, base=self.base, output=phase.path, seed=seed)
             self.engines.scorer.use(self.store.folder(t, "reward_model"))
 
-    def selection(
-        self, t: int, queries: Sequence[Query], completions: Sequence[Completion], scores: Sequence[Score]
-    ) -> None:
+    def selection(self, t: int, queries: Sequence[Query]) -> None:
         """Select K_t, the kept completions as weighted training examples (DPO: pairs), and save statistics on them."""
         with self._phase(t, "selection") as phase:
             if phase is None:
                 return
             judged: list[Judgement] = []
             if strategies.needs_kinds(self.experiment.selection):
-                phase.write("judgements", judged := self._judged(queries, completions), Judgement)
+                texts = self.store.table(t, "completions", "completions", Completion)
+                phase.write("judgements", judged := answering.judged(self.engines.scorer, queries, texts), Judgement)
             e, errors = self.experiment, self.task.confusion
-            candidates = candidates_of(queries, completions, scores, e.groups.names, self.task.kinds, judged)
+            completions = self.store.table(t, "completions", "completions", Completion, COLUMNS)
+            rewards = self.store.column(t, "scores", Score, "reward").to_numpy()
+            candidates = candidates_of(queries, completions, rewards, e.groups.names, self.task.kinds, judged)
             kept = strategies.select(
                 candidates, e.selection, round_=t, seed=e.seed, initial_shares=e.groups.shares, confusion=errors
             )
             in_pairs = OBJECTIVES[e.training.objective].pairs
             examples, facts = training_data(kept, candidates, completions, e, t, in_pairs=in_pairs)
             phase.facts |= facts
-            phase.write("kept", examples, Example)
+            phase.write_table("kept", examples)
 
     def dataset(self, t: int) -> None:
         """Compose D_t, the training data, from K_1..K_t and real data by the data cycle."""
@@ -223,26 +226,35 @@ class Loop:
         with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
             if phase:
                 self._serve(t)
-                completions, judged = self._answers(prompts, settings.samples_per_prompt)
-                answers, graded = self._answers(aside, 1)
-                passed, bound = self.engines.scorer.negative_log_likelihood, self.engines.sampling_bound
-                nats = likelihoods.of_texts(passed, self._policy(0), self._policy(t), completions, bound)
+                report = partial(self.progress.generated, "evaluation")
+                base, policy = self._policy(0), self._policy(t)
+                through = [] if policy == base else [base]
+                found = answering.answered(self.engines, prompts, settings.samples_per_prompt, report, through)
+                steered = answering.answered(self.engines, aside, 1, report)
+                before = found.likelihoods[0] if through else None
+                passed = self.engines.scorer.negative_log_likelihood
+                nats = likelihoods.of_texts(
+                    passed, base, policy, found.completions, self.engines.sampling_bound, before
+                )
+                phase.facts |= found.seconds
                 phase.facts["processes"] = process_facts(self.engines.generator, self.engines.scorer)
                 phase.write("prompts", prompts, Query)
-                phase.write("completions", completions, Completion)
-                phase.write("judgements", judged, Judgement)
+                phase.write("completions", found.completions, Completion)
+                phase.write("judgements", found.judgements, Judgement)
                 if aside:
                     phase.write("steering_prompts", aside, Query)
-                    phase.write("steering_completions", answers, Completion)
-                    phase.write("steering_judgements", graded, Judgement)
+                    phase.write("steering_completions", steered.completions, Completion)
+                    phase.write("steering_judgements", steered.judgements, Judgement)
                 rows = measure.evaluate(
-                    measure.Answers(prompts, completions, judged, nats.base, nats.current, nats.differences),
+                    measure.Answers(
+                        prompts, found.completions, found.judgements, nats.base, nats.current, nats.differences
+                    ),
                     measure.asked(self.store, t, self.experiment.groups),
                     self.experiment,
                     kinds=self.task.kinds,
                     confusion=judge_errors(self.task),
                     first=self._rows(0) if t else [],
-                    steering=measure.group_quality(aside, answers, graded),
+                    steering=measure.group_quality(aside, steered.completions, steered.judgements),
                 )
                 phase.write("metrics", rows, Metric)
         self.progress.measured(t, rows := self._rows(t))
@@ -263,20 +275,6 @@ class Loop:
 
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)
-
-    def _answers(self, prompts: Sequence[Query], samples: int) -> tuple[list[Completion], list[Judgement]]:
-        """Answers of the served policy to held-out prompts, and what the task's judge says of them."""
-        drawn: list[Completion] = []
-        every = [samples] * len(prompts)
-        for chunk in self.engines.generator.stream(prompts, samples=every, purpose="evaluation") if prompts else ():
-            drawn += chunk
-            self.progress.generated("evaluation", chunk)
-        completions = in_order(drawn, prompts, every)
-        return completions, self._judged(prompts, completions) if prompts else []
-
-    def _judged(self, prompts: Sequence[Query], completions: Sequence[Completion]) -> list[Judgement]:
-        by_id = {q.query_id: q for q in prompts}
-        return self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in completions])
 
     def _real_examples(self, count: int, seed: int) -> list[Example]:
         rows = self.task.real_examples(count, seed=seed)

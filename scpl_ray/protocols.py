@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from scpl_ray.records import Completion, Judgement, Manifest, Metric, Query, Score, Weights
+
+Answer = TypeVar("Answer")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,8 +150,20 @@ class Generator(Protocol):
     def close(self) -> None: ...
 
 
+class Background(Protocol[Answer]):
+    """Work on completions that goes on while others are still being written."""
+
+    def submit(self, completions: Sequence[Completion]) -> None:
+        """Begin with these."""
+        ...
+
+    def collect(self) -> dict[str, Answer]:
+        """Wait for all that was submitted; returns the answers by completion id."""
+        ...
+
+
 class Scorer(Protocol):
-    """The reward-model scorer pool."""
+    """The scorer pool: reward models, likelihoods, and the task's rule terms and judge."""
 
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
         """Train the task's own reward model (Bradley-Terry) and save it in ``output``; returns training statistics."""
@@ -160,11 +174,19 @@ class Scorer(Protocol):
         ...
 
     def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
-        """Score one chunk in the background."""
+        """Score some of a round's completions in the background."""
         ...
 
     def collect(self) -> list[Score]:
-        """Wait for all submitted chunks; returns their scores in the order of submission."""
+        """Wait for all that was submitted; returns the scores in the order of submission."""
+        ...
+
+    def judging(self, queries: Sequence[Query]) -> Background[Judgement]:
+        """The task's judge, for completions of these queries."""
+        ...
+
+    def likelihoods(self, policy: Weights) -> Background[tuple[float, int]]:
+        """As :meth:`negative_log_likelihood`, in the background."""
         ...
 
     def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:

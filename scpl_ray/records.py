@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,8 +131,6 @@ class Manifest:
     """Other facts about the phase, such as training steps, acceptance rates and process ids."""
 
 
-AT_ONCE = 128
-"""Number of completions that are handed on at a time where all of them are there already."""
 _IDS = pa.list_(pa.int32())
 SCHEMAS: dict[type, pa.Schema] = {
     Query: pa.schema(
@@ -196,6 +194,9 @@ SCHEMAS: dict[type, pa.Schema] = {
 ADDED: dict[type, tuple[str, ...]] = {Completion: ("log_probability",)}
 """Columns that tables of older versions do not have; there they are read as null."""
 
+ROWS_AT_A_TIME = 1024
+"""Rows of a table that are plain values at one time while they are made into records."""
+
 Record = TypeVar("Record", Query, Completion, Score, Judgement, Example, Metric)
 
 
@@ -211,35 +212,57 @@ def to_table(records: Sequence[Record], kind: type[Record]) -> pa.Table:
 def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
     """The inverse of :func:`to_table`.
 
+    Equal token ids become one object, and few rows at a time exist as plain values: a token costs 8 bytes, not 40.
+
     Raises:
         ValueError: the table's schema is not the one of this kind.
     """
     if not table.schema.equals(SCHEMAS[kind]):
         raise ValueError(f"{kind.__name__} table has schema {table.schema}, expected {SCHEMAS[kind]}")
-    rows: Iterable[dict[str, Any]] = table.to_pylist()
+    ids: dict[int, int] = {}
     records = []
-    for row in rows:
-        for name, value in row.items():
-            if name == "terms":
-                row[name] = dict(value)
-            elif isinstance(value, list):
-                row[name] = tuple(value)
-        records.append(kind(**row))
+    for batch in table.to_batches(max_chunksize=ROWS_AT_A_TIME):
+        rows: Iterable[dict[str, Any]] = batch.to_pylist()
+        for row in rows:
+            for name, value in row.items():
+                if name == "terms":
+                    row[name] = dict(value)
+                elif isinstance(value, list):
+                    row[name] = tuple([ids.setdefault(one, one) for one in value])
+            records.append(kind(**row))
     return records
 
 
-def in_order(completions: Sequence[Completion], queries: Sequence[Query], samples: Sequence[int]) -> list[Completion]:
-    """Completions sorted into the order of queries and samples.
+def in_pieces(table: pa.Table) -> Iterator[pa.Table]:
+    """A table in pieces of :data:`ROWS_AT_A_TIME` rows."""
+    return (table.slice(start, ROWS_AT_A_TIME) for start in range(0, len(table), ROWS_AT_A_TIME))
+
+
+def places_in_order(keys: Sequence[tuple[str, int]], queries: Sequence[Query], samples: Sequence[int]) -> list[int]:
+    """The places of completions, given by query id and sample index, in the order of queries and samples.
 
     Raises:
         RuntimeError: a completion is missing or occurs twice.
     """
     expected = [(q.query_id, i) for q, n in zip(queries, samples, strict=True) for i in range(n)]
-    by_key = {(c.query_id, c.sample_index): c for c in completions}
-    if len(completions) != len(expected) or by_key.keys() != set(expected):
-        missing = [key for key in expected if key not in by_key]
+    place = {key: index for index, key in enumerate(keys)}
+    if len(keys) != len(expected) or place.keys() != set(expected):
+        missing = [key for key in expected if key not in place]
         raise RuntimeError(
-            f"the pool returned {len(completions)} completions for {len(expected)} requests; "
+            f"the pool returned {len(keys)} completions for {len(expected)} requests; "
             f"{len(missing)} are missing, first {missing[:3]}"
         )
-    return [by_key[key] for key in expected]
+    return [place[key] for key in expected]
+
+
+def in_order(completions: Sequence[Completion], queries: Sequence[Query], samples: Sequence[int]) -> list[Completion]:
+    """Completions sorted into the order of queries and samples; raises like :func:`places_in_order`."""
+    keys = [(c.query_id, c.sample_index) for c in completions]
+    return [completions[place] for place in places_in_order(keys, queries, samples)]
+
+
+def table_in_order(pieces: Sequence[pa.Table], queries: Sequence[Query], samples: Sequence[int]) -> pa.Table:
+    """As :func:`in_order`, of tables of completions, which take a fifth of the memory of records."""
+    table = pa.concat_tables([SCHEMAS[Completion].empty_table(), *pieces]).combine_chunks()
+    keys = list(zip(table["query_id"].to_pylist(), table["sample_index"].to_pylist(), strict=True))
+    return table.take(pa.array(places_in_order(keys, queries, samples), pa.int64()))

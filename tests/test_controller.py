@@ -1,5 +1,6 @@
 """The loop with fakes: milliseconds a run."""
 
+import gc
 import itertools
 import shutil
 import time
@@ -326,3 +327,18 @@ def test_a_round_says_whose_the_loss_is(tmp_path: Path) -> None:
     manifest = store.manifest(1, "dataset")
     store.close()
     assert manifest is not None and manifest.facts["loss_shares"]["origin"]["real"] == value(rows, 1, "loss_share_real")
+
+
+def test_few_completions_are_records_at_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of 100,000 prompts must fit the driver: its completions are tables, of which records are made in turn."""
+    alive: list[int] = []
+
+    class Counting(fakes.FakeScorer):
+        def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
+            super().submit(queries, completions)
+            alive.append(sum(isinstance(one, Completion) for one in gc.get_objects()))
+
+    monkeypatch.setattr(fakes, "FakeScorer", Counting)
+    experiment = small("queries.prompts_per_round=250", "loop.rounds=1")
+    run(tmp_path / "run", experiment)
+    assert 0 < max(alive) < 250 + 200  # a piece of the round, and what the evaluation of round 0 may have left

@@ -23,7 +23,7 @@ from actors.engines.registry import ENGINES
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
-from scpl_ray.models.likelihood import LOGITS_PER_PASS
+from scpl_ray.models.likelihood import LOGITS_PER_PASS, WIDTH_STEP
 from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.bases import known_config
@@ -177,15 +177,17 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
     # The base model and, if each policy is a whole model, the current policy.
     served = experiment.generation.refresh == "adapter"
     models = 1 if served else 2
-    tokens = min(experiment.reward.tokens_per_batch, max(1, LOGITS_PER_PASS // sizes.policy.vocabulary))
+    tokens = experiment.reward.tokens_per_batch
+    slice_tokens = min(tokens, max(WIDTH_STEP, LOGITS_PER_PASS // sizes.policy.vocabulary))
     working = {
         "weights": width * (models * sizes.policy.parameters + served * sizes.policy.adapter_parameters),
-        "activations": tokens * ((width + 2 * FLOAT32) * sizes.policy.vocabulary),
+        "activations": width * tokens * FORWARD_WIDTH * sizes.policy.hidden
+        + slice_tokens * ((width + 2 * FLOAT32) * sizes.policy.vocabulary),
     }
     if experiment.reward.terms.get("model"):
         scorer = sizes.reward or sizes.policy
         working["reward model"] = width * scorer.parameters
-        working["activations"] += width * experiment.reward.tokens_per_batch * FORWARD_WIDTH * scorer.hidden
+        working["activations"] += width * tokens * FORWARD_WIDTH * scorer.hidden
         if sizes.reward is None:
             # Weights, gradients and moments in float32.
             working["training it"] = (2 * FLOAT32 + ADAM_BYTES) * sizes.policy.parameters

@@ -1,4 +1,4 @@
-"""Measurements of speed: ``python -m jobs.benchmark overhead``, ``peers``, ``simulate`` and ``gpu``."""
+"""Measurements of speed: ``python -m jobs.benchmark overhead``, ``peers``, ``simulate``, ``memory`` and ``gpu``."""
 
 from __future__ import annotations
 
@@ -90,6 +90,21 @@ def peers(
         measure(experiment, size, output, page)
     except (ValueError, RuntimeError) as error:
         raise fail(error) from error
+
+
+@app.command()
+def memory(arguments: Arguments = None) -> None:
+    """Memory of the driver with simulated processes; 100,000 prompts of 128 tokens, four completions, unless told."""
+    from jobs.benchmark.driver_memory import driver_memory as measure
+
+    size = ["queries.prompts_per_round=100_000", "task.max_prompt_tokens=128", "generation.max_new_tokens=128"]
+    try:
+        path, overrides = split_arguments(arguments or [])
+        once = ["loop.rounds=1", "reward.terms={rule: 1.0}", "selection.strategy=tpp"]
+        experiment = experiments.load(path, [*(size if path is None else []), *once, *overrides])
+    except ValueError as error:
+        raise fail(error) from error
+    measure(experiment, wide_console())
 
 
 @app.command()

@@ -40,12 +40,16 @@ class Likelihoods:
 
 
 def of_texts(
-    passed: Pass, base: Weights, policy: Weights, completions: Sequence[Completion], bound: float
+    passed: Pass,
+    base: Weights,
+    policy: Weights,
+    completions: Sequence[Completion],
+    bound: float,
+    before: Nats | None = None,
 ) -> Likelihoods:
     """Likelihoods of texts under the base model and under the policy that wrote them.
 
-    The texts pass through the base model once, and only those of the sample through the policy. In round 0, where the
-    two are one model, nothing but the sample passes through it.
+    Only the texts of the sample pass through the policy. In round 0, where it is the base model, nothing else does.
 
     Args:
         passed: passes texts through a model.
@@ -53,19 +57,25 @@ def of_texts(
         policy: what the engines were given.
         completions: the texts; if their log-probabilities are not known, all of them pass through the policy too.
         bound: largest mean difference that rounding explains, in nats per token.
+        before: how likely the texts are under the base model, where it is another one than the policy and they have
+            passed through it already.
 
     Raises:
         RuntimeError: the engines drew with other weights.
     """
     if any(c.log_probability is None for c in completions):
-        nats = {w: passed(w, completions) for w in dict.fromkeys((base, policy))}
-        return Likelihoods(nats[base], nats[policy], ())
+        after = passed(policy, completions)
+        return Likelihoods(_under_base(passed, base, completions, before if policy != base else after), after, ())
     current = [(-float(c.log_probability or 0.0), len(c.token_ids)) for c in completions]
-    before = current if policy == base else passed(base, completions)
+    known = current if policy == base else before
     sample = sampled(len(completions))
     apart = differences([current[i] for i in sample], passed(policy, [completions[i] for i in sample]))
     check(apart, policy, bound)
-    return Likelihoods(before, current, apart)
+    return Likelihoods(_under_base(passed, base, completions, known), current, apart)
+
+
+def _under_base(passed: Pass, base: Weights, completions: Sequence[Completion], known: Nats | None) -> Nats:
+    return passed(base, completions) if known is None else known
 
 
 def sampled(count: int) -> list[int]:

@@ -67,11 +67,13 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
     """Read the results of a round's earlier phases from the run directory."""
     if round_ == 0:
         return Asked(0, dict(zip(groups.names, groups.shares, strict=True)), {}, {})
-    group_of = {q.query_id: q.group for q in store.read(round_, "queries", "queries", Query)}
+    asked = store.table(round_, "queries", "queries", Query, ["query_id", "group"])
+    group_of = dict(zip(asked["query_id"].to_pylist(), asked["group"].to_pylist(), strict=True))
     rewards: dict[str, list[float]] = {name: [] for name in groups.names}
-    completions = store.read(round_, "completions", "completions", Completion)
-    for completion, score in zip(completions, store.read(round_, "scores", "scores", Score), strict=True):
-        rewards[str(group_of[completion.query_id])].append(score.reward)
+    answered = store.column(round_, "completions", Completion, "query_id").to_pylist()
+    scored = store.column(round_, "scores", Score, "reward").to_pylist()
+    for query_id, reward in zip(answered, scored, strict=True):
+        rewards[str(group_of[query_id])].append(reward)
     selection, dataset = store.manifest(round_, "selection"), store.manifest(round_, "dataset")
     assert selection is not None and dataset is not None
     first = per_prompt(

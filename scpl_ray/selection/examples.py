@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
+import pyarrow as pa
 
 from scpl_ray.config import Experiment
-from scpl_ray.records import Completion, Example, Judgement, Query, Score
+from scpl_ray.records import SCHEMAS, Example, Judgement, Query
 from scpl_ray.selection import pairs
 from scpl_ray.selection.strategies import Candidates, Selected
 from scpl_ray.selection.targets import NONE
 from scpl_ray.shares import FloatArray, IntArray
 
+COLUMNS = ("completion_id", "query_id", "prompt_token_ids", "token_ids")
+"""The columns of a round's completions that selection reads."""
+
+
+class Tokens(Sequence[bytes]):
+    """The token ids of completions, each as the bytes that it takes in a table, so that equal ones are equal."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        whole = column.combine_chunks()
+        self._starts = whole.offsets.to_numpy()
+        self._values = whole.values.to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return bytes(self._values[self._starts[index] : self._starts[index + 1]].tobytes())
+
 
 def candidates_of(
     queries: Sequence[Query],
-    completions: Sequence[Completion],
-    scores: Sequence[Score],
+    completions: pa.Table,
+    rewards: FloatArray,
     groups: Sequence[str],
     kinds: Sequence[str] = (),
     judged: Sequence[Judgement] = (),
@@ -27,19 +53,19 @@ def candidates_of(
 
     Args:
         queries: the round's queries.
-        completions: their completions.
-        scores: the completions' scores, in the same order.
+        completions: their completions; of its columns, ``completion_id`` and ``query_id`` are read.
+        rewards: the completions' rewards, in the same order, shape (completions,).
         groups: names of the groups.
         kinds: names of the kinds, in the order of the groups that prefer them.
         judged: the judge's words on the completions, in the same order; empty where their kinds are not needed.
     """
     position = {q.query_id: i for i, q in enumerate(queries)}
-    prompts = np.array([position[c.query_id] for c in completions], dtype=np.int64)
+    prompts = np.array([position[query_id] for query_id in completions["query_id"].to_pylist()], dtype=np.int64)
     return Candidates(
-        completion_ids=[c.completion_id for c in completions],
+        completion_ids=completions["completion_id"].to_pylist(),
         prompts=prompts,
         groups=np.array([groups.index(str(queries[i].group)) for i in prompts], dtype=np.int64),
-        rewards=np.array([s.reward for s in scores], dtype=np.float64),
+        rewards=rewards,
         n_groups=len(groups),
         kinds=np.array([NONE if j.kind is None else kinds.index(j.kind) for j in judged]) if judged else None,
     )
@@ -48,46 +74,56 @@ def candidates_of(
 def training_data(
     kept: Selected,
     chosen_from: Candidates,
-    completions: Sequence[Completion],
+    completions: pa.Table,
     experiment: Experiment,
     round_: int,
     *,
     in_pairs: bool,
-) -> tuple[list[Example], dict[str, object]]:
-    """The kept completions as weighted training examples, and statistics of the selection.
+) -> tuple[pa.Table, dict[str, object]]:
+    """The kept completions as a table of weighted training examples, and statistics of the selection.
 
     With ``in_pairs``, for an objective that learns from pairs, they are paired by the rule ``training.dpo_pairs``.
+
+    Args:
+        kept: what selection kept.
+        chosen_from: what it chose from.
+        completions: the same completions with the columns :data:`COLUMNS`, in the same order.
+        experiment: the config.
+        round_: the round.
+        in_pairs: whether to make pairs.
 
     Raises:
         ValueError: no pair can be made.
     """
     facts: dict[str, object] = {}
-    rejected: list[tuple[int, ...] | None] = [None] * len(kept.indices)
+    tokens = Tokens(completions["token_ids"])
+    schema = SCHEMAS[Example]
+    rejected = pa.nulls(len(kept.indices), schema.field("rejected_token_ids").type)
     if in_pairs:
         made = pairs.pair(
             chosen_from,
             kept,
-            [completion.token_ids for completion in completions],
+            tokens,
             experiment.training.dpo_pairs,
             control=experiment.selection.matched_control,
             round_=round_,
             seed=experiment.seed,
         )
-        kept, rejected = made.chosen, [completions[i].token_ids for i in made.rejected]
+        kept, rejected = made.chosen, completions["token_ids"].take(pa.array(made.rejected))
         facts = {"pairs_left_out": made.left_out, "pairs_inverted": made.inverted}
-    examples = [
-        Example(
-            example_id=completions[i].completion_id,
-            origin=f"round {round_}",
-            group=experiment.groups.names[chosen_from.groups[i]],
-            prompt_token_ids=completions[i].prompt_token_ids,
-            token_ids=completions[i].token_ids,
-            weight=float(weight),
-            rejected_token_ids=worse,
-        )
-        for i, weight, worse in zip(kept.indices.tolist(), kept.weights, rejected, strict=True)
-    ]
-    return examples, _selection_facts(kept, completions) | _kind_facts(kept, chosen_from) | facts
+    rows = completions.take(pa.array(kept.indices))
+    columns = {
+        "example_id": rows["completion_id"],
+        "origin": [f"round {round_}"] * len(rows),
+        "group": [experiment.groups.names[group] for group in chosen_from.groups[kept.indices]],
+        "prompt_token_ids": rows["prompt_token_ids"],
+        "token_ids": rows["token_ids"],
+        "weight": kept.weights,
+        "rejected_token_ids": rejected,
+    }
+    return pa.table(columns, schema=schema), _selection_facts(kept, chosen_from, tokens) | _kind_facts(
+        kept, chosen_from
+    ) | facts
 
 
 def _kind_facts(kept: Selected, chosen_from: Candidates) -> dict[str, object]:
@@ -107,16 +143,19 @@ def _kind_facts(kept: Selected, chosen_from: Candidates) -> dict[str, object]:
     }
 
 
-def _selection_facts(kept: Selected, completions: Sequence[Completion]) -> dict[str, object]:
+def _selection_facts(kept: Selected, chosen_from: Candidates, tokens: Tokens) -> dict[str, object]:
     """Statistics of the selection; ``duplicates`` counts completions that repeat another one of the same query."""
+    different = 0
+    for _, rows in itertools.groupby(np.argsort(chosen_from.prompts, kind="stable"), chosen_from.prompts.__getitem__):
+        different += len({tokens[row] for row in rows})
     return {
-        "candidates": len(completions),
+        "candidates": chosen_from.size,
         "kept": len(kept.indices),
         "acceptance_rate": kept.acceptance_rate,
         "effective_sample_size": kept.effective_sample_size,
         "shares_before": kept.shares_before.tolist(),
         "shares_after": kept.shares_after.tolist(),
-        "duplicates": len(completions) - len({(c.query_id, c.token_ids) for c in completions}),
+        "duplicates": chosen_from.size - different,
     }
 
 

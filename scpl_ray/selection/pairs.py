@@ -9,7 +9,7 @@ it. The result does not depend on the order of rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -108,7 +108,7 @@ RULES: dict[str, PairRule] = {
 def pair(
     candidates: Candidates,
     kept: Selected,
-    token_ids: Sequence[tuple[int, ...]],
+    token_ids: Sequence[Hashable],
     rule: str,
     *,
     control: bool,
@@ -120,7 +120,7 @@ def pair(
     Args:
         candidates: the round's completions.
         kept: what selection kept of them.
-        token_ids: the token ids of each completion, in the order of the candidates.
+        token_ids: what the token ids of each completion are compared by, in the order of the candidates.
         rule: a name in :data:`RULES`.
         control: pair by chance instead of by reward; with a matched random selection, no pair expresses a preference.
         round_: enters the random stream.

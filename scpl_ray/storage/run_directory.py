@@ -37,7 +37,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.records import Manifest, Metric, Record, Weights
 from scpl_ray.storage import consent, inside, manifests, tables
 from scpl_ray.storage.errors import InUseError, StoreError
-from scpl_ray.storage.files import sha256, sync, sync_tree, write_atomically
+from scpl_ray.storage.files import replacing, sha256, sync, sync_tree, write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -78,9 +78,12 @@ class Phase:
 
     def write(self, name: str, rows: Sequence[Record], kind: type[Record]) -> None:
         """Write records as ``<name>.parquet``."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(records.to_table(rows, kind), sink, compression="zstd")
-        write_atomically(self.path / f"{name}.parquet", sink.getvalue().to_pybytes())
+        self.write_table(name, records.to_table(rows, kind))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table of records as ``<name>.parquet``."""
+        with replacing(self.path / f"{name}.parquet") as file:
+            pq.write_table(table, file, compression="zstd")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON value as ``<name>.json``."""
@@ -167,6 +170,10 @@ class Reader:
             columns=columns,
             added=records.ADDED.get(kind, ()),
         )
+
+    def column(self, round_: int, phase: str, kind: type[Record], column: str) -> pa.ChunkedArray:
+        """One column of the records that a committed phase is named for; errors as :meth:`read`."""
+        return self.table(round_, phase, phase, kind, [column])[column]
 
     def text(self, name: str) -> str | None:
         """A small text file of the run, by its name below the run directory; ``None`` if there is none.

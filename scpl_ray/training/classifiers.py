@@ -114,14 +114,18 @@ class SequenceModel:
 def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:
     """Load a model from a folder or the Hub, safetensors only.
 
+    Its head computes in float32: outputs in bfloat16 have steps of 2^-8 near 1, so that different texts would be equal.
+
     Args:
         source: a folder, or a Hub id as a path.
-        dtype: number format of the weights in memory.
+        dtype: number format of the other weights in memory.
         device: device on which the weights are placed.
     """
     name = str(source)
     model = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, use_safetensors=True)
-    return _wrap(model.to(device), AutoTokenizer.from_pretrained(name), None)
+    wrapped = _wrap(model.to(device), AutoTokenizer.from_pretrained(name), None)
+    wrapped.head().float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return wrapped
 
 
 def untrained(

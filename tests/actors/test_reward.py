@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter, load_model, merge_adapter, save_adapter
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.protocols import Choice
-from scpl_ray.records import Completion, Query, Score, Weights
+from scpl_ray.records import Completion, Judgement, Query, Score, Weights
 from scpl_ray.training import reward_model
 from tests.support.tiny_models import save_model
 
@@ -32,6 +32,9 @@ class Rules:
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         return {"first": float(text.startswith("w5")), "on_topic": float(str(query.topic) in text)}
 
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        return [Judgement(one, query.topic, len(text) / 1000, {}) for query, one, text in work]
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,10 +45,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     scorers = []
 
-    def new(replicas: int, generation: dict[str, str] | None = None, **terms: float) -> RayScorer:
+    def new(
+        replicas: int, generation: dict[str, str] | None = None, readers: Role | None = None, **terms: float
+    ) -> RayScorer:
         experiment = Experiment.model_validate({"reward": {"terms": terms}, "generation": generation or {}})
         role = Role("scorer", replicas, 0.2, 0.0, 1)
-        scorers.append(RayScorer(experiment, Rules(), role, tmp_path_factory.mktemp("logs"), deadline_s=120.0))
+        logs = tmp_path_factory.mktemp("logs")
+        scorers.append(RayScorer(experiment, Rules(), role, logs, readers=readers, deadline_s=120.0))
         return scorers[-1]
 
     yield new
@@ -185,6 +191,44 @@ def test_likelihoods_of_a_served_adapter_are_those_of_the_merged_model(
     assert [nats for nats, _ in served] == pytest.approx([nats for nats, _ in merged], abs=1e-3)
     assert max(abs(a - b) for (a, _), (b, _) in zip(served, before, strict=True)) > 0.1
     assert scorer.negative_log_likelihood(Weights(0, base), completions) == before
+
+
+def test_likelihoods_and_judgements_while_texts_still_arrive(two: RayScorer, start: Start, base: Path) -> None:
+    queries, completions = answered(60)
+    readers = start(1, readers=Role("reader", 2, 0.1, 0.0, 1), first=1.0)
+    for scorer in (two, readers):
+        likelihoods, judging = scorer.likelihoods(Weights(0, base)), scorer.judging(queries)
+        for i in range(0, 120, 9):
+            likelihoods.submit(completions[i : i + 9])
+            judging.submit(completions[i : i + 9])
+        expected = scorer.negative_log_likelihood(Weights(0, base), completions[::-1])[::-1]
+        assert likelihoods.collect() == {c.completion_id: e for c, e in zip(completions, expected, strict=True)}
+        assert judging.collect() == {
+            c.completion_id: Judgement(c.completion_id, queries[int(c.query_id[1:])].topic, len(c.text) / 1000, {})
+            for c in completions
+        }
+        assert scorer.unfinished == 0
+    assert [(p.role, p.index) for p in readers.processes()] == [("scorer", 0), ("reader", 0), ("reader", 1)]
+    assert {s.reward for s in score(readers)} == {0.0, 1.0}
+
+
+def test_texts_are_spread_over_all_scorers(two: RayScorer, base: Path) -> None:
+    """By tokens and not by number: one call of 256 completions kept one scorer busy and the other idle."""
+    _, completions = answered(60)
+    sent: list[list[int]] = [[], []]
+    submit = two._pool.submit
+
+    def counted(method: str, *arguments: object, replica: int | None = None) -> object:
+        index = two._pool._load.index(min(two._pool._load))
+        sent[index].append(sum(len(prompt) + len(ids) for prompt, ids in arguments[1]))
+        return submit(method, *arguments, replica=replica)
+
+    two._pool.submit = counted  # type: ignore[method-assign]
+    try:
+        two.negative_log_likelihood(Weights(0, base), completions)
+    finally:
+        del two._pool.submit
+    assert abs(sum(sent[0]) - sum(sent[1])) < 0.05 * (sum(sent[0]) + sum(sent[1]))
 
 
 def test_the_output_of_the_asking_group_scores_the_query(two: RayScorer, base: Path, tmp_path: Path) -> None:

@@ -241,7 +241,9 @@ class Pets(own_task.Pets):
 def test_the_example_of_the_readme_runs_through_the_loop(tmp_path: Path) -> None:
     task = Pets(PETS.groups.names)
     base = fakes.make_base(tmp_path / "base", 2)
-    engines = Engines(fakes.FakeGenerator(0), fakes.FakeScorer(), fakes.FakeTrainer(), PopulationSimulator(PETS, task))
+    engines = Engines(
+        fakes.FakeGenerator(0), fakes.FakeScorer(task), fakes.FakeTrainer(), PopulationSimulator(PETS, task)
+    )
     store = Store.create(tmp_path / "run", PETS, {})
     rows = Loop(PETS, task, store, engines, base, fakes.encode, Silent()).run()
     store.close()

@@ -71,7 +71,7 @@ def main(where: str, pause_s: float) -> int:
     task = fakes.FakeTask(experiment.groups.names)
     engines = Engines(
         SlowGenerator(experiment.seed, pause_s),
-        fakes.FakeScorer(),
+        fakes.FakeScorer(task),
         SlowTrainer(pause_s),
         PopulationSimulator(experiment, task),
     )

@@ -6,14 +6,17 @@ A policy is a JSON file with the log-odds of each kind; a completion is one word
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from scpl_ray import seeds
-from scpl_ray.protocols import Choice, Process, TrainingJob, TrainingResult
+from scpl_ray.protocols import Choice, Process, Task, TrainingJob, TrainingResult
 from scpl_ray.records import Completion, Example, Judgement, Query, Score, Weights, from_table
+
+Answer = TypeVar("Answer")
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 
@@ -113,9 +116,24 @@ class FakeGenerator:
         return
 
 
+class FakeReading(Generic[Answer]):
+    """Reads all at the end."""
+
+    def __init__(self, read: Callable[[Sequence[Completion]], list[Answer]]) -> None:
+        self.read = read
+        self.submitted: list[Completion] = []
+
+    def submit(self, completions: Sequence[Completion]) -> None:
+        self.submitted += completions
+
+    def collect(self) -> dict[str, Answer]:
+        submitted, self.submitted = self.submitted, []
+        return {c.completion_id: answer for c, answer in zip(submitted, self.read(submitted), strict=True)}
+
+
 class FakeScorer:
-    def __init__(self, bias: float = 0.3) -> None:
-        self.bias = bias
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.waiting: list[Score] = []
         self.weights: list[float] | None = None
 
@@ -136,6 +154,13 @@ class FakeScorer:
     def collect(self) -> list[Score]:
         scores, self.waiting = self.waiting, []
         return scores
+
+    def judging(self, queries: Sequence[Query]) -> FakeReading[Judgement]:
+        by_id = {q.query_id: q for q in queries}
+        return FakeReading(lambda read: self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in read]))
+
+    def likelihoods(self, policy: Weights) -> FakeReading[tuple[float, int]]:
+        return FakeReading(lambda read: self.negative_log_likelihood(policy, read))
 
     def negative_log_likelihood(self, policy: Weights, completions: Sequence[Completion]) -> list[tuple[float, int]]:
         logits = np.array(json.loads((policy.model / "policy.json").read_text()))

@@ -46,7 +46,7 @@ def loop(
     task = fakes.FakeTask(experiment.groups.names)
     engines = Engines(
         fakes.FakeGenerator(experiment.seed, **generator),
-        fakes.FakeScorer(),
+        fakes.FakeScorer(task),
         fakes.FakeTrainer(),
         PopulationSimulator(experiment, task),
     )

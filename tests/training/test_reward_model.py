@@ -279,6 +279,29 @@ def test_frozen_layers_stay_as_they_are(families: dict[str, Path], tmp_path: Pat
     assert ids == (55, 56, 57, 58, 59, *range(60, 75))
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "bert"])
+def test_bfloat16_makes_no_ties(families: dict[str, Path], family: str, tmp_path: Path) -> None:
+    """Rewards around 1: a head in bfloat16 has 128 values between 1 and 2, and best-of-n would go by index."""
+    if family == "bert":
+        shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+        model = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, num_labels=1, **shape))
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(families[family], num_labels=1)
+    torch.manual_seed(3)
+    head = next(m for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear) and m.out_features == 1)
+    head.weight.data.normal_(0.0, 0.5)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(families["llama"]).save_pretrained(tmp_path)
+    texts = texts_of(choices(200))
+    exact = np.array(reward_model.load(tmp_path, torch.float32, "cpu").score(texts, 4096))
+    rounded = np.array(reward_model.load(tmp_path, torch.bfloat16, "cpu").score(texts, 4096))
+    assert len(set(rounded.tolist())) == len(set(exact.tolist())) == len(set(texts))
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.98
+    assert [reward_model.load(tmp_path, torch.bfloat16, "cpu").score([one], 4096)[0] for one in texts[:5]] == (
+        rounded[:5].tolist()
+    )
+
+
 def test_choices_that_teach_nothing(families: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choices: 1 given; a reward model needs at least 2"):
         fit(families["llama"], tmp_path / "a", choices(1))

@@ -107,7 +107,7 @@ def played(root: Path, settings: EngineSettings) -> list[str]:
     task = fakes.FakeTask(experiment.groups.names)
     engines = Engines(
         SharingGenerator(experiment.seed, Told(settings, said)),
-        fakes.FakeScorer(),
+        fakes.FakeScorer(task),
         SharingTrainer(said),
         PopulationSimulator(experiment, task),
     )
