@@ -240,10 +240,16 @@ class _Run:
 
 def _on_this_node(job: TrainingJob, files: Files, output: Path | None) -> TrainingJob:
     """The job with paths on the worker's own node."""
+    start = job.start
+    if start.policy_version and start.adapter is None:
+        # with its float32 weights, which are beside the ones that are served
+        start = dataclasses.replace(start, model=files.here(start.model.parent) / start.model.name)
+    else:
+        start = files.weights(start)
     return dataclasses.replace(
         job,
         base=files.here(job.base),
-        start=files.weights(job.start),
+        start=start,
         dataset=files.here(job.dataset),
         output=output or job.output,
     )

@@ -37,6 +37,7 @@ from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob, jud
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
 from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import COLUMNS, History, candidates_of, training_data
+from scpl_ray.served import Served
 from scpl_ray.storage.manifests import process_facts
 from scpl_ray.storage.run_directory import Phase, Store
 from scpl_ray.training.objectives import OBJECTIVES, dataset_facts
@@ -77,7 +78,7 @@ class Loop:
         self.encode = encode
         self.progress = progress
         self.given_reward_model = reward_model
-        self._served: int | None = None
+        self._served = Served(engines.generator)
 
     def run(self) -> list[Metric]:
         """Run, or resume, up to the last round; returns the metrics of all rounds."""
@@ -126,7 +127,7 @@ class Loop:
             fitting = background.submit(self.reward_model, t)
             with self._phase(t, "completions", total=sum(samples)) as phase:
                 if phase:
-                    self._serve(t - 1)
+                    self._served.load(self._policy(t - 1))
                     drawn: list[pa.Table] = []
                     started = time.monotonic()
                     for chunk in self.engines.generator.stream(queries, samples=samples, purpose=f"round {t}"):
@@ -213,9 +214,11 @@ class Loop:
                     output=phase.path,
                     merge=self.experiment.generation.refresh == "reload",
                     seed=seeds.derive_seed(self.experiment.seed, "training", t),
+                    continued=not self.experiment.loop.starts_from_base,
                 )
             )
             phase.facts |= dataclasses.asdict(result) | {"processes": process_facts(self.engines.trainer)}
+            self._served.begin(self._policy(t))  # engines read the new files while these are being hashed
 
     def evaluation(self, t: int) -> list[Metric]:
         """Measure m_t on two sets of prompts, and on a third what steers selection; the same prompts every round."""
@@ -225,7 +228,7 @@ class Loop:
         aside = steering.steering_prompts(self.experiment, self.task.group_prompts, prompts)
         with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
             if phase:
-                self._serve(t)
+                self._served.load(self._policy(t))
                 report = partial(self.progress.generated, "evaluation")
                 base, policy = self._policy(0), self._policy(t)
                 through = [] if policy == base else [base]
@@ -267,11 +270,6 @@ class Loop:
                 self.engines.population.step(measure.reaction(rows, self.experiment.feedback.measure))
                 phase.write_json("population", self.engines.population.state())
                 phase.write_json("shares", self.engines.population.shares())
-
-    def _serve(self, version: int) -> None:
-        if self._served != version:
-            self.engines.generator.refresh(self._policy(version))
-            self._served = version
 
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)

@@ -214,6 +214,9 @@ class TrainingJob:
     merge: bool
     """Also write the merged model, for ``generation.refresh: reload``."""
     seed: int
+    continued: bool = True
+    """Whether a later job may start from what this one trains. Then ``master/`` is written beside ``model/``, its
+    float32 weights, where ``model/`` holds rounded ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

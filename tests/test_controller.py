@@ -3,14 +3,16 @@
 import gc
 import itertools
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from scpl_ray.records import Completion, Example, Metric, Query, Score
+from scpl_ray.records import Completion, Example, Metric, Query, Score, Weights
 from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import PHASES, Store
 from tests.support import fakes
 from tests.support.loops import Silent, loop, records_of, run, small
@@ -342,3 +344,47 @@ def test_few_completions_are_records_at_one_time(tmp_path: Path, monkeypatch: py
     experiment = small("queries.prompts_per_round=250", "loop.rounds=1")
     run(tmp_path / "run", experiment)
     assert 0 < max(alive) < 250 + 200  # a piece of the round, and what the evaluation of round 0 may have left
+
+
+def test_engines_read_a_policy_while_its_files_are_being_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No commit of a policy ends before an engine has begun to load it."""
+    experiment = small("loop.rounds=2")
+    store = Store.create(tmp_path / "run", experiment, {})
+    it = loop(store, experiment, fakes.make_base(tmp_path / "base", 2))
+    loaded = {t: threading.Event() for t in (0, 1, 2)}
+    refresh = it.engines.generator.refresh
+
+    def load(weights: Weights) -> None:
+        loaded[weights.policy_version].set()
+        refresh(weights)
+
+    def hashed(path: Path) -> str:
+        if "weights" in path.parts:
+            assert loaded[int(path.parts[path.parts.index("rounds") + 1])].wait(10)
+        return sha256(path)
+
+    monkeypatch.setattr(it.engines.generator, "refresh", load)
+    monkeypatch.setattr("scpl_ray.storage.run_directory.sha256", hashed)
+    it.run()
+    assert [m.phase for m in store.committed()].count("weights") == 2
+    store.close()
+
+
+def test_a_policy_that_cannot_be_served_stops_the_run_and_is_committed(tmp_path: Path) -> None:
+    experiment = small("loop.rounds=1")
+    store = Store.create(tmp_path / "run", experiment, {})
+    it = loop(store, experiment, fakes.make_base(tmp_path / "base", 2))
+    refresh = it.engines.generator.refresh
+
+    def load(weights: Weights) -> None:
+        if weights.policy_version:
+            raise RuntimeError("the replicas disagree")
+        refresh(weights)
+
+    it.engines.generator.refresh = load  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="the replicas disagree"):
+        it.run()
+    assert store.manifest(1, "weights") is not None and store.manifest(1, "evaluation") is None
+    store.close()

@@ -35,8 +35,8 @@ SLACK = 1e-9
 ADVICE = {
     "engine": "raise generation.tensor_parallel, lower generation.max_new_tokens or task.max_prompt_tokens",
     "scorer": "lower reward.tokens_per_batch, set generation.refresh=adapter, or use a smaller reward.model",
-    "training worker": "train an adapter (model.lora), set training.zero_stage=3 with more training.workers, or lower "
-    "training.tokens_per_micro_batch",
+    "training worker": "train an adapter (model.lora), set training.zero_stage=3 with more training.workers, "
+    "training.gradient_checkpointing=true, or lower training.tokens_per_micro_batch",
 }
 """How to make the processes of a role need less memory."""
 

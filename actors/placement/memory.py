@@ -4,22 +4,30 @@ Weights, gradients, optimizer states, and keys and values are counted. The memor
 libraries is an estimate, and is called so wherever it is shown.
 
 Training: ZeRO (Rajbhandari et al. 2020, section 5) splits optimizer states (stage 1), gradients (2) and weights (3)
-over the workers. Activations: 34 bytes per token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, equation
-2), without the attention scores, which are never stored whole. The reference policy of DPO is computed by the
-worker's own model before training and adds nothing.
+over the workers. Activations are counted with the model itself (:mod:`actors.placement.activations`). The output layer
+gets the positions with a loss, all in the worst case, and no more at a time than :data:`LOGITS_PER_PASS` allows. The
+reference policy of DPO is computed by the worker's own model before training and adds nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from actors.engines.base import values_per_token
 from actors.engines.registry import ENGINES
+from actors.placement.activations import Saved, saved
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
@@ -28,12 +36,14 @@ from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.bases import known_config
 
+logger = logging.getLogger(__name__)
+
 GIB = 2**30
 FLOAT32 = 4
 ADAM_BYTES = 8
 """Two float32 moments per trained weight."""
-ACTIVATION_BYTES = 34
-"""Bytes per token, layer and hidden unit that a backward pass needs, in 16 bits."""
+ACTIVATION_BYTES = 68
+"""Bytes per token, layer and hidden unit that a backward pass needs, in 16 bits, where the model cannot be counted."""
 FORWARD_WIDTH = 16
 """Hidden states that a forward pass without gradients holds at once: a layer's queries, keys, values and
 residual, and two sides of a feed-forward layer about four times as wide."""
@@ -57,6 +67,13 @@ class ModelSize:
     attention_heads: int
     cached_per_token: int
     """Numbers kept per token of a sequence: its keys and values."""
+    saved: Mapping[int, Saved] = dataclasses.field(default_factory=dict)
+    """What training keeps for the backward pass, by bytes per number; empty if the model cannot be counted."""
+
+    def saved_in(self, width: int) -> Saved:
+        """What training keeps for the backward pass, in numbers of so many bytes."""
+        known = Saved(ACTIVATION_BYTES * width / 2 * self.hidden, width * self.hidden, width * self.hidden)
+        return self.saved.get(width, known)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,10 +120,8 @@ def model_size(
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust_remote_code)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        adapter = 0
-        if lora is not None:
-            adapted = add_adapter(model, lora)
-            adapter = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+        network = model if lora is None else add_adapter(model, lora)
+        adapter = 0 if lora is None else sum(p.numel() for p in network.parameters() if p.requires_grad)
     text = config.get_text_config()
     return ModelSize(
         parameters=parameters,
@@ -116,7 +131,16 @@ def model_size(
         vocabulary=int(text.vocab_size),
         attention_heads=int(text.num_attention_heads),
         cached_per_token=values_per_token(text),
+        saved={} if classifier else _saved(model, network),
     )
+
+
+def _saved(model: PreTrainedModel, network: nn.Module) -> dict[int, Saved]:
+    try:
+        return {dtype.itemsize: saved(model.to(dtype), network) for dtype in (torch.float32, torch.bfloat16)}
+    except RuntimeError as error:
+        logger.info("activations are estimated: %s does not run without weights (%s)", type(model).__name__, error)
+        return {}
 
 
 def known_sizes(experiment: Experiment, task: Task) -> Sizes | None:
@@ -197,29 +221,26 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
 
 def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> Estimate:
     training = experiment.training
-    stage, workers = training.zero_stage, training.workers
+    rounded = width < FLOAT32
+    # DeepSpeed's stage 0 cannot sum gradients of rounded weights in float32; see deepspeed_config.
+    stage, workers = max(training.zero_stage, int(rounded)), training.workers
     trained = size.adapter_parameters or size.parameters
-    copied = width < FLOAT32 or stage > 0
-    states = trained * (ADAM_BYTES + (FLOAT32 if copied else 0)) / (workers if stage >= 1 else 1)
-    gradients = trained * width / (workers if stage >= 2 else 1)
-    if width < FLOAT32:
-        # The optimizer's own float32 copy of the gradients during its step.
-        gradients += trained * FLOAT32 / (workers if stage >= 1 else 1)
+    states = trained * (ADAM_BYTES + (FLOAT32 if rounded or stage > 0 else 0)) / (workers if stage >= 1 else 1)
+    # In 16 bits those of a micro-batch, and their sum in float32.
+    gradients = trained * (width + (FLOAT32 if rounded else 0)) / (workers if stage >= 2 else 1)
     frozen = size.adapter_parameters + size.parameters if size.adapter_parameters else size.parameters
     tokens = training.tokens_per_micro_batch
+    kept = size.saved_in(width).per_token(size.layers, checkpointing=training.checkpoints(size.parameters))
+    logits = min(tokens * size.vocabulary, LOGITS_PER_PASS)
     working = {
         "weights": width * frozen / (workers if stage >= 3 else 1),
         "gradients": gradients,
         "optimizer": states,
-        "activations": tokens
-        * (
-            ACTIVATION_BYTES * width / 2 * size.layers * size.hidden
-            # Logits, a float32 copy of them, and their gradients.
-            + (width + 2 * FLOAT32) * size.vocabulary
-        ),
+        # With the logits their probabilities in float32, and the gradients of both.
+        "activations": tokens * kept + (width + 2 * FLOAT32) * logits,
     }
     # The starting weights of a round stay in host memory; a model that moves to a GPU is read into host memory first.
-    host = width * (trained + (size.parameters if mode != "cpu" else 0))
+    host = FLOAT32 * trained + width * (size.parameters if mode != "cpu" else 0)
     idle = sum(working.values()) if training.worker_lifetime == "run" else 0.0
     return _estimate(working, mode, host=host, idle=idle)
 

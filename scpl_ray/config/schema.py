@@ -17,6 +17,8 @@ NAME = re.compile(r"\w[\w.-]*")
 """What names a folder."""
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
+CHECKPOINTED_WEIGHTS = 1_000_000_000
+"""Models with more weights are trained with gradient checkpointing by default."""
 
 MAY_CHANGE = (
     "loop.rounds",
@@ -28,6 +30,7 @@ MAY_CHANGE = (
     "training.workers",
     "training.zero_stage",
     "training.tokens_per_micro_batch",
+    "training.gradient_checkpointing",
     "training.worker_lifetime",
     "placement.gpus",
     "placement.cluster",
@@ -356,6 +359,9 @@ class Training(Section):
     """Tokens per optimizer step over all workers."""
     tokens_per_micro_batch: PositiveInt = 2048
     """Tokens per worker in one forward pass, padding included."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Keep only the inputs of each layer and compute the rest again in the backward pass: about a third more work for
+    far less memory. ``auto``: for models above a billion weights."""
     loss_on: Literal["completion", "all"] = "completion"
     """``all`` also trains on the users' prompts."""
     normalise: Literal["examples", "tokens"] = "examples"
@@ -363,6 +369,11 @@ class Training(Section):
     shares of the loss; ``tokens``: every token, so that longer answers count for more. dpo weighs pairs."""
     worker_lifetime: Literal["round", "run"] = "run"
     """``round``: fresh workers each round (GPU memory returns); ``run``: workers live on (small models)."""
+
+    def checkpoints(self, parameters: int) -> bool:
+        """Whether a model of so many weights is trained with gradient checkpointing."""
+        chosen = self.gradient_checkpointing
+        return parameters > CHECKPOINTED_WEIGHTS if chosen == "auto" else chosen
 
 
 class Placement(Section):

@@ -22,6 +22,8 @@ from scpl_ray.seeds import derive_seed
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's modules."""
 TOKENIZER_FILES = ("*token*", "vocab.*", "merges.txt", "spiece.model", "chat_template*")
 """Patterns of the files of a tokenizer of any model family; they never match weights or the model's config."""
 
@@ -112,17 +114,51 @@ def save_adapter(tensors: Mapping[str, Tensor], config: LoraConfig, base: Path, 
 def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> None:
     """Write ``base`` with the adapter added to its weights; the sum is taken in float32 and stored as ``dtype``."""
     model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
-    save_model(merged.to(dtype), base, folder)
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    scaling = config["lora_alpha"] / config["r"]
+    merged = merged_weights(model, weights, load_file(adapter / ADAPTER_WEIGHTS), scaling)
+    save_model(model.to(dtype), base, folder, {name: tensor.to(dtype) for name, tensor in merged.items()})
 
 
-def save_model(model: PreTrainedModel, base: Path, folder: Path) -> None:
-    """Write the model's config and weights, and the tokenizer of ``base``."""
-    model.save_pretrained(folder)
+def merged_weights(
+    model: PreTrainedModel, weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], scaling: float
+) -> dict[str, Tensor]:
+    """The weights of a model with an adapter added: W + (alpha / rank) B A, summed in float32.
+
+    Args:
+        model: the model without the adapter; only the kinds of its modules matter, so it may have no weights.
+        weights: all its weights, by parameter name.
+        adapter: the tensors of the adapter, as :func:`read_adapter` or the file names them.
+        scaling: alpha / rank.
+    """
+    merged = dict(weights)
+    for name, b in adapter.items():
+        before, found, after = name.partition(".lora_B.")
+        if found:
+            layer = before.removeprefix(PREFIX)
+            delta = b.float() @ adapter[f"{before}.lora_A.{after}"].float()
+            if isinstance(model.get_submodule(layer), Conv1D):
+                delta = delta.T
+            weight = weights[f"{layer}.weight"].float()
+            merged[f"{layer}.weight"] = weight + (delta * scaling).to(weight.device)
+    return merged
+
+
+def save_model(model: PreTrainedModel, base: Path, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model's config and weights, and the tokenizer of ``base``.
+
+    Args:
+        model: the model.
+        base: folder with the tokenizer.
+        folder: is made.
+        weights: of all parameters by name, tied ones once, if they are not the model's own.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in (weights or dict(model.named_parameters())).items()}
+    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     for pattern in TOKENIZER_FILES:
         for file in base.glob(pattern):
             shutil.copyfile(file, folder / file.name)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for file in folder.glob("*.safetensors"):
         check_saved(file, shapes)
 

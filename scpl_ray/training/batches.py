@@ -141,6 +141,7 @@ def plan_steps(
     packed: bool,
     seed: int,
     steps: int | None = None,
+    one_row: bool = False,
 ) -> list[Step]:
     """Plan all optimizer steps of a training job.
 
@@ -158,6 +159,8 @@ def plan_steps(
         packed: let several units share a row; only for models whose attention separates the sequences of a row.
         seed: seed of the order.
         steps: number of optimizer steps; ``None``: as many as the epochs give.
+        one_row: put all units of a micro-batch into one row, if they may share rows, instead of into rows that are as
+            wide as the longest unit; only for attention that needs no mask.
 
     Raises:
         ValueError: a unit does not fit into a micro-batch.
@@ -178,16 +181,14 @@ def plan_steps(
     planned = []
     for members in runs:
         shards = [
-            _micro_batches(shard, lengths, tokens_per_micro_batch, packed)
+            _one_row_each(shard, lengths, tokens_per_micro_batch)
+            if packed and one_row
+            else _micro_batches(shard, lengths, tokens_per_micro_batch, packed)
             for shard in _shard(members, lengths, workers)
         ]
         most = max(len(shard) for shard in shards)
         planned.append(Step(tuple(members), tuple(tuple(s) + ((),) * (most - len(s)) for s in shards)))
     return planned
-
-
-def _order(units: int, seed: int, epoch: int) -> list[int]:
-    return [int(i) for i in generator(seed, "training order", epoch).permutation(units)]
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], tokens_per_step: int) -> list[list[int]]:
@@ -257,6 +258,21 @@ def _micro_batches(members: Sequence[int], lengths: Sequence[int], budget: int, 
         micro_batches.append(tuple(tuple(row) for row in rows))
         waiting = left
     return micro_batches
+
+
+def _one_row_each(members: Sequence[int], lengths: Sequence[int], budget: int) -> list[Rows]:
+    """Fill micro-batches of one row first-fit, longest unit first; the budget limits their tokens."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in _longest_first(members, lengths):
+        row = next((r for r, space in enumerate(free) if space >= lengths[index]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            free.append(budget)
+        rows[row].append(index)
+        free[row] -= lengths[index]
+    return [(tuple(row),) for row in rows]
 
 
 def collate(rows: Rows, sequences: Sequence[TrainingSequence]) -> MicroBatch:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scpl_ray.config import Training
 from scpl_ray.records import Example
+from scpl_ray.training.attention import lengths_of
 from scpl_ray.training.batches import (
     MicroBatch,
     TrainingSequence,
@@ -21,6 +24,10 @@ from scpl_ray.training.batches import (
     training_sequences,
     weighted_by_example,
 )
+from scpl_ray.training.head import nll_at
+
+ROUNDING = 4.0
+"""Rounding of logits in units of the last place of their size, where a model hardly attends at all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,19 +53,14 @@ class Loss:
     """The policy for which the sequences' ``reference`` is computed; ``None`` if the loss does not use it."""
 
 
-def predictions(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Logits of all positions, shape (rows, width, vocabulary).
-
-    No attention mask is passed: rows are padded on the right, and the model separates sequences that share a row by
-    their position ids (see :func:`packing_is_exact`).
-    """
+def _inputs(model: nn.Module, token_ids: NDArray[np.int64], position_ids: NDArray[np.int64]) -> dict[str, Any]:
     device = next(model.parameters()).device
-    logits: Tensor = model(
-        input_ids=torch.from_numpy(batch.token_ids).to(device),
-        position_ids=torch.from_numpy(batch.position_ids).to(device),
-        use_cache=False,
-    ).logits
-    return logits
+    return {
+        "input_ids": torch.from_numpy(token_ids).to(device),
+        "position_ids": torch.from_numpy(position_ids).to(device),
+        "use_cache": False,
+        **lengths_of(model, position_ids),
+    }
 
 
 def weighted_nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
@@ -120,12 +122,19 @@ def _nll(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of each token with a loss, in row order, shape (tokens,), and a 0 with a gradient.
 
     The 0 connects an empty micro-batch to the autograd graph, so that its backward pass runs like the others.
+
+    No attention mask is passed: rows are padded on the right, and the model separates sequences that share a row by
+    their position ids (see :func:`packing_is_exact`).
     """
-    logits = predictions(model, batch)
-    trained = torch.from_numpy(batch.weights > 0).to(logits.device)
-    targets = torch.from_numpy(batch.targets).to(logits.device)
-    nll = F.cross_entropy(logits[trained].float(), targets[trained], reduction="none")
-    return nll, 0.0 * logits[:, :1].float().sum()
+    chosen = batch.weights > 0
+    empty = not chosen.any()
+    if empty:
+        chosen[0, 0] = True
+    device = next(model.parameters()).device
+    inputs = _inputs(model, batch.token_ids, batch.position_ids)
+    targets = torch.from_numpy(batch.targets[chosen]).to(device)
+    nll = nll_at(model, torch.from_numpy(chosen).to(device), targets, **inputs)
+    return (nll[:0], 0.0 * nll.sum()) if empty else (nll, nll.new_zeros(()))
 
 
 def sft(training: Training) -> Loss:
@@ -155,19 +164,31 @@ def packing_is_exact(model: nn.Module) -> bool:
     """Test with this model whether sequences that share a row do not attend to each other.
 
     transformers builds a block-diagonal causal mask from restarting position ids, but only for architectures that pass
-    them to its mask builder. A sequence behind another one must have the same logits as alone, up to rounding, and
-    the content of what precedes it must not change a single bit of them. The two contents go through the model one
-    after the other, because some kernels round the rows of one batch differently, and that would look like attention.
+    them to its mask builder. A sequence behind another one must have the logits that it has alone, whatever the other
+    one holds. How far rounding may carry them is measured against what is to be told from it: the difference that the
+    other sequence makes where it is attended to, as the beginning of the same text. In float32 rounding is about 1e-5
+    of that; one layer that attends makes a difference of about one over the number of layers, so the bound lies
+    between: the square root of the format's precision. Kernels that round differently by the shape of their input, or
+    from one processor to the next, stay far below.
     """
-    device = next(model.parameters()).device
-    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]], device=device)
 
-    def behind(*before: int) -> Tensor:
-        ids = torch.tensor([[*before, 6, 7, 8, 9]], device=device)
-        logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-        return logits[0, 5:]
+    def logits(ids: list[int], positions: list[int]) -> Tensor:
+        found: Tensor = model(**_inputs(model, np.array([ids]), np.array([positions]))).logits
+        return found[0, -len(text) :].double()
 
-    one, another = behind(1, 2, 3, 4, 5), behind(5, 4, 3, 2, 1)
-    alone = model(input_ids=torch.tensor([[6, 7, 8, 9]], device=device), use_cache=False).logits[0]
-    rounding = 64 * torch.finfo(alone.dtype).eps * alone.abs().max()
-    return torch.equal(one, another) and bool((one - alone).abs().max() <= rounding)
+    text, others = [6, 7, 8, 9], ([1, 2, 3, 4, 5], [5, 4, 3, 2, 1])
+    alone = logits(text, [0, 1, 2, 3])
+    behind = [logits([*other, *text], [0, 1, 2, 3, 4, 0, 1, 2, 3]) for other in others]
+    attended = [logits([*other, *text], list(range(9))) for other in others]
+    precision = torch.finfo(next(model.parameters()).dtype).eps
+    heard = min(_size(one - alone) for one in attended)
+    errors = max(_size(one - alone) for one in behind)
+    differences = _size(behind[0] - behind[1])
+    return errors <= math.sqrt(precision) * heard + ROUNDING * precision * _size(alone) and (
+        differences <= math.sqrt(precision) * _size(attended[0] - attended[1])
+    )
+
+
+def _size(values: Tensor) -> float:
+    """Root mean square."""
+    return float(values.square().mean().sqrt())

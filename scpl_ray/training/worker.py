@@ -5,7 +5,7 @@ All workers of a group call :meth:`Worker.run` with the same job. ``torch.distri
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import dataclasses
 import gc
 import logging
@@ -29,13 +29,14 @@ from scpl_ray.models.adapters import (
     commit,
     fresh_adapter,
     load_model,
-    merge_adapter,
+    merged_weights,
     read_adapter,
     save_adapter,
     save_model,
 )
 from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult
 from scpl_ray.records import Example, Weights, from_table
+from scpl_ray.training.attention import use_lengths
 from scpl_ray.training.batches import (
     MicroBatch,
     Rows,
@@ -47,6 +48,7 @@ from scpl_ray.training.batches import (
     unit_lengths,
 )
 from scpl_ray.training.losses import packing_is_exact, sequence_log_probabilities
+from scpl_ray.training.master import FOLDER, formats, full_weights, masters, put, save_master
 from scpl_ray.training.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,15 @@ class _Loaded:
     shapes: dict[str, tuple[int, ...]]
     """Shapes of the trained parameters, because a partitioned parameter does not have its full shape."""
     packed: bool
+    """Whether sequences share rows."""
+    one_row: bool
+    """Whether all sequences of a micro-batch share one row."""
+    frame: PreTrainedModel
+    """The base model without memory for its parameters: the form in which whole models are saved."""
+    buffers: dict[str, Tensor]
+    """What is saved of the base model besides its parameters."""
+    weights: dict[str, nn.Parameter] | None
+    """The base model's parameters under an adapter, where they are as exact as those on disk; ``None`` elsewhere."""
 
 
 class Worker:
@@ -151,11 +162,18 @@ class Worker:
             self._loaded.engine.destroy()
             self._loaded = None
             gc.collect()
-        model = self._model(base)
+        model = load_model(base, self._dtype, trust_remote_code=self._trust_remote_code)
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+        frame, buffers = self._frame(model), saved_buffers(model)
+        one_row = self._device is not None and use_lengths(model)
+        weights = dict(model.named_parameters()) if self._lora is not None and self._weights_stay_exact(base) else None
         module = model if self._lora is None else add_adapter(model, self._lora)
+        if self._training.checkpoints(sum(parameter.numel() for parameter in model.parameters())):
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # Only the other kind of checkpointing needs gradients of what enters the first layer.
+            model.disable_input_require_grads()
         trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
         optimizer = torch.optim.AdamW(trained.values(), weight_decay=self._training.weight_decay)
@@ -170,7 +188,7 @@ class Worker:
         packed = int(self._sum(torch.tensor([packing_is_exact(engine)], dtype=torch.int64))) == self._workers
         logger.info("%s: sequences %s rows", base, "share" if packed else "do not share")
         engine.train()
-        self._loaded = _Loaded(base, engine, optimizer, trained, shapes, packed)
+        self._loaded = _Loaded(base, engine, optimizer, trained, shapes, packed, one_row, frame, buffers, weights)
         return self._loaded
 
     def _steps(
@@ -185,12 +203,13 @@ class Worker:
             packed=loaded.packed,
             seed=seed,
             steps=steps,
+            one_row=loaded.one_row,
         )
 
     def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> Mapping[str, Tensor]:
-        """A policy's values of the trained weights, on the CPU; for the base model, those of a new adapter."""
+        """A policy's float32 values of the trained weights, on the CPU; for the base model, those of a new adapter."""
         if self._lora is None:
-            tensors: Mapping[str, Tensor] = dict(self._model(policy.model).named_parameters())
+            tensors = full_weights(policy, loaded.shapes, trust_remote_code=self._trust_remote_code)
         elif policy.adapter is not None:
             tensors = read_adapter(policy.adapter, loaded.shapes, self._lora)
         elif policy.policy_version == 0:
@@ -200,25 +219,16 @@ class Worker:
                 f"model.lora: policy version {policy.policy_version} to start from has no adapter; it was trained "
                 "with model.lora: null"
             )
-        tensors = {name: tensor.detach().to(self._dtype) for name, tensor in tensors.items()}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != loaded.shapes:
             raise ValueError(f"the model {policy.model} to start from does not have the weights of {job.base}")
         return tensors
 
     def _put(self, loaded: _Loaded, tensors: Mapping[str, Tensor]) -> None:
         """Put weights into the engine and reset the state of the optimizer."""
-        for name, parameter in loaded.trained.items():
-            with self._whole(parameter, modified=True), torch.no_grad():
-                parameter.copy_(tensors[name])
-        if loaded.engine.optimizer is not loaded.optimizer:
-            # The optimizer is a wrapper that trains float32 copies of the weights, or of this worker's part of them.
-            loaded.engine.optimizer.refresh_fp32_params()
+        put(loaded.engine, loaded.trained, tensors)
         for state in loaded.optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()
-
-    def _model(self, folder: Path) -> PreTrainedModel:
-        return load_model(folder, self._dtype, trust_remote_code=self._trust_remote_code)
 
     def _micro_batches(
         self, loaded: _Loaded, step: Step, sequences: list[TrainingSequence]
@@ -271,12 +281,11 @@ class Worker:
             )
         trained = {}
         moved = length = 0.0
-        for name, parameter in loaded.trained.items():
-            with self._whole(parameter, modified=False):
-                if self._rank == 0:
-                    trained[name] = parameter.detach().cpu().clone()
-                    moved += float((trained[name].double() - start[name].double()).square().sum())
-                    length += float(start[name].double().square().sum())
+        for name, value in masters(loaded.trained):
+            if self._rank == 0:
+                trained[name] = value.cpu().clone()
+                moved += float((trained[name].double() - start[name].double()).square().sum())
+                length += float(start[name].double().square().sum())
         if self._rank == 0:
             change = math.sqrt(moved) / (math.sqrt(length) or 1.0)
             if not len(losses) or not change > 0.0:
@@ -288,36 +297,51 @@ class Worker:
 
     def _write(self, job: TrainingJob, loaded: _Loaded, trained: Mapping[str, Tensor]) -> None:
         partial = job.output / ".partial"
-        for leftover in (partial, job.output / "adapter", job.output / "model"):
+        for leftover in (partial, *(job.output / name for name in ("adapter", "model", FOLDER))):
             shutil.rmtree(leftover, ignore_errors=True)
         if self._lora is None:
-            model = self._model(job.start.model)
-            # Not strict, because tied weights are stored under one name only.
-            unknown = model.load_state_dict(trained, strict=False).unexpected_keys
-            if unknown:
-                raise TrainingError(f"{job.start.model} has no weights {unknown}")
-            save_model(model, job.base, partial)
-            commit(partial, job.output / "model")
+            self._save_whole(job, loaded, trained)
+            if job.continued and self._dtype != torch.float32:
+                save_master(trained, partial)
+                commit(partial, job.output / FOLDER)
             return
         save_adapter(trained, loaded.engine.module.peft_config["default"], job.base, partial)
         commit(partial, job.output / "adapter")
         if job.merge:
-            merge_adapter(
-                job.base, job.output / "adapter", partial, self._dtype, trust_remote_code=self._trust_remote_code
-            )
-            commit(partial, job.output / "model")
+            weights = loaded.weights
+            if weights is None:
+                exact = load_model(job.base, torch.float32, trust_remote_code=self._trust_remote_code)
+                weights = dict(exact.named_parameters())
+            scaling = self._lora.alpha / self._lora.rank
+            self._save_whole(job, loaded, merged_weights(loaded.frame, weights, trained, scaling))
 
-    @contextlib.contextmanager
-    def _whole(self, parameter: nn.Parameter, *, modified: bool) -> Iterator[None]:
-        """Gather a parameter that is split over the workers (ZeRO-3) for the ``with`` block; all workers must enter."""
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
-            yield
+    def _save_whole(self, job: TrainingJob, loaded: _Loaded, weights: Mapping[str, Tensor]) -> None:
+        """Write ``model/`` with these weights."""
+        rounded = {name: tensor.detach().to("cpu", self._dtype) for name, tensor in weights.items()}
+        save_model(loaded.frame, job.base, job.output / ".partial", rounded | loaded.buffers)
+        commit(job.output / ".partial", job.output / "model")
+
+    def _frame(self, model: PreTrainedModel) -> PreTrainedModel:
+        with torch.device("meta"):
+            frame: PreTrainedModel = type(model)(copy.deepcopy(model.config))
+        frame.generation_config = model.generation_config
+        return frame.to(self._dtype)
+
+    def _weights_stay_exact(self, base: Path) -> bool:
+        """Whether an engine's frozen weights are those on disk: neither rounded nor split over the workers (ZeRO-3)."""
+        return self._training.zero_stage < 3 and (self._dtype == torch.float32 or formats(base) == {"BF16"})
 
     def _sum(self, values: Tensor) -> Tensor:
         """The sum of the values over all workers, on the CPU."""
         values = values.to(self._device) if self._device is not None else values
         dist.all_reduce(values)
         return values.cpu()
+
+
+def saved_buffers(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What a checkpoint of a model holds besides its parameters, by name."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
 
 
 def learning_rates(steps: int, peak: float, warmup_fraction: float) -> list[float]:
@@ -334,13 +358,24 @@ def learning_rates(steps: int, peak: float, warmup_fraction: float) -> list[floa
 
 
 def deepspeed_config(training: Training, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's settings; batch sizes are 1 because this package plans steps and micro-batches, not DeepSpeed."""
-    return {
+    """DeepSpeed's settings; batch sizes are 1 because this package plans steps and micro-batches, not DeepSpeed.
+
+    In bfloat16, gradients are summed in float32 over the micro-batches of a step and over the workers. DeepSpeed cannot
+    do that at stage 0; stage 1 makes the same steps, and only splits the states of the optimizer over the workers.
+    """
+    rounds = dtype == torch.bfloat16
+    settings = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": training.max_grad_norm,
         "steps_per_print": 1_000_000_000,
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        # This is 200 MB of float32; the default reserves ten times as much per worker.
-        "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": 50_000_000},
+        "bf16": {"enabled": rounds},
+        "zero_optimization": {
+            "stage": max(training.zero_stage, 1) if rounds else training.zero_stage,
+            # This is 200 MB of float32; the default reserves ten times as much per worker.
+            "reduce_bucket_size": 50_000_000,
+        },
     }
+    if rounds:
+        settings |= {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+    return settings

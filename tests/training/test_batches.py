@@ -150,6 +150,19 @@ def test_micro_batches_hold_each_sequence_once_within_the_budget(lengths, worker
             assert packed or all(len(row) == 1 for row in rows)
 
 
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60), workers=st.integers(1, 4))
+def test_one_row_holds_each_sequence_once_within_the_budget_and_without_padding(lengths, workers):
+    whole = {"lengths": lengths, "epochs": 1, "workers": workers, "tokens_per_micro_batch": 64}
+    for step, other in zip(plan(**whole, one_row=True), plan(**whole), strict=True):
+        assert step.members == other.members
+        micro_batches = list(itertools.chain(*step.shards))
+        assert sorted(itertools.chain(*itertools.chain(*micro_batches))) == sorted(step.members)
+        for (row,) in filter(None, micro_batches):
+            assert sum(lengths[i] for i in row) <= 64
+    assert plan(**whole, packed=False, one_row=True) == plan(**whole, packed=False)
+
+
 def test_packing_needs_less_padding():
     def padded(packed: bool) -> int:
         rows = [rows for step in plan(packed=packed) for shard in step.shards for rows in shard]

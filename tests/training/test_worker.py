@@ -1,23 +1,23 @@
 """The DeepSpeed worker against plain PyTorch, and against itself."""
 
 import dataclasses
-import functools
 import math
-import os
-from collections.abc import Iterator
-from unittest.mock import patch
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from scpl_ray.config import Lora, Model
+from scpl_ray.models import adapters
 from scpl_ray.models.adapters import load_model
 from scpl_ray.protocols import TrainingError
 from scpl_ray.records import Weights
+from scpl_ray.training import master
+from scpl_ray.training import worker as worker_module
 from scpl_ray.training.batches import training_pairs, training_sequences
-from scpl_ray.training.worker import learning_rates
+from scpl_ray.training.worker import Worker, learning_rates
 from tests.support.plain_training import (
     Unit,
     assert_equals_reference,
@@ -28,32 +28,12 @@ from tests.support.plain_training import (
     tensors,
 )
 from tests.support.tiny_models import FAMILIES, examples, pairs, save_model
-from tests.support.training_group import join, run, run_group
+from tests.support.training_group import run, run_group
 from tests.support.training_jobs import ADAPTER, DPO, FULL, SMALL, Material, written
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("process_group")]
 
 TOKENS = torch.tensor([[3, 14, 15, 92, 65, 35]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory) -> Iterator[None]:
-    """This process as a group of one; its environment is as before afterwards."""
-    with patch.dict(os.environ):
-        join(0, 1, tmp_path_factory.mktemp("group") / "rendezvous")
-        yield
-        torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory) -> Material:
-    return Material.made(tmp_path_factory.mktemp("material"))
-
-
-@pytest.fixture
-def job(material, tmp_path):
-    """Makes jobs: ``job(round)`` starts from the base, ``job(round, after=earlier)`` where an earlier one ended."""
-    return functools.partial(material.job, tmp_path)
 
 
 @torch.no_grad()
@@ -171,6 +151,8 @@ TWO_WORKERS = {
     "dpo full 3": (FULL, 3, "llama", DPO | {"dpo_reference": "base"}),
 }
 """By name: the model section, the ZeRO stage, the base model, and further settings."""
+ROUNDED = {f"rounded {stage}": (Model(lora=None, dtype="bfloat16"), stage, "llama", {}) for stage in (1, 2, 3)}
+"""As :data:`TWO_WORKERS`."""
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +163,7 @@ def two_workers(material, later, tmp_path_factory, request):
     wider = Material(material.bases | {"wide": save_model(root / "wide", "llama", hidden=128)}, material.dataset)
     cases = {}
     for name in asked:
-        model, stage, family, changes = TWO_WORKERS[name]
+        model, stage, family, changes = (TWO_WORKERS | ROUNDED)[name]
         place = {"round_": 2, "after": later[model]} if changes else {"round_": 1, "family": family}
         todo = wider.job(root, name=f"{name}-", **place)
         cases[name] = (comparable(model, todo, zero_stage=stage, workers=2, **changes), model, [todo])
@@ -193,6 +175,18 @@ def two_workers(material, later, tmp_path_factory, request):
 def test_two_workers_equal_plain_pytorch(name, two_workers):
     training, model, (todo,), (result,) = two_workers[name]
     assert_equals_reference(training, model, todo, result)
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_two_workers_in_bfloat16_move_the_float32_weights_as_one_does(name, two_workers, job):
+    training, model, (todo,), _ = two_workers[name]
+    alone = job(1)
+    run((training.model_copy(update={"workers": 1}), model, [alone]))
+    base = load_file(todo.base / "model.safetensors")
+    one, two = (load_file(done.output / "master" / "master.safetensors") for done in (alone, todo))
+    for key, weight in base.items():
+        moved, as_one = (weights[key] - weight for weights in (two, one))
+        assert torch.nn.functional.cosine_similarity(moved.flatten(), as_one.flatten(), dim=0) > 0.95, key
 
 
 # --- what a job leaves
@@ -288,6 +282,61 @@ def test_a_worker_changes_to_another_base_model(job):
     alone = job(1, family="gpt2", name="alone-")
     run((SMALL, ADAPTER, [alone]))
     assert written(other) == written(alone)
+
+
+# --- what is computed
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "model"),
+    [(0, FULL), (2, ADAPTER), (3, FULL), (3, Model(dtype="bfloat16"))],
+    ids=["full 0", "lora 2", "full 3", "lora 3 bfloat16"],
+)
+def test_gradient_checkpointing_computes_again_and_changes_no_bit(zero_stage, model, job):
+    done = {}
+    for chosen in (False, True):
+        passes = []
+        todo = job(1, name=f"{chosen}-")
+        training = SMALL.model_copy(
+            update={"epochs": 1, "zero_stage": zero_stage, "gradient_checkpointing": chosen, "steps": 2}
+        )
+        worker = Worker(training, model)
+        (layer, *_) = worker._load(todo.base).frame.base_model.layers
+        layers = [m for m in worker._loaded.engine.module.modules() if type(m) is type(layer)]
+        layers[0].mlp.register_forward_pre_hook(lambda *_, to=passes: to.append(1))
+        worker.run(todo, lambda step, steps: None)
+        done[chosen] = written(todo), len(passes)
+    assert done[True][0] == done[False][0]
+    assert done[True][1] == 2 * done[False][1]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_adapter_asks_for_no_gradient_below_its_first_layer(checkpointing, job):
+    worker = Worker(SMALL.model_copy(update={"gradient_checkpointing": checkpointing, "steps": 1}), ADAPTER)
+    loaded = worker._load(job(1).base)
+    asked = []
+    (first, *_) = loaded.engine.module.get_base_model().base_model.layers
+    first.register_forward_pre_hook(lambda _, arguments: asked.append(arguments[0].requires_grad))
+    worker.run(job(1, name="hooked-"), lambda step, steps: None)
+    assert asked and not any(asked)
+
+
+@pytest.mark.parametrize("model", [ADAPTER, FULL], ids=["lora", "full"])
+def test_a_model_is_built_once_for_all_rounds(model, job, monkeypatch):
+    """The base, where rounds start from it and where an adapter is merged into it, and what the last round gave."""
+    built = []
+
+    def counted(folder, *arguments, **options):
+        built.append(folder)
+        return load_model(folder, *arguments, **options)
+
+    for module in (adapters, master, worker_module):
+        monkeypatch.setattr(module, "load_model", counted)
+    worker = Worker(SMALL, model)
+    worker.run(first := job(1, merge=True), lambda step, steps: None)
+    worker.run(job(2, after=first, merge=True), lambda step, steps: None)
+    worker.run(job(3, merge=True), lambda step, steps: None)
+    assert built == [first.base]
 
 
 # --- refusals

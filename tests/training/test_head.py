@@ -1,0 +1,101 @@
+"""The output layer is applied where there is a loss, and nowhere else."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config
+
+from scpl_ray.config import Lora
+from scpl_ray.models.adapters import add_adapter
+from scpl_ray.training import head
+from scpl_ray.training.batches import collate, training_pairs, training_sequences
+from scpl_ray.training.head import logits_at, output_layer
+from scpl_ray.training.losses import preference_loss, sequence_log_probabilities, weighted_nll
+from tests.support.tiny_models import FAMILIES, config, examples, pairs
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config(request.param)).eval()
+
+
+@pytest.fixture
+def rows_seen(model) -> list[int]:
+    """For how many positions the output layer was asked, call by call."""
+    seen: list[int] = []
+    hook = output_layer(model).register_forward_hook(lambda _, arguments, out: seen.append(out[..., 0].numel()))
+    yield seen
+    hook.remove()
+
+
+@torch.no_grad()
+def test_logits_are_those_of_the_whole_at_the_chosen_positions(model):
+    ids = torch.randint(2, 200, (3, 11), generator=torch.Generator().manual_seed(0))
+    chosen = torch.rand(3, 11, generator=torch.Generator().manual_seed(1)) < 0.4
+    for network in (model, add_adapter(model, Lora(rank=2, alpha=4.0))):
+        found, whole = logits_at(network, chosen, input_ids=ids), network(input_ids=ids).logits
+        assert whole.shape[:2] == ids.shape  # nothing is left of the choice
+        torch.testing.assert_close(found, whole[chosen], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo", "reference"])
+def test_only_positions_with_a_loss_reach_the_output_layer(objective, model, rows_seen):
+    sequences = training_pairs(pairs(6)) if objective != "sft" else training_sequences(examples(6), "completion")
+    batch = collate(tuple((i,) for i in range(len(sequences))), sequences)
+    if objective == "reference":
+        sequence_log_probabilities(model, batch)
+    else:
+        total, _ = weighted_nll(model, batch) if objective == "sft" else preference_loss(model, batch, beta=0.3)
+        total.backward()
+    assert rows_seen == [sum(s.target_tokens for s in sequences)]
+    assert rows_seen[0] < 0.7 * batch.token_ids.size
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_parts_have_the_loss_and_the_gradient_of_the_whole(objective, model, rows_seen, monkeypatch):
+    sequences = training_pairs(pairs(6)) if objective == "dpo" else training_sequences(examples(6), "completion")
+    batch = collate(tuple((i,) for i in range(len(sequences))), sequences)
+    found = []
+    for at_once in (2**26, 200 * 7):
+        monkeypatch.setattr(head, "LOGITS_PER_PASS", at_once)
+        model.zero_grad()
+        rows_seen.clear()
+        total, _ = weighted_nll(model, batch) if objective == "sft" else preference_loss(model, batch, beta=0.3)
+        total.backward()
+        found.append((float(total.detach()), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    assert max(rows_seen) == 7
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_caps_its_logits_is_not_taken_apart(monkeypatch):
+    monkeypatch.setattr(head, "LOGITS_PER_PASS", 200 * 7)
+    settings = Gemma2Config(
+        vocab_size=200,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        final_logit_softcapping=0.05,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    capped = AutoModelForCausalLM.from_config(settings).eval()
+    ids = torch.randint(2, 200, (3, 11), generator=torch.Generator().manual_seed(0))
+    chosen = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        found = head.nll_at(capped, chosen, ids.flatten(), input_ids=ids)
+        wanted = torch.nn.functional.cross_entropy(
+            capped(input_ids=ids).logits[chosen], ids.flatten(), reduction="none"
+        )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_an_empty_micro_batch_asks_for_one_position(model, rows_seen):
+    model.zero_grad()
+    total, _ = weighted_nll(model, collate((), []))
+    total.backward()
+    assert rows_seen == [1] and float(total.detach()) == 0.0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
