@@ -110,7 +110,7 @@ def attempt(
                 why = "its process ended without a word"
     finally:
         for member in members:
-            member.join(POLL_S if left else deadline_s)
+            member.join(POLL_S if left else END_S)
             member.kill()
             member.join()
     if left:
@@ -131,6 +131,7 @@ def _member(
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a run, before torch is imported
     do(Report(to) if to is not None else None, rank, ranks, *arguments)
 
 

@@ -61,7 +61,9 @@ def lines(gpus: int) -> Iterator[Line]:
         package = ENGINES[engine].package
         if package is not None and package.missing:
             engine = alternatives()
-        yield from attempt(serving.CHECKS, serving.serve, folder, engine, on_gpu, logs=folder)
+        yield from attempt(
+            serving.CHECKS, serving.serve, folder, engine, on_gpu, logs=folder, deadline_s=serving.DEADLINE_S
+        )
         if members < 2:
             yield from (Line(step.what, "could not run", f"{gpus} GPU is visible; it takes two") for step in steps)
         elif not alike:
