@@ -17,7 +17,7 @@ from actors.generation import RayGenerator
 from actors.placement.cluster import Cluster
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
-from actors.placement.reservation import NODE_LABEL, Reservation, bundles
+from actors.placement.reservation import Reservation, bundles
 from actors.reward import RayScorer, readers_beside
 from actors.training import RayTrainer
 from scpl_ray.config import Experiment
@@ -68,7 +68,6 @@ class Fleet:
         parameters = sizes.policy.parameters if sizes else None
         experiment = precision.decided(experiment, parameters, on_gpu=placed.mode != "cpu")
         reservation = self._reserved(placed)
-        nodes = [seat.node.id for seat in placed.of(placed.worker)] if placed.worker.gpus else []
         if self._files.transfer is None and file_transfer.may_be_needed():
             self._files = Files(file_transfer.start())
         logs = self._folder / "logs"
@@ -99,7 +98,7 @@ class Fleet:
         scorer.begin()
         trainer = self._keep(
             "trainer",
-            f"{asked['trainer']} {placed.worker} {nodes}",
+            f"{asked['trainer']} {placed.worker}",
             lambda: RayTrainer(
                 experiment.training,
                 experiment.model,
@@ -107,7 +106,8 @@ class Fleet:
                 resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
                 threads_per_worker=placed.worker.threads,
                 files=self._files,
-                labels=[{NODE_LABEL: node} for node in nodes],
+                places=reservation.places(placed.worker.name),
+                make_room=lambda: self._kept["scorer"][1].sleep(),
             ),
         )
         trainer.prepare()

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.placement.role import Role
+from actors.processes import running, wait_for_end
 from scpl_ray.credentials import MaskedLog, MaskedPipe
 from scpl_ray.protocols import Process
 
@@ -41,7 +41,6 @@ NODE_LOST = (ActorUnavailableError, ObjectLostError)
 UNREACHABLE_POLL_S = 1.0
 WAKE_S = 0.01
 """Ray may end a wait too early by up to this many seconds."""
-CLOSE_S = 20.0
 LOG_TAIL_LINES = 15
 NO_LOG = "(no log on this machine)"
 STARTED = re.compile(r" INFO actors\.pool: process \d+ started$")
@@ -328,12 +327,11 @@ class Pool:
         """End all processes, and wait until those on this machine are gone."""
         here = ray.get_runtime_context().get_node_id()
         facts = [self._facts(i) for i in range(len(self))]
+        alive = [f for f in facts if f.get("State") == "ALIVE" and f["Address"]["NodeID"] == here]
+        ending = running([int(f["Pid"]) for f in alive])
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
-        pids = [int(f["Pid"]) for f in facts if f.get("State") == "ALIVE" and f["Address"]["NodeID"] == here]
-        _, left = psutil.wait_procs([p for p in psutil.process_iter() if p.pid in pids], timeout=CLOSE_S)
-        for process in left:
-            logger.warning("%s process %d outlived its pool by %.0f s", self._role.name, process.pid, CLOSE_S)
+        wait_for_end(ending, self._role.name)
 
     def _log(self, index: int) -> list[str]:
         if not self._logs[index].is_file():

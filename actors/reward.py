@@ -67,6 +67,7 @@ class ScoringActor(Reader):
         self._tokens_per_batch = experiment.reward.tokens_per_batch
         self._trust_remote_code = experiment.model.trust_remote_code
         self._device = "cuda" if gpus else "cpu"
+        self._shares_gpu = 0 < gpus < 1
         automatic = torch.bfloat16 if gpus else torch.float32
         self._dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[experiment.model.dtype]
         self._reward_model: tuple[Path, reward_model.RewardModel] | None = None
@@ -97,6 +98,7 @@ class ScoringActor(Reader):
             self._reward_model = (source, found)
         pairs, groups = [(prompt, text) for prompt, text, _ in texts], [group for _, _, group in texts]
         with EndsProcess(ValueError):
+            self._reward_model[1].sequence.model.to(self._device)
             return self._reward_model[1].score(pairs, self._tokens_per_batch, groups)
 
     def likelihoods(self, policy: Weights, sequences: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
@@ -116,13 +118,26 @@ class ScoringActor(Reader):
             finally:
                 adapted.unload()
 
+    def sleep(self) -> None:
+        """Move all models to host memory until they are asked for again, so that others can use the GPU."""
+        models = list(self._language_models.values())
+        if self._reward_model is not None:
+            models.append(self._reward_model[1].sequence.model)
+        for model in models:
+            model.to("cpu")
+        torch.cuda.empty_cache()
+
     def _language_model(self, model: Path) -> Any:
+        if self._shares_gpu:
+            # One at a time: the base model waits in host memory while the policy is asked, and the other way round.
+            for other in [one for folder, one in self._language_models.items() if folder != model]:
+                other.to("cpu")
         if model not in self._language_models:
             while len(self._language_models) >= LANGUAGE_MODELS_KEPT:
                 del self._language_models[next(iter(self._language_models))]
             loaded = load_model(self._files.here(model), self._dtype, trust_remote_code=self._trust_remote_code)
             self._language_models[model] = loaded.to(self._device).eval()
-        self._language_models[model] = self._language_models.pop(model)
+        self._language_models[model] = self._language_models.pop(model).to(self._device)
         return self._language_models[model]
 
 
@@ -195,6 +210,7 @@ class RayScorer:
         self._by_model = schema.MODEL_TERM in self._terms
         self._by_rules = bool(self._terms.keys() - {schema.MODEL_TERM})
         self._tokens_per_call = experiment.reward.tokens_per_batch
+        self._sleeps = role.sleeps
         self.begin()
 
     def begin(self) -> None:
@@ -222,6 +238,16 @@ class RayScorer:
         """Score with this reward model from now on; ``None``: rule terms only."""
         is_folder = reward_model is not None and reward_model.exists()
         self._source = reward_model.absolute() if reward_model and is_folder else reward_model
+
+    def sleep(self) -> None:
+        """Give GPU memory back to others until it is needed again; scorers with GPUs of their own, or none, keep it.
+
+        Raises:
+            RuntimeError: a scorer died too often.
+            TimeoutError: no scorer answered within the deadline.
+        """
+        if self._sleeps:
+            self._pool.everywhere("sleep", what="leaving the GPUs")
 
     def submit(self, queries: Sequence[Query], completions: Sequence[Completion]) -> None:
         """Score completions in the background.

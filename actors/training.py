@@ -14,13 +14,15 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from actors.file_transfer import SHARED_DISK, Files, beside
+from actors.processes import running, wait_for_end
 from actors.training_mailbox import LONG_POLL_S, Mailbox, News
 from scpl_ray.config import Model, Training
 from scpl_ray.credentials import MaskedLog
@@ -96,21 +98,6 @@ def serve(config: Mapping[str, Any]) -> None:
         done = order.number
 
 
-def _trainer_without_datasets() -> Any:
-    """Ray's ``TorchTrainer`` without the process that would hand out the shards of a ``ray.data`` dataset.
-
-    The workers read their own files. Ray 2.60 starts that process even if there is no dataset.
-    """
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks import DatasetsCallback
-
-    class WithoutDatasets(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            return [it for it in super()._create_default_callbacks() if not isinstance(it, DatasetsCallback)]
-
-    return WithoutDatasets
-
-
 class _WorkersLostError(RuntimeError):
     """The workers of a Ray Train run are gone, for a reason that need not recur."""
 
@@ -126,11 +113,11 @@ class _Run:
         workers: int,
         resources: dict[str, float],
         config: dict[str, Any],
-        labels: list[dict[str, str]] | None,
+        places: Sequence[Any],
     ):
         self.name = name
         self._logs = folder / f"{name}-worker*.log"
-        self._workers, self._resources, self._labels = workers, resources, labels
+        self._workers, self._resources, self._places = workers, resources, places
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=beside()).remote()
         self._error: Exception | None = None
         self._idle = True
@@ -142,10 +129,13 @@ class _Run:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig
 
+        from actors.reserved_training import Trainer
+
         gpu = self._resources.get("GPU", 0) > 0
         try:
-            trainer = _trainer_without_datasets()(
+            trainer = Trainer(
                 serve,
+                places=self._places,
                 train_loop_config=config,
                 torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
                 scaling_config=ScalingConfig(
@@ -153,7 +143,6 @@ class _Run:
                     use_gpu=gpu,
                     resources_per_worker=self._resources,
                     placement_strategy="SPREAD",
-                    label_selector=self._labels,
                 ),
                 # Ray Train silently resumes a run of the same name, by default retries a broken controller for ever,
                 # and would restart workers without their job. Therefore whole runs are repeated here instead.
@@ -223,8 +212,14 @@ class _Run:
         return list(news.processes)
 
     def close(self) -> None:
-        """End all its processes: waiting workers are told to end, busy ones are killed."""
+        """End all its processes: waiting workers are told to end, busy ones are killed.
+
+        Workers on this machine are gone afterwards, so that their memory is free; on others an engine waits for it.
+        """
+        here = ray.get_runtime_context().get_node_id()
+        ending: list[psutil.Process] = []
         try:
+            ending = running(process.pid for process in self.processes() if process.node == here)
             if self._idle:
                 self._ask(self._mailbox.post, None)
                 self._thread.join(CLOSE_S)
@@ -235,6 +230,7 @@ class _Run:
             logger.debug("%s", error)
         if self.alive:
             logger.warning("Ray Train run %s did not end within %.0f s", self.name, CLOSE_S)
+        wait_for_end(ending, "training worker")
         ray.kill(self._mailbox)
 
 
@@ -281,7 +277,8 @@ class RayTrainer:
         attempts: int = 3,
         startup_deadline_s: float = 180.0,
         stall_deadline_s: float = 1800.0,
-        labels: Sequence[Mapping[str, str]] = (),
+        places: Sequence[Any] = (),
+        make_room: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is started yet.
 
@@ -295,13 +292,16 @@ class RayTrainer:
             attempts: how often a job is started before the loss of workers is an error.
             startup_deadline_s: longest wait for the next worker to come up.
             stall_deadline_s: longest wait for a step, or for weights to be loaded or saved.
-            labels: labels of the node that each worker runs on; if empty, any node.
+            places: Ray's scheduling strategy for each worker, in one placement group; if empty, they are spread over
+                the nodes.
+            make_room: called before a job: others leave the workers' GPUs.
         """
         self._training = training
         self._config = {"training": training, "model": model, "threads": threads_per_worker, "files": files}
         self._folder = folder.absolute()
         self._resources = {name: amount for name, amount in resources_per_worker.items() if amount > 0}
-        self._labels = [dict(label) for label in labels] or None
+        self._places = list(places)
+        self._make_room = make_room
         self._attempts = attempts
         self._deadlines = startup_deadline_s, stall_deadline_s
         self._token = uuid.uuid4().hex[:8]
@@ -325,7 +325,7 @@ class RayTrainer:
             workers=self._training.workers,
             resources=self._resources,
             config={**self._config, "restarts": self._lost},
-            labels=self._labels,
+            places=self._places,
         )
         return self._run
 
@@ -342,6 +342,7 @@ class RayTrainer:
             TimeoutError: workers did not come up, or made no progress.
         """
         job = _absolute(job)
+        self._make_room()
         lost: _WorkersLostError | None = None
         for attempt in range(1, self._attempts + 1):
             run = self._waiting()

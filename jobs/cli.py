@@ -113,6 +113,10 @@ def run(
             ":GPUSgpu:MEMORYgib[dim]][/],..., for example 4x96cpu:1024gib:8gpu:80gib.",
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="With --resume: hash all files, not only those that have changed since."),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Debug messages in logs/driver.log.")] = False,
 ) -> None:
     """Run a self-consuming performative loop.
@@ -134,11 +138,13 @@ def run(
             raise ConfigError(
                 f"--cluster {cluster}: describes a cluster for --dry-run; a run asks Ray for the real one"
             )
+        if verify and resume is None:
+            raise ConfigError("--verify: compares the files of a run with its manifests; give the run with --resume")
         with unheard(CHECKING):
             if resume is not None:
                 if dry_run or run_dir is not None:
                     raise ConfigError(f"--resume {resume}: continues that run; leave --dry-run and --run-dir out")
-                store, experiment, task = resuming.reopen(resume, arguments or [])
+                store, experiment, task = resuming.reopen(resume, arguments or [], thorough=verify)
             else:
                 experiment = experiments.load(*split_arguments(arguments or []))
                 if not dry_run:
@@ -314,7 +320,7 @@ def sweep(
     from jobs.driver import study as job
     from jobs.driver.pilot import print_power
 
-    made: dict[str, str] = {}
+    found = None
     try:
         if pilot is not None and not power:
             raise ConfigError(f"--pilot {pilot}: is read by --power; add that")
@@ -345,9 +351,9 @@ def sweep(
             if resume is not None and job.is_finished(folder, plan):
                 trials = study.trials(plan, CONFIGS)
             else:
-                plan, trials, made = job.checked(plan, dry_run=dry_run)
+                plan, trials, found = job.checked(plan, dry_run=dry_run)
         if dry_run:
-            job.print_plan(wide_console(), plan, trials, made)
+            job.print_plan(wide_console(), plan, trials, found)
             if plan.claims:
                 print_power(wide_console(), plan, trials, None)
             return
@@ -389,7 +395,7 @@ def compare(
     from jobs.driver import study as job
     from scpl_ray.studies.comparison import comparison
 
-    made: dict[str, str] = {}
+    found = None
     try:
         path, overrides = split_arguments(arguments or [])
         plan = comparison(
@@ -402,9 +408,9 @@ def compare(
         )
         folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         with unheard(CHECKING):
-            plan, trials, made = job.checked(plan, dry_run=dry_run)
+            plan, trials, found = job.checked(plan, dry_run=dry_run)
         if dry_run:
-            job.print_plan(wide_console(), plan, trials, made)
+            job.print_plan(wide_console(), plan, trials, found)
             return
         job.create(folder, plan)
         code = job.run(folder, plan, trials)
@@ -500,11 +506,23 @@ def init(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what is installed, what is missing and how to install it."""
-    from jobs.doctor import examine
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Try the devices instead: about three minutes, nothing is downloaded.")
+    ] = False,
+) -> None:
+    """Say what is installed, what is missing and how to install it.
 
-    if not examine(wide_console()):
+    [bold]scpl doctor --gpu[/] tries what a run needs of its GPUs: driver, compiler, NCCL, an engine that starts,
+    serves an adapter, sleeps and wakes, training steps on two ranks, memory that returns, and copies between devices.
+    Each line of its table passed, failed with what to do, or could not run. Without a GPU it tries what it can on the
+    CPU.
+    """
+    if gpu:
+        from jobs.devices.table import examine_devices as healthy
+    else:
+        from jobs.doctor import examine as healthy
+    if not healthy(wide_console()):
         raise typer.Exit(1)
 
 

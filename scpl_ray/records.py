@@ -124,11 +124,14 @@ class Manifest:
     seconds: float
     """Wall-clock seconds of the phase."""
     committed_at: float
-    """Unix time; for display and for durations between phases, never for the order of phases."""
+    """Unix time; for display and for durations between phases, never for the order of phases. It is also the time of
+    modification of the files, as long as nobody has changed them."""
     files: Mapping[str, Mapping[str, Any]]
     """Maps each file name, relative to the phase's folder, to ``{"bytes": int, "sha256": str}``."""
     facts: Mapping[str, Any]
     """Other facts about the phase, such as training steps, acceptance rates and process ids."""
+    deleted: tuple[str, ...] = ()
+    """The ``files`` that were deleted on purpose, because nothing needs them any more (``store.keep``)."""
 
 
 _IDS = pa.list_(pa.int32())

@@ -16,6 +16,7 @@ from typing import Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from actors.engines import gpu_memory
 from actors.placement.role import GPU_MEMORY_SHARE
 from scpl_ray.config import Experiment
 from scpl_ray.models.limits import positions
@@ -176,6 +177,8 @@ class Engine(abc.ABC):
         self.settings = settings
         self.weights: Weights | None = None
         self._asleep = False
+        self.gave_back = 0
+        """Bytes of GPU memory that it gave back when it last fell asleep."""
         self._stop: Ids = ()
         self._probe_prompt: Ids = ()
         self._numbers = itertools.count()
@@ -225,13 +228,17 @@ class Engine(abc.ABC):
         """Serve these weights from now on. Without an adapter to serve, the model is read from disk even if its
         path is the one already served.
 
-        An engine that is asleep takes memory for weights first, and for keys and values only once the weights are read,
-        so that it never holds more than it does afterwards.
+        An engine that is asleep waits until what it gave back is free. It takes memory for weights first, and for keys
+        and values only once the weights are read, so that it never holds more than it does afterwards.
+
+        Raises:
+            RuntimeError: others still hold the GPU's memory.
         """
         logger.info("loading policy version %d from %s", weights.policy_version, weights)
         adapter = self._served_adapter(weights)
         config = self._prepare(weights.model)
         if self._asleep:
+            gpu_memory.wait_until_free(self.gave_back, self._free_bytes)
             self._wake_weights()
         if self.weights is None or self.weights.model != weights.model or adapter is None:
             self._read_model(weights.model, config)
@@ -253,8 +260,16 @@ class Engine(abc.ABC):
         can sleep and training has its own host memory.
         """
         if self.settings.sleeps and self.weights is not None and not self._asleep:
+            before = self._free_bytes()
             self._fall_asleep()
             self._asleep = True
+            after = self._free_bytes()
+            self.gave_back = max(0, (after or 0) - (before or 0))
+            logger.info("asleep: %.2f GiB given back", self.gave_back / gpu_memory.GIB)
+
+    def _free_bytes(self) -> int | None:
+        """Free memory of the engine's GPU, in bytes; ``None`` without one."""
+        return gpu_memory.free_bytes()
 
     @abc.abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Sampled]:

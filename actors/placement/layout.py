@@ -259,7 +259,11 @@ def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
     found = estimates(experiment, sizes, "colocated") if sizes else None
     share = ENGINE_MEMORY[experiment.training.worker_lifetime]
     roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), (ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS))
-    roles = (dataclasses.replace(roles[0], memory_share=share, sleeps=True), *roles[1:])
+    roles = (
+        dataclasses.replace(roles[0], memory_share=share, sleeps=True),
+        dataclasses.replace(roles[1], sleeps=True),
+        roles[2],
+    )
     needed = 0.0
     if found:
         engine, scorer, worker = (found[role.name] for role in roles)

@@ -198,9 +198,10 @@ def _engine(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
 
 
 def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Estimate:
-    # The base model and, if each policy is a whole model, the current policy.
-    served = experiment.generation.refresh == "adapter"
-    models = 1 if served else 2
+    # The base model and, if each policy is a whole model, the current policy: on a shared GPU one at a time.
+    served, shared = experiment.generation.refresh == "adapter", mode == "colocated"
+    kept = 1 if served else 2
+    models = 1 if shared else kept
     tokens = experiment.reward.tokens_per_batch
     slice_tokens = min(tokens, max(WIDTH_STEP, LOGITS_PER_PASS // sizes.policy.vocabulary))
     working = {
@@ -215,8 +216,12 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
         if sizes.reward is None:
             # Weights, gradients and moments in float32.
             working["training it"] = (2 * FLOAT32 + ADAM_BYTES) * sizes.policy.parameters
-    # A scorer's models stay on the GPU while it is idle.
-    return _estimate(working, mode, host=0, idle=sum(working.values()))
+    if not shared:
+        return _estimate(working, mode, host=0, idle=sum(working.values()))
+    # Its models wait in host memory while others use the GPU.
+    return _estimate(
+        working, mode, host=width * kept * sizes.policy.parameters + working.get("reward model", 0), idle=0.0
+    )
 
 
 def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> Estimate:

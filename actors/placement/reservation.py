@@ -1,9 +1,9 @@
 """Reservation of a layout's GPUs: one Ray placement group with each bundle on the node that the layout names.
 
 Ray assigns GPUs in the order in which processes ask. Without a reservation, two engines could get halves of one GPU
-while a worker waits for ever, or an engine that needs two GPUs of one node could find one free GPU on each of two
-nodes. What is reserved together stays together, also through restarts. Ray Train places the training workers in what
-the bundles leave free.
+while a worker waits for ever, an engine that needs two GPUs of one node could find one free GPU on each of two nodes,
+or a worker of one trial of a study could sit on a GPU of another. The bundles hold whole GPUs and everything that runs
+on them, training workers too. What is reserved together stays together, also through restarts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.placement.cluster import Node
 from actors.placement.layout import Layout, PlacementError, Seat
 
 logger = logging.getLogger(__name__)
@@ -43,33 +44,25 @@ class Bundle:
 
 
 def bundles(placed: Layout) -> tuple[Bundle, ...]:
-    """What engines and scorers reserve, in the order of the layout's seats; nothing on a machine without GPUs.
+    """What a run reserves, in the order of the layout's seats; nothing on a machine without GPUs.
 
-    Dedicated: one bundle per process. Colocated: one bundle per GPU, even if only a worker runs there, so that no GPU
-    has room for two workers.
+    Dedicated: one bundle per process. Colocated: one bundle per set of GPUs that processes share, even if only a worker
+    runs there.
     """
     if placed.mode == "cpu":
         return ()
-    reserved = (placed.engine, placed.scorer)
-    if placed.mode == "dedicated":
-        return tuple(
-            Bundle(seat.node.id, role.cpus, role.gpus, ((role.name, seat.index),))
-            for role in reserved
-            for seat in placed.of(role)
-        )
-    shared: dict[tuple[str, tuple[int, ...]], list[Seat]] = {}
+    by_name = {role.name: role for role in placed.roles}
+    together: dict[tuple[Node, tuple[int, ...]], list[Seat]] = {}
     for seat in placed.seats:
-        shared.setdefault((seat.node.id, seat.gpus), []).append(seat)
-    gpus = sum(role.gpus for role in reserved)
-    by_name = {role.name: role for role in reserved}
+        together.setdefault((seat.node, seat.gpus), []).append(seat)
     return tuple(
         Bundle(
-            node,
-            sum(by_name[seat.role].cpus for seat in seats if seat.role in by_name),
-            gpus,
-            tuple((seat.role, seat.index) for seat in seats if seat.role in by_name),
+            node.id,
+            sum(by_name[seat.role].cpus for seat in seats),
+            float(len(gpus)),
+            tuple((seat.role, seat.index) for seat in seats),
         )
-        for (node, _), seats in shared.items()
+        for (node, gpus), seats in together.items()
     )
 
 

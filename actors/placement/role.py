@@ -23,4 +23,4 @@ class Role:
     memory_share: float = GPU_MEMORY_SHARE
     """Part of the memory of its GPUs that an engine uses."""
     sleeps: bool = False
-    """Whether an engine gives its GPU memory back while other processes work."""
+    """Whether it gives its GPU memory back while other processes work."""

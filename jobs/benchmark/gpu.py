@@ -29,6 +29,7 @@ from safetensors import safe_open
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import Completion, Example, Weights
+from scpl_ray.storage import retention
 
 if TYPE_CHECKING:
     from scpl_ray.storage.run_directory import Store
@@ -138,6 +139,7 @@ def obstacles() -> list[str]:
 
 def benchmark(experiment: Experiment, console: Console) -> None:
     """Measure everything that this machine can run, and print one table."""
+    experiment = retention.keeping_all(experiment)
     rows: list[Row] = []
     missing = obstacles()
     with tempfile.TemporaryDirectory() as folder:

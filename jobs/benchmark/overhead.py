@@ -27,6 +27,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.models import precision
 from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Manifest, Weights
+from scpl_ray.storage import retention
 from scpl_ray.storage.run_directory import PHASES, Store
 from scpl_ray.tasks.bases import base_model
 
@@ -37,6 +38,7 @@ WORK = ("completions", "scores", "weights", "evaluation")
 
 def overhead(experiment: Experiment) -> None:
     """Run the experiment, then the bare engines on its last round, and print both."""
+    experiment = retention.keeping_all(experiment)
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
         console = wide_console(screen)
         task, _ = run.plan(experiment)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from actors.placement.cluster import Cluster
+from actors.placement.disk import Disk, disk
 from actors.placement.layout import Layout
+from actors.placement.memory import Sizes, known_sizes
 from jobs.driver import preflight, run
 from jobs.terminal.display import unheard
 from jobs.terminal.plan import print_made, print_plan
@@ -43,27 +46,35 @@ def print_dry_run(console: Console, experiment: Experiment, cluster: Cluster | N
                 task, placed = run.checked_plan(experiment, cluster)
             made = {**cached.missing, **preflight.made_first(experiment, task)}
         if task is not None:
-            print_plan(console, experiment, task, placed)
+            print_plan(console, experiment, task, placed, run.planned_disk(experiment, task, cluster))
         print_made(console, made, whole=task is not None)
 
 
-def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> dict[str, str]:
+@dataclasses.dataclass
+class StudyPlan:
+    """What the checks of a study found out."""
+
+    made: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What the study would make first: the cost of each thing, by its name."""
+    written: list[Disk] = dataclasses.field(default_factory=list)
+    """The bytes of each trial; empty where they are not known."""
+
+
+def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> StudyPlan:
     """Check the different set-ups of a study as :func:`print_dry_run` checks one run.
 
     Args:
         trials: the trials of the study.
         with_tasks: whether tasks are built too, which may take seconds each.
 
-    Returns:
-        What the study would make first: the cost of each thing, by its name.
-
     Raises:
         ConfigError: a set-up cannot work; the message names its arm.
     """
     different = {agreement(trial.experiment, SETUP): trial for trial in reversed(trials)}
     made: dict[str, str] = {}
+    sizes: dict[str, Sizes | None] = {}
     with cache.planned() as cached:
-        for trial in reversed(different.values()):
+        for setup, trial in reversed(different.items()):
             task: Task | None = None
             try:
                 with contextlib.suppress(cache.NotMadeError):
@@ -75,4 +86,8 @@ def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> dict[str, str]
                 raise ConfigError(f"arm {trial.label}: {error}") from error
             if with_tasks:
                 made |= preflight.made_first(trial.experiment, task)
-        return cached.missing | made
+                sizes[setup] = None if task is None else known_sizes(trial.experiment, task)
+        on_gpu = run.gpus_possible()
+        found = [(trial.experiment, sizes.get(agreement(trial.experiment, SETUP))) for trial in trials]
+        written = [disk(experiment, known, on_gpu=on_gpu) for experiment, known in found if known is not None]
+        return StudyPlan(cached.missing | made, written if len(written) == len(trials) else [])

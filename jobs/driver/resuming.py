@@ -17,19 +17,20 @@ from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
 from scpl_ray.records import Metric
 from scpl_ray.report.seconds import phase_seconds
-from scpl_ray.storage import consent, locations
+from scpl_ray.storage import consent, locations, retention
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.studies import study
 
 
-def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, Task | None]:
+def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) -> tuple[Store, Experiment, Task | None]:
     """Open a run to continue it.
 
     Args:
         run_dir: its folder or URI.
         overrides: ``key=value`` of :data:`~scpl_ray.config.schema.MAY_CHANGE`, or where data and models lie now.
+        thorough: hash every file of the run.
 
     Returns:
         The locked run, its config, and its task; ``None``: the run is finished, and nothing is needed to show it.
@@ -44,7 +45,7 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
             f"--resume {run_dir}: this is the folder of a study; continue it with: "
             f"scpl sweep --resume {shlex.quote(run_dir)}"
         )
-    store, before = locations.resume(run_dir)
+    store, before = locations.resume(run_dir, thorough=thorough)
     with contextlib.ExitStack() as unless_it_continues:
         unless_it_continues.callback(store.close)
         keys = dict(map(loading.parse_override, overrides))
@@ -66,6 +67,7 @@ def reopen(run_dir: str, overrides: Sequence[str]) -> tuple[Store, Experiment, T
             if moved := [key for key in keys if key in inputs.KEYS]:
                 inputs.check_same(store, after, moved)
         else:
+            retention.check_start(store, after)
             identity = store.facts.get("id")
             again = f"say so: --resume {shlex.quote(run_dir)} {{keys}}"
             consent.require(identity, [after], keys, f"--resume {run_dir}", again)

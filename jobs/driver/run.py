@@ -20,6 +20,7 @@ from actors.fleet import Fleet
 from actors.local_ray import LOOPBACK, NO_IDLE_WORKERS, on_loopback
 from actors.placement import autoscaling
 from actors.placement.cluster import Cluster, described, local_cluster, ray_cluster
+from actors.placement.disk import Disk, disk
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
@@ -39,6 +40,7 @@ from scpl_ray.records import Metric, Query
 from scpl_ray.report.seconds import phase_seconds
 from scpl_ray.roofline import Machine
 from scpl_ray.selection.steering import steering_prompts
+from scpl_ray.storage import retention
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.manifests import restarts
@@ -161,6 +163,12 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     return task, layout(experiment, cluster, known_sizes(experiment, task))
 
 
+def planned_disk(experiment: Experiment, task: Task, cluster: Cluster | None = None) -> Disk | None:
+    """The bytes that a run will write and keep; ``None``: a model's config is not on this machine yet."""
+    sizes = known_sizes(experiment, task)
+    return None if sizes is None else disk(experiment, sizes, on_gpu=gpus_possible(cluster))
+
+
 def checked_plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
     """As :func:`plan`, after everything that files on disk and the Hub's metadata tell was checked.
 
@@ -235,6 +243,7 @@ def rounds(
     try:
         for round_ in range(experiment.loop.rounds + 1):
             measured.append(loop.round(round_) if round_ else loop.evaluation(0))
+            retention.tidy(store, experiment, round_)
             if round_ == experiment.loop.rounds:
                 store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
             boards.write(measured[-1])

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -38,6 +38,9 @@ from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, study
 from scpl_ray.studies.power import seeds_needed
 from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
+
+if TYPE_CHECKING:
+    from jobs.driver.dry_run import StudyPlan
 
 SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
 SHOWN_ARMS = 40
@@ -115,8 +118,8 @@ def is_finished(folder: Path, plan: Study) -> bool:
     return all((folder / trial.folder / "summary.json").is_file() for trial in study.trials(plan, CONFIGS))
 
 
-def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], dict[str, str]]:
-    """A study whose paths are absolute, its trials, and what it would make first (in a dry run), after every check.
+def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], StudyPlan | None]:
+    """A study whose paths are absolute, its trials, and what its engines would make and write, after every check.
 
     Raises:
         ValueError: something cannot work; nobody answers at ``RAY_ADDRESS``.
@@ -124,7 +127,7 @@ def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], dict[str
     if plan.mode == "analytic":
         trials = study.trials(plan, CONFIGS, experiments.build)
         check(plan, trials)
-        return plan, trials, {}
+        return plan, trials, None
     # these import Ray and torch, for which a study without a language model need not wait
     from jobs.driver import inputs
     from jobs.driver.dry_run import check_trials
@@ -133,10 +136,10 @@ def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], dict[str
     plan = inputs.anchored_study(plan, CONFIGS)
     trials = study.trials(plan, CONFIGS, experiments.build)
     check(plan, trials)
-    made = check_trials(trials, with_tasks=dry_run)
+    found = check_trials(trials, with_tasks=dry_run)
     if not dry_run:
         check_address()
-    return plan, trials, made
+    return plan, trials, found
 
 
 def check(plan: Study, trials: Sequence[Trial]) -> None:
@@ -258,8 +261,8 @@ def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
     return {"metric": search.metric, "value": values[run], "keys": sampled}
 
 
-def print_plan(console: Console, plan: Study, trials: Sequence[Trial], made: Mapping[str, str]) -> None:
-    """Print the arms, the number of rounds that would be run, and the cost of each thing that would be made first."""
+def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: StudyPlan | None) -> None:
+    """Print the arms, the number of rounds that would be run, their bytes, and the cost of what would be made first."""
     table = Table(title=f"study {plan.name}: {plan.mode}, {plan.seeds} seeds per arm", title_justify="left")
     table.add_column("arm")
     table.add_column("keys")
@@ -267,10 +270,16 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], made: Map
         keys = {**plan.set, **dict(trial.cell), **plan.arms[trial.arm]}
         table.add_row(trial.label, " ".join(f"{key}={value}" for key, value in keys.items()))
     console.print(table)
-    if made:
+    if found is not None and found.made:
         console.print("the study would make first, once, and keep:", markup=False)
-    for name, cost in made.items():
-        console.print(f"  {name}: {cost}", markup=False)
+        for name, cost in found.made.items():
+            console.print(f"  {name}: {cost}", markup=False)
+    if found is not None:
+        from actors.placement.disk import study_line  # imports torch, for which analytic studies need not wait
+
+        written = found.written if plan.search is None else found.written[:1] * plan.search.trials
+        unknown = "disk: unknown until the models' configs are on this machine"
+        console.print(study_line(written) if written else unknown, markup=False)
     rounds = sum(trial.experiment.loop.rounds for trial in trials)
     console.print(
         f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False

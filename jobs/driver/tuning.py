@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.fleet import asks
 from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
+from actors.placement.memory import Sizes, known_sizes
 from jobs.driver import machine
 from jobs.driver import run as loop
 from jobs.driver.shared_phases import INDEX
@@ -28,6 +29,7 @@ from jobs.terminal.display import chatter_to, line_parts, wide_console
 from jobs.terminal.interrupts import Interrupts
 from scpl_ray.config import loading
 from scpl_ray.credentials import masked
+from scpl_ray.protocols import Task
 from scpl_ray.report import sessions
 from scpl_ray.report.sessions import Session
 from scpl_ray.studies import study
@@ -71,8 +73,13 @@ def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> dict[str, str]:
             raise RuntimeError(f"{type(error).__name__}: {_last_line(error)}") from error
 
 
-def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
+def concurrent_trials(trials: Sequence[Trial], cluster: Cluster, sizes: Sequence[Sizes | None] | None = None) -> int:
     """How many trials fit the machine or cluster at the same time.
+
+    Args:
+        trials: the trials.
+        cluster: the machine or cluster, of which each trial gets an equal part.
+        sizes: sizes of each trial's models; without them, only CPUs and GPUs are counted and no memory.
 
     Raises:
         PlacementError: not even one trial fits.
@@ -83,8 +90,8 @@ def concurrent_trials(trials: Sequence[Trial], cluster: Cluster) -> int:
         if fits and cluster.gpus and not share.gpus:
             break
         try:
-            for trial in trials:
-                layout(trial.experiment, share)
+            for trial, known in zip(trials, sizes or [None] * len(trials), strict=True):
+                layout(trial.experiment, share, known)
         except PlacementError:
             if fits:
                 break
@@ -163,11 +170,11 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
     if not left:
         return {}
-    prepare(left, console)
+    sizes = prepare(left, console)
     peaks = machine.measured(left[0].experiment)
     prepared = time.monotonic()
     with loop.connected(folder / "logs/ray", console.print) as cluster:
-        side_by_side = concurrent_trials(trials, cluster)
+        side_by_side = concurrent_trials(left, cluster, sizes)
         ordered = in_order(left, side_by_side)
         started = time.monotonic()
         space = [{"folder": trial.folder, "experiment": loading.dump(trial.experiment)} for trial in ordered]
@@ -228,13 +235,13 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     """
     assert plan.search is not None
     began = time.monotonic()
-    prepare(trials, console)
+    sizes = prepare(trials, console)[:1]
     peaks = machine.measured(trials[0].experiment)
     prepared = time.monotonic()
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
     with loop.connected(folder / "logs/ray", console.print) as cluster:
-        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
+        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster, sizes * plan.search.trials)
         started = time.monotonic()
         try:
             tune.Tuner(
@@ -291,15 +298,21 @@ def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
     return tune.RunConfig(name=name, storage_path=str(folder / "tune"), callbacks=[progress], verbose=0)
 
 
-def prepare(trials: Sequence[Trial], console: Console) -> None:
-    """Build or find each base model of the trials once, before any trial starts."""
-    done = set()
+def prepare(trials: Sequence[Trial], console: Console) -> list[Sizes | None]:
+    """Build or find each base model of the trials once, before any trial starts; returns the sizes of their models."""
+    made: dict[str, Task] = {}
+    known: dict[tuple[str, str | None], Sizes | None] = {}
+    sizes = []
     for trial in trials:
         experiment = trial.experiment
         key = repr((experiment.model, experiment.task, experiment.groups.names, experiment.generation))
-        if key not in done:
-            done.add(key)
-            task, _ = loop.checked_plan(experiment)
-            base = base_model(experiment, task)
+        if key not in made:
+            made[key], _ = loop.checked_plan(experiment)
+            base = base_model(experiment, made[key])
             logger.info("base model of %s: %s", trial.label, base)
-    console.print(f"base models ready: {len(done)} set-ups", markup=False)
+        models = key, experiment.reward.model
+        if models not in known:
+            known[models] = known_sizes(experiment, made[key])
+        sizes.append(known[models])
+    console.print(f"base models ready: {len(made)} set-ups", markup=False)
+    return sizes

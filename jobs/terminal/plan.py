@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from actors.placement.disk import Disk, run_line
 from actors.placement.layout import Layout, Seat
 from scpl_ray.config import Experiment
 from scpl_ray.feedback.rules import RULES
@@ -17,14 +18,17 @@ from scpl_ray.storage.run_directory import PHASES
 from scpl_ray.training.objectives import OBJECTIVES
 
 
-def print_plan(console: Console, experiment: Experiment, task: Task, placed: Layout | None) -> None:
-    """Print where each process would run and with how much memory, and what each phase would do.
+def print_plan(
+    console: Console, experiment: Experiment, task: Task, placed: Layout | None, written: Disk | None = None
+) -> None:
+    """Print where each process would run and with how much memory, what each phase would do, and what fills the disk.
 
     Args:
         console: the console to print on.
         experiment: the config.
         task: its task.
         placed: the layout; ``None``: it depends on a cluster that is not connected yet.
+        written: the bytes of the run; ``None``: a model's config is not on this machine yet.
     """
     if placed is None:
         console.print(
@@ -40,6 +44,7 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
         if phase in lines:
             table.add_row(phase.replace("_", " "), lines[phase])
     console.print(table)
+    console.print("disk: unknown until the model's config is on this machine" if written is None else run_line(written))
     if experiment.model.trust_remote_code:
         console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
     if experiment.feedback.function:

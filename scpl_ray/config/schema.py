@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "training.worker_lifetime",
     "placement.gpus",
     "placement.cluster",
+    "store.keep",
     "tracking.to",
     "tracking.project",
 )
@@ -401,6 +402,14 @@ class Evaluation(Section):
     so that no remedy is tuned on what it is judged by. Texts that are evaluated too are left out of them."""
 
 
+class Store(Section):
+    """What stays of a run on disk, or in its object store."""
+
+    keep: Literal["all", "last", "none"] = "last"
+    """Merged weights, float32 weights and fitted reward models that stay: ``all``; ``last``: the weights that the next
+    round starts from; ``none``: nor those, once the last round is done. Adapters, records and hashes always stay."""
+
+
 class Tracking(Section):
     """Where metrics go besides the run directory and its TensorBoard files."""
 
@@ -458,5 +467,6 @@ class Experiment(Section):
     training: Training = Training()
     placement: Placement = Placement()
     evaluation: Evaluation = Evaluation()
+    store: Store = Store()
     tracking: Tracking = Tracking()
     analytic: Analytic = Analytic()

@@ -96,6 +96,20 @@ def remove_below(root: Path, name: str) -> None:
             os.unlink(last, dir_fd=folder)
 
 
+def remove_empty(root: Path, name: str) -> None:
+    """Remove a folder below ``root`` if nothing is in it; a missing one is no error.
+
+    Raises:
+        OSError: as :func:`parent_of`; or it is no folder.
+    """
+    with contextlib.suppress(FileNotFoundError), parent_of(root, name) as (folder, last):
+        try:
+            os.rmdir(last, dir_fd=folder)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
 def strangers(folder: Path, skip: Collection[str] = ()) -> Iterator[tuple[str, str]]:
     """Everything below a real folder that is neither a folder nor a regular file, with a word for what it is.
 

@@ -40,18 +40,18 @@ def create(where: str, experiment: Experiment, versions: Mapping[str, str]) -> S
     return store
 
 
-def resume(where: str) -> tuple[Store, Experiment]:
+def resume(where: str, *, thorough: bool = False) -> tuple[Store, Experiment]:
     """Open an existing run in a folder or at a URI, and return it with its config; see :meth:`Store.open`.
 
     Raises:
         StoreError: there is no run, or it is in use, is damaged, or cannot be read.
     """
     if (folder := _folder(where)) is not None:
-        return Store.open(folder)
+        return Store.open(folder, thorough=thorough)
     with _opened(where) as store:
         store.pull()
         _, experiment = Reader.open(store.root, where)
-        store.check()
+        store.check(thorough=thorough)
         store.push()
     return store, experiment
 

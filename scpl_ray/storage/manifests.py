@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ from scpl_ray.protocols import Generator, Scorer, Trainer
 from scpl_ray.records import Manifest
 from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,9 @@ def read(root: Path, round_: int, phase: str) -> Manifest | None:
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}; remove it, or {folder} to do the phase again") from error
     try:
-        manifest = Manifest(**json.loads(data))
-    except (ValueError, TypeError, RecursionError):
+        values = json.loads(data)
+        manifest = Manifest(**{**values, "deleted": tuple(values.get("deleted", ()))})
+    except (ValueError, TypeError, AttributeError, RecursionError):
         manifest = None
     if manifest is None or not _is_of(round_, phase, manifest):
         logger.warning("%s: the manifest is damaged; the phase is done again", root / folder)
@@ -67,22 +70,48 @@ def _is_of(round_: int, phase: str, manifest: Manifest) -> bool:
             isinstance(file, dict) and type(file.get("bytes")) is int and type(file.get("sha256")) is str
             for file in manifest.files.values()
         )
+        and all(type(name) is str and name in manifest.files for name in manifest.deleted)
     )
 
 
-def damage(root: Path, manifest: Manifest) -> str | None:
+def write(root: Path, manifest: Manifest) -> None:
+    """Write the manifest of a phase, which commits it, or changes what is said of it."""
+    values = {k: v for k, v in dataclasses.asdict(manifest).items() if k != "deleted" or v}
+    data = (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    write_atomically(root / phase_folder(manifest.round, manifest.phase) / MANIFEST, data)
+
+
+def stamp_ns(manifest: Manifest) -> int:
+    """The time of modification of a phase's files since their content was last compared with the manifest.
+
+    In whole microseconds, which most file systems keep.
+    """
+    return int(manifest.committed_at * 1e6) * 1000
+
+
+def damage(root: Path, manifest: Manifest, *, thorough: bool = False) -> str | None:
     """A description of what is wrong with the files of a committed phase; ``None`` if nothing is.
+
+    A file whose size and time of modification are those of the commit is trusted; any other one is hashed, and given
+    that time if its content is as it was. Files that were deleted on purpose are not missed.
+
+    Args:
+        root: the run directory.
+        manifest: the phase's manifest.
+        thorough: hash every file.
 
     Raises:
         StoreError: the folder of the phase cannot be read.
     """
-    folder = root / phase_folder(manifest.round, manifest.phase)
+    folder, stamp = root / phase_folder(manifest.round, manifest.phase), stamp_ns(manifest)
     try:
         for name, what in inside.strangers(folder):
             return f"{name} is {what}"
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}; make it one that you can read") from error
     for name, expected in manifest.files.items():
+        if name in manifest.deleted:
+            continue
         try:
             descriptor = inside.open_below(folder, name)
         except FileNotFoundError:
@@ -90,10 +119,15 @@ def damage(root: Path, manifest: Manifest) -> str | None:
         except (OSError, ValueError) as error:
             return f"{name} {error.strerror if isinstance(error, OSError) else 'is no name of a file'}"
         with os.fdopen(descriptor, "rb") as file:
-            if (size := os.fstat(descriptor).st_size) != expected["bytes"]:
-                return f"{name} has {size} bytes, its manifest says {expected['bytes']}"
+            found = os.fstat(descriptor)
+            if found.st_size != expected["bytes"]:
+                return f"{name} has {found.st_size} bytes, its manifest says {expected['bytes']}"
+            if found.st_mtime_ns == stamp and not thorough:
+                continue
             if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                 return f"{name} was changed after it was written (SHA-256 differs)"
+            with contextlib.suppress(PermissionError):  # somebody else's file, which is hashed again next time
+                os.utime(descriptor, ns=(stamp, stamp))
     return None
 
 

@@ -25,8 +25,8 @@ import shlex
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import pyarrow as pa
@@ -277,8 +277,8 @@ class Store(Reader):
         return store
 
     @classmethod
-    def open(cls, root: Path, name: str | None = None) -> tuple[Self, Experiment]:
-        """Open an existing run directory, check its phases, and return it with its config.
+    def open(cls, root: Path, name: str | None = None, *, thorough: bool = False) -> tuple[Self, Experiment]:
+        """Open an existing run directory, check its phases as :meth:`check` does, and return it with its config.
 
         Raises:
             StoreError: the folder is not a run directory, has another format, is in use, is unreadable, or has a
@@ -288,7 +288,7 @@ class Store(Reader):
         with _usable(name or str(root)):
             store = cls(root, name)
             try:
-                store.check()
+                store.check(thorough=thorough)
             except BaseException:
                 store.close()
                 raise
@@ -339,17 +339,37 @@ class Store(Reader):
         work = Phase(folder)
         yield work
         with self.commits():
+            manifest = Manifest(round_, phase, 0.0, time.time(), {}, work.facts)
+            stamp = manifests.stamp_ns(manifest)
+            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            for path in paths:
+                os.utime(path, ns=(stamp, stamp))
             sync_tree(folder)
             for above in (folder.parent, folder.parent.parent):
                 sync(above)
-            files = {
-                str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            }
-            manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
-            write_atomically(folder / MANIFEST, _json(dataclasses.asdict(manifest)))
+            files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
+            manifests.write(self.root, dataclasses.replace(manifest, seconds=time.monotonic() - started, files=files))
             self.publish(folder)
+
+    def delete(self, manifest: Manifest, names: Collection[str]) -> None:
+        """Delete files of a committed phase that nothing needs any more; its manifest says so first.
+
+        What a process that died in between left behind of the files that the manifest calls deleted goes too.
+
+        Raises:
+            StoreError: a file cannot be deleted.
+        """
+        folder = manifests.phase_folder(manifest.round, manifest.phase)
+        deleted = tuple(sorted({*manifest.deleted, *names}))
+        with self.commits(), _usable(self.name):
+            if deleted != manifest.deleted:
+                manifests.write(self.root, dataclasses.replace(manifest, deleted=deleted))
+            self.withdraw(self.root / folder, deleted)
+            for name in deleted:
+                inside.remove_below(self.root, f"{folder}/{name}")
+            folders = {above for name in deleted for above in PurePosixPath(name).parents if above.name}
+            for above in sorted(folders, reverse=True):
+                inside.remove_empty(self.root, f"{folder}/{above}")
 
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write the metrics and the summary of a finished run."""
@@ -359,16 +379,23 @@ class Store(Reader):
     def publish(self, folder: Path) -> None:
         """Called after every commit with the phase's folder; a store that keeps its run elsewhere uploads it."""
 
+    def withdraw(self, folder: Path, names: Collection[str]) -> None:
+        """Called with files of a phase that its manifest calls deleted, before they are; a store that keeps its run
+        elsewhere deletes them there."""
+
     def take_back(self, folder: Path) -> None:
         """Undo the commit of a phase, so that the phase is done again."""
         (folder / MANIFEST).unlink()
 
-    def fault(self, manifest: Manifest) -> str | None:
+    def fault(self, manifest: Manifest, *, thorough: bool = False) -> str | None:
         """A description of what is wrong with the files of a committed phase; ``None`` if nothing is."""
-        return manifests.damage(self.root, manifest)
+        return manifests.damage(self.root, manifest, thorough=thorough)
 
-    def check(self) -> None:
+    def check(self, *, thorough: bool = False) -> None:
         """Undo the commit of the last phase if its files are damaged; damage to an earlier phase is an error.
+
+        Args:
+            thorough: hash every file, not only those that were changed or never compared since they were written.
 
         Raises:
             StoreError: there is such damage, or something outside of the phases is a link or no regular file.
@@ -378,7 +405,7 @@ class Store(Reader):
         phases = list(self.committed())
         for position, manifest in enumerate(phases):
             folder = self.folder(manifest.round, manifest.phase)
-            fault = self.fault(manifest)
+            fault = self.fault(manifest, thorough=thorough)
             if fault is None:
                 continue
             where = f"{folder.relative_to(self.root)}: {fault}"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
-from scpl_ray.storage import locations
+from scpl_ray.storage import locations, retention
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.manifests import phase_of
 from scpl_ray.storage.object_store import names
@@ -27,7 +27,7 @@ from scpl_ray.storage.object_store.lease import Holder, Lease
 from scpl_ray.storage.object_store.mirror import RemoteStore
 from scpl_ray.storage.object_store.names import attempt_of, marker_of
 from scpl_ray.storage.object_store.objects import Objects
-from scpl_ray.storage.run_directory import Store
+from scpl_ray.storage.run_directory import Reader, Store
 from tests.support import fakes, moto_s3
 from tests.support.loops import loop, records_of, small
 from tests.support.loops import run as run_locally
@@ -190,6 +190,37 @@ def test_a_store_that_refuses_at_any_write_loses_at_most_that_phase(server: Serv
             commit(again, 0, "evaluation")
         again.close()
         assert phases() == expected, allowed
+
+
+def test_what_is_deleted_on_purpose_is_deleted_in_the_store_too(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = small("loop.rounds=2")
+    store = locations.create(RUN, experiment, {})
+    for round_ in (1, 2):
+        with store.phase(round_, "weights") as work:
+            for name in ("model", "adapter"):
+                (work.path / name).mkdir()
+                (work.path / name / "policy.json").write_text("[0.0, 0.0]")
+        retention.tidy(store, experiment, round_)
+    store.close()
+    whole = {name for name in objects_of(server) if name.endswith("model/policy.json")}
+    assert whole == {"rounds/002/weights/model/policy.json"}
+    another_machine(tmp_path, monkeypatch)
+    again, _ = locations.resume(RUN, thorough=True)
+    manifest = again.manifest(1, "weights")
+    assert manifest is not None and manifest.deleted == ("model/policy.json",) and len(manifest.files) == 2
+    again.close()
+    # a process died between the manifest and the object: it is not fetched again, and deleted the next time
+    left = object_of(server, "rounds/001/weights/model/policy.json")
+    server.put(left, b"[0.0, 0.0]")
+    again, _ = locations.resume(RUN)
+    assert not (again.root / "rounds/001/weights/model").exists()
+    retention.tidy(again, experiment, 2)
+    again.close()
+    assert left not in server.names()
+    with locations.readable([RUN]) as folders:
+        assert Reader.open(next(iter(folders)))[1] == experiment
 
 
 def test_a_killed_run_ends_with_the_records_of_an_undisturbed_one(server: Server, tmp_path: Path) -> None:

@@ -13,3 +13,14 @@ QWEN_7B = {
     "tie_word_embeddings": False,
 }
 """Qwen2.5-7B-Instruct, as published."""
+
+QWEN_1_5B = {
+    **QWEN_7B,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+"""Qwen2.5-1.5B-Instruct, as published."""

@@ -21,7 +21,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -181,6 +181,31 @@ class RemoteStore(Store):
             logger.warning("%s: %s was not carried over before; it is now", self.name, name)
             self.publish(self.root / name)
 
+    def withdraw(self, folder: Path, names: Collection[str]) -> None:
+        """Publish a manifest that calls files deleted, and delete their objects, which are those of its own attempt.
+
+        Raises:
+            InUseError: another process has taken the run over.
+            StoreError: the store cannot be used.
+        """
+        name = folder.relative_to(self.root).as_posix()
+        if name in self._pending:
+            return  # the phase is not published yet, and will be with this manifest
+        marker, manifest = marker_of(name), (folder / MANIFEST).read_bytes()
+        prefix = prefix_of(name, attempt_of(manifest))
+        with self._mutex:
+            there = [one for one in names if f"{name}/{one}" in self._etags]
+            if not there:
+                return
+            self._lease.renew()
+            self._etags[marker] = self._put(marker, manifest)
+            self._write_state()
+            for one in there:
+                with contextlib.suppress(Conflict):  # it is gone already
+                    self.objects.delete(f"{prefix}{one}", self._etags[f"{name}/{one}"])
+                del self._etags[f"{name}/{one}"]
+            self._write_state()
+
     def take_back(self, folder: Path) -> None:
         """See :meth:`Store.take_back`; the manifest is removed from the store first, if it still is the damaged one."""
         marker = marker_of(folder.relative_to(self.root).as_posix())
@@ -235,16 +260,17 @@ class RemoteStore(Store):
                 replaces = there.etag if there is not None else None
         raise StoreError(f"{self.name}: {name} is written by others all the time; make sure that nobody else does")
 
-    def fault(self, manifest: Manifest) -> str | None:
+    def fault(self, manifest: Manifest, *, thorough: bool = False) -> str | None:
         """What is wrong with a phase in the store; a faulty local copy is downloaded again first."""
-        found = super().fault(manifest)
+        found = super().fault(manifest, thorough=thorough)
         name = manifests.phase_folder(manifest.round, manifest.phase)
         if found is None:
             return None
         logger.warning("%s: %s: %s; it is fetched again", self.name, name, found)
         attempt = attempt_of((self.root / marker_of(name)).read_bytes())
         copies = objects_of(self.objects.list(f"{name}/"), {name: attempt})
-        self.objects.fetch({copies[one]: self.root / one for one in copies if one != marker_of(name)})
+        unwanted = {marker_of(name), *(f"{name}/{one}" for one in manifest.deleted)}
+        self.objects.fetch({copies[one]: self.root / one for one in copies if one not in unwanted})
         return super().fault(manifest)
 
     def pull(self) -> None:
@@ -271,7 +297,9 @@ class RemoteStore(Store):
         for path in [path for path in self.root.iterdir() if path.is_file()]:
             if path.name not in copies and path.name not in (LOCK, STATE):
                 path.unlink()
-        stale = [one for one, name in copies.items() if one not in markers and self._is_stale(one, there[name])]
+        deleted = {f"{phase}/{one}" for phase in committed for one in self._deleted(phase)}
+        wanted = [one for one in copies if one not in markers and one not in deleted]
+        stale = [one for one in wanted if self._is_stale(one, there[copies[one]])]
         self.objects.fetch({copies[one]: self.root / one for one in stale})
         self._etags = {one: there[name].etag for one, name in copies.items()}
         self._write_state()
@@ -281,9 +309,17 @@ class RemoteStore(Store):
 
     def _is_whole(self, phase: str) -> bool:
         """Whether a phase is committed and undamaged in the working copy."""
-        _, round_, name = phase.split("/")
-        manifest = manifests.read(self.root, int(round_), name)
+        manifest = self._manifest(phase)
         return manifest is not None and manifests.damage(self.root, manifest) is None
+
+    def _deleted(self, phase: str) -> tuple[str, ...]:
+        """The files of a phase that were deleted on purpose, whose objects may still be there."""
+        manifest = self._manifest(phase)
+        return manifest.deleted if manifest is not None else ()
+
+    def _manifest(self, phase: str) -> Manifest | None:
+        _, round_, name = phase.split("/")
+        return manifests.read(self.root, int(round_), name)
 
     def _is_stale(self, name: str, found: Found) -> bool:
         """Whether an object must be downloaded; a log that has grown here since its upload is kept."""

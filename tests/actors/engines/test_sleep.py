@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.engines import gpu_memory
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 from actors.engines.proof import Checksums
 from actors.engines.thread import EngineThread
@@ -160,6 +161,52 @@ def test_an_engine_that_cannot_load_stays_asleep(tmp_path: Path, monkeypatch: py
     assert said == ["read model", "sleep at level 2"] and engine.asleep
     engine.load(Weights(1, tmp_path))
     assert said[2:] == ["wake weights", "read model", "wake keys and values"]
+
+
+class Measured(Told):
+    """Its GPU has as much free memory as the next of these numbers says, in GiB."""
+
+    def __init__(self, said: list[str], free: list[float]) -> None:
+        super().__init__(SHARED, said)
+        self.free = free
+
+    def _free_bytes(self) -> int:
+        self.said.append(f"{self.free[0]:g} free")
+        return int(self.free.pop(0) * gpu_memory.GIB)
+
+
+def test_a_wake_waits_until_what_was_given_back_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """40 GiB are given back; the memory of a worker that was killed comes back in steps."""
+    monkeypatch.setattr(gpu_memory.time, "sleep", lambda seconds: said.append("wait"))
+    said: list[str] = []
+    engine = Measured(said, [8, 48, 20, 20, 47.95])
+    engine.load(Weights(0, tmp_path))
+    engine.sleep()
+    assert said == ["read model", "8 free", "sleep at level 2", "48 free"]
+    engine.load(Weights(1, tmp_path))
+    waited = ["20 free", "wait", "20 free", "wait", "47.95 free"]
+    assert said[4:] == [*waited, "wake weights", "read model", "wake keys and values"]
+    assert caplog.text.count("40.00 GiB of the shared GPU are needed to wake and 20.00 are free; waiting") == 1
+
+
+def test_a_wake_that_never_finds_room_says_who_to_look_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(gpu_memory.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(gpu_memory.time, "monotonic", lambda: float(next(clock)))
+    said: list[str] = []
+    engine = Measured(said, [8, 48, *[20.0] * 20])
+    engine.load(Weights(0, tmp_path))
+    engine.sleep()
+    with pytest.raises(RuntimeError, match=r"40.00 GiB .* 20.00 are free after 120 s: another process .*nvidia-smi"):
+        engine.load(Weights(1, tmp_path))
+    assert "wake weights" not in said and engine.asleep
+
+
+def test_without_a_gpu_nothing_is_waited_for(tmp_path: Path) -> None:
+    assert gpu_memory.free_bytes() is None
+    gpu_memory.wait_until_free(2**40, gpu_memory.free_bytes)
 
 
 class InThisProcess(GenerationActor):

@@ -134,7 +134,7 @@ def test_one_gpu_is_shared() -> None:
     assert placed.mode == "colocated"
     assert [role.gpus for role in placed.roles] == pytest.approx([0.5, 0.1, 0.4])
     assert where(placed) == {key: [("node 0", (0,))] for key in ("engine", "scorer", "training worker")}
-    assert [role.sleeps for role in placed.roles] == [True, False, False]
+    assert [role.sleeps for role in placed.roles] == [True, True, False]
     # workers that live on keep their memory while the engine writes
     assert placed.engine.memory_share == 0.3
     briefly = layout(experiment("training.worker_lifetime=round"), described("16cpu:64gib:1gpu:80gib"))
@@ -259,18 +259,22 @@ def test_conflicts_between_keys() -> None:
         experiment(*split(2), "placement.gpus=colocated")
 
 
-def test_bundles_keep_pairs_apart_and_leave_each_gpu_room_for_one_worker() -> None:
+def test_bundles_are_whole_gpus_with_all_that_runs_on_them() -> None:
     placed = layout(experiment(*numbers(1, 2, 3), "placement.gpus=colocated"), described("16cpu:64gib:4gpu:80gib"))
     reserved = bundles(placed)
-    assert [bundle.members for bundle in reserved] == [(("engine", 0), ("scorer", 0)), (("scorer", 1),), ()]
-    for bundle in reserved:
-        assert 0.5 < bundle.gpus <= 1 - placed.worker.gpus < 2 * placed.worker.gpus
-    assert [bundle.resources().get("CPU", 0) for bundle in reserved] == [2, 1, 0]
+    assert [bundle.members for bundle in reserved] == [
+        (("engine", 0), ("scorer", 0), ("training worker", 0)),
+        (("scorer", 1), ("training worker", 1)),
+        (("training worker", 2),),
+    ]
+    assert [bundle.resources() for bundle in reserved] == [{"CPU": n, "GPU": 1.0} for n in (3, 2, 1)]
+    assert sum(role.gpus for role in placed.roles) == pytest.approx(1.0)
     own = bundles(layout(experiment(*split(2), *numbers(2, 1, 1)), described("2x16cpu:64gib:3gpu:80gib")))
     assert [(bundle.gpus, bundle.members) for bundle in own] == [
         (2.0, (("engine", 0),)),
         (2.0, (("engine", 1),)),
         (1.0, (("scorer", 0),)),
+        (1.0, (("training worker", 0),)),
     ]
 
 
@@ -323,9 +327,7 @@ def test_no_node_is_over_its_capacity(
             counts[1:]
         )
     in_bundles = [member for bundle in bundles(placed) for member in bundle.members]
-    assert sorted(in_bundles) == (
-        [] if placed.mode == "cpu" else sorted((s.role, s.index) for s in placed.seats if s.role != "training worker")
-    )
+    assert sorted(in_bundles) == ([] if placed.mode == "cpu" else sorted((s.role, s.index) for s in placed.seats))
 
 
 def test_a_cluster_is_described_in_a_line() -> None:

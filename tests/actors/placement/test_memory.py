@@ -142,7 +142,12 @@ def test_who_gives_memory_back(folder: Path) -> None:
     briefly, sizes = qwen(folder, "training.worker_lifetime=round")
     found = estimates(briefly, sizes, "colocated")
     assert (found["engine"].idle, found["training worker"].idle) == (1.0, 1.0)
-    assert found["scorer"].idle == pytest.approx(found["scorer"].total)
+    # one of its two models is on a shared GPU while it works, none while it waits; both are in host memory
+    assert found["scorer"].idle == 1.0
+    assert found["scorer"].working["weights"] == pytest.approx(2 * BY_HAND / GIB)
+    assert found["scorer"].host == pytest.approx(1 + 2 * 2 * BY_HAND / GIB)
+    alone = estimates(briefly, sizes, "dedicated")["scorer"]
+    assert alone.idle == pytest.approx(alone.total) and alone.host == 1.0
     living, _ = qwen(folder)
     lasting = estimates(living, sizes, "colocated")["training worker"]
     assert lasting.idle == pytest.approx(lasting.total)

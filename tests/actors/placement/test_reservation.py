@@ -11,10 +11,10 @@ import pytest
 from actors.placement import reservation
 from actors.placement.cluster import Cluster, Node
 from actors.placement.layout import Layout, PlacementError, layout
-from actors.placement.reservation import NODE_LABEL, Reservation
+from actors.placement.reservation import Reservation
 from actors.pool import Pool
 from jobs.driver import experiments
-from tests.support.actors import Holder
+from tests.support.actors import Holder, Told, tell_gpus
 
 pytestmark = pytest.mark.engines
 
@@ -57,10 +57,8 @@ def reserve(ray_local: None) -> Iterator[Reserve]:
         yield new
 
 
-def test_pairs_share_a_gpu_and_leave_room_for_a_worker_each_through_restarts(reserve: Reserve, start: Start) -> None:
+def test_an_engine_a_scorer_and_a_worker_share_a_gpu_through_restarts(reserve: Reserve, start: Start) -> None:
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     placed = placed_on_ray(
         "placement.gpus=colocated", "generation.replicas=2", "reward.replicas=1", "training.workers=2"
@@ -70,23 +68,15 @@ def test_pairs_share_a_gpu_and_leave_room_for_a_worker_each_through_restarts(res
     scorers = start(placed, "scorer", reserved.places("scorer"))
     (first,), (second,) = engines.everywhere("gpus", what="asking")
     assert first != second and scorers.everywhere("gpus", what="asking") == [[first]]
-    # as Ray Train asks
-    group = placement_group(
-        [{"CPU": 1, "GPU": placed.worker.gpus}] * 2,
-        bundle_label_selector=[{NODE_LABEL: seat.node.id} for seat in placed.of(placed.worker)],
-    )
-    assert group.wait(60)
-    places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(2)]
-    workers = start(placed, "training worker", places)
-    assert sorted(workers.everywhere("gpus", what="asking")) == sorted([[first], [second]])
-    remove_placement_group(group)
+    workers = start(placed, "training worker", reserved.places("training worker"))
+    assert workers.everywhere("gpus", what="asking") == [[first], [second]]
     # the reservation stays when an engine ends: it comes back to its own
     with pytest.raises(RuntimeError, match="engine 0 is gone"):
         engines.results([engines.submit("die", replica=0)], "dying")
     assert engines.everywhere("gpus", what="asking") == [[first], [second]]
     assert [process.restarts > 0 for process in engines.processes()] == [True, False]
     # engines, scorers and bundles are gone before what they had is counted again
-    for pool in (engines, scorers):
+    for pool in (engines, scorers, workers):
         pool.close()
     reserved.close()
     until = time.monotonic() + 30
@@ -103,9 +93,43 @@ def test_an_engine_over_two_gpus_has_two(reserve: Reserve, start: Start) -> None
     assert len({*pair, *own}) == 3
 
 
+def test_ray_train_keeps_to_the_gpus_of_its_trial(
+    reserve: Reserve, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trials with two GPUs each on one node. The worker of the second is started first, when Ray Train, left to
+    itself, would take the first GPU that has room, which is one of the first trial."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    from actors.reserved_training import Trainer
+    from actors.training import RAY_TRAIN_SETTINGS
+
+    for name, value in {**RAY_TRAIN_SETTINGS, "RAY_CHDIR_TO_TRIAL_DIR": "0"}.items():
+        monkeypatch.setenv(name, value)
+    placed = placed_on_ray("placement.gpus=colocated", "generation.replicas=2", "training.workers=2")
+    first, second = reserve(placed), reserve(placed)
+    own = [start(placed, "engine", r.places("engine")).everywhere("gpus", what="asking") for r in (first, second)]
+    assert sorted(gpu for trial in own for (gpu,) in trial) == [0, 1, 2, 3]
+    told = ray.remote(num_cpus=0)(Told).remote()
+    Trainer(
+        tell_gpus,
+        places=second.places("training worker"),
+        train_loop_config={"told": told},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(2, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": placed.worker.gpus}),
+        run_config=RunConfig(
+            name="second", storage_path=str(tmp_path), failure_config=FailureConfig(controller_failure_limit=0)
+        ),
+    ).fit()
+    assert sorted(ray.get(told.all.remote(), timeout=60)) == sorted(own[1])
+    # what was reserved is still there, with the engines in it
+    assert start(placed, "scorer", second.places("scorer")).everywhere("gpus", what="asking") == own[1][:1]
+
+
 def test_what_is_not_free_is_said(reserve: Reserve, monkeypatch: pytest.MonkeyPatch) -> None:
     placed = placed_on_ray("generation.tensor_parallel=2")
     reserve(placed)
     monkeypatch.setattr(reservation, "RESERVE_S", 0.5)
-    with pytest.raises(PlacementError, match=r"2 bundles of 2 GPUs were not free for 0.5 s; free are"):
+    with pytest.raises(PlacementError, match=r"3 bundles of 2 GPUs were not free for 0.5 s; free are"):
         reserve(placed)

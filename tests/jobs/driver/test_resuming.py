@@ -123,7 +123,13 @@ def test_what_cannot_change_a_finished_round_may_change(
     monkeypatch.setattr(run, "checked_plan", lambda experiment: (object(), None))
     value = {
         **{"placement.gpus": "dedicated", "placement.cluster": "2x8cpu:32gib", "training.worker_lifetime": "round"},
-        **{"tracking.to": "mlflow", "tracking.project": "p", "training.zero_stage": "3", "loop.rounds": "6"},
+        **{
+            "tracking.to": "mlflow",
+            "tracking.project": "p",
+            "training.zero_stage": "3",
+            "loop.rounds": "6",
+            "store.keep": "all",
+        },
     }.get(key, "4096")
     if key == "generation.tensor_parallel":
         value = "1"

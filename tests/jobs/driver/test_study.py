@@ -9,20 +9,27 @@ import psutil
 import pytest
 import ray
 from ray.tune.error import TuneError
+from rich.console import Console
+from transformers import Qwen2Config
 from typer.testing import CliRunner
 
 from actors.fleet import asks
 from actors.placement.cluster import Cluster, Node
-from actors.placement.layout import PlacementError
+from actors.placement.disk import disk
+from actors.placement.layout import PlacementError, layout
+from actors.placement.memory import Sizes, model_size
 from jobs import cli
+from jobs.configs import CONFIGS
 from jobs.driver import experiments, tuning
 from jobs.driver import study as sweep
+from jobs.driver.dry_run import StudyPlan
 from jobs.driver.trial import task_key, trial_folder
 from jobs.driver.tuning import concurrent_trials
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
 from tests.support.commands import SMALL, finish, records, scpl
+from tests.support.model_cards import QWEN_7B
 
 
 def yaml_of(*keys: str) -> str:
@@ -84,6 +91,45 @@ def test_as_many_trials_side_by_side_as_fit() -> None:
     assert concurrent_trials([trial] * 9, machine(64, 8)) == 8
     with pytest.raises(PlacementError):
         concurrent_trials([trial], machine(0.5))
+
+
+def test_memory_counts_for_trials_too() -> None:
+    """CPUs and GPUs are enough for four trials of a model of 7B; the memory of the host is not."""
+    experiment = experiments.load(
+        None,
+        [
+            *("model.dtype=bfloat16", "placement.gpus=colocated", "training.worker_lifetime=round"),
+            "reward.terms={well_formed: 1.0}",
+        ],
+    )
+    size = model_size(Qwen2Config(**QWEN_7B), experiment.model.lora)
+    trials, sizes = [study.Trial("a", (), 0, experiment)] * 4, [Sizes(size, None)] * 4
+    assert concurrent_trials(trials, machine(16, 4)) == 4
+    alone = layout(experiment, machine(16, 4), sizes[0]).estimates
+    assert alone is not None
+    host = sum(estimate.host for estimate in alone.values())
+    for fit in (1, 2, 3):
+        roomy = Cluster((Node("one", 16, (fit + 0.5) * host, 4, 80.0),))
+        assert concurrent_trials(trials, roomy, sizes) == fit
+    with pytest.raises(PlacementError, match="GiB"):
+        concurrent_trials(trials, Cluster((Node("one", 16, host / 2, 4, 80.0),)), sizes)
+
+
+def test_a_dry_run_says_what_fills_the_disk() -> None:
+    plan = study.Study(name="s", arms={"a": {}, "b": {"store.keep": "all"}}, seeds=3, set={"loop.rounds": 2})
+    trials = study.trials(plan, CONFIGS)
+    sizes = Sizes(model_size(Qwen2Config(**QWEN_7B), None), None)
+    written = [disk(trial.experiment, sizes, on_gpu=True) for trial in trials]
+    assert [one.keep for one in written] == ["last"] * 3 + ["all"] * 3
+    for found, said in (
+        (StudyPlan({}, written), "disk: 6 runs hold "),
+        (StudyPlan(), "disk: unknown until"),
+        (None, ""),
+    ):
+        console = Console(record=True, width=200)
+        sweep.print_plan(console, plan, trials, found)
+        printed = console.export_text()
+        assert said in printed and ("disk" in printed) == bool(said)
 
 
 def test_sampled_settings_name_their_directory() -> None:

@@ -1,0 +1,75 @@
+"""Which files of a run are deleted when nothing needs them any more (``store.keep``).
+
+Merged weights, the float32 weights beside them and fitted reward models are nearly all bytes of a run. Once a round is
+complete, its reward model is never read again, and the policy before it neither: the next round is drawn from, starts
+from and is compared with this round's policy and the base model alone, and reports read records. Adapters are small and
+stay, and so do the manifests with the sizes and the SHA-256 of what was deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from scpl_ray.config import Experiment
+from scpl_ray.records import Manifest
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import Reader, Store
+
+logger = logging.getLogger(__name__)
+
+WHOLE_MODELS = ("model", "master")
+"""Folders of the phase ``weights`` that hold all weights of a policy: the merged or trained model, and float32 ones."""
+
+
+def tidy(store: Store, experiment: Experiment, round_: int) -> None:
+    """Delete what nothing needs any more now that a round is complete; nothing happens where that was done before.
+
+    Raises:
+        StoreError: a file cannot be deleted.
+    """
+    if experiment.store.keep == "all":
+        return
+    ended = experiment.store.keep == "none" and round_ >= experiment.loop.rounds
+    for version in range(max(1, round_ - 1), round_ + ended):
+        _delete(store, version, "weights")
+    if round_:
+        _delete(store, round_, "reward_model")
+
+
+def check_start(reader: Reader, experiment: Experiment) -> None:
+    """Check that the policy that the next round starts from was not deleted.
+
+    Raises:
+        StoreError: it was.
+    """
+    rounds = [manifest for manifest in reader.committed() if manifest.phase == "weights"]
+    if rounds and rounds[-1].deleted and rounds[-1].round < experiment.loop.rounds:
+        last = rounds[-1].round
+        raise StoreError(
+            f"{reader.name}: loop.rounds = {experiment.loop.rounds}: round {last + 1} starts from the weights of round "
+            f"{last}, which were deleted when the run was finished (store.keep = none); start a new run with as many "
+            "rounds, or with store.keep=last to be able to extend it"
+        )
+
+
+def keeping_all(experiment: Experiment) -> Experiment:
+    """The same experiment, with ``store.keep = all``: for those who look at the weights of earlier rounds."""
+    return experiment.model_copy(update={"store": experiment.store.model_copy(update={"keep": "all"})})
+
+
+def _delete(store: Store, round_: int, phase: str) -> None:
+    manifest = store.manifest(round_, phase)
+    if manifest is None or not (names := set(heavy(manifest))):
+        return
+    if not names <= set(manifest.deleted):
+        size = sum(manifest.files[name]["bytes"] for name in names)
+        logger.info("round %d %s: %d files, %.3f GB are deleted", round_, phase, len(names), size / 1e9)
+    store.delete(manifest, names)
+
+
+def heavy(manifest: Manifest) -> Iterator[str]:
+    """The files of a phase that need not stay."""
+    for name in manifest.files:
+        if manifest.phase == "reward_model" or name.split("/")[0] in WHOLE_MODELS:
+            yield name

@@ -1,0 +1,115 @@
+"""Scorers leave a GPU that they share before a worker trains on it, and hold one language model there at a time."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors import reward, training
+from actors.file_transfer import SHARED_DISK
+from actors.placement.cluster import described
+from actors.placement.layout import layout
+from actors.placement.memory import Sizes, model_size
+from actors.reward import ScoringActor
+from actors.training import RayTrainer
+from jobs.driver import experiments
+from scpl_ray.protocols import TrainingResult
+from scpl_ray.records import Weights
+from tests.support.model_cards import QWEN_7B
+from tests.support.training_jobs import ADAPTER, SMALL
+
+
+class Moved:
+    """Stands for a model: where it is."""
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self.name, self.said, self.device = name, said, "cpu"
+
+    def to(self, device: str) -> "Moved":
+        if device != self.device:
+            self.said.append(f"{self.name} to {device}")
+        self.device = device
+        return self
+
+    def eval(self) -> "Moved":
+        return self
+
+
+class Scorer(ScoringActor):
+    """The actor, without a process, on a share of a GPU."""
+
+    def __init__(self, gpus: float) -> None:
+        self._files, self._device, self._shares_gpu = SHARED_DISK, "cuda", 0 < gpus < 1
+        self._dtype, self._trust_remote_code, self._tokens_per_batch = None, False, 1
+        self._language_models, self._reward_model, self._adapters_are_served = {}, None, False
+        self._groups = ()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    moves: list[str] = []
+    monkeypatch.setattr(reward, "load_model", lambda folder, *_, **__: Moved(folder.name, moves))
+    monkeypatch.setattr(reward, "negative_log_likelihood", lambda model, *_: moves.append(f"ask {model.name}"))
+    return moves
+
+
+def test_one_language_model_is_on_a_shared_gpu_and_none_while_workers_train(said: list[str]) -> None:
+    scorer = Scorer(0.1)
+    base, policy = Weights(0, Path("/base")), Weights(1, Path("/policy"))
+    for weights in (base, policy):
+        scorer.likelihoods(weights, [])
+    assert said == ["base to cuda", "ask base", "base to cpu", "policy to cuda", "ask policy"]
+    said.clear()
+    scorer._reward_model = (Path("/r"), SimpleNamespace(sequence=SimpleNamespace(model=Moved("rewards", said))))
+    scorer._reward_model[1].sequence.model.device = "cuda"
+    scorer.sleep()
+    assert said == ["policy to cpu", "rewards to cpu"]
+    scorer.likelihoods(policy, [])
+    assert said[2:] == ["policy to cuda", "ask policy"], "and it is not read from disk again"
+
+
+def test_a_scorer_with_a_gpu_of_its_own_keeps_both_there(said: list[str]) -> None:
+    scorer = Scorer(1.0)
+    for folder in ("/base", "/policy", "/base"):
+        scorer.likelihoods(Weights(0, Path(folder)), [])
+    assert said == ["base to cuda", "ask base", "policy to cuda", "ask policy", "ask base"]
+
+
+def test_a_trainer_makes_room_before_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    run = SimpleNamespace(alive=True, close=lambda: order.append("close"))
+    run.train = lambda *_: order.append("train") or TrainingResult(1, 1, 1.0, 1.0, 1.0, 0.0)
+    works = RayTrainer(
+        SMALL, ADAPTER, folder=tmp_path, resources_per_worker={"CPU": 1.0}, make_room=lambda: order.append("room")
+    )
+    monkeypatch.setattr(works, "_run", run)
+    monkeypatch.setattr(training, "_absolute", lambda job: job)
+    works.train(SimpleNamespace(round=1))  # type: ignore[arg-type]
+    assert order[:2] == ["room", "train"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "gpu_gib"), [(["model.lora=null", "generation.refresh=reload"], 80), (["generation.refresh=adapter"], 80)]
+)
+def test_seven_billion_weights_fit_eight_shared_gpus(keys: list[str], gpu_gib: int) -> None:
+    """All weights and an adapter; what is on a GPU while each of its processes works adds up to less than it has."""
+    settings: Any = experiments.load(
+        None,
+        [
+            *("model.dtype=bfloat16", "placement.gpus=colocated", "training.worker_lifetime=round", *keys),
+            *("generation.replicas=8", "reward.replicas=8", "training.workers=8", "training.zero_stage=3"),
+            *("reward.terms={well_formed: 1.0}", "task.max_prompt_tokens=128", "generation.max_new_tokens=128"),
+        ],
+    )
+    from transformers import Qwen2Config
+
+    sizes = Sizes(model_size(Qwen2Config(**QWEN_7B), settings.model.lora), None)
+    placed = layout(settings, described(f"96cpu:1024gib:8gpu:{gpu_gib}gib"), sizes)
+    assert placed.mode == "colocated" and placed.estimates is not None
+    engine, scorer, worker = (placed.estimates[role.name] for role in placed.roles)
+    assert engine.idle + scorer.idle + worker.total < gpu_gib
+    assert placed.engine.memory_share * gpu_gib + scorer.total + worker.idle < gpu_gib
+    assert scorer.idle <= 1.0 and scorer.working["weights"] < 15, "one model of 14.2 GiB, and none while it sleeps"
+    assert scorer.host > 14 * (1 if settings.model.lora else 2), "which waits in host memory"
+    assert 8 * sum(estimate.host for estimate in (engine, scorer, worker)) < 1024

@@ -1,0 +1,226 @@
+"""What a run keeps on disk, and that what it deleted on purpose is not missed."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.driver import resuming, run
+from scpl_ray.config import Experiment
+from scpl_ray.protocols import TrainingJob, TrainingResult
+from scpl_ray.records import Manifest
+from scpl_ray.storage import manifests, retention
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import Reader, Store
+from tests.support import fakes
+from tests.support.finished_runs import begun
+from tests.support.loops import Silent, loop, records_of, small
+
+FULL = ("model.lora=null", "reward.choices=balanced", "loop.rounds=4", "queries.prompts_per_round=8")
+
+
+class Trainer(fakes.FakeTrainer):
+    """Writes what a whole model in bfloat16 and an adapter consist of."""
+
+    def train(self, job: TrainingJob) -> TrainingResult:
+        result = super().train(job)
+        for name in ("master", "adapter"):
+            (job.output / name).mkdir()
+            (job.output / name / f"{name}.safetensors").write_bytes(bytes(100 + job.round))
+        return result
+
+
+@pytest.fixture(autouse=True)
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Runs the driver's rounds with fakes: ``play(store, experiment, rounds)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
+    base = fakes.make_base(tmp_path / "base", 2)
+    monkeypatch.setattr(run, "_base", lambda *_: base)
+    monkeypatch.setattr(run, "encoder", lambda *_: fakes.encode)
+    monkeypatch.setattr(run, "WatchedProgress", lambda progress, *_: progress)
+    unseen = SimpleNamespace(write=lambda rows: None, close=lambda finished: None)
+    monkeypatch.setattr(run.tracking, "Boards", lambda *_: unseen)
+
+    def engines(experiment: Experiment, task: object) -> Any:
+        found = loop(None, experiment, base).engines  # type: ignore[arg-type]
+        return found.__class__(found.generator, found.scorer, Trainer(), found.population)
+
+    fleet: Any = SimpleNamespace(engines=engines, queues=dict)
+
+    def go(store: Store, experiment: Experiment, rounds: int | None = None) -> None:
+        task: Any = fakes.FakeTask(experiment.groups.names)
+        for done, _ in enumerate(run.rounds(store, experiment, task, fleet, Silent())):
+            if done == rounds:
+                return
+
+    yield go
+
+
+def whole(root: Path) -> set[str]:
+    """The folders of rounds that hold whole models."""
+    found = {p.parent.relative_to(root / "rounds") for p in root.rglob("*.json") if p.name in ("policy.json",)}
+    found |= {p.parent.relative_to(root / "rounds") for p in root.rglob("master.safetensors")}
+    found |= {p.parent.relative_to(root / "rounds") for p in root.rglob("reward.json")}
+    return {str(path) for path in found}
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ("all", [f"00{t}/{what}" for t in range(1, 5) for what in ("weights/model", "weights/master", "reward_model")]),
+        ("last", ["004/weights/model", "004/weights/master"]),
+        ("none", []),
+    ],
+)
+def test_what_is_left_and_that_records_are_those_of_a_run_that_keeps_all(
+    play: Any, tmp_path: Path, keep: str, left: list[str]
+) -> None:
+    everything = begun(tmp_path / "everything", small(*FULL, "store.keep=all"))
+    play(everything, small(*FULL, "store.keep=all"))
+    experiment = small(*FULL, f"store.keep={keep}")
+    store = begun(tmp_path / "run", experiment)
+    play(store, experiment)
+    assert whole(store.root) == set(left)
+    assert len(list(store.root.rglob("adapter.safetensors"))) == 4, "adapters stay"
+    assert records_of(store.root) == records_of(everything.root)
+    for ours, theirs in zip(store.committed(), everything.committed(), strict=True):
+        assert ours.files == theirs.files, "hashes and sizes stay"
+        assert all((store.folder(ours.round, ours.phase) / n).exists() != (n in ours.deleted) for n in ours.files)
+    everything.close()
+    store.close()
+    # no reader takes it for damage
+    for thorough in (False, True):
+        again, _ = Store.open(store.root, thorough=thorough)
+        again.close()
+    assert "finished before" in scpl("run", "--resume", "run", "--verify")
+    assert "report.html written" in scpl("report", "run", "--output", "out")
+
+
+def scpl(*words: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+def test_in_every_round_what_the_next_one_needs_is_there(play: Any, tmp_path: Path) -> None:
+    for rounds in range(4):
+        experiment = small(*FULL, "store.keep=none")
+        store = begun(tmp_path / f"run{rounds}", experiment)
+        play(store, experiment, rounds)
+        kept = {f"00{rounds}/weights/model", f"00{rounds}/weights/master"} if rounds else set()
+        assert whole(store.root) == kept
+        store.close()
+        again, _ = Store.open(store.root, thorough=True)
+        play(again, experiment)
+        assert whole(store.root) == set()
+        again.close()
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_process_that_died_while_it_deleted_is_caught_up_with(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    """Before or after the manifest said what is deleted."""
+    experiment = small(*FULL)
+    store = begun(tmp_path / "run", experiment)
+
+    def killed(store: Store, manifest: Manifest, names: set[str]) -> None:
+        if said:
+            manifests.write(store.root, dataclasses.replace(manifest, deleted=tuple(sorted(names))))
+        raise fakes.Killed
+
+    with monkeypatch.context() as patched, pytest.raises(fakes.Killed):
+        patched.setattr(Store, "delete", killed)
+        play(store, experiment)
+    store.close()
+    assert "001/reward_model" in whole(store.root)
+    again, _ = Store.open(store.root, thorough=True)
+    play(again, experiment)
+    again.close()
+    assert whole(store.root) == {"004/weights/model", "004/weights/master"}
+
+
+def test_a_run_that_keeps_nothing_cannot_be_made_longer_and_says_so(play: Any, tmp_path: Path) -> None:
+    experiment = small(*FULL, "store.keep=none")
+    store = begun(tmp_path / "run", experiment)
+    play(store, experiment)
+    store.close()
+    refused = scpl("run", "--resume", "run", "loop.rounds=6", code=2)
+    assert "round 5 starts from the weights of round 4, which were deleted" in refused and "store.keep=last" in refused
+    assert Reader.open(store.root)[1].loop.rounds == 4
+
+
+def test_a_deleted_file_that_is_no_file_of_the_phase_is_a_damaged_manifest(play: Any, tmp_path: Path) -> None:
+    store = begun(tmp_path / "run", small(*FULL))
+    marker = store.folder(0, "base") / "manifest.json"
+    for deleted in (["../../../run.json"], "base.json", 3, [["base.json"]], {"a": 1}):
+        marker.write_text(json.dumps({**json.loads(marker.read_text()), "deleted": deleted}))
+        assert store.manifest(0, "base") is None
+    store.close()
+
+
+def test_a_file_is_trusted_by_size_and_time_and_hashed_otherwise(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = small(*FULL, "loop.rounds=1")
+    store = begun(tmp_path / "run", experiment)
+    play(store, experiment)
+    store.close()
+    hashed: list[int] = []
+    digest = manifests.hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(1)
+        return digest(file, name)
+
+    monkeypatch.setattr(manifests.hashlib, "file_digest", counted)
+    Store.open(store.root)[0].close()
+    assert hashed == []
+    Store.open(store.root, thorough=True)[0].close()
+    files = len(hashed)
+    assert files > 10
+    # a copy without times is hashed once
+    for path in store.root.rglob("rounds/**/*"):
+        os.utime(path)
+    hashed.clear()
+    Store.open(store.root)[0].close()
+    assert len(hashed) == files
+    hashed.clear()
+    Store.open(store.root)[0].close()
+    assert hashed == []
+    # other bytes of the same size: seen by their time; with the old time only if everything is hashed
+    path = store.root / "rounds/001/completions/completions.parquet"
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match=r"completions.parquet was changed .* later phases"):
+        Store.open(store.root)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    Store.open(store.root)[0].close()
+    assert "completions.parquet was changed" in scpl("run", "--resume", "run", "--verify", code=2)
+    with pytest.raises(StoreError):
+        resuming.reopen("run", [], thorough=True)
+    assert "--verify: compares" in scpl("run", "--verify", code=2)
+
+
+def test_a_write_right_after_the_commit_is_seen(tmp_path: Path) -> None:
+    """The clock of a file system ticks every few milliseconds; a commit gives its files a time between two ticks."""
+    store = begun(tmp_path / "run", small(*FULL))
+    path = store.folder(0, "base") / "base.json"
+    path.write_bytes(bytes(path.stat().st_size))
+    manifest = store.manifest(0, "base")
+    assert manifest is not None and manifests.damage(store.root, manifest) is not None
+    store.close()
+
+
+def test_only_whole_models_are_heavy() -> None:
+    files = {"adapter/a": {}, "model/deep/m": {}, "master/m": {}, "modelling.json": {}}
+    assert list(retention.heavy(Manifest(1, "weights", 0.0, 0.0, files, {}))) == ["model/deep/m", "master/m"]
