@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
-from scpl_ray.records import Manifest, Metric, Record, Weights
+from scpl_ray.records import Example, Manifest, Metric, Record, Weights
 from scpl_ray.storage import consent, inside, manifests, tables
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import sha256, sync, sync_tree, write_atomically
@@ -159,9 +159,13 @@ class Reader:
     ) -> pa.Table:
         """The records of a committed phase as a table, of all or some of their columns; errors as :meth:`read`."""
         file = f"{manifests.phase_folder(round_, phase)}/{name}.parquet"
-        return tables.read_below(
-            self.root, file, records.SCHEMAS[kind], most_rows=MOST_ROWS.get(kind, tables.MOST_ROWS), columns=columns
-        )
+        most = MOST_ROWS.get(kind, tables.MOST_ROWS)
+        own = self.is_own(round_, phase)
+        return tables.read_below(self.root, file, records.SCHEMAS[kind], most_rows=most, columns=columns, own=own)
+
+    def is_own(self, round_: int, phase: str) -> bool:
+        """Whether this object has written a phase itself; the files of others are decoded in a limited process."""
+        return False
 
     def text(self, name: str) -> str | None:
         """A small text file of the run, by its name below the run directory; ``None`` if there is none.
@@ -222,6 +226,7 @@ class Store(Reader):
         super().__init__(root, name)
         self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Makes the context manager that surrounds every commit; it lets a Ctrl-C handler wait for the commit's end."""
+        self._own: set[Path] = set()
         self._lock = os.fdopen(inside.open_below(root, LOCK, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -337,7 +342,12 @@ class Store(Reader):
             }
             manifest = Manifest(round_, phase, time.monotonic() - started, time.time(), files, work.facts)
             write_atomically(folder / MANIFEST, _json(dataclasses.asdict(manifest)))
+            self._own.add(folder)
             self.publish(folder)
+
+    def is_own(self, round_: int, phase: str) -> bool:
+        """See :meth:`Reader.is_own`."""
+        return self.folder(round_, phase) in self._own
 
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write the metrics and the summary of a finished run."""
@@ -377,6 +387,10 @@ class Store(Reader):
                 )
             logger.warning("%s; the phase is done again", where)
             self.take_back(folder)
+        last = next(iter(phases[-1:]), None)
+        if last is not None and last.phase == "dataset" and "dataset.parquet" in last.files:
+            # training reads it next, in processes that decode it themselves
+            self.read(last.round, last.phase, "dataset", Example)
 
 
 @contextlib.contextmanager
