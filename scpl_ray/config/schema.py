@@ -17,6 +17,8 @@ NAME = re.compile(r"\w[\w.-]*")
 """What names a folder."""
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
+MOST_ROUNDS = 10_000
+"""Most self-consuming rounds of a run."""
 
 MAY_CHANGE = (
     "loop.rounds",
@@ -171,7 +173,7 @@ class Loop(Section):
 
     kind: Literal["retraining", "incremental"] = "incremental"
     """``retraining`` starts each round from the base model, ``incremental`` from the last policy."""
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 5
     """Self-consuming rounds after round 0."""
 
     @property
