@@ -187,11 +187,12 @@ class Lease:
         if holder.has_ended(self._me):
             reason = "which has ended"
         elif abs(found.age_seconds) > self._seconds and self._is_silent(found):
-            reason = f"which was last heard of {found.age_seconds:.0f} s ago"
+            age = found.age_seconds
+            reason = f"which was last heard of {age:.0f} s ago" if age > 0 else "which is silent"
         else:
             heard = f"heard of {max(found.age_seconds, 0):.0f} s ago"
             if abs(found.age_seconds) > self._seconds:
-                heard = "which has renewed its lock just now although the store's clock makes it look old"
+                heard = "which has renewed its lock just now, whatever the store's clock says"
             raise InUseError(
                 f"{self._objects.uri}: in use by {holder}, {heard}; wait for "
                 f"it, stop it, or give another --run-dir; if that machine is gone, try again in {self._seconds:.0f} s"

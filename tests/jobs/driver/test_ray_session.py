@@ -139,7 +139,7 @@ def test_a_ray_that_answers_and_lets_nobody_in_is_not_waited_for(tmp_path: Path)
         began = time.monotonic()
         processes[1].send_signal(signal.SIGINT)
         said = [process.communicate(timeout=60)[1] for process in processes]
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         server.shutdown()
     assert processes[0].returncode == 1 and processes[1].returncode != 0
     for text in (f"said: RAY_ADDRESS = '{address}': something answers", "ray stop", "unset RAY_ADDRESS"):
