@@ -21,7 +21,7 @@ from jobs.terminal.display import Display, chatter_to
 from scpl_ray import credentials
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.credentials import MASK, MaskedLog, MaskedPipe, copy_masked, held_by, mask
+from scpl_ray.credentials import MASK, MaskedLog, MaskedPipe, copy_masked, held_by, mask, patterns
 from scpl_ray.credentials.stream import Masker
 
 HF = "hf_" + "aB3" * 11
@@ -328,3 +328,29 @@ def test_rays_logs_get_no_more_permissions_than_the_umask_leaves(tmp_path: Path)
     assert (target / "raylet.out").read_text() == "with ***\n"
     for path in [target / "events", *target.rglob("*.*")]:
         assert not path.stat().st_mode & 0o077, path
+
+
+PIECES = (
+    *SECRETS,
+    *("\n", "\n\n", " ", "token", "tokens", "Bearer", "password", "api_key", ":", "=", "-", '"', "x" * 20, "a1" * 20),
+    *("://", "@", "a word", "path", "Authorization", "basic", "-----", "sk-", "eyJ", "AKIA", "İ", "\u2028", "\x85"),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_looking_before_masking_finds_whatever_masking_finds(text: str) -> None:
+    """Whatever is a secret alone stays one wherever it stands, and a line that is no suspect has nothing to mask."""
+    shown = mask(text)
+    assert patterns._mask_block(shown) == shown
+    for line in text.splitlines(keepends=True):
+        if not patterns.SUSPECT.search(line.lower()):
+            assert patterns._mask_block(line) == line
+
+
+def test_lines_without_a_suspect_cost_little() -> None:
+    line = "(EngineCore pid=12345) INFO 11-26 08:49:18 [gpu_model_runner.py:1234] Loading took 0.1234 GiB and 1.23 s\n"
+    text = line * 2_000
+    began = time.process_time()
+    assert mask(text) == text
+    assert time.process_time() - began < 0.15  # masking takes 0.5 s

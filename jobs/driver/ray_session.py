@@ -12,7 +12,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from scpl_ray.credentials import copy_masked
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
 ANSWER_S = 10.0
 """Longest wait for an answer of the cluster that ``RAY_ADDRESS`` names, in seconds."""
+JOIN_S = 60.0
+"""Longest wait for a cluster that answers to let this driver in, in seconds."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 sends first (RFC 9113, section 3.4), with empty settings; any gRPC server answers at once."""
 UNSET = f"or leave it out (unset {ADDRESS}) to run on this machine"
@@ -71,6 +75,39 @@ def check_address() -> None:
             f"{ADDRESS} = {address!r}: no Ray answers there ({why}); start it (`ray start --head`), correct the "
             f"address, {UNSET}"
         )
+
+
+def join(**arguments: Any) -> None:
+    """Connect to the Ray at ``RAY_ADDRESS``; signals are handled while it waits.
+
+    Args:
+        arguments: those of ``ray.init``.
+
+    Raises:
+        RuntimeError: it cannot be done, or is not done within :data:`JOIN_S`.
+    """
+    address = os.environ[ADDRESS]
+    faults: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            ray.init(**arguments)
+        except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+            faults.append(error)
+
+    # what waits for a cluster in C++ cannot be interrupted, waiting for a thread can
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(JOIN_S)
+    if thread.is_alive():
+        raise RuntimeError(
+            f"{ADDRESS} = {address!r}: something answers there, but no driver was let in for {JOIN_S:.0f} s; look at "
+            "`ray status` and at /tmp/ray/session_latest/logs on that node, restart Ray there (`ray stop`, `ray start "
+            f"--head`), {UNSET}"
+        )
+    if faults or not ray.is_initialized():
+        why = " ".join(str(faults[0]).split()) if faults else "no connection"
+        raise RuntimeError(f"{ADDRESS} = {address!r}: {why}; start that Ray, {UNSET}") from (faults or [None])[0]
 
 
 @contextlib.contextmanager

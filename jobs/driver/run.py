@@ -25,7 +25,7 @@ from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
 from jobs.driver import advice, inputs, machine, preflight
-from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, temporary_folder
+from jobs.driver.ray_session import ADDRESS, join, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
 from jobs.terminal.seen import closing_words
@@ -87,11 +87,8 @@ def connected(logs: Path, say: Callable[[str], None] = logger.warning) -> Iterat
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = {"env_vars": dict(QUIET)}
     with contextlib.ExitStack() as ending:
-        if address := os.environ.get(ADDRESS):
-            try:
-                ray.init(runtime_env=environment, **quiet)
-            except (RuntimeError, OSError) as error:
-                raise RuntimeError(f"{ADDRESS} = {address!r}: {error}; start that Ray, {UNSET}") from error
+        if os.environ.get(ADDRESS):
+            join(runtime_env=environment, **quiet)
             local = None
         else:
             local = local_cluster()

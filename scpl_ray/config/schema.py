@@ -19,6 +19,8 @@ MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
 CHECKPOINTED_WEIGHTS = 1_000_000_000
 """Models with more weights are trained with gradient checkpointing by default."""
+MOST_ROUNDS = 10_000
+"""Most self-consuming rounds of a run."""
 
 MAY_CHANGE = (
     "loop.rounds",
@@ -177,7 +179,7 @@ class Loop(Section):
 
     kind: Literal["retraining", "incremental"] = "incremental"
     """``retraining`` starts each round from the base model, ``incremental`` from the last policy."""
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 5
     """Self-consuming rounds after round 0."""
 
     @property

@@ -11,7 +11,7 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 MASK = "***"
 TOKENS = re.compile(
@@ -69,6 +69,19 @@ TEXT_TOKENS = re.compile(
     re.IGNORECASE,
 )
 """Names of a tokenizer's own tokens, which are no secret."""
+SUSPECT = re.compile(
+    r"(?:hf|api_org|sk|pplx|xai|nvapi|tskey|r8|gh[oprsu]|github_pat|npm|dckr_pat|do[op]_v1|gl[cs]a?|shp(?:at|ss)|figd|ntn"
+    r"|lin_api|rubygems|whsec)[-_]|gl[a-z]{2,5}-|(?:akia|asia|abia|acca)[a-z0-9]{16}|xox[a-z]|xapp-|aiza|gocspx-|ya29\."
+    r"|hvs\.|pypi-age|(?:dapi|sk)[a-f0-9]{32}|pmak-|sg\.[a-z0-9_-]{16}|[0-9]:aa[a-z0-9_-]{33}|atatt3|eyj[a-z0-9_-]{8}"
+    r"|hooks\.slack|discord|bearer|basic|authorization|cookie|://[^\s/@]+@"
+    r"|(?:pass(?:word|wd|phrase)?|secret|key|credentials?|pwd|pat|token|sig(?:nature)?)\\?[\"']?\s{0,4}(?:[:=]|$)"
+    r"|-(?:pass(?:word|wd|phrase)|token|api-?key|secret|key)\s"
+)
+"""What a line in lower case must hold for any of the patterns above to find something that begins in it. Most lines
+hold nothing of it, and looking takes a small part of the time of masking."""
+GOES_ON = 3
+"""Lines, blank ones not counted, into which a pattern can reach from the one where it begins: ``Authorization``, ``:``,
+``basic`` and the value may each stand on a line of its own."""
 PLAIN = re.compile(r"(?:none|null|true|false|nan|\*\*\*|\.\.\.|str|bytes|string|required|optional)?", re.IGNORECASE)
 """Values that hide nothing."""
 NAMES = re.compile(
@@ -92,6 +105,25 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
         text = text.replace(value, MASK)
     if "PRIVATE KEY" in text:
         text = _without_private_keys(text)
+    return "".join(_mask_block(block) if suspect else block for suspect, block in _blocks(text))
+
+
+def _blocks(text: str) -> Iterator[tuple[bool, str]]:
+    """The text in pieces of whole lines, each with whether something in it may have to be masked."""
+    block: list[str] = []
+    suspect, left = False, 0
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+        begins = SUSPECT.search(line.lower()) is not None
+        if suspect != (begins or left > 0):
+            yield suspect, "".join(block)
+            block, suspect = [], not suspect
+        left = GOES_ON if begins else left - (not line.isspace())
+        block.append(line)
+    yield suspect, "".join(block)
+
+
+def _mask_block(text: str) -> str:
+    """The text after every pattern."""
     text = USER_ALONE.sub(rf"\g<1>{MASK}@", USER_INFO.sub(rf"\g<1>{MASK}@", text))
     text = HOOKS.sub(rf"\g<1>{MASK}", PARAMETER.sub(rf"\g<1>{MASK}", text))
     text = BEARER.sub(rf"\g<1>{MASK}", BASIC.sub(_basic, HEADER.sub(rf"\g<1>{MASK}", text)))

@@ -20,6 +20,8 @@ from scipy.special import expit
 from scpl_ray.config import Experiment, Groups
 from scpl_ray.evaluation import bias, disparity, diversity, quality
 from scpl_ray.records import Completion, Judgement, Metric, Query, Score
+from scpl_ray.storage import facts
+from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Store
 
 DISTINCT_TOKENS = 600
@@ -64,7 +66,11 @@ class Asked:
 
 
 def asked(store: Store, round_: int, groups: Groups) -> Asked:
-    """Read the results of a round's earlier phases from the run directory."""
+    """Read the results of a round's earlier phases from the run directory.
+
+    Raises:
+        StoreError: a phase is missing, or they do not belong together.
+    """
     if round_ == 0:
         return Asked(0, dict(zip(groups.names, groups.shares, strict=True)), {}, {})
     asked = store.table(round_, "queries", "queries", Query, ["query_id", "group"])
@@ -72,18 +78,28 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
     rewards: dict[str, list[float]] = {name: [] for name in groups.names}
     answered = store.column(round_, "completions", Completion, "query_id").to_pylist()
     scored = store.column(round_, "scores", Score, "reward").to_pylist()
+    if len(answered) != len(scored) or any(group_of.get(query_id) not in rewards for query_id in answered):
+        raise StoreError(
+            f"{store.name}: queries, completions and scores of round {round_} do not belong together; remove its phase "
+            "completions and all later ones to do them again"
+        )
     for query_id, reward in zip(answered, scored, strict=True):
         rewards[str(group_of[query_id])].append(reward)
     selection, dataset = store.manifest(round_, "selection"), store.manifest(round_, "dataset")
-    assert selection is not None and dataset is not None
+    if selection is None or dataset is None:
+        raise StoreError(
+            f"{store.name}: selection and dataset of round {round_} are not both committed; resume the run"
+        )
     first = per_prompt(
         store.read(0, "evaluation", "completions", Completion), store.read(0, "evaluation", "judgements", Judgement)
     )
+    kept = facts.by_group(selection, "shares_after", groups.names, store.name)
+    shares = facts.shares(store.read_json(round_, "queries", "shares"), groups.names, f"{store.name}: round {round_}")
     return Asked(
         round_,
-        store.read_json(round_, "queries", "shares"),
+        shares,
         rewards,
-        selection.facts,
+        {**selection.facts, "shares_after": [*kept.values()]},
         base_quality=first,
         # a round that an older version began has no shares of the loss
         loss=dataset.facts.get("loss_shares", {}),
@@ -176,16 +192,16 @@ def _asked(asked: Asked) -> _Rows:
             yield name, "reward", float(np.mean(rewards))
             yield name, "win_rate", float(np.mean(expit(rewards)))
     if asked.selection:
-        facts = asked.selection
-        for name, share in zip(asked.shares, facts["shares_after"], strict=True):
+        chosen = asked.selection
+        for name, share in zip(asked.shares, chosen["shares_after"], strict=True):
             yield name, "kept_share", share
-        yield None, "kept_fraction", facts["kept"] / facts["candidates"]
-        yield None, "effective_sample_size", facts["effective_sample_size"]
-        yield None, "duplicate_fraction", facts["duplicates"] / facts["candidates"]
+        yield None, "kept_fraction", chosen["kept"] / chosen["candidates"]
+        yield None, "effective_sample_size", chosen["effective_sample_size"]
+        yield None, "duplicate_fraction", chosen["duplicates"] / chosen["candidates"]
     if asked.loss:
         for name in asked.shares:
-            yield name, "loss_share", asked.loss["group"].get(name, 0.0)
-        yield None, "loss_share_real", asked.loss["origin"]["real"]
+            yield name, "loss_share", asked.loss.get("group", {}).get(name, 0.0)
+        yield None, "loss_share_real", asked.loss.get("origin", {}).get("real", 0.0)
 
 
 def _quality(

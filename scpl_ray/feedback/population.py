@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -92,10 +93,10 @@ class PopulationSimulator:
             ValueError: the state has another shape.
         """
         match state:
-            case {"round": int(round_), "arrivals": Sequence() as arrivals} if len(arrivals) == len(
+            case {"round": int(round_), "arrivals": list(arrivals)} if len(arrivals) == len(
                 self._experiment.groups.names
-            ):
+            ) and all(type(mass) in (int, float) and 0.0 <= mass < math.inf for mass in arrivals):
                 self._round = round_
                 self._state = PopulationState(tuple(float(a) for a in arrivals))
             case _:
-                raise ValueError(f"population state {state!r}: needs a round and one arrival per group")
+                raise ValueError(f"population state {state!r}: needs a round and one arrival per group, at least 0")

@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from scpl_ray.records import Completion, Judgement, Query
 from scpl_ray.report.data import Part, Run
+from scpl_ray.storage import facts
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.studies.series import Series
 
 CARD_FILE = "card.json"
 PROMPTS_PER_GROUP = 1
+TABLE: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, str | int | float]])
+"""The form of a judge card's table."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +54,8 @@ def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
     for run in runs:
         manifest = run.reader.manifest(last, "selection") if run.arm == arm else None
         if manifest is not None:
-            for group, share in zip(run.experiment.groups.names, manifest.facts["shares_before"], strict=True):
+            names = run.experiment.groups.names
+            for group, share in facts.by_group(manifest, "shares_before", names, run.reader.name).items():
                 before.setdefault(group, []).append(share)
     shares = tuple(
         (g, mean("share", g), float(np.mean(before[g])) if before[g] else None, mean("kept_share", g)) for g in groups
@@ -82,7 +87,7 @@ def cards(part: Part, arms: Sequence[str]) -> list[CardTable]:
         if text is None:
             continue
         try:
-            table = json.loads(text)["table"]
+            table = TABLE.validate_python(json.loads(text)["table"])
             columns = [tuple(row) for row in table]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{run.reader.root / CARD_FILE}: no judge card that can be read ({error!r})") from error
@@ -136,6 +141,11 @@ def _answers(run: Run, t: int) -> list[Sample]:
     found = []
     for completion in run.reader.read(t, "evaluation", "completions", Completion):
         if completion.query_id in shown and completion.sample_index == 0:
-            query, judgement = shown[completion.query_id], judged[completion.completion_id]
+            query, judgement = shown[completion.query_id], judged.get(completion.completion_id)
+            if judgement is None:
+                raise StoreError(
+                    f"{run.reader.name}: round {t} has no judgement of {completion.completion_id!r:.80}; restore its "
+                    "evaluation, or leave this run out"
+                )
             found.append(Sample(t, query.group, query.prompt, completion.text, judgement.kind, judgement.quality))
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scpl_ray.protocols import Generator, Scorer, Trainer
 from scpl_ray.records import Manifest
-from scpl_ray.storage import inside
+from scpl_ray.storage import facts, inside
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import write_atomically
 
@@ -27,6 +27,8 @@ ROUND = re.compile(r"[0-9]{3,9}")
 IN_PHASE = re.compile(rf"({ROUNDS}/{ROUND.pattern}/[a-z_]+)/.")
 MOST_BYTES = 16 * 2**20
 """Largest JSON file of a run that is read."""
+MOST_SECONDS = 1e11
+"""Beyond any duration or time of day; NaN is refused with it."""
 
 
 def read(root: Path, round_: int, phase: str) -> Manifest | None:
@@ -50,6 +52,9 @@ def read(root: Path, round_: int, phase: str) -> Manifest | None:
     if manifest is None or not _is_of(round_, phase, manifest):
         logger.warning("%s: the manifest is damaged; the phase is done again", root / folder)
         return None
+    if odd := facts.fault(phase, manifest.facts):
+        logger.warning("%s: the manifest is damaged (%s); the phase is done again", root / folder, odd)
+        return None
     return manifest
 
 
@@ -60,7 +65,8 @@ def phase_folder(round_: int, phase: str) -> str:
 
 def _is_of(round_: int, phase: str, manifest: Manifest) -> bool:
     """Whether a manifest's values have the right types and its round and phase are those of its folder."""
-    numbers = all(type(value) in (int, float) for value in (manifest.seconds, manifest.committed_at))
+    times = (manifest.seconds, manifest.committed_at)
+    numbers = all(type(value) in (int, float) and abs(value) < MOST_SECONDS for value in times)
     mappings = isinstance(manifest.facts, dict) and isinstance(manifest.files, dict)
     return (
         numbers

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
-from scpl_ray.records import Manifest, Metric, Record, Weights
+from scpl_ray.records import Example, Manifest, Metric, Record, Weights
 from scpl_ray.storage import consent, inside, manifests, tables
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import replacing, sha256, sync, sync_tree, write_atomically
@@ -169,7 +169,12 @@ class Reader:
             most_rows=MOST_ROWS.get(kind, tables.MOST_ROWS),
             columns=columns,
             added=records.ADDED.get(kind, ()),
+            own=self.is_own(round_, phase),
         )
+
+    def is_own(self, round_: int, phase: str) -> bool:
+        """Whether this object has written a phase itself; the files of others are decoded in a limited process."""
+        return False
 
     def column(self, round_: int, phase: str, kind: type[Record], column: str) -> pa.ChunkedArray:
         """One column of the records that a committed phase is named for; errors as :meth:`read`."""
@@ -234,6 +239,7 @@ class Store(Reader):
         super().__init__(root, name)
         self.commits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Makes the context manager that surrounds every commit; it lets a Ctrl-C handler wait for the commit's end."""
+        self._own: set[Path] = set()
         self._lock = os.fdopen(inside.open_below(root, LOCK, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -349,7 +355,12 @@ class Store(Reader):
                 sync(above)
             files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
             manifests.write(self.root, dataclasses.replace(manifest, seconds=time.monotonic() - started, files=files))
+            self._own.add(folder)
             self.publish(folder)
+
+    def is_own(self, round_: int, phase: str) -> bool:
+        """See :meth:`Reader.is_own`."""
+        return self.folder(round_, phase) in self._own
 
     def delete(self, manifest: Manifest, names: Collection[str]) -> None:
         """Delete files of a committed phase that nothing needs any more; its manifest says so first.
@@ -416,6 +427,10 @@ class Store(Reader):
                 )
             logger.warning("%s; the phase is done again", where)
             self.take_back(folder)
+        last = next(iter(phases[-1:]), None)
+        if last is not None and last.phase == "dataset" and "dataset.parquet" in last.files:
+            # training reads it next, in processes that decode it themselves
+            self.read(last.round, last.phase, "dataset", Example)
 
 
 @contextlib.contextmanager

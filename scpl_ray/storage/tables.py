@@ -1,4 +1,4 @@
-"""Reading Parquet files that others may have written: what a file claims is compared with bounds before it is loaded.
+"""Reading Parquet files of run directories: what a file claims is compared with bounds before it is loaded.
 
 A few kilobytes of Parquet can stand for any number of rows, and a dictionary can repeat one long text in all of them.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scpl_ray.storage import inside
+from scpl_ray.storage import inside, parquet
 from scpl_ray.storage.errors import StoreError
 
 MOST_ROWS = 20_000_000
@@ -32,6 +32,7 @@ def read_below(
     most_rows: int = MOST_ROWS,
     columns: Sequence[str] | None = None,
     added: Sequence[str] = (),
+    own: bool = False,
 ) -> pa.Table:
     """A Parquet file below a folder, with exactly this schema.
 
@@ -42,48 +43,44 @@ def read_below(
         most_rows: the most rows that are loaded.
         columns: the columns that are loaded; ``None``: all.
         added: columns that files of older versions do not have; there they are null.
+        own: whether this process has written the file and may decode it itself.
 
     Raises:
         StoreError: the file is missing, is no regular file or no Parquet, has another schema, or is too large.
     """
     where = root / name
     try:
-        with os.fdopen(inside.open_below(root, name), "rb") as opened, pq.ParquetFile(opened) as file:
+        with os.fdopen(inside.open_below(root, name), "rb") as file:
+            if own:
+                return pq.read_table(file, columns=columns)
+            claimed = parquet.facts(file)
             here = schema
-            if not set(added) & set(file.schema_arrow.names):
+            if not set(added) & set(claimed.schema.names):
                 here = pa.schema([field for field in schema if field.name not in added])
-            _check(file, here, most_rows, where)
+            _check(claimed, here, most_rows, where)
             wanted = schema.names if columns is None else list(columns)
-            table = _loaded(file, [one for one in wanted if one in here.names], where)
-            for index, one in enumerate(wanted):
-                if one not in here.names:
-                    table = table.add_column(index, schema.field(one), pa.nulls(len(table), schema.field(one).type))
-    except (OSError, pa.ArrowException) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
+            there = [one for one in wanted if one in here.names]
+            rows = max(1, min(2**16, BATCH_BYTES // max(1, claimed.longest)))
+            size, batches = 0, []
+            for batch in parquet.batches(file, there, rows):
+                size += batch.nbytes
+                if size > MOST_BYTES:
+                    raise StoreError(f"{where}: takes more than {MOST_BYTES >> 30} GiB of memory")
+                batches.append(batch)
+    except (OSError, parquet.UnreadableError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StoreError(f"{where}: cannot be read ({reason}); restore it, or resume the run or study") from error
+    table = pa.Table.from_batches(batches, pa.schema([schema.field(one) for one in there]))
+    for index, one in enumerate(wanted):
+        if one not in there:
+            table = table.add_column(index, schema.field(one), pa.nulls(len(table), schema.field(one).type))
     return table
 
 
-def _check(file: pq.ParquetFile, schema: pa.Schema, most_rows: int, where: Path) -> None:
-    facts = file.metadata
-    if not file.schema_arrow.equals(schema):
-        raise StoreError(f"{where}: columns {file.schema_arrow.names[:20]}; expected {schema}")
-    if facts.num_rows > most_rows:
-        raise StoreError(f"{where}: holds {facts.num_rows:,} rows; at most {most_rows:,} are read")
-    chunks = [facts.row_group(i).column(j) for i in range(facts.num_row_groups) for j in range(facts.num_columns)]
-    if (values := sum(chunk.num_values for chunk in chunks)) > MOST_VALUES:
-        raise StoreError(f"{where}: holds {values:,} values; at most {MOST_VALUES:,} are read")
-
-
-def _loaded(file: pq.ParquetFile, columns: Sequence[str], where: Path) -> pa.Table:
-    facts = file.metadata
-    chunks = [facts.row_group(i).column(j) for i in range(facts.num_row_groups) for j in range(facts.num_columns)]
-    longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
-    rows = max(1, min(2**16, BATCH_BYTES // max(1, longest)))
-    size, batches = 0, []
-    for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
-        size += batch.nbytes
-        if size > MOST_BYTES:
-            raise StoreError(f"{where}: takes more than {MOST_BYTES >> 30} GiB of memory")
-        batches.append(batch)
-    return pa.Table.from_batches(batches, pa.schema([file.schema_arrow.field(one) for one in columns]))
+def _check(claimed: parquet.Facts, schema: pa.Schema, most_rows: int, where: Path) -> None:
+    if not claimed.schema.equals(schema):
+        raise StoreError(f"{where}: columns {claimed.schema.names[:20]}; expected {schema}")
+    if claimed.rows > most_rows:
+        raise StoreError(f"{where}: holds {claimed.rows:,} rows; at most {most_rows:,} are read")
+    if claimed.values > MOST_VALUES:
+        raise StoreError(f"{where}: holds {claimed.values:,} values; at most {MOST_VALUES:,} are read")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
+from scpl_ray.config.schema import MOST_ROUNDS
 from scpl_ray.shares import FloatArray, IntArray, check_fraction
 
 Key = tuple[str, str | None]
@@ -40,6 +41,11 @@ class Series:
         round_, value = table["round"].to_numpy(), table["value"].to_numpy()
         if len(round_) and round_.min() < 0:
             raise ValueError(f"results: round {round_.min()} is below 0; the table is damaged, write it again")
+        if len(round_) and round_.max() > MOST_ROUNDS:
+            raise ValueError(
+                f"results: round {round_.max():,} is beyond the {MOST_ROUNDS:,} rounds that a run can have; the table "
+                "is damaged, write it again"
+            )
         key = (arm * len(metrics) + metric) * len(groups) + group
         order = np.argsort(key, kind="stable")
         starts = np.flatnonzero(np.diff(key[order], prepend=-1))

@@ -189,21 +189,21 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet(name: str, path: Path, asked: Collection[str]) -> Source:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from scpl_ray.storage import parquet
 
     try:
-        with pq.ParquetFile(path) as file:
-            columns, count = tuple(map(str, file.schema_arrow.names)), file.metadata.num_rows
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{name}: cannot be read as parquet: {_one_line(error)}; write it anew") from error
-    if count > MAX_ROWS:
-        raise DataError(f"{name}: {count:,} rows; at most {MAX_ROWS:,} are read: give a part of it")
+        with path.open("rb") as file:
+            claimed = parquet.facts(file)
+    except parquet.UnreadableError as error:
+        raise DataError(f"{name}: cannot be read as parquet: {error}; write it anew") from error
+    columns = tuple(map(str, claimed.schema.names))
+    if claimed.rows > MAX_ROWS:
+        raise DataError(f"{name}: {claimed.rows:,} rows; at most {MAX_ROWS:,} are read: give a part of it")
     chosen = _chosen(name, columns, asked)
 
     def rows() -> Iterator[Raw]:
-        with pq.ParquetFile(path) as file:
-            yield from _batches(name, file.iter_batches(ROWS_AT_A_TIME, columns=chosen), chosen)
+        with path.open("rb") as file:
+            yield from _batches(name, parquet.batches(file, chosen, ROWS_AT_A_TIME), chosen)
 
     return Source("Parquet", columns, rows)
 

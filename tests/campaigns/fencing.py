@@ -1,11 +1,12 @@
 """Holders of the lock in an object store that are paused at every request, and wake up when another has gone on.
 
-``python -m tests.campaigns.fencing`` (minutes): each action of a run in a store is stopped before its first request to
-moto's server, before its second, and so on. Another process takes the lock over, commits phases, and then the first one
-wakes up. It survives when not one byte that the second holder found or wrote has changed, the first one is told so, and
-a third one can open the run.
+``python -m tests.campaigns.fencing`` (minutes; ``--only commits closes`` does some of it): each action of a run in a
+store is stopped before its first request to moto's server, before its second, and so on. Another process takes the lock
+over, commits phases, and then the first one wakes up. It survives when not one byte that the second holder found or
+wrote has changed, the first one is told so, and a third one can open the run.
 """
 
+import argparse
 import dataclasses
 import itertools
 import os
@@ -164,9 +165,12 @@ def go_on() -> Store:
 
 def main() -> int:
     """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(ACTIONS), default=list(ACTIONS))
+    asked = parser.parse_args()
     with moto_s3.serving() as server, tempfile.TemporaryDirectory() as scratch:
         os.environ.update(moto_s3.CREDENTIALS, AWS_ENDPOINT_URL=server.endpoint, AWS_EC2_METADATA_DISABLED="true")
-        for name in ACTIONS:
+        for name in asked.only:
             step = 1
             while paused_at(server, name, step, Path(scratch) / name / str(step)):
                 step += 1

@@ -29,12 +29,13 @@ from hypothesis import strategies as st
 
 from jobs.configs import CONFIGS
 from jobs.driver import experiments
+from jobs.driver.run import seconds_by_round
 from scpl_ray.config import Experiment, Task, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import mask
 from scpl_ray.models import template
 from scpl_ray.records import SCHEMAS, Metric
-from scpl_ray.storage import inside, tables
+from scpl_ray.storage import inside, manifests, tables
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import PHASES, Reader, Store
 from scpl_ray.studies import study
@@ -143,6 +144,8 @@ def opens_run(folder: Path, what: tuple[str, bytes]) -> None:
     try:
         for manifest in store.committed():
             assert manifest.phase in PHASES
+        manifests.restarts(store.committed())
+        seconds_by_round(store, Experiment())
     finally:
         store.close()
 

@@ -1,6 +1,7 @@
 """An S3 server for tests: moto's server on a free loopback port, with faults that a test chooses."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,13 @@ Request = dict[str, Any]
 
 
 class Silent(WSGIRequestHandler):
+    ahead_s = 0.0
+    """How far the clock of the store has been set forwards; what it kept before has the times of before."""
+
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((time.time() if timestamp is None else timestamp) + self.ahead_s)
 
 
 class Server:
@@ -47,12 +54,17 @@ class Server:
         self.drop_headers = ()
         self.lose_answer = lambda method, path: False
         self.cut = 0
+        Silent.ahead_s = 0.0
         buckets = [one["Name"] for one in self.client.list_buckets()["Buckets"]]
         if BUCKET not in buckets:
             self.client.create_bucket(Bucket=BUCKET)
         for name in self.names():
             self.client.delete_object(Bucket=BUCKET, Key=name)
         self.requests.clear()
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Set the clock of the store forwards or, below 0, backwards; :meth:`reset` sets it right."""
+        Silent.ahead_s = ahead_s
 
     def names(self, prefix: str = "") -> list[str]:
         return [one["Key"] for one in self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]

@@ -5,9 +5,9 @@ read), so if two processes want it, only one gets it. A thread renews it regular
 has not been renewed for :data:`LEASE_SECONDS` by the clock of the store, or if its holder was a process on the same
 machine that has ended.
 
-The store's clock alone ends no lease, because a clock can be set: a lock that looks old is watched for a while by the
-watching process's own clock, and any renewal in that time shows that its holder is alive. A holder that was only paused
-finds out at its next write: see :mod:`scpl_ray.storage.object_store.mirror`.
+The store's clock alone ends no lease, because a clock can be set: a lock that looks old, or newer than now, is watched
+for a while by a clock that cannot be set, and any renewal in that time shows that its holder is alive. A holder that
+was only paused finds out at its next write: see :mod:`scpl_ray.storage.object_store.mirror`.
 """
 
 from __future__ import annotations
@@ -186,12 +186,13 @@ class Lease:
     def _check_may_take(self, found: Content, holder: Holder) -> None:
         if holder.has_ended(self._me):
             reason = "which has ended"
-        elif found.age_seconds > self._seconds and self._is_silent(found):
-            reason = f"which was last heard of {found.age_seconds:.0f} s ago"
+        elif abs(found.age_seconds) > self._seconds and self._is_silent(found):
+            age = found.age_seconds
+            reason = f"which was last heard of {age:.0f} s ago" if age > 0 else "which is silent"
         else:
             heard = f"heard of {max(found.age_seconds, 0):.0f} s ago"
-            if found.age_seconds > self._seconds:
-                heard = "which has renewed its lock just now although the store's clock makes it look old"
+            if abs(found.age_seconds) > self._seconds:
+                heard = "which has renewed its lock just now, whatever the store's clock says"
             raise InUseError(
                 f"{self._objects.uri}: in use by {holder}, {heard}; wait for "
                 f"it, stop it, or give another --run-dir; if that machine is gone, try again in {self._seconds:.0f} s"
@@ -199,7 +200,7 @@ class Lease:
         logger.warning("%s: the lock of %s, %s, is taken over", self._objects.uri, holder, reason)
 
     def _is_silent(self, found: Content) -> bool:
-        """Watch a lock that looks old; whether it is not renewed in that time."""
+        """Watch a lock that looks old, or newer than now; whether it is not renewed in that time."""
         seconds = WATCHED * self._seconds
         logger.info("%s: its lock looks old and is watched for %.0f s", self._objects.uri, seconds)
         until = time.monotonic() + seconds

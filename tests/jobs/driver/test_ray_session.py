@@ -4,9 +4,11 @@ import os
 import re
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -92,6 +94,68 @@ def test_it_ends_when_it_is_told_to(number: int, silent: str) -> None:
     process.wait(timeout=30)
     assert process.returncode != 0 and time.monotonic() - began < 5
     process.stdout.close()
+
+
+class Mute(socketserver.BaseRequestHandler):
+    """Begins to speak as Ray does, and falls silent."""
+
+    def handle(self) -> None:
+        self.request.sendall(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        while self.request.recv(4096):
+            pass
+
+
+JOINS = """
+import signal, sys
+from jobs.driver import ray_session
+ray_session.JOIN_S = float(sys.argv[1])
+ray_session.check_address()
+print("joining", flush=True)
+try:
+    ray_session.join(logging_level="ERROR")
+except RuntimeError as error:
+    sys.exit(f"said: {error}")
+"""
+
+
+def test_a_ray_that_answers_and_lets_nobody_in_is_not_waited_for(tmp_path: Path) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mute) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(Path(__file__).parents[3])}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", JOINS, seconds],
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for seconds in ("0.5", "300")
+        ]
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "joining\n"
+        began = time.monotonic()
+        processes[1].send_signal(signal.SIGINT)
+        said = [process.communicate(timeout=60)[1] for process in processes]
+        assert time.monotonic() - began < 30
+        server.shutdown()
+    assert processes[0].returncode == 1 and processes[1].returncode != 0
+    for text in (f"said: RAY_ADDRESS = '{address}': something answers", "ray stop", "unset RAY_ADDRESS"):
+        assert text in said[0]
+    assert "KeyboardInterrupt" in said[1]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("refused"), RuntimeError("version mismatch"), ValueError("odd")])
+def test_what_ray_says_is_one_message(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(ray_session.ray, "init", init)
+    with pytest.raises(RuntimeError, match=rf"'10.0.0.1:6379': {error}; start that Ray, or leave it out"):
+        ray_session.join()
 
 
 def test_a_short_folder_stands_for_one_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
