@@ -18,6 +18,7 @@ from scpl_ray.config import Experiment, schema
 from scpl_ray.models.adapters import load_model
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import Ids
+from scpl_ray.own import functions
 from scpl_ray.protocols import Choice, Process, Task
 from scpl_ray.records import Completion, Query, Score, Weights
 from scpl_ray.training import reward_model
@@ -28,7 +29,7 @@ LANGUAGE_MODELS_KEPT = 2
 """Language models kept in memory for likelihoods: the base model and the current policy."""
 COMPLETIONS_PER_CALL = 256
 """Number of completions whose likelihoods one call asks for."""
-DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh")
+DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh", "reward.function")
 """Sections and keys that the scorers are started with: runs with equal values can share the scorers.
 
 The keys of the task include those of the model and the reward that the scorers read themselves.
@@ -44,6 +45,7 @@ class ScoringActor(Replica):
         self._task = task
         self._groups = experiment.groups.names
         self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
+        self._function = experiment.reward.function
         self._tokens_per_batch = experiment.reward.tokens_per_batch
         self._trust_remote_code = experiment.model.trust_remote_code
         self._device = "cuda" if gpus else "cpu"
@@ -73,7 +75,11 @@ class ScoringActor(Replica):
             groups = [query.group for query, _, _ in work]
             for of_one, reward in zip(terms, self._model_rewards(source, texts, groups), strict=True):
                 of_one[schema.MODEL_TERM] = reward
-        rules = [name for name in self._terms if name != schema.MODEL_TERM]
+        if schema.FUNCTION_TERM in self._terms and self._function is not None:
+            values = functions.rewards(self._function, [query for query, _, _ in work], [text for _, _, text in work])
+            for of_one, reward in zip(terms, values, strict=True):
+                of_one[schema.FUNCTION_TERM] = reward
+        rules = [name for name in self._terms if name not in schema.NOT_OF_THE_TASK]
         for of_one, (query, _, text) in zip(terms, work, strict=True):
             found = self._task.rule_terms(query, text) if rules else {}
             checks.terms(rules, found)

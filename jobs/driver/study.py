@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.configs import CONFIGS
-from jobs.driver import experiments
+from jobs.driver import experiments, own_code
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from scpl_ray.analytic.loop import simulate
@@ -79,6 +79,8 @@ def open_study(folder: Path) -> Study:
     plan = study.load(file, CONFIGS)
     named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
     consent.require(_identity(folder), named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
+    for experiment in named:
+        own_code.find_again(_identity(folder), experiment)
     return plan
 
 

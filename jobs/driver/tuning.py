@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.fleet import asks
 from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
+from jobs.driver import own_code
 from jobs.driver import run as loop
 from jobs.driver.trial import LoopTrial, trial_folder
 from jobs.terminal.display import chatter_to, line_parts, wide_console
@@ -158,7 +159,8 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     if not left:
         return {}
     prepare(left, console)
-    with loop.connected(folder / "logs/ray", console.print) as cluster:
+    code = own_code.luggage([trial.experiment for trial in trials])
+    with loop.connected(folder / "logs/ray", console.print, code) as cluster:
         side_by_side = concurrent_trials(trials, cluster)
         # trials that share their engines run one after the other, seed by seed
         keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in left))
@@ -191,7 +193,8 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     prepare(trials, console)
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
-    with loop.connected(folder / "logs/ray", console.print) as cluster:
+    code = own_code.luggage([trial.experiment for trial in trials])
+    with loop.connected(folder / "logs/ray", console.print, code) as cluster:
         side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster)
         try:
             tune.Tuner(

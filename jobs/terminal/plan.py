@@ -9,6 +9,7 @@ from rich.table import Table
 
 from actors.placement.layout import Layout, Seat
 from scpl_ray.config import Experiment
+from scpl_ray.config.code import references
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.protocols import Task
 from scpl_ray.selection.steering import steering_prompts
@@ -42,8 +43,17 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
     console.print(table)
     if experiment.model.trust_remote_code:
         console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
-    if experiment.feedback.function:
-        console.print(f"code of yours that will run: {experiment.feedback.function}", markup=False)
+    used = references(experiment)
+    for key, name in used.items():
+        console.print(f"code of yours that will run: {key} = {name}", markup=False)
+    for section, rest in ((experiment.feedback, "rule"), (experiment.selection, "strategy"), (experiment.reward, "terms")):
+        key = f"{type(section).__name__.lower()}.function"
+        if section.function is not None and key not in used:
+            console.print(
+                f"code of yours that will not run: {key} = {section.function}, because "
+                f"{key.partition('.')[0]}.{rest} = {getattr(section, rest)!r}",
+                markup=False,
+            )
     if task.data_report is not None:
         console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scpl_ray.config.errors import nearest
+
 PRESETS: dict[str, dict[str, str | float]] = {
     "retraining": {
         "loop.kind": "retraining",
@@ -60,5 +62,5 @@ def preset_overrides(name: str) -> dict[str, str | float]:
         ValueError: an unknown preset.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+        raise ValueError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return dict(PRESETS[name])
