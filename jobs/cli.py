@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from jobs import looking
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
+from jobs.terminal.command import fail, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
-from scpl_ray.config import loading
+from scpl_ray.config import errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import MAY_CHANGE
-from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
@@ -45,11 +45,6 @@ Arguments = Annotated[
 ]
 
 
-def user_path(text: str | Path) -> Path:
-    """The path that a user gave, with ``~`` for the home folder."""
-    return Path(text).expanduser()
-
-
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"scpl_ray {__version__}")
@@ -70,23 +65,28 @@ def options(
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The config file, if one is named first, and the overrides."""
     if arguments and ("=" not in arguments[0] or user_path(arguments[0]).is_file()):
-        name, overrides = arguments[0], list(arguments[1:])
-        path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
-        if not path.exists():
-            raise ConfigError(
-                f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
-                f"({', '.join(CONFIGS)}), or only key=value pairs"
-            )
-        if study.kind(loading.read(path)) is study.Study:
-            raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
-        return path, overrides
+        return config_path(arguments[0]), list(arguments[1:])
     return None, list(arguments)
 
 
-def fail(error: Exception) -> typer.Exit:
-    """One message on stderr, exit code 2: nothing was started."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"scpl: {masked(error)}", markup=False)
-    return typer.Exit(2)
+def config_path(name: str) -> Path | None:
+    """The file of a config that is given by its path or by the name of a built-in one; ``None``: the quick start.
+
+    Raises:
+        ConfigError: there is none, or it is a study.
+    """
+    if name == study.QUICK_START and not user_path(name).exists():
+        return None
+    path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
+    if not path.exists():
+        names = [study.QUICK_START, *CONFIGS]
+        raise ConfigError(
+            f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
+            f"({', '.join(names)}), or only key=value pairs{errors.nearest(name, names)}"
+        )
+    if study.kind(loading.read(path)) is study.Study:
+        raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
+    return path
 
 
 @app.command()
@@ -265,14 +265,19 @@ def data_check(
         raise typer.Exit(1)
 
 
-def _study_file(name: str) -> Path:
+def study_path(name: str) -> Path:
+    """The file of a study that is given by its path or by the name of a built-in one.
+
+    Raises:
+        ConfigError: there is none, or it is the config of one run.
+    """
     if name in CONFIGS:
         raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
     path = STUDIES.get(name, user_path(name))
     if not path.exists():
         raise ConfigError(
             f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
-            f"{', '.join(STUDIES)}"
+            f"{', '.join(STUDIES)}{errors.nearest(name, STUDIES)}"
         )
     return path
 
@@ -315,7 +320,7 @@ def sweep(
                 )
             plan = job.open_study(folder)
         else:
-            plan = study.load(_study_file(str(config)), CONFIGS, quick=quick)
+            plan = study.load(study_path(str(config)), CONFIGS, quick=quick)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
@@ -359,27 +364,41 @@ def report(
     print(f"{page} written")
 
 
+app.command()(looking.sample)
+app.command()(looking.status)
+app.command("list")(looking.names)
+
+
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(parser=user_path, metavar="[PATH]", help="File to write.")] = Path(
-        "experiment.yaml"
-    ),
+    path: Annotated[
+        Path | None,
+        typer.Argument(parser=user_path, metavar="[PATH]", help="Config to write (default: experiment.yaml)."),
+    ] = None,
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(parser=user_path, metavar="FILE.py", help="Write an example of a task of your own instead."),
+    ] = None,
 ) -> None:
-    """Write a config with every key, its default and its meaning."""
-    from scpl_ray.registries import CHOICES
+    """Write a config with every key, its default and its meaning; or a task of your own to change.
+
+    [bold]scpl init my.yaml[/] writes a config. [bold]scpl init --task pets.py[/] writes a working task in one file, in
+    which every part says what it is for.
+    """
+    from jobs import init as job
 
     try:
-        experiment = experiments.load(*split_arguments([config] if config else []))
-        with path.open("x", encoding="utf-8") as file:
-            file.write(loading.commented(experiment, CHOICES))
-    except FileExistsError as error:
-        raise fail(ConfigError(f"{path}: exists; give another name or remove it")) from error
-    except OSError as error:
-        raise fail(ConfigError(f"{path}: {error.strerror}; give a path that can be written")) from error
+        if task is not None:
+            if path is not None or config is not None:
+                raise ConfigError(f"--task {task}: writes a task; leave {path or f'--from {config}'} out")
+            said = job.write_task(task)
+        else:
+            experiment = experiments.load(*split_arguments([config] if config else []))
+            said = job.write_config(path or Path("experiment.yaml"), experiment)
     except ConfigError as error:
         raise fail(error) from error
-    print(f"{path} written; change what you like, then: scpl run {shlex.quote(str(path))}")
+    print(said)
 
 
 @app.command()

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from scpl_ray import tasks
-from scpl_ray.config import Experiment
-from scpl_ray.config import code
+from scpl_ray.config import Experiment, code
 from scpl_ray.config.errors import nearest
 from scpl_ray.config.schema import CUSTOM, FUNCTION_TERM, MODEL_TERM, NAME
 from scpl_ray.credentials import mask
@@ -82,9 +81,9 @@ def _own(experiment: Experiment) -> Iterator[str]:
     """Functions that are named but not there; the feedback rule says so itself."""
     reward, selection = experiment.reward, experiment.selection
     if reward.terms.get(FUNCTION_TERM) and reward.function is None:
-        yield f"reward.terms has {FUNCTION_TERM!r}, but reward.function = null; name it: reward.function=FILE.py:function"
+        yield f"reward.terms has {FUNCTION_TERM!r}: reward.function = null; name it: reward.function=FILE.py:function"
     if selection.strategy == CUSTOM and selection.function is None:
-        yield f"selection.strategy = {CUSTOM!r}: selection.function = null; name it: selection.function=FILE.py:function"
+        yield f"selection.strategy = {CUSTOM!r}: selection.function = null; name it: selection.function=FILE.py:NAME"
     for key, name in code.references(experiment).items():
         if key == "feedback.function":
             continue

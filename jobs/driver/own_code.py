@@ -69,8 +69,8 @@ def keep(store: Store, experiment: Experiment, say: Callable[[str], None]) -> No
     if before:
         what = ", ".join(sources.changed(before[-1], now))
         say(
-            f"changed since this run began: {what} (SHA-256 differs); from round {from_round} on the new source is used; "
-            "code.json keeps both"
+            f"changed since this run began: {what} (SHA-256 differs); from round {from_round} on the new source is "
+            "used; code.json keeps both"
         )
     store.keep_code([*before, {"from_round": from_round, **now}])
 

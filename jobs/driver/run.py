@@ -72,9 +72,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def connected(
-    logs: Path, say: Callable[[str], None] = logger.warning, code: Luggage = NO_CODE
-) -> Iterator[Cluster]:
+def connected(logs: Path, say: Callable[[str], None] = logger.warning, code: Luggage = NO_CODE) -> Iterator[Cluster]:
     """Connect to Ray during the block: to ``RAY_ADDRESS`` if it is set (a submitted job), else to a new local Ray.
 
     Args:

@@ -46,7 +46,11 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
     used = references(experiment)
     for key, name in used.items():
         console.print(f"code of yours that will run: {key} = {name}", markup=False)
-    for section, rest in ((experiment.feedback, "rule"), (experiment.selection, "strategy"), (experiment.reward, "terms")):
+    for section, rest in (
+        (experiment.feedback, "rule"),
+        (experiment.selection, "strategy"),
+        (experiment.reward, "terms"),
+    ):
         key = f"{type(section).__name__.lower()}.function"
         if section.function is not None and key not in used:
             console.print(

@@ -137,7 +137,7 @@ def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
 
 
 def _by_function(function: Callable[..., ArrayLike], who: str, moment: Moment) -> FloatArray:
-    """A ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,), row by row."""
+    """A ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,), by row."""
     rows = moment.shares.reshape(-1, moment.shares.shape[-1])
     measured = np.broadcast_to(moment.measured, moment.shares.shape).reshape(rows.shape)
     initial = np.broadcast_to(moment.initial_shares, moment.shares.shape).reshape(rows.shape)
@@ -173,7 +173,9 @@ def _schedule_step(feedback: Feedback) -> tuple[float, ...]:
 
 def _custom_function(feedback: Feedback) -> Callable[..., ArrayLike]:
     if feedback.function is None:
-        raise ValueError("feedback.function: null; the custom rule needs 'package.module:function' or 'FILE.py:function'")
+        raise ValueError(
+            "feedback.function: null; the custom rule needs 'package.module:function' or 'FILE.py:function'"
+        )
     return references.load(feedback.function, "feedback.function")
 
 

@@ -65,4 +65,5 @@ class Registry(dict[str, Record]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """The record of this name, or the default."""
-        return self[name] if name in self else default
+        # not super().get, which finds this project's only
+        return self[name] if name in self else default  # noqa: SIM401
