@@ -229,7 +229,7 @@ class Run:
         return _figures(_part(self.path))
 
     def report(self, output: str | Path | None = None) -> Report:
-        """Write the page and its figures, as ``scpl report``; into ``report`` in the run directory if not told where."""
+        """Write the page and its figures, as ``scpl report``; into its folder ``report`` if not told where."""
         return _report(self.path, output)
 
     def __repr__(self) -> str:
@@ -322,7 +322,7 @@ class Study:
         return _figures(self._part)
 
     def report(self, output: str | Path | None = None) -> Report:
-        """Write the page and its figures, as ``scpl report``; into ``report`` in its folder if not told where."""
+        """Write the page and its figures, as ``scpl report``; into its folder ``report`` if not told where."""
         return _report(self.path, output)
 
     def __repr__(self) -> str:
