@@ -8,6 +8,7 @@ shows the plan; without --dry-run it runs. Ray brings the file to every worker, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from scpl_ray.protocols import RoundDone, TrainingStep
 from scpl_ray.records import Query
 from scpl_ray.selection.candidates import Candidates
 from scpl_ray.shares import FloatArray
+
+logger = logging.getLogger(__name__)
 
 LONG = 20
 """Words from which on an answer is not brief at all."""
@@ -33,8 +36,8 @@ def shortest(candidates: Candidates, *, selection: Selection, chance: FloatArray
 
 
 def losses(step: TrainingStep) -> None:
-    """Called by the first training worker after every optimizer step; its prints are in the worker's log."""
-    print(f"round {step.round}: step {step.step} of {step.steps}, loss {step.loss:.3f}")
+    """Called by the first training worker after every optimizer step; the line is in the worker's log, in ray/."""
+    logger.warning("round %d: step %d of %d, loss %.3f", step.round, step.step, step.steps, step.loss)
 
 
 def told(done: RoundDone) -> None:
