@@ -47,7 +47,7 @@ def luggage(experiments: Sequence[Experiment]) -> Luggage:
     """
     found = {name: key for experiment in experiments for key, name in named(experiment).items()}
     for name, key in found.items():
-        references.load(name, key)
+        references.find(name, key)
     return sources.luggage(list(found))
 
 
@@ -61,7 +61,7 @@ def keep(store: Store, experiment: Experiment, say: Callable[[str], None]) -> No
     if not functions:
         return
     for key, name in functions.items():
-        references.load(name, key)
+        references.find(name, key)
     now, before = sources.kept(functions), store.code
     if before and not sources.changed(before[-1], now):
         return

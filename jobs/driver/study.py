@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.configs import CONFIGS
-from jobs.driver import experiments, own_code
+from jobs.driver import experiments, inputs, own_code
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from scpl_ray.analytic.loop import simulate
@@ -101,18 +101,15 @@ def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], dict[str
     Raises:
         ValueError: something cannot work; nobody answers at ``RAY_ADDRESS``.
     """
-    if plan.mode == "analytic":
-        trials = study.trials(plan, CONFIGS, experiments.build)
-        check(plan, trials)
-        return plan, trials, {}
-    # these import Ray and torch, for which a study without a language model need not wait
-    from jobs.driver import inputs
-    from jobs.driver.dry_run import check_trials
-    from jobs.driver.ray_session import check_address
-
     plan = inputs.anchored_study(plan, CONFIGS)
     trials = study.trials(plan, CONFIGS, experiments.build)
     check(plan, trials)
+    if plan.mode == "analytic":
+        return plan, trials, {}
+    # these import Ray and torch, for which a study without a language model need not wait
+    from jobs.driver.dry_run import check_trials
+    from jobs.driver.ray_session import check_address
+
     made = check_trials(trials, with_tasks=dry_run)
     if not dry_run:
         check_address()

@@ -154,7 +154,7 @@ def _by_function(function: Callable[..., ArrayLike], who: str, moment: Moment) -
 
 def _adopted(name: str, reference: str) -> Rule:
     """The rule that an installed package offers: a :class:`Rule`, or a function as for ``feedback.function``."""
-    found = references.load(reference, f"feedback.rule = {name!r}")
+    found = references.find(reference, f"feedback.rule = {name!r}")
     if isinstance(found, Rule):
         return found
     meaning = " ".join((found.__doc__ or reference).strip().splitlines()[0].split())

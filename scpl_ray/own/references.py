@@ -84,7 +84,19 @@ def anchored(reference: str) -> str:
 
 
 def load(reference: str, key: str) -> Callable[..., Any]:
-    """Import a function.
+    """Import a function; see :func:`find`.
+
+    Raises:
+        NotFoundError: it is not there, cannot be imported, or is no function.
+    """
+    found = find(reference, key)
+    if not callable(found):
+        raise NotFoundError(f"{key}: {reference!r} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def find(reference: str, key: str) -> Any:
+    """Import what a reference names.
 
     A file that has changed since this process imported it is imported anew.
 
@@ -93,7 +105,7 @@ def load(reference: str, key: str) -> Callable[..., Any]:
         key: the config key that names it, for messages.
 
     Raises:
-        NotFoundError: it is not there, cannot be imported, or is no function.
+        NotFoundError: it is not there, or cannot be imported.
     """
     where, function = split(reference, key)
     try:
@@ -107,15 +119,12 @@ def load(reference: str, key: str) -> Callable[..., Any]:
             f"({Path.cwd()}), on PYTHONPATH, or in an installed package"
         ) from error
     try:
-        found = operator.attrgetter(function)(module)
+        return operator.attrgetter(function)(module)
     except AttributeError as error:
         there = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise NotFoundError(
             f"{key}: {reference!r} cannot be imported: {module.__name__} has no {function}; it has {', '.join(there)}"
         ) from error
-    if not callable(found):
-        raise NotFoundError(f"{key}: {reference!r} is a {type(found).__name__}, not a function")
-    return found  # type: ignore[no-any-return]
 
 
 def called(reference: str, key: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -231,12 +240,9 @@ def _named(where: str) -> ModuleType:
     here = Path.cwd()
     root = here if known is not None and known.added and files_of(here, top) else known.root if known else here
     _current(top, root)
-    if top not in sys.modules and importlib.util.find_spec(top) is None:
-        if str(here) not in sys.path:
-            sys.path.append(str(here))
-            importlib.invalidate_caches()
-        if files_of(here, top):
-            _import(top, here)
+    importlib.invalidate_caches()
+    if top not in sys.modules and importlib.util.find_spec(top) is None and files_of(here, top):
+        _import(top, here)
     module = importlib.import_module(where)
     if top not in _LOADED and (place := root_of(where)) is not None and is_own(*place):
         _LOADED[top] = _Loaded(place[0], _sources(*place), added=False)

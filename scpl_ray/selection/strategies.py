@@ -168,7 +168,7 @@ def _by_function(
 def _adopted(name: str, reference: str) -> Strategy:
     """The strategy that an installed package offers: a :class:`Strategy`, or a function as ``selection.function``."""
     key = "selection.strategy"
-    found = references.load(reference, f"{key} = {name!r}")
+    found = references.find(reference, f"{key} = {name!r}")
     if isinstance(found, Strategy):
         return found
     meaning = " ".join((found.__doc__ or reference).strip().splitlines()[0].split())

@@ -166,7 +166,9 @@ def test_paths_of_code_are_absolute_in_a_run_and_in_a_study(here: Path) -> None:
     assert anchored.arms["b"] == {"feedback": {"function": f"{here}/hooks.py:crowding"}}
 
 
-def test_the_analytic_mode_takes_a_rule_and_says_what_has_no_effect(here: Path) -> None:
+def test_the_analytic_mode_takes_a_rule_and_says_what_has_no_effect(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rule = ["feedback.function=hooks.py:crowding", "loop.rounds=2", "analytic.seeds=4"]
     assert "rounds simulated" in scpl("simulate", *rule)
     said = scpl("simulate", *rule, "reward.function=hooks.py:brevity", "loop.on_round=hooks:after")
@@ -178,6 +180,9 @@ def test_the_analytic_mode_takes_a_rule_and_says_what_has_no_effect(here: Path) 
         "arms: {mine: {}, static: {feedback.rule: static}}\n"
     )
     assert "2 arms x 2 seeds simulated" in scpl("sweep", "s.yaml", "--study-dir", "s")
+    monkeypatch.chdir(here.parent)
+    assert "2 arms x 2 seeds simulated" in scpl("sweep", "--resume", str(here / "s"))
+    monkeypatch.chdir(here)
     scpl("report", "s")
 
 
