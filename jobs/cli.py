@@ -6,19 +6,17 @@ import contextlib
 import io
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from jobs import looking
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
-from jobs.terminal.command import fail, user_path
+from jobs.terminal.command import fail, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
-from scpl_ray.config import errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
@@ -60,33 +58,6 @@ def options(
     ] = False,
 ) -> None:
     """Take the options of ``scpl`` itself, before its command."""
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The config file, if one is named first, and the overrides."""
-    if arguments and ("=" not in arguments[0] or user_path(arguments[0]).is_file()):
-        return config_path(arguments[0]), list(arguments[1:])
-    return None, list(arguments)
-
-
-def config_path(name: str) -> Path | None:
-    """The file of a config that is given by its path or by the name of a built-in one; ``None``: the quick start.
-
-    Raises:
-        ConfigError: there is none, or it is a study.
-    """
-    if name == study.QUICK_START and not user_path(name).exists():
-        return None
-    path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
-    if not path.exists():
-        names = [study.QUICK_START, *CONFIGS]
-        raise ConfigError(
-            f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
-            f"({', '.join(names)}), or only key=value pairs{errors.nearest(name, names)}"
-        )
-    if study.kind(loading.read(path)) is study.Study:
-        raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
-    return path
 
 
 @app.command()
@@ -265,23 +236,6 @@ def data_check(
         raise typer.Exit(1)
 
 
-def study_path(name: str) -> Path:
-    """The file of a study that is given by its path or by the name of a built-in one.
-
-    Raises:
-        ConfigError: there is none, or it is the config of one run.
-    """
-    if name in CONFIGS:
-        raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
-    path = STUDIES.get(name, user_path(name))
-    if not path.exists():
-        raise ConfigError(
-            f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
-            f"{', '.join(STUDIES)}{errors.nearest(name, STUDIES)}"
-        )
-    return path
-
-
 @app.command()
 def sweep(
     config: Annotated[
@@ -337,6 +291,91 @@ def sweep(
         raise fail(error) from error
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    arguments: Arguments = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="CONTROL",
+            help="static: the same users in every round. retraining: from the base model in every round. Or KEY=VALUE.",
+        ),
+    ] = "static",
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each; fewer than 6 give an interval, no verdict.")] = 6,
+    simulated: Annotated[
+        bool, typer.Option("--simulate", help="Without a language model, in the analytic mode: seconds.")
+    ] = False,
+    study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check both, start nothing.")] = False,
+) -> None:
+    """Ask whether a loop amplifies: run it and its control over seeds, and print the answer.
+
+    [bold]scpl compare[/] holds the quick start against users who stay as they are. [bold]scpl compare my.yaml
+    --against retraining[/] asks what incremental training does, [bold]--against selection.strategy=reweight[/] what
+    a remedy would. It is a study of two arms: [bold]scpl sweep --resume studies/NAME-TIME[/] continues it,
+    [bold]scpl report studies/NAME-TIME[/] makes the page.
+    """
+    from jobs.driver import study as job
+    from scpl_ray.studies.comparison import comparison
+
+    made: dict[str, str] = {}
+    try:
+        path, overrides = split_arguments(arguments or [])
+        plan = comparison(
+            experiments.load(path, overrides),
+            against,
+            base=study.QUICK_START if path is None else str(path.resolve()),
+            overrides=overrides,
+            seeds=seeds,
+            simulated=simulated,
+        )
+        folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
+        with unheard(CHECKING):
+            plan, trials, made = job.checked(plan, dry_run=dry_run)
+        if dry_run:
+            job.print_plan(wide_console(), plan, trials, made)
+            return
+        job.create(folder, plan)
+        code = job.run(folder, plan, trials)
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def measure(
+    log: Annotated[str, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet, one row per answer.")],
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MAPPING", help="Your columns: '{period: date, group: region, kept: accepted, rating: stars}'."
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["day", "week", "month"] | None, typer.Option(help="Length of a period, where the log holds dates.")
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Also estimate whether deviations of the shares grow from period to period.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(parser=user_path, metavar="PATH", help="Also write the numbers to this JSON file.")
+    ] = None,
+) -> None:
+    """Measure what a pipeline that is in use does to the groups it serves, from its log alone.
+
+    [bold]scpl measure --log answers.jsonl[/] reads period and group of every answer, and kept, rating and kind where
+    they are logged: shares, acceptance, the gap in ratings and the kinds per period, whether they drift, and whether
+    what is kept differs between groups whose answers are rated alike.
+    """
+    from jobs.measure import measure_log
+
+    try:
+        measure_log(log, fields, by, wide_console(), fit=fit, output=output)
+    except (ValueError, StoreError) as error:
+        raise fail(error) from error
 
 
 @app.command()

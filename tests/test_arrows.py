@@ -64,6 +64,10 @@ ROOMS = {
         "many runs compared; they are read from disk, never driven from here",
         "config evaluation feedback records seeds shares sign_flips storage",
     ),
+    "logs": (
+        "what a pipeline logged, measured without its model",
+        "config evaluation feedback shares studies tasks",
+    ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",
         "config evaluation feedback records shares sign_flips storage studies",

@@ -40,8 +40,8 @@ def load(config: str | Path | None = None, keys: Mapping[str, object] | None = N
     ...
     scpl_ray.config.errors.ConfigError: quickstrt: no such file; ...
     """
-    from jobs.cli import config_path
     from jobs.driver import experiments
+    from jobs.terminal.command import config_path
     from scpl_ray.config import loading
 
     path = config_path(str(config)) if config is not None else None
@@ -139,9 +139,9 @@ def sweep(
     """
     import tempfile
 
-    from jobs.cli import study_path
     from jobs.configs import CONFIGS
     from jobs.driver import study as job
+    from jobs.terminal.command import study_path
     from scpl_ray.studies import study as studies
 
     with tempfile.TemporaryDirectory(prefix="scpl-") as scratch:

@@ -29,6 +29,7 @@ from jobs.driver.own_code import OnRound
 from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
+from jobs.terminal.seen import closing_words
 from scpl_ray import checks, tasks, tracking
 from scpl_ray.config import Experiment, schema
 from scpl_ray.controller import Loop
@@ -230,6 +231,8 @@ def run(
         display.console.print(seconds_table(store.committed()))
         display.note(restarts_line(restarts(store.committed())))
         display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
+        config = str(store.root / "config.yaml")
+        display.note(closing_words(measured[0], measured[-1], experiment.groups.names, config))
 
 
 def rounds(

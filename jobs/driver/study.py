@@ -24,12 +24,14 @@ from jobs.configs import CONFIGS
 from jobs.driver import experiments, inputs, own_code
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
+from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError, near
 from scpl_ray.credentials import masked
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.records import Metric
+from scpl_ray.report import data
 from scpl_ray.storage import consent, inside
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
@@ -195,6 +197,9 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
     write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
     results.write(found, folder)
     console.print(last_round(found))
+    if plan.claims and found.num_rows:
+        (part,) = data.load([folder], CONFIGS)
+        print_verdicts(console, part)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", markup=False)
     if failed:

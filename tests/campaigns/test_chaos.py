@@ -9,6 +9,7 @@ from rich.console import Console
 from tests.campaigns import chaos, fuzz
 
 
+@pytest.mark.long
 def test_runs_hit_by_faults_end_with_the_records_of_an_undisturbed_one() -> None:
     outcomes = chaos.campaign(len(chaos.FAULTS), 3, Console(width=110))
     assert [o for o in outcomes if not (o.survived and o.identical)] == []

@@ -75,7 +75,7 @@ def check_scpl(words: list[str]) -> None:
     match name:
         case "run":
             check_keys(parameters["arguments"] or [], may_change=parameters["resume"] is not None)
-        case "simulate" | "judge train" | "reward train":
+        case "simulate" | "compare" | "judge train" | "reward train":
             check_keys(parameters["arguments"] or [])
         case "data check" if parameters["task"] is None:
             pass  # its name in a sentence
@@ -88,7 +88,7 @@ def check_scpl(words: list[str]) -> None:
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "list":
             listing.show(parameters["what"], Console(file=io.StringIO()))
-        case "report" | "doctor" | "sample" | "status":
+        case "report" | "doctor" | "measure" | "sample" | "status":
             pass
         case _:
             raise AssertionError(f"no check for scpl {name}: add one")

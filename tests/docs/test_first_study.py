@@ -27,6 +27,7 @@ def in_a_process_of_its_own(words: list[str]) -> None:
 
 
 @pytest.mark.engines
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_tutorial_leads_to_the_verdict_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

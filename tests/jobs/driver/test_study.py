@@ -225,6 +225,7 @@ arms:
 
 
 @pytest.mark.engines
+@pytest.mark.long
 def test_a_study_killed_and_resumed_has_the_records_of_an_undisturbed_run(
     tmp_path: Path, shared_cache: Path, reference: Path
 ) -> None:

@@ -1,0 +1,1 @@
+"""What a pipeline logged, measured without its model: who asked, what was kept, how groups were served."""

@@ -1,0 +1,178 @@
+"""A log of a pipeline in use, one row per answer: when, to which group, whether it was kept, how it was rated."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from scpl_ray import config
+from scpl_ray.shares import FloatArray, IntArray
+from scpl_ray.tasks.sources import Raw, open_source
+from scpl_ray.tasks.tally import DataError, OddRow, Tally, listed
+
+REQUIRED = ("period", "group")
+OPTIONAL = ("kept", "rating", "kind")
+FIELDS = (*REQUIRED, *OPTIONAL)
+MAX_PERIODS, MAX_NAMES = 500, 50
+MAX_ODD = 0.1
+"""Largest share of rows with which something may be wrong; they are left out and counted."""
+By = Literal["day", "week", "month"]
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Log:
+    """The rows of a log as columns, N of them."""
+
+    periods: tuple[str, ...]
+    """Names of the periods, earliest first."""
+    groups: tuple[str, ...]
+    """Names of the groups, the one with most rows first."""
+    kinds: tuple[str, ...]
+    """Names of the kinds of answers, the most frequent first; empty where none is logged."""
+    period: IntArray
+    """Index of each row's period, shape (N,)."""
+    group: IntArray
+    """Index of each row's group, shape (N,)."""
+    kept: FloatArray
+    """1 where the answer was kept, 0 where it was not, NaN where that is not logged; shape (N,)."""
+    rating: FloatArray
+    """How good the answer was, on any scale on which more is better; NaN where it is not logged; shape (N,)."""
+    kind: IntArray
+    """Index of each answer's kind, -1 where it is not logged, shape (N,)."""
+
+
+def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple[Log, str]:
+    """Read a log, and say what was read of it.
+
+    Args:
+        file: a JSONL, CSV or Parquet file.
+        fields: the log's columns by the names in :data:`FIELDS`, where they have other names.
+        by: the length of a period where the log holds dates or times (ISO 8601); ``None``: the values themselves are
+            the periods, numbers in their order and texts in theirs.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, more than a tenth of the rows are odd, there are more
+            than 500 periods or 50 groups, or fewer than two groups.
+    """
+    if unknown := sorted(set(fields) - set(FIELDS)):
+        raise DataError(f"--fields: {', '.join(unknown)} is no field of a log; its fields are {', '.join(FIELDS)}")
+    columns = {field: fields.get(field, field) for field in FIELDS}
+    source = open_source(config.Task(data=file), set(columns.values()))
+    tally = Tally(file, "log", MAX_ODD)
+    tally.form = source.form
+    rows: list[dict[str, Any]] = []
+    for raw in source.rows():
+        tally.rows += 1
+        try:
+            rows.append(_row(raw, columns, by))
+        except OddRow as odd:
+            tally.odd(raw.where, odd)
+    if not tally.rows:
+        raise DataError(f"{file}: holds no rows; give a file with one row per answer")
+    if (lost := tally.rows - tally.kept) > MAX_ODD * tally.rows:
+        examples = "; ".join(tally.examples())
+        raise DataError(f"{file}: {lost:,} of {tally.rows:,} rows cannot be used, more than {MAX_ODD:.0%}: {examples}")
+    if logged := [field for field in fields if all(row[field] is None for row in rows)]:
+        raise DataError(f"--fields: {logged[0]}: no row has anything in a column {columns[logged[0]]}")
+    return _columns(file, rows), str(tally.report())
+
+
+def _columns(file: str, rows: Sequence[Mapping[str, Any]]) -> Log:
+    periods, groups, kinds = (_names(rows, field) for field in ("period", "group", "kind"))
+    for found, most, remedy in (
+        (periods, MAX_PERIODS, "; give --by day, week or month"),
+        (groups, MAX_NAMES, ""),
+        (kinds, MAX_NAMES, ""),
+    ):
+        if len(found) > most:
+            raise DataError(
+                f"{file}: {len(found):,} different values, {listed(list(map(str, found)))}; at most {most}{remedy}"
+            )
+    if len(groups) < 2:
+        raise DataError(f"{file}: only the group {listed(groups)}; at least 2 are compared")
+    places = {field: {name: i for i, name in enumerate(names)} for field, names in (("p", periods), ("g", groups))}
+    kind_of = {name: i for i, name in enumerate(kinds)}
+    return Log(
+        periods=tuple(map(str, periods)),
+        groups=tuple(groups),
+        kinds=tuple(kinds),
+        period=np.array([places["p"][row["period"]] for row in rows]),
+        group=np.array([places["g"][row["group"]] for row in rows]),
+        kept=np.array([math.nan if row["kept"] is None else row["kept"] for row in rows], dtype=np.float64),
+        rating=np.array([math.nan if row["rating"] is None else row["rating"] for row in rows], dtype=np.float64),
+        kind=np.array([kind_of.get(row["kind"], -1) for row in rows]),
+    )
+
+
+def _names(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
+    """The different values of a field: periods in their order, others by how often they occur."""
+    counts: dict[Any, int] = {}
+    for row in rows:
+        if row[field] is not None:
+            counts[row[field]] = counts.get(row[field], 0) + 1
+    if field == "period":
+        numbers = all(isinstance(value, int) for value in counts)
+        return sorted(counts, key=None if numbers else str)
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
+def _row(raw: Raw, columns: Mapping[str, str], by: By | None) -> dict[str, Any]:
+    if isinstance(raw.values, OddRow):
+        raise raw.values
+    found = {field: _plain(raw.values.get(column)) for field, column in columns.items()}
+    for field in REQUIRED:
+        if found[field] is None:
+            column = columns[field]
+            raise OddRow(
+                f"without {column}", f"no {column}; fill it, or say which column it is: --fields '{{{field}: COLUMN}}'"
+            )
+    return {
+        "period": _period(found["period"], by),
+        "group": str(found["group"]),
+        "kept": None if found["kept"] is None else _yes(columns["kept"], found["kept"]),
+        "rating": None if found["rating"] is None else _number(columns["rating"], found["rating"]),
+        "kind": None if found["kind"] is None else str(found["kind"]),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.strip() or None
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _period(value: Any, by: By | None) -> int | str:
+    if by is None:
+        text = str(value)
+        return int(text) if text.lstrip("-").isdecimal() else text
+    try:
+        day = value if isinstance(value, datetime.date) else datetime.datetime.fromisoformat(str(value))
+    except ValueError as error:
+        raise OddRow(
+            "whose period is no date", f"{value!r} is no date; write it as 2026-11-26, or leave --by out"
+        ) from error
+    year, week, _ = day.isocalendar()
+    return {"day": f"{day:%Y-%m-%d}", "week": f"{year}-W{week:02}", "month": f"{day:%Y-%m}"}[by]
+
+
+def _yes(column: str, value: Any) -> float:
+    text = str(value).lower()
+    if text in YES or text in NO:
+        return float(text in YES)
+    raise OddRow(f"whose {column} is neither yes nor no", f"{column} = {value!r}; write true or false, 1 or 0")
+
+
+def _number(column: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise OddRow(f"whose {column} is no number", f"{column} = {value!r}; write a finite number")
+    return number

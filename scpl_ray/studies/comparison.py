@@ -1,0 +1,86 @@
+"""One loop beside one control: the smallest study, which asks whether the loop amplifies preference bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scpl_ray.config import Experiment, loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.feedback.rules import RULES
+from scpl_ray.studies.study import QUICK_START, Study, StudyClaim
+
+LOOP = "loop"
+"""The arm that runs the config as it was given."""
+CONTROLS: dict[str, dict[str, Any]] = {
+    "static": {"feedback.rule": "static"},
+    "retraining": {"loop.kind": "retraining"},
+}
+"""Controls by name, with the key in which they differ from the loop: users who do not move, and training that starts
+from the base model in every round."""
+METRIC = "total_variation_balanced"
+"""What the claim is about: how far the shares of kinds are from equal ones on neutral prompts, on a scale that chance
+alone does not move (:mod:`scpl_ray.studies.preference`)."""
+
+
+def comparison(
+    experiment: Experiment,
+    against: str,
+    *,
+    base: str = QUICK_START,
+    overrides: Sequence[str] = (),
+    seeds: int = 6,
+    simulated: bool = False,
+) -> Study:
+    """A study of two arms, :data:`LOOP` and its control, with one claim.
+
+    One claim is a family of its own, so 6 seeds are enough for a verdict; the other metrics are described.
+
+    Args:
+        experiment: the config with its overrides, as it would run.
+        against: a name in :data:`CONTROLS`, or ``KEY=VALUE``.
+        base: built-in config or YAML file that the experiment came from.
+        overrides: ``key=value`` pairs that were laid on top of it.
+        seeds: number of seeds per arm, from the experiment's own seed on.
+        simulated: in the analytic mode instead of with a language model.
+
+    Raises:
+        ConfigError: ``against`` is neither, or does not change the experiment.
+    """
+    if against in CONTROLS:
+        control, keys = against, CONTROLS[against]
+    elif "=" in against:
+        key, value = loading.parse_override(against)
+        control, keys = "control", {key: value}
+    else:
+        raise ConfigError(f"--against {against}: give {', '.join(CONTROLS)}, or KEY=VALUE")
+    own = dict(map(loading.parse_override, overrides))
+    if loading.overlay(experiment.model_dump(mode="json"), keys) == experiment.model_dump(mode="json"):
+        said = ", ".join(f"{key}={value}" for key, value in keys.items())
+        raise ConfigError(
+            f"--against {against}: the config has {said} itself: there is nothing to compare; change the config "
+            f"({_changed(experiment)}), or compare it with another control"
+        )
+    claim = StudyClaim(
+        name=f"preference bias ends further from equal shares than under {against}",
+        question="does it amplify?",
+        metric=METRIC,
+        contrast={LOOP: 1.0, control: -1.0},
+    )
+    return Study(
+        name=f"compare-{experiment.name}",
+        title=f"{experiment.name}: the loop beside {against}",
+        mode="analytic" if simulated else "engines",
+        base=base,
+        set=own,
+        seeds=seeds,
+        arms={LOOP: {}, control: keys},
+        claims=(claim,),
+    )
+
+
+def _changed(experiment: Experiment) -> str:
+    """A change that would give a loop something that its control has not."""
+    if not RULES[experiment.feedback.rule].reacts:
+        return "feedback.rule=retention lets users react"
+    return "loop.kind=incremental goes on from the last policy"

@@ -1,0 +1,75 @@
+"""``scpl measure --log``: a log made from a run's records gives back its shares, acceptance and gap."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from scpl_ray.records import Completion, Judgement, Metric, Query
+from scpl_ray.storage.run_directory import Reader
+from tests.support.finished_runs import finished
+from tests.support.loops import small
+
+runner = CliRunner()
+
+
+def test_a_log_made_from_a_run_gives_back_its_numbers(tmp_path: Path) -> None:
+    reader, experiment = Reader.open(finished(tmp_path / "run", small("loop.rounds=2")))
+    rows: list[dict[str, object]] = []
+    for t in range(experiment.loop.rounds + 1):
+        group_of = {q.query_id: q.group for q in reader.read(t, "evaluation", "prompts", Query)}
+        answers = reader.read(t, "evaluation", "completions", Completion)
+        judged = reader.read(t, "evaluation", "judgements", Judgement)
+        rows += [
+            {"round": t, "region": group_of[c.query_id], "stars": j.quality, "kind": None}
+            for c, j in zip(answers, judged, strict=True)
+            if group_of[c.query_id] is not None
+        ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = "{period: round, group: region, rating: stars}"
+    result = runner.invoke(
+        app, ["measure", "--log", str(path), "--fields", fields, "--output", str(tmp_path / "m.json")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "does the gap between groups change?" in result.output
+    found = json.loads((tmp_path / "m.json").read_text())
+    for t, period in enumerate(found["periods"]):
+        metrics = {(m.metric, m.group): m.value for m in reader.read(t, "evaluation", "metrics", Metric)}
+        assert period["gap"] == pytest.approx(metrics["disparate_gap", None], abs=1e-12)
+        for group in experiment.groups.names:
+            assert period["rating"][group] == pytest.approx(metrics["quality", group], abs=1e-12)
+
+
+def test_who_asked_and_what_was_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "log.csv"
+    lines = [f"2026-0{1 + i % 3}-05,{'ab'[int(rng.random() < 0.4)]},{int(rng.random() < 0.5)}" for i in range(600)]
+    path.write_text("period,group,kept\n" + "\n".join(lines) + "\n")
+    result = runner.invoke(app, ["measure", "--log", str(path), "--by", "month", "--output", str(tmp_path / "m.json")])
+    assert result.exit_code == 0, result.output
+    assert "no rating is logged to hold against it" in result.output
+    month = [line.split(",") for line in lines if line.startswith("2026-02")]
+    period = json.loads((tmp_path / "m.json").read_text())["periods"][1]
+    assert period["share"]["a"] == pytest.approx(np.mean([row[1] == "a" for row in month]))
+    assert period["kept"]["a"] == pytest.approx(np.mean([row[2] == "1" for row in month if row[1] == "a"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--log", "missing.jsonl"], "missing.jsonl"),
+        (["--log", "log.csv", "--fields", "region"], "expected a mapping of field to column"),
+        (["--log", "log.csv", "--output", "log.csv/x.json"], "with --output"),
+    ],
+)
+def test_bad_use_is_one_message(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.csv").write_text("period,group\n1,a\n1,b\n")
+    result = runner.invoke(app, ["measure", *arguments])
+    assert result.exit_code == 2 and said in result.output, result.output

@@ -1,0 +1,111 @@
+"""Closed forms, size and power of what is said about a log."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from scpl_ray.logs import findings
+from scpl_ray.logs.reading import Log
+
+
+def a_log(
+    rng: np.random.Generator,
+    rows: int = 2_000,
+    periods: int = 4,
+    groups: int = 2,
+    *,
+    favour: float = 0.0,
+    drift: float = 0.0,
+) -> Log:
+    """Groups rated differently, and kept by rating; ``favour``: log-odds with which group 0 is kept beside that."""
+    period = rng.integers(periods, size=rows)
+    first = 1.0 / groups + drift * period
+    group = np.where(rng.random(rows) < first, 0, 1 + rng.integers(groups - 1, size=rows))
+    rating = rng.normal(size=rows) - 0.8 * (group == 0)
+    kept = rng.random(rows) < 1.0 / (1.0 + np.exp(-rating - favour * (group == 0)))
+    return Log(
+        tuple(map(str, range(periods))),
+        tuple("abc"[:groups]),
+        ("x", "y"),
+        period,
+        group,
+        kept.astype(float),
+        rating,
+        rng.integers(2, size=rows),
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2)])
+def test_one_stratum_is_pearsons_test_less_a_degree(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    table = rng.integers(5, 30, size=shape)
+    group, kept = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(shape))
+    n = table.sum()
+    pearson = stats.chi2_contingency(table, correction=False)
+    expected = stats.chi2.sf(pearson.statistic * (n - 1) / n, pearson.dof)
+    assert findings.cochran_mantel_haenszel(group, kept == 1, np.zeros(n, int)) == pytest.approx(expected)
+    assert findings.association(group, kept) == pytest.approx(pearson.pvalue)
+
+
+def test_two_groups_are_the_textbooks_sum_over_strata() -> None:
+    tables = np.array([[[11, 25], [10, 27]], [[16, 4], [22, 10]], [[14, 5], [7, 12]], [[2, 14], [1, 16]]])
+    index = np.indices(tables.shape)
+    strata, group, column = (np.repeat(one.ravel(), tables.ravel()) for one in index)
+    n, row, yes = tables.sum((1, 2)), tables.sum(2)[:, 0], tables.sum(1)[:, 0]
+    variance = row * (n - row) * yes * (n - yes) / (n**2 * (n - 1.0))
+    expected = (tables[:, 0, 0] - row * yes / n).sum() ** 2 / variance.sum()
+    found = findings.cochran_mantel_haenszel(group, column == 0, strata)
+    assert found == pytest.approx(stats.chi2.sf(expected, 1))
+
+
+def test_groups_that_never_meet_cannot_differ() -> None:
+    group = np.array([0, 0, 1, 1])
+    assert findings.cochran_mantel_haenszel(group, group == 0, group) == 1.0
+    assert findings.association(np.zeros(4, int), group) == 1.0
+
+
+def shown(log: Log) -> dict[str, bool]:
+    return {one.question: one.shown for one in findings.findings(log)}
+
+
+KEPT = "is what is kept different between groups of equal rating?"
+WHO, KINDS = "does who asks change?", "do the kinds of answers change?"
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_what_is_not_there_is_rarely_shown(groups: int) -> None:
+    """Group 0 is kept less because it is rated lower: that is no difference beyond quality."""
+    rng = np.random.default_rng(2)
+    logs = [shown(a_log(rng, groups=groups)) for _ in range(200)]
+    for question in (KEPT, WHO, KINDS, "does the gap between groups change?"):
+        assert np.mean([log[question] for log in logs]) <= 0.07, question
+    wrong = [any(log[q] for q in log if q != "are groups rated differently in 3?") for log in logs]
+    assert np.mean(wrong) <= 0.07
+    assert np.mean([log["are groups rated differently in 3?"] for log in logs]) == 1.0
+
+
+def test_what_is_there_is_shown() -> None:
+    rng = np.random.default_rng(3)
+    logs = [shown(a_log(rng, favour=0.6, drift=0.06)) for _ in range(50)]
+    assert np.mean([log[KEPT] for log in logs]) > 0.9 and np.mean([log[WHO] for log in logs]) > 0.9
+
+
+def test_periods_are_plain_means() -> None:
+    log = a_log(np.random.default_rng(4), rows=400)
+    for t, one in enumerate(findings.periods(log)):
+        here = log.period == t
+        assert one.rows == here.sum() and one.shares.sum() == pytest.approx(1.0)
+        for g in range(2):
+            mine = here & (log.group == g)
+            assert one.accepted[g] == pytest.approx(log.kept[mine].mean())
+            assert one.ratings[g] == pytest.approx(log.rating[mine].mean())
+        assert one.gap == pytest.approx(np.ptp(one.ratings))
+        assert one.kinds[0] == pytest.approx(np.mean(log.kind[here] == 0))
+
+
+def test_a_log_of_period_and_group_alone_answers_one_question() -> None:
+    log = a_log(np.random.default_rng(5), rows=300)
+    nothing = np.full(300, np.nan)
+    bare = Log(log.periods, log.groups, (), log.period, log.group, nothing, nothing, np.full(300, -1))
+    assert list(shown(bare)) == [WHO]
+    assert np.isnan(findings.preference(bare)).all() and np.isnan(findings.periods(bare)[0].gap)

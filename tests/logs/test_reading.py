@@ -1,0 +1,68 @@
+"""Logs as people write them, and what is wrong with some."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scpl_ray.logs import reading
+from scpl_ray.tasks.tally import DataError
+
+ROWS: list[dict[str, Any]] = [
+    {"period": 2, "group": "b", "kept": True, "rating": 4, "kind": "x"},
+    {"period": 10, "group": "a", "kept": False, "rating": 2.5, "kind": "y"},
+    {"period": 2, "group": "b", "kept": None, "rating": None, "kind": None},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_rows_become_columns(tmp_path: Path) -> None:
+    log, said = reading.read(write(tmp_path / "log.jsonl", ROWS), {})
+    assert (log.periods, log.groups, log.kinds) == (("2", "10"), ("b", "a"), ("x", "y"))
+    np.testing.assert_array_equal(log.period, [0, 1, 0])
+    np.testing.assert_array_equal(log.group, [0, 1, 0])
+    np.testing.assert_array_equal(log.kept, [1.0, 0.0, np.nan])
+    np.testing.assert_array_equal(log.rating, [4.0, 2.5, np.nan])
+    np.testing.assert_array_equal(log.kind, [0, 1, -1])
+    assert "log.jsonl" in said
+
+
+def test_a_csv_file_with_other_columns_and_dates(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("when,region,accepted\n2026-01-30,a,yes\n2026-02-01T10:00:00,b,0\n2026-02-02,a,TRUE\n")
+    fields = {"period": "when", "group": "region", "kept": "accepted"}
+    for by, expected in (
+        ("month", ("2026-01", "2026-02")),
+        ("week", ("2026-W05", "2026-W06")),
+        ("day", ("2026-01-30", "2026-02-01", "2026-02-02")),
+    ):
+        log, _ = reading.read(str(path), fields, by=by)  # type: ignore[arg-type]
+        assert log.periods == expected and log.kept.tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "said"),
+    [
+        ([], {}, "the file is empty"),
+        ([{"period": 1}], {}, "no group; fill it, or say which column it is"),
+        ([{**ROWS[0], "kept": "perhaps"}], {}, "kept = 'perhaps'; write true or false"),
+        ([{**ROWS[0], "rating": "good"}], {}, "rating = 'good'; write a finite number"),
+        ([{**ROWS[0], "period": "spring"}], {"by": "day"}, "'spring' is no date"),
+        (ROWS[:1], {}, "only the group b; at least 2 are compared"),
+        ([{"period": i, "group": "ab"[i % 2]} for i in range(501)], {}, "at most 500; give --by"),
+        (ROWS, {"fields": {"groups": "x"}}, "groups is no field of a log"),
+        (ROWS, {"fields": {"kept": "accepted"}}, "kept: no row has anything in a column accepted"),
+    ],
+)
+def test_what_cannot_be_used_says_what_to_do(
+    rows: list[dict[str, Any]], arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "log.jsonl", rows)
+    with pytest.raises(DataError, match=said):
+        reading.read(file, arguments.get("fields", {}), by=arguments.get("by"))
