@@ -29,6 +29,7 @@ from jobs.driver.own_code import OnRound
 from jobs.driver.ray_session import ADDRESS, UNSET, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
+from jobs.terminal.plan import unused_code
 from jobs.terminal.seen import closing_words
 from scpl_ray import checks, tasks, tracking
 from scpl_ray.config import Experiment, schema
@@ -217,6 +218,8 @@ def run(
             display.note(f"working copy {store.root}")
         if task.data_report is not None:
             display.note(str(task.data_report))
+        for line in unused_code(experiment):
+            display.note(line)
         with (
             connected(store.root / "logs/ray", display.note, own_code.luggage([experiment])) as there,
             _grown(experiment, task, there) as cluster,

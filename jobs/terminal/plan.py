@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.placement.layout import Layout, Seat
-from scpl_ray.config import Experiment
-from scpl_ray.config.code import references
+from scpl_ray.config import Experiment, code
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.protocols import Task
 from scpl_ray.selection.steering import steering_prompts
@@ -43,24 +42,18 @@ def print_plan(console: Console, experiment: Experiment, task: Task, placed: Lay
     console.print(table)
     if experiment.model.trust_remote_code:
         console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
-    used = references(experiment)
-    for key, name in used.items():
+    for key, name in code.references(experiment).items():
         console.print(f"code of yours that will run: {key} = {name}", markup=False)
-    for section, rest in (
-        (experiment.feedback, "rule"),
-        (experiment.selection, "strategy"),
-        (experiment.reward, "terms"),
-    ):
-        key = f"{type(section).__name__.lower()}.function"
-        if section.function is not None and key not in used:
-            console.print(
-                f"code of yours that will not run: {key} = {section.function}, because "
-                f"{key.partition('.')[0]}.{rest} = {getattr(section, rest)!r}",
-                markup=False,
-            )
+    for line in unused_code(experiment):
+        console.print(line, markup=False)
     if task.data_report is not None:
         console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")
+
+
+def unused_code(experiment: Experiment) -> list[str]:
+    """A line for each function of the user's that is named and that another key leaves unused."""
+    return [f"code of yours that will not run: {key}, because {why}" for key, why in code.unused(experiment).items()]
 
 
 def print_made(console: Console, made: Mapping[str, str], *, whole: bool) -> None:

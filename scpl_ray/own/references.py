@@ -178,7 +178,13 @@ def files_of(root: Path, top: str) -> dict[str, list[Path]]:
         name = todo.pop()
         if name in found or (name != top and not is_own(root, name)):
             continue
-        files = [root / f"{name}.py"] if (root / f"{name}.py").is_file() else sorted((root / name).rglob("*.py"))
+        alone, package = root / f"{name}.py", root / name
+        if alone.is_file():
+            files = [alone]
+        else:
+            # a folder of data may have the name of an installed package that is imported
+            is_package = (package / "__init__.py").is_file() or (name == top and package.is_dir())
+            files = sorted(package.rglob("*.py")) if is_package else []
         if files:
             found[name] = files
             todo += [inner for file in files for inner in _imports(file)]
