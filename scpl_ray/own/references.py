@@ -147,9 +147,10 @@ def called(reference: str, key: str, function: Callable[..., Any], *arguments: A
 def root_of(where: str) -> tuple[Path, str] | None:
     """The folder and the top-level name of a module or file that was loaded; ``None``: it has no source file."""
     file = file_of(where)
-    if file is not None:
+    if file is not None and file.is_file():
         return file.parent, file.stem
-    top = where.partition(".")[0]
+    # a worker on another node has a copy of the file's module
+    top = file.stem if file is not None else where.partition(".")[0]
     module = sys.modules.get(top)
     if module is None or module.__spec__ is None:
         return None
