@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -32,7 +33,7 @@ def _configs() -> dict[str, str]:
     return {QUICK_START: quick, **{name: _head(path) for name, path in CONFIGS.items()}}
 
 
-def _registered(key: str, registry: Registry[object] | None = None) -> Callable[[], dict[str, str]]:
+def _registered(key: str, registry: Registry[Any] | None = None) -> Callable[[], dict[str, str]]:
     def names() -> dict[str, str]:
         offered = registry.offered() if registry is not None else {}
         return {**CHOICES[key], **{name: f"of an installed package: {where}" for name, where in offered.items()}}

@@ -142,6 +142,8 @@ def sweep(
     from jobs.configs import CONFIGS
     from jobs.driver import study as job
     from jobs.terminal.command import study_path
+    from jobs.terminal.interrupts import STOPPED
+    from scpl_ray.studies import results
     from scpl_ray.studies import study as studies
 
     with tempfile.TemporaryDirectory(prefix="scpl-") as scratch:
@@ -157,9 +159,9 @@ def sweep(
         plan, trials, _ = job.checked(plan, dry_run=False)
         job.create(folder, plan)
     code = job.run(folder, plan, trials)
-    if code == job.STOPPED:
+    if code == STOPPED:
         raise KeyboardInterrupt
-    if not (folder / job.results.FILE).is_file():
+    if not (folder / results.FILE).is_file():
         raise RuntimeError(f"{folder}: the study stopped before its results were written; what stopped it stands above")
     return Study(folder)
 

@@ -24,7 +24,7 @@ def rewards(reference: str, queries: Sequence[Query], texts: Sequence[str]) -> l
     """
     function = references.load(reference, REWARD)
     found = references.called(reference, REWARD, function, list(queries), list(texts))
-    values = references.called(reference, REWARD, lambda: [float(value) for value in found])
+    values: list[float] = references.called(reference, REWARD, lambda: [float(value) for value in found])
     if len(values) != len(texts):
         raise ValueError(f"{REWARD}: {reference!r} returned {len(values)} numbers for {len(texts)} texts; one for each")
     if bad := [value for value in values if not math.isfinite(value)]:
