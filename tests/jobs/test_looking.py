@@ -35,8 +35,8 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_that_can_be_named_is_listed_with_its_meaning() -> None:
     said = scpl("list")
     for name in ("quickstart", *CONFIGS, *STUDIES, *ENGINES, *(n for choices in CHOICES.values() for n in choices)):
-        (line,) = {line for line in said.splitlines() if line.split()[:1] == [name]} or [""]
-        assert len(line.split()) > 1, name
+        lines = [line for line in said.splitlines() if line.split()[:1] == [name]]
+        assert lines and all(len(line.split()) > 1 for line in lines), name
     assert scpl("list", "rules").count("\n") == 1 + len(CHOICES["feedback.rule"])
     assert "the nearest is presets" in scpl("list", "preset", code=2)
 
