@@ -224,7 +224,7 @@ class Run:
         """The figures of the page.
 
         >>> read("runs/first").figures
-        Figures(shares, preference, disparity, diversity, perplexity)
+        Figures(shares, preference, ...)
         """
         return _figures(_part(self.path))
 
@@ -299,11 +299,22 @@ class Study:
         """
         import pandas as pd
 
-        from scpl_ray.report import page
+        from scpl_ray.report import words
+        from scpl_ray.studies import verdicts
 
-        claims = page.summary(page.view(self._part, ""))["claims"]
         columns = ["name", "outcome", "estimate", "low", "high", "p_adjusted", "sentence"]
-        return pd.DataFrame([{name: claim.get(name) for name in columns} for claim in claims], columns=columns)
+        plan = self._part.study
+        if plan is None or not plan.claims:
+            return pd.DataFrame(columns=columns)
+        family = verdicts.judge(self._part.series, plan)
+        rows = []
+        for judged in family.judged:
+            found = judged.verdict
+            numbers = (
+                (found.estimate, found.interval.low, found.interval.high, found.p_adjusted) if found else (None,) * 4
+            )
+            rows.append((judged.name, judged.outcome, *numbers, words.sentence(judged, family)))
+        return pd.DataFrame(rows, columns=columns)
 
     @property
     def runs(self) -> list[Run]:
