@@ -112,7 +112,7 @@ def test_a_notebook_shows_runs_studies_pages_and_figures(tmp_path: Path) -> None
     assert study._repr_html_().count("<li>") == 2 and "Supported" in study._repr_html_()
     page = run.report(tmp_path / "page")
     assert page.path == tmp_path / "page" / "report.html"
-    assert page._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert page._repr_html_().lower().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
     figures = run.figures
     assert figures._repr_html_().count("data:image/svg+xml;base64,") == len(figures) > 2
     assert len(figures.save(tmp_path / "figures")) == 2 * len(figures)
