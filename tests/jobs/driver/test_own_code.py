@@ -14,15 +14,18 @@ from jobs.driver import experiments, inputs
 from jobs.driver import own_code as driver
 from scpl_ray.config import Experiment, Selection, code, loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.feedback.population import PopulationSimulator
 from scpl_ray.own import functions
 from scpl_ray.own.references import NotFoundError
+from scpl_ray.protocols import Engines
 from scpl_ray.records import Query
 from scpl_ray.selection.candidates import Candidates
 from scpl_ray.selection.strategies import select
 from scpl_ray.storage import consent
 from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.tasks import TASKS
-from tests.support import own_code
+from tests.support import fakes, own_code
+from tests.support.loops import SMALL, Silent
 
 
 @pytest.fixture(autouse=True)
@@ -273,3 +276,41 @@ def test_two_files_of_one_name_in_one_study_are_refused(tmp_path: Path, here: Pa
     both = [experiments.load(None, [f"reward.function={folder}/hooks.py:brevity"]) for folder in (here, other)]
     with pytest.raises(NotFoundError, match="two modules of one name"):
         driver.luggage(both)
+
+
+def test_hooks_are_called_after_every_round_and_for_rounds_on_disk(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fakes in the place of engines; ``tests/jobs/test_own_code_run.py`` has the real ones."""
+    from jobs.driver import run as loop
+
+    class Fleet:
+        def engines(self, experiment: Experiment, task: fakes.FakeTask) -> Engines:
+            population = PopulationSimulator(experiment, task)
+            return Engines(fakes.FakeGenerator(experiment.seed), fakes.FakeScorer(), fakes.FakeTrainer(), population)
+
+        def queues(self) -> dict[str, int]:
+            return {}
+
+    base = fakes.make_base(tmp_path / "base", 2)
+    monkeypatch.setattr(loop, "base_model", lambda *_: base)
+    monkeypatch.setattr(loop, "encoder", lambda *_: fakes.encode)
+    monkeypatch.setattr(loop, "WatchedProgress", lambda progress, *_: progress)
+    experiment = experiments.load(None, [*SMALL, "loop.rounds=1", "loop.on_round=hooks.py:after"])
+    store = Store.create(tmp_path / "run", experiment, {})
+    task, told = fakes.FakeTask(experiment.groups.names), []
+    list(loop.rounds(store, experiment, task, Fleet(), Silent(), [told.append]))
+    assert [(done.round, done.from_disk, done.run_dir) for done in told] == [(t, False, store.root) for t in (0, 1)]
+    assert told[1].value("share", "north") == told[1].shares["north"]
+    assert np.isnan(told[1].value("nothing"))
+    (here / "hooks.py").write_text((here / "hooks.py").read_text() + "# another\n")
+    more = experiment.model_copy(update={"loop": experiment.loop.model_copy(update={"rounds": 2})})
+    list(loop.rounds(store, more, task, Fleet(), Silent(), [told.append]))
+    assert [done.from_disk for done in told[2:]] == [True, True, False]
+    assert len((here / "rounds.txt").read_text().splitlines()) == 5
+    assert [entry["from_round"] for entry in store.code] == [0, 2]
+    assert store.base() == base
+    (here / "hooks.py").write_text("def after(done):\n    raise KeyError('mine')\n")
+    with pytest.raises(ValueError, match=r"loop.on_round: 'hooks.py:after' failed: KeyError: 'mine' \(.*hooks.py:2\)"):
+        list(loop.rounds(store, more, task, Fleet(), Silent()))
+    store.close()
