@@ -19,6 +19,7 @@ from scpl_ray.config import Experiment, schema
 from scpl_ray.models.adapters import load_model
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import Ids
+from scpl_ray.own import functions
 from scpl_ray.protocols import Background, Choice, Process, Task
 from scpl_ray.records import Completion, Judgement, Query, Score, Weights
 from scpl_ray.training import reward_model
@@ -29,7 +30,7 @@ Answer = TypeVar("Answer")
 
 LANGUAGE_MODELS_KEPT = 2
 """Language models kept in memory for likelihoods: the base model and the current policy."""
-DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh")
+DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh", "reward.function")
 """Sections and keys that the scorers are started with: runs with equal values can share the scorers.
 
 The keys of the task include those of the model and the reward that the scorers read themselves.
@@ -51,6 +52,10 @@ class Reader(Replica):
             checks.terms(names, found)
             terms.append({name: found[name] for name in names})
         return terms
+
+    def function_rewards(self, function: str, texts: Sequence[tuple[Query, str]]) -> list[float]:
+        """The rewards of (query, text) by the user's own function, in order."""
+        return functions.rewards(function, [query for query, _ in texts], [text for _, text in texts])
 
     def judge(self, texts: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """What the judge says of (query, completion id, text), in order."""
@@ -208,7 +213,8 @@ class RayScorer:
             self._readers = Pool(Reader, readers, (task,), environment={}, logs=logs, deadline_s=deadline_s)
         self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
         self._by_model = schema.MODEL_TERM in self._terms
-        self._by_rules = bool(self._terms.keys() - {schema.MODEL_TERM})
+        self._rule_names = [name for name in self._terms if name not in schema.NOT_OF_THE_TASK]
+        self._function = experiment.reward.function if schema.FUNCTION_TERM in self._terms else None
         self._tokens_per_call = experiment.reward.tokens_per_batch
         self._sleeps = role.sleeps
         self.begin()
@@ -222,9 +228,11 @@ class RayScorer:
         self._rewards: Backlog[tuple[str, str, str | None], float] = self._backlog(
             self._pool, lambda texts: ("rewards", self._source, texts), "scoring"
         )
-        rules = [name for name in self._terms if name != schema.MODEL_TERM]
         self._rules: Backlog[tuple[Query, str], dict[str, float]] = self._backlog(
-            self._readers, lambda texts: ("rule_terms", rules, texts), "rule terms"
+            self._readers, lambda texts: ("rule_terms", self._rule_names, texts), "rule terms"
+        )
+        self._own: Backlog[tuple[Query, str], float] = self._backlog(
+            self._readers, lambda texts: ("function_rewards", self._function, texts), "reward.function"
         )
 
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
@@ -267,8 +275,11 @@ class RayScorer:
         if self._by_model:
             texts = [(q.prompt, c.text, q.group) for q, c in zip(asked, completions, strict=True)]
             self._rewards.add(texts, tokens)
-        if self._by_rules:
-            self._rules.add([(q, c.text) for q, c in zip(asked, completions, strict=True)], tokens)
+        written = [(q, c.text) for q, c in zip(asked, completions, strict=True)]
+        if self._rule_names:
+            self._rules.add(written, tokens)
+        if self._function is not None:
+            self._own.add(written, tokens)
 
     def collect(self) -> list[Score]:
         """Wait for all that was submitted; returns the scores in the order of submission.
@@ -283,7 +294,10 @@ class RayScorer:
         if self._by_model:
             for terms, reward in zip(found, self._rewards.collect(), strict=True):
                 terms[schema.MODEL_TERM] = reward
-        if self._by_rules:
+        if self._function is not None:
+            for terms, reward in zip(found, self._own.collect(), strict=True):
+                terms[schema.FUNCTION_TERM] = reward
+        if self._rule_names:
             for terms, of_rules in zip(found, self._rules.collect(), strict=True):
                 terms.update(of_rules)
         return [

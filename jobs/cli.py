@@ -6,21 +6,19 @@ import contextlib
 import io
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from jobs import looking
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
+from jobs.terminal.command import fail, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
-from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import MAY_CHANGE
-from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
@@ -45,11 +43,6 @@ Arguments = Annotated[
 ]
 
 
-def user_path(text: str | Path) -> Path:
-    """The path that a user gave, with ``~`` for the home folder."""
-    return Path(text).expanduser()
-
-
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"scpl_ray {__version__}")
@@ -65,28 +58,6 @@ def options(
     ] = False,
 ) -> None:
     """Take the options of ``scpl`` itself, before its command."""
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The config file, if one is named first, and the overrides."""
-    if arguments and ("=" not in arguments[0] or user_path(arguments[0]).is_file()):
-        name, overrides = arguments[0], list(arguments[1:])
-        path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
-        if not path.exists():
-            raise ConfigError(
-                f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
-                f"({', '.join(CONFIGS)}), or only key=value pairs"
-            )
-        if study.kind(loading.read(path)) is study.Study:
-            raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
-        return path, overrides
-    return None, list(arguments)
-
-
-def fail(error: Exception) -> typer.Exit:
-    """One message on stderr, exit code 2: nothing was started."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"scpl: {masked(error)}", markup=False)
-    return typer.Exit(2)
 
 
 @app.command()
@@ -271,18 +242,6 @@ def data_check(
         raise typer.Exit(1)
 
 
-def _study_file(name: str) -> Path:
-    if name in CONFIGS:
-        raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
-    path = STUDIES.get(name, user_path(name))
-    if not path.exists():
-        raise ConfigError(
-            f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
-            f"{', '.join(STUDIES)}"
-        )
-    return path
-
-
 @app.command()
 def sweep(
     arguments: Annotated[
@@ -340,7 +299,7 @@ def sweep(
                 )
             plan = job.open_study(folder, keys)
         else:
-            plan = study.load(_study_file(given[0]), CONFIGS, quick=quick, keys=keys)
+            plan = study.load(study_path(given[0]), CONFIGS, quick=quick, keys=keys)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
         if power:
             trials = study.trials(plan, CONFIGS, experiments.build)
@@ -482,27 +441,41 @@ def report(
     print(f"{page} written")
 
 
+app.command()(looking.sample)
+app.command()(looking.status)
+app.command("list")(looking.names)
+
+
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(parser=user_path, metavar="[PATH]", help="File to write.")] = Path(
-        "experiment.yaml"
-    ),
+    path: Annotated[
+        Path | None,
+        typer.Argument(parser=user_path, metavar="[PATH]", help="Config to write (default: experiment.yaml)."),
+    ] = None,
     config: Annotated[str | None, typer.Option("--from", help="Start from this built-in config.")] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(parser=user_path, metavar="FILE.py", help="Write an example of a task of your own instead."),
+    ] = None,
 ) -> None:
-    """Write a config with every key, its default and its meaning."""
-    from scpl_ray.registries import CHOICES
+    """Write a config with every key, its default and its meaning; or a task of your own to change.
+
+    [bold]scpl init my.yaml[/] writes a config. [bold]scpl init --task pets.py[/] writes a working task in one file, in
+    which every part says what it is for.
+    """
+    from jobs import init as job
 
     try:
-        experiment = experiments.load(*split_arguments([config] if config else []))
-        with path.open("x", encoding="utf-8") as file:
-            file.write(loading.commented(experiment, CHOICES))
-    except FileExistsError as error:
-        raise fail(ConfigError(f"{path}: exists; give another name or remove it")) from error
-    except OSError as error:
-        raise fail(ConfigError(f"{path}: {error.strerror}; give a path that can be written")) from error
+        if task is not None:
+            if path is not None or config is not None:
+                raise ConfigError(f"--task {task}: writes a task; leave {path or f'--from {config}'} out")
+            said = job.write_task(task)
+        else:
+            experiment = experiments.load(*split_arguments([config] if config else []))
+            said = job.write_config(path or Path("experiment.yaml"), experiment)
     except ConfigError as error:
         raise fail(error) from error
-    print(f"{path} written; change what you like, then: scpl run {shlex.quote(str(path))}")
+    print(said)
 
 
 @app.command()

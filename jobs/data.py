@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scpl_ray.config import loading
-from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.errors import ConfigError, nearest
 from scpl_ray.tasks import TASKS
 from scpl_ray.tasks.minimums import MINIMUMS
 from scpl_ray.tasks.survey import Survey
@@ -34,7 +34,7 @@ def check(file: str, task: str, overrides: Sequence[str], console: Console) -> b
         DataError: the file cannot be read.
     """
     if task not in READING:
-        raise ConfigError(f"--task {task}: reads no data; give one of {', '.join(READING)}")
+        raise ConfigError(f"--task {task}: reads no data; give one of {', '.join(READING)}{nearest(task, READING)}")
     keys = dict(map(loading.parse_override, overrides))
     source = " ".join(["scpl data check", *overrides])
     experiment = loading.build(loading.overlay({}, {**keys, "task.name": task, "task.data": file}), source)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from scpl_ray import tasks
-from scpl_ray.config import Experiment
-from scpl_ray.config.schema import MODEL_TERM, NAME
+from scpl_ray.config import Experiment, code
+from scpl_ray.config.errors import nearest
+from scpl_ray.config.schema import CUSTOM, FUNCTION_TERM, MODEL_TERM, NAME
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
+from scpl_ray.own import references
+from scpl_ray.own.registry import Registry
 from scpl_ray.selection import strategies, targets
 from scpl_ray.tracking import flat
 from scpl_ray.training.objectives import OBJECTIVES
@@ -16,7 +20,7 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 def conflicts(experiment: Experiment) -> list[str]:
     """List all conflicts between keys, each as ``key = value: the rule that is broken, and what to do``."""
-    rules = (_credentials, _name, _registries, _groups, _engines, _selection, _choices, _real, _objective)
+    rules = (_credentials, _name, _registries, _groups, _own, _engines, _selection, _choices, _real, _objective)
     return [mask(complaint) for rule in rules for complaint in rule(experiment)]
 
 
@@ -24,13 +28,13 @@ def terms(asked: Iterable[str], known: Collection[str]) -> None:
     """Check that a task has the rule terms that are asked for.
 
     Args:
-        asked: the names in ``reward.terms``; :data:`MODEL_TERM` may be among them.
+        asked: the names in ``reward.terms``; :data:`MODEL_TERM` and :data:`FUNCTION_TERM` may be among them.
         known: the names that the task's ``rule_terms`` returned.
 
     Raises:
         ValueError: the task lacks one of them.
     """
-    if unknown := [name for name in asked if name != MODEL_TERM and name not in known]:
+    if unknown := [name for name in asked if name not in (MODEL_TERM, FUNCTION_TERM, *known)]:
         raise ValueError(f"reward.terms: unknown {unknown}; this task has {[MODEL_TERM, *sorted(known)]}")
 
 
@@ -45,14 +49,15 @@ def _name(experiment: Experiment) -> Iterator[str]:
         yield f"name = {experiment.name!r}: letters, digits, . _ - only; it names a folder"
 
 
-def _unknown(key: str, value: str, known: Collection[str]) -> Iterator[str]:
+def _unknown(key: str, value: str, known: Registry[Any], otherwise: str) -> Iterator[str]:
     if value not in known:
-        yield f"{key} = {value!r}: unknown; one of {', '.join(sorted(known))}"
+        names = sorted(known.names)
+        yield f"{key} = {value!r}: unknown; one of {', '.join(names)}{otherwise}{nearest(value, names)}"
 
 
 def _registries(experiment: Experiment) -> Iterator[str]:
-    yield from _unknown("task.name", experiment.task.name, tasks.TASKS)
-    yield from _unknown("selection.strategy", experiment.selection.strategy, strategies.STRATEGIES)
+    yield from _unknown("task.name", experiment.task.name, tasks.TASKS, ", or your own, FILE.py:build")
+    yield from _unknown("selection.strategy", experiment.selection.strategy, strategies.STRATEGIES, "")
     if kind := tasks.TASKS.get(experiment.task.name):
         yield from _task(experiment, kind)
     if not experiment.reward.terms:
@@ -70,6 +75,22 @@ def _task(experiment: Experiment, kind: tasks.TaskKind) -> Iterator[str]:
             f"task.data = {task.data!r}: task.name = {task.name!r} is built in and reads no data; set task.name to "
             f"{', '.join(readers[:-1])} or {readers[-1]}, or begin with a config such as news_tiny"
         )
+
+
+def _own(experiment: Experiment) -> Iterator[str]:
+    """Functions that are named but not there; the feedback rule says so itself."""
+    reward, selection = experiment.reward, experiment.selection
+    if reward.terms.get(FUNCTION_TERM) and reward.function is None:
+        yield f"reward.terms has {FUNCTION_TERM!r}: reward.function = null; name it: reward.function=FILE.py:function"
+    if selection.strategy == CUSTOM and selection.function is None:
+        yield f"selection.strategy = {CUSTOM!r}: selection.function = null; name it: selection.function=FILE.py:NAME"
+    for key, name in code.references(experiment).items():
+        if key == "feedback.function":
+            continue
+        try:
+            references.load(name, key)
+        except references.NotFoundError as error:
+            yield str(error)
 
 
 def _groups(experiment: Experiment) -> Iterator[str]:

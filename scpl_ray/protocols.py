@@ -238,6 +238,54 @@ class TrainingResult:
     """Other quantities of the objective in the last step; for DPO ``reward_margin`` and ``reward_accuracy``."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """One optimizer step, as ``training.callback`` is told of it."""
+
+    round: int
+    step: int
+    """From 1."""
+    steps: int
+    """Steps of the round in all."""
+    loss: float
+    """Mean loss of the step over all workers, before its weights changed: per unit of the objective (nats)."""
+    learning_rate: float
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Other quantities of the objective; for DPO ``reward_margin`` and ``reward_accuracy``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoundDone:
+    """A round that is on disk, as ``loop.on_round`` and the callbacks of :func:`scpl_ray.run` are told of it."""
+
+    round: int
+    """0 is the evaluation of the base model."""
+    rounds: int
+    """Rounds after round 0 in all."""
+    run_dir: Path
+    """The folder of the run; of a run in an object store, its working copy."""
+    metrics: tuple[Metric, ...]
+    """Every number of the round."""
+    from_disk: bool
+    """Whether an earlier process had done the round already, as in a run that is resumed."""
+
+    def value(self, metric: str, group: str | None = None) -> float:
+        """One number of the round; NaN if it does not exist.
+
+        >>> rows = (Metric(1, "north", "share", 0.6), Metric(1, None, "disparate_gap", 0.02))
+        >>> done = RoundDone(1, 5, Path("runs/first"), rows, from_disk=False)
+        >>> done.value("disparate_gap"), done.value("share", "north")
+        (0.02, 0.6)
+        """
+        found = (row.value for row in self.metrics if (row.metric, row.group) == (metric, group))
+        return next(found, float("nan"))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the round's queries by group."""
+        return {str(row.group): row.value for row in self.metrics if row.metric == "share"}
+
+
 class TrainingError(RuntimeError):
     """Training ran but is unusable (no step; unchanged, diverged or broken weights); a retry would not help."""
 

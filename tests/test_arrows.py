@@ -30,9 +30,10 @@ ROOMS = {
     "records": ("what every phase writes and every reader reads: it depends on nobody's way of making it", ""),
     "config": ("reading a YAML file must not load a task, torch or Ray", ""),
     "protocols": ("what the parts are to each other, in terms of records", "records"),
+    "own": ("code of the user's by its name; what it is for is asked by those who call it", "records"),
     "storage": ("keeps records and configs, whatever they say", "config protocols records"),
-    "feedback": ("rules are arithmetic on what was measured", "config protocols records seeds shares"),
-    "selection": ("chooses among completions, however they were written", "config records seeds shares"),
+    "feedback": ("rules are arithmetic on what was measured", "config own protocols records seeds shares"),
+    "selection": ("chooses among completions, however they were written", "config own records seeds shares"),
     "evaluation": (
         "measures records; it knows no task and no engine",
         "config records seeds shares sign_flips storage",
@@ -41,11 +42,11 @@ ROOMS = {
         "weights, tokens and templates, of whatever task and however trained",
         "config protocols records seeds storage",
     ),
-    "training": ("trains models on data that it is given", "config models protocols records seeds selection"),
+    "training": ("trains models on data that it is given", "config models own protocols records seeds selection"),
     "judges": ("classifiers of texts for any task; a task owns its judge", "protocols seeds training"),
     "tasks": (
         "the data, judge and base model of a task: all that is special about it stands here and nobody below asks",
-        "config evaluation judges models protocols records seeds storage training",
+        "config evaluation judges models own protocols records seeds storage training",
     ),
     "tracking": ("sends records to a dashboard", "config records"),
     "analytic": (
@@ -54,7 +55,7 @@ ROOMS = {
     ),
     "checks": (
         "what only the parts together can find wrong in a config",
-        "config credentials feedback selection tasks tracking training",
+        "config credentials feedback own selection tasks tracking training",
     ),
     "registries": (
         "names and meanings of what a config can choose, for files and pages that explain it",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from scpl_ray.config import Experiment
+from scpl_ray.config.errors import nearest
 
 if TYPE_CHECKING:
     from actors.engines.base import Engine
@@ -120,7 +121,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     """What an experiment asks of its engine that the engine cannot do, each as ``key = value: rule and way out``."""
     name, split = experiment.generation.engine, experiment.generation.tensor_parallel
     if name not in ENGINES:
-        yield f"generation.engine = {name!r}: unknown; one of {', '.join(sorted(ENGINES))}"
+        yield f"generation.engine = {name!r}: unknown; one of {', '.join(sorted(ENGINES))}{nearest(name, ENGINES)}"
         return
     if split > 1 and not ENGINES[name].splits_models:
         others = " or ".join(other for other, kind in ENGINES.items() if kind.splits_models)

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.benchmark.plain_simulation import simulate_plainly
-from jobs.cli import Arguments, fail, split_arguments
+from jobs.cli import Arguments
 from jobs.configs import CONFIGS
 from jobs.driver import experiments
+from jobs.terminal.command import fail, split_arguments
 from jobs.terminal.display import wide_console
 from scpl_ray.analytic.loop import simulate as simulate_arrays
 from scpl_ray.config import Experiment

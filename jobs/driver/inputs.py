@@ -1,4 +1,4 @@
-"""What a run reads from outside its directory: data and models that the config names by a path."""
+"""What a run reads from outside its directory: data, models and code that the config names by a path."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.config import Experiment, loading
+from scpl_ray.config import Experiment, code, loading
 from scpl_ray.config.schema import TINY
 from scpl_ray.models import sentences, smollm2
+from scpl_ray.own import references
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import Store
@@ -17,8 +18,10 @@ from scpl_ray.studies import study
 from scpl_ray.studies.study import Study
 from scpl_ray.tracking import flat
 
-KEYS = ("task.data", "task.judge_model", "model.name", "reward.model")
-"""The keys that may hold the path of a file or folder."""
+DATA = ("task.data", "task.judge_model", "model.name", "reward.model")
+"""The keys that may hold the path of a file or folder with data or a model."""
+KEYS = (*DATA, *code.KEYS)
+"""The keys that may hold a path; those of code hold ``FILE.py:function``."""
 NAMES = (TINY, smollm2.NAME, sentences.NAME)
 """Values of these keys that are never paths."""
 FILE = "inputs"
@@ -35,13 +38,25 @@ def path_of(value: object) -> Path | None:
     return path.absolute() if path.exists() else None
 
 
+def _anchored_value(key: str, value: object) -> str | None:
+    """The value of a key with an absolute path; ``None`` where it names no path, or nothing here."""
+    if key in code.KEYS:
+        return references.anchored(value) if isinstance(value, str) else None
+    path = path_of(value)
+    return None if path is None else str(path)
+
+
 def anchored(experiment: Experiment, keys: Collection[str] = KEYS) -> Experiment:
     """The experiment with absolute paths in these keys, so that it means the same from every working directory.
 
     What exists in no folder here, such as a Hub id, stays as it is.
     """
     values = experiment.model_dump(mode="json")
-    paths = {key: str(path) for key, value in _given(values) if key in keys and (path := path_of(value)) is not None}
+    paths = {
+        key: place
+        for key, value in _given(values)
+        if key in keys and (place := _anchored_value(key, value)) not in (None, value)
+    }
     return loading.build(loading.overlay(values, paths), experiment.name) if paths else experiment
 
 
@@ -54,9 +69,9 @@ def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
     """
     keys = _anchored_keys(plan.set)
     for key, value in _given(study.base_values(plan, configs)):
-        path = path_of(value)
+        path = _anchored_value(key, value)
         if path is not None and not any(key == other or key.startswith(f"{other}.") for other in keys):
-            keys[key] = str(path)
+            keys[key] = path
     axes = {
         key: tuple(_anchored_keys({key: value})[key] for value in values) if isinstance(values, tuple) else values
         for key, values in plan.axes.items()
@@ -66,10 +81,10 @@ def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
 
 
 def digests(experiment: Experiment) -> dict[str, dict[str, str]]:
-    """SHA-256 by file name, for each of :data:`KEYS` that names a file or folder here."""
+    """SHA-256 by file name, for each of :data:`DATA` that names a file or folder here."""
     found = {}
     for key, value in _given(experiment.model_dump(mode="json")):
-        path = path_of(value)
+        path = path_of(value) if key in DATA else None
         if path is not None:
             files = sorted(file for pattern in CHECKED for file in path.glob(pattern)) if path.is_dir() else [path]
             # a file may be called something else when it has moved
@@ -93,7 +108,7 @@ def check_same(store: Store, experiment: Experiment, named: Collection[str] = ()
     known = (store.folder(0, "base") / f"{FILE}.json").is_file()
     before = store.read_json(0, "base", FILE) if known else {}
     now, values = digests(experiment), flat(experiment)
-    for key in KEYS:
+    for key in DATA:
         again = f"scpl run --resume {shlex.quote(store.name)} {key}=PATH"
         if key in before and key in now and now[key] != before[key]:
             raise StoreError(
@@ -122,10 +137,10 @@ def _anchored_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Keys by dotted name, or sections, with absolute paths."""
     done = dict(keys)
     for key, value in _given(keys):
-        if (path := path_of(value)) is not None:
+        if (path := _anchored_value(key, value)) is not None:
             section, _, name = key.partition(".")
             if key in done:
-                done[key] = str(path)
+                done[key] = path
             else:
-                done[section] = {**done[section], name: str(path)}
+                done[section] = {**done[section], name: path}
     return done

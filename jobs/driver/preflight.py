@@ -8,9 +8,10 @@ from pathlib import Path
 from actors.engines.registry import ENGINES
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.config.schema import MODEL_TERM
+from scpl_ray.config.schema import FUNCTION_TERM, MODEL_TERM
 from scpl_ray.feedback import rules
 from scpl_ray.models import limits, smollm2, sources, tiny, tiny_base
+from scpl_ray.own import functions
 from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
 from scpl_ray.tasks import bases
@@ -41,13 +42,17 @@ def check_task(experiment: Experiment, task: Task) -> None:
     """Check what the task's own prompts, choices and real examples tell.
 
     Raises:
-        ValueError: there are too few prompts, or nothing that users could choose between.
+        ValueError: there are too few prompts, or nothing that users could choose between, or the user's own reward
+            function cannot score real answers.
     """
     settings = experiment.evaluation
     task.group_prompts(settings.prompts_per_group)
     task.neutral_prompts(settings.neutral_prompts)
     if experiment.reward.terms.get(MODEL_TERM) and experiment.reward.model is None:
         task.choices(experiment.groups.names, seed=experiment.seed)
+    if experiment.reward.function is not None and experiment.reward.terms.get(FUNCTION_TERM):
+        queries = task.group_prompts(1)
+        functions.rewards(experiment.reward.function, queries, [query.reference or "" for query in queries])
 
 
 def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:

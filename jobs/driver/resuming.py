@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.driver import advice, experiments, inputs, run
+from jobs.driver import advice, experiments, inputs, own_code, run
 from jobs.terminal.display import closing_table, restarts_line, seconds_table
 from scpl_ray import tracking
-from scpl_ray.config import Experiment, loading
+from scpl_ray.config import Experiment, code, loading
 from scpl_ray.config.schema import MAY_CHANGE
+from scpl_ray.own import references
 from scpl_ray.protocols import Task
 from scpl_ray.records import Metric
 from scpl_ray.report.seconds import phase_seconds
@@ -50,11 +51,12 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
         unless_it_continues.callback(store.close)
         keys = dict(map(loading.parse_override, overrides))
         agreed = consent.code_of(before)
-        restated = {key for key, value in keys.items() if key in agreed and agreed[key] == value}
-        if changed := [key for key in keys if key not in (*MAY_CHANGE, *inputs.KEYS, *restated)]:
+        keys = {key: references.anchored(value) if key in code.KEYS else value for key, value in keys.items()}
+        restated = {key for key, value in keys.items() if key in agreed and _same_code(agreed[key], value)}
+        if changed := [key for key in keys if key not in (*MAY_CHANGE, *inputs.DATA, *restated)]:
             raise StoreError(
                 f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}, and "
-                f"the paths of what has moved ({', '.join(inputs.KEYS)}); start a new run with it"
+                f"the paths of what has moved ({', '.join(inputs.DATA)}, code); start a new run with it"
             )
         config = store.root / "config.yaml"
         after = inputs.anchored(loading.load(config, overrides), list(keys))
@@ -64,13 +66,14 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
             )
         task: Task | None = None
         if is_finished(store, after):
-            if moved := [key for key in keys if key in inputs.KEYS]:
+            if moved := [key for key in keys if key in inputs.DATA]:
                 inputs.check_same(store, after, moved)
         else:
             retention.check_start(store, after)
             identity = store.facts.get("id")
             again = f"say so: --resume {shlex.quote(run_dir)} {{keys}}"
             consent.require(identity, [after], keys, f"--resume {run_dir}", again)
+            own_code.find_again(identity, after)
             if conflicts := experiments.conflicts(after):
                 source = f"{config} with {' '.join(overrides)}" if overrides else str(config)
                 raise StoreError(_advised(loading.problems(source, conflicts), store))
@@ -85,6 +88,13 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
             store.extend(after)
         unless_it_continues.pop_all()
     return store, after, task
+
+
+def _same_code(before: object, after: object) -> bool:
+    """Whether two references are one, but for the folder of its file."""
+    if not isinstance(before, str) or not isinstance(after, str):
+        return before == after
+    return before == after or ("/" in before and before.rpartition("/")[2] == after.rpartition("/")[2])
 
 
 def _advised(text: str, store: Store) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import ray
 
@@ -24,10 +25,12 @@ from actors.placement.disk import Disk, disk
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
-from jobs.driver import advice, inputs, machine, preflight
+from jobs.driver import advice, inputs, machine, own_code, preflight
+from jobs.driver.own_code import OnRound
 from jobs.driver.ray_session import ADDRESS, join, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts
+from jobs.terminal.plan import unused_code
 from jobs.terminal.seen import closing_words
 from scpl_ray import checks, tasks, tracking
 from scpl_ray.config import Experiment, schema
@@ -35,7 +38,8 @@ from scpl_ray.controller import Loop
 from scpl_ray.credentials import MaskedLog, masked
 from scpl_ray.models.sources import check_model, check_reward_model, resolve_reward_model
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
-from scpl_ray.protocols import Encode, Progress, Task
+from scpl_ray.own.sources import NO_CODE, Luggage
+from scpl_ray.protocols import Encode, Progress, RoundDone, Task
 from scpl_ray.records import Metric, Query
 from scpl_ray.report.seconds import phase_seconds
 from scpl_ray.roofline import Machine
@@ -44,7 +48,7 @@ from scpl_ray.storage import retention
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.manifests import restarts
-from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.storage.run_directory import BASE, Reader, Store
 from scpl_ray.tasks.bases import base_model
 
 logger = logging.getLogger(__name__)
@@ -74,18 +78,20 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def connected(logs: Path, say: Callable[[str], None] = logger.warning) -> Iterator[Cluster]:
+def connected(logs: Path, say: Callable[[str], None] = logger.warning, code: Luggage = NO_CODE) -> Iterator[Cluster]:
     """Connect to Ray during the block: to ``RAY_ADDRESS`` if it is set (a submitted job), else to a new local Ray.
 
     Args:
         logs: folder that receives the log files of a local Ray. The rest of its session folder is removed.
         say: tells a person what is unusual about this Ray.
+        code: the user's code that every worker must be able to import.
 
     Raises:
         RuntimeError: there is no Ray at ``RAY_ADDRESS``, or none can be started here.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    environment = {"env_vars": dict(QUIET)}
+    environment = code.environment(same_machine=not os.environ.get(ADDRESS))
+    environment["env_vars"] = {**QUIET, **environment.get("env_vars", {})}
     with contextlib.ExitStack() as ending:
         if os.environ.get(ADDRESS):
             join(runtime_env=environment, **quiet)
@@ -148,7 +154,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     check_model(experiment)
     check_reward_model(experiment)
     task = tasks.TASKS[experiment.task.name].build(experiment)
-    if any(name != schema.MODEL_TERM for name in experiment.reward.terms):
+    if any(name not in schema.NOT_OF_THE_TASK for name in experiment.reward.terms):
         checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
     steering_prompts(experiment, task.group_prompts, [])
     can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
@@ -185,16 +191,33 @@ def gpus_possible(cluster: Cluster | None = None) -> bool:
     return (cluster or local_cluster()).gpus > 0
 
 
-def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> None:
-    """Run or resume the loop of a run directory until it is finished."""
+def run(
+    store: Store,
+    experiment: Experiment,
+    task: Task,
+    *,
+    verbose: bool = False,
+    callbacks: Sequence[OnRound] = (),
+    screen: TextIO | None = None,
+) -> None:
+    """Run or resume the loop of a run directory until it is finished.
+
+    Args:
+        store: the run.
+        experiment: its config.
+        task: its task.
+        verbose: whether the log also holds debug messages.
+        callbacks: called after every round, besides ``loop.on_round``.
+        screen: where people read; ``None``: standard output.
+    """
     os.environ.update(QUIET)
     log_to(store.root / "logs" / "driver.log", verbose=verbose)
     interrupts = Interrupts()
     store.commits = interrupts.commit
     with (
         interrupts.handled(),
-        chatter_to(store.root / "logs" / "output.log") as screen,
-        Display(screen, experiment.groups.names, experiment.loop.rounds) as display,
+        chatter_to(store.root / "logs" / "output.log") as terminal,
+        Display(screen or terminal, experiment.groups.names, experiment.loop.rounds) as display,
     ):
         interrupts.say = display.note
         display.note(f"run directory {store.name}")
@@ -203,12 +226,14 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
         if task.data_report is not None:
             display.note(str(task.data_report))
         peaks = machine.measured(experiment) if store.manifest(0, "base") is None else None
+        for line in unused_code(experiment):
+            display.note(line)
         with (
-            connected(store.root / "logs/ray", display.note) as there,
+            connected(store.root / "logs/ray", display.note, own_code.luggage([experiment])) as there,
             _grown(experiment, task, there) as cluster,
             Fleet(store.root, cluster) as fleet,
         ):
-            measured = list(rounds(store, experiment, task, fleet, display, peaks))
+            measured = list(rounds(store, experiment, task, fleet, display, peaks, callbacks))
         seconds = seconds_by_round(store, experiment)
         table = [(t, rows, seconds[t]) for t, rows in enumerate(measured)]
         display.console.print(closing_table(table, experiment.groups.names))
@@ -222,12 +247,20 @@ def run(store: Store, experiment: Experiment, task: Task, *, verbose: bool = Fal
 
 
 def rounds(
-    store: Store, experiment: Experiment, task: Task, fleet: Fleet, progress: Progress, peaks: Machine | None = None
+    store: Store,
+    experiment: Experiment,
+    task: Task,
+    fleet: Fleet,
+    progress: Progress,
+    peaks: Machine | None = None,
+    callbacks: Sequence[OnRound] = (),
 ) -> Iterator[list[Metric]]:
     """Run the loop of a run directory in the processes of a fleet; yields the metrics of rounds 0, 1, ...
 
     A new run notes the peaks of its machine, where they were measured.
     """
+    own_code.keep(store, experiment, progress.note)
+    hooks = [*own_code.on_round(experiment), *callbacks]
     if task.judge_card is not None:
         task.judge_card.save(store.root)
     engines = fleet.engines(experiment, task)
@@ -239,11 +272,15 @@ def rounds(
     boards = tracking.Boards(experiment, store.root, store.identity)
     try:
         for round_ in range(experiment.loop.rounds + 1):
+            from_disk = store.manifest(round_, "evaluation") is not None
             measured.append(loop.round(round_) if round_ else loop.evaluation(0))
             retention.tidy(store, experiment, round_)
             if round_ == experiment.loop.rounds:
                 store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
             boards.write(measured[-1])
+            done = RoundDone(round_, experiment.loop.rounds, store.root, tuple(measured[-1]), from_disk)
+            for hook in hooks:
+                hook(done)
             yield measured[-1]
     finally:
         boards.close(finished=len(measured) > experiment.loop.rounds)
@@ -277,6 +314,7 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, 
         with store.phase(0, "base") as phase:
             base = base_model(experiment, task, built)
             phase.write_json("base", _digests(base))
+            phase.facts[BASE] = str(base.absolute())
             phase.write_json(inputs.FILE, inputs.digests(experiment))
             phase.facts |= machine.facts(peaks, base, experiment)
             if task.data_report is not None:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.configs import CONFIGS
-from jobs.driver import experiments
+from jobs.driver import experiments, inputs, own_code
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
@@ -86,6 +86,8 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
         plan = _with_seeds(folder, plan, keys)
     named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
     consent.require(_identity(folder), named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
+    for experiment in named:
+        own_code.find_again(_identity(folder), experiment)
     return plan
 
 
@@ -124,18 +126,15 @@ def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], StudyPla
     Raises:
         ValueError: something cannot work; nobody answers at ``RAY_ADDRESS``.
     """
-    if plan.mode == "analytic":
-        trials = study.trials(plan, CONFIGS, experiments.build)
-        check(plan, trials)
-        return plan, trials, None
-    # these import Ray and torch, for which a study without a language model need not wait
-    from jobs.driver import inputs
-    from jobs.driver.dry_run import check_trials
-    from jobs.driver.ray_session import check_address
-
     plan = inputs.anchored_study(plan, CONFIGS)
     trials = study.trials(plan, CONFIGS, experiments.build)
     check(plan, trials)
+    if plan.mode == "analytic":
+        return plan, trials, None
+    # these import Ray and torch, for which a study without a language model need not wait
+    from jobs.driver.dry_run import check_trials
+    from jobs.driver.ray_session import check_address
+
     found = check_trials(trials, with_tasks=dry_run)
     if not dry_run:
         check_address()

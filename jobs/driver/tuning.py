@@ -21,7 +21,7 @@ from actors.fleet import asks
 from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
 from actors.placement.memory import Sizes, known_sizes
-from jobs.driver import machine
+from jobs.driver import machine, own_code
 from jobs.driver import run as loop
 from jobs.driver.shared_phases import INDEX
 from jobs.driver.trial import LoopTrial, trial_folder
@@ -173,7 +173,8 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     sizes = prepare(left, console)
     peaks = machine.measured(left[0].experiment)
     prepared = time.monotonic()
-    with loop.connected(folder / "logs/ray", console.print) as cluster:
+    code = own_code.luggage([trial.experiment for trial in trials])
+    with loop.connected(folder / "logs/ray", console.print, code) as cluster:
         side_by_side = concurrent_trials(left, cluster, sizes)
         ordered = in_order(left, side_by_side)
         started = time.monotonic()
@@ -240,7 +241,8 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     prepared = time.monotonic()
     rounds = trials[0].experiment.loop.rounds + 1
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
-    with loop.connected(folder / "logs/ray", console.print) as cluster:
+    code = own_code.luggage([trial.experiment for trial in trials])
+    with loop.connected(folder / "logs/ray", console.print, code) as cluster:
         side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster, sizes * plan.search.trials)
         started = time.monotonic()
         try:

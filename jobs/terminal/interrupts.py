@@ -34,7 +34,10 @@ class Interrupts:
     def handled(self) -> Iterator[None]:
         """Inside, the first signal raises ``KeyboardInterrupt`` in the main thread, but only after the commits in
         progress; the second ends the process: Ray's processes on this machine end with it, and the run can be resumed
-        from disk."""
+        from disk. In another thread than the main one, which alone receives signals, nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self._tell) for number in SIGNALS}
         try:
             yield

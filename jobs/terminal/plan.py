@@ -9,7 +9,7 @@ from rich.table import Table
 
 from actors.placement.disk import Disk, run_line
 from actors.placement.layout import Layout, Seat
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, code
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.protocols import Task
 from scpl_ray.selection.steering import steering_prompts
@@ -47,11 +47,18 @@ def print_plan(
     console.print("disk: unknown until the model's config is on this machine" if written is None else run_line(written))
     if experiment.model.trust_remote_code:
         console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
-    if experiment.feedback.function:
-        console.print(f"code of yours that will run: {experiment.feedback.function}", markup=False)
+    for key, name in code.references(experiment).items():
+        console.print(f"code of yours that will run: {key} = {name}", markup=False)
+    for line in unused_code(experiment):
+        console.print(line, markup=False)
     if task.data_report is not None:
         console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")
+
+
+def unused_code(experiment: Experiment) -> list[str]:
+    """A line for each function of the user's that is named and that another key leaves unused."""
+    return [f"code of yours that will not run: {key}, because {why}" for key, why in code.unused(experiment).items()]
 
 
 def print_made(console: Console, made: Mapping[str, str], *, whole: bool) -> None:

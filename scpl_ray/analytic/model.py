@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from scpl_ray.config import Experiment
+from scpl_ray.config.code import references
 from scpl_ray.feedback import rules
 from scpl_ray.selection import targets
 from scpl_ray.selection.cycles import real_rows_needed
@@ -107,6 +108,11 @@ def validate(experiment: Experiment) -> None:
     chosen, sd = experiment.selection, experiment.analytic.reward_sd
     if chosen.strategy not in STRATEGIES:
         raise ValueError(f"selection.strategy: {chosen.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+    if not STRATEGIES[chosen.strategy].modelled:
+        raise ValueError(
+            f"selection.strategy: {chosen.strategy!r} is not modelled in the analytic mode, which has numbers of "
+            "completions and no texts; choose one of this project, or run the loop with a model"
+        )
     if not OBJECTIVES[experiment.training.objective].modelled:
         raise ValueError(
             f"training.objective: {experiment.training.objective!r} is not modelled in the analytic mode; set sft"
@@ -130,7 +136,8 @@ def without_effect(experiment: Experiment) -> list[str]:
         f"generation.top_p={experiment.generation.top_p:g}": experiment.generation.top_p < 1,
         "training.loss_on=all": experiment.training.loss_on == "all",
     }
-    return [text for text, given in found.items() if given]
+    own = [f"{key}={name}" for key, name in references(experiment).items() if key != "feedback.function"]
+    return [text for text, given in found.items() if given] + own
 
 
 def shape_of(experiment: Experiment) -> Hashable:

@@ -35,6 +35,16 @@ def near(key: str, keys: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(key, keys, n=1, cutoff=0.6)), None)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: ``; the nearest is ...``, or nothing where none is like it.
+
+    >>> nearest("nws_tiny", ["news_tiny", "maths_tiny"])
+    '; the nearest is news_tiny'
+    """
+    found = near(name, known)
+    return f"; the nearest is {found}" if found is not None else ""
+
+
 def explain(error: ValidationError, schema: type[Section], given: Mapping[str, Any]) -> list[str]:
     """Pydantic's validation errors for a mapping, one per key, each as ``key = value: rule``."""
     found: dict[tuple[str, ...], list[ErrorDetails]] = {}

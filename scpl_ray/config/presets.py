@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scpl_ray.config.errors import nearest
+
 Keys = dict[str, str | float]
 
 
@@ -32,5 +34,5 @@ def preset_overrides(name: str) -> Keys:
         ValueError: an unknown preset.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+        raise ValueError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return dict(PRESETS[name])

@@ -16,7 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 NAME = re.compile(r"\w[\w.-]*")
 """What names a folder."""
 MODEL_TERM = "model"
-"""The term of ``reward.terms`` that is the reward model; all others are rule terms of the task."""
+"""The term of ``reward.terms`` that is the reward model; the others are rule terms of the task."""
+FUNCTION_TERM = "function"
+"""The term of ``reward.terms`` that is ``reward.function``."""
+NOT_OF_THE_TASK = (MODEL_TERM, FUNCTION_TERM)
+"""The terms of ``reward.terms`` that are no rule terms of the task."""
+CUSTOM = "custom"
+"""The value of ``feedback.rule`` and of ``selection.strategy`` that stands for a function of the user's own."""
 CHECKPOINTED_WEIGHTS = 1_000_000_000
 """Models with more weights are trained with gradient checkpointing by default."""
 MOST_ROUNDS = 10_000
@@ -47,6 +53,11 @@ memory its work is done, and which dashboard shows it. None of them changes a ro
 def _tuple(value: Any) -> Any:
     """YAML has lists; the frozen config holds tuples."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _own(values: Any, key: str, value: Any) -> Any:
+    """A section in which ``function`` is given: it is used, unless another value of the key that names it is given."""
+    return {key: value, **values} if isinstance(values, dict) and values.get("function") is not None else values
 
 
 Floats = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
@@ -96,7 +107,8 @@ class Task(Section):
     """What the model is asked to write."""
 
     name: str = "language"
-    """``language`` (built in, offline), ``maths``, ``news`` or ``preference``."""
+    """``language`` (built in, offline), ``maths``, ``news``, ``preference``, a task of an installed package, or your
+    own: ``FILE.py:build`` or ``package.module:build`` (``scpl init --task FILE.py`` writes an example)."""
     data: str | None = None
     """A JSONL, CSV or Parquet file, or a Hugging Face Hub data set id. The built-in language needs none."""
     config: str | None = None
@@ -181,6 +193,9 @@ class Loop(Section):
     """``retraining`` starts each round from the base model, ``incremental`` from the last policy."""
     rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 5
     """Self-consuming rounds after round 0."""
+    on_round: str | None = None
+    """Your function that is called after every round (``FILE.py:function``): ``function(done)``, a
+    ``scpl_ray.protocols.RoundDone``."""
 
     @property
     def starts_from_base(self) -> bool:
@@ -226,8 +241,10 @@ class Reward(Section):
     """The score that selection sees: a weighted sum of named terms."""
 
     terms: dict[str, float] = Field(default_factory=lambda: {"model": 1.0})
-    """Weight per term. ``model`` is the reward model; other names are rule terms of the task; a wrong one lists
-    them."""
+    """Weight per term. ``model`` is the reward model, ``function`` your own; other names are rule terms of the task; a
+    wrong one lists them. With ``function`` below and no terms: ``{function: 1.0}``."""
+    function: str | None = None
+    """Your own term (``FILE.py:function``): ``function(queries, texts)`` returns one number per text."""
     model: str | None = None
     """Sequence-classification model (Hub id or folder); ``null``: the task's own, trained on users' choices."""
     choices: Literal["population", "balanced"] = "population"
@@ -239,6 +256,11 @@ class Reward(Section):
     """Scorers. ``auto``: as many as engines on CPUs and on shared GPUs, else one for three engines."""
     tokens_per_batch: PositiveInt = 8192
     """Tokens scored at once, padding included."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _function(cls, values: Any) -> Any:
+        return _own(values, "terms", {FUNCTION_TERM: 1.0})
 
 
 class Feedback(Section):
@@ -274,7 +296,13 @@ class Feedback(Section):
     ratio: bool = True
     """replicator: ratio form p f / (p.f); false: exponential form with ``beta``."""
     function: str | None = None
-    """custom: ``package.module:function`` of your rule."""
+    """custom: your rule (``FILE.py:function`` or ``package.module:function``); without ``rule`` beside it, it is used:
+    ``function(shares, measured, *, initial_shares, round_, seed)`` returns the next shares."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _function(cls, values: Any) -> Any:
+        return _own(values, "rule", CUSTOM)
 
 
 class Selection(Section):
@@ -305,6 +333,14 @@ class Selection(Section):
     """penalty: lambda, in units of reward per unit of log excess; needs one ``r_max`` for all prompts."""
     matched_control: bool = False
     """The control arm: train on as many completions, drawn at random (per prompt or group where the strategy is)."""
+    function: str | None = None
+    """custom: your strategy (``FILE.py:function``); without ``strategy`` beside it, it is used:
+    ``function(candidates, *, selection, chance)`` returns the positions of what is kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _function(cls, values: Any) -> Any:
+        return _own(values, "strategy", CUSTOM)
 
 
 class Cycle(Section):
@@ -372,6 +408,9 @@ class Training(Section):
     shares of the loss; ``tokens``: every token, so that longer answers count for more. dpo weighs pairs."""
     worker_lifetime: Literal["round", "run"] = "run"
     """``round``: fresh workers each round (GPU memory returns); ``run``: workers live on (small models)."""
+    callback: str | None = None
+    """Your function that the first worker calls after every optimizer step (``FILE.py:function``): ``function(step)``,
+    a ``scpl_ray.protocols.TrainingStep``."""
 
     def checkpoints(self, parameters: int) -> bool:
         """Whether a model of so many weights is trained with gradient checkpointing."""

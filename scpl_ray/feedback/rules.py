@@ -10,15 +10,19 @@ A rule is one function and one record in :data:`RULES`.
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from scpl_ray.config import Feedback, Groups
+from scpl_ray.config.errors import nearest
+from scpl_ray.config.schema import CUSTOM
 from scpl_ray.feedback import formulas
 from scpl_ray.feedback.state import PopulationState
+from scpl_ray.own import references
+from scpl_ray.own.registry import Registry
 from scpl_ray.seeds import generator
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
 
@@ -106,20 +110,36 @@ def _replicator(moment: Moment, feedback: Feedback) -> FloatArray:
 
 
 def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
-    """The user's ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,)."""
-    function = _custom_function(feedback)
+    return _by_function(_custom_function(feedback), f"feedback.function: what {feedback.function}", moment)
+
+
+def _by_function(function: Callable[..., ArrayLike], who: str, moment: Moment) -> FloatArray:
+    """A ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,), by row."""
     rows = moment.shares.reshape(-1, moment.shares.shape[-1])
     measured = np.broadcast_to(moment.measured, moment.shares.shape).reshape(rows.shape)
     initial = np.broadcast_to(moment.initial_shares, moment.shares.shape).reshape(rows.shape)
     shares = [
         check_shares(
-            f"feedback.function: what {feedback.function} returned",
+            f"{who} returned",
             function(row, m.copy(), initial_shares=i.copy(), round_=moment.round_, seed=moment.seed),
             rows.shape[-1],
         )
         for row, m, i in zip(rows, measured, initial, strict=True)
     ]
     return moment.spread(np.array(shares).reshape(moment.shares.shape))
+
+
+def _adopted(name: str, reference: str) -> Rule:
+    """The rule that an installed package offers: a :class:`Rule`, or a function as for ``feedback.function``."""
+    found = references.find(reference, f"feedback.rule = {name!r}")
+    if isinstance(found, Rule):
+        return found
+    meaning = " ".join((found.__doc__ or reference).strip().splitlines()[0].split())
+    return Rule(meaning=meaning, step=functools.partial(_by_adopted, found, name))
+
+
+def _by_adopted(function: Callable[..., ArrayLike], name: str, moment: Moment, feedback: Feedback) -> FloatArray:
+    return _by_function(function, f"feedback.rule: what {name}", moment)
 
 
 def _schedule_step(feedback: Feedback) -> tuple[float, ...]:
@@ -130,18 +150,10 @@ def _schedule_step(feedback: Feedback) -> tuple[float, ...]:
 
 def _custom_function(feedback: Feedback) -> Callable[..., ArrayLike]:
     if feedback.function is None:
-        raise ValueError("feedback.function: null; the custom rule needs 'package.module:function'")
-    package, colon, name = feedback.function.partition(":")
-    if not (package and colon and name):
-        raise ValueError(f"feedback.function: {feedback.function!r} is not of the form 'package.module:function'")
-    try:
-        function = pkgutil.resolve_name(feedback.function)
-    except Exception as error:
-        # a user's module may raise anything while it is imported
-        raise ValueError(f"feedback.function: {feedback.function!r} cannot be imported: {error}") from error
-    if not callable(function):
-        raise ValueError(f"feedback.function: {feedback.function!r} is a {type(function).__name__}, not a function")
-    return function  # type: ignore[no-any-return]
+        raise ValueError(
+            "feedback.function: null; the custom rule needs 'package.module:function' or 'FILE.py:function'"
+        )
+    return references.load(feedback.function, "feedback.function")
 
 
 def _check_per_group(name: str, value: tuple[float, ...] | float, n_groups: int, most: float = np.inf) -> None:
@@ -170,7 +182,7 @@ def _check_custom(feedback: Feedback, n_groups: int) -> None:
     _custom_function(feedback)
 
 
-RULES: dict[str, Rule] = {
+_BUILT_IN = {
     "static": Rule(meaning="users do not react (control)", step=_static, reacts=False),
     "schedule": Rule(
         meaning="shares change by a preset step per round", step=_schedule, check=_check_schedule, reacts=False
@@ -185,8 +197,10 @@ RULES: dict[str, Rule] = {
         whole_users=lambda feedback: feedback.agents,
     ),
     "replicator": Rule(meaning="shares grow in proportion to the measure, as fitness", step=_replicator),
-    "custom": Rule(meaning="your function, named by feedback.function", step=_custom, check=_check_custom),
+    CUSTOM: Rule(meaning="your function, named by feedback.function", step=_custom, check=_check_custom),
 }
+RULES = Registry(_BUILT_IN, "scpl_ray.rules", _adopted)
+"""The rules by ``feedback.rule``: these, and those of installed packages."""
 
 
 def validate(feedback: Feedback, n_groups: int) -> None:
@@ -196,7 +210,10 @@ def validate(feedback: Feedback, n_groups: int) -> None:
         ValueError: an unknown rule, a missing or wrong setting, or a custom function that cannot be imported.
     """
     if feedback.rule not in RULES:
-        raise ValueError(f"feedback.rule: {feedback.rule!r} is unknown; choose one of {', '.join(RULES)}")
+        raise ValueError(
+            f"feedback.rule: {feedback.rule!r} is unknown; choose one of {', '.join(RULES.names)}"
+            f"{nearest(feedback.rule, RULES.names)}"
+        )
     formulas.at_least(np.full(n_groups, 1.0 / n_groups), feedback.floor)
     RULES[feedback.rule].check(feedback, n_groups)
 
@@ -204,22 +221,24 @@ def validate(feedback: Feedback, n_groups: int) -> None:
 def try_custom(feedback: Feedback, groups: Groups) -> None:
     """Call the user's function once, with the shares of round 1 and 0.5 measured for every group.
 
-    Does nothing for other rules.
+    Does nothing for the rules of this project.
 
     Raises:
         ValueError: the function does not take what it is given, fails, or does not return shares.
     """
-    if feedback.rule != "custom":
+    if feedback.rule in RULES and RULES.built_in(feedback.rule) is not None and feedback.rule != CUSTOM:
         return
     shares = np.asarray(groups.shares, dtype=np.float64)
     try:
         advance(shares, np.full(len(shares), 0.5), feedback, initial_shares=shares, round_=1, seed=0)
     except Exception as error:
         # whatever the user's code raises is a fault of the config that names it
-        if isinstance(error, ValueError) and str(error).startswith("feedback.function"):
+        if isinstance(error, ValueError) and str(error).startswith("feedback."):
             raise
+        key = "feedback.function" if feedback.rule == CUSTOM else "feedback.rule"
+        name = feedback.function if feedback.rule == CUSTOM else feedback.rule
         raise ValueError(
-            f"feedback.function: {feedback.function!r} failed when it was tried with shares {list(groups.shares)}: "
+            f"{key}: {name!r} failed when it was tried with shares {list(groups.shares)}: "
             f"{type(error).__name__}: {error}; it is called as function(shares, measured, *, initial_shares, round_, "
             "seed) and returns the next shares"
         ) from error

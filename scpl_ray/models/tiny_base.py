@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -156,7 +157,9 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
         card = _build(config, task, examples, source, folder, progress or (lambda done, steps: None))
         (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
 
-    folder = cache.entry(f"base-{config.task.name}-{config.model.family}", cache.key_of(facts), make)
+    # a task of the user's own is named by its file and function
+    label = re.sub(r"[^\w.-]+", "-", config.task.name.rpartition("/")[2])
+    folder = cache.entry(f"base-{label}-{config.model.family}", cache.key_of(facts), make)
     return TaskBaseModel(folder, TaskCard(**json.loads((folder / CARD).read_text(encoding="utf-8"))))
 
 

@@ -219,7 +219,7 @@ def stability(flags: ArmFlags, rule: str | None) -> str:
         rule: the feedback rule of the arm, where it is known.
     """
     # a rule that the user's own code registered is not known where its run is read
-    known = RULES.get(rule) if rule is not None else None
+    known = RULES.built_in(rule)
     if known is not None and not known.reacts:
         return f"not asked: shares are set from outside (feedback.rule={rule})"
     if known is not None and known.total_moves:

@@ -35,6 +35,8 @@ class Candidates:
     """Number of groups K >= 2."""
     kinds: IntArray | None = None
     """Judged kind of each completion in 0..K-1, -1 where the judge told none, shape (N,); ``None``: not judged."""
+    texts: Sequence[str] = ()
+    """The N completions as text, for strategies that read them; empty where nobody does."""
 
     def __post_init__(self) -> None:
         self.validate()

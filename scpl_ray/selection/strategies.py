@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scpl_ray.config import Selection
+from scpl_ray.config.schema import CUSTOM
+from scpl_ray.own import references
+from scpl_ray.own.registry import Registry
 from scpl_ray.seeds import uniforms
 from scpl_ray.selection import allotment, group_aware
 from scpl_ray.selection.candidates import (
@@ -67,6 +70,8 @@ class Strategy:
     """Whether it accepts by the distance of a reward to ``selection.r_max``."""
     costs_classes: bool = False
     """Whether it takes from rewards what depends on the group alone, and so is equal for all candidates of a prompt."""
+    modelled: bool = True
+    """Whether the analytic mode, which has no single completions, can tell what it keeps."""
     more_for_weaker: bool = False
     """Whether groups with lower quality get more candidates per query; otherwise all groups get the same number."""
 
@@ -123,7 +128,54 @@ def _threshold(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
     return Kept(rows)
 
 
-STRATEGIES: dict[str, Strategy] = {
+def _custom(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
+    if selection.function is None:
+        raise ValueError(
+            "selection.function: null; the custom strategy needs 'package.module:function' or 'FILE.py:function'"
+        )
+    function = references.load(selection.function, "selection.function")
+    return _by_function(function, selection.function, "selection.function", candidates, selection, draw)
+
+
+def _by_function(
+    function: Callable[..., ArrayLike],
+    name: str,
+    key: str,
+    candidates: Candidates,
+    selection: Selection,
+    draw: Draw,
+) -> Kept:
+    """What a ``function(candidates, *, selection, chance) -> positions`` keeps.
+
+    Raises:
+        ValueError: it fails, or what it returns are not positions of completions, each at most once.
+    """
+    found = references.called(name, key, function, candidates, selection=selection, chance=draw.chance.copy())
+    rows = np.asarray(found)
+    if rows.dtype.kind not in "iu" or rows.ndim != 1 or rows.size == 0:
+        raise ValueError(
+            f"{key}: what {name} returned is {found!r:.80}; return the positions of the completions that are kept, "
+            f"whole numbers from 0 to {candidates.size - 1}, at least one"
+        )
+    if rows.min() < 0 or rows.max() >= candidates.size or len(np.unique(rows)) < rows.size:
+        raise ValueError(
+            f"{key}: what {name} returned holds {rows.size} positions from {rows.min()} to {rows.max()}, "
+            f"{len(np.unique(rows))} of them different; each is given once and lies in 0 to {candidates.size - 1}"
+        )
+    return Kept(rows.astype(np.int64))
+
+
+def _adopted(name: str, reference: str) -> Strategy:
+    """The strategy that an installed package offers: a :class:`Strategy`, or a function as ``selection.function``."""
+    key = "selection.strategy"
+    found = references.find(reference, f"{key} = {name!r}")
+    if isinstance(found, Strategy):
+        return found
+    meaning = " ".join((found.__doc__ or reference).strip().splitlines()[0].split())
+    return Strategy(meaning=meaning, keep=functools.partial(_by_function, found, name, key), modelled=False)
+
+
+_BUILT_IN = {
     "none": Strategy(meaning="all", keep=_none, rejects="nothing"),
     "random": Strategy(meaning="a random fraction", keep=_random, reads_keep_fraction=True),
     "vrs": Strategy(meaning="rejection sampling: accepted with exp((r - r_max) / beta)", keep=_vrs, reads_r_max=True),
@@ -173,7 +225,10 @@ STRATEGIES: dict[str, Strategy] = {
         meet=group_aware.meet_by_weight,
         more_for_weaker=True,
     ),
+    CUSTOM: Strategy(meaning="your function, named by selection.function", keep=_custom, modelled=False),
 }
+STRATEGIES = Registry(_BUILT_IN, "scpl_ray.selectors", _adopted)
+"""The strategies by ``selection.strategy``: these, and those of installed packages."""
 
 
 def steers(selection: Selection) -> bool:
@@ -240,7 +295,7 @@ def select(
     """
     if selection.strategy not in STRATEGIES:
         raise ValueError(
-            f"selection.strategy: {selection.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}"
+            f"selection.strategy: {selection.strategy!r} is unknown; choose one of {', '.join(STRATEGIES.names)}"
         )
     strategy = STRATEGIES[selection.strategy]
     target = _target(candidates, selection, initial_shares, confusion)

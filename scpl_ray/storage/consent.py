@@ -12,33 +12,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, code
 from scpl_ray.storage import cache
 from scpl_ray.storage.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-KEYS = ("model.trust_remote_code", "feedback.function")
-"""The keys by which a config lets code run: code that comes with a model, and a function of the user's own."""
+TRUST = "model.trust_remote_code"
+KEYS = (TRUST, *code.KEYS)
+"""The keys by which a config lets code run: code that comes with a model, and functions of the user's own."""
 FOLDER = "consents"
 
 
 def code_of(experiment: Experiment) -> dict[str, Any]:
     """The keys by which this config lets code run, with their values; empty for most configs."""
-    values = (experiment.model.trust_remote_code or None, experiment.feedback.function)
-    return {key: value for key, value in zip(KEYS, values, strict=True) if value is not None}
+    trusted = {TRUST: True} if experiment.model.trust_remote_code else {}
+    return {**trusted, **code.references(experiment)}
 
 
 def give(identity: str, experiment: Experiment) -> None:
-    """Remember that this user agrees to the code that a config names; without such code nothing is written."""
+    """Remember that this user agrees to the code that a config names, and from which folder it was given.
+
+    Without such code nothing is written.
+    """
     if not code_of(experiment):
         return
     place = _place(identity, experiment)
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place.touch(mode=0o600)
+        if not place.is_file():
+            place.touch(mode=0o600)
+            place.write_text(str(Path.cwd()), encoding="utf-8")
     except OSError as error:
         logger.warning("%s: %s; the run asks again for the code that it may run", place, error.strerror)
+
+
+def folder(identity: object, experiment: Experiment) -> Path | None:
+    """The working directory of the user who agreed to the code of a run; ``None`` if nobody here did."""
+    place = _place(identity, experiment) if isinstance(identity, str) and code_of(experiment) else None
+    if place is None or not place.is_file():
+        return None
+    text = place.read_text(encoding="utf-8")
+    return Path(text) if text else None
 
 
 def require(
@@ -61,13 +76,13 @@ def require(
         StoreError: the user has neither begun this here nor given these keys now.
     """
     for experiment in experiments:
-        code = code_of(experiment)
-        missing = {key: value for key, value in code.items() if key not in stated or stated[key] != value}
+        named = code_of(experiment)
+        missing = {key: value for key, value in named.items() if key not in stated or stated[key] != value}
         if not missing or (isinstance(identity, str) and _place(identity, experiment).is_file()):
             continue
-        listed = ", ".join(f"{key} = {_shown(value)}" for key, value in code.items())
-        model = f" (model.name = {experiment.model.name!r})" if KEYS[0] in code else ""
-        keys = " ".join(f"{key}={_shown(value)}" for key, value in code.items())
+        listed = ", ".join(f"{key} = {_shown(value)}" for key, value in named.items())
+        model = f" (model.name = {experiment.model.name!r})" if TRUST in named else ""
+        keys = " ".join(f"{key}={_shown(value)}" for key, value in named.items())
         raise StoreError(
             f"{name}: was not begun here, and its config names code that would run: {listed}{model}; read that code, "
             f"and if you trust it, {how.format(keys=keys)}"

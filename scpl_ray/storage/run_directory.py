@@ -3,7 +3,7 @@
 ::
 
     RUN_DIR/
-      config.yaml  run.json  lock
+      config.yaml  run.json  lock  code.json (where the config names code of the user's)
       rounds/000/...                 round 0: base, evaluation
       rounds/001/<phase>/...         the phases in PHASES, each with manifest.json, which is written last
       metrics.parquet  summary.json  written when the run is finished
@@ -58,7 +58,9 @@ PHASES = (
 """Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
 
 
-RUN, CONFIG = "run.json", "config.yaml"
+RUN, CONFIG, CODE, SUMMARY = "run.json", "config.yaml", "code.json", "summary.json"
+BASE = "model"
+"""The fact of the phase ``base`` that says where the base model lay."""
 FOLDERS = ("rounds", "logs", "tensorboard", "ray")
 FRAME = (CONFIG, LOCK, *FOLDERS)
 """The files and folders that :meth:`Store.create` makes before the run itself exists."""
@@ -202,6 +204,23 @@ class Reader:
         merged = adapter is None or experiment.generation.refresh == "reload"
         return Weights(version, folder / "model" if merged else base, adapter)
 
+    def base(self) -> Path:
+        """The folder where the base model lay when the run began.
+
+        Raises:
+            StoreError: the run has no base model yet, does not say where it lay, or it is not there any more.
+        """
+        manifest = self.manifest(0, "base")
+        place = manifest.facts.get(BASE) if manifest is not None else None
+        if not isinstance(place, str):
+            adapter = self.text(f"{manifests.phase_folder(1, 'weights')}/adapter/adapter_config.json")
+            place = json.loads(adapter).get("base_model_name_or_path") if adapter is not None else None
+        if not isinstance(place, str):
+            raise StoreError(f"{self.name}: does not say where its base model lies; continue the run until round 1")
+        if not Path(place).is_dir():
+            raise StoreError(f"{self.name}: its base model lay in {place}, which is not there; bring it back")
+        return Path(place)
+
     def read_json(self, round_: int, phase: str, name: str) -> Any:
         """Read a JSON value of a committed phase.
 
@@ -214,6 +233,24 @@ class Reader:
             return json.loads(text or "")
         except (ValueError, RecursionError) as error:
             raise StoreError(f"{self.root / file}: cannot be read ({_reason(error)}); restore it") from error
+
+    @property
+    def code(self) -> list[dict[str, Any]]:
+        """The user's code with which the rounds were made; see :func:`scpl_ray.own.sources.kept`. Nothing is imported.
+
+        Each entry also has ``from_round``, the first round that it may have made a part of.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        text = self.text(CODE)
+        try:
+            found = json.loads(text) if text is not None else []
+            return [
+                {"from_round": int(e["from_round"]), "code": dict(e["code"]), "files": dict(e["files"])} for e in found
+            ]
+        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            raise StoreError(f"{self.root / CODE}: cannot be read ({_reason(error)}); restore it") from error
 
     def committed(self) -> Iterator[Manifest]:
         """All committed phases in order.
@@ -385,7 +422,16 @@ class Store(Reader):
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write the metrics and the summary of a finished run."""
         Phase(self.root).write("metrics", metrics, Metric)
-        write_atomically(self.root / "summary.json", _json(summary))
+        write_atomically(self.root / SUMMARY, _json(summary))
+
+    def keep_code(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``code.json``: the user's code with which the rounds were made, one entry per change of it.
+
+        Raises:
+            StoreError: the run directory cannot be written.
+        """
+        with _usable(self.name):
+            write_atomically(self.root / CODE, _json(list(entries)))
 
     def publish(self, folder: Path) -> None:
         """Called after every commit with the phase's folder; a store that keeps its run elsewhere uploads it."""

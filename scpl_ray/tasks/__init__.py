@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scpl_ray.config import Experiment
+from scpl_ray.own import references
+from scpl_ray.own.registry import Registry
 from scpl_ray.protocols import Card, Task
 
 if TYPE_CHECKING:  # reading a config imports no task
@@ -48,15 +50,24 @@ class TaskKind:
     """``module:function`` that looks at data without a model (:mod:`scpl_ray.tasks.survey`); ``None``: no data."""
     reward_trainer: str | None = None
     """The same for a reward model with one output per group; ``None``: the data contain no users' choices."""
+    own: bool = False
+    """Whether it is not a task of this project, so that it is tried before it is used."""
 
     def build(self, experiment: Experiment) -> Task:
         """Build the task of an experiment.
 
         Raises:
             DataError: ``task.data`` cannot be used.
+            ValueError: it is a task of the user's own, which cannot be imported, fails, or breaks a rule of the
+                protocol.
         """
-        task: Task = pkgutil.resolve_name(self.builder)(experiment)
-        return task
+        function = references.load(self.builder, "task.name")
+        if not self.own:
+            task: Task = function(experiment)
+            return task
+        from scpl_ray.tasks import trial
+
+        return trial.built(function, experiment)
 
     def survey(self, experiment: Experiment, *, named: bool) -> Survey:
         """Look at ``task.data``; only for tasks with a ``surveyor``.
@@ -87,7 +98,7 @@ def _train(trainer: str | None, experiment: Experiment, folder: Path) -> Card:
     return card
 
 
-TASKS: dict[str, TaskKind] = {
+_BUILT_IN = {
     "language": TaskKind(
         meaning="sentences of a small made-up language, built in and offline",
         builder="scpl_ray.tasks.language.task:build",
@@ -116,4 +127,22 @@ TASKS: dict[str, TaskKind] = {
         reward_trainer="scpl_ray.tasks.preference.task:train_reward_model",
     ),
 }
+
+
+def _adopted(name: str, reference: str) -> TaskKind:
+    """A task by the function that builds it; it may read ``task.data`` or not."""
+    return TaskKind(meaning=f"built by {reference}", builder=reference, reads_data=True, own=True)
+
+
+class Tasks(Registry[TaskKind]):
+    """The tasks of this project and of installed packages, and any task by a reference to its builder."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and references.is_reference(name))
+
+    def __missing__(self, name: str) -> TaskKind:
+        return _adopted(name, name) if references.is_reference(name) else super().__missing__(name)
+
+
+TASKS = Tasks(_BUILT_IN, "scpl_ray.tasks", _adopted)
 """The tasks, by ``task.name``."""

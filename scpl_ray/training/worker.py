@@ -34,7 +34,8 @@ from scpl_ray.models.adapters import (
     save_adapter,
     save_model,
 )
-from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult
+from scpl_ray.own import references
+from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult, TrainingStep
 from scpl_ray.records import Example, Weights, from_table
 from scpl_ray.training.attention import use_lengths
 from scpl_ray.training.batches import (
@@ -53,6 +54,7 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
 
+CALLBACK = "training.callback"
 Report = Callable[[int, int], None]
 """Called with (optimizer steps done, all steps); 0 done before the first step and while the reference is computed."""
 
@@ -100,6 +102,7 @@ class Worker:
         self._lora = model.lora
         self._trust_remote_code = model.trust_remote_code
         self._objective = OBJECTIVES[training.objective].loss(training)
+        self._callback = references.load(training.callback, CALLBACK) if training.callback is not None else None
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
         automatic = torch.float32 if self._device is None else torch.bfloat16
@@ -141,6 +144,8 @@ class Worker:
             for group in loaded.optimizer.param_groups:
                 group["lr"] = rate
             measured[index] = self._step(loaded, step, sequences)
+            if self._callback is not None:
+                self._tell(self._callback, job.round, index + 1, len(steps), rate, self._sum(measured[index].clone()))
             report(index + 1, len(steps))
         measured = self._sum(measured)
         change = self._save(job, loaded, start, measured[:, 0])
@@ -271,6 +276,16 @@ class Worker:
             measured[1:] += figures.double().cpu() / mass
         loaded.engine.step()
         return measured
+
+    def _tell(
+        self, callback: Callable[..., Any], round_: int, step: int, steps: int, rate: float, measured: Tensor
+    ) -> None:
+        """Call the user's function from worker 0; ``measured`` is the step's loss and figures over all workers."""
+        if self._rank == 0:
+            loss, *figures = measured.tolist()
+            named = dict(zip(self._objective.figures, figures, strict=True))
+            told = TrainingStep(round_, step, steps, loss, rate, named)
+            references.called(str(self._training.callback), CALLBACK, callback, told)
 
     def _save(self, job: TrainingJob, loaded: _Loaded, start: Mapping[str, Tensor], losses: Tensor) -> float:
         """Write the trained weights and return their relative change; worker 0 writes, the others send their parts."""

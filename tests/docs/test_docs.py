@@ -1,16 +1,20 @@
 """What the README and the pages of docs/ say is true of the code: commands, keys, names, files, links."""
 
 import importlib.util
+import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+import scpl_ray
 from actors.engines.registry import ENGINES
-from jobs import cli, docs
+from jobs import cli, docs, init, listing
 from jobs.benchmark import __main__ as benchmark_commands
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
@@ -24,13 +28,14 @@ from scpl_ray.studies import study
 from scpl_ray.tasks import TASKS
 from scpl_ray.training.objectives import OBJECTIVES
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, commands, inline
+from tests.support import own_code
+from tests.support.finished_runs import finished
+from tests.support.loops import SMALL
 
 OWN_CONFIGS = {"CONFIG.yaml", "my.yaml"}
 """Stand for a config of the reader's; the quick start takes their place."""
 OWN_STUDIES = {"my_study.yaml", "remedy.yaml", "STUDY"}
 """Studies that a page shows in full."""
-OWN_NAMES = {"task.name=pets", "reward.terms={pet: 1.0}", "feedback.function=my_rules:crowding"}
-"""Name code of the reader's."""
 WRONG_KEYS = {"loop.roundss"}
 """Shown as a mistake."""
 FILE_NAMES = {"config.yaml", "metrics.parquet", "study.yaml", "search.json", "report.json"}
@@ -57,10 +62,8 @@ def parse(command: typer.core.TyperCommand, words: list[str]) -> tuple[str, dict
 
 
 def check_keys(arguments: list[str], *, may_change: bool = False) -> None:
-    """A config and keys that a run would take; code and data of the reader's are not looked for."""
-    given = [word for word in arguments if word not in OWN_CONFIGS and word not in OWN_NAMES]
-    if any(word.startswith("feedback.rule=custom") for word in given):
-        given.remove("feedback.rule=custom")
+    """A config and keys that a run would take; data of the reader's is not looked for."""
+    given = [word for word in arguments if word not in OWN_CONFIGS]
     path, overrides = cli.split_arguments(given)
     experiments.load(path, overrides)
     if may_change:
@@ -84,7 +87,9 @@ def check_scpl(words: list[str]) -> None:
             assert parameters["resume"] or given[0] in known, given
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
-        case "report" | "doctor" | "measure":
+        case "list":
+            listing.show(parameters["what"], Console(file=io.StringIO()))
+        case "report" | "doctor" | "measure" | "sample" | "status":
             pass
         case _:
             raise AssertionError(f"no check for scpl {name}: add one")
@@ -105,6 +110,18 @@ def check_module(words: list[str]) -> None:
             assert f'"{option}"' in source, f"{module} knows no {option}"
 
 
+@pytest.fixture
+def code_of_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with the code that the pages show or have the reader write."""
+    (rules,) = (body for body in blocks(DOCS / "extending.md", "python") if "def crowding" in body)
+    (tmp_path / "my_rules.py").write_text(rules)
+    init.write_task(tmp_path / "pets.py")
+    monkeypatch.chdir(tmp_path)
+    yield
+    own_code.forget("my_rules", "pets")
+
+
+@pytest.mark.usefixtures("code_of_the_pages")
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_commands_exist_with_their_options_and_keys(page: Path) -> None:
     for program, *words in commands(page):
@@ -195,3 +212,16 @@ def test_every_key_and_every_registered_name_is_on_the_page_of_config_keys() -> 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
     assert {page.name for page in DOCS.glob("*.md")} == set(re.findall(r"[\w-]+\.md", navigation))
+
+
+def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks in their order, on a run that was made with fakes and the study of the tutorial."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    finished(tmp_path / "runs" / "first", experiments.load(None, SMALL))
+    (tmp_path / "my_study.yaml").write_text(blocks(DOCS / "first-study.md", "yaml")[0])
+    scpl_ray.sweep("my_study.yaml", study_dir="studies/first")
+    names: dict[str, object] = {}
+    for body in blocks(DOCS / "python.md", "python"):
+        exec(compile(body, "python.md", "exec"), names)
+    assert (tmp_path / "studies" / "rules" / "results.parquet").is_file()

@@ -1,0 +1,1 @@
+"""Files that ``scpl init`` writes."""

@@ -1,0 +1,71 @@
+"""What every subcommand of ``scpl`` needs: configs and paths as users give them, and the message that ends it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from jobs.configs import CONFIGS, STUDIES
+from scpl_ray.config import errors, loading
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.credentials import masked
+from scpl_ray.studies import study
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that a user gave, with ``~`` for the home folder."""
+    return Path(text).expanduser()
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file, if one is named first, and the overrides."""
+    if arguments and ("=" not in arguments[0] or user_path(arguments[0]).is_file()):
+        return config_path(arguments[0]), list(arguments[1:])
+    return None, list(arguments)
+
+
+def config_path(name: str) -> Path | None:
+    """The file of a config that is given by its path or by the name of a built-in one; ``None``: the quick start.
+
+    Raises:
+        ConfigError: there is none, or it is a study.
+    """
+    if name == study.QUICK_START and not user_path(name).exists():
+        return None
+    path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
+    if not path.exists():
+        names = [study.QUICK_START, *CONFIGS]
+        raise ConfigError(
+            f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
+            f"({', '.join(names)}), or only key=value pairs{errors.nearest(name, names)}"
+        )
+    if study.kind(loading.read(path)) is study.Study:
+        raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
+    return path
+
+
+def study_path(name: str) -> Path:
+    """The file of a study that is given by its path or by the name of a built-in one.
+
+    Raises:
+        ConfigError: there is none, or it is the config of one run.
+    """
+    if name in CONFIGS:
+        raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
+    path = STUDIES.get(name, user_path(name))
+    if not path.exists():
+        raise ConfigError(
+            f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
+            f"{', '.join(STUDIES)}{errors.nearest(name, STUDIES)}"
+        )
+    return path
+
+
+def fail(error: Exception) -> typer.Exit:
+    """One message on stderr, exit code 2: nothing was started."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"scpl: {masked(error)}", markup=False)
+    return typer.Exit(2)

@@ -1,0 +1,76 @@
+"""A task of the user's own is tried before a run begins: every part is asked once, and what it answers is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from scpl_ray.config import Experiment
+from scpl_ray.own import references
+from scpl_ray.protocols import Choice, Task
+from scpl_ray.records import Judgement, Query
+
+KEY = "task.name"
+
+
+def built(function: Callable[..., Any], experiment: Experiment) -> Task:
+    """Build a task of the user's own and try it.
+
+    Raises:
+        ValueError: the builder or a method fails, or what it returns breaks a rule of
+            :class:`scpl_ray.protocols.Task`; the message lists every broken rule.
+    """
+    name = experiment.task.name
+    task: Task = references.called(name, KEY, function, experiment)
+    parts = [part for part in (*Task.__annotations__, *vars(Task)) if not part.startswith("_")]
+    if lacks := [part for part in parts if part not in dir(task)]:
+        raise ValueError(
+            f"{KEY}: {name!r} returned a {type(task).__name__} without {', '.join(lacks)}; "
+            "`scpl init --task FILE.py` writes a task with every part"
+        )
+    if found := references.called(name, KEY, lambda: list(_faults(task, experiment.groups.names))):
+        raise ValueError("\n".join(f"{KEY}: {name!r}: {fault}" for fault in found))
+    return task
+
+
+def _faults(task: Task, groups: Sequence[str]) -> Iterator[str]:
+    if len(task.kinds) != len(groups):
+        yield f"kinds = {task.kinds}: {len(groups)} groups need one kind each, in the order of groups.names"
+    drawn = task.draw(dict.fromkeys(groups, 2), seed=1, prefix="try")
+    fixed, neutral = task.group_prompts(1), task.neutral_prompts(2)
+    for what, queries, wanted in (
+        ("draw", drawn, sorted([*groups, *groups])),
+        ("group_prompts", fixed, sorted(groups)),
+        ("neutral_prompts", neutral, [None, None]),
+    ):
+        asked: list[Any] = [query.group for query in queries]
+        if sorted(asked, key=str) != wanted:
+            yield f"{what} gave queries of the groups {asked}; expected {wanted}"
+        if len({query.query_id for query in queries}) < len(queries):
+            yield f"{what} gave one query_id twice; ids are unique within a round"
+        if not all(query.prompt for query in queries):
+            yield f"{what} gave an empty prompt; the model continues it"
+    if task.draw(dict.fromkeys(groups, 2), seed=1, prefix="try") != drawn:
+        yield "draw gave other queries for the same seed; draw every random number from the seed"
+    if len(task.real_examples(2, seed=1)) != 2:
+        yield "real_examples(2, seed=1) gave another number of examples than 2"
+    work = [(query, f"try-s{i}", text) for i, (query, text) in enumerate(task.real_examples(2, seed=1))]
+    yield from _judged(task, [*work, *((query, query.query_id, "") for query in (*fixed, *neutral))])
+    for choice in task.choices([groups[0]], seed=1):
+        if not isinstance(choice, Choice):
+            yield f"choices gave a {type(choice).__name__}; expected scpl_ray.protocols.Choice"
+
+
+def _judged(task: Task, work: Sequence[tuple[Query, str, str]]) -> Iterator[str]:
+    answers = task.judge(work)
+    if [one.completion_id for one in answers] != [completion_id for _, completion_id, _ in work]:
+        yield "judge gave other completion ids than it was given, or in another order"
+    for one in answers:
+        numbers = {"quality": one.quality, **one.terms}
+        if not isinstance(one, Judgement) or (one.kind is not None and one.kind not in task.kinds):
+            yield f"judge said kind = {one.kind!r}; the kinds are {list(task.kinds)}, or None where it cannot tell"
+        elif bad := [name for name, value in numbers.items() if not 0.0 <= value <= 1.0]:
+            yield f"judge gave {bad[0]} = {numbers[bad[0]]}; quality and terms lie in [0, 1]"
+        else:
+            continue
+        return

@@ -1,0 +1,170 @@
+"""Functions that a config names: by module, by file, from packages; and what of them is shipped and kept."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scpl_ray.feedback.rules import RULES, Rule
+from scpl_ray.own import references, sources
+from scpl_ray.own.references import NotFoundError
+from scpl_ray.selection.strategies import STRATEGIES
+from scpl_ray.tasks import TASKS
+from tests.support import own_code
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield tmp_path
+    own_code.forget("mine", "hooks", "helpers", "inner", "pkg", "packaged")
+
+
+def load(name: str) -> object:
+    return references.load(name, "some.key")
+
+
+def test_by_module_in_the_working_directory_by_file_and_in_a_package(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def f():\n    return 1\nclass C:\n    @staticmethod\n    def g():\n        return 2\n"
+    )
+    assert load("mine:f")() == 1 and load("mine:C.g")() == 2 and load("./mine.py:f")() == 1
+    assert load(f"{tmp_path}/mine.py:f") is load("mine:f")
+    (tmp_path / "pkg" / "deep").mkdir(parents=True)
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "deep" / "__init__.py").write_text("from ..one import f\n")
+    (tmp_path / "pkg" / "one.py").write_text("def f():\n    return 3\n")
+    assert load("pkg.deep:f")() == 3
+    assert load("math:sqrt")(4.0) == 2.0
+    assert pickle.loads(pickle.dumps(load("./mine.py:f")))() == 1, "workers find it by its name"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "nowhere:f",
+            "",
+            "'nowhere:f' cannot be imported: No module named 'nowhere'; a module must lie in the working",
+        ),
+        ("no/where.py:f", "", "where.py is not there"),
+        ("mine.py", "", "is not of the form 'package.module:function' (or 'FILE.py:function')"),
+        ("mine.py:", "", "is not of the form"),
+        (":f", "", "is not of the form"),
+        ("mine.py:1f", "", "is not of the form"),
+        ("mine.py:g", "def f(): ...\n", "mine has no g; it has f"),
+        ("mine.py:x", "x = 3\n", "is a int, not a function"),
+        ("mine.py:f", "def f(:\n", "cannot be imported: invalid syntax (mine.py, line 1)"),
+        ("mine.py:f", "import no_such_package\n", "No module named 'no_such_package'"),
+        ("mine.py:f", "raise RuntimeError('in the middle')\n", "cannot be imported: in the middle"),
+        ("random.py:f", "", "random is also the name of"),
+        ("json.py:f", "", "rename the file"),
+        ("pytest.py:f", "", "rename the file"),
+        ("a.b.py:f", "", "is not the name of a module"),
+    ],
+)
+def test_what_is_not_there_is_one_message_that_names_the_key(tmp_path: Path, name: str, text: str, said: str) -> None:
+    if ".py" in name and "/" not in name:
+        (tmp_path / name.partition(":")[0]).write_text(text or "def f(): ...\n")
+    with pytest.raises(NotFoundError) as error:
+        load(name)
+    assert str(error.value).startswith("some.key: ") and said in str(error.value)
+
+
+def test_a_file_that_changed_is_imported_anew_and_so_is_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import inner\ndef f():\n    return inner.N\n")
+    (tmp_path / "inner.py").write_text("N = 1\n")
+    for name in ("mine.py:f", "mine:f"):
+        assert load(name)() == 1
+    (tmp_path / "inner.py").write_text("N = 22\n")
+    for name in ("mine.py:f", "mine:f"):
+        assert load(name)() == 22
+
+
+def test_another_folder_of_the_same_name_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, number in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"def f():\n    return {number}\n")
+    assert [load(f"{folder}/mine.py:f")() for folder in "aba"] == [1, 2, 1]
+    for folder, number in (("b", 2), ("a", 1)):
+        monkeypatch.chdir(tmp_path / folder)
+        assert load("mine:f")() == number
+    load(f"{tmp_path}/a/mine.py:f")
+    both = [f"{tmp_path}/a/mine.py:f", f"{tmp_path}/b/mine.py:f"]
+    with pytest.raises(NotFoundError, match="two modules of one name; rename one of them"):
+        sources.luggage(both)
+
+
+def test_what_a_worker_needs_is_the_module_and_its_neighbours(tmp_path: Path) -> None:
+    own_code.write(tmp_path)
+    (tmp_path / "bystander.py").write_text("raise RuntimeError\n")
+    load("hooks.py:brevity")
+    found = sources.luggage([str(references.anchored("hooks.py:brevity")), "math:sqrt", "numpy:exp"])
+    assert sorted(path.name for path in found.modules) == ["helpers.py", "hooks.py"]
+    local, far = found.environment(same_machine=True), found.environment(same_machine=False)
+    assert local["env_vars"]["PYTHONPATH"].endswith(str(tmp_path)) and "py_modules" not in local
+    assert sorted(far["py_modules"]) == [str(tmp_path / "helpers.py"), str(tmp_path / "hooks.py")]
+    assert sources.NO_CODE.environment(same_machine=False) == {}
+    # on another node the file is not there, but the copy of its module is
+    copies = tmp_path / "elsewhere"
+    own_code.write(copies)
+    gone = f"{tmp_path}/gone/hooks.py:brevity"
+    code = f"from scpl_ray.own.references import load; print(load({gone!r}, 'k').__name__)"
+    environment = {"PYTHONPATH": f"{copies}:{Path(__file__).parents[2]}", "SCPL_OWN_CODE": f"{tmp_path}/gone/hooks.py"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "brevity\n", done.stderr
+    del environment["SCPL_OWN_CODE"]
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "hooks.py is not there" in done.stderr, "a module of the same name is not taken for it"
+
+
+def test_what_is_kept_is_the_text_of_every_file_and_a_change_is_named(tmp_path: Path) -> None:
+    own_code.write(tmp_path)
+    load("hooks:brevity")
+    before = sources.kept({"reward.function": "hooks:brevity"})
+    assert before["code"] == {"reward.function": "hooks:brevity"}
+    assert set(before["files"]) == {"helpers.py", "hooks.py"}
+    assert before["files"]["helpers.py"]["text"] == own_code.HELPERS
+    (tmp_path / "helpers.py").write_text("LONG = 30\n")
+    load("hooks:brevity")
+    assert sources.changed(before, sources.kept({"reward.function": "hooks:brevity"})) == ["helpers.py"]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that offers a task, two rules and a strategy, installed in a folder of its own."""
+    site = tmp_path / "site-packages"
+    (site / "packaged-1.0.dist-info").mkdir(parents=True)
+    (site / "packaged-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: packaged\nVersion: 1.0\n")
+    (site / "packaged-1.0.dist-info" / "entry_points.txt").write_text(
+        "[scpl_ray.tasks]\ngarden = packaged:build\nnews = packaged:build\n"
+        "[scpl_ray.rules]\nstay = packaged:stay\nleave = packaged:LEAVE\n[scpl_ray.selectors]\nfirst = packaged:first\n"
+    )
+    (site / "packaged.py").write_text(
+        "from scpl_ray.feedback.rules import Rule\n"
+        "def build(experiment):\n    return experiment.groups.names\n"
+        'def stay(shares, measured, **_):\n    """Nobody moves."""\n    return shares\n'
+        "LEAVE = Rule(meaning='all leave', step=lambda moment, feedback: moment.arrivals, reacts=False)\n"
+        "def first(candidates, *, selection, chance):\n    return [0]\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+
+
+def test_installed_packages_offer_tasks_rules_and_strategies(package: None) -> None:
+    assert "packaged" not in sys.modules
+    assert "garden" in TASKS and "stay" in RULES and "first" in STRATEGIES and "nothing" not in RULES
+    assert "garden" not in list(TASKS) and TASKS.names[-1] == "garden"
+    assert TASKS["garden"].builder == "packaged:build" and TASKS["news"].builder.startswith("scpl_ray.tasks.news")
+    assert RULES.built_in("stay") is None and "packaged" not in sys.modules, "readers import nothing"
+    assert RULES["stay"].meaning == "Nobody moves." and RULES["leave"].reacts is False
+    assert isinstance(RULES.get("stay"), Rule) and RULES.get("nothing") is None
+    assert not STRATEGIES["first"].modelled
+    with pytest.raises(KeyError):
+        STRATEGIES["nothing"]
+    # what is installed on every node is not shipped, and kept all the same
+    assert sources.luggage(["packaged:build"]).modules == ()
+    assert set(sources.kept({"task.name": "packaged:build"})["files"]) == {"packaged.py"}
