@@ -17,6 +17,7 @@ from jobs.driver import experiments
 from jobs.terminal.command import fail, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
+from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
