@@ -52,7 +52,7 @@ def read_below(
     try:
         with os.fdopen(inside.open_below(root, name), "rb") as file:
             if own:
-                return pq.read_table(file, columns=columns)
+                return pq.read_table(file, columns=None if columns is None else list(columns))
             claimed = parquet.facts(file)
             here = schema
             if not set(added) & set(claimed.schema.names):
