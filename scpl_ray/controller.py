@@ -174,7 +174,9 @@ class Loop:
             judged: list[Judgement] = []
             if strategies.needs_kinds(self.experiment.selection):
                 texts = self.store.table(t, "completions", "completions", Completion)
-                phase.write("judgements", judged := answering.judged(self.engines.scorer, queries, texts), Judgement)
+                phase.write(
+                    "judgements", judged := answering.judged(self.engines.scorer.judging(queries), texts), Judgement
+                )
             e, errors = self.experiment, self.task.confusion
             completions = self.store.table(t, "completions", "completions", Completion, COLUMNS)
             rewards = self.store.column(t, "scores", Score, "reward").to_numpy()
@@ -226,10 +228,8 @@ class Loop:
         with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
             if phase:
                 self._serve(t)
-                report = partial(self.progress.generated, "evaluation")
-                policies = [self._policy(version) for version in sorted({0, t})]
-                found = answering.answered(self.engines, prompts, settings.samples_per_prompt, report, policies)
-                steered = answering.answered(self.engines, aside, 1, report)
+                found = self._answered(prompts, settings.samples_per_prompt, sorted({0, t}))
+                steered = self._answered(aside, 1, [])
                 phase.facts |= found.seconds
                 phase.facts["processes"] = process_facts(self.engines.generator, self.engines.scorer)
                 phase.write("prompts", prompts, Query)
@@ -269,6 +269,13 @@ class Loop:
 
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)
+
+    def _answered(self, prompts: Sequence[Query], samples: int, under: Sequence[int]) -> answering.Answered:
+        """Answers of the served policy, judged, with their likelihoods under these policy versions."""
+        pieces = self.engines.generator.stream(prompts, samples=[samples] * len(prompts), purpose="evaluation")
+        passes = [self.engines.scorer.likelihoods(self._policy(version)) for version in under]
+        report = partial(self.progress.generated, "evaluation")
+        return answering.answered(prompts, samples, pieces, self.engines.scorer.judging(prompts), passes, report)
 
     def _real_examples(self, count: int, seed: int) -> list[Example]:
         rows = self.task.real_examples(count, seed=seed)
