@@ -175,7 +175,9 @@ class Loop:
             judged: list[Judgement] = []
             if strategies.needs_kinds(self.experiment.selection):
                 texts = self.store.table(t, "completions", "completions", Completion)
-                phase.write("judgements", judged := answering.judged(self.engines.scorer, queries, texts), Judgement)
+                phase.write(
+                    "judgements", judged := answering.judged(self.engines.scorer.judging(queries), texts), Judgement
+                )
             e, errors = self.experiment, self.task.confusion
             completions = self.store.table(t, "completions", "completions", Completion, COLUMNS)
             rewards = self.store.column(t, "scores", Score, "reward").to_numpy()
@@ -229,16 +231,14 @@ class Loop:
         with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
             if phase:
                 self._served.load(self._policy(t))
-                report = partial(self.progress.generated, "evaluation")
                 base, policy = self._policy(0), self._policy(t)
-                through = [] if policy == base else [base]
-                found = answering.answered(self.engines, prompts, settings.samples_per_prompt, report, through)
-                steered = answering.answered(self.engines, aside, 1, report)
+                through = [] if policy == base else [0]
+                found = self._answered(prompts, settings.samples_per_prompt, through)
+                steered = self._answered(aside, 1, [])
                 before = found.likelihoods[0] if through else None
                 passed = self.engines.scorer.negative_log_likelihood
-                nats = likelihoods.of_texts(
-                    passed, base, policy, found.completions, self.engines.sampling_bound, before
-                )
+                bound = self.engines.sampling_bound
+                nats = likelihoods.of_texts(passed, base, policy, found.completions, bound, before)
                 phase.facts |= found.seconds
                 phase.facts["processes"] = process_facts(self.engines.generator, self.engines.scorer)
                 phase.write("prompts", prompts, Query)
@@ -273,6 +273,13 @@ class Loop:
 
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)
+
+    def _answered(self, prompts: Sequence[Query], samples: int, under: Sequence[int]) -> answering.Answered:
+        """Answers of the served policy, judged, with their likelihoods under these policy versions."""
+        pieces = self.engines.generator.stream(prompts, samples=[samples] * len(prompts), purpose="evaluation")
+        passes = [self.engines.scorer.likelihoods(self._policy(version)) for version in under]
+        report = partial(self.progress.generated, "evaluation")
+        return answering.answered(prompts, samples, pieces, self.engines.scorer.judging(prompts), passes, report)
 
     def _real_examples(self, count: int, seed: int) -> list[Example]:
         rows = self.task.real_examples(count, seed=seed)

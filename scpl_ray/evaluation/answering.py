@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from scpl_ray import records
-from scpl_ray.protocols import Background, Engines, Scorer
-from scpl_ray.records import Completion, Judgement, Query, Weights
+from scpl_ray.records import Completion, Judgement, Query
 
 Answer = TypeVar("Answer")
+
+
+class Reading(Protocol[Answer]):
+    """What reads completions in the background."""
+
+    def submit(self, completions: Sequence[Completion]) -> None:
+        """Begin with these."""
+        ...
+
+    def collect(self) -> dict[str, Answer]:
+        """Wait for all that was submitted; returns the answers by completion id."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,37 +42,35 @@ class Answered:
 
 
 def answered(
-    engines: Engines,
     prompts: Sequence[Query],
     samples: int,
+    pieces: Iterable[Sequence[Completion]],
+    judging: Reading[Judgement],
+    passes: Sequence[Reading[tuple[float, int]]],
     report: Callable[[Sequence[Completion]], None],
-    under: Sequence[Weights] = (),
 ) -> Answered:
-    """Draw answers from the policy that is served, and have them judged and read by models.
+    """Have answers judged and read by models while they are being drawn.
 
     Args:
-        engines: the generator, and the scorer, which reads.
-        prompts: the evaluation prompts; with none, nothing is asked.
+        prompts: the evaluation prompts.
         samples: number of answers to each.
+        pieces: the answers as they are drawn, in any order.
+        judging: the task's judge.
+        passes: the models whose likelihoods are asked for.
         report: is given each piece of the answers as it arrives.
-        under: the models whose likelihoods are asked for.
     """
-    if not prompts:
-        return Answered([], [], [[] for _ in under], {})
-    judging = engines.scorer.judging(prompts)
-    passes = [engines.scorer.likelihoods(weights) for weights in under]
-    every = [samples] * len(prompts)
     drawn: list[Completion] = []
+    readings: list[Reading[Any]] = [judging, *passes]
     started = time.monotonic()
-    for piece in engines.generator.stream(prompts, samples=every, purpose="evaluation"):
+    for piece in pieces:
         drawn += piece
-        for reading in (judging, *passes):
+        for reading in readings:
             reading.submit(piece)
         report(piece)
     seconds = {"generation_seconds": time.monotonic() - started}
-    completions = records.in_order(drawn, prompts, every)
+    completions = records.in_order(drawn, prompts, [samples] * len(prompts))
 
-    def collected(reading: Background[Answer], name: str) -> list[Answer]:
+    def collected(reading: Reading[Answer], name: str) -> list[Answer]:
         begun = time.monotonic()
         found = reading.collect()
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begun
@@ -71,9 +80,8 @@ def answered(
     return Answered(completions, judged, [collected(one, "waited_for_likelihoods_seconds") for one in passes], seconds)
 
 
-def judged(scorer: Scorer, queries: Sequence[Query], completions: pa.Table) -> list[Judgement]:
+def judged(judging: Reading[Judgement], completions: pa.Table) -> list[Judgement]:
     """What the task's judge says of a round's completions, in their order."""
-    judging = scorer.judging(queries)
     for piece in records.in_pieces(completions):
         judging.submit(records.from_table(piece, Completion))
     found = judging.collect()
