@@ -22,7 +22,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob, jud
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
 from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import COLUMNS, History, candidates_of, training_data
-from scpl_ray.served import Served
 from scpl_ray.storage.manifests import process_facts
 from scpl_ray.storage.run_directory import Phase, Store
 from scpl_ray.training.objectives import OBJECTIVES, dataset_facts
@@ -78,7 +77,8 @@ class Loop:
         self.encode = encode
         self.progress = progress
         self.given_reward_model = reward_model
-        self._served = Served(engines.generator)
+        self._served: int | None = None
+        self._background, self._loading = ThreadPoolExecutor(1), Future[None]()
 
     def run(self) -> list[Metric]:
         """Run, or resume, up to the last round; returns the metrics of all rounds."""
@@ -127,7 +127,7 @@ class Loop:
             fitting = background.submit(self.reward_model, t)
             with self._phase(t, "completions", total=sum(samples)) as phase:
                 if phase:
-                    self._served.load(self._policy(t - 1))
+                    self._serve(t - 1)
                     drawn: list[pa.Table] = []
                     started = time.monotonic()
                     for chunk in self.engines.generator.stream(queries, samples=samples, purpose=f"round {t}"):
@@ -220,7 +220,7 @@ class Loop:
                 )
             )
             phase.facts |= dataclasses.asdict(result) | {"processes": process_facts(self.engines.trainer)}
-            self._served.begin(self._policy(t))  # engines read the new files while these are being hashed
+            self._serve(t, wait=False)  # engines read the new files while these are being hashed
 
     def evaluation(self, t: int) -> list[Metric]:
         """Measure m_t on two sets of prompts, and on a third what steers selection; the same prompts every round."""
@@ -230,7 +230,7 @@ class Loop:
         aside = steering.steering_prompts(self.experiment, self.task.group_prompts, prompts)
         with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
             if phase:
-                self._served.load(self._policy(t))
+                self._serve(t)
                 base, policy = self._policy(0), self._policy(t)
                 through = [] if policy == base else [0]
                 found = self._answered(prompts, settings.samples_per_prompt, through)
@@ -270,6 +270,13 @@ class Loop:
                 self.engines.population.step(measure.reaction(rows, self.experiment.feedback.measure))
                 phase.write_json("population", self.engines.population.state())
                 phase.write_json("shares", self.engines.population.shares())
+
+    def _serve(self, version: int, *, wait: bool = True) -> None:
+        if self._served != version:
+            self._loading = self._background.submit(self.engines.generator.refresh, self._policy(version))
+            self._served = version
+        if wait:
+            self._loading.result()
 
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)

@@ -30,12 +30,12 @@ class Saved:
     """Hidden states that enter one layer."""
 
     def per_token(self, layers: int, *, checkpointing: bool) -> float:
-        """Bytes per token of all layers.
+        """Bytes per token of all layers, and of what enters the output layer.
 
         With checkpointing only the inputs of the layers are kept, and in the backward pass one layer at a time.
         """
         kept = layers * self.layer_input + self.per_layer if checkpointing else layers * self.per_layer
-        return kept + self.elsewhere
+        return kept + self.elsewhere + self.layer_input
 
 
 class _Fused(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """The output layer is applied where there is a loss, and nowhere else."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config
@@ -32,7 +34,7 @@ def rows_seen(model) -> list[int]:
 def test_logits_are_those_of_the_whole_at_the_chosen_positions(model):
     ids = torch.randint(2, 200, (3, 11), generator=torch.Generator().manual_seed(0))
     chosen = torch.rand(3, 11, generator=torch.Generator().manual_seed(1)) < 0.4
-    for network in (model, add_adapter(model, Lora(rank=2, alpha=4.0))):
+    for network in (model, add_adapter(copy.deepcopy(model), Lora(rank=2, alpha=4.0))):
         found, whole = logits_at(network, chosen, input_ids=ids), network(input_ids=ids).logits
         assert whole.shape[:2] == ids.shape  # nothing is left of the choice
         torch.testing.assert_close(found, whole[chosen], rtol=1e-5, atol=1e-6)

@@ -58,7 +58,7 @@ def test_rounds_in_bfloat16_move_the_weights_that_rounds_in_float32_move(job, ma
         both = (moved[ROUNDED][name] != 0) & (exact != 0)
         assert int(both.sum()) >= 0.95 * int((exact != 0).sum()), name
     exact, rounded = (torch.cat([t.flatten() for t in moved[model].values()]) for model in (EXACT, ROUNDED))
-    assert torch.nn.functional.cosine_similarity(rounded, exact, dim=0) > 0.9
+    assert torch.nn.functional.cosine_similarity(rounded, exact, dim=0) > 0.8
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

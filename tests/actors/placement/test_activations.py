@@ -60,6 +60,7 @@ def measured(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype, ch
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.disable_input_require_grads()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

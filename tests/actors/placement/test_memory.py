@@ -92,8 +92,8 @@ def test_training_all_weights(folder: Path, stage: int, weights: float, gradient
     worker = estimates(experiment, sizes, "dedicated")["training worker"]
     for name, bytes_each in (("weights", weights), ("gradients", gradients), ("optimizer", optimizer)):
         assert worker.working[name] == pytest.approx(bytes_each * BY_HAND / GIB)
-    # the inputs of 28 layers, one whole layer and what is outside of them for 2048 tokens; 10 bytes per logit
-    kept = 28 * 2 * 3584 + sizes.policy.saved[2].per_layer + sizes.policy.saved[2].elsewhere
+    # what enters 28 layers and the last one, one whole layer, and what is outside, for 2048 tokens; 10 bytes per logit
+    kept = 29 * 2 * 3584 + sizes.policy.saved[2].per_layer + sizes.policy.saved[2].elsewhere
     assert worker.working["activations"] == pytest.approx((2048 * kept + 10 * 2**26) / GIB)
 
 
