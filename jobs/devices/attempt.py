@@ -72,7 +72,7 @@ def attempt(
         arguments: its further arguments.
         logs: folder for what the processes print.
         ranks: number of processes; the first one reports.
-        deadline_s: longest time for all of it.
+        deadline_s: longest time without a report.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -96,6 +96,7 @@ def attempt(
                     what, result, found = ours.recv()
                     assert what == left[0].what, f"{what} was reported instead of {left[0].what}"
                     left.pop(0)
+                    until = time.monotonic() + deadline_s
                     yield Line(what, result, found)
             except EOFError:
                 why = "ended"
@@ -105,7 +106,7 @@ def attempt(
             if broken:
                 why = f"{_last_line(files[broken[0]])} (exit code {members[broken[0]].exitcode})"
             elif time.monotonic() > until:
-                why = f"nothing was heard within {deadline_s:.0f} s"
+                why = f"nothing was heard for {deadline_s:.0f} s"
             elif why:
                 why = "its process ended without a word"
     finally:

@@ -21,7 +21,7 @@ CHECKS = (
 )
 MEMORY_SHARE = 0.4
 DEADLINE_S = 420.0
-"""Longest time for all of them; a first start compiles kernels."""
+"""Longest time for one of them; a first start compiles kernels."""
 
 
 def serve(report: Report, rank: int, ranks: int, folder: Path, name: str, on_gpu: bool) -> None:

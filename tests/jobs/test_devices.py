@@ -1,7 +1,5 @@
 """``scpl doctor --gpu``: its form on a CPU, and what becomes of a check that fails, crashes or hangs."""
 
-import os
-import time
 from pathlib import Path
 
 import pytest
@@ -10,20 +8,10 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.devices import attempt as attempts
 from jobs.devices import table
-from jobs.devices.attempt import Check, CheckError, Line, Report, attempt
+from jobs.devices.attempt import Check, Line, attempt
+from tests.support.device_checks import fails
 
 CHECKS = [Check("first", "do one"), Check("second", "do two"), Check("third", "do three")]
-
-
-def fails(report: Report, rank: int, ranks: int, how: str) -> None:
-    """Passes the first check, and ends in the second."""
-    report.passed("first", "well")
-    if how == "error":
-        raise CheckError("the second is broken")
-    if how == "crash":
-        os.abort()
-    if how == "hang":
-        time.sleep(60)
 
 
 @pytest.mark.parametrize(
@@ -31,12 +19,12 @@ def fails(report: Report, rank: int, ranks: int, how: str) -> None:
     [
         ("error", "the second is broken (exit code 1)"),
         ("crash", "exit code -6"),
-        ("hang", "nothing was heard within"),
+        ("hang", "nothing was heard for"),
         ("end", "its process ended without a word"),
     ],
 )
 def test_a_check_that_fails_is_a_line_and_those_after_it_are_too(tmp_path: Path, how: str, why: str) -> None:
-    deadline_s = 4.0 if how == "hang" else 60.0
+    deadline_s = 6.0 if how == "hang" else 60.0
     first, second, third = attempt(CHECKS, fails, how, logs=tmp_path, deadline_s=deadline_s)
     assert first == Line("first", "passed", "well")
     assert (second.what, second.result, second.remedy) == ("second", "failed", "do two") and why in second.found

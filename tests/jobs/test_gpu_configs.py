@@ -159,7 +159,7 @@ def test_four_small_nodes_take_four_of_each_of_a_model_of_1_5_billion(tmp_path: 
 
 
 def test_what_does_not_fit_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(PlacementError, match=r"training worker: holds about .* but the largest have 24; train an"):
+    with pytest.raises(PlacementError, match=r"engine: holds about .* but the largest have 24; raise generation.t"):
         planned(tmp_path, "maths_qwen_7b", "96cpu:768gib:8gpu:24gib")
     with pytest.raises(PlacementError, match=r"engine 0 \+ scorer 0 .* asks for .* GiB, 1 GPUs .* on one node; left"):
         planned(tmp_path, "maths_qwen_7b", "96cpu:32gib:8gpu:80gib")

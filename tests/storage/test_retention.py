@@ -23,7 +23,11 @@ from tests.support import fakes
 from tests.support.finished_runs import begun
 from tests.support.loops import Silent, loop, records_of, small
 
-FULL = ("model.lora=null", "reward.choices=balanced", "loop.rounds=4", "queries.prompts_per_round=8")
+ROUNDS = 2
+FULL = (
+    *("model.lora=null", "reward.choices=balanced", f"loop.rounds={ROUNDS}", "queries.prompts_per_round=8"),
+    *("evaluation.prompts_per_group=4", "evaluation.neutral_prompts=4", "selection.strategy=random"),
+)
 
 
 class Trainer(fakes.FakeTrainer):
@@ -75,8 +79,8 @@ def whole(root: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("keep", "left"),
     [
-        ("all", [f"00{t}/{what}" for t in range(1, 5) for what in ("weights/model", "weights/master", "reward_model")]),
-        ("last", ["004/weights/model", "004/weights/master"]),
+        ("all", [f"00{t}/{what}" for t in (1, 2) for what in ("weights/model", "weights/master", "reward_model")]),
+        ("last", ["002/weights/model", "002/weights/master"]),
         ("none", []),
     ],
 )
@@ -89,7 +93,7 @@ def test_what_is_left_and_that_records_are_those_of_a_run_that_keeps_all(
     store = begun(tmp_path / "run", experiment)
     play(store, experiment)
     assert whole(store.root) == set(left)
-    assert len(list(store.root.rglob("adapter.safetensors"))) == 4, "adapters stay"
+    assert len(list(store.root.rglob("adapter.safetensors"))) == ROUNDS, "adapters stay"
     assert records_of(store.root) == records_of(everything.root)
     for ours, theirs in zip(store.committed(), everything.committed(), strict=True):
         assert ours.files == theirs.files, "hashes and sizes stay"
@@ -100,8 +104,9 @@ def test_what_is_left_and_that_records_are_those_of_a_run_that_keeps_all(
     for thorough in (False, True):
         again, _ = Store.open(store.root, thorough=thorough)
         again.close()
-    assert "finished before" in scpl("run", "--resume", "run", "--verify")
-    assert "report.html written" in scpl("report", "run", "--output", "out")
+    if keep == "none":
+        assert "finished before" in scpl("run", "--resume", "run", "--verify")
+        assert "report.html written" in scpl("report", "run", "--output", "out")
 
 
 def scpl(*words: str, code: int = 0) -> str:
@@ -111,7 +116,7 @@ def scpl(*words: str, code: int = 0) -> str:
 
 
 def test_in_every_round_what_the_next_one_needs_is_there(play: Any, tmp_path: Path) -> None:
-    for rounds in range(4):
+    for rounds in range(ROUNDS):
         experiment = small(*FULL, "store.keep=none")
         store = begun(tmp_path / f"run{rounds}", experiment)
         play(store, experiment, rounds)
@@ -145,7 +150,7 @@ def test_a_process_that_died_while_it_deleted_is_caught_up_with(
     again, _ = Store.open(store.root, thorough=True)
     play(again, experiment)
     again.close()
-    assert whole(store.root) == {"004/weights/model", "004/weights/master"}
+    assert whole(store.root) == {"002/weights/model", "002/weights/master"}
 
 
 def test_a_run_that_keeps_nothing_cannot_be_made_longer_and_says_so(play: Any, tmp_path: Path) -> None:
@@ -154,8 +159,8 @@ def test_a_run_that_keeps_nothing_cannot_be_made_longer_and_says_so(play: Any, t
     play(store, experiment)
     store.close()
     refused = scpl("run", "--resume", "run", "loop.rounds=6", code=2)
-    assert "round 5 starts from the weights of round 4, which were deleted" in refused and "store.keep=last" in refused
-    assert Reader.open(store.root)[1].loop.rounds == 4
+    assert "round 3 starts from the weights of round 2, which were deleted" in refused and "store.keep=last" in refused
+    assert Reader.open(store.root)[1].loop.rounds == ROUNDS
 
 
 def test_a_deleted_file_that_is_no_file_of_the_phase_is_a_damaged_manifest(play: Any, tmp_path: Path) -> None:

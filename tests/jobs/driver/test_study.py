@@ -120,7 +120,7 @@ def test_a_dry_run_says_what_fills_the_disk() -> None:
     trials = study.trials(plan, CONFIGS)
     sizes = Sizes(model_size(Qwen2Config(**QWEN_7B), None), None)
     written = [disk(trial.experiment, sizes, on_gpu=True) for trial in trials]
-    assert [one.keep for one in written] == ["last"] * 3 + ["all"] * 3
+    assert sorted(one.keep for one in written) == ["all"] * 3 + ["last"] * 3
     for found, said in (
         (StudyPlan({}, written), "disk: 6 runs hold "),
         (StudyPlan(), "disk: unknown until"),
