@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from scpl_ray.analytic.model import CONTEXTS, Settings
 from scpl_ray.config import Selection
-from scpl_ray.config.schema import CUSTOM
 from scpl_ray.selection import strategies
 from scpl_ray.selection.formulas import (
     accepted_shares,
@@ -330,11 +329,6 @@ class Analytic:
     """Whether ``shares`` is valid only if all prompts have the same ``selection.r_max``."""
 
 
-def _by_text(*_: object) -> NoReturn:
-    """Refuse: :func:`scpl_ray.analytic.model.validate` says so before anything is simulated."""
-    raise ValueError("selection.strategy: the analytic mode has no single completions that a function could keep")
-
-
 STRATEGIES: dict[str, Analytic] = {
     "none": Analytic(keep=_none, shares=_as_asked),
     "random": Analytic(keep=_random, shares=_as_asked),
@@ -348,7 +342,6 @@ STRATEGIES: dict[str, Analytic] = {
     "calibrated": Analytic(keep=_calibrated, shares=_as_wanted),
     "penalty": Analytic(keep=_penalty, shares=_penalised_share, one_maximum=True),
     "reweight": Analytic(keep=_reweight, shares=_as_wanted),
-    CUSTOM: Analytic(keep=_by_text, shares=_by_text),
 }
 
 

@@ -33,11 +33,20 @@ class Registry(dict[str, Record]):
         records: this project's.
         group: the group of entry points.
         adopt: makes a record of (name, ``module:function``).
+        by_key: records that stand for a function named by another key, and say nothing without it; they are found, and
+            not iterated over.
     """
 
-    def __init__(self, records: Mapping[str, Record], group: str, adopt: Callable[[str, str], Record]) -> None:
+    def __init__(
+        self,
+        records: Mapping[str, Record],
+        group: str,
+        adopt: Callable[[str, str], Record],
+        by_key: Mapping[str, Record] | None = None,
+    ) -> None:
         super().__init__(records)
         self.group = group
+        self.by_key = dict(by_key or {})
         self._adopt = adopt
 
     def offered(self) -> dict[str, str]:
@@ -48,16 +57,18 @@ class Registry(dict[str, Record]):
     @property
     def names(self) -> list[str]:
         """All names: this project's, then those that packages offer."""
-        return [*self, *self.offered()]
+        return [*self, *self.by_key, *self.offered()]
 
     def built_in(self, name: str | None) -> Record | None:
         """A record of this project; nothing of the user's is looked for."""
-        return super().get(name) if name is not None else None
+        return super().get(name, self.by_key.get(name)) if name is not None else None
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or name in self.offered()
+        return super().__contains__(name) or name in self.by_key or name in self.offered()
 
     def __missing__(self, name: str) -> Record:
+        if name in self.by_key:
+            return self.by_key[name]
         offered = self.offered()
         if name not in offered:
             raise KeyError(name)

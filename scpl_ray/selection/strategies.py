@@ -225,9 +225,9 @@ _BUILT_IN = {
         meet=group_aware.meet_by_weight,
         more_for_weaker=True,
     ),
-    CUSTOM: Strategy(meaning="your function, named by selection.function", keep=_custom, modelled=False),
 }
-STRATEGIES = Registry(_BUILT_IN, "scpl_ray.selectors", _adopted)
+_BY_KEY = {CUSTOM: Strategy(meaning="your function, named by selection.function", keep=_custom, modelled=False)}
+STRATEGIES = Registry(_BUILT_IN, "scpl_ray.selectors", _adopted, _BY_KEY)
 """The strategies by ``selection.strategy``: these, and those of installed packages."""
 
 
