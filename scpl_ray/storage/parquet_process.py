@@ -136,7 +136,9 @@ def main() -> None:
     """Answer requests until the socket is closed."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent decides
+    # a signal to the whole group, as of a scheduler, is its parent's to act on; this process ends with the socket
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     pa.set_memory_pool(pa.system_memory_pool())  # the others reserve more than they use
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)

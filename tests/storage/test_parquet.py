@@ -109,6 +109,16 @@ def test_one_process_reads_many_files_and_is_replaced_when_it_ended(tmp_path: Pa
     assert parquet._idle != [decoder]
 
 
+def test_a_signal_to_the_whole_group_is_not_the_files_fault(tmp_path: Path) -> None:
+    """As ``ray job stop``, a scheduler or ``timeout`` sends it, while this process finishes a commit."""
+    path = texts(tmp_path / "a.parquet")
+    assert len(data.load(Task(data=str(path)), FIELDS)[0]) == 1_000
+    (decoder,) = parquet._idle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(decoder._process.pid, number)
+        assert len(data.load(Task(data=str(path)), FIELDS)[0]) == 1_000 and parquet._idle == [decoder]
+
+
 def test_a_reading_that_is_left_disturbs_no_other(tmp_path: Path) -> None:
     with texts(tmp_path / "a.parquet").open("rb") as file:
         left = parquet.batches(file, None, 10)
