@@ -179,7 +179,8 @@ class Loop:
                     "judgements", judged := answering.judged(self.engines.scorer.judging(queries), texts), Judgement
                 )
             e, errors = self.experiment, self.task.confusion
-            completions = self.store.table(t, "completions", "completions", Completion, COLUMNS)
+            columns = (*COLUMNS, "text") if strategies.reads_texts(e.selection) else COLUMNS
+            completions = self.store.table(t, "completions", "completions", Completion, columns)
             rewards = self.store.column(t, "scores", Score, "reward").to_numpy()
             candidates = candidates_of(queries, completions, rewards, e.groups.names, self.task.kinds, judged)
             kept = strategies.select(

@@ -68,7 +68,7 @@ def candidates_of(
         rewards=rewards,
         n_groups=len(groups),
         kinds=np.array([NONE if j.kind is None else kinds.index(j.kind) for j in judged]) if judged else None,
-        texts=[c.text for c in completions],
+        texts=completions["text"].to_pylist() if "text" in completions.column_names else (),
     )
 
 

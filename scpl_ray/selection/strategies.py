@@ -236,6 +236,11 @@ def steers(selection: Selection) -> bool:
     return STRATEGIES[selection.strategy].more_for_weaker
 
 
+def reads_texts(selection: Selection) -> bool:
+    """Whether a strategy may read the texts: the user's own code and that of packages may, ours goes by numbers."""
+    return not STRATEGIES[selection.strategy].modelled
+
+
 def needs_kinds(selection: Selection) -> bool:
     """Whether the kinds of all completions have to be judged before selection."""
     return selection.target_of == "kinds" and STRATEGIES[selection.strategy].reads_target
