@@ -254,12 +254,16 @@ class RayScorer:
         """
         submitted, self._submitted = self._submitted, []
         found: list[dict[str, float]] = [{} for _ in submitted]
-        if self._by_model:
-            for terms, reward in zip(found, self._rewards.collect(), strict=True):
-                terms[schema.MODEL_TERM] = reward
-        if self._by_rules:
-            for terms, of_rules in zip(found, self._rules.collect(), strict=True):
-                terms.update(of_rules)
+        try:
+            if self._by_model:
+                for terms, reward in zip(found, self._rewards.collect(), strict=True):
+                    terms[schema.MODEL_TERM] = reward
+            if self._by_rules:
+                for terms, of_rules in zip(found, self._rules.collect(), strict=True):
+                    terms.update(of_rules)
+        finally:
+            self._rewards.forget()
+            self._rules.forget()
         return [
             Score(completion_id, sum(weight * terms[name] for name, weight in self._terms.items()), terms)
             for completion_id, terms in zip(submitted, found, strict=True)
