@@ -96,8 +96,12 @@ class Backlog(Generic[Text, Answer]):
                 self._take(self._pool.wait_any(list(self._running), self._what))
             return [self._answers[index] for index in range(self._added)]
         finally:
-            self._pool.forget(list(self._running))
-            self._waiting, self._waiting_tokens, self._running, self._answers, self._added = [], 0, {}, {}, 0
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop all texts and their answers."""
+        self._pool.forget(list(self._running))
+        self._waiting, self._waiting_tokens, self._running, self._answers, self._added = [], 0, {}, {}, 0
 
     def _send(self, calls: int) -> None:
         """Send all that is waiting in so many calls of about equal numbers of tokens."""

@@ -291,15 +291,19 @@ class RayScorer:
         """
         submitted, self._submitted = self._submitted, []
         found: list[dict[str, float]] = [{} for _ in submitted]
-        if self._by_model:
-            for terms, reward in zip(found, self._rewards.collect(), strict=True):
-                terms[schema.MODEL_TERM] = reward
-        if self._function is not None:
-            for terms, reward in zip(found, self._own.collect(), strict=True):
-                terms[schema.FUNCTION_TERM] = reward
-        if self._rule_names:
-            for terms, of_rules in zip(found, self._rules.collect(), strict=True):
-                terms.update(of_rules)
+        try:
+            if self._by_model:
+                for terms, reward in zip(found, self._rewards.collect(), strict=True):
+                    terms[schema.MODEL_TERM] = reward
+            if self._function is not None:
+                for terms, reward in zip(found, self._own.collect(), strict=True):
+                    terms[schema.FUNCTION_TERM] = reward
+            if self._rule_names:
+                for terms, of_rules in zip(found, self._rules.collect(), strict=True):
+                    terms.update(of_rules)
+        finally:
+            for backlog in (self._rewards, self._own, self._rules):
+                backlog.forget()
         return [
             Score(completion_id, sum(weight * terms[name] for name, weight in self._terms.items()), terms)
             for completion_id, terms in zip(submitted, found, strict=True)
