@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scpl_ray.records import Manifest
@@ -117,7 +117,7 @@ class Comparison:
         return dataclasses.asdict(self) | {"ratios": self.ratios}
 
 
-def round_seconds(manifests: Sequence[Manifest], round_: int) -> tuple[dict[str, float], float]:
+def round_seconds(manifests: Iterable[Manifest], round_: int) -> tuple[dict[str, float], float]:
     """Seconds of each phase of a round, and of the whole round from its first begin to its last commit."""
     of_round = [manifest for manifest in manifests if manifest.round == round_]
     begin = min(manifest.committed_at - manifest.seconds for manifest in of_round)
