@@ -17,6 +17,7 @@ from jobs.driver import experiments
 from jobs.terminal.command import fail, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
+from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
@@ -238,33 +239,52 @@ def data_check(
 
 @app.command()
 def sweep(
-    config: Annotated[
-        str | None,
-        typer.Argument(metavar="[STUDY]", help="A study file, or a built-in study (" + ", ".join(STUDIES) + ")."),
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY] [KEY=VALUE]...",
+            help="A study file, or a built-in study (" + ", ".join(STUDIES) + "), then what is different: size, seeds, "
+            "arms (a list), or keys of all arms such as task.data. With --resume only seeds, to more.",
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
     study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
     resume: Annotated[str | None, typer.Option(help="Continue the study in this folder; finished rounds stay.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every arm, list the trials, start nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check every arm, list the trials, say what they can decide, start nothing."),
     ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Only say how many seeds decide each claim, from the analytic mode.")
+    ] = False,
+    pilot: Annotated[
+        str | None,
+        typer.Option(metavar="STUDY_DIR", help="With --power: from this study, which was run, and its cost."),
+    ] = None,
 ) -> None:
     """Run a study: arms, controls and seeds under Ray Tune, or without a language model.
 
     [bold]scpl sweep study_paper_tiny --quick[/] is a first look at the paper's claims on the built-in task.
     [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/studies/study.py` says what a study file holds.
-    [bold]scpl sweep
-    --resume studies/NAME-TIME[/] continues a study where it stopped. [bold]scpl report studies/NAME-TIME[/] makes the
+    [bold]scpl sweep paper_news size=smollm2 task.data=ARTICLES.jsonl seeds=5[/] runs a study with a larger model.
+    [bold]scpl sweep --resume studies/NAME-TIME[/] continues a study where it stopped, with [bold]seeds=20[/] to more
+    seeds. [bold]scpl report studies/NAME-TIME[/] makes the
     page.
     """
     from jobs.driver import study as job
+    from jobs.driver.pilot import print_power
 
     made: dict[str, str] = {}
     try:
-        if (config is None) == (resume is None):
+        if pilot is not None and not power:
+            raise ConfigError(f"--pilot {pilot}: is read by --power; add that")
+        given = list(arguments or [])
+        named = bool(given) and ("=" not in given[0] or user_path(given[0]).is_file())
+        if named == (resume is not None):
             raise ConfigError(
                 "give a study file or a built-in study to begin one, or --resume STUDY_DIR to continue one"
             )
+        keys = dict(map(loading.parse_override, given[named:]))
         if resume is not None:
             folder = locations.local(resume, "--resume")
             if (folder / "run.json").is_file():
@@ -272,10 +292,15 @@ def sweep(
                     f"--resume {resume}: this is the folder of one run; continue it with: "
                     f"scpl run --resume {shlex.quote(resume)}"
                 )
-            plan = job.open_study(folder)
+            plan = job.open_study(folder, keys)
         else:
-            plan = study.load(study_path(str(config)), CONFIGS, quick=quick)
+            plan = study.load(study_path(given[0]), CONFIGS, quick=quick, keys=keys)
             folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
+        if power:
+            trials = study.trials(plan, CONFIGS, experiments.build)
+            job.check(plan, trials)
+            print_power(wide_console(), plan, trials, locations.local(pilot, "--pilot") if pilot else None)
+            return
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
                 trials = study.trials(plan, CONFIGS)
@@ -283,9 +308,13 @@ def sweep(
                 plan, trials, made = job.checked(plan, dry_run=dry_run)
         if dry_run:
             job.print_plan(wide_console(), plan, trials, made)
+            if plan.claims:
+                print_power(wide_console(), plan, trials, None)
             return
         if resume is None:
             job.create(folder, plan)
+        elif keys:
+            job.extend(folder, plan)
         code = job.run(folder, plan, trials)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
@@ -389,6 +418,10 @@ def report(
             parser=user_path, help="Folder to write to (default: PATH/report; ./report for several, or a URI)."
         ),
     ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write the claims as claims.csv.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Also write claims.tex, a paragraph methods.tex, and references.bib.")
+    ] = False,
 ) -> None:
     """Write what a study or single runs say on one page: verdicts, paths, flags, samples.
 
@@ -397,7 +430,7 @@ def report(
     from jobs import report as job
 
     try:
-        page = job.write(paths, output)
+        page = job.write(paths, output, csv=csv, latex=latex)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
     print(f"{page} written")

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from actors.engines.registry import ENGINES
+from jobs.grafana import dashboard
 from scpl_ray import registries
 from scpl_ray.config import Experiment
 from scpl_ray.config.presets import PRESETS
@@ -113,6 +114,7 @@ def metrics_page() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "config.md": lambda: config_page(CHOICES),
     "metrics.md": metrics_page,
+    "grafana.json": dashboard,
 }
 """The generators of the pages, by file name in ``docs/``."""
 

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.configs import CONFIGS
-from scpl_ray.report import data, page
+from scpl_ray.report import data, export, page
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
 
 FOLDER = "report"
 
 
-def write(places: Sequence[str | Path], output: Path | None) -> Path:
+def write(places: Sequence[str | Path], output: Path | None, *, csv: bool = False, latex: bool = False) -> Path:
     """Write the report of study folders and run directories; returns the path of the page.
 
     Args:
         places: one or more study folders or run directories; a run may also be given by URI.
         output: folder to write to; ``None``: ``report`` in the given folder, or in the working directory if several
             places or a URI were given.
+        csv: also write the claims as a CSV table.
+        latex: also write them as a LaTeX table, with a methods paragraph and BibTeX references.
 
     Raises:
         StoreError: a path is neither, or holds no results, or the folder cannot be written.
@@ -30,6 +32,8 @@ def write(places: Sequence[str | Path], output: Path | None) -> Path:
         beside = [path / FOLDER for path, name in names.items() if name == str(path)]
         folder = output or (beside[0] if len(beside) == len(places) == 1 else Path(FOLDER))
         try:
-            return page.write(parts, folder)
+            written = page.write(parts, folder)
+            export.write(parts, folder, csv=csv, latex=latex)
+            return written
         except OSError as error:
             raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --output") from error

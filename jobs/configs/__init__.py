@@ -3,5 +3,6 @@
 from pathlib import Path
 
 _FILES = sorted(Path(__file__).parent.glob("*.yaml"))
-CONFIGS = {path.stem: path for path in _FILES if not path.stem.startswith("study_")}
-STUDIES = {path.stem: path for path in _FILES if path.stem.startswith("study_")}
+_OF_STUDIES = ("study_", "paper_")
+CONFIGS = {path.stem: path for path in _FILES if not path.stem.startswith(_OF_STUDIES)}
+STUDIES = {path.stem: path for path in _FILES if path.stem.startswith(_OF_STUDIES)}

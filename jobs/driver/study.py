@@ -68,22 +68,42 @@ def create(folder: Path, plan: Study) -> None:
         raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --study-dir") from error
 
 
-def open_study(folder: Path) -> Study:
-    """The study of a folder that is to be resumed.
+def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
+    """The study of a folder that is to be resumed, with more seeds where ``keys`` ask for them.
 
     Raises:
         StoreError: the folder holds no study, or one that was not begun here and names code that would run.
-        ConfigError: the study file is damaged.
+        ConfigError: the study file is damaged; a key is not ``seeds``, or not to more.
     """
     file = folder / study.STUDY_FILE
     if not file.is_file():
         raise StoreError(f"{folder}: no study, {study.STUDY_FILE} is missing; give the folder that `scpl sweep` made")
     plan = study.load(file, CONFIGS)
+    if keys:
+        plan = _with_seeds(folder, plan, keys)
     named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
     consent.require(_identity(folder), named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
     for experiment in named:
         own_code.find_again(_identity(folder), experiment)
     return plan
+
+
+def _with_seeds(folder: Path, plan: Study, keys: Mapping[str, Any]) -> Study:
+    """The study with more seeds; if it was finished, that look at its results is noted."""
+    seeds = keys.get("seeds")
+    if set(keys) != {"seeds"} or not isinstance(seeds, int) or isinstance(seeds, bool) or seeds <= plan.seeds:
+        said = " ".join(f"{key}={value}" for key, value in keys.items())
+        raise ConfigError(
+            f"--resume {folder}: {said}: a study may only get more seeds than its {plan.seeds}; begin a new one for "
+            "anything else"
+        )
+    interim = plan.interim if not (folder / results.FILE).is_file() else (*plan.interim, plan.seeds)
+    return plan.model_copy(update={"seeds": seeds, "interim": interim})
+
+
+def extend(folder: Path, plan: Study) -> None:
+    """Note the larger number of seeds of a study in its folder."""
+    write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
 
 
 def _identity(folder: Path) -> str:

@@ -22,7 +22,7 @@ from scpl_ray.studies.study import StudyClaim
 from scpl_ray.studies.verdicts import CHANGES, Family
 
 BARS = "▁▂▃▄▅▆▇█"
-PATH_ARMS = 14
+PATH_ARMS = 16
 WIDTH = 118
 
 

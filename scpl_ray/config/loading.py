@@ -144,11 +144,12 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with another one on top; mappings in both are merged key by key."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -194,7 +195,7 @@ def build(values: Mapping[str, Any], source: str, conflicts: Conflicts = no_conf
             _lay(below, preset_overrides(preset).items())
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from error
-        tree = _merge(below, tree)
+        tree = merge(below, tree)
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:

@@ -149,15 +149,28 @@ def _uncertain(judged: Judged, verdict: Verdict) -> str:
 def condition(part: Part) -> str:
     """On what every interval of a part is conditional."""
     if part.study is not None and part.study.mode == "analytic":
-        return "Between seeds of the analytic model: its formulas and parameters are taken as true."
+        return looked(part) + "Between seeds of the analytic model: its formulas and parameters are taken as true."
     tasks = {experiment.task.name for experiment in part.experiments.values()}
     own = part.study is not None and part.study.vary == "base"
     bases = "base models trained anew per seed on the same kind of text" if own else "one base model"
     names = "" if own else f" ({', '.join(sorted({e.model.name for e in part.experiments.values()}))})"
     judge = "one judge" + (f" of {', '.join(sorted(tasks))}" if tasks else "")
-    return (
+    return looked(part) + (
         f"Intervals are between seeds, on condition of {bases}{names}, one set of held-out prompts, and {judge}: other "
         "ones may differ by more."
+    )
+
+
+def looked(part: Part) -> str:
+    """What earlier looks at the results cost, with a blank behind it; empty where there were none."""
+    if part.study is None or not part.study.interim:
+        return ""
+    before = ", ".join(map(str, part.study.interim))
+    times = len(part.study.interim) + 1
+    return (
+        f"Seeds were added after a look at the results with {before} seeds. Each of {times} looks has its own chance "
+        f"of a false verdict, so that of all together is up to {times} {TIMES} 5%, if it was the results "
+        "that made you go on. "
     )
 
 

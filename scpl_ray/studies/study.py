@@ -118,6 +118,15 @@ class Search(Section):
         return self
 
 
+class Size(Section):
+    """The same study with other models."""
+
+    base: str
+    """Built-in config or YAML file that all arms start from."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Keys of all arms at this size, by dotted name; they win over the study's own ``set``."""
+
+
 class Quick(Section):
     """``--quick``: a first look."""
 
@@ -138,10 +147,15 @@ class Study(Section):
     """``engines``: real loops; ``analytic``: no language model; ``search``: real loops of one arm, sampled axes."""
     base: str = QUICK_START
     """Built-in config or YAML file that all arms start from."""
+    sizes: dict[str, Size] = Field(default_factory=dict)
+    """The study with other models, by name: ``scpl sweep STUDY size=NAME`` takes one."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Keys of all arms, by dotted name."""
     seeds: PositiveInt = 10
     """Seeds per arm, from the base config's ``seed`` on. Fewer than 6 give intervals and no verdict."""
+    interim: Annotated[tuple[int, ...], BeforeValidator(_tuple)] = ()
+    """Numbers of seeds at which the study was finished before seeds were added (``scpl sweep --resume DIR seeds=20``).
+    Every look has its own chance of a false verdict, and the report says how many there were."""
     vary: Literal["run", "base"] = "run"
     """What differs between seeds: ``run``: queries, answers and training, from one base model; ``base``: also the base
     model, which is trained anew for every seed (``model.base_seed``), so that verdicts hold for such models."""
@@ -243,6 +257,8 @@ def points(study: Study) -> list[tuple[tuple[str, Any], ...]]:
 
 def kind(values: Mapping[str, Any]) -> type[Section] | None:
     """Whether a file holds a study or one experiment; ``None`` where its keys do not tell."""
+    if "extends" in values:
+        return Study
     for schema, other in (Study, Experiment), (Experiment, Study):
         own = [key for key in values if key in schema.model_fields and key not in other.model_fields]
         if not own or any(key in other.model_fields and key not in schema.model_fields for key in values):
@@ -252,36 +268,101 @@ def kind(values: Mapping[str, Any]) -> type[Section] | None:
     return None
 
 
-def load(path: Path, configs: Mapping[str, Path], *, quick: bool = False) -> Study:
+def load(
+    path: Path, configs: Mapping[str, Path], *, quick: bool = False, keys: Mapping[str, Any] | None = None
+) -> Study:
     """A study from a file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file. With ``extends: FILE`` it only holds what is different from the study in FILE, a path from
+            its own folder: mappings are merged key by key, ``null`` takes an arm away, and claims about arms that are
+            gone go with them.
         configs: built-in configs by name; a base that is no name is a path from the study's folder.
         quick: with the seeds and arms of its section ``quick``.
+        keys: what is different this time: ``size`` (a name in ``sizes``), ``seeds``, ``arms`` (a list: the others are
+            left out, with the claims about them), and keys of all arms by dotted name.
 
     Raises:
         ConfigError: where and what to do.
     """
-    values = loading.read(path)
+    values = _extended(path)
     if kind(values) is Experiment:
         raise ConfigError(f"{path} is the config of one run; run it with: scpl run {shlex.quote(str(path))}")
-    try:
-        study = Study.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(loading.problems(str(path), errors.explain(error, Study, values))) from error
+    study = _validated(values, str(path))
     if study.base != QUICK_START and study.base not in configs:
         study = study.model_copy(update={"base": str((path.parent / Path(study.base).expanduser()).resolve())})
     if quick:
-        kept = study.quick.arms or tuple(study.arms)
-        study = study.model_copy(
-            update={
-                "seeds": study.quick.seeds,
-                "arms": {arm: keys for arm, keys in study.arms.items() if arm in kept},
-                "claims": tuple(claim for claim in study.claims if set(claim.contrast) <= set(kept)),
-            }
+        study = _only(study, study.quick.arms or tuple(study.arms)).model_copy(update={"seeds": study.quick.seeds})
+    return _changed(study, dict(keys or {}))
+
+
+def _validated(values: Mapping[str, Any], source: str) -> Study:
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(loading.problems(source, errors.explain(error, Study, values))) from error
+
+
+def _extended(path: Path) -> dict[str, Any]:
+    """The keys of a study file on top of those of the study that it extends."""
+    values = loading.read(path)
+    below = values.pop("extends", None)
+    if below is None:
+        return values
+    if not isinstance(below, str):
+        raise ConfigError(f"{path}: extends = {below!r}: give the path of another study file")
+    merged = loading.merge(_extended_once(path.parent / below, path), values)
+    arms = merged.get("arms")
+    if isinstance(arms, dict) and (gone := {arm for arm, keys in arms.items() if keys is None}):
+        merged["arms"] = {arm: keys for arm, keys in arms.items() if arm not in gone}
+        merged["claims"] = [claim for claim in merged.get("claims", []) if not gone & set(claim.get("contrast", ()))]
+        if quick := merged.get("quick", {}).get("arms"):
+            merged["quick"] = {**merged["quick"], "arms": [arm for arm in quick if arm not in gone]}
+    return merged
+
+
+def _extended_once(path: Path, by: Path) -> dict[str, Any]:
+    values = loading.read(path)
+    if "extends" in values:
+        raise ConfigError(f"{by}: extends = {path.name}, which extends another study itself; extend that one")
+    return values
+
+
+def _only(study: Study, arms: Sequence[str]) -> Study:
+    """A study with these of its arms, and the claims about them."""
+    return study.model_copy(
+        update={
+            "arms": {arm: keys for arm, keys in study.arms.items() if arm in arms},
+            "claims": tuple(claim for claim in study.claims if set(claim.contrast) <= set(arms)),
+            "quick": study.quick.model_copy(
+                update={"arms": tuple(a for a in study.quick.arms or study.arms if a in arms)}
+            ),
+        }
+    )
+
+
+def _changed(study: Study, keys: dict[str, Any]) -> Study:
+    """A study with what is different this time; see :func:`load`."""
+    size = keys.pop("size", None)
+    if size is not None:
+        if size not in study.sizes:
+            has = f"it has {', '.join(study.sizes)}" if study.sizes else "it has one size only"
+            raise ConfigError(f"size = {size!r}: no size of study {study.name}; {has}")
+        chosen = study.sizes[size]
+        study = study.model_copy(update={"base": chosen.base, "set": {**study.set, **chosen.set}})
+    arms = keys.pop("arms", None)
+    if arms is not None:
+        if not isinstance(arms, list) or not arms or (set(map(str, arms)) - set(study.arms)):
+            raise ConfigError(f"arms = {arms}: give a list of arms of study {study.name}: {', '.join(study.arms)}")
+        study = _only(study, arms)
+    own = {key: keys.pop(key) for key in ("seeds",) if key in keys}
+    if wrong := [key for key in keys if "." not in key and key not in Experiment.model_fields]:
+        raise ConfigError(
+            f"{wrong[0]}: no key of a study that can be given here; give size, seeds, arms, or keys of all arms such "
+            "as loop.rounds=3"
         )
-    return study
+    values = study.model_dump(mode="json") | own | {"set": {**study.set, **keys}, "sizes": {}}
+    return _validated(values, f"study {study.name}")
 
 
 def trials(

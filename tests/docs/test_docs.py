@@ -34,7 +34,7 @@ from tests.support.loops import SMALL
 
 OWN_CONFIGS = {"CONFIG.yaml", "my.yaml"}
 """Stand for a config of the reader's; the quick start takes their place."""
-OWN_STUDIES = {"my_study.yaml", "remedy.yaml"}
+OWN_STUDIES = {"my_study.yaml", "remedy.yaml", "STUDY"}
 """Studies that a page shows in full."""
 WRONG_KEYS = {"loop.roundss"}
 """Shown as a mistake."""
@@ -82,8 +82,9 @@ def check_scpl(words: list[str]) -> None:
         case "data check":
             check_keys([f"task.name={parameters['task']}", "task.data=FILE", *(parameters["keys"] or [])])
         case "sweep":
+            given = parameters["arguments"] or [None]
             known = {None, *STUDIES, *OWN_STUDIES}
-            assert parameters["resume"] or parameters["config"] in known, parameters["config"]
+            assert parameters["resume"] or given[0] in known, given
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "list":

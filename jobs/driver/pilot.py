@@ -1,0 +1,99 @@
+"""What a study can decide before it is run, and what it costs: ``scpl sweep STUDY --power``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.configs import CONFIGS
+from scpl_ray.analytic.loop import simulate
+from scpl_ray.report import data, text
+from scpl_ray.studies import results
+from scpl_ray.studies.pilot import LEVEL, PILOT_SEEDS, POWER, Outlook, outlook
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.study import Study, Trial
+
+
+def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: Path | None) -> None:
+    """Print how many seeds decide each claim, from the analytic mode or from a study that was run.
+
+    Args:
+        console: where it is printed.
+        plan: the study that is planned.
+        trials: its trials.
+        pilot: folder of a study with the same arms, or some of them; ``None``: the analytic mode.
+
+    Raises:
+        StoreError: the folder holds no study with results.
+    """
+    hours = ""
+    if pilot is None:
+        table, unknown = _simulated(trials)
+        source = f"the analytic mode, {PILOT_SEEDS} seeds: a model of the loop, not the loop"
+    else:
+        (part,) = data.load([pilot], CONFIGS)
+        table, unknown, source = part.table, [], str(pilot)
+        hours = _hours(part, len(trials))
+    found = outlook(Series.of(table), plan, seeds=plan.seeds)
+    console.print(_table(found, plan, source))
+    for reason in unknown:
+        console.print(f"not simulated: {reason}", markup=False, highlight=False)
+    if hours:
+        console.print(hours, markup=False)
+
+
+def _simulated(trials: Sequence[Trial]) -> tuple[pa.Table, list[str]]:
+    parts, unknown = [], []
+    for label, trial in {trial.label: trial for trial in reversed(trials)}.items():
+        few = trial.experiment.analytic.model_copy(update={"seeds": PILOT_SEEDS})
+        try:
+            paths = simulate(trial.experiment.model_copy(update={"analytic": few, "seed": 0})).table()
+        except ValueError as error:
+            unknown.append(f"{label}: {error}")
+            continue
+        parts.append(paths.add_column(0, "arm", pa.array([label] * len(paths))).select(results.SCHEMA.names))
+    return (pa.concat_tables(parts).cast(results.SCHEMA) if parts else results.SCHEMA.empty_table()), unknown
+
+
+def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
+    table = Table(
+        title=f"what {plan.seeds} seeds decide, at {POWER:.0%} power and {LEVEL:.0%} over all {len(found)} claims, "
+        f"from {source}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("claim", "effect", "sd between seeds", f"found with {plan.seeds} seeds", "seeds that find the effect"):
+        table.add_column(name, justify="left" if name == "claim" else "right")
+    for one in found:
+        known = one.sd == one.sd
+        needed = "more than 100" if one.needed is None else str(one.needed)
+        table.add_row(
+            one.name,
+            text.signed(one.effect),
+            text.number(one.sd),
+            text.number(one.detectable),
+            needed if known else text.NOTHING,
+        )
+    return table
+
+
+def _hours(part: data.Part, trials: int) -> str:
+    """What the study costs, from the seconds of the pilot's finished runs; empty where none is finished."""
+    seconds = [
+        sum(manifest.seconds for manifest in run.reader.committed() if manifest.phase != "reward_model")
+        for run in part.runs
+        if (run.reader.root / "summary.json").is_file()
+    ]
+    if not seconds:
+        return ""
+    each = statistics.median(seconds)
+    return (
+        f"cost: {trials} runs of {each:,.0f} s (median of {len(seconds)} runs of the pilot on its machine), "
+        f"{trials * each / 3600:.1f} hours one after the other"
+    )

@@ -1,0 +1,161 @@
+"""What a paper takes from a report: the claims as CSV and LaTeX tables, a methods paragraph, and the references."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from scpl_ray import __version__
+from scpl_ray.config import Experiment
+from scpl_ray.report import text, words
+from scpl_ray.report.data import Part
+from scpl_ray.storage.files import write_atomically
+from scpl_ray.studies import verdicts
+
+COLUMNS = ("question", "claim", "contrast", "metric", "estimate", "low", "high", "seeds", "p_adjusted", "verdict")
+REFERENCES = r"""@inproceedings{wang-etal-2026-observations,
+  title = {Observations and Remedies for Large Language Model Bias in Self-Consuming Performative Loop},
+  author = {Wang, Yaxuan and Cai, Zhongteng and Bao, Yujia and Zhang, Xueru and Liu, Yang},
+  booktitle = {Proceedings of the 64th Annual Meeting of the Association for Computational Linguistics},
+  year = {2026},
+  note = {arXiv:2601.05184}
+}
+@software{scpl_ray,
+  title = {scpl\_ray: self-consuming performative loops of language models},
+  version = {VERSION},
+  year = {2026}
+}
+@article{holm-1979-simple,
+  title = {A Simple Sequentially Rejective Multiple Test Procedure},
+  author = {Holm, Sture},
+  journal = {Scandinavian Journal of Statistics},
+  volume = {6},
+  pages = {65--70},
+  year = {1979}
+}
+"""
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    c: f"\\{c}" for c in "&%$#_{}"
+}
+
+
+def write(parts: Sequence[Part], folder: Path, *, csv: bool, latex: bool) -> list[Path]:
+    """Write the claims of the studies among some parts.
+
+    Args:
+        parts: the parts.
+        folder: existing folder.
+        csv: whether to write ``claims.csv``.
+        latex: whether to write ``claims.tex``, ``methods.tex`` and ``references.bib``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    rows = [row for part in parts for row in claims(part)]
+    written = {"claims.csv": as_csv(rows)} if csv else {}
+    if latex:
+        paragraphs = "\n\n".join(escaped(methods(part)) for part in parts)
+        references = REFERENCES.replace("VERSION", __version__)
+        written |= {"claims.tex": as_latex(rows), "methods.tex": f"{paragraphs}\n", "references.bib": references}
+    for name, content in written.items():
+        write_atomically(folder / name, content.encode())
+    return [folder / name for name in written]
+
+
+def claims(part: Part) -> Iterator[tuple[str, ...]]:
+    """The claims of a part with their verdicts, one row each, in :data:`COLUMNS`; empty where there is no number."""
+    if part.study is None or not part.study.claims:
+        return
+    for judged in verdicts.judge(part.series, part.study).judged:
+        found = judged.verdict
+        numbers = ("", "", "", "0", "")
+        if found is not None:
+            p = "" if found.p_adjusted != found.p_adjusted else f"{found.p_adjusted:.4g}"
+            interval = found.interval
+            numbers = (
+                f"{found.estimate:.4g}",
+                f"{interval.low:.4g}",
+                f"{interval.high:.4g}",
+                str(interval.n),
+                p,
+            )
+        measured = f"{words.measured(judged)}, {judged.numbers.scale}"
+        yield (judged.claim.question, judged.name, words.contrast(judged), measured, *numbers, judged.outcome)
+
+
+def methods(part: Part) -> str:
+    """A paragraph that states what was run, from the configs: what is the same in all arms, and the tests."""
+    experiments = list(part.experiments.values())
+    if not experiments:
+        return f"{part.title}: the configs of the runs are not known."
+    one = experiments[0]
+    arms = f"{len(part.arms)} arm{'s' if len(part.arms) > 1 else ''}"
+    model = (
+        "the analytic mode, in which kinds of text are counted instead of written"
+        if _simulated(part)
+        else (f"the model {_all(experiments, lambda e: e.model.name)}")
+    )
+    sentences = [
+        f"{part.title}: we ran {arms} with {len(part.series.seeds)} seeds each and "
+        f"{_all(experiments, lambda e: str(e.loop.rounds))} self-consuming rounds (Wang et al., 2026) on the task "
+        f"{_all(experiments, lambda e: e.task.name)} with {model}, using scpl_ray {__version__}.",
+        f"In every round {_all(experiments, lambda e: str(e.queries.prompts_per_round))} queries of the groups "
+        f"{', '.join(one.groups.names)}, at first in the shares {', '.join(f'{s:g}' for s in one.groups.shares)}, got "
+        f"{_all(experiments, lambda e: str(e.generation.samples_per_prompt))} completions each at temperature "
+        f"{_all(experiments, lambda e: f'{e.generation.temperature:g}')}; selection was "
+        f"{_all(experiments, lambda e: e.selection.strategy)}, training "
+        f"{_all(experiments, lambda e: f'{e.training.objective} ({e.loop.kind})')}, and the next round's shares "
+        f"followed the rule {_all(experiments, lambda e: e.feedback.rule)}.",
+        f"Policies were measured on {_all(experiments, lambda e: str(e.evaluation.prompts_per_group))} held-out "
+        f"prompts per group and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that reveal no group.",
+    ]
+    if part.study is not None and part.study.claims:
+        count = len(part.study.claims)
+        sentences.append(
+            f"{count} claim{'s were' if count > 1 else ' was'} fixed in the study file. Each was tested on the "
+            "differences between arms seed by seed, by a two-sided sign-flip test whose p-value is at least that of a "
+            "skewness-corrected t-test; p-values are adjusted by Holm's method (1979) over all claims at the 5% level."
+        )
+    return " ".join([*sentences, words.condition(part)])
+
+
+def as_latex(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of :func:`claims` as a booktabs table."""
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{tabular}{llrrl}",
+        r"\toprule",
+        r"claim & contrast & difference (95\% interval) & adjusted $p$ & verdict \\",
+        r"\midrule",
+    ]
+    for _, claim, contrast, _, estimate, low, high, _, p, verdict in rows:
+        interval = f"{estimate} ({low} to {high})" if estimate else "--"
+        cells = (claim, contrast, interval, p or "--", verdict)
+        lines.append(" & ".join(map(escaped, cells)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def as_csv(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of :func:`claims` below a row of their names."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def escaped(cell: str) -> str:
+    """Plain text for LaTeX."""
+    plain = cell.replace(text.MINUS, "-").replace(text.TIMES, "x")
+    return "".join(_LATEX.get(character, character) for character in plain)
+
+
+def _all(experiments: Sequence[Experiment], pick: Callable[[Experiment], str]) -> str:
+    """A value that all arms have, or all the values that they have."""
+    return " or ".join(dict.fromkeys(pick(experiment) for experiment in experiments))
+
+
+def _simulated(part: Part) -> bool:
+    return part.study is not None and part.study.mode == "analytic"

@@ -1,0 +1,69 @@
+"""A pilot before a study: how many seeds decide each claim, at which size of effect."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from scpl_ray.studies.contrasts import contrast_of
+from scpl_ray.studies.power import minimum_detectable_effect
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.study import Study, arm_label, points
+
+PILOT_SEEDS = 40
+"""Seeds of a pilot in the analytic mode, where they cost nothing."""
+CANDIDATES = (6, 7, 8, 9, 10, 12, 14, 16, 20, 25, 30, 40, 50, 75, 100)
+"""Numbers of seeds among which the smallest sufficient one is looked for."""
+LEVEL, POWER = 0.05, 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What a pilot says of one claim."""
+
+    name: str
+    effect: float
+    """Mean difference between the arms in the pilot, on the scale on which the claim is tested."""
+    sd: float
+    """Standard deviation of the differences between seeds; NaN: the pilot has too few seeds with a number."""
+    seeds: int
+    """Seeds of the pilot that have a number."""
+    detectable: float
+    """Difference that the study's seeds find with 80% power."""
+    needed: int | None
+    """Fewest seeds that find the pilot's effect with 80% power; ``None``: more than 100, or the sd is not known."""
+
+
+def outlook(series: Series, plan: Study, *, seeds: int) -> list[Outlook]:
+    """What a pilot says of every claim of a study, at every point of its axes.
+
+    The level is that of the first step of Holm's correction over all claims, so that the power holds whatever the other
+    claims turn out to be. A pilot's effect is itself an estimate: a study that is planned for it is too small half of
+    the time, so plan for the smallest effect that matters.
+
+    Args:
+        series: results of the pilot: of the analytic mode, or of runs that exist.
+        plan: the study that is planned.
+        seeds: its number of seeds per arm.
+    """
+    cells = points(plan)
+    level = LEVEL / max(1, len(plan.claims) * len(cells))
+    found = []
+    for cell in cells:
+        for claim in plan.claims:
+            weights = tuple((arm_label(arm, cell), weight) for arm, weight in claim.contrast.items())
+            d = contrast_of(series, weights, claim).paired.differences
+            name = " ".join([claim.name, *(f"{key}={value}" for key, value in cell)])
+            if len(d) < 2:
+                found.append(Outlook(name, float("nan"), float("nan"), len(d), float("nan"), None))
+                continue
+            effect, sd = float(d.mean()), float(d.std(ddof=1))
+            margin = 0.0 if claim.margin is None else claim.margin * (1.0 if claim.direction == "above 0" else -1.0)
+            enough = (n for n in CANDIDATES if _detectable(sd, n, level) <= abs(effect + margin))
+            found.append(Outlook(name, effect, sd, len(d), _detectable(sd, seeds, level), next(enough, None)))
+    return found
+
+
+def _detectable(sd: float, seeds: int, level: float) -> float:
+    return float(minimum_detectable_effect(sd, seeds, level=level, power=POWER)) if seeds >= 2 else float(np.inf)

@@ -1,0 +1,111 @@
+"""Studies that extend others, in several sizes, with keys for this time, and with seeds added later."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.configs import CONFIGS, STUDIES
+from jobs.driver import study as job
+from scpl_ray.config.errors import ConfigError
+from scpl_ray.report import data, words
+from scpl_ray.studies import results, study
+from scpl_ray.studies.power import seeds_needed
+
+PAPER = ("paper_news", "paper_preference", "paper_maths")
+BELOW = """
+name: below
+base: quickstart
+set: {loop.rounds: 2, queries.prompts_per_round: 64}
+arms: {a: {}, b: {feedback.rule: static}, c: {loop.kind: retraining}}
+claims:
+  - {name: one, metric: disparate_gap, contrast: {a: 1, b: -1}}
+  - {name: two, metric: disparate_gap, contrast: {a: 1, c: -1}}
+quick: {arms: [a, c]}
+"""
+
+
+def load(tmp_path: Path, above: str, **keys: Any) -> study.Study:
+    (tmp_path / "below.yaml").write_text(BELOW)
+    (tmp_path / "above.yaml").write_text(above)
+    return study.load(tmp_path / "above.yaml", CONFIGS, **keys)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_questions_are_the_same_for_every_task(name: str) -> None:
+    news, plan = (study.load(STUDIES[one], CONFIGS) for one in ("paper_news", name))
+    assert list(plan.sizes) == [] and plan.seeds >= seeds_needed(len(plan.claims))
+    assert [claim for claim in news.claims if set(claim.contrast) <= set(plan.arms)] == list(plan.claims)
+    assert set(news.arms) - set(plan.arms) == ({"static-dpo", "shifted-dpo"} if name == "paper_preference" else set())
+    sizes = {size: study.load(STUDIES[name], CONFIGS, keys={"size": size}) for size in ("tiny", "smollm2", "qwen_7b")}
+    for size, sized in sizes.items():
+        assert sized.base == f"{name.removeprefix('paper_')}_{size}" in CONFIGS
+        assert (sized.arms, sized.claims) == (plan.arms, plan.claims)
+        for trial in study.trials(sized.model_copy(update={"seeds": 1}), CONFIGS):
+            shifted = trial.experiment.feedback.rule == "schedule"
+            assert shifted == trial.arm.startswith("shifted") and trial.experiment.loop.rounds == 5
+            last = [
+                s + 4 * d
+                for s, d in zip(trial.experiment.groups.shares, trial.experiment.feedback.step or (), strict=True)
+            ]
+            assert min(last) > 0 and sum(last) == pytest.approx(1.0)
+    assert study.load(STUDIES[name], CONFIGS, quick=True).seeds == 3
+
+
+def test_what_is_different_wins_and_claims_go_with_their_arms(tmp_path: Path) -> None:
+    plan = load(tmp_path, "extends: below.yaml\nname: above\nset: {loop.rounds: 3}\narms: {c: null, d: {}}\n")
+    assert plan.name == "above" and plan.set == {"loop.rounds": 3, "queries.prompts_per_round": 64}
+    assert list(plan.arms) == ["a", "b", "d"] and [claim.name for claim in plan.claims] == ["one"]
+    assert plan.quick.arms == ("a",)
+    again = tmp_path / "again.yaml"
+    again.write_text(study.dump(plan))
+    assert study.load(again, CONFIGS) == plan
+
+
+def test_keys_for_this_time(tmp_path: Path) -> None:
+    above = "extends: below.yaml\nsizes: {big: {base: news_tiny, set: {loop.rounds: 7}}}\n"
+    keys = {"seeds": 4, "arms": ["a", "b"], "size": "big", "selection.beta": 2.0}
+    plan = load(tmp_path, above, keys=keys)
+    assert (plan.seeds, list(plan.arms), plan.base) == (4, ["a", "b"], "news_tiny")
+    assert plan.set == {"loop.rounds": 7, "queries.prompts_per_round": 64, "selection.beta": 2.0}
+    assert [claim.name for claim in plan.claims] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("above", "keys", "said"),
+    [
+        ("extends: 3\n", {}, "give the path of another study file"),
+        ("extends: nothing.yaml\n", {}, "nothing.yaml"),
+        ("extends: above.yaml\n", {}, "extends another study itself"),
+        ("extends: below.yaml\n", {"size": "big"}, "it has one size only"),
+        ("extends: below.yaml\nsizes: {big: {base: news_tiny}}\n", {"size": "huge"}, "it has big"),
+        ("extends: below.yaml\n", {"arms": ["a", "z"]}, "give a list of arms of study below: a, b, c"),
+        ("extends: below.yaml\n", {"seeds": 0}, "seeds"),
+        ("extends: below.yaml\n", {"seed": 3, "rounds": 2}, "rounds: no key of a study that can be given here"),
+    ],
+)
+def test_what_cannot_be_is_said(above: str, keys: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(tmp_path, above, keys=keys)
+
+
+def test_seeds_added_after_a_look_are_said_aloud(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(BELOW + "mode: analytic\nseeds: 6\n")
+    folder = tmp_path / "studies"
+    plan, trials, _ = job.checked(study.load(path, CONFIGS), dry_run=False)
+    job.create(folder, plan)
+    assert job.run(folder, plan, trials) == 0
+    for wrong in ({"seeds": 6}, {"seeds": 4}, {"seeds": 8, "loop.rounds": 3}, {"seeds": True}):
+        with pytest.raises(ConfigError, match="may only get more seeds than its 6"):
+            job.open_study(folder, wrong)
+    more = job.open_study(folder, {"seeds": 8})
+    assert (more.seeds, more.interim) == (8, (6,))
+    plan, trials, _ = job.checked(more, dry_run=False)
+    job.extend(folder, plan)
+    assert job.run(folder, plan, trials) == 0
+    assert set(results.read(folder)["seed"].to_pylist()) == set(range(8))
+    (part,) = data.load([folder], CONFIGS)
+    assert "after a look at the results with 6 seeds" in words.looked(part) and words.looked(part) in words.condition(
+        part
+    )

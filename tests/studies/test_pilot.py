@@ -1,0 +1,69 @@
+"""What a pilot says of a study's claims, and the command that prints it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from scpl_ray.records import Metric
+from scpl_ray.studies import results
+from scpl_ray.studies.pilot import CANDIDATES, LEVEL, POWER, outlook
+from scpl_ray.studies.power import minimum_detectable_effect
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.study import Study
+
+runner = CliRunner()
+CLAIM = {"name": "c", "metric": "disparate_gap", "contrast": {"a": 1.0, "b": -1.0}}
+
+
+def pilot(differences: list[float], **claim: object) -> tuple[Series, Study]:
+    rows = [("a", s, [Metric(1, None, "disparate_gap", 0.5 + d)]) for s, d in enumerate(differences)]
+    rows += [("b", s, [Metric(1, None, "disparate_gap", 0.5)]) for s in range(len(differences))]
+    plan = Study.model_validate({"name": "s", "arms": {"a": {}, "b": {}}, "claims": ({**CLAIM, **claim},)})
+    return Series.of(results.table(rows)), plan
+
+
+def test_the_smallest_sufficient_number_of_seeds_is_found() -> None:
+    d = np.random.default_rng(0).normal(0.1, 0.1, size=12).tolist()
+    (one,) = outlook(*pilot(d), seeds=8)
+    sd = float(np.std(d, ddof=1))
+    assert (one.effect, one.sd, one.seeds) == (pytest.approx(np.mean(d)), pytest.approx(sd), 12)
+    assert one.detectable == pytest.approx(minimum_detectable_effect(sd, 8, level=LEVEL, power=POWER))
+    assert one.needed in CANDIDATES
+    before = CANDIDATES[CANDIDATES.index(one.needed) - 1]
+    found = [
+        minimum_detectable_effect(sd, n, level=LEVEL, power=POWER) <= abs(one.effect) for n in (before, one.needed)
+    ]
+    assert found == [False, True]
+
+
+def test_a_margin_counts_from_its_end() -> None:
+    d = np.random.default_rng(1).normal(0.0, 0.05, size=12)
+    d -= d.mean()
+    assert outlook(*pilot(d.tolist()), seeds=8)[0].needed is None
+    assert outlook(*pilot(d.tolist(), margin=0.1), seeds=8)[0].needed is not None
+
+
+def test_a_claim_without_numbers_has_no_outlook() -> None:
+    (one,) = outlook(*pilot([0.1]), seeds=8)
+    assert math.isnan(one.sd) and one.needed is None and one.seeds == 1
+
+
+def test_the_command_reads_the_analytic_mode_or_a_study_that_was_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    simulated = runner.invoke(app, ["sweep", "study_drift_null", "--power", "seeds=8"])
+    assert simulated.exit_code == 0 and "what 8 seeds decide" in simulated.output, simulated.output
+    assert not list(tmp_path.iterdir())
+    assert runner.invoke(app, ["sweep", "study_drift_null", "--study-dir", "s", "seeds=6"]).exit_code == 0
+    read = runner.invoke(app, ["sweep", "study_drift_null", "--power", "--pilot", "s"])
+    assert read.exit_code == 0 and "what 10 seeds decide" in read.output and "from" in read.output
+    alone = runner.invoke(app, ["sweep", "study_drift_null", "--pilot", "s"])
+    assert alone.exit_code == 2 and "--pilot s: is read by --power; add that" in alone.output
+    dpo = ["paper_news", "--power", "arms=[static-dpo, shifted-dpo]", "task.data=none.jsonl"]
+    unknown = runner.invoke(app, ["sweep", *dpo])
+    assert unknown.exit_code == 0 and "not simulated: static-dpo" in unknown.output
