@@ -28,6 +28,11 @@ def _head(path: Path) -> str:
     return re.split(r"\. (?=[A-Z])", " ".join(comment))[0].rstrip(".:")
 
 
+def _title(path: Path) -> str:
+    """The title of a study; where it extends another one and keeps that title, its comment says what it is."""
+    return str(loading.read(path).get("title") or _head(path))
+
+
 def _configs() -> dict[str, str]:
     quick = "the quick start: the built-in language and a tiny model, offline, on two CPU cores"
     return {QUICK_START: quick, **{name: _head(path) for name, path in CONFIGS.items()}}
@@ -51,7 +56,7 @@ def _kinds() -> Mapping[str, tuple[str, Callable[[], Mapping[str, str]]]]:
         "configs": ("scpl run NAME", _configs),
         "studies": (
             "scpl sweep NAME",
-            lambda: {name: str(loading.read(path)["title"]) for name, path in STUDIES.items()},
+            lambda: {name: _title(path) for name, path in STUDIES.items()},
         ),
         "tasks": ("task.name=NAME", _registered("task.name", TASKS)),
         "rules": ("feedback.rule=NAME", _registered("feedback.rule", RULES)),
