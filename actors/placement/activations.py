@@ -54,7 +54,8 @@ class _Fused(torch.autograd.Function):
 
 
 def _attend(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> tuple[Tensor, None]:
-    return _Fused.apply(query, key, value), None
+    found: Tensor = _Fused.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return found, None
 
 
 def saved(model: PreTrainedModel, network: nn.Module) -> Saved:
@@ -112,4 +113,4 @@ def saved(model: PreTrainedModel, network: nn.Module) -> Saved:
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

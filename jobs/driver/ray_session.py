@@ -107,7 +107,9 @@ def join(**arguments: Any) -> None:
         )
     if faults or not ray.is_initialized():
         why = " ".join(str(faults[0]).split()) if faults else "no connection"
-        raise RuntimeError(f"{ADDRESS} = {address!r}: {why}; start that Ray, {UNSET}") from (faults or [None])[0]
+        raise RuntimeError(f"{ADDRESS} = {address!r}: {why}; start that Ray, {UNSET}") from (
+            faults[0] if faults else None
+        )
 
 
 @contextlib.contextmanager

@@ -29,23 +29,21 @@ class Process(BaseModel):
     restarts: Count
 
 
-FORMS: Mapping[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(form)
-    for name, form in {
-        "generation_seconds": Duration,
-        "startup_seconds": Duration,
-        "steps": Count,
-        "tokens": Count,
-        "candidates": Annotated[int, Strict(), Field(ge=1, le=2**53)],
-        "kept": Count,
-        "duplicates": Count,
-        "effective_sample_size": Number,
-        "shares_before": list[Share],
-        "shares_after": list[Share],
-        "loss_shares": dict[str, dict[str, Share]],
-        "processes": list[Process],
-    }.items()
+_FORMS: dict[str, Any] = {
+    "generation_seconds": Duration,
+    "startup_seconds": Duration,
+    "steps": Count,
+    "tokens": Count,
+    "candidates": Annotated[int, Strict(), Field(ge=1, le=2**53)],
+    "kept": Count,
+    "duplicates": Count,
+    "effective_sample_size": Number,
+    "shares_before": list[Share],
+    "shares_after": list[Share],
+    "loss_shares": dict[str, dict[str, Share]],
+    "processes": list[Process],
 }
+FORMS: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(form) for name, form in _FORMS.items()}
 """Facts by name; a phase has some of them, and others that nothing reads."""
 SHARES: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, Share])
 NEEDED: Mapping[str, tuple[str, ...]] = {

@@ -89,7 +89,7 @@ class _Decoder:
         command = [sys.executable, "-I", parquet_process.__file__]
         with theirs:
             self._process = subprocess.Popen(
-                command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         self._socket = ours
         self.answers = ours.makefile("rb")

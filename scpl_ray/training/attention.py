@@ -91,8 +91,8 @@ def separate_attention(
         Shape (rows, width, heads, dimensions), and no weights.
     """
     parts = []
-    whole = (query.shape[2],) if sequence_lengths is None else sequence_lengths
-    for q, k, v in zip(*(tensor.split(whole, dim=2) for tensor in (query, key, value)), strict=True):
+    whole = [query.shape[2]] if sequence_lengths is None else list(sequence_lengths)
+    for q, k, v in zip(*(torch.split(tensor, whole, dim=2) for tensor in (query, key, value)), strict=True):
         width = q.shape[2]
         band = None
         if sliding_window is not None and width > sliding_window:

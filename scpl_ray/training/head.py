@@ -7,6 +7,7 @@ those are still too many, a part of them is made at a time, and once more in the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,9 +45,9 @@ def nll_at(model: nn.Module, chosen: Tensor, targets: Tensor, **inputs: Any) -> 
     if not torch.equal(first, head(hidden[0][:1])):
         # The model scales or caps what the layer gives, so the layer alone does not have its logits.
         return _nll(logits_at(model, chosen, **inputs), targets)
-    parts = zip(hidden[0].split(per_part), targets.split(per_part), strict=True)
-    again = {"use_reentrant": False, "preserve_rng_state": False}
-    return torch.cat([checkpoint(_through, head, *part, **again) for part in parts])
+    parts = zip(torch.split(hidden[0], per_part), torch.split(targets, per_part), strict=True)
+    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([again(_through, head, *part) for part in parts])
 
 
 def logits_at(model: nn.Module, chosen: Tensor, **inputs: Any) -> Tensor:

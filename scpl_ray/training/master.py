@@ -50,7 +50,8 @@ def full_weights(policy: Weights, names: Collection[str], *, trust_remote_code: 
     if policy.policy_version:
         exact = policy.model.parent / FOLDER / FILE
         if exact.exists():
-            return load_file(exact)
+            found: dict[str, Tensor] = load_file(exact)
+            return found
         if formats(policy.model) & {"BF16", "F16"}:
             raise ValueError(
                 f"policy version {policy.policy_version} to start from: {policy.model} holds rounded weights, and the "
