@@ -16,7 +16,7 @@ from scpl_ray.storage.errors import StoreError
 
 Count = Annotated[int, Strict(), Field(ge=0, le=2**53)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e15, le=1e15)]
-Duration = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.0, le=1e15)]
+Amount = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.0, le=1e15)]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.0, le=1.0 + 1e-6)]
 
 
@@ -30,10 +30,10 @@ class Process(BaseModel):
 
 
 _FORMS: dict[str, Any] = {
-    "generation_seconds": Duration,
-    "startup_seconds": Duration,
-    "steps": Count,
-    "tokens": Count,
+    "generation_seconds": Amount,
+    "startup_seconds": Amount,
+    "steps": Amount,
+    "tokens": Amount,
     "candidates": Annotated[int, Strict(), Field(ge=1, le=2**53)],
     "kept": Count,
     "duplicates": Count,
