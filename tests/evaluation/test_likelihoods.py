@@ -27,7 +27,7 @@ class Passes(fakes.FakeScorer):
     """Gives every text the same likelihood under a policy, and remembers what it was asked."""
 
     def __init__(self, nats: float) -> None:
-        super().__init__()
+        super().__init__(fakes.FakeTask(("a", "b")))
         self.nats = nats
         self.asked: list[tuple[int, int]] = []
 

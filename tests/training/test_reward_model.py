@@ -291,7 +291,7 @@ def test_bfloat16_makes_no_ties(families: dict[str, Path], family: str, tmp_path
     head = next(m for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear) and m.out_features == 1)
     head.weight.data.normal_(0.0, 0.5)
     model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(families["llama"]).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(families.get(family, families["llama"])).save_pretrained(tmp_path)
     texts = texts_of(choices(200))
     exact = np.array(reward_model.load(tmp_path, torch.float32, "cpu").score(texts, 4096))
     rounded = np.array(reward_model.load(tmp_path, torch.bfloat16, "cpu").score(texts, 4096))

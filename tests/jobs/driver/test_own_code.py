@@ -287,7 +287,7 @@ def test_hooks_are_called_after_every_round_and_for_rounds_on_disk(
     class Fleet:
         def engines(self, experiment: Experiment, task: fakes.FakeTask) -> Engines:
             population = PopulationSimulator(experiment, task)
-            return Engines(fakes.FakeGenerator(experiment.seed), fakes.FakeScorer(), fakes.FakeTrainer(), population)
+            return Engines(fakes.FakeGenerator(experiment.seed), fakes.FakeScorer(task), fakes.FakeTrainer(), population)
 
         def queues(self) -> dict[str, int]:
             return {}
