@@ -104,6 +104,7 @@ def _talk(
     raw: bool,
 ) -> None:
     import torch
+    import transformers
 
     from actors.engines.base import EngineSettings, Request
     from actors.engines.transformers import TransformersEngine
@@ -111,6 +112,7 @@ def _talk(
     from scpl_ray.models.tokens import decode, encode_prompt, load_tokenizer
     from scpl_ray.seeds import derive_seed
 
+    transformers.utils.logging.disable_progress_bar()
     base = reader.base()
     tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
     template = template_of(tokenizer)

@@ -41,7 +41,8 @@ def path_of(value: object) -> Path | None:
 def _anchored_value(key: str, value: object) -> str | None:
     """The value of a key with an absolute path; ``None`` where it names no path, or nothing here."""
     if key in code.KEYS:
-        return references.anchored(value) if isinstance(value, str) else None
+        place = references.anchored(value) if isinstance(value, str) else None
+        return place if place != value else None
     path = path_of(value)
     return None if path is None else str(path)
 
