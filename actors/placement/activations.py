@@ -102,10 +102,13 @@ def saved(model: PreTrainedModel, network: nn.Module) -> Saved:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     ids = torch.zeros(1, TOKENS, dtype=torch.int64, device="meta")
+    # some models look for padding among the ids, of which there is none here
+    padding, model.config.pad_token_id = model.config.pad_token_id, None
     try:
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model.base_model(input_ids=ids, position_ids=ids, use_cache=False)
     finally:
+        model.config.pad_token_id = padding
         for hook in hooks:
             hook.remove()
     count = len(layers) * TOKENS

@@ -115,8 +115,8 @@ def find(reference: str, key: str) -> Any:
     except Exception as error:
         # a user's module may raise anything while it is imported
         raise NotFoundError(
-            f"{key}: {reference!r} cannot be imported: {error}; a module must lie in the working directory "
-            f"({Path.cwd()}), on PYTHONPATH, or in an installed package"
+            f"{key}: {reference!r} cannot be imported: {error}; a module must lie in the working directory, "
+            "on PYTHONPATH, or in an installed package"
         ) from error
     try:
         return operator.attrgetter(function)(module)

@@ -41,7 +41,7 @@ def test_the_policys_likelihoods_come_from_its_engine_and_the_bases_from_one_pas
     found = likelihoods.of_texts(scorer.negative_log_likelihood, BASE, POLICY, texts(100), SAMPLING_BOUND)
     assert found.current == [(2.0, 4)] * 100 and found.base == [(2.04, 4)] * 100
     assert found.differences == pytest.approx([0.01] * likelihoods.SAMPLE_TEXTS)
-    assert scorer.asked == [(0, 100), (3, likelihoods.SAMPLE_TEXTS)]
+    assert sorted(scorer.asked) == [(0, 100), (3, likelihoods.SAMPLE_TEXTS)]
 
 
 def test_in_round_0_only_the_sample_passes_through_the_model() -> None:

@@ -13,7 +13,7 @@ from jobs.cli import app
 from jobs.driver import run as job
 from scpl_ray.evaluation import measure
 from scpl_ray.records import Metric
-from scpl_ray.report import data, evidence
+from scpl_ray.report import data, evidence, seconds
 from scpl_ray.storage import facts, manifests
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader, Store
@@ -50,8 +50,8 @@ def edited(whole: Path) -> Any:
 
 def readers(part: data.Part) -> None:
     """Everything that reads facts: reports, closing tables, and an evaluation that is done again."""
+    seconds.phase_seconds([(run.reader, run.experiment) for run in part.runs])
     for arm in part.arms:
-        evidence.phase_seconds(part.runs, arm)
         evidence.selected(part.series, part.runs, arm)
     (run,) = part.runs
     manifests.restarts(run.reader.committed())

@@ -287,7 +287,9 @@ def test_hooks_are_called_after_every_round_and_for_rounds_on_disk(
     class Fleet:
         def engines(self, experiment: Experiment, task: fakes.FakeTask) -> Engines:
             population = PopulationSimulator(experiment, task)
-            return Engines(fakes.FakeGenerator(experiment.seed), fakes.FakeScorer(task), fakes.FakeTrainer(), population)
+            return Engines(
+                fakes.FakeGenerator(experiment.seed), fakes.FakeScorer(task), fakes.FakeTrainer(), population
+            )
 
         def queues(self) -> dict[str, int]:
             return {}
@@ -299,13 +301,13 @@ def test_hooks_are_called_after_every_round_and_for_rounds_on_disk(
     experiment = experiments.load(None, [*SMALL, "loop.rounds=1", "loop.on_round=hooks.py:after"])
     store = Store.create(tmp_path / "run", experiment, {})
     task, told = fakes.FakeTask(experiment.groups.names), []
-    list(loop.rounds(store, experiment, task, Fleet(), Silent(), [told.append]))
+    list(loop.rounds(store, experiment, task, Fleet(), Silent(), callbacks=[told.append]))
     assert [(done.round, done.from_disk, done.run_dir) for done in told] == [(t, False, store.root) for t in (0, 1)]
     assert told[1].value("share", "north") == told[1].shares["north"]
     assert np.isnan(told[1].value("nothing"))
     (here / "hooks.py").write_text((here / "hooks.py").read_text() + "# another\n")
     more = experiment.model_copy(update={"loop": experiment.loop.model_copy(update={"rounds": 2})})
-    list(loop.rounds(store, more, task, Fleet(), Silent(), [told.append]))
+    list(loop.rounds(store, more, task, Fleet(), Silent(), callbacks=[told.append]))
     assert [done.from_disk for done in told[2:]] == [True, True, False]
     assert len((here / "rounds.txt").read_text().splitlines()) == 5
     assert [entry["from_round"] for entry in store.code] == [0, 2]
