@@ -107,7 +107,7 @@ def test_ray_train_keeps_to_the_gpus_of_its_trial(
 
     for name, value in {**RAY_TRAIN_SETTINGS, "RAY_CHDIR_TO_TRIAL_DIR": "0"}.items():
         monkeypatch.setenv(name, value)
-    placed = placed_on_ray("placement.gpus=colocated")
+    placed = placed_on_ray("placement.gpus=colocated", "generation.replicas=1", "reward.replicas=1")
     first, second = reserve(placed), reserve(placed)
     own = [start(placed, "engine", r.places("engine")).everywhere("gpus", what="asking") for r in (first, second)]
     assert own[0] != own[1]
@@ -117,7 +117,7 @@ def test_ray_train_keeps_to_the_gpus_of_its_trial(
         places=second.places("training worker"),
         train_loop_config={"told": told},
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(1, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": placed.worker.gpus}),
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": placed.worker.gpus}),
         run_config=RunConfig(
             name="second", storage_path=str(tmp_path), failure_config=FailureConfig(controller_failure_limit=0)
         ),
