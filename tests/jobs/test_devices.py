@@ -38,6 +38,7 @@ def test_a_failure_is_the_exit_code_and_names_its_remedy(monkeypatch: pytest.Mon
 
 
 @pytest.mark.engines
+@pytest.mark.long
 def test_the_form_on_a_cpu() -> None:
     """gloo, vLLM, two ranks of DeepSpeed: what needs no GPU passes, and the rest says why it could not run."""
     found = {line.what: line for line in table.lines(0)}

@@ -14,7 +14,7 @@ import scpl_ray as scpl
 from jobs.cli import app
 from tests.support import own_code
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.long]
 
 SCRIPT = """
 import io, json, sys

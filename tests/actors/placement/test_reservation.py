@@ -117,7 +117,9 @@ def test_ray_train_keeps_to_the_gpus_of_its_trial(
         places=second.places("training worker"),
         train_loop_config={"told": told},
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": placed.worker.gpus}),
+        scaling_config=ScalingConfig(
+            num_workers=1, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": placed.worker.gpus}
+        ),
         run_config=RunConfig(
             name="second", storage_path=str(tmp_path), failure_config=FailureConfig(controller_failure_limit=0)
         ),
