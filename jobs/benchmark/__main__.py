@@ -83,7 +83,7 @@ def peers(
     try:
         named, overrides = split_arguments(arguments or [])
         path = named or CONFIGS.get(str(SIZES[size]))
-        experiment = experiments.load(path, ["loop.rounds=2", *overrides])
+        experiment = experiments.load(path, ["loop.rounds=2", "store.keep=all", *overrides])
         if experiment.training.objective != "sft" or experiment.generation.refresh != "reload":
             raise ConfigError(
                 "training.objective, generation.refresh: the chain fine-tunes and merges; leave them at sft and reload"
