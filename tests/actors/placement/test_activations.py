@@ -24,31 +24,10 @@ def sizes(hidden: int, between: int, layers: int, heads: int, shared_heads: int)
 
 
 SHAPES: dict[str, PreTrainedConfig] = {
-    "tiny llama": LlamaConfig(
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        **SHARED,
-    ),
+    "tiny llama": LlamaConfig(**sizes(96, 256, 2, 3, 3)),
     # a third of SmolLM2-135M in width, with its ratios
-    "smollm2": LlamaConfig(
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        num_key_value_heads=1,
-        **SHARED,
-    ),
-    "qwen2": Qwen2Config(
-        hidden_size=128,
-        intermediate_size=688,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        **SHARED,
-    ),
+    "smollm2": LlamaConfig(**sizes(192, 512, 3, 3, 1)),
+    "qwen2": Qwen2Config(**sizes(128, 688, 3, 4, 2)),
     "gpt2": GPT2Config(n_embd=128, n_layer=3, n_head=4, n_positions=128, **SHARED),
 }
 ROWS, WIDTH = 6, 40
