@@ -94,7 +94,7 @@ def _drawing(
         "cache_bytes": None if setting.on_gpu else CACHE_BYTES,
         "temperature": generation.temperature,
         "top_p": generation.top_p,
-        "requests": [{"prompt": c.prompt_token_ids, "length": len(c.token_ids), "seed": c.seed} for c in drawn],
+        "requests": [{"prompt": c.prompt_token_ids, "length": len(c.token_ids)} for c in drawn],
     }
     return Order(phase, "draw", what, sum(len(c.token_ids) for c in drawn), order)
 

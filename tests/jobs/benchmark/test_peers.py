@@ -89,8 +89,8 @@ def test_orders_hold_what_the_last_round_of_a_run_did(tmp_path: Path) -> None:
     drawn = store.read(2, "completions", "completions", Completion)
     first = made[0].order
     assert first["model"] == str(store.policy(experiment, base, 1).model)
-    assert [(r["prompt"], r["length"], r["seed"]) for r in first["requests"]] == [
-        (c.prompt_token_ids, len(c.token_ids), c.seed) for c in drawn
+    assert [(r["prompt"], r["length"]) for r in first["requests"]] == [
+        (c.prompt_token_ids, len(c.token_ids)) for c in drawn
     ]
     assert made[1].order["pairs"][0] == [f"to {'north'}", drawn[0].text] or made[1].tokens == 320
     examples = from_table(pq.read_table(store.folder(2, "dataset") / "dataset.parquet"), Example)
