@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobs import looking
-from jobs.configs import CONFIGS, STUDIES
+from jobs.configs import CONFIGS, QUICK_START, STUDIES
 from jobs.driver import experiments
 from jobs.terminal.command import fail, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
@@ -361,7 +361,7 @@ def compare(
         plan = comparison(
             experiments.load(path, overrides),
             against,
-            base=study.QUICK_START if path is None else str(path.resolve()),
+            base=QUICK_START if path is None else str(path.resolve()),
             overrides=overrides,
             seeds=seeds,
             simulated=simulated,

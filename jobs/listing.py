@@ -15,7 +15,6 @@ from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError, nearest
 from scpl_ray.own.registry import Registry
 from scpl_ray.registries import CHOICES
-from scpl_ray.studies.study import QUICK_START
 
 
 def _head(path: Path) -> str:
@@ -34,8 +33,7 @@ def _title(path: Path) -> str:
 
 
 def _configs() -> dict[str, str]:
-    quick = "the quick start: the built-in language and a tiny model, offline, on two CPU cores"
-    return {QUICK_START: quick, **{name: _head(path) for name, path in CONFIGS.items()}}
+    return {name: _head(path) for name, path in CONFIGS.items()}
 
 
 def _registered(key: str, registry: Registry[Any] | None = None) -> Callable[[], dict[str, str]]:

@@ -134,7 +134,7 @@ class Run:
         """The share of each group among the queries, a row per round and a column per group.
 
         >>> read("runs/first").shares.loc[0].to_dict()
-        {'north': 0.6, 'south': 0.4}
+        {'north': 0.5, 'south': 0.5}
         """
         return _shares(self.metrics, ["round"], self.experiment.groups.names)
 

@@ -41,12 +41,12 @@ def load(config: str | Path | None = None, keys: Mapping[str, object] | None = N
     scpl_ray.config.errors.ConfigError: quickstrt: no such file; ...
     """
     from jobs.driver import experiments
+    from jobs.configs import QUICK_START
     from jobs.terminal.command import config_path
     from scpl_ray.config import loading
 
-    path = config_path(str(config)) if config is not None else None
-    values = loading.read(path) if path is not None else {}
-    return experiments.build(loading.overlay(values, keys or {}), str(path or "quick start"))
+    path = config_path(str(config) if config is not None else QUICK_START)
+    return experiments.build(loading.overlay(loading.read(path), keys or {}), str(path))
 
 
 def run(

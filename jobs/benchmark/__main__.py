@@ -19,7 +19,7 @@ from jobs.driver import experiments
 from jobs.terminal.command import fail, split_arguments
 from jobs.terminal.display import wide_console
 from scpl_ray.analytic.loop import simulate as simulate_arrays
-from scpl_ray.config import Experiment
+from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -37,10 +37,10 @@ def benchmark() -> None:
 
 @app.command()
 def simulate(arguments: Arguments = None) -> None:
-    """The analytic mode beside a plain Python loop; the quick start over 100 rounds unless told otherwise."""
+    """The analytic mode beside a plain Python loop; the default keys over 100 rounds unless told otherwise."""
     try:
         path, overrides = split_arguments(arguments or [])
-        experiment = experiments.load(path, overrides if path else ["loop.rounds=100", *overrides])
+        experiment = loading.load(path, overrides if path else ["loop.rounds=100", *overrides])
         simulation(experiment, wide_console())
     except ValueError as error:
         raise fail(error) from error

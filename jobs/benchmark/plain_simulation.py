@@ -1,4 +1,4 @@
-"""A second implementation of the quick start's analytic mode, in plain Python: slow, short, and independent.
+"""A second implementation of the analytic mode with the default keys, in plain Python: slow, short, and independent.
 
 The benchmark and the tests compare the array code with it. It knows one set-up only: rejection sampling against the
 round's maximum, the newest data, incremental training, and users who choose by softmax on quality.
@@ -17,13 +17,13 @@ def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float
     """Simulate one seed: shares per round (T + 1 lists of K numbers), and the exact final kinds on neutral prompts (K).
 
     Raises:
-        ValueError: the set-up differs from the quick start's.
+        ValueError: the set-up differs from that of the default keys.
     """
     e, a = experiment, experiment.analytic
     shape = (e.selection.strategy, e.selection.r_max, e.selection.matched_control, e.cycle.kind, e.loop.kind)
     rule = (e.feedback.rule, e.feedback.measure, e.reward.choices)
     if shape != ("vrs", "batch", False, "replace", "incremental") or rule != ("softmax", "quality", "population"):
-        raise ValueError(f"experiment: {shape} {rule}; the plain loop knows the quick start's set-up only")
+        raise ValueError(f"experiment: {shape} {rule}; the plain loop knows that of the default keys only")
     draws = random.Random(seed)
     k = len(e.groups.names)
     sds = list(a.reward_sd) if isinstance(a.reward_sd, tuple) else [a.reward_sd] * k

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engines import registry
+from jobs.configs import CONFIGS, QUICK_START
 from scpl_ray import checks
 from scpl_ray.config import Experiment, loading
 from scpl_ray.credentials import mask
@@ -22,12 +23,13 @@ def conflicts(experiment: Experiment) -> list[str]:
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment as :func:`scpl_ray.config.loading.load` does, and check it.
+    """Read an experiment as :func:`scpl_ray.config.loading.load` does, and check it; without a path, the quick start.
 
     Raises:
         ConfigError: every conflict, one per line.
     """
-    return loading.load(path, overrides, conflicts)
+    source = None if path else "quick start"
+    return loading.load(path or CONFIGS[QUICK_START], overrides, conflicts, source)
 
 
 def loads(text: str, source: str, keys: Mapping[str, Any] | None = None) -> Experiment:

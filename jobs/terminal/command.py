@@ -28,20 +28,17 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     return None, list(arguments)
 
 
-def config_path(name: str) -> Path | None:
-    """The file of a config that is given by its path or by the name of a built-in one; ``None``: the quick start.
+def config_path(name: str) -> Path:
+    """The file of a config that is given by its path or by the name of a built-in one.
 
     Raises:
         ConfigError: there is none, or it is a study.
     """
-    if name == study.QUICK_START and not user_path(name).exists():
-        return None
     path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
     if not path.exists():
-        names = [study.QUICK_START, *CONFIGS]
         raise ConfigError(
             f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
-            f"({', '.join(names)}), or only key=value pairs{errors.nearest(name, names)}"
+            f"({', '.join(CONFIGS)}), or only key=value pairs{errors.nearest(name, CONFIGS)}"
         )
     if study.kind(loading.read(path)) is study.Study:
         raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")

@@ -25,6 +25,12 @@ RETIRED = {
     "generation.prompts_per_chunk": "engines are given sequences as others finish, so generation is not cut by prompts",
 }
 """Keys of older versions that no longer say anything, and why: files that still have them are read without them."""
+REPLACED = {
+    "feedback.function": "feedback.rule",
+    "selection.function": "selection.strategy",
+    "reward.function": "reward.terms",
+}
+"""Keys that name a function of the user's own, and the key that says what is used where there is none."""
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
 
@@ -133,9 +139,17 @@ def _preset_keys(preset: Any) -> Mapping[str, Any]:
 
 
 def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
-    """Set keys by dotted name, in order; those of a preset among them override the tree, but not the given keys."""
+    """Set keys by dotted name, in order; those of a preset among them override the tree, but not the given keys.
+
+    A function among them is used instead of what the tree names in its place, unless the keys say otherwise.
+    """
     keys = list(keys)
-    for key, value in [*_preset_keys(dict(keys).get("preset")).items(), *keys]:
+    given = dict(keys)
+    for key, replaced in REPLACED.items():
+        section, name = replaced.split(".")
+        if given.get(key) is not None and replaced not in given and isinstance(tree.get(section), dict):
+            tree[section].pop(name, None)
+    for key, value in [*_preset_keys(given.get("preset")).items(), *keys]:
         _set(tree, key, value)
 
 
@@ -235,16 +249,26 @@ def overlay(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any
     return tree
 
 
-def load(path: Path | None, overrides: Sequence[str] = (), conflicts: Conflicts = no_conflicts) -> Experiment:
-    """An experiment from a file (``None``: all defaults, the quick start) and ``key=value`` overrides.
+def load(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    conflicts: Conflicts = no_conflicts,
+    source: str | None = None,
+) -> Experiment:
+    """An experiment from a file (``None``: all defaults) and ``key=value`` overrides.
+
+    Args:
+        path: a YAML file.
+        overrides: keys and values that are laid on top.
+        conflicts: further checks.
+        source: what a message calls the file, instead of its path.
 
     Raises:
         ConfigError: a file, an override or a value is wrong; the message says where and what to do.
     """
     values: dict[str, Any] = {}
-    source = "quick start"
+    source = source or str(path or "the defaults")
     if path is not None:
-        source = str(path)
         values = read(path)
     _lay(values, map(parse_override, overrides))
     return build(values, f"{source} with {' '.join(overrides)}" if overrides else source, conflicts)

@@ -8,7 +8,7 @@ from typing import Any
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.feedback.rules import RULES
-from scpl_ray.studies.study import QUICK_START, Study, StudyClaim
+from scpl_ray.studies.study import DEFAULTS, Study, StudyClaim
 
 LOOP = "loop"
 """The arm that runs the config as it was given."""
@@ -27,7 +27,7 @@ def comparison(
     experiment: Experiment,
     against: str,
     *,
-    base: str = QUICK_START,
+    base: str = DEFAULTS,
     overrides: Sequence[str] = (),
     seeds: int = 6,
     simulated: bool = False,

@@ -3,7 +3,7 @@
 ::
 
     name: remedy
-    base: quickstart                      # or a YAML file; keys of `set` apply to every arm
+    base: defaults                        # or a YAML file; keys of `set` apply to every arm
     set: {loop.rounds: 5}
     seeds: 10                             # seeds 0..9 of every arm: arms are compared seed by seed
     arms:
@@ -36,7 +36,7 @@ from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import NAME, PositiveFloat
 from scpl_ray.evaluation import catalogue
 
-QUICK_START = "quickstart"
+DEFAULTS = "defaults"
 STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json"
 """In the folder of a study; the second holds reasons by trial folder, the third the best setting of a search."""
 SAMPLED = "runs/sampled"
@@ -145,7 +145,7 @@ class Study(Section):
     """Heading of the report."""
     mode: Literal["engines", "analytic", "search"] = "engines"
     """``engines``: real loops; ``analytic``: no language model; ``search``: real loops of one arm, sampled axes."""
-    base: str = QUICK_START
+    base: str = DEFAULTS
     """Built-in config or YAML file that all arms start from."""
     sizes: dict[str, Size] = Field(default_factory=dict)
     """The study with other models, by name: ``scpl sweep STUDY size=NAME`` takes one."""
@@ -289,7 +289,7 @@ def load(
     if kind(values) is Experiment:
         raise ConfigError(f"{path} is the config of one run; run it with: scpl run {shlex.quote(str(path))}")
     study = _validated(values, str(path))
-    if study.base != QUICK_START and study.base not in configs:
+    if study.base != DEFAULTS and study.base not in configs:
         study = study.model_copy(update={"base": str((path.parent / Path(study.base).expanduser()).resolve())})
     if quick:
         study = _only(study, study.quick.arms or tuple(study.arms)).model_copy(update={"seeds": study.quick.seeds})
@@ -425,7 +425,7 @@ def _of_seed(study: Study, arm: str, experiment: Experiment, offset: int) -> Exp
 
 def base_values(study: Study, configs: Mapping[str, Path]) -> dict[str, Any]:
     """The base config's own keys."""
-    if study.base == QUICK_START:
+    if study.base == DEFAULTS:
         return {}
     return loading.read(configs.get(study.base, Path(study.base)))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.configs import CONFIGS
+from jobs.configs import CONFIGS, QUICK_START
 from jobs.driver import experiments
 from scpl_ray.config import Experiment, Lora, errors, loading
 from scpl_ray.config.errors import ConfigError
@@ -17,7 +17,8 @@ def refuse(*overrides: str) -> str:
 
 
 def test_the_quick_start_needs_no_file() -> None:
-    assert experiments.load(None) == Experiment()
+    assert experiments.load(None) == experiments.load(CONFIGS[QUICK_START])
+    assert loading.load(None) == Experiment()
 
 
 def test_overrides_reach_their_keys() -> None:
@@ -33,9 +34,27 @@ def test_numbers_in_scientific_notation_are_numbers(text: str) -> None:
     assert experiments.load(None, [f"training.learning_rate={text}"]).training.learning_rate == 0.001
 
 
+def test_a_function_of_the_users_own_replaces_what_the_config_names_in_its_place() -> None:
+    rule = loading.overlay({"feedback": {"rule": "softmax", "beta": 3.0}}, {"feedback.function": "own.py:rule"})
+    assert rule["feedback"] == {"beta": 3.0, "function": "own.py:rule"}
+    kept = loading.overlay({"feedback": {"rule": "softmax"}}, {"feedback.function": None})
+    assert kept["feedback"]["rule"] == "softmax"
+    terms = {"reward.function": "own.py:reward", "reward.terms": {"function": 1.0, "length": 0.5}}
+    assert loading.overlay({"reward": {"terms": {"model": 1.0}}}, terms)["reward"]["terms"] == terms["reward.terms"]
+    loaded = loading.load(CONFIGS[QUICK_START], ["selection.function=own.py:choose", "feedback.function=own.py:rule"])
+    assert (loaded.selection.strategy, loaded.feedback.rule) == ("custom", "custom")
+
+
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
     e = experiments.load(
-        None, ["loop.rounds=7", "model.lora=null", "groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]"]
+        None,
+        [
+            "loop.rounds=7",
+            "model.lora=null",
+            "groups.names=[a, b, c]",
+            "groups.shares=[0.5, 0.3, 0.2]",
+            "feedback.sensitivity=1.0",
+        ],
     )
     (tmp_path / "c.yaml").write_text(loading.dump(e))
     assert experiments.load(tmp_path / "c.yaml") == e
@@ -130,7 +149,7 @@ def test_conflicts_between_keys() -> None:
         (["selection.strategy=tpp", "generation.temperature=0.0"], "which are all the same text"),
         (["reward.choices=balanced", "reward.model=somebody/else"], "learns from no choices"),
         (["reward.choices=balanced", "reward.terms={model: 0.0, topic: 1.0}"], "no reward model learns from choices"),
-        (["feedback.floor=0.45"], "south begins below feedback.floor = 0.45"),
+        (["feedback.floor=0.45", "groups.shares=[0.6, 0.4]"], "south begins below feedback.floor = 0.45"),
         (["feedback.floor=0.6"], "feedback.floor: 0.6 for each of 2 groups exceeds 1 in total"),
     ],
 )

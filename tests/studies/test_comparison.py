@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.configs import CONFIGS
+from jobs.configs import CONFIGS, QUICK_START
 from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
@@ -10,7 +10,7 @@ from scpl_ray.studies import study
 from scpl_ray.studies.comparison import LOOP, comparison
 from scpl_ray.studies.power import seeds_needed
 
-RETENTION = ["feedback.rule=retention", "feedback.sensitivity=[0.2, 2.0]", "loop.rounds=2"]
+RETENTION = ["feedback.sensitivity=[0.2, 2.0]", "loop.rounds=2"]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ RETENTION = ["feedback.rule=retention", "feedback.sensitivity=[0.2, 2.0]", "loop
 )
 def test_the_two_arms_differ_in_one_key(against: str, control: str, changed: tuple[str, str, object]) -> None:
     experiment = experiments.load(None, RETENTION)
-    plan = comparison(experiment, against, overrides=RETENTION)
+    plan = comparison(experiment, against, base=QUICK_START, overrides=RETENTION)
     trials = study.trials(plan, CONFIGS)
     assert [(t.arm, t.seed) for t in trials[:4]] == [(LOOP, 0), (control, 0), (LOOP, 1), (control, 1)]
     loop, other = (t.experiment.model_dump(exclude={"name", "seed"}) for t in trials[:2])
