@@ -33,13 +33,14 @@ def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool
     return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")
 
 
-_fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0)
-_log_odds = functools.partial(MetricKind, unit="log-odds")
+_fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0, span=0.1)
+_log_odds = functools.partial(MetricKind, unit="log-odds", span=1.0)
 _apart = functools.partial(MetricKind, unit="nats per token", low=0.0, overall=True, better="lower")
 
 CATALOGUE = (
     _fraction(
         name="share",
+        span=0.2,
         definition="Share of the round's queries that the group sends (in round 0: of round 1's).",
         per_group=True,
         column="share",
@@ -117,6 +118,7 @@ CATALOGUE = (
         name="total_variation_balanced",
         unit="fraction",
         high=1.0,
+        span=0.2,
         drift_neutral=_tested("distance", "balanced"),
         definition="Total variation distance of the kinds' shares from equal shares, less what counting so few "
         "answers adds: without a distance it is 0 on average, and may fall below.",
@@ -128,6 +130,7 @@ CATALOGUE = (
         name="total_variation_round0",
         unit="fraction",
         high=1.0,
+        span=0.2,
         drift_neutral=_tested("distance", "round0"),
         definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
         "answers adds to it.",
@@ -137,6 +140,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kl_balanced",
+        span=0.1,
         drift_neutral=_tested("distance", "balanced"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from equal shares, less what counting "
         "adds, (K - 1) / (2 n) with n answers of a kind.",
@@ -146,6 +150,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kl_round0",
+        span=0.1,
         drift_neutral=_tested("distance", "round0"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
         "counting adds in both rounds: finite where round 0 lacked a kind.",
@@ -223,6 +228,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kind_difference_balanced",
+        span=0.2,
         definition="Share of the group's kind minus the equal share.",
         unit="fraction",
         low=-1.0,
@@ -231,6 +237,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kind_difference_round0",
+        span=0.2,
         definition="Share of the group's kind minus that of round 0.",
         unit="fraction",
         low=-1.0,
@@ -268,6 +275,7 @@ CATALOGUE = (
     ),
     _fraction(
         name="disparate_gap",
+        chance="disparate_gap_null",
         line="gap",
         definition="Best minus worst mean quality over the groups.",
         overall=True,
@@ -393,6 +401,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="perplexity_round0",
+        span=1.0,
         definition="Perplexity of the answers under the base model.",
         unit="perplexity",
         low=1.0,
@@ -406,6 +415,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="perplexity_current",
+        span=1.0,
         definition="Perplexity of the answers under the policy that wrote them, where a collapsing policy finds its "
         "own answers ever more likely.",
         unit="perplexity",

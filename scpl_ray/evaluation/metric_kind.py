@@ -79,6 +79,10 @@ class MetricKind:
     """How it is tested between seeds; ``None``: as the mean of its own numbers."""
     quality_behind: QualityBehind | None = None
     """Of gaps, whose fall is good news only if quality did not fall with it; ``None``: it is no gap."""
+    chance: str = ""
+    """The metric that says how large this one is by chance alone; empty: chance makes nothing of it, or it is not known."""
+    span: float = 0.0
+    """Smallest height of an axis that shows it, so that noise is not drawn as large as an effect; 0: any."""
     gauge: str = ""
     """Its gauge on the Prometheus endpoint; empty: it has none."""
     gauge_help: str = ""
