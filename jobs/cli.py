@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands import looking, measuring, models, studies
+from jobs.commands import looking, measuring, models, sharing, studies
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.driver import experiments
 from jobs.terminal.command import fail, split_arguments, user_path
@@ -173,6 +173,7 @@ app.command()(studies.report)
 app.command()(looking.sample)
 app.command()(looking.status)
 app.command("list")(looking.names)
+app.command()(sharing.push)
 
 
 @app.command()

@@ -93,6 +93,9 @@ class HeldOut:
             first=first,
             steering=measure.group_quality(self.aside, steered.completions, steered.judgements),
         )
+        if tasks := self.experiment.evaluation.lm_eval:
+            found_there = self.scorer.benchmarks(policy, tasks)
+            rows += [Metric(asked.round, None, name, value) for name, value in found_there.items()]
         phase.write("metrics", rows, Metric)
 
     def _answered(self, prompts: Sequence[Query], samples: int, under: Sequence[Weights]) -> answering.Answered:

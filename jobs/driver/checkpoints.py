@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from actors import harness
 from actors.engines import registry
 from actors.fleet import Fleet
 from actors.placement.cluster import local_cluster
@@ -165,6 +166,7 @@ def _checked(experiment: Experiment) -> Task:
     """
     check_address()
     registry.check_installed(experiment)
+    harness.check(experiment)
     preflight.check_measured(experiment, on_gpu=loop.gpus_possible())
     task = tasks.TASKS[experiment.task.name].build(experiment)
     task.group_prompts(experiment.evaluation.prompts_per_group)

@@ -16,6 +16,7 @@ from typing import TextIO
 
 import ray
 
+from actors import harness
 from actors.engines import registry
 from actors.fleet import Fleet
 from actors.local_ray import LOOPBACK, NO_IDLE_WORKERS, on_loopback
@@ -151,6 +152,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
         ValueError: the data or the machine do not suffice for this experiment.
     """
     registry.check_installed(experiment)
+    harness.check(experiment)
     tracking.check(experiment)
     check_model(experiment)
     check_reward_model(experiment)

@@ -13,6 +13,7 @@ from scpl_ray.evaluation.metric_kind import DriftNeutral, Figure, MetricKind, Qu
 
 __all__ = [
     "CATALOGUE",
+    "HARNESS",
     "PREFERENCE",
     "DriftNeutral",
     "Figure",
@@ -473,12 +474,19 @@ CATALOGUE = (
         per_group=True,
     ),
 )
-"""Every metric; the exact names before the patterns that would match them too."""
+"""Every metric of the evaluation itself; the exact names before the patterns that would match them too."""
+HARNESS = MetricKind(
+    name="lm_eval_<task>",
+    definition="Score of a task of lm-evaluation-harness, as that package counts it (`evaluation.lm_eval`).",
+    unit="score",
+    overall=True,
+)
+"""The metrics that another package counts, where a config asks for them; they follow those of :data:`CATALOGUE`."""
 
 
 def kind_of(name: str) -> MetricKind | None:
     """The kind of a metric; ``None`` for one that no run measures."""
-    return next((kind for kind in CATALOGUE if kind.matches(name)), None)
+    return next((kind for kind in (*CATALOGUE, HARNESS) if kind.matches(name)), None)
 
 
 def words(name: str) -> str:
@@ -489,4 +497,4 @@ def words(name: str) -> str:
 
 def searchable() -> tuple[str, ...]:
     """Names and patterns of what a search may optimise."""
-    return tuple(kind.name for kind in CATALOGUE if kind.searchable)
+    return tuple(kind.name for kind in (*CATALOGUE, HARNESS) if kind.searchable)

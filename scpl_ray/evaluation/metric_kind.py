@@ -7,7 +7,7 @@ import re
 from typing import Literal
 
 Figure = Literal["shares", "preference", "disparity", "diversity", "perplexity"]
-_PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+"}
+_PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+", "<task>": r".+"}
 """What a placeholder of a name stands for, as regular expressions."""
 
 
@@ -44,7 +44,8 @@ class MetricKind:
     """A metric, or a family of metrics whose names share a pattern."""
 
     name: str
-    """In the metrics table; ``<k>`` stands for a number from 1 on, ``<term>`` for the name of a part of the quality."""
+    """In the metrics table; ``<k>`` stands for a number from 1 on, ``<term>`` for the name of a part of the quality,
+    ``<task>`` for a task of another package and the name of its score."""
     definition: str
     """One sentence."""
     unit: str

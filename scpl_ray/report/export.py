@@ -107,16 +107,16 @@ def stated(part: Part) -> str:
     if part.checkpoints:
         return (
             f"{part.title}: we measured {len(part.checkpoints)} models ({', '.join(text.short_names(part.checkpoints))}) on the "
-            f"task {one.task.name}{_made_with(part)}. All were asked the same {asked}, with the same seed per answer."
+            f"task {text.base_name(one.task.name)}{_made_with(part)}. All were asked the same {asked}, with the same seed per answer."
         )
     model = (
         "the analytic mode, in which kinds of text are counted instead of written"
         if _simulated(part)
-        else f"the model {_all(experiments, lambda e: e.model.name)}"
+        else f"the model {_all(experiments, lambda e: text.base_name(e.model.name))}"
     )
     sentences = [
         f"{part.title}: we ran {_size(part)} self-consuming rounds (Wang et al., 2026) on the task "
-        f"{_all(experiments, lambda e: e.task.name)} with {model}{_made_with(part)}.",
+        f"{_all(experiments, lambda e: text.base_name(e.task.name))} with {model}{_made_with(part)}.",
         f"In every round {_all(experiments, lambda e: str(e.queries.prompts_per_round))} queries of the groups "
         f"{', '.join(one.groups.names)}, at first in the shares {', '.join(f'{s:g}' for s in one.groups.shares)}, got "
         f"{_all(experiments, lambda e: str(e.generation.samples_per_prompt))} completions each at temperature "

@@ -115,3 +115,8 @@ def short_names(paths: Sequence[str]) -> tuple[str, ...]:
 def cut_name(name: str) -> str:
     """The end of a long name, in which names of one folder differ."""
     return name if len(name) <= CUT_NAME else f"…{name[1 - CUT_NAME :]}"
+
+
+def base_name(value: str) -> str:
+    """The last part of an absolute path, whose folders say nothing to others; any other text as it is."""
+    return PurePath(value).name if PurePath(value).is_absolute() else value
