@@ -15,8 +15,8 @@ from scpl_ray.report.data import Part
 from scpl_ray.studies import results, study, verdicts
 from scpl_ray.studies.series import Series
 from scpl_ray.studies.study import Study, StudyClaim
-from tests.report.test_report import read
 from tests.support.finished_runs import finished
+from tests.support.html_page import read
 from tests.support.loops import small
 
 SEEDS, ROUNDS = 8, 5
