@@ -30,14 +30,15 @@ def check(experiment: Experiment) -> None:
         return
     if importlib.util.find_spec(MODULE) is None:
         raise ValueError(
-            f"{KEY} = {list(asked)}: lm-evaluation-harness is not installed; pip install {PACKAGE}, or leave the key out"
+            f"{KEY} = {list(asked)}: lm-evaluation-harness is not installed; pip install {PACKAGE}, or leave the key "
+            "out"
         )
     from lm_eval.tasks import TaskManager
 
     known = list(TaskManager().all_tasks)
     if unknown := [name for name in asked if name not in known]:
         raise ValueError(
-            f"{KEY} = {list(asked)}: lm-evaluation-harness has no task {unknown[0]}; `lm_eval ls tasks` lists what it has"
+            f"{KEY} = {list(asked)}: lm-evaluation-harness has no task {unknown[0]}; `lm_eval ls tasks` lists its tasks"
             f"{nearest(unknown[0], known)}"
         )
 

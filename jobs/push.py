@@ -1,4 +1,4 @@
-"""``scpl push``: a policy of a run, with its model card, to the Hugging Face Hub; without ``--yes`` nothing leaves here."""
+"""``scpl push``: a policy of a run and its model card for the Hub; without ``--yes`` nothing leaves this machine."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class HuggingFace:
         except (OSError, ValueError, HfHubHTTPError, httpx2.HTTPError) as error:
             reason = masked(" ".join(str(error).split())[:300])
             raise StoreError(
-                f"--repo {repo}: could not be uploaded ({reason}); log in with `hf auth login`, or set HF_TOKEN, as somebody "
-                "who may write there"
+                f"--repo {repo}: could not be uploaded ({reason}); log in with `hf auth login`, or set HF_TOKEN, as "
+                "somebody who may write there"
             ) from error
         return str(done.commit_url)
 
@@ -86,13 +86,17 @@ def push(run_dir: Path, repo: str, round_: int | None, console: Console, *, yes:
         card = masked(model_card.card(part, t, base=base, adapter=adapter))
         (folder / model_card.FILE).write_text(card, encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        console.print(f"{repo}: round {t} of {run_dir}, {'a PEFT adapter' if adapter else 'a whole model'}", markup=False)
+        console.print(
+            f"{repo}: round {t} of {run_dir}, {'a PEFT adapter' if adapter else 'a whole model'}", markup=False
+        )
         for path in files:
             console.print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes", markup=False, highlight=False)
         console.print(f"  {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes", markup=False)
         console.print(f"{model_card.FILE}:\n{card}", markup=False, highlight=False)
         if not yes:
-            console.print(f"nothing was uploaded; add --yes to upload this to a private repository {repo}", markup=False)
+            console.print(
+                f"nothing was uploaded; add --yes to upload this to a private repository {repo}", markup=False
+            )
             return
         address = (hub or HuggingFace()).upload(folder, repo, f"Round {t} of {experiment.name}, by scpl_ray")
         console.print(f"uploaded: {address}", markup=False)
@@ -133,8 +137,8 @@ def staged(reader: Reader, experiment: Experiment, round_: int, base: str | None
         return False
     if not _copied(reader, round_, "adapter", adapter):
         raise StoreError(
-            f"{reader.name}: the weights of round {round_} are not there any more; runs that are to be shared keep theirs with "
-            "store.keep=all"
+            f"{reader.name}: the weights of round {round_} are not there any more; runs that are to be shared keep "
+            "theirs with store.keep=all"
         )
     _merge(reader.base(), adapter, folder)
     return False
@@ -176,11 +180,11 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
 
 
 def _check_name(repo: str) -> None:
-    import huggingface_hub.utils
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
-        huggingface_hub.utils.validate_repo_id(repo)
+        validate_repo_id(repo)
     except HFValidationError as error:
         raise ConfigError(f"--repo {repo}: {' '.join(str(error).split())}; give OWNER/NAME") from error
     if "/" not in repo:
@@ -196,7 +200,9 @@ def _round(reader: Reader, experiment: Experiment, round_: int | None) -> int:
     if reader.checkpoints:
         raise StoreError(f"{reader.name}: holds measured checkpoints, no policies; give the folder of a run")
     rounds = range(1, experiment.loop.rounds + 1)
-    done = [t for t in rounds if reader.manifest(t, WEIGHTS) is not None and reader.manifest(t, "evaluation") is not None]
+    done = [
+        t for t in rounds if reader.manifest(t, WEIGHTS) is not None and reader.manifest(t, "evaluation") is not None
+    ]
     if not done:
         raise StoreError(f"{reader.name}: no round has trained and measured a policy yet; let the run go on")
     if round_ is not None and round_ not in done:

@@ -1,7 +1,7 @@
 """Measuring a policy: it is asked the held-out prompts of a task, and its answers are judged and counted.
 
-A run measures the policy of every round so, and ``scpl measure --checkpoints`` any other models: the same prompts, seeds,
-judge and metrics.
+A run measures the policy of every round so, and ``scpl measure --checkpoints`` any other models: the same prompts,
+seeds, judge and metrics.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class HeldOut:
     def prompts(self) -> list[Query]:
         """The group prompts, equal in number per group, then the neutral ones."""
         settings = self.experiment.evaluation
-        return [*self.task.group_prompts(settings.prompts_per_group), *self.task.neutral_prompts(settings.neutral_prompts)]
+        return [
+            *self.task.group_prompts(settings.prompts_per_group),
+            *self.task.neutral_prompts(settings.neutral_prompts),
+        ]
 
     @functools.cached_property
     def aside(self) -> list[Query]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # pandas takes a second to import
     import pandas as pd
     import pyarrow as pa
 
-    from scpl_ray.report.data import Part
     from scpl_ray.report.axes import Figure
+    from scpl_ray.report.data import Part
 
 
 class Report:
@@ -369,7 +369,6 @@ def _part(folder: Path) -> Part:
 
 def _figures(part: Part) -> Figures:
     from scpl_ray.report import figures
-
     from scpl_ray.studies import verdicts
 
     there = [arm for arm in part.arms if arm in part.series.values]

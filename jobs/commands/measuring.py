@@ -20,7 +20,9 @@ def measure(
         list[str] | None,
         typer.Argument(
             metavar="[CONFIG] [KEY=VALUE]...",
-            help="With --checkpoints: how they are asked, a YAML file or a built-in config (" + ", ".join(CONFIGS) + "), "
+            help="With --checkpoints: how they are asked, a YAML file or a built-in config ("
+            + ", ".join(CONFIGS)
+            + "), "
             "then keys to change; model.name=FOLDER says where the adapters' base model lies.",
         ),
     ] = None,
@@ -81,7 +83,9 @@ def measure(
             from jobs.driver.checkpoints import measure_checkpoints
 
             path, overrides = split_arguments(arguments or [])
-            overrides += [f"{key}={value}" for key, value in (("task.name", task), ("task.data", data)) if value is not None]
+            overrides += [
+                f"{key}={value}" for key, value in (("task.name", task), ("task.data", data)) if value is not None
+            ]
             given = any(text.partition("=")[0] == "task.name" for text in overrides)
             names = [name.strip() for name in checkpoints.split(",")]
             code = measure_checkpoints(names, path, overrides, output, task_given=given)

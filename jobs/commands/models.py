@@ -72,5 +72,3 @@ def data_check(
         raise fail(error) from error
     if not usable:
         raise typer.Exit(1)
-
-

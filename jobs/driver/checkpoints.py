@@ -68,8 +68,8 @@ def measure_checkpoints(
     """
     if config is None and not task_given:
         raise ConfigError(
-            f"{OPTION}: models are measured on the prompts of a task and by its judge: give --task NAME with --data FILE, "
-            "or a config (that of a run is RUN_DIR/config.yaml)"
+            f"{OPTION}: models are measured on the prompts of a task and by its judge: give --task NAME with --data "
+            "FILE, or a config (that of a run is RUN_DIR/config.yaml)"
         )
     with unheard(CHECKING):
         given = _experiment(config, overrides)
@@ -85,7 +85,9 @@ def measure_checkpoints(
             same = next(other for other in found if digests[other.name] == digests[one.name])
             if same is not one:
                 raise ConfigError(f"{OPTION}: {one.name} holds the same weights as {same.name}; give each model once")
-        store = _opened(output or Path(f"measured/{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"), experiment, names)
+        store = _opened(
+            output or Path(f"measured/{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"), experiment, names
+        )
         if store.manifest(0, "base") is None:
             with store.phase(0, "base") as phase:
                 phase.write_json("base", digests)
@@ -109,7 +111,8 @@ def _experiment(config: Path | None, overrides: Sequence[str]) -> Experiment:
         return experiment
     if experiment.task.data is None:
         raise ConfigError(
-            f"{OPTION} with task.name = {experiment.task.name!r}: its prompts and its judge come from data; give --data FILE"
+            f"{OPTION} with task.name = {experiment.task.name!r}: its prompts and its judge come from data; give "
+            "--data FILE"
         )
     if config is None and not any(text.split(".")[0].split("=")[0] == "groups" for text in overrides):
         groups = tuple(kind.survey(experiment, named=False).groups)
@@ -133,8 +136,8 @@ def measured(experiment: Experiment, base: Path, checkpoints: Sequence[Checkpoin
         for one in checkpoints:
             if one.base is None and one.folder != base:
                 raise ConfigError(
-                    f"generation.refresh = 'adapter': serves adapters of one base model, and {one.name} is a whole model; "
-                    "leave it at reload, by which adapters are merged first"
+                    f"generation.refresh = 'adapter': serves adapters of one base model, and {one.name} is a whole "
+                    "model; leave it at reload, by which adapters are merged first"
                 )
     terms = {name: weight for name, weight in experiment.reward.terms.items() if name != FUNCTION_TERM}
     keys: dict[str, object] = {

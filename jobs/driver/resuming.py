@@ -51,8 +51,8 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
         unless_it_continues.callback(store.close)
         if store.checkpoints:
             raise StoreError(
-                f"--resume {run_dir}: holds measured checkpoints, no loop; give the command that measured them again, with "
-                f"--output {shlex.quote(run_dir)}"
+                f"--resume {run_dir}: holds measured checkpoints, no loop; give the command that measured them again, "
+                f"with --output {shlex.quote(run_dir)}"
             )
         keys = dict(map(loading.parse_override, overrides))
         agreed = consent.code_of(before)

@@ -67,8 +67,8 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
     The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
     ``peaks`` (those of the machine, or ``None``), ``began`` (see :mod:`jobs.driver.provenance`), ``trial`` with
-    ``folder`` (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys, whose hash then names
-    the folder.
+    ``folder`` (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys, whose hash then
+    names the folder.
     """
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ class MetricKind:
     quality_behind: QualityBehind | None = None
     """Of gaps, whose fall is good news only if quality did not fall with it; ``None``: it is no gap."""
     chance: str = ""
-    """The metric that says how large this one is by chance alone; empty: chance makes nothing of it, or it is not known."""
+    """The metric that says how large this one is by chance alone; empty: it is not known, or nothing."""
     span: float = 0.0
     """Smallest height of an axis that shows it, so that noise is not drawn as large as an effect; 0: any."""
     gauge: str = ""

@@ -122,15 +122,15 @@ def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *
     model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
     if PeftConfig.from_pretrained(adapter).is_prompt_learning:
         raise ValueError(
-            f"{adapter}: is a learned prompt (PEFT), which cannot be merged into a model; give an adapter of weights, such "
-            "as LoRA, or a merged model"
+            f"{adapter}: is a learned prompt (PEFT), which cannot be merged into a model; give an adapter of weights, "
+            "such as LoRA, or a merged model"
         )
     try:
         whole = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except RuntimeError as error:
         raise ValueError(
-            f"{adapter}: does not fit the base model {base} ({' '.join(str(error).split())[:200]}); say where its own base "
-            "model lies with model.name=FOLDER"
+            f"{adapter}: does not fit the base model {base} ({' '.join(str(error).split())[:200]}); say where its own "
+            "base model lies with model.name=FOLDER"
         ) from error
     save_model(whole.to(dtype), base, folder)
 

@@ -1,7 +1,8 @@
 """Models and adapters that were trained elsewhere, in any folders, so that they can be measured beside each other.
 
-A folder is a whole model (``config.json`` and safetensors) or a PEFT adapter (``adapter_config.json``), as TRL, OpenRLHF
-or axolotl write them. What is measured of one is computed with the tokens of another, so all need one vocabulary.
+A folder is a whole model (``config.json`` and safetensors) or a PEFT adapter (``adapter_config.json``), as TRL,
+OpenRLHF or axolotl write them. What is measured of one is computed with the tokens of another, so all need one
+vocabulary.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def found(names: Sequence[str], revision: str | None = None, *, trust_remote_cod
     """
     if len(names) < 2:
         raise ValueError(
-            f"{OPTION} {','.join(names)}: give two or more folders, separated by commas; the first is what the others are "
-            "held against"
+            f"{OPTION} {','.join(names)}: give two or more folders, separated by commas; the first is what the others "
+            "are held against"
         )
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{OPTION} {','.join(names)}: {twice[0]} is given twice; give each once")
@@ -61,12 +62,15 @@ def found(names: Sequence[str], revision: str | None = None, *, trust_remote_cod
 def _found(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
     folder = Path(name).expanduser()
     if not name or (not folder.is_dir() and (folder.exists() or not sources.HUB_ID.fullmatch(name))):
-        raise ValueError(f"{OPTION}: {name or 'an empty name'}: no such folder; give folders of models or of PEFT adapters")
+        raise ValueError(
+            f"{OPTION}: {name or 'an empty name'}: no such folder; give folders of models or of PEFT adapters"
+        )
     if (folder / RUN).is_file():
         policies = [str(path) for path in sorted(folder.glob("rounds/*/weights/*")) if path.is_dir()]
         raise ValueError(
             f"{OPTION}: {name} is the folder of a run, not of a model; give its policies: "
-            f"{', '.join(policies) or 'it has none yet'} (scpl_ray.read({name!r}).policy(0) says where its base model is)"
+            f"{', '.join(policies) or 'it has none yet'} "
+            f"(scpl_ray.read({name!r}).policy(0) says where its base model is)"
         )
     if not (folder / ADAPTER_CONFIG).is_file():
         there = sources.located(name, OPTION, revision, trust_remote_code)
@@ -75,11 +79,13 @@ def _found(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoi
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         base, rank = config["base_model_name_or_path"], int(config.get("r") or 0)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{OPTION}: {name}: its {ADAPTER_CONFIG} cannot be read ({error!r:.200}); save it again") from error
+        raise ValueError(
+            f"{OPTION}: {name}: its {ADAPTER_CONFIG} cannot be read ({error!r:.200}); save it again"
+        ) from error
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(
-            f"{OPTION}: {name} has no {ADAPTER_WEIGHTS}; only safetensors are loaded, because a pickle can run any code "
-            "when it is read: save the adapter again with a current PEFT"
+            f"{OPTION}: {name} has no {ADAPTER_WEIGHTS}; only safetensors are loaded, because a pickle can run any "
+            "code when it is read: save the adapter again with a current PEFT"
         )
     return Checkpoint(name, folder.resolve(), str(base), rank)
 
@@ -106,8 +112,8 @@ def base_of(checkpoints: Sequence[Checkpoint], given: str | None, revision: str 
             there = sources.located(name, "model.name", revision, trust)
         except ValueError as error:
             raise ValueError(
-                f"{OPTION}: {one.name} is an adapter of {one.base}, which is not there ({error}); say where that model lies: "
-                "model.name=FOLDER"
+                f"{OPTION}: {one.name} is an adapter of {one.base}, which is not there ({error}); say where that model "
+                "lies: model.name=FOLDER"
             ) from error
         bases.setdefault(sources.checked(there, "model.name", name, trust_remote_code=trust).resolve(), one)
     (base, first), *others = bases.items()
@@ -138,6 +144,6 @@ def check_vocabulary(checkpoints: Sequence[Checkpoint], base: Path, *, trust_rem
             token = min(token for token, _ in own.items() ^ known.items())
             raise ValueError(
                 f"{OPTION}: {one.name} has another vocabulary than {base} ({len(own):,} tokens, not {len(known):,}; "
-                f"{token!r} is one that differs): how likely the answers of one are under the other cannot be told, so measure "
-                "checkpoints of each vocabulary by themselves"
+                f"{token!r} is one that differs): how likely the answers of one are under the other cannot be told, so "
+                "measure checkpoints of each vocabulary by themselves"
             )

@@ -96,8 +96,12 @@ def drawing(name: str, title: str, alt: str, height: float) -> Iterator[tuple[Ca
         height: in inches.
     """
     done: list[Figure] = []
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9.0}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with (
+        matplotlib.rc_context(
+            {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9.0}
+        ),
+        warnings.catch_warnings(),
+    ):
         # the SVG contains text as text; only the PNG may lack a glyph
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas = Canvas(figsize=(WIDTH_INCHES, height), layout="constrained")

@@ -88,7 +88,7 @@ def claims(part: Part) -> Iterator[tuple[str, ...]]:
 
 
 def methods(part: Part) -> str:
-    """A paragraph that states what was run, from the records: what is the same in all arms, the tests, the condition."""
+    """A paragraph that states what was run, from the records: what all arms have alike, the tests, the condition."""
     return f"{stated(part)} {words.condition(part)}"
 
 
@@ -100,14 +100,16 @@ def stated(part: Part) -> str:
     one = experiments[0]
     asked = (
         f"{_all(experiments, lambda e: str(e.evaluation.prompts_per_group))} held-out prompts per group "
-        f"({', '.join(one.groups.names)}) and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that reveal "
-        f"no group, with {_all(experiments, lambda e: str(e.evaluation.samples_per_prompt))} answers each at temperature "
-        f"{_all(experiments, lambda e: f'{e.generation.temperature:g}')}"
+        f"({', '.join(one.groups.names)}) and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that "
+        f"reveal no group, with {_all(experiments, lambda e: str(e.evaluation.samples_per_prompt))} answers each at "
+        f"temperature {_all(experiments, lambda e: f'{e.generation.temperature:g}')}"
     )
     if part.checkpoints:
+        names = ", ".join(text.short_names(part.checkpoints))
         return (
-            f"{part.title}: we measured {len(part.checkpoints)} models ({', '.join(text.short_names(part.checkpoints))}) on the "
-            f"task {text.base_name(one.task.name)}{_made_with(part)}. All were asked the same {asked}, with the same seed per answer."
+            f"{part.title}: we measured {len(part.checkpoints)} models ({names}) on the task "
+            f"{text.base_name(one.task.name)}{_made_with(part)}. All were asked the same {asked}, with the same "
+            "seed per answer."
         )
     model = (
         "the analytic mode, in which kinds of text are counted instead of written"

@@ -96,7 +96,7 @@ def _overall(name: Drawing) -> list[Panel]:
 
 
 def _path(part: Part, arm: str, panel: Panel, inside: within.Intervals) -> MeanPath:
-    """The mean between seeds with its interval, clipped to what the metric can be; of one seed, the run's own interval."""
+    """The mean between seeds with its interval, clipped to what the metric can be; of one seed, the run's own."""
     path = mean_path(part.series.path(arm, *panel))
     low, high = inside.get(panel, (path.low, path.high))
     kind = kind_of(panel[0])
@@ -170,8 +170,9 @@ def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath])
     finite = np.concatenate(shown)
     finite = finite[np.isfinite(finite)]
     if len(finite):
-        within_what = {"span": kind.span, "lowest": kind.low, "highest": kind.high} if kind is not None else {}
-        axis.set_ylim(*limits(float(finite.min()), float(finite.max()), **within_what))
+        span, lowest, highest = (kind.span, kind.low, kind.high) if kind is not None else (0.0, None, None)
+        ends = float(finite.min()), float(finite.max())
+        axis.set_ylim(*limits(*ends, span=span, lowest=lowest, highest=highest))
     if kind is not None and kind.unit == "log-odds":
         axis.axhline(0.0, color=SOFT, lw=0.8)
 
@@ -180,7 +181,9 @@ def _chance(part: Part, arms: Mapping[str, MeanPath], metric: str) -> FloatArray
     """How large a metric is by chance alone, per round: the mean over arms and seeds, which differ by little."""
     paths = [part.series.path(arm, metric) for arm in arms]
     rounds = max((path.shape[1] for path in paths), default=0)
-    whole = np.concatenate([np.pad(path, ((0, 0), (0, rounds - path.shape[1])), constant_values=np.nan) for path in paths])
+    whole = np.concatenate(
+        [np.pad(path, ((0, 0), (0, rounds - path.shape[1])), constant_values=np.nan) for path in paths]
+    )
     return mean_path(whole).mean
 
 

@@ -62,8 +62,7 @@ def _rows(axis: Axes, unit: str, members: Sequence[Judged]) -> None:
         verdict = judged.verdict
         assert verdict is not None
         low, high, colour = verdict.interval.low, verdict.interval.high, COLOURS[judged.outcome]
-        style = "-" if verdict.p == verdict.p else ":"
-        axis.hlines(-row, low, high, color=colour, lw=1.6, linestyles=style)
+        axis.hlines(-row, low, high, color=colour, lw=1.6, linestyles="-" if verdict.p == verdict.p else ":")
         face = colour if judged.outcome != "cannot tell" else "white"
         axis.plot(verdict.estimate, -row, marker="s", ms=5, mfc=face, mec=colour)
         ends += [low, high]
@@ -86,7 +85,8 @@ def _differences(series: Series, there: Sequence[Judged]) -> list[Figure]:
         return []
     title = "Claims: the difference after each round, seed by seed and mean"
     said = "; ".join(
-        f"{name}: {signed(float(path.mean[0]))} in round {rounds[0]} to {signed(float(path.mean[-1]))} in round {rounds[-1]}"
+        f"{name}: {signed(float(path.mean[0]))} in round {rounds[0]} to {signed(float(path.mean[-1]))} in round "
+        f"{rounds[-1]}"
         for name, (_, rounds, path, _) in paths.items()
     )
     height = PANEL_INCHES * 0.8 * len(paths) + 0.4

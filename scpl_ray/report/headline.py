@@ -27,13 +27,21 @@ def of_claims(family: Family) -> str:
     )
     parts = [f"{len(supported)} of {count} claims {_is(len(supported))} supported{_named(supported)}."]
     if count == 1:
-        said = "is supported" if supported else "is false, the opposite is supported" if opposite else "can be told neither way"
+        said = (
+            "is supported"
+            if supported
+            else "is false, the opposite is supported"
+            if opposite
+            else "can be told neither way"
+        )
         said = "cannot be judged with so few seeds" if unjudged else said
         parts = [f"The claim {said}{_named(family.judged)}."]
     elif opposite:
         parts.append(f"Of {len(opposite)} the opposite is supported{_named(opposite)}.")
     if count > 1 and open_:
-        parts.append(f"{len(open_)} cannot be told either way, which is no evidence that there is nothing{_named(open_)}.")
+        parts.append(
+            f"{len(open_)} cannot be told either way, which is no evidence that there is nothing{_named(open_)}."
+        )
     if count > 1 and unjudged:
         parts.append(f"{len(unjudged)} {_is(len(unjudged))} not judged, for want of seeds.")
     if any(judged.levelled_down for judged in family.judged):
@@ -51,7 +59,9 @@ def of_changes(part: Part, flags: ArmFlags) -> str:
     if PREFERENCE in flags.ends:
         first, last = flags.ends[PREFERENCE]
         word = _moved(abs(last) - abs(first), "moved away from balance", "moved towards balance", "stayed where it was")
-        parts.append(f"the kind of text that the model chooses by itself {word} (log-odds {signed(first)}, then {signed(last)})")
+        parts.append(
+            f"the kind of text that the model chooses by itself {word} (log-odds {signed(first)}, then {signed(last)})"
+        )
     if GAP in flags.ends:
         first, last = flags.ends[GAP]
         chance = _chance(part, flags.arm)

@@ -18,9 +18,9 @@ from scpl_ray.storage.run_facts import COMMIT
 FILE = "README.md"
 JUDGE = "card.json"
 CAVEAT = (
-    "It was trained on what a model of its own line had written, to study what that does to the groups that use it. Biases "
-    "and errors were let grow on purpose, nothing was done to make it safe or useful, and one seed without a control "
-    "supports no claim: do not put it before users."
+    "It was trained on what a model of its own line had written, to study what that does to the groups that use it. "
+    "Biases and errors were let grow on purpose, nothing was done to make it safe or useful, and one seed without a "
+    "control supports no claim: do not put it before users."
 )
 
 
@@ -98,7 +98,7 @@ def _numbers(first: Sequence[Metric], now: Sequence[Metric]) -> Iterator[tuple[s
     """Name, value of the base model, value of the policy: what reports describe, then shares and quality by group."""
     before = {(row.metric, row.group): row.value for row in first}
     after = {(row.metric, row.group): row.value for row in now}
-    shown = [(kind.name, None) for kind in CATALOGUE if kind.change]
+    shown: list[tuple[str, str | None]] = [(kind.name, None) for kind in CATALOGUE if kind.change]
     shown += [(name, group) for name in ("share", "quality") for metric, group in after if metric == name]
     shown += [key for key in after if key[0].startswith("lm_eval_")]
     for key in shown:

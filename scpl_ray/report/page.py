@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from scpl_ray.config import Experiment, Section
 from scpl_ray.report import evidence, export, figures, headline, sessions, text, within, words
-from scpl_ray.report.data import Part
 from scpl_ray.report.axes import Figure
+from scpl_ray.report.data import Part
 from scpl_ray.report.figures import MAX_ARMS
 from scpl_ray.report.seconds import PhaseSeconds, phase_seconds
 from scpl_ray.storage.files import write_atomically
@@ -167,8 +167,8 @@ def _bands(part: Part) -> str:
         return "Mean between seeds per round; bands or bars: 95% t-intervals between seeds."
     if any(within.of_arm(part, arm) for arm in part.arms):
         return (
-            "One seed. Bands or bars: 95% intervals within the run, of counting and judging its own answers; another seed "
-            "may differ by more."
+            "One seed. Bands or bars: 95% intervals within the run, of counting and judging its own answers; another "
+            "seed may differ by more."
         )
     return "Mean between seeds per round; bands or bars: 95% t-intervals between seeds (none: there is one seed)."
 

@@ -19,7 +19,7 @@ LOW, HIGH = "low", "high"
 
 
 def of_arm(part: Part, arm: str) -> Intervals:
-    """The intervals of an arm of one seed; empty where it has several, which say more, or where its metrics have none."""
+    """The intervals of an arm of one seed; empty where it has several, which say more, or where there are none."""
     runs = [run for run in part.runs if run.arm == arm]
     if len(runs) != 1:
         return {}

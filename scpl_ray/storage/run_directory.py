@@ -351,9 +351,7 @@ class Store(Reader):
                 raise
         return store, experiment
 
-    def begin(
-        self, experiment: Experiment, versions: Mapping[str, str], began: Mapping[str, Any] = NOTHING
-    ) -> None:
+    def begin(self, experiment: Experiment, versions: Mapping[str, str], began: Mapping[str, Any] = NOTHING) -> None:
         """Make the locked folder a run directory: write its config, then ``run.json``, which marks it as one.
 
         Args:

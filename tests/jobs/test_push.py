@@ -90,7 +90,9 @@ def test_with_yes_the_same_files_are_uploaded(tmp_path: Path, base: Path, adapte
     assert "uploaded: https://hub.invalid/me/policy" in console.export_text()
     config = PeftConfig.from_pretrained(hub.folder)
     assert config.base_model_name_or_path == HUB_BASE and config.revision == "abc123"
-    assert (hub.folder / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+    assert (hub.folder / "adapter_model.safetensors").read_bytes() == (
+        adapter / "adapter_model.safetensors"
+    ).read_bytes()
     card = (hub.folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["base_model"] == HUB_BASE and front["base_model_relation"] == "adapter"
@@ -107,7 +109,9 @@ def test_an_adapter_whose_base_is_on_no_hub_is_uploaded_as_a_whole_model(
     job.push(run, "me/policy", None, Console(record=True), yes=True, hub=hub)
     assert not (hub.folder / "adapter_config.json").exists()
     plain = load_file(base / "model.safetensors")
-    merged = {name: p.detach() for name, p in load_model(hub.folder, plain["model.norm.weight"].dtype).named_parameters()}
+    merged = {
+        name: p.detach() for name, p in load_model(hub.folder, plain["model.norm.weight"].dtype).named_parameters()
+    }
     moved = [name for name, tensor in merged.items() if name in plain and not tensor.equal(plain[name])]
     assert moved and all(part in name for name in moved for part in ("layers", "proj"))
     assert (hub.folder / "tokenizer.json").is_file()

@@ -1,4 +1,4 @@
-"""``scpl measure --checkpoints``: the numbers of a run from its policies alone, and what is refused before it starts."""
+"""``scpl measure --checkpoints``: the numbers of a run from its policies alone, and what is refused at once."""
 
 from pathlib import Path
 
@@ -82,7 +82,12 @@ def test_policies_of_a_run_give_its_own_numbers_and_an_interrupted_measurement_i
 def test_settings_of_the_loop_do_not_stand_in_the_way(tmp_path: Path) -> None:
     one, other = Checkpoint("a", tmp_path / "a"), Checkpoint("b", tmp_path / "b", "base", 8)
     # as they stand in the config of a run whose files are gone
-    keys = ["reward.model=gone", "feedback.function=gone.py:rule", "loop.on_round=gone.py:f", "preset=retraining-reused-prompts"]
+    keys = [
+        "reward.model=gone",
+        "feedback.function=gone.py:rule",
+        "loop.on_round=gone.py:f",
+        "preset=retraining-reused-prompts",
+    ]
     given = loading.load(None, [*SMALL, *keys])
     asked = measured(given, tmp_path, [one, other])
     assert asked.reward.model is None and asked.feedback.function is None and asked.loop.on_round is None
