@@ -73,7 +73,12 @@ def _found(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoi
             f"(scpl_ray.read({name!r}).policy(0) says where its base model is)"
         )
     if not (folder / ADAPTER_CONFIG).is_file():
-        there = sources.located(name, OPTION, revision, trust_remote_code)
+        try:
+            there = sources.located(name, OPTION, revision, trust_remote_code)
+        except ValueError as error:
+            raise ValueError(
+                f"{OPTION}: {name}: no such folder, and no model of this name could be had ({error})"
+            ) from error
         return Checkpoint(name, sources.checked(there, OPTION, name, trust_remote_code=trust_remote_code).resolve())
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
