@@ -42,7 +42,7 @@ def _estimates(there: Sequence[Judged]) -> Figure:
     by_unit: dict[str, list[Judged]] = {}
     for judged in there:
         by_unit.setdefault(_unit(judged), []).append(judged)
-    title = "Claims: mean differences between seeds, with 95% intervals"
+    title = "Claims: mean differences, 95% intervals"
     said = "; ".join(f"{judged.name}: {_numbers(judged)}, {judged.outcome}" for judged in there)
     heights = [ROW_INCHES * len(members) + 0.5 for members in by_unit.values()]
     with drawing("claims", title, f"Line chart. {title}. {said}.", sum(heights) + 0.4) as (canvas, done):
@@ -61,7 +61,8 @@ def _rows(axis: Axes, unit: str, members: Sequence[Judged]) -> None:
     for row, judged in enumerate(members):
         verdict = judged.verdict
         assert verdict is not None
-        low, high, colour = verdict.interval.low, verdict.interval.high, COLOURS[judged.outcome]
+        low, high = _possible(judged, np.array([verdict.interval.low, verdict.interval.high]))
+        colour = COLOURS[judged.outcome]
         axis.hlines(-row, low, high, color=colour, lw=1.6, linestyles="-" if verdict.p == verdict.p else ":")
         face = colour if judged.outcome != "cannot tell" else "white"
         axis.plot(verdict.estimate, -row, marker="s", ms=5, mfc=face, mec=colour)
@@ -83,7 +84,7 @@ def _differences(series: Series, there: Sequence[Judged]) -> list[Figure]:
     paths = {name: found for name, found in paths.items() if len(found[1]) > 1}
     if not paths:
         return []
-    title = "Claims: the difference after each round, seed by seed and mean"
+    title = "Claims: differences, round by round"
     said = "; ".join(
         f"{name}: {signed(float(path.mean[0]))} in round {rounds[0]} to {signed(float(path.mean[-1]))} in round "
         f"{rounds[-1]}"
@@ -99,9 +100,10 @@ def _differences(series: Series, there: Sequence[Judged]) -> list[Figure]:
             axis.axhline(0.0, color=SOFT, lw=0.8)
             for one in seeds[:MAX_SEEDS]:
                 axis.plot(rounds, one, color=colour, lw=0.6, alpha=0.35)
-            axis.fill_between(rounds, path.low, path.high, color=colour, alpha=0.15, linewidth=0)
+            low, high = _possible(judged, path.low), _possible(judged, path.high)
+            axis.fill_between(rounds, low, high, color=colour, alpha=0.15, linewidth=0)
             axis.plot(rounds, path.mean, color=colour, lw=1.6, marker="o", ms=3.0)
-            shown = np.concatenate([path.mean, path.low, path.high, *seeds[:MAX_SEEDS], [0.0]])
+            shown = np.concatenate([path.mean, low, high, *seeds[:MAX_SEEDS], [0.0]])
             shown = shown[np.isfinite(shown)]
             axis.set_ylim(*limits(float(shown.min()), float(shown.max()), span=_span([judged])))
         axes[-1].set_xlabel("round")
@@ -138,6 +140,12 @@ def _until(series: Series, judged: Judged, t: int) -> Series:
         arm: {key: path[:, : t + 1] for key, path in series.values.get(arm, {}).items()} for arm, _ in judged.contrast
     }
     return Series(tuple(values), series.seeds, values)
+
+
+def _possible(judged: Judged, bounds: FloatArray) -> FloatArray:
+    """Bounds of an interval without what the contrast cannot be, where that is known."""
+    span = judged.numbers.span
+    return bounds if span is None else np.clip(bounds, -span, span)
 
 
 def _unit(judged: Judged) -> str:
