@@ -63,6 +63,41 @@ class Fleet:
         Raises:
             PlacementError: the processes do not fit the cluster.
         """
+        experiment, placed, reservation = self._placing(experiment, task)
+        population = self._keep("population", "", lambda: RayPopulation(experiment, task))
+        population.begin(experiment, task)
+        generator, scorer = self._answering(experiment, task, placed, reservation)
+        trainer = self._keep(
+            "trainer",
+            f"{asks(experiment)['trainer']} {placed.worker}",
+            lambda: RayTrainer(
+                experiment.training,
+                experiment.model,
+                folder=self._folder / "ray",
+                resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
+                threads_per_worker=placed.worker.threads,
+                files=self._files,
+                places=reservation.places(placed.worker.name),
+                make_room=lambda: self._kept["scorer"][1].sleep(),
+            ),
+        )
+        trainer.prepare()
+        return Engines(generator, scorer, trainer, population, generator.sampling_bound)
+
+    def measuring(self, experiment: Experiment, task: Task) -> tuple[RayGenerator, RayScorer, Experiment]:
+        """The engines and scorers that measure policies, without any training worker.
+
+        Returns:
+            Both, and the experiment with ``model.dtype`` as these processes compute.
+
+        Raises:
+            PlacementError: the processes do not fit the cluster.
+        """
+        experiment, placed, reservation = self._placing(experiment, task)
+        return *self._answering(experiment, task, placed, reservation), experiment
+
+    def _placing(self, experiment: Experiment, task: Task) -> tuple[Experiment, Layout, Reservation]:
+        """The experiment with ``model.dtype`` decided, the layout of its processes, and what is reserved for them."""
         sizes = known_sizes(experiment, task)
         placed = layout(experiment, self._cluster, sizes)
         parameters = sizes.policy.parameters if sizes else None
@@ -70,10 +105,13 @@ class Fleet:
         reservation = self._reserved(placed)
         if self._files.transfer is None and file_transfer.may_be_needed():
             self._files = Files(file_transfer.start())
+        return experiment, placed, reservation
+
+    def _answering(
+        self, experiment: Experiment, task: Task, placed: Layout, reservation: Reservation
+    ) -> tuple[RayGenerator, RayScorer]:
         logs = self._folder / "logs"
         asked = asks(experiment)
-        population = self._keep("population", "", lambda: RayPopulation(experiment, task))
-        population.begin(experiment, task)
         generator = self._keep(
             "generator",
             f"{asked['generator']} {placed.engine}",
@@ -96,22 +134,7 @@ class Fleet:
             ),
         )
         scorer.begin()
-        trainer = self._keep(
-            "trainer",
-            f"{asked['trainer']} {placed.worker}",
-            lambda: RayTrainer(
-                experiment.training,
-                experiment.model,
-                folder=self._folder / "ray",
-                resources_per_worker={"CPU": placed.worker.cpus, "GPU": placed.worker.gpus},
-                threads_per_worker=placed.worker.threads,
-                files=self._files,
-                places=reservation.places(placed.worker.name),
-                make_room=lambda: self._kept["scorer"][1].sleep(),
-            ),
-        )
-        trainer.prepare()
-        return Engines(generator, scorer, trainer, population, generator.sampling_bound)
+        return generator, scorer
 
     def queues(self) -> dict[str, int]:
         """Number of unfinished calls of each pool, by the role of its processes."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from peft import PeftModel
 
+from actors import harness
 from actors.backlog import Backlog
 from actors.file_transfer import SHARED_DISK, Files
 from actors.placement.role import Role
@@ -18,7 +20,8 @@ from scpl_ray import checks, tasks
 from scpl_ray.config import Experiment, schema
 from scpl_ray.models.adapters import load_model
 from scpl_ray.models.likelihood import negative_log_likelihood
-from scpl_ray.models.tokens import Ids
+from scpl_ray.models.limits import positions
+from scpl_ray.models.tokens import Ids, load_tokenizer
 from scpl_ray.own import functions
 from scpl_ray.protocols import Background, Choice, Process, Task
 from scpl_ray.records import Completion, Judgement, Query, Score, Weights
@@ -112,16 +115,29 @@ class ScoringActor(Reader):
         If adapters are served, the adapter is put into the base model for the call, so that no second copy is needed.
         """
         model = self._language_model(policy.model)
-        with EndsProcess(ValueError):
-            if policy.adapter is None or not self._adapters_are_served:
-                return negative_log_likelihood(model, sequences, self._tokens_per_batch)
-            adapted = PeftModel.from_pretrained(
-                model, self._files.here(policy.adapter), autocast_adapter_dtype=False
-            ).eval()
-            try:
-                return negative_log_likelihood(model, sequences, self._tokens_per_batch)
-            finally:
-                adapted.unload()
+        with EndsProcess(ValueError), self._speaking(policy, model):
+            return negative_log_likelihood(model, sequences, self._tokens_per_batch)
+
+    def benchmarks(self, policy: Weights, tasks: Sequence[str]) -> dict[str, float]:
+        """What a policy scores on tasks of lm-evaluation-harness, by the name of the metric."""
+        tokenizer = load_tokenizer(self._files.here(policy.model), trust_remote_code=self._trust_remote_code)
+        model = self._language_model(policy.model)
+        batch = max(1, self._tokens_per_batch // (positions(model.config) or self._tokens_per_batch))
+        with EndsProcess(ValueError, OSError), self._speaking(policy, model):
+            return harness.measured(model, tokenizer, tasks, batch)
+
+    @contextlib.contextmanager
+    def _speaking(self, policy: Weights, model: Any) -> Iterator[None]:
+        """Inside, a language model holds the adapter of a policy, where adapters are served."""
+        if policy.adapter is None or not self._adapters_are_served:
+            yield
+            return
+        adapter = self._files.here(policy.adapter)
+        adapted = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).eval()
+        try:
+            yield
+        finally:
+            adapted.unload()
 
     def sleep(self) -> None:
         """Move all models to host memory until they are asked for again, so that others can use the GPU."""
@@ -332,6 +348,19 @@ class RayScorer:
         background.submit(completions)
         found = background.collect()
         return [found[c.completion_id] for c in completions]
+
+    def benchmarks(self, policy: Weights, tasks: Sequence[str]) -> dict[str, float]:
+        """What a policy scores on tasks of lm-evaluation-harness, in one scorer, by the name of the metric.
+
+        Raises:
+            ValueError, OSError: the data of a task cannot be had.
+            RuntimeError: the scorer died too often.
+            TimeoutError: it did not answer within the deadline.
+        """
+        call = self._pool.submit("benchmarks", policy.absolute(), list(tasks))
+        found: dict[str, float]
+        (found,) = self._pool.results([call], f"lm-evaluation-harness: {', '.join(tasks)}")
+        return found
 
     @property
     def unfinished(self) -> int:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from jobs import looking
-from jobs.configs import CONFIGS, QUICK_START, STUDIES
+from jobs.commands import looking, measuring, models, sharing, studies
+from jobs.commands.arguments import CHECKING, Arguments
 from jobs.driver import experiments
-from jobs.terminal.command import fail, split_arguments, study_path, user_path
+from jobs.terminal.command import fail, split_arguments, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
-from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.studies import study
-
-CHECKING = "checking the config, its data and its models"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,15 +28,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG] [KEY=VALUE]...",
-        help="A YAML file or a built-in config (" + ", ".join(CONFIGS) + "), then keys to change, e.g. loop.rounds=3. "
-        "Without a config: the quick start, offline, on a CPU.",
-    ),
-]
 
 
 def _print_version(asked: bool) -> None:
@@ -99,7 +85,7 @@ def run(
     in a working copy below $SCPL_CACHE and carried over at every commit.
     """
     from actors.placement.cluster import described
-    from jobs.driver import inputs, resuming
+    from jobs.driver import inputs, provenance, resuming
     from jobs.driver import run as loop
     from jobs.driver.dry_run import print_dry_run
     from jobs.driver.ray_session import check_address
@@ -123,7 +109,8 @@ def run(
                     check_address()
                     task = loop.checked_plan(experiment)[0]
                     experiment = inputs.anchored(experiment)
-                    store = locations.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
+                    place = run_dir or loop.new_run_dir(experiment)
+                    store = locations.create(place, experiment, loop.versions(), provenance.began())
         if dry_run:
             print_dry_run(wide_console(), experiment, described(cluster) if cluster is not None else None)
             return
@@ -176,275 +163,17 @@ def simulate(
         raise fail(error) from error
 
 
-judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of text: train it and print its card.")
-app.add_typer(judge, name="judge")
-reward = typer.Typer(no_args_is_help=True, help="Reward models with one output per group: train one for reward.model.")
-app.add_typer(reward, name="reward")
-Output = Annotated[
-    Path, typer.Option(parser=user_path, metavar="PATH", help="New folder for the model and its card.json.")
-]
-
-
-@judge.command("train")
-def judge_train(output: Output, arguments: Arguments = None) -> None:
-    """Train the judge that a run of this config uses, and print how often it errs on text it has not seen.
-
-    [bold]scpl judge train news_smollm2 task.data=ARTICLES.jsonl --output judges/news[/] fits a TF-IDF classifier in
-    seconds; with [bold]task.judge=encoder[/] an encoder is fine-tuned, which takes minutes. [bold]scpl judge train
-    preference_smollm2 task.data=ANSWERS.jsonl --output judges/preference[/] fits a reward model with one output per
-    group. A run trains the same judge by itself, once, and keeps it.
-    """
-    from jobs.judge import train_judge
-
-    try:
-        train_judge(experiments.load(*split_arguments(arguments or [])), output)
-    except ValueError as error:
-        raise fail(error) from error
-
-
-@reward.command("train")
-def reward_train(output: Output, arguments: Arguments = None) -> None:
-    """Train a reward model with one output per group on the training questions, and print how it orders unseen pairs.
-
-    [bold]scpl reward train preference_smollm2 task.data=ANSWERS.jsonl --output rewards/mine[/], then
-    [bold]scpl run preference_smollm2 task.data=ANSWERS.jsonl reward.model=rewards/mine 'reward.terms={model: 1.0}'[/]:
-    each query is scored by the output of the group that asks it.
-    """
-    from jobs.judge import train_reward_model
-
-    try:
-        train_reward_model(experiments.load(*split_arguments(arguments or [])), output)
-    except ValueError as error:
-        raise fail(error) from error
-
-
-data = typer.Typer(no_args_is_help=True, help="Data of your own: look at a file before a run.")
-app.add_typer(data, name="data")
-
-
-@data.command("check")
-def data_check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="As task.data: a file or a Hub data set id.")],
-    task: Annotated[str, typer.Option(help="maths, news or preference.")],
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As for scpl run.")] = None,
-) -> None:
-    """Say what a task makes of a file: rows kept and left out by reason, groups, lengths, and settings that fit.
-
-    [bold]scpl data check ARTICLES.csv --task news 'task.fields={text: body}'[/] answers within seconds, without a
-    model. It ends with 1 where a run would stop.
-    """
-    from jobs.data import check
-
-    try:
-        usable = check(file, task, keys or [], wide_console())
-    except ValueError as error:
-        raise fail(error) from error
-    if not usable:
-        raise typer.Exit(1)
-
-
-@app.command()
-def sweep(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STUDY] [KEY=VALUE]...",
-            help="A study file, or a built-in study (" + ", ".join(STUDIES) + "), then what is different: size, seeds, "
-            "arms (a list), or keys of all arms such as task.data. With --resume only seeds, to more.",
-        ),
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
-    study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
-    resume: Annotated[str | None, typer.Option(help="Continue the study in this folder; finished rounds stay.")] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Check every arm, list the trials, say what they can decide, start nothing."),
-    ] = False,
-    power: Annotated[
-        bool, typer.Option("--power", help="Only say how many seeds decide each claim, from the analytic mode.")
-    ] = False,
-    pilot: Annotated[
-        str | None,
-        typer.Option(metavar="STUDY_DIR", help="With --power: from this study, which was run, and its cost."),
-    ] = None,
-) -> None:
-    """Run a study: arms, controls and seeds under Ray Tune, or without a language model.
-
-    [bold]scpl sweep study_paper_tiny --quick[/] is a first look at the paper's claims on the built-in task.
-    [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/studies/study.py` says what a study file holds.
-    [bold]scpl sweep paper_news size=smollm2 task.data=ARTICLES.jsonl seeds=5[/] runs a study with a larger model.
-    [bold]scpl sweep --resume studies/NAME-TIME[/] continues a study where it stopped, with [bold]seeds=20[/] to more
-    seeds. [bold]scpl report studies/NAME-TIME[/] makes the
-    page.
-    """
-    from jobs.driver import study as job
-    from jobs.driver.pilot import print_power
-
-    found = None
-    try:
-        if pilot is not None and not power:
-            raise ConfigError(f"--pilot {pilot}: is read by --power; add that")
-        given = list(arguments or [])
-        named = bool(given) and ("=" not in given[0] or user_path(given[0]).is_file())
-        if named == (resume is not None):
-            raise ConfigError(
-                "give a study file or a built-in study to begin one, or --resume STUDY_DIR to continue one"
-            )
-        keys = dict(map(loading.parse_override, given[named:]))
-        if resume is not None:
-            folder = locations.local(resume, "--resume")
-            if (folder / "run.json").is_file():
-                raise ConfigError(
-                    f"--resume {resume}: this is the folder of one run; continue it with: "
-                    f"scpl run --resume {shlex.quote(resume)}"
-                )
-            plan = job.open_study(folder, keys)
-        else:
-            plan = study.load(study_path(given[0]), CONFIGS, quick=quick, keys=keys)
-            folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
-        if power:
-            trials = study.trials(plan, CONFIGS, experiments.build)
-            job.check(plan, trials)
-            print_power(wide_console(), plan, trials, locations.local(pilot, "--pilot") if pilot else None)
-            return
-        with unheard(CHECKING):
-            if resume is not None and job.is_finished(folder, plan):
-                trials = study.trials(plan, CONFIGS)
-            else:
-                plan, trials, found = job.checked(plan, dry_run=dry_run)
-        if dry_run:
-            job.print_plan(wide_console(), plan, trials, found)
-            if plan.claims:
-                print_power(wide_console(), plan, trials, None)
-            return
-        if resume is None:
-            job.create(folder, plan)
-        elif keys:
-            job.extend(folder, plan)
-        code = job.run(folder, plan, trials)
-    except (ValueError, StoreError) as error:
-        raise fail(error) from error
-    if code:
-        raise typer.Exit(code)
-
-
-@app.command()
-def compare(
-    arguments: Arguments = None,
-    against: Annotated[
-        str,
-        typer.Option(
-            metavar="CONTROL",
-            help="static: the same users in every round. retraining: from the base model in every round. Or KEY=VALUE.",
-        ),
-    ] = "static",
-    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each; fewer than 6 give an interval, no verdict.")] = 6,
-    simulated: Annotated[
-        bool, typer.Option("--simulate", help="Without a language model, in the analytic mode: seconds.")
-    ] = False,
-    study_dir: Annotated[str | None, typer.Option(help="Folder of the study (default: studies/NAME-TIME).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check both, start nothing.")] = False,
-) -> None:
-    """Ask whether a loop amplifies: run it and its control over seeds, and print the answer.
-
-    [bold]scpl compare[/] holds the quick start against users who stay as they are. [bold]scpl compare my.yaml
-    --against retraining[/] asks what incremental training does, [bold]--against selection.strategy=reweight[/] what
-    a remedy would. It is a study of two arms: [bold]scpl sweep --resume studies/NAME-TIME[/] continues it,
-    [bold]scpl report studies/NAME-TIME[/] makes the page.
-    """
-    from jobs.driver import study as job
-    from scpl_ray.studies.comparison import comparison
-
-    found = None
-    try:
-        path, overrides = split_arguments(arguments or [])
-        plan = comparison(
-            experiments.load(path, overrides),
-            against,
-            base=QUICK_START if path is None else str(path.resolve()),
-            overrides=overrides,
-            seeds=seeds,
-            simulated=simulated,
-        )
-        folder = locations.local(study_dir, "--study-dir") if study_dir else job.new_folder(plan)
-        with unheard(CHECKING):
-            plan, trials, found = job.checked(plan, dry_run=dry_run)
-        if dry_run:
-            job.print_plan(wide_console(), plan, trials, found)
-            return
-        job.create(folder, plan)
-        code = job.run(folder, plan, trials)
-    except (ValueError, StoreError) as error:
-        raise fail(error) from error
-    if code:
-        raise typer.Exit(code)
-
-
-@app.command()
-def measure(
-    log: Annotated[str, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet, one row per answer.")],
-    fields: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MAPPING", help="Your columns: '{period: date, group: region, kept: accepted, rating: stars}'."
-        ),
-    ] = None,
-    by: Annotated[
-        Literal["day", "week", "month"] | None, typer.Option(help="Length of a period, where the log holds dates.")
-    ] = None,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Also estimate whether deviations of the shares grow from period to period.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option(parser=user_path, metavar="PATH", help="Also write the numbers to this JSON file.")
-    ] = None,
-) -> None:
-    """Measure what a pipeline that is in use does to the groups it serves, from its log alone.
-
-    [bold]scpl measure --log answers.jsonl[/] reads period and group of every answer, and kept, rating and kind where
-    they are logged: shares, acceptance, the gap in ratings and the kinds per period, whether they drift, and whether
-    what is kept differs between groups whose answers are rated alike.
-    """
-    from jobs.measure import measure_log
-
-    try:
-        measure_log(log, fields, by, wide_console(), fit=fit, output=output)
-    except (ValueError, StoreError) as error:
-        raise fail(error) from error
-
-
-@app.command()
-def report(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Folders of studies or of runs, or s3://BUCKET/PATH of runs.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            parser=user_path, help="Folder to write to (default: PATH/report; ./report for several, or a URI)."
-        ),
-    ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Also write the claims as claims.csv.")] = False,
-    latex: Annotated[
-        bool, typer.Option("--latex", help="Also write claims.tex, a paragraph methods.tex, and references.bib.")
-    ] = False,
-) -> None:
-    """Write what a study or single runs say on one page: verdicts, paths, flags, samples.
-
-    [bold]scpl report studies/NAME[/] writes report.html, its figures and report.json. The page needs no network.
-    """
-    from jobs import report as job
-
-    try:
-        page = job.write(paths, output, csv=csv, latex=latex)
-    except (ValueError, StoreError) as error:
-        raise fail(error) from error
-    print(f"{page} written")
-
-
+app.add_typer(models.judge, name="judge")
+app.add_typer(models.reward, name="reward")
+app.add_typer(models.data, name="data")
+app.command()(studies.sweep)
+app.command()(studies.compare)
+app.command()(measuring.measure)
+app.command()(studies.report)
 app.command()(looking.sample)
 app.command()(looking.status)
 app.command("list")(looking.names)
+app.command()(sharing.push)
 
 
 @app.command()

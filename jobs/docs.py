@@ -22,7 +22,7 @@ from jobs.grafana import dashboard
 from scpl_ray import registries
 from scpl_ray.config import Experiment
 from scpl_ray.config.presets import PRESETS
-from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.evaluation.catalogue import CATALOGUE, HARNESS
 from scpl_ray.studies.study import Range, Search, Study, StudyClaim
 
 CHOICES: dict[str, dict[str, str]] = {
@@ -90,7 +90,7 @@ def metrics_page() -> str:
         "| Metric | What it is | Unit | Range | Rows | Better | Shown in |",
         "|---|---|---|---|---|---|---|",
     ]
-    for kind in CATALOGUE:
+    for kind in (*CATALOGUE, HARNESS):
         low, high = ("" if bound is None else f"{bound:g}" for bound in (kind.low, kind.high))
         span = f"{low} to {high}" if low and high else f"from {low}" if low else "any"
         rows = " and ".join(text for there, text in ((kind.per_group, "per group"), (kind.overall, "overall")) if there)

@@ -13,7 +13,7 @@ from rich.table import Table
 from scpl_ray.config import Experiment, code, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.records import Completion, Judgement, Query, Weights
-from scpl_ray.report.text import cut, visible
+from scpl_ray.report.text import cut, short_names, visible
 from scpl_ray.storage import consent
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader
@@ -59,6 +59,8 @@ def sample(
         raise StoreError(f"{run_dir}: no round was evaluated yet; let the run go on")
     if missing := [t for t in rounds if t not in evaluated]:
         raise StoreError(f"{run_dir}: round {missing[0]} is not there; the run has rounds 0 to {evaluated[-1]}")
+    if reader.checkpoints and prompts is not None:
+        raise StoreError(f"{run_dir}: holds answers of measured checkpoints, not the models; leave --prompt out")
     if prompts is None:
         _recorded(reader, experiment, list(rounds) or sorted({0, evaluated[-1]}), number, console)
         return
@@ -80,11 +82,13 @@ def _recorded(reader: Reader, experiment: Experiment, rounds: Sequence[int], num
     for group in (*experiment.groups.names, None):
         shown += [query for query in prompts if query.group == group][:number]
     columns: dict[str, Mapping[str, str]] = {}
+    called = short_names(reader.checkpoints)
     for t in rounds:
         judged = {j.completion_id: j for j in reader.read(t, "evaluation", "judgements", Judgement)}
         answers = reader.read(t, "evaluation", "completions", Completion)
         first = [answer for answer in answers if answer.sample_index == 0]
-        columns[_name(t)] = {a.query_id: _with_kind(a.text, judged[a.completion_id].kind) for a in first}
+        name = called[t] if called else _name(t)
+        columns[name] = {a.query_id: _with_kind(a.text, judged[a.completion_id].kind) for a in first}
     table = _table("recorded answers to held-out prompts, with the kind that the judge tells", list(columns))
     for query in shown:
         asked = f"{query.group or 'neutral'}: {query.prompt}"
@@ -144,7 +148,7 @@ def _load(engine: Engine, weights: Weights) -> None:
 def _table(title: str, rounds: Sequence[str], *, asked: bool = True) -> Table:
     table = Table(title=_safe(title), title_justify="left", show_lines=True)
     for column in (*(["prompt"] if asked else []), *rounds):
-        table.add_column(column, overflow="fold")
+        table.add_column(_safe(column), overflow="fold")
     return table
 
 

@@ -68,6 +68,11 @@ def _run(folder: Path) -> Iterator[str]:
     reader, experiment = Reader.open(folder)
     done, now = _rounds_done(reader, experiment), state(reader, experiment)
     committed = list(reader.committed())
+    if reader.checkpoints:
+        yield f"{experiment.name}: {now}; {done + 1} of {len(reader.checkpoints)} checkpoints measured"
+        if now == "finished":
+            yield f"its page: scpl report {shlex.quote(str(folder))}"
+        return
     last = committed[-1] if committed else None
     yield f"{experiment.name}: {now}"
     yield (

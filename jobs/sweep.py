@@ -2,7 +2,7 @@
 
 import typer
 
-from jobs.cli import sweep
+from jobs.commands.studies import sweep
 
 if __name__ == "__main__":
     typer.run(sweep)

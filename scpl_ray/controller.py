@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,8 +31,9 @@ import pyarrow as pa
 from scpl_ray import records, seeds
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
-from scpl_ray.evaluation import answering, likelihoods, measure
-from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob, judge_errors
+from scpl_ray.evaluation import answering, measure
+from scpl_ray.held_out import HeldOut
+from scpl_ray.protocols import Encode, Engines, Progress, Task, TrainingJob
 from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score, Weights
 from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import COLUMNS, History, candidates_of, training_data
@@ -77,6 +77,9 @@ class Loop:
         self.encode = encode
         self.progress = progress
         self.given_reward_model = reward_model
+        self.held_out = HeldOut(
+            experiment, task, engines.generator, engines.scorer, engines.sampling_bound, progress.generated
+        )
         self._served: int | None = None
         self._background, self._loading = ThreadPoolExecutor(1), Future[None]()
 
@@ -225,42 +228,11 @@ class Loop:
 
     def evaluation(self, t: int) -> list[Metric]:
         """Measure m_t on two sets of prompts, and on a third what steers selection; the same prompts every round."""
-        settings = self.experiment.evaluation
-        prompts = self.task.group_prompts(settings.prompts_per_group)
-        prompts += self.task.neutral_prompts(settings.neutral_prompts)
-        aside = steering.steering_prompts(self.experiment, self.task.group_prompts, prompts)
-        with self._phase(t, "evaluation", total=settings.samples_per_prompt * len(prompts) + len(aside)) as phase:
+        with self._phase(t, "evaluation", total=self.held_out.answers) as phase:
             if phase:
                 self._serve(t)
-                base, policy = self._policy(0), self._policy(t)
-                through = [] if policy == base else [0]
-                found = self._answered(prompts, settings.samples_per_prompt, through)
-                steered = self._answered(aside, 1, [])
-                before = found.likelihoods[0] if through else None
-                passed = self.engines.scorer.negative_log_likelihood
-                bound = self.engines.sampling_bound
-                nats = likelihoods.of_texts(passed, base, policy, found.completions, bound, before)
-                phase.facts |= found.seconds
-                phase.facts["processes"] = process_facts(self.engines.generator, self.engines.scorer)
-                phase.write("prompts", prompts, Query)
-                phase.write("completions", found.completions, Completion)
-                phase.write("judgements", found.judgements, Judgement)
-                if aside:
-                    phase.write("steering_prompts", aside, Query)
-                    phase.write("steering_completions", steered.completions, Completion)
-                    phase.write("steering_judgements", steered.judgements, Judgement)
-                rows = measure.evaluate(
-                    measure.Answers(
-                        prompts, found.completions, found.judgements, nats.base, nats.current, nats.differences
-                    ),
-                    measure.asked(self.store, t, self.experiment.groups),
-                    self.experiment,
-                    kinds=self.task.kinds,
-                    confusion=judge_errors(self.task),
-                    first=self._rows(0) if t else [],
-                    steering=measure.group_quality(aside, steered.completions, steered.judgements),
-                )
-                phase.write("metrics", rows, Metric)
+                asked = measure.asked(self.store, t, self.experiment.groups)
+                self.held_out.measure(phase, self._policy(0), self._policy(t), asked, self._rows(0) if t else [])
         self.progress.measured(t, rows := self._rows(t))
         return rows
 
@@ -281,13 +253,6 @@ class Loop:
 
     def _policy(self, version: int) -> Weights:
         return self.store.policy(self.experiment, self.base, version)
-
-    def _answered(self, prompts: Sequence[Query], samples: int, under: Sequence[int]) -> answering.Answered:
-        """Answers of the served policy, judged, with their likelihoods under these policy versions."""
-        pieces = self.engines.generator.stream(prompts, samples=[samples] * len(prompts), purpose="evaluation")
-        passes = [self.engines.scorer.likelihoods(self._policy(version)) for version in under]
-        report = partial(self.progress.generated, "evaluation")
-        return answering.answered(prompts, samples, pieces, self.engines.scorer.judging(prompts), passes, report)
 
     def _real_examples(self, count: int, seed: int) -> list[Example]:
         rows = self.task.real_examples(count, seed=seed)

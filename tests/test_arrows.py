@@ -69,13 +69,17 @@ ROOMS = {
         "what a pipeline logged, measured without its model",
         "config evaluation feedback shares studies tasks",
     ),
+    "held_out": (
+        "how any policy is measured, by a run or by itself: over protocols, whatever drew the answers",
+        "config evaluation protocols records selection storage",
+    ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",
         "config evaluation feedback records roofline shares sign_flips storage studies",
     ),
     "controller": (
         "the paper's algorithm over protocols: any task and engine can stand behind them",
-        "config evaluation protocols records seeds selection storage training",
+        "config evaluation held_out protocols records seeds selection storage training",
     ),
 }
 """For every room of scpl_ray, lowest first, why it stands where it stands, and the rooms that it may import.

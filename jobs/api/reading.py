@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # pandas takes a second to import
     import pandas as pd
     import pyarrow as pa
 
+    from scpl_ray.report.axes import Figure
     from scpl_ray.report.data import Part
-    from scpl_ray.report.figures import Figure
 
 
 class Report:
@@ -369,9 +369,11 @@ def _part(folder: Path) -> Part:
 
 def _figures(part: Part) -> Figures:
     from scpl_ray.report import figures
+    from scpl_ray.studies import verdicts
 
     there = [arm for arm in part.arms if arm in part.series.values]
-    return Figures(tuple(figures.draw_all(part, there[: figures.MAX_ARMS])))
+    family = verdicts.judge(part.series, part.study) if part.study is not None and part.study.claims else None
+    return Figures(tuple(figures.draw_all(part, there[: figures.MAX_ARMS], family)))
 
 
 def _report(folder: Path, output: str | Path | None) -> Report:

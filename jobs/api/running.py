@@ -69,7 +69,7 @@ def run(
         StoreError: the folder cannot be used.
         RuntimeError, OSError: the run stopped; :func:`resume` continues it.
     """
-    from jobs.driver import inputs
+    from jobs.driver import inputs, provenance
     from jobs.driver import run as driver
     from jobs.driver.ray_session import check_address
     from scpl_ray.storage.run_directory import Store
@@ -79,7 +79,8 @@ def run(
     task = driver.checked_plan(checked)[0]
     checked = inputs.anchored(checked)
     folder = Path(run_dir or driver.new_run_dir(checked)).expanduser()
-    return _play(Store.create(folder, checked, driver.versions()), checked, task, callbacks, verbose)
+    store = Store.create(folder, checked, driver.versions(), provenance.began())
+    return _play(store, checked, task, callbacks, verbose)
 
 
 def resume(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.benchmark.plain_simulation import simulate_plainly
-from jobs.cli import Arguments
+from jobs.commands.arguments import Arguments
 from jobs.configs import CONFIGS
 from jobs.driver import experiments
 from jobs.terminal.command import fail, split_arguments

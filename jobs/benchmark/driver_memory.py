@@ -202,6 +202,9 @@ class _Scorer:
         scores, self._scores = self._scores, []
         return scores
 
+    def benchmarks(self, policy: Weights, tasks: Sequence[str]) -> dict[str, float]:
+        return {}
+
     def judging(self, queries: Sequence[Query]) -> _Reading:
         by_id = {q.query_id: q for q in queries}
         return _Reading(lambda c: self._task.judge([(by_id[c.query_id], c.completion_id, c.text)])[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from actors.engines.registry import ENGINES
@@ -28,8 +29,21 @@ def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
     Raises:
         ConfigError: the folder, the models or the settings do not fit; the message lists every fault.
     """
+    _together((_cache, _rule, _lengths, _model, _reward_model), experiment, on_gpu)
+
+
+def check_measured(experiment: Experiment, *, on_gpu: bool) -> None:
+    """As :func:`check_config`, for an experiment whose model is measured and not trained.
+
+    Raises:
+        ConfigError: as :func:`check_config`.
+    """
+    _together((_cache, _model), experiment, on_gpu)
+
+
+def _together(checks: Sequence[Callable[[Experiment, bool], None]], experiment: Experiment, on_gpu: bool) -> None:
     found = []
-    for check in (_cache, _rule, _lengths, _model, _reward_model):
+    for check in checks:
         try:
             check(experiment, on_gpu)
         except ValueError as error:

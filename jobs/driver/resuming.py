@@ -49,6 +49,11 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
     store, before = locations.resume(run_dir, thorough=thorough)
     with contextlib.ExitStack() as unless_it_continues:
         unless_it_continues.callback(store.close)
+        if store.checkpoints:
+            raise StoreError(
+                f"--resume {run_dir}: holds measured checkpoints, no loop; give the command that measured them again, "
+                f"with --output {shlex.quote(run_dir)}"
+            )
         keys = dict(map(loading.parse_override, overrides))
         agreed = consent.code_of(before)
         keys = {key: references.anchored(value) if key in code.KEYS else value for key, value in keys.items()}

@@ -16,6 +16,7 @@ from typing import TextIO
 
 import ray
 
+from actors import harness
 from actors.engines import registry
 from actors.fleet import Fleet
 from actors.local_ray import LOOPBACK, NO_IDLE_WORKERS, on_loopback
@@ -42,6 +43,7 @@ from scpl_ray.own.sources import NO_CODE, Luggage
 from scpl_ray.protocols import Encode, Progress, RoundDone, Task
 from scpl_ray.records import Metric, Query
 from scpl_ray.report.seconds import phase_seconds
+from scpl_ray.report.text import short_names
 from scpl_ray.roofline import Machine
 from scpl_ray.selection.steering import steering_prompts
 from scpl_ray.storage import retention
@@ -150,6 +152,7 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
         ValueError: the data or the machine do not suffice for this experiment.
     """
     registry.check_installed(experiment)
+    harness.check(experiment)
     tracking.check(experiment)
     check_model(experiment)
     check_reward_model(experiment)
@@ -210,21 +213,7 @@ def run(
         callbacks: called after every round, besides ``loop.on_round``.
         screen: where people read; ``None``: standard output.
     """
-    os.environ.update(QUIET)
-    log_to(store.root / "logs" / "driver.log", verbose=verbose)
-    interrupts = Interrupts()
-    store.commits = interrupts.commit
-    with (
-        interrupts.handled(),
-        chatter_to(store.root / "logs" / "output.log") as terminal,
-        Display(screen or terminal, experiment.groups.names, experiment.loop.rounds) as display,
-    ):
-        interrupts.say = display.note
-        display.note(f"run directory {store.name}")
-        if store.name != str(store.root):
-            display.note(f"working copy {store.root}")
-        if task.data_report is not None:
-            display.note(str(task.data_report))
+    with displayed(store, experiment, task, verbose=verbose, screen=screen) as display:
         peaks = machine.measured(experiment) if store.manifest(0, "base") is None else None
         for line in unused_code(experiment):
             display.note(line)
@@ -244,6 +233,39 @@ def run(
         display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
         config = str(store.root / "config.yaml")
         display.note(closing_words(measured[0], measured[-1], experiment.groups.names, config))
+
+
+@contextlib.contextmanager
+def displayed(
+    store: Store, experiment: Experiment, task: Task, *, verbose: bool = False, screen: TextIO | None = None
+) -> Iterator[Display]:
+    """Inside, work on a run directory is shown, logged, and may be interrupted between two commits.
+
+    Args:
+        store: the run.
+        experiment: its config.
+        task: its task.
+        verbose: whether the log also holds debug messages.
+        screen: where people read; ``None``: standard output.
+    """
+    os.environ.update(QUIET)
+    log_to(store.root / "logs" / "driver.log", verbose=verbose)
+    interrupts = Interrupts()
+    store.commits = interrupts.commit
+    with (
+        interrupts.handled(),
+        chatter_to(store.root / "logs" / "output.log") as terminal,
+        Display(
+            screen or terminal, experiment.groups.names, experiment.loop.rounds, short_names(store.checkpoints)
+        ) as display,
+    ):
+        interrupts.say = display.note
+        display.note(f"run directory {store.name}")
+        if store.name != str(store.root):
+            display.note(f"working copy {store.root}")
+        if task.data_report is not None:
+            display.note(str(task.data_report))
+        yield display
 
 
 def rounds(
@@ -339,18 +361,35 @@ def _digests(base: Path) -> dict[str, str]:
 
 def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:
     """Run a loop to its end and turn whatever stops it into a message and an exit code (0, 1 or 130)."""
+    return watched(
+        store,
+        lambda: run(store, experiment, task, verbose=verbose),
+        lambda message: advice.resumed_with(message, store.name),
+    )
+
+
+def watched(store: Store, work: Callable[[], None], again: Callable[[str], str]) -> int:
+    """Do some work on a run directory, turn whatever stops it into a message, and close the directory.
+
+    Args:
+        store: the run.
+        work: what is done.
+        again: the command that continues it, given the message of what stopped it; empty after Ctrl-C.
+
+    Returns:
+        The exit code: 0, 1 or 130.
+    """
     try:
-        run(store, experiment, task, verbose=verbose)
+        work()
         return 0
     except KeyboardInterrupt:
-        again = advice.resumed_with("", store.name)
-        print(f"scpl: stopped; the state is on disk; continue with: {again}", file=sys.stderr)
+        print(f"scpl: stopped; the state is on disk; continue with: {again('')}", file=sys.stderr)
         return STOPPED
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         logger.exception("the run stopped")
-        again = advice.resumed_with(str(error), store.name)
         print(
-            f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; the state is on disk; continue with: {again}",
+            f"scpl: {masked(error)}\nlogs are in {store.root / 'logs'}; the state is on disk; continue with: "
+            f"{again(str(error))}",
             file=sys.stderr,
         )
         return 1

@@ -357,6 +357,6 @@ def _locked(folder: Path) -> Iterator[None]:
 if __name__ == "__main__":
     import typer
 
-    from jobs.cli import sweep
+    from jobs.commands.studies import sweep
 
     typer.run(sweep)

@@ -66,8 +66,9 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
     """Trials in one process, one after the other; those that need the same engines share them.
 
     The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
-    ``peaks`` (those of the machine, or ``None``), ``trial`` with ``folder`` (below the study's) and ``experiment``
-    (YAML), and in a search the ``sampled`` keys, whose hash then names the folder.
+    ``peaks`` (those of the machine, or ``None``), ``began`` (see :mod:`jobs.driver.provenance`), ``trial`` with
+    ``folder`` (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys, whose hash then
+    names the folder.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -77,6 +78,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         self._study = Path(config["study"])
         self._fleet = Fleet(self._study, cluster)
         self._peaks: Machine | None = config["peaks"]
+        self._began: Mapping[str, str] = config["began"]
         self._task: tuple[str, Task] | None = None
         self._store: SharingStore | None = None
         self._begin(config)
@@ -126,7 +128,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         self._experiment = experiments.loads(text, str(run_dir), sampled)
         # a trial that drew the same keys as another waits until that one has finished, and reads its rounds
         wait_s = SAME_KEYS_WAIT_S if sampled else LOCK_WAIT_S
-        self._store = open_or_create(run_dir, self._experiment, wait_s)
+        self._store = open_or_create(run_dir, self._experiment, self._began, wait_s)
         self._store.share(self._study, self._experiment)
         run.log_to(run_dir / "logs" / "driver.log", verbose=False)
         task = self._task_of(self._experiment)
@@ -153,8 +155,10 @@ def trial_folder(config: Mapping[str, Any]) -> str:
     return f"{SAMPLED}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_WAIT_S) -> SharingStore:
-    """The run directory of a trial, which is created or resumed.
+def open_or_create(
+    run_dir: Path, experiment: Experiment, began: Mapping[str, str], wait_s: float = LOCK_WAIT_S
+) -> SharingStore:
+    """The run directory of a trial, which is created, with what is known of its beginning, or resumed.
 
     Raises:
         StoreError: the directory cannot be used, or holds a run of another config.
@@ -163,7 +167,7 @@ def open_or_create(run_dir: Path, experiment: Experiment, wait_s: float = LOCK_W
     while True:
         try:
             if not (run_dir / "run.json").exists():
-                return SharingStore.create(run_dir, experiment, run.versions())
+                return SharingStore.create(run_dir, experiment, run.versions(), began)
             store, before = SharingStore.open(run_dir)
             break
         except InUseError:

@@ -21,7 +21,7 @@ from actors.fleet import asks
 from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
 from actors.placement.memory import Sizes, known_sizes
-from jobs.driver import machine, own_code
+from jobs.driver import machine, own_code, provenance
 from jobs.driver import run as loop
 from jobs.driver.shared_phases import INDEX
 from jobs.driver.trial import LoopTrial, trial_folder
@@ -187,6 +187,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
                     "study": str(folder),
                     "cluster": cluster.share(side_by_side),
                     "peaks": peaks,
+                    "began": provenance.began(),
                     "trial": tune.grid_search(space),
                 },
                 tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
@@ -252,6 +253,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
                     "study": str(folder),
                     "cluster": cluster.share(side_by_side),
                     "peaks": peaks,
+                    "began": provenance.began(),
                     "trial": {"folder": "", "experiment": loading.dump(trials[0].experiment)},
                     "sampled": {key: _sampler(values) for key, values in plan.axes.items()},
                 },

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from jobs.configs import CONFIGS, STUDIES
+from jobs.configs import CONFIGS, QUICK_START, STUDIES
 from scpl_ray.config import errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
@@ -43,6 +43,16 @@ def config_path(name: str) -> Path:
     if study.kind(loading.read(path)) is study.Study:
         raise ConfigError(f"{name} is a study; run it with: scpl sweep {shlex.quote(name)}")
     return path
+
+
+def base_name(path: Path | None) -> str:
+    """What a study calls the config in this file: its name if it is built in, so that it is found on every machine.
+
+    Args:
+        path: the file; ``None``: the quick start.
+    """
+    names = (name for name, file in CONFIGS.items() if file == path)
+    return QUICK_START if path is None else next(names, str(path.resolve()))
 
 
 def study_path(name: str) -> Path:

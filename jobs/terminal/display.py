@@ -15,6 +15,7 @@ from typing import TextIO
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,6 +32,7 @@ from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.report.seconds import PhaseSeconds
+from scpl_ray.report.text import visible
 
 TABLE_WIDTH = 160
 """The closing table of four groups needs this many columns."""
@@ -140,10 +142,19 @@ class Warnings(logging.Handler):
 class Display:
     """:class:`scpl_ray.protocols.Progress` on a terminal, or as plain lines where there is none."""
 
-    def __init__(self, screen: TextIO, groups: Sequence[str], rounds: int) -> None:
+    def __init__(self, screen: TextIO, groups: Sequence[str], rounds: int, names: Sequence[str] = ()) -> None:
+        """Show a run.
+
+        Args:
+            screen: where people read.
+            groups: names of the groups.
+            rounds: number of the last round.
+            names: what the rounds are called, where they are no rounds of a loop.
+        """
         self.console = wide_console(screen)
         self._groups = list(groups)
         self._rounds = rounds
+        self._names = list(names)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -175,7 +186,7 @@ class Display:
     def start(self, round_: int, phase: str, total: int) -> None:
         """A phase begins."""
         with self._lock:
-            description = f"round {round_}/{self._rounds} {phase.replace('_', ' ')}"
+            description = f"{self._called(round_)} {phase.replace('_', ' ')}"
             self._tasks[phase] = self._bars.add_task(description, total=total or None)
 
     def advance(self, phase: str, count: int) -> None:
@@ -200,8 +211,9 @@ class Display:
         more = f" (+{len(self._groups) - SHOWN_GROUPS})" if len(self._groups) > SHOWN_GROUPS else ""
         seconds = self._seconds.get(round_, {})
         parts = [
-            f"round {round_}/{self._rounds}",
-            f"shares {shares}{more}",
+            self._called(round_),
+            # nobody asks a checkpoint that is only measured
+            *([] if self._names else [f"shares {shares}{more}"]),
             *line_parts({row.metric: row.value for row in rows if row.group is None}),
         ]
         if seconds:
@@ -213,6 +225,9 @@ class Display:
             parts.append("read from disk")
         self.note("  ".join(parts))
 
+    def _called(self, round_: int) -> str:
+        return self._names[round_] if self._names else f"round {round_}/{self._rounds}"
+
 
 def restarts_line(restarts: Mapping[str, int]) -> str:
     """How often processes were restarted, by role, over a whole run."""
@@ -220,26 +235,39 @@ def restarts_line(restarts: Mapping[str, int]) -> str:
     return f"restarts: {', '.join(counts)}; why is in logs/driver.log" if counts else "restarts: none"
 
 
-def closing_table(rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str]) -> Table:
-    """One row per round: ``rounds`` holds the round, its metrics and its seconds."""
+def closing_table(
+    rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str], names: Sequence[str] = ()
+) -> Table:
+    """One row per round.
+
+    Args:
+        rounds: the number of each round, its metrics and its seconds.
+        groups: names of the groups.
+        names: what the rounds are called, where they are measured checkpoints; then columns of the loop are left out.
+    """
     table = Table(
-        title="each round: the shares that asked, and how the policy it trained answers",
+        title="each checkpoint: how it answers the same held-out prompts"
+        if names
+        else "each round: the shares that asked, and how the policy it trained answers",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
     )
-    table.add_column("round", justify="right", no_wrap=True)
+    table.add_column("checkpoint" if names else "round", justify="left" if names else "right", no_wrap=True)
     shown = list(groups)[:SHOWN_GROUPS]
     columns: list[tuple[MetricKind, str | None]] = [
         (kind, group) for kind in CATALOGUE if kind.column for group in ((None,) if kind.overall else shown)
     ]
-    names = (kind.column if group is None else f"{kind.column}\n{group}" for kind, group in columns)
-    for name in (*names, "seconds"):
+    if names:
+        measured = {(row.metric, row.group) for _, rows, _ in rounds for row in rows}
+        columns = [(kind, group) for kind, group in columns if (kind.name, group) in measured]
+    headings = (kind.column if group is None else f"{kind.column}\n{group}" for kind, group in columns)
+    for name in (*headings, "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for round_, rows, seconds in rounds:
         table.add_row(
-            str(round_),
+            escape(visible(names[round_])) if names else str(round_),
             *(_cell(lookup(rows, kind.name, group), kind.form) for kind, group in columns),
             f"{seconds:.1f}",
         )

@@ -441,6 +441,9 @@ class Evaluation(Section):
     steering_prompts_per_group: PositiveInt = 50
     """Held-out group prompts beside those, asked once a round only where selection steers by quality (``reweight``),
     so that no remedy is tuned on what it is judged by. Texts that are evaluated too are left out of them."""
+    lm_eval: Names = ()
+    """Tasks of lm-evaluation-harness that every policy is asked too, e.g. ``[arc_easy]``; ``pip install lm_eval``
+    brings it, and it fetches their data from the Hub."""
 
 
 class Store(Section):

@@ -13,6 +13,7 @@ from scpl_ray.evaluation.metric_kind import DriftNeutral, Figure, MetricKind, Qu
 
 __all__ = [
     "CATALOGUE",
+    "HARNESS",
     "PREFERENCE",
     "DriftNeutral",
     "Figure",
@@ -33,13 +34,14 @@ def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool
     return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")
 
 
-_fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0)
-_log_odds = functools.partial(MetricKind, unit="log-odds")
+_fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0, span=0.1)
+_log_odds = functools.partial(MetricKind, unit="log-odds", span=1.0)
 _apart = functools.partial(MetricKind, unit="nats per token", low=0.0, overall=True, better="lower")
 
 CATALOGUE = (
     _fraction(
         name="share",
+        span=0.2,
         definition="Share of the round's queries that the group sends (in round 0: of round 1's).",
         per_group=True,
         column="share",
@@ -117,6 +119,7 @@ CATALOGUE = (
         name="total_variation_balanced",
         unit="fraction",
         high=1.0,
+        span=0.2,
         drift_neutral=_tested("distance", "balanced"),
         definition="Total variation distance of the kinds' shares from equal shares, less what counting so few "
         "answers adds: without a distance it is 0 on average, and may fall below.",
@@ -128,6 +131,7 @@ CATALOGUE = (
         name="total_variation_round0",
         unit="fraction",
         high=1.0,
+        span=0.2,
         drift_neutral=_tested("distance", "round0"),
         definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
         "answers adds to it.",
@@ -137,6 +141,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kl_balanced",
+        span=0.1,
         drift_neutral=_tested("distance", "balanced"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from equal shares, less what counting "
         "adds, (K - 1) / (2 n) with n answers of a kind.",
@@ -146,6 +151,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kl_round0",
+        span=0.1,
         drift_neutral=_tested("distance", "round0"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
         "counting adds in both rounds: finite where round 0 lacked a kind.",
@@ -223,6 +229,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kind_difference_balanced",
+        span=0.2,
         definition="Share of the group's kind minus the equal share.",
         unit="fraction",
         low=-1.0,
@@ -231,6 +238,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="kind_difference_round0",
+        span=0.2,
         definition="Share of the group's kind minus that of round 0.",
         unit="fraction",
         low=-1.0,
@@ -268,6 +276,7 @@ CATALOGUE = (
     ),
     _fraction(
         name="disparate_gap",
+        chance="disparate_gap_null",
         line="gap",
         definition="Best minus worst mean quality over the groups.",
         overall=True,
@@ -393,6 +402,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="perplexity_round0",
+        span=1.0,
         definition="Perplexity of the answers under the base model.",
         unit="perplexity",
         low=1.0,
@@ -406,6 +416,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="perplexity_current",
+        span=1.0,
         definition="Perplexity of the answers under the policy that wrote them, where a collapsing policy finds its "
         "own answers ever more likely.",
         unit="perplexity",
@@ -463,12 +474,19 @@ CATALOGUE = (
         per_group=True,
     ),
 )
-"""Every metric; the exact names before the patterns that would match them too."""
+"""Every metric of the evaluation itself; the exact names before the patterns that would match them too."""
+HARNESS = MetricKind(
+    name="lm_eval_<task>",
+    definition="Score of a task of lm-evaluation-harness, as that package counts it (`evaluation.lm_eval`).",
+    unit="score",
+    overall=True,
+)
+"""The metrics that another package counts, where a config asks for them; they follow those of :data:`CATALOGUE`."""
 
 
 def kind_of(name: str) -> MetricKind | None:
     """The kind of a metric; ``None`` for one that no run measures."""
-    return next((kind for kind in CATALOGUE if kind.matches(name)), None)
+    return next((kind for kind in (*CATALOGUE, HARNESS) if kind.matches(name)), None)
 
 
 def words(name: str) -> str:
@@ -479,4 +497,4 @@ def words(name: str) -> str:
 
 def searchable() -> tuple[str, ...]:
     """Names and patterns of what a search may optimise."""
-    return tuple(kind.name for kind in CATALOGUE if kind.searchable)
+    return tuple(kind.name for kind in (*CATALOGUE, HARNESS) if kind.searchable)

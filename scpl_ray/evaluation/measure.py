@@ -72,7 +72,11 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         StoreError: a phase is missing, or they do not belong together.
     """
     if round_ == 0:
-        return Asked(0, dict(zip(groups.names, groups.shares, strict=True)), {}, {})
+        # checkpoints are measured without users, whose shares would be told here
+        shares = {} if store.checkpoints else dict(zip(groups.names, groups.shares, strict=True))
+        return Asked(0, shares, {}, {})
+    if store.checkpoints:
+        return Asked(round_, {}, {}, {}, base_quality=_first(store))
     asked = store.table(round_, "queries", "queries", Query, ["query_id", "group"])
     group_of = dict(zip(asked["query_id"].to_pylist(), asked["group"].to_pylist(), strict=True))
     rewards: dict[str, list[float]] = {name: [] for name in groups.names}
@@ -90,9 +94,6 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         raise StoreError(
             f"{store.name}: selection and dataset of round {round_} are not both committed; resume the run"
         )
-    first = per_prompt(
-        store.read(0, "evaluation", "completions", Completion), store.read(0, "evaluation", "judgements", Judgement)
-    )
     kept = facts.by_group(selection, "shares_after", groups.names, store.name)
     shares = facts.shares(store.read_json(round_, "queries", "shares"), groups.names, f"{store.name}: round {round_}")
     return Asked(
@@ -100,9 +101,16 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         shares,
         rewards,
         {**selection.facts, "shares_after": [*kept.values()]},
-        base_quality=first,
+        base_quality=_first(store),
         # a round that an older version began has no shares of the loss
         loss=dataset.facts.get("loss_shares", {}),
+    )
+
+
+def _first(store: Store) -> dict[str, float]:
+    """Mean quality of the answers to each prompt in round 0, by query id."""
+    return per_prompt(
+        store.read(0, "evaluation", "completions", Completion), store.read(0, "evaluation", "judgements", Judgement)
     )
 
 

@@ -7,7 +7,7 @@ import re
 from typing import Literal
 
 Figure = Literal["shares", "preference", "disparity", "diversity", "perplexity"]
-_PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+"}
+_PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+", "<task>": r".+"}
 """What a placeholder of a name stands for, as regular expressions."""
 
 
@@ -44,7 +44,8 @@ class MetricKind:
     """A metric, or a family of metrics whose names share a pattern."""
 
     name: str
-    """In the metrics table; ``<k>`` stands for a number from 1 on, ``<term>`` for the name of a part of the quality."""
+    """In the metrics table; ``<k>`` stands for a number from 1 on, ``<term>`` for the name of a part of the quality,
+    ``<task>`` for a task of another package and the name of its score."""
     definition: str
     """One sentence."""
     unit: str
@@ -79,6 +80,10 @@ class MetricKind:
     """How it is tested between seeds; ``None``: as the mean of its own numbers."""
     quality_behind: QualityBehind | None = None
     """Of gaps, whose fall is good news only if quality did not fall with it; ``None``: it is no gap."""
+    chance: str = ""
+    """The metric that says how large this one is by chance alone; empty: it is not known, or nothing."""
+    span: float = 0.0
+    """Smallest height of an axis that shows it, so that noise is not drawn as large as an effect; 0: any."""
     gauge: str = ""
     """Its gauge on the Prometheus endpoint; empty: it has none."""
     gauge_help: str = ""

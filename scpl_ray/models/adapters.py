@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -112,13 +112,27 @@ def save_adapter(tensors: Mapping[str, Tensor], config: LoraConfig, base: Path, 
 
 
 def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> None:
-    """Write ``base`` with the adapter added to its weights; the sum is taken in float32 and stored as ``dtype``."""
+    """Write ``base`` with an adapter of any kind that PEFT can merge; the sum is taken in float32, stored as ``dtype``.
+
+    For a plain LoRA adapter the weights are those of :func:`merged_weights` to the bit.
+
+    Raises:
+        ValueError: the adapter has no weights that could be added, or does not fit the base model.
+    """
     model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
-    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    scaling = config["lora_alpha"] / config["r"]
-    merged = merged_weights(model, weights, load_file(adapter / ADAPTER_WEIGHTS), scaling)
-    save_model(model.to(dtype), base, folder, {name: tensor.to(dtype) for name, tensor in merged.items()})
+    if PeftConfig.from_pretrained(adapter).is_prompt_learning:
+        raise ValueError(
+            f"{adapter}: is a learned prompt (PEFT), which cannot be merged into a model; give an adapter of weights, "
+            "such as LoRA, or a merged model"
+        )
+    try:
+        whole = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{adapter}: does not fit the base model {base} ({' '.join(str(error).split())[:200]}); say where its own "
+            "base model lies with model.name=FOLDER"
+        ) from error
+    save_model(whole.to(dtype), base, folder)
 
 
 def merged_weights(

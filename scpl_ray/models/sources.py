@@ -271,6 +271,15 @@ def _no_folder(key: str, name: str) -> ValueError:
     return ValueError(f"{key}: {name}: no such folder; give a folder with a model, a Hub id, or {smollm2.NAME}")
 
 
+def located(name: str, key: str, revision: str | None, trust_remote_code: bool) -> Path:
+    """The folder of a model with its weights; a Hub model is downloaded.
+
+    Raises:
+        ValueError: there is no such model; the message names ``key``.
+    """
+    return _locate(name, key, revision, trust_remote_code, weights=True)
+
+
 def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, *, weights: bool) -> Path:
     """The local folder itself, or the folder of a downloaded snapshot of a Hub model."""
     folder = Path(name).expanduser()

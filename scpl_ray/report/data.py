@@ -18,6 +18,7 @@ from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import MOST_BYTES
 from scpl_ray.storage.run_directory import Reader
+from scpl_ray.storage.run_facts import COMMAND, COMMIT
 from scpl_ray.studies import results, study
 from scpl_ray.studies.series import Series
 from scpl_ray.studies.study import FAILED_FILE, STUDY_FILE, Study, arm_folder, arm_label
@@ -35,6 +36,8 @@ class Run:
     reader: Reader
     experiment: Experiment
     versions: Mapping[str, str]
+    began: Mapping[str, str]
+    """Command line and commit, where they were noted; see :mod:`scpl_ray.storage.run_facts`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +73,12 @@ class Part:
     """Notes that a reader must know about this folder."""
     sessions: tuple[Session, ...] = ()
     """The commands that worked on the study."""
+    checkpoints: tuple[str, ...] = ()
+    """The models that were measured, in the order of the rounds; empty: the rounds are those of loops."""
 
 
 def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path, str] | None = None) -> list[Part]:
-    """Read study folders and run directories; all run directories make one part, at the end.
+    """Read study folders and run directories; all runs of loops make one part, at the end.
 
     Args:
         paths: one or more study folders or run directories.
@@ -85,23 +90,29 @@ def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path
         ConfigError: a study file that cannot be read.
         ValueError: a damaged results table.
     """
-    studies, runs = [], []
+    parts: list[Part] = []
+    runs: list[Run] = []
     for path in dict.fromkeys(p.resolve() for p in paths):
         name = (names or {}).get(path, str(path))
         if (path / STUDY_FILE).is_file():
-            studies.append(_study(path, configs))
+            parts.append(_study(path, configs))
         elif (path / "run.json").is_file():
-            runs.append(_run(path, name=name))
+            run = _run(path, name=name)
+            if run.reader.checkpoints:
+                parts.append(_single([run]))
+            else:
+                runs.append(run)
         else:
             what = "no such folder" if not path.exists() else f"neither {STUDY_FILE} nor run.json in it"
             raise StoreError(f"{name}: {what}; give the folder of a study or of a run")
-    return [*studies, *([_single(runs)] if runs else [])]
+    return [*parts, *([_single(runs)] if runs else [])]
 
 
 def _run(folder: Path, arm: str = "", name: str | None = None) -> Run:
     reader, experiment = Reader.open(folder, name)
     versions = {str(package): str(version) for package, version in reader.facts.get("versions", {}).items()}
-    return Run(arm or experiment.name, experiment.seed, reader, experiment, versions)
+    began = {key: str(reader.facts[key]) for key in (COMMAND, COMMIT) if key in reader.facts}
+    return Run(arm or experiment.name, experiment.seed, reader, experiment, versions, began)
 
 
 def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
@@ -196,6 +207,7 @@ def _single(runs: Sequence[Run]) -> Part:
         runs=tuple(named),
         gaps=tuple(_unfinished(named)),
         notes=(),
+        checkpoints=named[0].reader.checkpoints,
     )
 
 

@@ -38,9 +38,9 @@ class Selected:
 
 
 def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
-    """Statistics of selection in an arm; ``None`` if it has no self-consuming round yet."""
+    """Statistics of selection in an arm; ``None`` if it has no self-consuming round yet, or selects nothing."""
     last = series.last(arm)
-    if last < 1:
+    if last < 1 or not series.groups(arm, "kept_share"):
         return None
 
     def mean(metric: str, group: str | None = None) -> float:

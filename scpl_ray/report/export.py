@@ -12,8 +12,10 @@ from scpl_ray.config import Experiment
 from scpl_ray.report import text, words
 from scpl_ray.report.data import Part
 from scpl_ray.storage.files import write_atomically
+from scpl_ray.storage.run_facts import COMMIT
 from scpl_ray.studies import verdicts
 
+PACKAGE = "scpl_ray"
 COLUMNS = ("question", "claim", "contrast", "metric", "estimate", "low", "high", "seeds", "p_adjusted", "verdict")
 REFERENCES = r"""@inproceedings{wang-etal-2026-observations,
   title = {Observations and Remedies for Large Language Model Bias in Self-Consuming Performative Loop},
@@ -57,8 +59,8 @@ def write(parts: Sequence[Part], folder: Path, *, csv: bool, latex: bool) -> lis
     written = {"claims.csv": as_csv(rows)} if csv else {}
     if latex:
         paragraphs = "\n\n".join(escaped(methods(part)) for part in parts)
-        references = REFERENCES.replace("VERSION", __version__)
-        written |= {"claims.tex": as_latex(rows), "methods.tex": f"{paragraphs}\n", "references.bib": references}
+        cited = references(parts[0])
+        written |= {"claims.tex": as_latex(rows), "methods.tex": f"{paragraphs}\n", "references.bib": cited}
     for name, content in written.items():
         write_atomically(folder / name, content.encode())
     return [folder / name for name in written]
@@ -86,21 +88,37 @@ def claims(part: Part) -> Iterator[tuple[str, ...]]:
 
 
 def methods(part: Part) -> str:
-    """A paragraph that states what was run, from the configs: what is the same in all arms, and the tests."""
+    """A paragraph that states what was run, from the records: what all arms have alike, the tests, the condition."""
+    return f"{stated(part)} {words.condition(part)}"
+
+
+def stated(part: Part) -> str:
+    """The same paragraph, without what its intervals are conditional on."""
     experiments = list(part.experiments.values())
     if not experiments:
         return f"{part.title}: the configs of the runs are not known."
     one = experiments[0]
-    arms = f"{len(part.arms)} arm{'s' if len(part.arms) > 1 else ''}"
+    asked = (
+        f"{_all(experiments, lambda e: str(e.evaluation.prompts_per_group))} held-out prompts per group "
+        f"({', '.join(one.groups.names)}) and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that "
+        f"reveal no group, with {_all(experiments, lambda e: str(e.evaluation.samples_per_prompt))} answers each at "
+        f"temperature {_all(experiments, lambda e: f'{e.generation.temperature:g}')}"
+    )
+    if part.checkpoints:
+        names = ", ".join(text.short_names(part.checkpoints))
+        return (
+            f"{part.title}: we measured {len(part.checkpoints)} models ({names}) on the task "
+            f"{text.base_name(one.task.name)}{_made_with(part)}. All were asked the same {asked}, with the same "
+            "seed per answer."
+        )
     model = (
         "the analytic mode, in which kinds of text are counted instead of written"
         if _simulated(part)
-        else (f"the model {_all(experiments, lambda e: e.model.name)}")
+        else f"the model {_all(experiments, lambda e: text.base_name(e.model.name))}"
     )
     sentences = [
-        f"{part.title}: we ran {arms} with {len(part.series.seeds)} seeds each and "
-        f"{_all(experiments, lambda e: str(e.loop.rounds))} self-consuming rounds (Wang et al., 2026) on the task "
-        f"{_all(experiments, lambda e: e.task.name)} with {model}, using scpl_ray {__version__}.",
+        f"{part.title}: we ran {_size(part)} self-consuming rounds (Wang et al., 2026) on the task "
+        f"{_all(experiments, lambda e: text.base_name(e.task.name))} with {model}{_made_with(part)}.",
         f"In every round {_all(experiments, lambda e: str(e.queries.prompts_per_round))} queries of the groups "
         f"{', '.join(one.groups.names)}, at first in the shares {', '.join(f'{s:g}' for s in one.groups.shares)}, got "
         f"{_all(experiments, lambda e: str(e.generation.samples_per_prompt))} completions each at temperature "
@@ -108,8 +126,7 @@ def methods(part: Part) -> str:
         f"{_all(experiments, lambda e: e.selection.strategy)}, training "
         f"{_all(experiments, lambda e: f'{e.training.objective} ({e.loop.kind})')}, and the next round's shares "
         f"followed the rule {_all(experiments, lambda e: e.feedback.rule)}.",
-        f"Policies were measured on {_all(experiments, lambda e: str(e.evaluation.prompts_per_group))} held-out "
-        f"prompts per group and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that reveal no group.",
+        f"Policies were measured on {asked}.",
     ]
     if part.study is not None and part.study.claims:
         count = len(part.study.claims)
@@ -118,7 +135,37 @@ def methods(part: Part) -> str:
             "differences between arms seed by seed, by a two-sided sign-flip test whose p-value is at least that of a "
             "skewness-corrected t-test; p-values are adjusted by Holm's method (1979) over all claims at the 5% level."
         )
-    return " ".join([*sentences, words.condition(part)])
+    return " ".join(sentences)
+
+
+def references(part: Part) -> str:
+    """The BibTeX entries that a paragraph of :func:`methods` cites, with the version that made the results."""
+    return REFERENCES.replace("VERSION", _version(part) or __version__)
+
+
+def _size(part: Part) -> str:
+    """How many arms, seeds and rounds have results, in words."""
+    there = [arm for arm in part.arms if arm in part.series.values]
+    seeds = sorted({int((part.series.reached(arm) >= 0).sum()) for arm in there})
+    rounds = sorted({part.series.last(arm) for arm in there})
+    arms = f"{len(there)} arm{'s' if len(there) != 1 else ''}"
+    if len(there) < len(part.arms):
+        arms += f" (of {len(part.arms)}; the others have no result)"
+    each = " each" if len(there) > 1 else ""
+    shown = " to ".join(map(str, seeds if len(seeds) < 3 else (seeds[0], seeds[-1])))
+    return f"{arms} with {shown} seed{'s' if seeds != [1] else ''}{each} and {' or '.join(map(str, rounds))}"
+
+
+def _version(part: Part) -> str:
+    """The version of this project by which the runs were made; empty where none was noted."""
+    return " and ".join(sorted({run.versions[PACKAGE] for run in part.runs if PACKAGE in run.versions}))
+
+
+def _made_with(part: Part) -> str:
+    """The version and the commit of this project, as a part of a sentence."""
+    commits = sorted({run.began[COMMIT] for run in part.runs if COMMIT in run.began})
+    version = f", using {PACKAGE} {_version(part)}".rstrip()
+    return version + (f" (commit {' and '.join(commits)})" if commits else "")
 
 
 def as_latex(rows: Sequence[Sequence[str]]) -> str:

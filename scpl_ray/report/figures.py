@@ -1,30 +1,38 @@
-"""Figures of the paths over rounds with bands between seeds, as SVG and PNG."""
+"""Figures of the paths over rounds with bands between seeds, as SVG and PNG; those of claims are drawn elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.catalogue import Figure as Drawing
+from scpl_ray.report import forest, within
+from scpl_ray.report.axes import (
+    COLOURS,
+    LEGEND_INCHES,
+    LINES,
+    MARKERS,
+    PANEL_INCHES,
+    SOFT,
+    Figure,
+    clipped,
+    drawing,
+    dress,
+    file_name,
+    legend,
+    limits,
+)
 from scpl_ray.report.data import Part
-from scpl_ray.report.text import metric_name, number, visible
-from scpl_ray.shares import IntArray
-from scpl_ray.studies.series import MeanPath, Series, mean_path
+from scpl_ray.report.text import cut_name, metric_name, number, short_names, visible
+from scpl_ray.shares import FloatArray, IntArray
+from scpl_ray.studies.series import MeanPath, mean_path
+from scpl_ray.studies.verdicts import Family
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe and Ito's palette, which suits all kinds of colour vision, without yellow, which is too light for lines."""
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 MAX_ARMS = 14
 """Largest number of arms in one figure."""
 MAX_POINTS = 200
@@ -33,12 +41,13 @@ MAX_GROUPS = 4
 """Largest number of groups whose shares get a separate panel."""
 BANDS_UP_TO = 4
 """With more arms in a figure, shaded bands would hide each other, so that intervals are drawn as bars."""
-WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
-
-MARGIN = 0.02
+MAX_NAMES = 12
+"""Largest number of checkpoints whose names stand below an axis."""
 
 Panel = tuple[str, str | None]
 """The metric and the group of a panel."""
+Paths = Mapping[Panel, Mapping[str, MeanPath]]
+"""The paths of a figure, by panel and arm."""
 
 TITLES: Mapping[Drawing, str] = {
     "preference": "Preference bias on neutral prompts",
@@ -49,25 +58,13 @@ TITLES: Mapping[Drawing, str] = {
 """Titles of the figures of metrics over all groups."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One figure."""
-
-    name: str
-    """Name of its files, without the extension."""
-    title: str
-    alt: str
-    """Description of the figure in words."""
-    svg: bytes
-    png: bytes
-
-
-def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
+def draw_all(part: Part, arms: Sequence[str], family: Family | None = None) -> list[Figure]:
     """Draw the figures of a part; panels for which no arm has a number are left out.
 
     Args:
         part: the results.
         arms: the arms to draw, at most ``MAX_ARMS``.
+        family: the claims with their verdicts; ``None``: there are none.
     """
     series = part.series
     groups = list(dict.fromkeys(g for arm in arms for g in series.groups(arm, "share")))
@@ -83,50 +80,49 @@ def draw_all(part: Part, arms: Sequence[str]) -> list[Figure]:
         panel = (claim.metric, claim.group)
         if panel not in drawn:
             drawn.add(panel)
-            name = "claim-" + "-".join(str(p) for p in panel if p).replace("_", "-")
-            plans.append(("".join(c if c.isalnum() or c == "-" else "_" for c in name), "Metric of a claim", [panel]))
+            plans.append((file_name(["claim", *(p for p in panel if p)]), "Metric of a claim", [panel]))
     figures = []
+    inside = {arm: within.of_arm(part, arm) for arm in arms}
     for name, title, panels in plans:
         there = [p for p in panels if any(not np.isnan(series.path(arm, *p)).all() for arm in arms)]
         if there:
-            figures.append(_draw(series, name, title, there, arms))
-    return figures
+            paths = {p: {arm: _path(part, arm, p, inside[arm]) for arm in arms} for p in there}
+            figures.append(_draw(part, name, title, paths, arms))
+    return [*figures, *(forest.draw_all(part.series, family) if family else [])]
 
 
 def _overall(name: Drawing) -> list[Panel]:
     return [(kind.name, None) for kind in CATALOGUE if kind.figure == name]
 
 
-def _draw(series: Series, name: str, title: str, panels: Sequence[Panel], arms: Sequence[str]) -> Figure:
-    paths = {panel: {arm: mean_path(series.path(arm, *panel)) for arm in arms} for panel in panels}
+def _path(part: Part, arm: str, panel: Panel, inside: within.Intervals) -> MeanPath:
+    """The mean between seeds with its interval, clipped to what the metric can be; of one seed, the run's own."""
+    path = mean_path(part.series.path(arm, *panel))
+    low, high = inside.get(panel, (path.low, path.high))
+    kind = kind_of(panel[0])
+    return dataclasses.replace(path, low=clipped(low, kind), high=clipped(high, kind))
+
+
+def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) -> Figure:
     columns = 1 if max(map(len, arms), default=0) > 26 else 2
-    height = PANEL_INCHES * len(panels) + LEGEND_INCHES * -(-len(arms) // columns) + 0.4
-    with (
-        matplotlib.rc_context(
-            {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9.0}
-        ),
-        warnings.catch_warnings(),
-    ):
-        # the SVG contains text as text; only the PNG may lack a glyph
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas = Canvas(figsize=(WIDTH_INCHES, height), layout="constrained")
-        FigureCanvasAgg(canvas)
-        axes = canvas.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
-        for axis, panel in zip(axes, panels, strict=True):
+    height = PANEL_INCHES * len(paths) + LEGEND_INCHES * -(-len(arms) // columns) + 0.4
+    names = short_names(part.checkpoints)
+    with drawing(name, title, _alt(title, paths, names), height) as (canvas, done):
+        axes = canvas.subplots(len(paths), 1, squeeze=False, sharex=True)[:, 0]
+        for axis, (panel, by_arm) in zip(axes, paths.items(), strict=True):
             for row, arm in enumerate(arms):
-                _line(axis, paths[panel][arm], row, visible(arm), len(arms))
-            _dress(axis, panel)
-        axes[-1].set_xlabel("round")
-        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        canvas.suptitle(visible(title), fontsize=10, fontweight="bold", x=0.02, ha="left")
-        handles, labels = axes[0].get_legend_handles_labels()
-        canvas.legend(
-            handles, labels, loc="outside lower left", ncols=columns, fontsize=8, frameon=False, handlelength=3.2
-        )
-        svg, png = io.BytesIO(), io.BytesIO()
-        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        canvas.savefig(png, format="png", dpi=160)
-    return Figure(name, title, _alt(title, paths), svg.getvalue(), png.getvalue())
+                _line(axis, by_arm[arm], row, visible(arm), len(arms))
+            _dress(part, axis, panel, by_arm)
+        if names:
+            axes[-1].set_xlabel("checkpoint")
+            if len(names) <= MAX_NAMES:
+                shown = [visible(cut_name(one)) for one in names]
+                axes[-1].set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize=7)
+        else:
+            axes[-1].set_xlabel("round")
+            axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend(canvas, axes[0], columns)
+    return done[0]
 
 
 def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None:
@@ -159,32 +155,47 @@ def _drawn_rounds(n: int) -> IntArray:
     return np.unique(np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(np.int64))
 
 
-def _dress(axis: Axes, panel: Panel) -> None:
+def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath]) -> None:
     metric, group = panel
-    axis.set_title(visible(metric_name(metric, group)), fontsize=9, loc="left")
+    dress(axis, metric_name(metric, group))
     axis.grid(axis="y", color="#dddddd", lw=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
     kind = kind_of(metric)
-    if kind is not None and kind.is_fraction:
-        # a t-interval of few seeds may extend beyond the possible values
-        low, high = axis.get_ylim()
-        axis.set_ylim(max(low, -MARGIN), min(high, 1.0 + MARGIN))
+    shown = [np.concatenate([path.mean, path.low, path.high]) for path in by_arm.values()]
+    if kind is not None and kind.chance and group is None:
+        chance = _chance(part, by_arm, kind.chance)
+        shown.append(chance)
+        if np.isfinite(chance).any():
+            rounds = _drawn_rounds(len(chance))
+            axis.plot(rounds, chance[rounds], color=SOFT, lw=1.0, ls=(0, (1, 1.5)), label="by chance alone")
+    finite = np.concatenate(shown)
+    finite = finite[np.isfinite(finite)]
+    if len(finite):
+        span, lowest, highest = (kind.span, kind.low, kind.high) if kind is not None else (0.0, None, None)
+        ends = float(finite.min()), float(finite.max())
+        axis.set_ylim(*limits(*ends, span=span, lowest=lowest, highest=highest))
     if kind is not None and kind.unit == "log-odds":
-        axis.axhline(0.0, color="#777777", lw=0.8)
+        axis.axhline(0.0, color=SOFT, lw=0.8)
 
 
-def _alt(title: str, paths: dict[Panel, dict[str, MeanPath]]) -> str:
+def _chance(part: Part, arms: Mapping[str, MeanPath], metric: str) -> FloatArray:
+    """How large a metric is by chance alone, per round: the mean over arms and seeds, which differ by little."""
+    paths = [part.series.path(arm, metric) for arm in arms]
+    rounds = max((path.shape[1] for path in paths), default=0)
+    whole = np.concatenate(
+        [np.pad(path, ((0, 0), (0, rounds - path.shape[1])), constant_values=np.nan) for path in paths]
+    )
+    return mean_path(whole).mean
+
+
+def _alt(title: str, paths: Paths, names: Sequence[str]) -> str:
     parts = []
     for (metric, group), by_arm in paths.items():
         ends = []
         for arm, path in by_arm.items():
             there = np.flatnonzero(~np.isnan(path.mean))
             if len(there):
-                first, last = there[0], there[-1]
-                ends.append(
-                    f"{arm} from {number(float(path.mean[first]))} in round {first} to "
-                    f"{number(float(path.mean[last]))} in round {last}"
-                )
+                where = [names[t] if names else f"round {t}" for t in (there[0], there[-1])]
+                first, last = (number(float(path.mean[t])) for t in (there[0], there[-1]))
+                ends.append(f"{arm} from {first} in {where[0]} to {last} in {where[1]}")
         parts.append(f"{metric_name(metric, group)}: {'; '.join(ends)}")
     return f"Line chart. {title}. {'. '.join(parts)}."

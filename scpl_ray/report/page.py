@@ -16,11 +16,13 @@ import numpy as np
 from markupsafe import Markup
 
 from scpl_ray.config import Experiment, Section
-from scpl_ray.report import evidence, figures, sessions, text, words
+from scpl_ray.report import evidence, export, figures, headline, sessions, text, within, words
+from scpl_ray.report.axes import Figure
 from scpl_ray.report.data import Part
-from scpl_ray.report.figures import MAX_ARMS, Figure
+from scpl_ray.report.figures import MAX_ARMS
 from scpl_ray.report.seconds import PhaseSeconds, phase_seconds
 from scpl_ray.storage.files import write_atomically
+from scpl_ray.storage.run_facts import COMMAND
 from scpl_ray.studies import verdicts
 from scpl_ray.studies.series import mean_path
 from scpl_ray.studies.verdicts import ArmFlags, Family
@@ -31,6 +33,8 @@ MAX_CLAIMS = 60
 """Largest number of claims in the page's table."""
 MAX_GAPS = 50
 """Largest number of missing runs listed on the page."""
+MAX_COMMANDS = 10
+"""Largest number of command lines listed on the page."""
 UNSHOWN_KEYS = ("name", "seed")
 
 
@@ -57,7 +61,7 @@ def view(part: Part, slug: str) -> View:
     shown = tuple(there[:MAX_ARMS])
     family = verdicts.judge(part.series, part.study) if part.study is not None and part.study.claims else None
     described = {arm: verdicts.flags(part.series, arm, part.experiments.get(arm)) for arm in there}
-    drawn = tuple(figures.draw_all(part, shown))
+    drawn = tuple(figures.draw_all(part, shown, family))
     return View(slug, part, shown, family, described, drawn, _differing(part.experiments))
 
 
@@ -115,6 +119,11 @@ def _context(one: View) -> dict[str, Any]:
     there = [m for m in changes if any(m in one.flags[arm].ends for arm in one.shown)]
     return {
         "part": part,
+        "headline": _headline(one),
+        "step": "checkpoint" if part.checkpoints else "round",
+        "names": text.short_names(part.checkpoints),
+        "first": text.short_names(part.checkpoints)[0] if part.checkpoints else "round 0",
+        "bands": _bands(part),
         "shown": one.shown,
         "facts": _facts(one),
         "usual": usual,
@@ -139,7 +148,35 @@ def _context(one: View) -> dict[str, Any]:
         "condition": words.condition(part),
         "bases": words.between_bases(part),
         "versions": _versions(part),
+        "began": _began(part),
+        "methods": export.stated(part),
+        "references": export.references(part),
     }
+
+
+def _headline(one: View) -> str:
+    """What was found, in a sentence or two; empty where no arm has a result."""
+    if one.family is not None:
+        return headline.of_claims(one.family)
+    return headline.of_changes(one.part, one.flags[one.shown[0]]) if one.shown else ""
+
+
+def _bands(part: Part) -> str:
+    """What the bands of the figures are."""
+    if len(part.series.seeds) > 1:
+        return "Mean between seeds per round; bands or bars: 95% t-intervals between seeds."
+    if any(within.of_arm(part, arm) for arm in part.arms):
+        return (
+            "One seed. Bands or bars: 95% intervals within the run, of counting and judging its own answers; another "
+            "seed may differ by more."
+        )
+    return "Mean between seeds per round; bands or bars: 95% t-intervals between seeds (none: there is one seed)."
+
+
+def _began(part: Part) -> list[tuple[str, int]]:
+    """The different command lines by which the runs were begun, each with the number of runs."""
+    commands = [run.began[COMMAND] for run in part.runs if COMMAND in run.began]
+    return [(command, commands.count(command)) for command in dict.fromkeys(commands)][:MAX_COMMANDS]
 
 
 def _phase_seconds(part: Part, arm: str) -> list[PhaseSeconds]:
@@ -158,7 +195,11 @@ def _facts(one: View) -> dict[str, str]:
     return {
         "Arms": f"{len(one.flags)} of {len(part.arms)} have results",
         "Seeds": f"{len(seeds)} of {planned} have results",
-        "Rounds": " or ".join(map(str, rounds)) + " after round 0",
+        **(
+            {"Checkpoints": ", ".join(part.checkpoints)}
+            if part.checkpoints
+            else {"Rounds": " or ".join(map(str, rounds)) + " after round 0"}
+        ),
         "Groups": ", ".join(sorted(groups)) or text.NOTHING,
         "Task": ", ".join(sorted(kinds[0])) or text.NOTHING,
         "Model": "none: the analytic model of the loop" if analytic else ", ".join(sorted(kinds[1])) or text.NOTHING,
@@ -264,6 +305,8 @@ def summary(one: View) -> dict[str, Any]:
     return {
         "title": part.title,
         "source": part.source,
+        "headline": _headline(one),
+        "checkpoints": part.checkpoints,
         "notes": part.notes,
         "condition": words.condition(part),
         "between_bases": words.between_bases(part),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Sequence
+from pathlib import PurePath
 
 from scpl_ray.evaluation import catalogue
 
 CUT = 600
 """Largest number of characters that are shown of a text."""
+CUT_NAME = 28
+"""Largest number of characters of a name below an axis."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 ROUNDING = 1e-12
 """Smaller differences between numbers around 1 are rounding errors."""
@@ -87,3 +91,32 @@ def metric_name(metric: str, group: str | None = None) -> str:
     """A metric in words."""
     words = catalogue.words(metric)
     return words if group is None else f"{words}, {group}"
+
+
+def short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """As many last parts of each path as tell them apart.
+
+    >>> short_names(["runs/a/rounds/001/weights/adapter", "runs/a/rounds/002/weights/adapter", "models/base/"])
+    ('001/weights/adapter', '002/weights/adapter', 'base')
+    """
+    parts = [PurePath(path).parts or (path,) for path in paths]
+    taken = [1] * len(parts)
+    while True:
+        names = ["/".join(own[-count:]) for own, count in zip(parts, taken, strict=True)]
+        longer = [
+            count + (names.count(name) > 1 and count < len(own))
+            for name, count, own in zip(names, taken, parts, strict=True)
+        ]
+        if longer == taken:
+            return tuple(names)
+        taken = longer
+
+
+def cut_name(name: str) -> str:
+    """The end of a long name, in which names of one folder differ."""
+    return name if len(name) <= CUT_NAME else f"…{name[1 - CUT_NAME :]}"
+
+
+def base_name(value: str) -> str:
+    """The last part of an absolute path, whose folders say nothing to others; any other text as it is."""
+    return PurePath(value).name if PurePath(value).is_absolute() else value

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from scpl_ray.evaluation.disparity import ALL_LOST, GAIN, UNCLEAR, WORST_GAINED
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.report.data import Part
-from scpl_ray.report.text import MINUS, NOTHING, TIMES, interval, metric_name, number, p_value, signed
+from scpl_ray.report.text import MINUS, NOTHING, TIMES, base_name, interval, metric_name, number, p_value, signed
 from scpl_ray.sign_flips import FEWEST
 from scpl_ray.studies.bases import between_bases as spread_of_bases
 from scpl_ray.studies.statistics import Verdict
@@ -150,10 +150,10 @@ def condition(part: Part) -> str:
     """On what every interval of a part is conditional."""
     if part.study is not None and part.study.mode == "analytic":
         return looked(part) + "Between seeds of the analytic model: its formulas and parameters are taken as true."
-    tasks = {experiment.task.name for experiment in part.experiments.values()}
+    tasks = {base_name(experiment.task.name) for experiment in part.experiments.values()}
     own = part.study is not None and part.study.vary == "base"
     bases = "base models trained anew per seed on the same kind of text" if own else "one base model"
-    names = "" if own else f" ({', '.join(sorted({e.model.name for e in part.experiments.values()}))})"
+    names = "" if own else f" ({', '.join(sorted({base_name(e.model.name) for e in part.experiments.values()}))})"
     judge = "one judge" + (f" of {', '.join(sorted(tasks))}" if tasks else "")
     return looked(part) + (
         f"Intervals are between seeds, on condition of {bases}{names}, one set of held-out prompts, and {judge}: other "

@@ -9,34 +9,36 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from scpl_ray.config import Experiment
 from scpl_ray.storage import cache
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.storage.run_directory import NOTHING, Reader, Store
 
 if TYPE_CHECKING:  # boto3 is an optional dependency and takes seconds to import
     from scpl_ray.storage.object_store.mirror import RemoteStore
     from scpl_ray.storage.object_store.objects import Objects
 
 
-def create(where: str, experiment: Experiment, versions: Mapping[str, str]) -> Store:
+def create(
+    where: str, experiment: Experiment, versions: Mapping[str, str], began: Mapping[str, Any] = NOTHING
+) -> Store:
     """Create a new run in a folder or at a URI; see :meth:`Store.create`.
 
     Raises:
         StoreError: the place is not empty, is in use, or cannot be written.
     """
     if (folder := _folder(where)) is not None:
-        return Store.create(folder, experiment, versions)
+        return Store.create(folder, experiment, versions, began)
     with _opened(where) as store:
         if set(store.objects.list()) - {"config.yaml", "lock"}:
             raise StoreError(
                 f"{where}: not empty; continue that run with --resume {shlex.quote(where)}, or give another --run-dir"
             )
         store.clear()
-        store.begin(experiment, versions)
+        store.begin(experiment, versions, began)
     return store
 
 

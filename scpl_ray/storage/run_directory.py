@@ -27,6 +27,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -35,10 +36,11 @@ import pyarrow.parquet as pq
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
 from scpl_ray.records import Example, Manifest, Metric, Record, Weights
-from scpl_ray.storage import consent, inside, manifests, tables
+from scpl_ray.storage import consent, inside, manifests, run_facts, tables
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import replacing, sha256, sync, sync_tree, write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST
+from scpl_ray.storage.run_facts import CHECKPOINTS, CONFIG, RUN
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ PHASES = (
 """Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
 
 
-RUN, CONFIG, CODE, SUMMARY = "run.json", "config.yaml", "code.json", "summary.json"
+CODE, SUMMARY = "code.json", "summary.json"
 BASE = "model"
 """The fact of the phase ``base`` that says where the base model lay."""
 FOLDERS = ("rounds", "logs", "tensorboard", "ray")
@@ -69,6 +71,7 @@ OF_LIBRARIES = ("ray", "wandb")
 MOST_ROWS: Mapping[type, int] = {Metric: 500_000}
 """Largest tables that are read, by kind of record, where they are smaller than any other."""
 HOLDER_CHARACTERS = 200
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Phase:
@@ -115,7 +118,7 @@ class Reader:
             StoreError: the folder is not a run directory, or has another format.
         """
         name = name or str(root)
-        facts = _facts(root, name)
+        facts = run_facts.read(root, name)
         if facts.get("format") != FORMAT:
             raise StoreError(
                 f"{name}: run format {facts.get('format')!r}; this version reads format {FORMAT}; continue it with the "
@@ -125,17 +128,26 @@ class Reader:
             data = inside.read_below(root, CONFIG, loading.MAX_BYTES)
             experiment = loading.build(loading.decode(data, str(root / CONFIG)), str(root / CONFIG))
         except (OSError, ValueError) as error:
-            raise _no_run(name, error) from error
+            raise run_facts.no_run(name, error) from error
         return cls(root, name), experiment
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What ``run.json`` says of the run: ``format``, ``id``, ``created`` and ``versions``.
+        """What ``run.json`` says of the run: ``format``, ``id``, ``created``, ``versions`` and what it began with.
 
         Raises:
             StoreError: it cannot be read.
         """
-        return _facts(self.root, self.name)
+        return run_facts.read(self.root, self.name)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The names of the models that were measured here, one per round; empty: the rounds are those of a loop.
+
+        Raises:
+            StoreError: ``run.json`` cannot be read.
+        """
+        return tuple(map(str, self.facts.get(CHECKPOINTS, ())))
 
     def folder(self, round_: int, phase: str) -> Path:
         """The folder of a phase."""
@@ -193,7 +205,7 @@ class Reader:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"{self.root / name}: cannot be read ({_reason(error)}); restore it") from error
+            raise StoreError(f"{self.root / name}: cannot be read ({run_facts.reason(error)}); restore it") from error
 
     def policy(self, experiment: Experiment, base: Path, version: int) -> Weights:
         """The location of the weights of a policy version; version 0 is the base model."""
@@ -232,7 +244,7 @@ class Reader:
         try:
             return json.loads(text or "")
         except (ValueError, RecursionError) as error:
-            raise StoreError(f"{self.root / file}: cannot be read ({_reason(error)}); restore it") from error
+            raise StoreError(f"{self.root / file}: cannot be read ({run_facts.reason(error)}); restore it") from error
 
     @property
     def code(self) -> list[dict[str, Any]]:
@@ -250,7 +262,7 @@ class Reader:
                 {"from_round": int(e["from_round"]), "code": dict(e["code"]), "files": dict(e["files"])} for e in found
             ]
         except (ValueError, RecursionError, TypeError, KeyError) as error:
-            raise StoreError(f"{self.root / CODE}: cannot be read ({_reason(error)}); restore it") from error
+            raise StoreError(f"{self.root / CODE}: cannot be read ({run_facts.reason(error)}); restore it") from error
 
     def committed(self) -> Iterator[Manifest]:
         """All committed phases in order.
@@ -299,7 +311,9 @@ class Store(Reader):
             raise
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, versions: Mapping[str, str]) -> Self:
+    def create(
+        cls, root: Path, experiment: Experiment, versions: Mapping[str, str], began: Mapping[str, Any] = NOTHING
+    ) -> Self:
         """Create a new run directory; a folder left by a process that died before its run began is reused.
 
         Raises:
@@ -313,7 +327,7 @@ class Store(Reader):
                     "--run-dir"
                 )
             store = cls(root)
-            store.begin(experiment, versions)
+            store.begin(experiment, versions, began)
         except OSError as error:
             where = error.filename or root
             raise StoreError(f"{where}: {error.strerror}; give a folder that can be written with --run-dir") from error
@@ -337,12 +351,18 @@ class Store(Reader):
                 raise
         return store, experiment
 
-    def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
-        """Make the locked folder a run directory: write its config, then ``run.json``, which marks it as one."""
+    def begin(self, experiment: Experiment, versions: Mapping[str, str], began: Mapping[str, Any] = NOTHING) -> None:
+        """Make the locked folder a run directory: write its config, then ``run.json``, which marks it as one.
+
+        Args:
+            experiment: the config.
+            versions: of the packages that a result depends on.
+            began: what else is known of its beginning; see :mod:`scpl_ray.storage.run_facts`.
+        """
         self.extend(experiment)
         created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         identity = uuid.uuid4().hex
-        run = {"format": FORMAT, "id": identity, "created": created, "versions": dict(versions)}
+        run = {**began, "format": FORMAT, "id": identity, "created": created, "versions": dict(versions)}
         write_atomically(self.root / RUN, _json(run))
         consent.give(identity, experiment)
 
@@ -489,34 +509,6 @@ def _usable(name: str) -> Iterator[None]:
             f"{name}: {error.filename} cannot be used ({error.strerror}); make the run directory one that you can read "
             "and write"
         ) from error
-
-
-def _facts(root: Path, name: str) -> dict[str, Any]:
-    """The content of ``run.json``."""
-    try:
-        run = json.loads(inside.read_below(root, RUN, manifests.MOST_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _no_run(name, error) from error
-    if not isinstance(run, dict):
-        raise StoreError(f"{name}: run format {run!r:.80}; {RUN} holds a {type(run).__name__}, expected a mapping")
-    if not isinstance(run.get("versions", {}), dict):
-        raise StoreError(f"{name}: {RUN}: versions = {run['versions']!r:.80}; expected a mapping")
-    return run
-
-
-def _no_run(name: str, error: Exception) -> StoreError:
-    if isinstance(error, FileNotFoundError):
-        # the folder itself may be missing, and then no run.json is there either
-        missing = CONFIG if Path(error.filename).name == CONFIG else RUN
-        return StoreError(f"{name}: not a run directory, {missing} is missing; give a folder that `scpl run` made")
-    if isinstance(error, OSError):
-        what = f"{Path(error.filename).name}: " if error.filename and Path(error.filename).name in (RUN, CONFIG) else ""
-        return StoreError(f"{name}: not a run directory: {what}{error.strerror}")
-    return StoreError(f"{name}: not a run directory: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) else error) or type(error).__name__
 
 
 def _json(value: Any) -> bytes:

@@ -89,7 +89,7 @@ def check_scpl(words: list[str]) -> None:
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "list":
             listing.show(parameters["what"], Console(file=io.StringIO()))
-        case "report" | "doctor" | "measure" | "sample" | "status":
+        case "report" | "doctor" | "measure" | "sample" | "status" | "push":
             pass
         case _:
             raise AssertionError(f"no check for scpl {name}: add one")

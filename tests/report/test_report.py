@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import unicodedata
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,6 +26,7 @@ from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
 from scpl_ray.studies.study import Search, Study, StudyClaim
 from tests.support import fakes
+from tests.support.html_page import read
 from tests.support.loops import loop
 
 HOSTILE = "<script>alert(1)</script>"
@@ -122,33 +122,6 @@ def with_text(completion: Completion, said: str) -> Completion:
 @pytest.fixture(scope="module")
 def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report.write([folder], tmp_path_factory.mktemp("out"))
-
-
-class Reading(HTMLParser):
-    """What a browser would find in a page."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def said(self) -> str:
-        return " ".join(self.text.split())
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def read(page: Path) -> Reading:
-    found = Reading()
-    found.feed(page.read_text(encoding="utf-8"))
-    return found
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page: Path) -> None:

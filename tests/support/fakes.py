@@ -155,6 +155,9 @@ class FakeScorer:
         scores, self.waiting = self.waiting, []
         return scores
 
+    def benchmarks(self, policy: Weights, tasks: Sequence[str]) -> dict[str, float]:
+        return {f"lm_eval_{task}_acc": policy.policy_version / 4 for task in tasks}
+
     def judging(self, queries: Sequence[Query]) -> FakeReading[Judgement]:
         by_id = {q.query_id: q for q in queries}
         return FakeReading(lambda read: self.task.judge([(by_id[c.query_id], c.completion_id, c.text) for c in read]))

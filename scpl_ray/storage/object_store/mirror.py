@@ -42,8 +42,9 @@ from scpl_ray.storage.object_store.names import (
     with_facts,
 )
 from scpl_ray.storage.object_store.objects import Conflict, Found, Objects
-from scpl_ray.storage.run_directory import CONFIG, PHASES, RUN, Reader, Store
 from scpl_ray.storage.run_directory import FOLDERS as FRAME_FOLDERS
+from scpl_ray.storage.run_directory import NOTHING, PHASES, Reader, Store
+from scpl_ray.storage.run_facts import CONFIG, RUN
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +92,11 @@ class RemoteStore(Store):
                 path.mkdir()
         self._etags, self._pending = {}, {}
 
-    def begin(self, experiment: Experiment, versions: Mapping[str, str]) -> None:
+    def begin(self, experiment: Experiment, versions: Mapping[str, str], began: Mapping[str, Any] = NOTHING) -> None:
         """See :meth:`Store.begin`."""
         there = self.objects.list(CONFIG)  # what a process wrote that died before its run began
         self._etags |= {name: found.etag for name, found in there.items() if name == CONFIG}
-        super().begin(experiment, versions)
+        super().begin(experiment, versions, began)
         self._carry()
 
     def extend(self, experiment: Experiment) -> None:
