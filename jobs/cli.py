@@ -14,7 +14,7 @@ import typer
 from jobs import looking
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
-from jobs.terminal.command import fail, split_arguments, study_path, user_path
+from jobs.terminal.command import PlannedNodes, fail, planned_nodes, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
 from scpl_ray.config import loading
@@ -77,14 +77,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
     ] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NODES",
-            help="With --dry-run: plan for these nodes, [dim][[/]NODESx[dim]][/]CPUScpu:MEMORYgib[dim][[/]"
-            ":GPUSgpu:MEMORYgib[dim]][/],..., for example 4x96cpu:1024gib:8gpu:80gib.",
-        ),
-    ] = None,
+    cluster: PlannedNodes = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="With --resume: hash all files, not only those that have changed since."),
@@ -98,7 +91,6 @@ def run(
     it stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
     in a working copy below $SCPL_CACHE and carried over at every commit.
     """
-    from actors.placement.cluster import described
     from jobs.driver import inputs, resuming
     from jobs.driver import run as loop
     from jobs.driver.dry_run import print_dry_run
@@ -106,10 +98,7 @@ def run(
 
     task: Task | None
     try:
-        if cluster is not None and not dry_run:
-            raise ConfigError(
-                f"--cluster {cluster}: describes a cluster for --dry-run; a run asks Ray for the real one"
-            )
+        nodes = planned_nodes(cluster, dry_run=dry_run)
         if verify and resume is None:
             raise ConfigError("--verify: compares the files of a run with its manifests; give the run with --resume")
         with unheard(CHECKING):
@@ -125,7 +114,7 @@ def run(
                     experiment = inputs.anchored(experiment)
                     store = locations.create(run_dir or loop.new_run_dir(experiment), experiment, loop.versions())
         if dry_run:
-            print_dry_run(wide_console(), experiment, described(cluster) if cluster is not None else None)
+            print_dry_run(wide_console(), experiment, nodes)
             return
     except (ValueError, StoreError) as error:
         raise fail(error) from error
@@ -260,6 +249,7 @@ def sweep(
         bool,
         typer.Option("--dry-run", help="Check every arm, list the trials, say what they can decide, start nothing."),
     ] = False,
+    cluster: PlannedNodes = None,
     power: Annotated[
         bool, typer.Option("--power", help="Only say how many seeds decide each claim, from the analytic mode.")
     ] = False,
@@ -307,11 +297,12 @@ def sweep(
             job.check(plan, trials)
             print_power(wide_console(), plan, trials, locations.local(pilot, "--pilot") if pilot else None)
             return
+        nodes = planned_nodes(cluster, dry_run=dry_run)
         with unheard(CHECKING):
             if resume is not None and job.is_finished(folder, plan):
                 trials = study.trials(plan, CONFIGS)
             else:
-                plan, trials, found = job.checked(plan, dry_run=dry_run)
+                plan, trials, found = job.checked(plan, dry_run=dry_run, cluster=nodes)
         if dry_run:
             job.print_plan(wide_console(), plan, trials, found)
             if plan.claims:
