@@ -116,7 +116,12 @@ class Fleet:
             "generator",
             f"{asked['generator']} {placed.engine}",
             lambda: RayGenerator(
-                experiment, placed.engine, logs, self._files, places=reservation.places(placed.engine.name)
+                experiment,
+                placed.engine,
+                logs,
+                self._files,
+                places=reservation.places(placed.engine.name),
+                devices=reservation.devices(placed.engine.name),
             ),
         )
         generator.begin(experiment)

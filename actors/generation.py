@@ -222,6 +222,8 @@ class RayGenerator:
         files: how engines read the driver's files.
         deadline_s: longest time without any answer.
         places: Ray's scheduling strategy for each engine; if empty, they are spread over the nodes.
+        devices: the GPUs of each engine, where each shares several; see
+            :meth:`actors.placement.reservation.Reservation.devices`.
     """
 
     def __init__(
@@ -233,6 +235,7 @@ class RayGenerator:
         *,
         deadline_s: float = DEADLINE_S,
         places: Sequence[Any] = (),
+        devices: Sequence[str] = (),
     ) -> None:
         kind = ENGINES[experiment.generation.engine]
         self.begin(experiment)
@@ -246,6 +249,7 @@ class RayGenerator:
             deadline_s=deadline_s,
             concurrency=MAX_CALLS,
             places=places,
+            devices=devices,
         )
         self._weights: Weights | None = None
         self._loaded: Loaded | None = None

@@ -39,6 +39,8 @@ PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 NODE_LOST = (ActorUnavailableError, ObjectLostError)
 """Errors of calls on a lost node: they and all their retries fail at once until Ray restarts the actors elsewhere."""
 UNREACHABLE_POLL_S = 1.0
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The variable by which Ray, too, tells a process which GPUs are its own."""
 WAKE_S = 0.01
 """Ray may end a wait too early by up to this many seconds."""
 LOG_TAIL_LINES = 15
@@ -106,6 +108,7 @@ class Pool:
         deadline_s: longest time without an answer.
         concurrency: number of calls that a replica works on at the same time.
         places: Ray's scheduling strategy for each replica; if empty, they are spread over the nodes.
+        devices: the GPUs of each replica, where Ray does not give them because it shares several; empty elsewhere.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Pool:
         deadline_s: float = DEADLINE_S,
         concurrency: int = 1,
         places: Sequence[Any] = (),
+        devices: Sequence[str] = (),
     ) -> None:
         self._role = role
         self._deadline_s = deadline_s
@@ -126,18 +130,20 @@ class Pool:
         variables = {"OMP_NUM_THREADS": str(role.threads), "TOKENIZERS_PARALLELISM": "false", **environment}
         options = {
             "num_cpus": role.cpus,
-            "num_gpus": role.gpus,
+            "num_gpus": role.asked_gpus,
             "max_restarts": MAX_RESTARTS,
             "max_task_retries": MAX_TASK_RETRIES,
             "max_concurrency": concurrency,
-            "runtime_env": {"env_vars": variables},
         }
         remote = ray.remote(actor_class)
         # Spread over the nodes, and not inside the placement group of a trial in which the driver may run.
         strategies = places or ["SPREAD"] * role.count
+        own: list[dict[str, str]] = [{VISIBLE: ids} for ids in devices] or [{}] * role.count
         self._actors = [
-            remote.options(**options, scheduling_strategy=strategy).remote(log, *arguments)
-            for log, strategy in zip(self._logs, strategies, strict=True)
+            remote.options(
+                **options, scheduling_strategy=strategy, runtime_env={"env_vars": {**variables, **visible}}
+            ).remote(log, *arguments)
+            for log, strategy, visible in zip(self._logs, strategies, own, strict=True)
         ]
         self._load = [0] * role.count
         self._restarts = [0] * role.count
@@ -205,7 +211,7 @@ class Pool:
                     ", ".join(map(str, homeless)),
                     waited,
                     self._role.cpus,
-                    self._role.gpus,
+                    self._role.asked_gpus,
                     _shown(ray.available_resources()),
                     _shown(ray.cluster_resources()),
                 )

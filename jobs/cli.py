@@ -13,7 +13,7 @@ import typer
 from jobs.commands import looking, measuring, models, sharing, studies
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.driver import experiments
-from jobs.terminal.command import fail, split_arguments, user_path
+from jobs.terminal.command import PlannedNodes, fail, planned_nodes, split_arguments, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
 from scpl_ray.config.errors import ConfigError
@@ -63,14 +63,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
     ] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NODES",
-            help="With --dry-run: plan for these nodes, [dim][[/]NODESx[dim]][/]CPUScpu:MEMORYgib[dim][[/]"
-            ":GPUSgpu:MEMORYgib[dim]][/],..., for example 4x96cpu:1024gib:8gpu:80gib.",
-        ),
-    ] = None,
+    cluster: PlannedNodes = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="With --resume: hash all files, not only those that have changed since."),
@@ -84,7 +77,6 @@ def run(
     it stopped, whatever stopped it. [bold]--run-dir s3://BUCKET/PATH[/] keeps the run in an object store: it is done
     in a working copy below $SCPL_CACHE and carried over at every commit.
     """
-    from actors.placement.cluster import described
     from jobs.driver import inputs, provenance, resuming
     from jobs.driver import run as loop
     from jobs.driver.dry_run import print_dry_run
@@ -92,10 +84,7 @@ def run(
 
     task: Task | None
     try:
-        if cluster is not None and not dry_run:
-            raise ConfigError(
-                f"--cluster {cluster}: describes a cluster for --dry-run; a run asks Ray for the real one"
-            )
+        nodes = planned_nodes(cluster, dry_run=dry_run)
         if verify and resume is None:
             raise ConfigError("--verify: compares the files of a run with its manifests; give the run with --resume")
         with unheard(CHECKING):
@@ -112,7 +101,7 @@ def run(
                     place = run_dir or loop.new_run_dir(experiment)
                     store = locations.create(place, experiment, loop.versions(), provenance.began())
         if dry_run:
-            print_dry_run(wide_console(), experiment, described(cluster) if cluster is not None else None)
+            print_dry_run(wide_console(), experiment, nodes)
             return
     except (ValueError, StoreError) as error:
         raise fail(error) from error

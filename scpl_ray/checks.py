@@ -114,12 +114,6 @@ def _groups(experiment: Experiment) -> Iterator[str]:
 def _engines(experiment: Experiment) -> Iterator[str]:
     if experiment.generation.refresh == "adapter" and experiment.model.lora is None:
         yield "generation.refresh = 'adapter': full weights have no adapter; set refresh=reload, or model.lora"
-    split = experiment.generation.tensor_parallel
-    if split > 1 and experiment.placement.gpus == "colocated":
-        yield (
-            f"generation.tensor_parallel = {split}: placement.gpus = 'colocated' shares single GPUs, and Ray reserves "
-            "parts of one GPU only; set placement.gpus=dedicated or auto, or 1"
-        )
 
 
 def _selection(experiment: Experiment) -> Iterator[str]:

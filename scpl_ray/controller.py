@@ -38,7 +38,8 @@ from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Scor
 from scpl_ray.selection import cycles, steering, strategies
 from scpl_ray.selection.examples import COLUMNS, History, candidates_of, training_data
 from scpl_ray.storage.manifests import process_facts
-from scpl_ray.storage.run_directory import Phase, Store
+from scpl_ray.storage.phase import Phase
+from scpl_ray.storage.run_directory import Store
 from scpl_ray.training.objectives import OBJECTIVES, dataset_facts
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,6 @@ class Loop:
                     fitting.result()
                     phase.facts["processes"] = process_facts(self.engines.generator)
                     phase.write_table("completions", records.table_in_order(drawn, queries, samples))
-                    drawn.clear()
                 else:
                     unscored += records.in_pieces(self.store.table(t, "completions", "completions", Completion))
             fitting.result()

@@ -264,8 +264,21 @@ def in_order(completions: Sequence[Completion], queries: Sequence[Query], sample
     return [completions[place] for place in places_in_order(keys, queries, samples)]
 
 
-def table_in_order(pieces: Sequence[pa.Table], queries: Sequence[Query], samples: Sequence[int]) -> pa.Table:
-    """As :func:`in_order`, of tables of completions, which take a fifth of the memory of records."""
-    table = pa.concat_tables([SCHEMAS[Completion].empty_table(), *pieces]).combine_chunks()
-    keys = list(zip(table["query_id"].to_pylist(), table["sample_index"].to_pylist(), strict=True))
-    return table.take(pa.array(places_in_order(keys, queries, samples), pa.int64()))
+def table_in_order(pieces: list[pa.Table], queries: Sequence[Query], samples: Sequence[int]) -> pa.Table:
+    """As :func:`in_order`, of tables of completions, which take a fifth of the memory of records.
+
+    Args:
+        pieces: the completions in any order. The list is emptied, and each column is given up once it is in order: of a
+            large round no more than one column is in memory twice.
+        queries: the queries.
+        samples: number of completions of each query.
+    """
+    schema = SCHEMAS[Completion]
+    columns = {
+        field.name: pa.chunked_array([chunk for piece in pieces for chunk in piece[field.name].chunks], field.type)
+        for field in schema
+    }
+    pieces.clear()
+    keys = list(zip(columns["query_id"].to_pylist(), columns["sample_index"].to_pylist(), strict=True))
+    places = pa.array(places_in_order(keys, queries, samples), pa.int64())
+    return pa.table([columns.pop(name).combine_chunks().take(places) for name in schema.names], schema=schema)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from actors.engines import gpu_memory
 from actors.engines.base import (
     MAX_SEQUENCES,
     Engine,
@@ -173,6 +174,13 @@ class VllmEngine(Engine):
             answers.append(Probe(tuple(output.token_ids), logprobs))
         return answers[0], answers[1]
 
+    def _free_bytes(self) -> int | None:
+        """Free memory of the GPU that has least; a model that is split over GPUs is in processes of its own."""
+        if self._llm is None or self.settings.tensor_parallel == 1:
+            return super()._free_bytes()
+        found: list[int | None] = self._llm.collective_rpc(free_in_worker)
+        return min((free for free in found if free is not None), default=None)
+
     def _fall_asleep(self) -> None:
         self._llm.sleep(level=self.settings.sleep_level)
 
@@ -265,6 +273,11 @@ def adapter_rank(rank: int) -> int:
         f"model.lora.rank = {rank}: vLLM serves ranks up to {ADAPTER_RANKS[-1]}; lower it or set "
         "generation.refresh=reload"
     )
+
+
+def free_in_worker(worker: Any) -> int | None:
+    """Free memory of the GPU of a process of vLLM, which runs this, in bytes; ``None`` without one."""
+    return gpu_memory.free_bytes()
 
 
 def pack_embeddings(model: torch.nn.Module) -> None:

@@ -27,15 +27,22 @@ class Saved:
     elsewhere: float
     """Outside the layers: embeddings and the last norm, without logits."""
     layer_input: float
-    """Hidden states that enter one layer."""
+    """Hidden states that enter one layer, and those that enter the output layer."""
+    head: float
+    """What the output layer keeps of a position with a loss: its input if its weights are trained, else nothing."""
 
-    def per_token(self, layers: int, *, checkpointing: bool) -> float:
-        """Bytes per token of all layers, and of what enters the output layer.
+    def per_token(self, layers: int, *, checkpointing: bool, in_parts: bool = False) -> float:
+        """Bytes per token of all layers and of the output layer, whose logits are not counted.
 
         With checkpointing only the inputs of the layers are kept, and in the backward pass one layer at a time.
+
+        Args:
+            layers: number of layers.
+            checkpointing: whether the layers compute again in the backward pass what they do not keep.
+            in_parts: whether the output layer does so too, for a part of the logits at a time; what enters it is kept.
         """
         kept = layers * self.layer_input + self.per_layer if checkpointing else layers * self.per_layer
-        return kept + self.elsewhere + self.layer_input
+        return kept + self.elsewhere + (self.layer_input if in_parts else self.head)
 
 
 class _Fused(torch.autograd.Function):
@@ -73,7 +80,7 @@ def saved(model: PreTrainedModel, network: nn.Module) -> Saved:
     layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=len)
     own = {_place(parameter) for parameter in network.parameters()}
     counted: dict[int, Tensor] = {}
-    within, outside, entering = 0, 0, 0
+    within, outside, entering, of_head = 0, 0, 0, 0
     depth = 0
 
     def enter(*_: Any) -> None:
@@ -106,13 +113,17 @@ def saved(model: PreTrainedModel, network: nn.Module) -> Saved:
     padding, model.config.pad_token_id = model.config.pad_token_id, None
     try:
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model.base_model(input_ids=ids, position_ids=ids, use_cache=False)
+            hidden = model.base_model(input_ids=ids, position_ids=ids, use_cache=False)[0]
+            if (head := model.get_output_embeddings()) is not None:
+                before = outside
+                head(hidden)
+                outside, of_head = before, outside - before
     finally:
         model.config.pad_token_id = padding
         for hook in hooks:
             hook.remove()
     count = len(layers) * TOKENS
-    return Saved(within / count, outside / TOKENS, entering / count)
+    return Saved(within / count, outside / TOKENS, entering / count, of_head / TOKENS)
 
 
 def _place(tensor: Tensor) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.placement.cluster import Cluster, described, ray_cluster
-from actors.placement.layout import Layout, PlacementError, layout, settled
+from actors.placement.layout import Layout, PlacementError, layout, settled, shared
 from actors.placement.memory import Sizes
 from actors.placement.reservation import NODE_LABEL
 from scpl_ray.config import Experiment
@@ -106,10 +106,10 @@ def grown(
 
 
 def demands(wanted: Layout) -> list[dict[str, float]]:
-    """What a layout needs at once, in Ray's names: a bundle for each process, or for each GPU that processes share."""
+    """What a layout needs at once, in Ray's names: a bundle for each process, or for GPUs that processes share."""
     if wanted.mode == "colocated":
-        sharing = range(max(role.count for role in wanted.roles))
-        return [{"CPU": sum(role.cpus for role in wanted.roles if i < role.count), "GPU": 1.0} for i in sharing]
+        cpus = {role.name: role.cpus for role in wanted.roles}
+        return [{"CPU": sum(cpus[seat.role] for seat in seats), "GPU": float(gpus)} for gpus, seats in shared(wanted)]
     alone = [{"CPU": role.cpus, "GPU": role.gpus} for role in wanted.roles for _ in range(role.count)]
     return [{name: amount for name, amount in bundle.items() if amount} for bundle in alone]
 

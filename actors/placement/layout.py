@@ -2,7 +2,8 @@
 
 Generation, scoring and training take turns. Without GPUs a process asks for a fraction of a core, because only one
 phase at a time uses it. On GPUs either each process has its own (dedicated), or an engine, a scorer and a training
-worker share each one (colocated): the engine then sleeps while the worker trains.
+worker share each one (colocated): the engine then sleeps while the worker trains. An engine that is split over several
+GPUs shares each of them with a scorer and a worker.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Layout:
 class _Item:
     """Processes that must be placed together on one node."""
 
-    members: tuple[tuple[str, int], ...]
-    """Role and index of each process."""
+    members: tuple[tuple[str, int, tuple[int, ...]], ...]
+    """Role and index of each process, and which of the GPUs of this item it uses."""
     cpus: float
     gpus: int
     gpu_gib: float
@@ -94,7 +95,7 @@ class _Item:
 
     @property
     def name(self) -> str:
-        return " + ".join(f"{role} {index}" for role, index in self.members)
+        return " + ".join(f"{role} {index}" for role, index, _ in self.members)
 
 
 @dataclasses.dataclass
@@ -118,7 +119,7 @@ class _Room:
         taken, self.free = self.free[: item.gpus], self.free[item.gpus :]
         self.cpus -= item.cpus
         self.host_gib -= item.host_gib
-        return [Seat(role, index, self.node, tuple(taken)) for role, index in item.members]
+        return [Seat(role, index, self.node, tuple(taken[i] for i in own)) for role, index, own in item.members]
 
     def __str__(self) -> str:
         gpus = f", {len(self.free)} GPUs of {self.node.gpu_memory_gib:g} GiB" if self.node.gpus else ""
@@ -149,8 +150,8 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
             key = f"generation.tensor_parallel = {split}" if split > 1 else f"placement.gpus = {wanted!r}"
             raise PlacementError(f"{key}: there are no GPUs; leave it out, or run on a cluster with GPUs")
         return _roomiest(_on_cpus, _of_cores(cluster, sizes), experiment, cluster, sizes)
-    own_gpus, shared_gpus = _of_own_gpus(experiment, cluster), [(n, n) for n in range(cluster.gpus, 0, -1)]
-    if wanted == "dedicated" or split > 1 or not ENGINES[experiment.generation.engine].sleeps:
+    own_gpus, shared_gpus = _of_own_gpus(experiment, cluster), _of_shared_gpus(experiment, cluster)
+    if wanted == "dedicated" or not ENGINES[experiment.generation.engine].sleeps:
         return _roomiest(_dedicated, own_gpus, experiment, cluster, sizes)
     if wanted == "colocated":
         return _roomiest(_colocated, shared_gpus, experiment, cluster, sizes)
@@ -173,6 +174,18 @@ def settled(experiment: Experiment, engines: int, scorers: int) -> Experiment:
     return experiment.model_copy(update={"generation": generation, "reward": reward})
 
 
+def shared(placed: Layout) -> list[tuple[int, list[Seat]]]:
+    """What shares GPUs in a colocated layout: for each set of GPUs that no other shares, their number and its seats."""
+    of_gpu: dict[tuple[Node, int], tuple[int, ...]] = {}
+    for seat in placed.seats:  # engines come first
+        for gpu in seat.gpus:
+            of_gpu.setdefault((seat.node, gpu), seat.gpus)
+    sets: dict[tuple[Node, tuple[int, ...]], list[Seat]] = {}
+    for seat in placed.seats:
+        sets.setdefault((seat.node, of_gpu[seat.node, seat.gpus[0]]), []).append(seat)
+    return [(len(gpus), seats) for (_, gpus), seats in sets.items()]
+
+
 def _of_cores(cluster: Cluster, sizes: Sizes | None) -> list[tuple[int, int]]:
     """Numbers of engines and scorers on CPUs, most first: one of each per core, because phases take turns."""
     most = sum(int(node.cpus) for node in cluster.nodes)
@@ -188,6 +201,14 @@ def _of_own_gpus(experiment: Experiment, cluster: Cluster) -> list[tuple[int, in
         scorers = max(1, left // (1 + ENGINES_PER_SCORER * experiment.generation.tensor_parallel))
         found.append((max(1, (left - scorers) // experiment.generation.tensor_parallel), scorers))
     return [*dict.fromkeys([*found, (1, 1)])]
+
+
+def _of_shared_gpus(experiment: Experiment, cluster: Cluster) -> list[tuple[int, int]]:
+    """Numbers of engines and scorers on GPUs that they share, most first: a scorer per GPU, and engines on whole sets
+    of GPUs of one node each."""
+    split = experiment.generation.tensor_parallel
+    sets = sum(node.gpus // split for node in cluster.nodes)
+    return [(max(1, min(n // split, sets)), n) for n in range(cluster.gpus, 0, -1)]
 
 
 def _roomiest(
@@ -248,19 +269,14 @@ def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
 
 
 def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
-    counts = _counts(experiment)
-    key = max(counts, key=lambda name: counts[name])
-    if counts[key] > cluster.gpus:
-        raise PlacementError(
-            f"{counts[key]} GPUs are asked for ({key}={counts[key]}, each on a GPU that no other of its kind shares) "
-            f"but there are {cluster.gpus}; lower {key} to {cluster.gpus} or run on a larger machine or cluster"
-        )
+    counts, split = _counts(experiment), experiment.generation.tensor_parallel
+    _check_shared(counts, split, cluster)
     _check("CPU", counts, (1.0, 1.0, 1.0), cluster.cpus)
     found = estimates(experiment, sizes, "colocated") if sizes else None
     share = ENGINE_MEMORY[experiment.training.worker_lifetime]
     roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), (ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS))
     roles = (
-        dataclasses.replace(roles[0], memory_share=share, sleeps=True),
+        dataclasses.replace(roles[0], memory_share=share, sleeps=True, shares=split),
         dataclasses.replace(roles[1], sleeps=True),
         roles[2],
     )
@@ -275,13 +291,50 @@ def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
         for name, gib in (generating | training).items():
             _check_memory(name, gib, found[name], cluster, f" beside what shares the GPU (engines use {share:g} of it)")
         needed = max(*generating.values(), *training.values())
-    items = []
-    for index in range(max(counts.values())):
-        members = [role for role in roles if index < role.count]
-        host = sum(found[role.name].host for role in members) if found else 0.0
-        names = tuple((role.name, index) for role in members)
-        items.append(_Item(names, sum(role.cpus for role in members), 1, needed, host))
+    items = [_sharing(gpus, roles, needed, found) for gpus in _sets_of_gpus(roles)]
     return _laid_out("colocated", roles, _packed(items, cluster, spread=False), found)
+
+
+def _sets_of_gpus(roles: tuple[Role, Role, Role]) -> list[range]:
+    """The GPUs of a layout in which processes share them, numbered through: first those of each engine."""
+    engine, scorer, worker = roles
+    with_engines = engine.count * engine.shares
+    sets = [range(first, first + engine.shares) for first in range(0, with_engines, engine.shares)]
+    return sets + [range(gpu, gpu + 1) for gpu in range(with_engines, max(scorer.count, worker.count))]
+
+
+def _sharing(
+    gpus: range, roles: tuple[Role, Role, Role], gpu_gib: float, found: Mapping[str, Estimate] | None
+) -> _Item:
+    """What shares GPUs: an engine, if there is one for them, and on each of them a scorer and a worker."""
+    engine, *others = roles
+    offsets = tuple(range(len(gpus)))
+    of_engine = gpus.start // engine.shares
+    members = [(engine.name, of_engine, offsets)] if of_engine < engine.count else []
+    members += [(role.name, gpus[i], (i,)) for i in offsets for role in others if gpus[i] < role.count]
+    names = [name for name, *_ in members]
+    cpus = sum(role.cpus * names.count(role.name) for role in roles)
+    host = sum(found[name].host for name in names) if found else 0.0
+    return _Item(tuple(members), cpus, len(gpus), gpu_gib, host)
+
+
+def _check_shared(counts: Mapping[str, int], split: int, cluster: Cluster) -> None:
+    """Check that there are as many GPUs as the most numerous processes ask for; others share these."""
+    each = {key: split if key == "generation.replicas" else 1 for key in counts}
+    key = max(counts, key=lambda name: counts[name] * each[name])
+    asked = counts[key] * each[key]
+    if asked <= cluster.gpus:
+        return
+    fits = {name: cluster.gpus // each[name] for name in counts if counts[name] * each[name] > cluster.gpus}
+    if not all(fits.values()):
+        fits = {"generation.tensor_parallel": max(node.gpus for node in cluster.nodes)}
+    *ways, last = (f"{name} to {most}" for name, most in fits.items())
+    own = "a GPU" if each[key] == 1 else f"{split} GPUs"
+    raise PlacementError(
+        f"{asked} GPUs are asked for ({key}={counts[key]}, each on {own} that no other of its kind shares) but there "
+        f"are {cluster.gpus}; lower {', '.join(ways) + ' and ' if ways else ''}{last} or run on a larger machine or "
+        "cluster"
+    )
 
 
 def _roles(counts: Sequence[int], cpus: Sequence[float], gpus: Sequence[float]) -> tuple[Role, Role, Role]:
@@ -300,7 +353,8 @@ def _on_gpu(role: Role, found: Mapping[str, Estimate]) -> float:
 
 def _alone(role: Role, index: int, found: Mapping[str, Estimate] | None) -> _Item:
     gpu, host = (_on_gpu(role, found), found[role.name].host) if found else (0.0, 0.0)
-    return _Item(((role.name, index),), role.cpus, int(role.gpus), gpu if role.gpus else 0.0, host)
+    gpus = int(role.gpus)
+    return _Item(((role.name, index, tuple(range(gpus))),), role.cpus, gpus, gpu if gpus else 0.0, host)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +389,7 @@ def _laid_out(
     if isinstance(seats, _Unplaced):
         item = seats.item
         gpus = f", {item.gpus} GPUs" + (f" of {item.gpu_gib:.1f} GiB" if item.gpu_gib else "") if item.gpus else ""
-        failed, placed = item.members[0]
+        failed, placed, _ = item.members[0]
         asked = ", ".join(f"{role.count} x {role.name}" for role in roles)
         raise PlacementError(
             f"{item.name} asks for {item.cpus:g} CPUs, {item.host_gib:.1f} GiB{gpus} on one node; left are "

@@ -4,14 +4,16 @@ Weights, gradients, optimizer states, and keys and values are counted. The memor
 libraries is an estimate, and is called so wherever it is shown.
 
 Training: ZeRO (Rajbhandari et al. 2020, section 5) splits optimizer states (stage 1), gradients (2) and weights (3)
-over the workers. Activations are counted with the model itself (:mod:`actors.placement.activations`). The output layer
-gets the positions with a loss, all in the worst case, and no more at a time than :data:`LOGITS_PER_PASS` allows. The
-reference policy of DPO is computed by the worker's own model before training and adds nothing.
+over the workers, which gather some weights again while they use them. Activations are counted with the model itself
+(:mod:`actors.placement.activations`). The output layer gets the positions with a loss, all in the worst case, and no
+more at a time than :data:`~scpl_ray.models.head.LOGITS_PER_PASS` allows. The reference policy of DPO is computed by the
+worker's own model before training and adds nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Literal
@@ -31,7 +33,8 @@ from actors.placement.activations import Saved, saved
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
-from scpl_ray.models.likelihood import LOGITS_PER_PASS, WIDTH_STEP
+from scpl_ray.models.head import LOGITS_PER_PASS
+from scpl_ray.models.likelihood import WIDTH_STEP
 from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.bases import known_config
@@ -44,6 +47,8 @@ ADAM_BYTES = 8
 """Two float32 moments per trained weight."""
 ACTIVATION_BYTES = 68
 """Bytes per token, layer and hidden unit that a backward pass needs, in 16 bits, where the model cannot be counted."""
+GATHERED_WEIGHTS = 10**9
+"""With ZeRO's stage 3, the most weights that DeepSpeed gathers at a time (``stage3_max_live_parameters``)."""
 FORWARD_WIDTH = 16
 """Hidden states that a forward pass without gradients holds at once: a layer's queries, keys, values and
 residual, and two sides of a feed-forward layer about four times as wide."""
@@ -72,7 +77,8 @@ class ModelSize:
 
     def saved_in(self, width: int) -> Saved:
         """What training keeps for the backward pass, in numbers of so many bytes."""
-        known = Saved(ACTIVATION_BYTES * width / 2 * self.hidden, width * self.hidden, width * self.hidden)
+        entering = float(width * self.hidden)
+        known = Saved(ACTIVATION_BYTES * width / 2 * self.hidden, entering, entering, entering)
         return self.saved.get(width, known)
 
 
@@ -116,9 +122,27 @@ def model_size(
     Raises:
         ValueError: transformers does not know the architecture.
     """
-    auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    return _counted(_Model(config.to_json_string(), lora, trust_remote_code, classifier, config))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A model that is counted, which takes seconds if it is large."""
+
+    facts: str
+    """All of its config."""
+    lora: Lora | None
+    trust_remote_code: bool
+    classifier: bool
+    config: PreTrainedConfig = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(asked: _Model) -> ModelSize:
+    config, lora = asked.config, asked.lora
+    auto = AutoModelForSequenceClassification if asked.classifier else AutoModelForCausalLM
     with torch.device("meta"):
-        model = auto.from_config(config, trust_remote_code=trust_remote_code)
+        model = auto.from_config(config, trust_remote_code=asked.trust_remote_code)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         network = model if lora is None else add_adapter(model, lora)
         adapter = 0 if lora is None else sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -131,7 +155,7 @@ def model_size(
         vocabulary=int(text.vocab_size),
         attention_heads=int(text.num_attention_heads),
         cached_per_token=values_per_token(text),
-        saved={} if classifier else _saved(model, network),
+        saved={} if asked.classifier else _saved(model, network),
     )
 
 
@@ -143,8 +167,12 @@ def _saved(model: PreTrainedModel, network: nn.Module) -> dict[int, Saved]:
         return {}
 
 
-def known_sizes(experiment: Experiment, task: Task) -> Sizes | None:
+def known_sizes(experiment: Experiment, task: Task | None) -> Sizes | None:
     """Sizes of a run's models; ``None`` if one of their configs is not on this machine yet.
+
+    Args:
+        experiment: the config.
+        task: its task; ``None``: it could not be built, so a model that is made from its text is not known.
 
     Raises:
         ValueError: a config cannot be read.
@@ -235,15 +263,21 @@ def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
     gradients = trained * (width + (FLOAT32 if rounded else 0)) / (workers if stage >= 2 else 1)
     frozen = size.adapter_parameters + size.parameters if size.adapter_parameters else size.parameters
     tokens = training.tokens_per_micro_batch
-    kept = size.saved_in(width).per_token(size.layers, checkpointing=training.checkpoints(size.parameters))
-    logits = min(tokens * size.vocabulary, LOGITS_PER_PASS)
+    logits = tokens * size.vocabulary
+    kept = size.saved_in(width).per_token(
+        size.layers, checkpointing=training.checkpoints(size.parameters), in_parts=logits > LOGITS_PER_PASS
+    )
     working = {
         "weights": width * frozen / (workers if stage >= 3 else 1),
         "gradients": gradients,
         "optimizer": states,
         # With the logits their probabilities in float32, and the gradients of both.
-        "activations": tokens * kept + (width + 2 * FLOAT32) * logits,
+        "activations": tokens * kept + (width + 2 * FLOAT32) * min(logits, LOGITS_PER_PASS),
     }
+    if stage >= 3 and workers > 1:
+        # Before they are split the weights are whole on every GPU, where there is nothing else yet.
+        alone = width * frozen - sum(working.values())
+        working["gathered weights"] = max(width * min(frozen, GATHERED_WEIGHTS), alone)
     # The starting weights of a round stay in host memory; a model that moves to a GPU is read into host memory first.
     host = FLOAT32 * trained + width * (size.parameters if mode != "cpu" else 0)
     idle = sum(working.values()) if training.worker_lifetime == "run" else 0.0

@@ -4,6 +4,10 @@ Ray assigns GPUs in the order in which processes ask. Without a reservation, two
 while a worker waits for ever, an engine that needs two GPUs of one node could find one free GPU on each of two nodes,
 or a worker of one trial of a study could sit on a GPU of another. The bundles hold whole GPUs and everything that runs
 on them, training workers too. What is reserved together stays together, also through restarts.
+
+Where processes share GPUs a bundle has one, so that Ray cannot put two scorers on one GPU of a bundle and none on
+another. An engine that is split over several such GPUs is in the bundle of the first, and is told all of them by their
+ids.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 NODE_LABEL = "ray.io/node-id"
 """The label that Ray itself gives every node."""
+LITTLE = 0.01
+"""A share of a GPU that is left beside all that share it: a split engine asks for none."""
 RESERVE_S = 300.0
 """Longest wait for resources that another job may still hold."""
 
@@ -37,6 +43,8 @@ class Bundle:
     gpus: float
     members: tuple[tuple[str, int], ...]
     """Role and index of the processes inside."""
+    used_by: tuple[tuple[str, int], ...] = ()
+    """Role and index of processes of other bundles that use the GPU of this one too."""
 
     def resources(self) -> dict[str, float]:
         """The resources by Ray's names; zeros are left out, because Ray does not accept them."""
@@ -46,24 +54,36 @@ class Bundle:
 def bundles(placed: Layout) -> tuple[Bundle, ...]:
     """What a run reserves, in the order of the layout's seats; nothing on a machine without GPUs.
 
-    Dedicated: one bundle per process. Colocated: one bundle per set of GPUs that processes share, even if only a worker
-    runs there.
+    Dedicated: one bundle per process. Colocated: one bundle per GPU that processes share, even if only a worker runs
+    there.
     """
     if placed.mode == "cpu":
         return ()
-    by_name = {role.name: role for role in placed.roles}
-    together: dict[tuple[Node, tuple[int, ...]], list[Seat]] = {}
+    cpus = {role.name: role.cpus for role in placed.roles}
+    inside: dict[tuple[Node, tuple[int, ...]], list[Seat]] = {}
+    used: dict[tuple[Node, tuple[int, ...]], list[Seat]] = {}
     for seat in placed.seats:
-        together.setdefault((seat.node, seat.gpus), []).append(seat)
+        sets: list[tuple[int, ...]] = [seat.gpus] if placed.mode == "dedicated" else [(gpu,) for gpu in seat.gpus]
+        first, *others = sets
+        inside.setdefault((seat.node, first), []).append(seat)
+        for gpus in others:
+            inside.setdefault((seat.node, gpus), [])
+            used.setdefault((seat.node, gpus), []).append(seat)
     return tuple(
         Bundle(
             node.id,
-            sum(by_name[seat.role].cpus for seat in seats),
+            sum(cpus[seat.role] for seat in seats),
             float(len(gpus)),
             tuple((seat.role, seat.index) for seat in seats),
+            tuple((seat.role, seat.index) for seat in used.get((node, gpus), ())),
         )
-        for (node, gpus), seats in together.items()
+        for (node, gpus), seats in inside.items()
     )
+
+
+def own_gpus() -> list[str]:
+    """The GPUs that Ray gave to this process, by their ids on its node."""
+    return [str(gpu) for gpu in ray.get_gpu_ids()]
 
 
 class Reservation:
@@ -76,6 +96,7 @@ class Reservation:
     def __init__(self, placed: Layout) -> None:
         self._bundles = bundles(placed)
         self._group: PlacementGroup | None = None
+        self._ids: list[str] | None = None
         if not self._bundles:
             return
         self._group = placement_group(
@@ -100,6 +121,31 @@ class Reservation:
             if name == role
         }
         return [found[index] for index in sorted(found)]
+
+    def devices(self, role: str) -> list[str]:
+        """The GPUs of each process of a role, by index, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+        Empty unless the processes share several GPUs each: in every other case Ray says it itself.
+
+        Raises:
+            ray.exceptions.GetTimeoutError: Ray did not say in time which GPU a bundle has.
+        """
+        sharing = {member for bundle in self._bundles for member in bundle.used_by if member[0] == role}
+        if not sharing:
+            return []
+        if self._ids is None:
+            ask = ray.remote(num_cpus=0, num_gpus=LITTLE)(own_gpus)
+            places = [PlacementGroupSchedulingStrategy(self._group, i) for i in range(len(self._bundles))]
+            asked = [ask.options(scheduling_strategy=place).remote() for place in places]
+            self._ids = [gpu for (gpu,) in ray.get(asked, timeout=RESERVE_S)]
+        return [
+            ",".join(
+                gpu
+                for gpu, bundle in zip(self._ids, self._bundles, strict=True)
+                if member in (*bundle.members, *bundle.used_by)
+            )
+            for member in sorted(sharing)
+        ]
 
     def close(self) -> None:
         """Release all bundles."""

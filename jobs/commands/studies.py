@@ -12,7 +12,7 @@ import typer
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
-from jobs.terminal.command import base_name, fail, split_arguments, study_path, user_path
+from jobs.terminal.command import PlannedNodes, base_name, fail, planned_nodes, split_arguments, study_path, user_path
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
@@ -40,6 +40,7 @@ def sweep(
         bool,
         typer.Option("--dry-run", help="Check every arm, list the trials, say what they can decide, start nothing."),
     ] = False,
+    cluster: PlannedNodes = None,
     power: Annotated[
         bool, typer.Option("--power", help="Only say how many seeds decide each claim, from the analytic mode.")
     ] = False,
@@ -78,7 +79,8 @@ def sweep(
         if power:
             _print_power(plan, pilot)
             return
-        code = _perform(folder, plan, keys if resume is not None else None, dry_run=dry_run)
+        more = keys if resume is not None else None
+        code = _perform(folder, plan, more, dry_run=dry_run, cluster=cluster)
     except (ValueError, StoreError) as error:
         raise fail(error) from error
     if code:
@@ -155,7 +157,9 @@ def report(
     print(f"{page} written")
 
 
-def _perform(folder: Path, plan: Study, more: dict[str, Any] | None = None, *, dry_run: bool) -> int:
+def _perform(
+    folder: Path, plan: Study, more: dict[str, Any] | None = None, *, dry_run: bool, cluster: str | None = None
+) -> int:
     """Check a study and run it, or print its plan.
 
     Args:
@@ -163,6 +167,7 @@ def _perform(folder: Path, plan: Study, more: dict[str, Any] | None = None, *, d
         plan: the study.
         more: the keys with which one that exists is continued; ``None``: it is new.
         dry_run: whether only the plan is printed.
+        cluster: the nodes to plan for instead of this machine, as text.
 
     Returns:
         The exit code.
@@ -173,11 +178,12 @@ def _perform(folder: Path, plan: Study, more: dict[str, Any] | None = None, *, d
     from jobs.driver import study as job
 
     found = None
+    nodes = planned_nodes(cluster, dry_run=dry_run)
     with unheard(CHECKING):
         if more is not None and job.is_finished(folder, plan):
             trials: Sequence[study.Trial] = study.trials(plan, CONFIGS)
         else:
-            plan, trials, found = job.checked(plan, dry_run=dry_run)
+            plan, trials, found = job.checked(plan, dry_run=dry_run, cluster=nodes)
     if dry_run:
         job.print_plan(wide_console(), plan, trials, found)
         if plan.claims:

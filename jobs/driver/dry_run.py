@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -10,11 +9,10 @@ from rich.console import Console
 
 from actors.placement.cluster import Cluster
 from actors.placement.disk import Disk, disk
-from actors.placement.layout import Layout
 from actors.placement.memory import Sizes, known_sizes
 from jobs.driver import preflight, run
 from jobs.terminal.display import unheard
-from jobs.terminal.plan import print_made, print_plan
+from jobs.terminal.plan import print_missing, print_plan
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
 from scpl_ray.config.errors import ConfigError
@@ -27,7 +25,7 @@ SETUP = ("groups", "task", "model", "generation", "reward", "feedback", "trainin
 
 
 def print_dry_run(console: Console, experiment: Experiment, cluster: Cluster | None) -> None:
-    """Check an experiment and print its plan, with what a run would make first.
+    """Check an experiment and print its plan, with what a run would make first and what could not be checked here.
 
     Args:
         console: the console to print on.
@@ -37,17 +35,13 @@ def print_dry_run(console: Console, experiment: Experiment, cluster: Cluster | N
     Raises:
         ValueError: something cannot work.
     """
-    with cache.planned() as cached:
-        task: Task | None = None
-        placed: Layout | None = None
+    with cache.planned(elsewhere=cluster is not None) as cached:
         with unheard("checking the config, its data and its models"):
-            # without something costly not all can be checked, and the plan says so
-            with contextlib.suppress(cache.NotMadeError):
-                task, placed = run.checked_plan(experiment, cluster)
+            task, placed = run.plan_of_what_is_here(experiment, cluster)
             made = {**cached.missing, **preflight.made_first(experiment, task)}
-        if task is not None:
-            print_plan(console, experiment, task, placed, run.planned_disk(experiment, task, cluster))
-        print_made(console, made, whole=task is not None)
+            written = run.planned_disk(experiment, task, cluster)
+        print_plan(console, experiment, task, placed, written)
+        print_missing(console, made, cached.unchecked, whole=task is not None)
 
 
 @dataclasses.dataclass
@@ -58,14 +52,17 @@ class StudyPlan:
     """What the study would make first: the cost of each thing, by its name."""
     written: list[Disk] = dataclasses.field(default_factory=list)
     """The bytes of each trial; empty where they are not known."""
+    unchecked: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What could not be checked here, and why."""
 
 
-def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> StudyPlan:
+def check_trials(trials: Sequence[Trial], *, with_tasks: bool, cluster: Cluster | None = None) -> StudyPlan:
     """Check the different set-ups of a study as :func:`print_dry_run` checks one run.
 
     Args:
         trials: the trials of the study.
         with_tasks: whether tasks are built too, which may take seconds each.
+        cluster: the cluster to plan for; ``None``: this machine, unless ``RAY_ADDRESS`` names a cluster.
 
     Raises:
         ConfigError: a set-up cannot work; the message names its arm.
@@ -73,21 +70,20 @@ def check_trials(trials: Sequence[Trial], *, with_tasks: bool) -> StudyPlan:
     different = {agreement(trial.experiment, SETUP): trial for trial in reversed(trials)}
     made: dict[str, str] = {}
     sizes: dict[str, Sizes | None] = {}
-    with cache.planned() as cached:
+    on_gpu = run.gpus_possible(cluster)
+    with cache.planned(elsewhere=cluster is not None) as cached:
         for setup, trial in reversed(different.items()):
             task: Task | None = None
             try:
-                with contextlib.suppress(cache.NotMadeError):
-                    if with_tasks:
-                        task = run.checked_plan(trial.experiment)[0]
-                    else:
-                        preflight.check_config(trial.experiment, on_gpu=run.gpus_possible())
+                if with_tasks:
+                    task, _ = run.plan_of_what_is_here(trial.experiment, cluster)
+                else:
+                    preflight.check_config(trial.experiment, on_gpu=on_gpu)
             except ValueError as error:
                 raise ConfigError(f"arm {trial.label}: {error}") from error
             if with_tasks:
                 made |= preflight.made_first(trial.experiment, task)
-                sizes[setup] = None if task is None else known_sizes(trial.experiment, task)
-        on_gpu = run.gpus_possible()
+                sizes[setup] = known_sizes(trial.experiment, task)
         found = [(trial.experiment, sizes.get(agreement(trial.experiment, SETUP))) for trial in trials]
         written = [disk(experiment, known, on_gpu=on_gpu) for experiment, known in found if known is not None]
-        return StudyPlan(cached.missing | made, written if len(written) == len(trials) else [])
+        return StudyPlan(cached.missing | made, written if len(written) == len(trials) else [], cached.unchecked)

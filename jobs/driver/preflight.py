@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,8 +79,7 @@ def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:
     """
     name, cost = experiment.model.name, {}
     if experiment.model.built_here:
-        known = bases.known_config(experiment, task) if task is not None else None
-        if known is None:
+        if bases.known_config(experiment, task) is None:
             cost["tiny base model"] = "minutes, unless it is in the cache"
     elif name == smollm2.NAME and smollm2.found() is None:
         cost[smollm2.ENTRY] = "half a minute: it is converted from its package"
@@ -87,8 +87,10 @@ def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:
         ("model.name", name, experiment.model.revision),
         ("reward.model", experiment.reward.model, None),
     ):
-        if model is not None and (size := sources.download_bytes(model, key, revision)):
-            cost[model] = f"a download of {size / 1e9:.1f} GB"
+        if model is not None:
+            with contextlib.suppress(cache.NotMadeError):
+                if size := sources.download_bytes(model, key, revision):
+                    cost[model] = f"a download of {size / 1e9:.1f} GB"
     return cost
 
 
@@ -127,14 +129,15 @@ def _model(experiment: Experiment, on_gpu: bool) -> None:
     config = sources.found_config(experiment)
     if config is None:
         if model.name != smollm2.NAME:
-            sources.check_hub(model.name, "model.name", model.revision)
+            with contextlib.suppress(cache.NotMadeError):  # the plan says that the Hub was not reached
+                sources.check_hub(model.name, "model.name", model.revision)
         return
     limits.check_config(config, experiment, model.name)
     engine = ENGINES[experiment.generation.engine].load()
     if fault := engine.refuses(config.get_text_config(), experiment, on_gpu=on_gpu):
         raise ValueError(fault)
     folder = Path(model.name).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() and sources.has_tokenizer(folder):
         limits.check_tokenizer(folder, config, model.name, trust_remote_code=model.trust_remote_code)
 
 
@@ -147,6 +150,7 @@ def _reward_model(experiment: Experiment, on_gpu: bool) -> None:
         trust = experiment.model.trust_remote_code
         sources.checked(folder, "reward.model", name, trust_remote_code=trust)
     elif sources.known_reward_config(experiment) is None:
-        sources.check_hub(name, "reward.model", None)
+        with contextlib.suppress(cache.NotMadeError):
+            sources.check_hub(name, "reward.model", None)
         return
     sources.check_reward_model(experiment)

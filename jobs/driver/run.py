@@ -46,7 +46,7 @@ from scpl_ray.report.seconds import phase_seconds
 from scpl_ray.report.text import short_names
 from scpl_ray.roofline import Machine
 from scpl_ray.selection.steering import steering_prompts
-from scpl_ray.storage import retention
+from scpl_ray.storage import cache, retention
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.manifests import restarts
@@ -151,6 +151,12 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     Raises:
         ValueError: the data or the machine do not suffice for this experiment.
     """
+    task = _built(experiment)
+    return task, _placed(experiment, task, cluster)
+
+
+def _built(experiment: Experiment) -> Task:
+    """The task, after the packages, models and reward terms of an experiment were checked."""
     registry.check_installed(experiment)
     harness.check(experiment)
     tracking.check(experiment)
@@ -160,16 +166,20 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     if any(name not in schema.NOT_OF_THE_TASK for name in experiment.reward.terms):
         checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
     steering_prompts(experiment, task.group_prompts, [])
+    return task
+
+
+def _placed(experiment: Experiment, task: Task | None, cluster: Cluster | None) -> Layout | None:
     can_grow = described(experiment.placement.cluster) if experiment.placement.cluster is not None else None
     if cluster is None and os.environ.get(ADDRESS):
         if can_grow is None:
-            return task, None
+            return None
         cluster = can_grow
     cluster = cluster or local_cluster()
-    return task, layout(experiment, cluster, known_sizes(experiment, task))
+    return layout(experiment, cluster, known_sizes(experiment, task))
 
 
-def planned_disk(experiment: Experiment, task: Task, cluster: Cluster | None = None) -> Disk | None:
+def planned_disk(experiment: Experiment, task: Task | None, cluster: Cluster | None = None) -> Disk | None:
     """The bytes that a run will write and keep; ``None``: a model's config is not on this machine yet."""
     sizes = known_sizes(experiment, task)
     return None if sizes is None else disk(experiment, sizes, on_gpu=gpus_possible(cluster))
@@ -185,6 +195,22 @@ def checked_plan(experiment: Experiment, cluster: Cluster | None = None) -> tupl
     task, placed = plan(experiment, cluster)
     preflight.check_task(experiment, task)
     return task, placed
+
+
+def plan_of_what_is_here(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task | None, Layout | None]:
+    """As :func:`checked_plan`, inside :func:`scpl_ray.storage.cache.planned`, where something may be missing.
+
+    Returns:
+        The task, ``None`` if it lacks something that a run would make or that is not on this machine; and the layout,
+        which does not depend on it, but for the memory of a tiny model.
+    """
+    preflight.check_config(experiment, on_gpu=gpus_possible(cluster))
+    task: Task | None = None
+    with contextlib.suppress(cache.NotMadeError):
+        built = _built(experiment)
+        preflight.check_task(experiment, built)
+        task = built
+    return task, _placed(experiment, task, cluster)
 
 
 def gpus_possible(cluster: Cluster | None = None) -> bool:

@@ -40,6 +40,7 @@ from scpl_ray.studies.power import seeds_needed
 from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
 
 if TYPE_CHECKING:
+    from actors.placement.cluster import Cluster
     from jobs.driver.dry_run import StudyPlan
 
 SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
@@ -120,8 +121,15 @@ def is_finished(folder: Path, plan: Study) -> bool:
     return all((folder / trial.folder / "summary.json").is_file() for trial in study.trials(plan, CONFIGS))
 
 
-def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], StudyPlan | None]:
+def checked(
+    plan: Study, *, dry_run: bool, cluster: Cluster | None = None
+) -> tuple[Study, list[Trial], StudyPlan | None]:
     """A study whose paths are absolute, its trials, and what its engines would make and write, after every check.
+
+    Args:
+        plan: the study.
+        dry_run: whether tasks are built too, which may take seconds each.
+        cluster: the cluster to plan for; ``None``: this machine, unless ``RAY_ADDRESS`` names a cluster.
 
     Raises:
         ValueError: something cannot work; nobody answers at ``RAY_ADDRESS``.
@@ -135,7 +143,7 @@ def checked(plan: Study, *, dry_run: bool) -> tuple[Study, list[Trial], StudyPla
     from jobs.driver.dry_run import check_trials
     from jobs.driver.ray_session import check_address
 
-    found = check_trials(trials, with_tasks=dry_run)
+    found = check_trials(trials, with_tasks=dry_run, cluster=cluster)
     if not dry_run:
         check_address()
     return plan, trials, found
@@ -274,11 +282,14 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: St
         for name, cost in found.made.items():
             console.print(f"  {name}: {cost}", markup=False)
     if found is not None:
-        from actors.placement.disk import study_line  # imports torch, for which analytic studies need not wait
+        # these import torch, for which analytic studies need not wait
+        from actors.placement.disk import study_line
+        from jobs.terminal.plan import print_unchecked
 
         written = found.written if plan.search is None else found.written[:1] * plan.search.trials
         unknown = "disk: unknown until the models' configs are on this machine"
         console.print(study_line(written) if written else unknown, markup=False)
+        print_unchecked(console, found.unchecked)
     rounds = sum(trial.experiment.loop.rounds for trial in trials)
     console.print(
         f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,10 +16,40 @@ from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
 from scpl_ray.studies import study
 
+if TYPE_CHECKING:
+    from actors.placement.cluster import Cluster
+
+PlannedNodes = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NODES",
+        help="With --dry-run: plan for these nodes, [dim][[/]NODESx[dim]][/]CPUScpu:MEMORYgib[dim][[/]"
+        ":GPUSgpu:MEMORYgib[dim]][/],..., for example 4x96cpu:1024gib:8gpu:80gib.",
+    ),
+]
+"""The option of a command that can plan for other machines; :func:`planned_nodes` reads it."""
+
 
 def user_path(text: str | Path) -> Path:
     """The path that a user gave, with ``~`` for the home folder."""
     return Path(text).expanduser()
+
+
+def planned_nodes(text: str | None, *, dry_run: bool) -> Cluster | None:
+    """The cluster that ``--cluster`` describes; ``None``: it was not given.
+
+    Raises:
+        ConfigError: it was given to a command that is no dry run.
+        ClusterError: it cannot be read.
+    """
+    if text is None:
+        return None
+    if not dry_run:
+        raise ConfigError(f"--cluster {text}: describes a cluster for --dry-run; a run asks Ray for the real one")
+    from actors.placement.cluster import described
+
+    return described(text)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from actors.placement.cluster import Node
 from actors.placement.disk import Disk, run_line
 from actors.placement.layout import Layout, Seat
+from actors.placement.memory import Estimate
 from scpl_ray.config import Experiment, code
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.protocols import Task
@@ -17,16 +19,18 @@ from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.storage.run_directory import PHASES
 from scpl_ray.training.objectives import OBJECTIVES
 
+UNKNOWN = "unknown until the model's config is here; a folder with its config.json is enough: model.name=FOLDER"
+
 
 def print_plan(
-    console: Console, experiment: Experiment, task: Task, placed: Layout | None, written: Disk | None = None
+    console: Console, experiment: Experiment, task: Task | None, placed: Layout | None, written: Disk | None = None
 ) -> None:
     """Print where each process would run and with how much memory, what each phase would do, and what fills the disk.
 
     Args:
         console: the console to print on.
         experiment: the config.
-        task: its task.
+        task: its task; ``None``: it could not be built; see :func:`print_missing`.
         placed: the layout; ``None``: it depends on a cluster that is not connected yet.
         written: the bytes of the run; ``None``: a model's config is not on this machine yet.
     """
@@ -44,13 +48,15 @@ def print_plan(
         if phase in lines:
             table.add_row(phase.replace("_", " "), lines[phase])
     console.print(table)
-    console.print("disk: unknown until the model's config is on this machine" if written is None else run_line(written))
+    console.print(f"disk: {UNKNOWN}" if written is None else run_line(written))
     if experiment.model.trust_remote_code:
         console.print("model.trust_remote_code is on: code that came with the model will run", markup=False)
     for key, name in code.references(experiment).items():
         console.print(f"code of yours that will run: {key} = {name}", markup=False)
     for line in unused_code(experiment):
         console.print(line, markup=False)
+    if task is None:
+        return
     if task.data_report is not None:
         console.print(str(task.data_report), markup=False)
     console.print("the config is valid; nothing was started")
@@ -61,23 +67,33 @@ def unused_code(experiment: Experiment) -> list[str]:
     return [f"code of yours that will not run: {key}, because {why}" for key, why in code.unused(experiment).items()]
 
 
-def print_made(console: Console, made: Mapping[str, str], *, whole: bool) -> None:
-    """Print what a run would make first.
+def print_missing(console: Console, made: Mapping[str, str], unchecked: Mapping[str, str], *, whole: bool) -> None:
+    """Print what a run would make first, and what could not be checked without it or because it is not here.
 
     Args:
         console: the console to print on.
         made: the cost of each thing, by its name.
-        whole: whether everything was checked; otherwise it is said what was not.
+        unchecked: why a thing could not be checked, by its name.
+        whole: whether the task is complete without them; otherwise it is said what was not checked.
     """
     if made:
         console.print("a run would make first, once, and keep:", markup=False)
     for name, cost in made.items():
         console.print(f"  {name}: {cost}", markup=False)
+    print_unchecked(console, unchecked)
     if not whole:
         console.print(
-            "without it the task is not complete: its numbers of evaluation prompts and the layout of the processes "
-            "were not checked\nthe rest is valid; nothing was started, made or downloaded"
+            "without it the task is not complete: the lengths and numbers of its prompts were not checked\n"
+            "the rest is valid; nothing was started, made or downloaded"
         )
+
+
+def print_unchecked(console: Console, unchecked: Mapping[str, str]) -> None:
+    """Print what could not be checked in a plan for other machines: the reasons by the names of the things."""
+    if unchecked:
+        console.print("not checked, because it is not here, and this plan is for other machines:", markup=False)
+    for name, why in unchecked.items():
+        console.print(f"  {name} ({why})", markup=False)
 
 
 def _print_processes(console: Console, placed: Layout) -> None:
@@ -90,11 +106,12 @@ def _print_processes(console: Console, placed: Layout) -> None:
     for column in ("role", "number", "CPUs each", "GPUs each", "threads each", "where"):
         table.add_column(column, justify="left" if column in ("role", "where") else "right")
     for role in placed.roles:
-        cells = (role.name, str(role.count), f"{role.cpus:g}", f"{role.gpus:g}", str(role.threads))
+        gpus = f"{role.shares} x {role.gpus:g}" if role.shares > 1 else f"{role.gpus:g}"
+        cells = (role.name, str(role.count), f"{role.cpus:g}", gpus, str(role.threads))
         table.add_row(*cells, _where(placed.of(role)))
     console.print(table)
     if placed.estimates is None:
-        console.print("memory: unknown until the model's config is on this machine; only CPUs and GPUs were counted")
+        console.print(f"memory: {UNKNOWN}; only CPUs and GPUs were counted")
         return
     table = Table(title="memory of each process in GiB, at most (activations and libraries: estimates)")
     table.title_justify = "left"
@@ -106,6 +123,8 @@ def _print_processes(console: Console, placed: Layout) -> None:
         nodes = [seat.node for seat in placed.of(role)]
         if placed.mode == "cpu":
             smallest = min(node.memory_gib for node in nodes)
+            if (besides := estimate.host - estimate.total) > 0.005:
+                parts += f", weights that are read or kept {besides:.2f}"
             table.add_row(role.name, parts, f"{estimate.host:.2f}", f"a host of {smallest:.0f}")
         else:
             smallest = min(node.gpu_memory_gib for node in nodes)
@@ -113,15 +132,29 @@ def _print_processes(console: Console, placed: Layout) -> None:
             host = min(node.memory_gib for node in nodes)
             table.add_row("", "weights that are read, kept or asleep", f"{estimate.host:.2f}", f"a host of {host:.0f}")
     console.print(table)
+    console.print(_fullest_host(placed, placed.estimates))
     if placed.mode == "colocated":
         engine, scorer, worker = (placed.estimates[role.name] for role in placed.roles)
         smallest = min(seat.node.gpu_memory_gib for seat in placed.seats)
         used = placed.engine.memory_share * smallest
+        generating, training = used + scorer.total + worker.idle, engine.idle + scorer.idle + worker.total
         console.print(
             f"a shared GPU of {smallest:.0f} GiB: while completions are written engine {used:.2f} "
-            f"({placed.engine.memory_share:g} of it), scorer {scorer.total:.2f}, worker {worker.idle:.2f}; while the "
-            f"worker trains engine {engine.idle:.2f}, scorer {scorer.idle:.2f}, worker {worker.total:.2f}"
+            f"({placed.engine.memory_share:g} of it), scorer {scorer.total:.2f}, worker {worker.idle:.2f}, together "
+            f"{generating:.2f}; while the worker trains engine {engine.idle:.2f}, scorer {scorer.idle:.2f}, worker "
+            f"{worker.total:.2f}, together {training:.2f}"
         )
+
+
+def _fullest_host(placed: Layout, estimates: Mapping[str, Estimate]) -> str:
+    """What all processes hold in the memory of the host that is used most, in words."""
+    held: dict[Node, float] = {}
+    for seat in placed.seats:
+        held[seat.node] = held.get(seat.node, 0.0) + estimates[seat.role].host
+    node = max(held, key=lambda node: held[node] / max(node.memory_gib, 1e-9))
+    counts = {role.name: sum(seat.node == node for seat in placed.of(role)) for role in placed.roles}
+    parts = ", ".join(f"{count} x {name} {estimates[name].host:.2f}" for name, count in counts.items() if count)
+    return f"the fullest host, {node.name} of {node.memory_gib:.0f} GiB: {parts}, together {held[node]:.2f}"
 
 
 def _where(seats: Sequence[Seat]) -> str:
@@ -135,16 +168,17 @@ def _where(seats: Sequence[Seat]) -> str:
     )
 
 
-def phase_lines(experiment: Experiment, task: Task) -> dict[str, str]:
-    """One line of description per phase."""
+def phase_lines(experiment: Experiment, task: Task | None) -> dict[str, str]:
+    """One line of description per phase; without the task the evaluation has the prompts that are asked for."""
     e = experiment
     shares = ", ".join(f"{g} {s:g}" for g, s in zip(e.groups.names, e.groups.shares, strict=True))
     completions = e.queries.prompts_per_round * e.generation.samples_per_prompt
-    evaluated = e.evaluation.samples_per_prompt * (
-        len(task.group_prompts(e.evaluation.prompts_per_group))
-        + len(task.neutral_prompts(e.evaluation.neutral_prompts))
-    )
-    aside = len(steering_prompts(e, task.group_prompts, task.group_prompts(e.evaluation.prompts_per_group)))
+    asked, aside = len(e.groups.names) * e.evaluation.prompts_per_group + e.evaluation.neutral_prompts, 0
+    if task is not None:
+        prompts = task.group_prompts(e.evaluation.prompts_per_group)
+        asked = len(prompts) + len(task.neutral_prompts(e.evaluation.neutral_prompts))
+        aside = len(steering_prompts(e, task.group_prompts, prompts))
+    evaluated = e.evaluation.samples_per_prompt * asked
     lora, objective = e.model.lora, OBJECTIVES[e.training.objective]
     target = f"{e.selection.target} {e.selection.target_of}" if STRATEGIES[e.selection.strategy].reads_target else ""
     lines = {

@@ -6,23 +6,20 @@ from scpl_ray.config.schema import (
     Evaluation,
     Experiment,
     Feedback,
-    Fraction,
     Generation,
     Groups,
     Loop,
     Lora,
     Model,
-    Names,
     Placement,
-    PositiveInt,
     Queries,
     Reward,
-    Section,
     Selection,
     Task,
     Tracking,
     Training,
 )
+from scpl_ray.config.values import Fraction, Names, PositiveInt, Section
 
 __all__ = [
     "Analytic",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from scpl_ray.config.schema import Section
+from scpl_ray.config.values import Section
 
 
 class ConfigError(ValueError):

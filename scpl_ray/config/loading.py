@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from scpl_ray.config import regular
 from scpl_ray.config.errors import ConfigError, explain, shown
 from scpl_ray.config.presets import PRESETS, preset_overrides
-from scpl_ray.config.schema import Experiment, Section
+from scpl_ray.config.schema import Experiment
+from scpl_ray.config.values import Section
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from scpl_ray.config.values import Auto, Floats, Fraction, Names, PositiveFloat, PositiveInt, Section
 
 NAME = re.compile(r"\w[\w.-]*")
 """What names a folder."""
@@ -50,30 +52,9 @@ MAY_CHANGE = (
 memory its work is done, and which dashboard shows it. None of them changes a round that is finished."""
 
 
-def _tuple(value: Any) -> Any:
-    """YAML has lists; the frozen config holds tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _own(values: Any, key: str, value: Any) -> Any:
     """A section in which ``function`` is given: it is used, unless another value of the key that names it is given."""
     return {key: value, **values} if isinstance(values, dict) and values.get("function") is not None else values
-
-
-Floats = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Auto = Literal["auto"]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """Common rules: unknown keys are errors, nothing is coerced, nothing changes after loading, no NaN."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Groups(Section):
@@ -219,7 +200,7 @@ class Generation(Section):
     """``vllm`` needs one of the extras ``cpu`` or ``gpu``; ``transformers`` runs anywhere, slower."""
     replicas: Auto | PositiveInt = "auto"
     """Engines; on GPUs ``tensor_parallel`` of them each. ``auto``: on CPUs one per core, as far as memory goes, because
-    phases take turns; on GPUs one per GPU that it shares, or three for each scorer on those that workers leave."""
+    phases take turns; on GPUs as many as share them all, or three for each scorer on those that workers leave."""
     tensor_parallel: PositiveInt = 1
     """GPUs of one node that each engine splits the model over, for a model too large for one; needs ``vllm``."""
     samples_per_prompt: PositiveInt = 4
@@ -423,7 +404,7 @@ class Placement(Section):
 
     gpus: Literal["auto", "colocated", "dedicated"] = "auto"
     """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
-    dedicated if it fits."""
+    dedicated if it fits. Engines that are split over several GPUs share each of them."""
     cluster: str | None = None
     """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits;
     studies refuse it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import TINY
 from scpl_ray.models import sentences, smollm2, tiny_base
+from scpl_ray.storage import cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 HUB_SECONDS = 10.0
 """Longest wait for the Hub's first response, in seconds."""
+SERVER_ERROR = 500
+"""The first status of HTTP with which a server says that it cannot answer."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = "*.safetensors"
+NOT_THERE = "the folder holds none"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -202,13 +206,17 @@ def resolve_tokenizer(experiment: Experiment, texts: Iterable[str]) -> Path:
 
     Raises:
         ValueError: the model does not exist or cannot be used.
+        NotMadeError: in a plan for other machines, there is no tokenizer here.
     """
     model = experiment.model
     if model.built_here:
         return tiny_base.ensure_tokenizer(experiment, texts)
     if model.name == smollm2.NAME:
         return smollm2.tokenizer()
-    return _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=False)
+    folder = _locate(model.name, "model.name", model.revision, model.trust_remote_code, weights=False)
+    if not has_tokenizer(folder) and cache.may_be_elsewhere(f"the tokenizer of model.name = {model.name}", NOT_THERE):
+        raise cache.NotMadeError(f"model.name: {model.name} has no tokenizer here")
+    return folder
 
 
 def checked(folder: Path, key: str, name: str, *, trust_remote_code: bool) -> Path:
@@ -223,19 +231,25 @@ def checked(folder: Path, key: str, name: str, *, trust_remote_code: bool) -> Pa
             raise ValueError(f"{key}: {name} is an adapter; merge it into its base model and give that folder")
         raise ValueError(f"{key}: {name} has no config.json; give a folder that save_pretrained wrote")
     weights = sorted(folder.glob(WEIGHTS))
-    if not weights:
-        pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
+    pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
+    if not weights and (pickles or not cache.may_be_elsewhere(f"the weights of {key} = {name}", NOT_THERE)):
         found = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
         raise ValueError(
             f"{key}: {name} holds {found}; only safetensors are loaded, because a pickle can run any code when it is "
             "read: convert it with save_pretrained on a machine where you trust it, or use a revision with safetensors"
         )
-    _check_weights(folder, weights, key, name)
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+    if weights:
+        _check_weights(folder, weights, key, name)
+    if not has_tokenizer(folder) and not cache.may_be_elsewhere(f"the tokenizer of {key} = {name}", NOT_THERE):
         raise ValueError(f"{key}: {name} has no tokenizer; save it into the same folder with save_pretrained")
     if not trust_remote_code:
         _check_architecture(folder, key, name)
     return folder
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / file).is_file() for file in TOKENIZER_FILES)
 
 
 def _check_weights(folder: Path, weights: Sequence[Path], key: str, name: str) -> None:
@@ -307,8 +321,21 @@ def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, 
 
 
 def _not_had(key: str, name: str, error: Exception) -> ValueError:
+    """The error of a model that is neither here nor could be had from the Hub."""
     reason = " ".join(str(error).split())[:300]
+    all_of_it = f"{key} = {name}: its config, weights and tokenizer"
+    if not _answered(error) and cache.may_be_elsewhere(all_of_it, f"the Hugging Face Hub was not reached: {reason}"):
+        return cache.NotMadeError(all_of_it)
     return ValueError(
         f"{key}: {name!r} is no folder here and could not be had from the Hugging Face Hub ({reason}); give the "
         f"folder of a copy instead: {key}=FOLDER (for SmolLM2-135M-Instruct also model.name={smollm2.NAME})"
     )
+
+
+def _answered(error: Exception) -> bool:
+    """Whether the Hub itself said no, or would to any who ask; otherwise it was not reached."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+        return bool(error.response.status_code < SERVER_ERROR)
+    return isinstance(error, ValueError)

@@ -50,26 +50,33 @@ class Planned:
 
     scratch: Path
     """Holds what takes seconds, until the end."""
+    elsewhere: bool = False
+    """Whether the plan is for other machines, on which there may be what is not here."""
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     """The cost of each entry that is not in the cache, by its name."""
+    unchecked: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What was not checked, because the plan is for other machines, and why it could not be."""
 
 
 class NotMadeError(ValueError):
-    """A plan needs an entry that is not in the cache and that is costly to make."""
+    """A plan needs what is not on this machine: an entry of the cache that is costly to make, or files of a model."""
 
 
 _PLANNED: contextvars.ContextVar[Planned | None] = contextvars.ContextVar("planned", default=None)
 
 
 @contextlib.contextmanager
-def planned() -> Iterator[Planned]:
+def planned(*, elsewhere: bool = False) -> Iterator[Planned]:
     """Inside, nothing is made in the cache; yields the list of what is missing there.
 
     What takes seconds is made in a temporary folder; an entry with a ``cost`` is not made: :func:`entry` raises
     :class:`NotMadeError`.
+
+    Args:
+        elsewhere: whether the plan is for other machines; see :func:`may_be_elsewhere`.
     """
     with tempfile.TemporaryDirectory(prefix="scpl-plan-") as scratch:
-        found = Planned(Path(scratch))
+        found = Planned(Path(scratch), elsewhere)
         token = _PLANNED.set(found)
         try:
             yield found
@@ -80,6 +87,19 @@ def planned() -> Iterator[Planned]:
 def is_planning() -> bool:
     """Whether the caller is inside :func:`planned`."""
     return _PLANNED.get() is not None
+
+
+def may_be_elsewhere(what: str, why: str) -> bool:
+    """In a plan for other machines, note what is not checked because it is not here, and why it is not.
+
+    Returns:
+        Whether it is noted; if not, what is missing is an error.
+    """
+    plan = _PLANNED.get()
+    if plan is None or not plan.elsewhere:
+        return False
+    plan.unchecked.setdefault(what, why)
+    return True
 
 
 def entry(name: str, key: str, make: Callable[[Path], None], *, cost: str | None = None) -> Path:

@@ -31,15 +31,15 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
 from scpl_ray.records import Example, Manifest, Metric, Record, Weights
 from scpl_ray.storage import consent, inside, manifests, run_facts, tables
 from scpl_ray.storage.errors import InUseError, StoreError
-from scpl_ray.storage.files import replacing, sha256, sync, sync_tree, write_atomically
+from scpl_ray.storage.files import sha256, sync, sync_tree, write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST
+from scpl_ray.storage.phase import Phase, as_json
 from scpl_ray.storage.run_facts import CHECKPOINTS, CONFIG, RUN
 
 logger = logging.getLogger(__name__)
@@ -72,27 +72,6 @@ MOST_ROWS: Mapping[type, int] = {Metric: 500_000}
 """Largest tables that are read, by kind of record, where they are smaller than any other."""
 HOLDER_CHARACTERS = 200
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class Phase:
-    """A phase in progress; its folder is :attr:`path`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.facts: dict[str, Any] = {}
-
-    def write(self, name: str, rows: Sequence[Record], kind: type[Record]) -> None:
-        """Write records as ``<name>.parquet``."""
-        self.write_table(name, records.to_table(rows, kind))
-
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a table of records as ``<name>.parquet``."""
-        with replacing(self.path / f"{name}.parquet") as file:
-            pq.write_table(table, file, compression="zstd")
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON value as ``<name>.json``."""
-        write_atomically(self.path / f"{name}.json", _json(value))
 
 
 class Reader:
@@ -363,7 +342,7 @@ class Store(Reader):
         created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         identity = uuid.uuid4().hex
         run = {**began, "format": FORMAT, "id": identity, "created": created, "versions": dict(versions)}
-        write_atomically(self.root / RUN, _json(run))
+        write_atomically(self.root / RUN, as_json(run))
         consent.give(identity, experiment)
 
     def close(self) -> None:
@@ -442,7 +421,7 @@ class Store(Reader):
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write the metrics and the summary of a finished run."""
         Phase(self.root).write("metrics", metrics, Metric)
-        write_atomically(self.root / SUMMARY, _json(summary))
+        write_atomically(self.root / SUMMARY, as_json(summary))
 
     def keep_code(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Write ``code.json``: the user's code with which the rounds were made, one entry per change of it.
@@ -451,7 +430,7 @@ class Store(Reader):
             StoreError: the run directory cannot be written.
         """
         with _usable(self.name):
-            write_atomically(self.root / CODE, _json(list(entries)))
+            write_atomically(self.root / CODE, as_json(list(entries)))
 
     def publish(self, folder: Path) -> None:
         """Called after every commit with the phase's folder; a store that keeps its run elsewhere uploads it."""
@@ -509,7 +488,3 @@ def _usable(name: str) -> Iterator[None]:
             f"{name}: {error.filename} cannot be used ({error.strerror}); make the run directory one that you can read "
             "and write"
         ) from error
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

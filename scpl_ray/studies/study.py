@@ -33,7 +33,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.config.schema import NAME, PositiveFloat
+from scpl_ray.config.schema import NAME
+from scpl_ray.config.values import PositiveFloat
 from scpl_ray.evaluation import catalogue
 
 DEFAULTS = "defaults"

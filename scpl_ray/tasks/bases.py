@@ -35,8 +35,12 @@ def base_model(experiment: Experiment, task: Task, progress: Callable[[int, int]
     return tiny_base.ensure_task_base(experiment, task, progress=progress).path
 
 
-def known_config(experiment: Experiment, task: Task) -> PreTrainedConfig | None:
+def known_config(experiment: Experiment, task: Task | None) -> PreTrainedConfig | None:
     """The config of the base model, if it is already on this machine; nothing is built or downloaded.
+
+    Args:
+        experiment: ``model.name`` and the keys that belong to it are used.
+        task: the task; ``None``: it could not be built, so a tiny model of its text is not known.
 
     Returns:
         The config; ``None`` if the model must first be built, converted or downloaded.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scpl_ray.config import Training
+from scpl_ray.models.head import nll_at
 from scpl_ray.records import Example
 from scpl_ray.training.attention import lengths_of
 from scpl_ray.training.batches import (
@@ -24,7 +25,6 @@ from scpl_ray.training.batches import (
     training_sequences,
     weighted_by_example,
 )
-from scpl_ray.training.head import nll_at
 
 ROUNDING = 4.0
 """Rounding of logits in units of the last place of their size, where a model hardly attends at all."""

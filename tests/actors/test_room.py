@@ -1,10 +1,12 @@
 """Scorers leave a GPU that they share before a worker trains on it, and hold one language model there at a time."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import Qwen2Config
 
 from actors import reward, training
 from actors.file_transfer import SHARED_DISK
@@ -14,6 +16,7 @@ from actors.placement.memory import Sizes, model_size
 from actors.reward import ScoringActor
 from actors.training import RayTrainer
 from jobs.driver import experiments
+from scpl_ray.config import Lora
 from scpl_ray.protocols import TrainingResult
 from scpl_ray.records import Weights
 from tests.support.model_cards import QWEN_7B
@@ -89,27 +92,36 @@ def test_a_trainer_makes_room_before_a_job(tmp_path: Path, monkeypatch: pytest.M
     assert order[:2] == ["room", "train"]
 
 
-@pytest.mark.parametrize(
-    ("keys", "gpu_gib"), [(["model.lora=null", "generation.refresh=reload"], 80), (["generation.refresh=adapter"], 80)]
-)
-def test_seven_billion_weights_fit_eight_shared_gpus(keys: list[str], gpu_gib: int) -> None:
-    """All weights and an adapter; what is on a GPU while each of its processes works adds up to less than it has."""
+ALL_WEIGHTS, ADAPTERS = ["model.lora=null", "generation.refresh=reload"], ["generation.refresh=adapter"]
+
+
+@functools.cache
+def seven_billion(lora: Lora | None) -> Sizes:
+    return Sizes(model_size(Qwen2Config(**QWEN_7B), lora), None)
+
+
+@pytest.mark.parametrize("split", [1, 2, 4])
+@pytest.mark.parametrize(("keys", "gpu_gib"), [(ALL_WEIGHTS, 80), (ADAPTERS, 80)], ids=["all weights", "adapter"])
+def test_seven_billion_weights_fit_eight_shared_gpus(keys: list[str], gpu_gib: int, split: int) -> None:
+    """Of all weights and of an adapter, with engines on one GPU or split over several, what is on a GPU while each of
+    its processes works adds up to less than it has."""
     settings: Any = experiments.load(
         None,
         [
             *("model.dtype=bfloat16", "placement.gpus=colocated", "training.worker_lifetime=round", *keys),
-            *("generation.replicas=8", "reward.replicas=8", "training.workers=8", "training.zero_stage=3"),
+            *("generation.engine=vllm", f"generation.tensor_parallel={split}", f"generation.replicas={8 // split}"),
+            *("reward.replicas=8", "training.workers=8", "training.zero_stage=3"),
             *("reward.terms={well_formed: 1.0}", "task.max_prompt_tokens=128", "generation.max_new_tokens=128"),
         ],
     )
-    from transformers import Qwen2Config
-
-    sizes = Sizes(model_size(Qwen2Config(**QWEN_7B), settings.model.lora), None)
-    placed = layout(settings, described(f"96cpu:1024gib:8gpu:{gpu_gib}gib"), sizes)
+    placed = layout(settings, described(f"96cpu:1024gib:8gpu:{gpu_gib}gib"), seven_billion(settings.model.lora))
     assert placed.mode == "colocated" and placed.estimates is not None
     engine, scorer, worker = (placed.estimates[role.name] for role in placed.roles)
     assert engine.idle + scorer.idle + worker.total < gpu_gib
     assert placed.engine.memory_share * gpu_gib + scorer.total + worker.idle < gpu_gib
     assert scorer.idle <= 1.0 and scorer.working["weights"] < 15, "one model of 14.2 GiB, and none while it sleeps"
     assert scorer.host > 14 * (1 if settings.model.lora else 2), "which waits in host memory"
-    assert 8 * sum(estimate.host for estimate in (engine, scorer, worker)) < 1024
+    weights = engine.working["weights"]
+    assert weights == pytest.approx(2 * 7_615_616_512 / 2**30 / split, rel=0.01), "an engine's part of the model"
+    assert {len(seat.gpus) for seat in placed.of(placed.engine)} == {split}
+    assert sum(placed.estimates[seat.role].host for seat in placed.seats) < 1024

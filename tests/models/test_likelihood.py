@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from scpl_ray.models import likelihood
+from scpl_ray.models import head
 from scpl_ray.models.likelihood import negative_log_likelihood
 
 VOCABULARY = 211
@@ -76,16 +76,15 @@ def texts(count: int = 40) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [tuple(tuple(draw.integers(3, VOCABULARY, n).tolist()) for n in pair) for pair in lengths]  # type: ignore[misc]
 
 
-def head_of(model: PreTrainedModel) -> tuple[nn.Module, list[int]]:
-    """The head, and a list that receives the number of positions of every use of it."""
-    head = model.get_output_embeddings()
+def uses_of_head(model: PreTrainedModel) -> list[int]:
+    """Receives the number of positions of every use of the output layer."""
     used: list[int] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         used.append(inputs[0].shape[:-1].numel())
 
-    head.register_forward_pre_hook(note)
-    return head, used
+    model.get_output_embeddings().register_forward_pre_hook(note)
+    return used
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -108,13 +107,13 @@ def test_neither_batches_nor_slices_change_a_bit(name: str, monkeypatch: pytest.
     assert [negative_log_likelihood(model, [one], 4096)[0] for one in texts()] == together
     assert negative_log_likelihood(model, texts()[::-1], 300)[::-1] == together
     for logits in (1, 40 * VOCABULARY, 1000 * VOCABULARY):
-        monkeypatch.setattr(likelihood, "LOGITS_PER_PASS", logits)
+        monkeypatch.setattr(head, "LOGITS_PER_PASS", logits)
         assert negative_log_likelihood(model, texts(), 4096) == together
 
 
 def test_the_head_is_applied_to_completions_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("llama")
-    _, used = head_of(model)
+    used = uses_of_head(model)
     long_prompts = [(prompt * 3, completion[:5]) for prompt, completion in texts()]
     written = sum(len(completion) for _, completion in long_prompts)
     negative_log_likelihood(model, long_prompts, 4096)
@@ -128,8 +127,8 @@ def test_the_vocabulary_does_not_limit_the_batch(monkeypatch: pytest.MonkeyPatch
     alike = [((7,) * 20, (9,) * 12)] * 64
     negative_log_likelihood(model, alike, 32 * 64)
     assert passes == [64]
-    _, used = head_of(model)
-    monkeypatch.setattr(likelihood, "LOGITS_PER_PASS", 100 * VOCABULARY)
+    used = uses_of_head(model)
+    monkeypatch.setattr(head, "LOGITS_PER_PASS", 100 * VOCABULARY)
     negative_log_likelihood(model, alike, 32 * 64)
     assert passes == [64, 64] and max(used) <= 100
 

@@ -14,6 +14,9 @@ class Holder(Replica):
     def gpus(self) -> list[int]:
         return [int(gpu) for gpu in ray.get_gpu_ids()]
 
+    def visible(self) -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
     def die(self) -> None:
         os._exit(1)
 

@@ -19,14 +19,23 @@ COLUMNS = ("step", "tokens", "chain s", "of it imports", "of it loading", "token
 
 
 @dataclasses.dataclass(frozen=True)
-class Script:
-    """One process of the chain, measured."""
+class Step:
+    """One process of the chain."""
 
     phase: str
+    """The phase of a run whose work it does."""
     script: str
+    """The module of :mod:`jobs.benchmark.peers`."""
     what: str
+    """What it does, in words."""
     tokens: int
-    """Tokens that it wrote (drawing) or read."""
+    """Tokens that it writes (drawing) or reads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Script(Step):
+    """One process of the chain, measured."""
+
     seconds: float
     """From the start of its process to its end."""
     parts: Mapping[str, float]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.benchmark.peers.comparison import Step
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.records import Completion, Example, Query
@@ -17,18 +18,11 @@ CACHE_BYTES = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-    """One process of the chain."""
+class Order(Step):
+    """One process of the chain, and what it is told."""
 
-    phase: str
-    """The phase of a run whose work it does."""
-    script: str
-    """The module of :mod:`jobs.benchmark.peers`."""
-    what: str
-    """What it does, in words."""
-    tokens: int
-    """Tokens that it writes (drawing) or reads."""
     order: dict[str, Any]
+    """Its input, as JSON values."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sa
 from actors.engines.proof import Checksums
 from actors.engines.thread import EngineThread
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import VllmEngine
+from actors.engines.vllm import VllmEngine, free_in_worker
 from actors.file_transfer import SHARED_DISK
 from actors.generation import Chunk, GenerationActor
 from scpl_ray.config import Experiment
@@ -277,6 +277,38 @@ def test_what_vllm_is_told(tmp_path: Path) -> None:
     broken.sleep()
     with pytest.raises(RuntimeError, match="still asleep"):
         broken.load(Weights(1, model))
+
+
+class Split(Recorded):
+    """A model over several GPUs, each of which has as much free memory as the next of these lists says, in GiB."""
+
+    def __init__(self, free: list[list[float]]) -> None:
+        super().__init__()
+        self.free = free
+
+    def collective_rpc(self, method: Any, kwargs: Any = None) -> Any:
+        if method is not free_in_worker:
+            return super().collective_rpc(method, kwargs)
+        self.asked.append(("free", *self.free[0]))
+        return [int(gib * gpu_memory.GIB) for gib in self.free.pop(0)]
+
+
+def test_a_split_engine_waits_for_the_gpu_that_has_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model is in processes of vLLM's own, and this process has no memory on any GPU."""
+    pytest.importorskip("vllm")
+    monkeypatch.setattr(gpu_memory.time, "sleep", lambda seconds: None)
+    model = save_model(tmp_path / "next", "llama", hidden=32)
+    llm = Split([[8, 9], [48, 49], [48, 20], [48, 48]])
+    engine = VllmEngine(dataclasses.replace(SHARED, dtype="float32", tensor_parallel=2))
+    engine._llm, engine.weights = llm, Weights(0, tmp_path)
+    engine.sleep()
+    assert engine.gave_back == 40 * gpu_memory.GIB
+    engine.load(Weights(1, model))
+    assert llm.asked == [
+        *(("free", 8, 9), ("sleep", 2), ("free", 48, 49), ("free", 48, 20), ("free", 48, 48)),
+        *(("wake", "weights"), ("reload_weights", "next"), ("wake", "kv_cache")),
+    ]
+    assert free_in_worker(None) is None, "no GPU is in use here"
 
 
 @pytest.mark.parametrize("kept", [1, 2])

@@ -99,6 +99,17 @@ def test_processes_that_share_gpus_ask_for_whole_ones() -> None:
     assert autoscaler.asked == [[{"CPU": 3.0, "GPU": 1.0}] + [{"CPU": 2.0, "GPU": 1.0}] * 7]
 
 
+def test_split_engines_that_share_gpus_ask_for_theirs_on_one_node() -> None:
+    autoscaler = Autoscaler("8cpu:64gib:3gpu:80gib", 2)
+    keys = ["generation.engine=vllm", "generation.tensor_parallel=2", "placement.gpus=colocated"]
+    numbers = ["generation.replicas=2", "reward.replicas=1", "training.workers=5"]
+    found = grow(experiment("placement.cluster=2x8cpu:64gib:3gpu:80gib", *keys, *numbers), autoscaler)
+    assert found.gpus == 6
+    assert autoscaler.asked == [
+        [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 3.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}],
+    ]
+
+
 def test_nodes_that_do_not_come_are_an_error_that_says_what_is_missing() -> None:
     with pytest.raises(
         PlacementError, match=r"placement.cluster = 4x1cpu:8gib: .* within 0 s: .*there are 0.*ray status"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.placement.cluster import Cluster, ClusterError, Node, described, node_of
-from actors.placement.layout import Layout, PlacementError, layout
+from actors.placement.layout import Layout, PlacementError, layout, shared
 from actors.placement.memory import ModelSize, Sizes, estimates
 from actors.placement.reservation import bundles
 from jobs.driver import experiments
@@ -256,8 +256,45 @@ def test_conflicts_between_keys() -> None:
         ConfigError, match=r"tensor_parallel = 2: generation.engine = 'transformers' holds a model on one"
     ):
         experiment("generation.tensor_parallel=2")
-    with pytest.raises(ConfigError, match=r"tensor_parallel = 2: placement.gpus = 'colocated' shares single GPUs"):
-        experiment(*split(2), "placement.gpus=colocated")
+
+
+SHARED = "placement.gpus=colocated"
+
+
+def test_a_split_engine_shares_each_of_its_gpus() -> None:
+    placed = layout(experiment(*split(2), SHARED, "training.workers=8"), described("96cpu:1024gib:8gpu:80gib"))
+    assert placed.mode == "colocated" and counts(placed) == (4, 8, 8)
+    assert where(placed)["engine"] == [("node 0", (i, i + 1)) for i in range(0, 8, 2)]
+    assert where(placed)["scorer"] == where(placed)["training worker"] == [("node 0", (i,)) for i in range(8)]
+    assert placed.engine.sleeps and placed.scorer.sleeps
+    # of each of its two GPUs it uses a part, and Ray, which gives parts of one GPU only, is asked for none
+    assert (placed.engine.gpus, placed.engine.shares, placed.engine.asked_gpus) == (0.5, 2, 0.0)
+    assert (placed.scorer.shares, placed.scorer.asked_gpus) == (1, 0.1)
+    assert [gpus for gpus, _ in shared(placed)] == [2] * 4
+
+
+def test_split_engines_have_their_gpus_on_one_node_and_others_take_what_is_left() -> None:
+    nodes = described("2x16cpu:64gib:3gpu:80gib")
+    placed = layout(experiment(*split(2), SHARED, "training.workers=6"), nodes)
+    assert counts(placed) == (2, 6, 6)
+    assert sorted(where(placed)["engine"]) == [("node 0", (0, 1)), ("node 1", (0, 1))]
+    assert {seat for seat, _ in where(placed)["scorer"][4:]} == {"node 0", "node 1"}, "beside no engine"
+    with pytest.raises(PlacementError, match=r"engine 2 \+ scorer 4 .*asks for .* 2 GPUs on one node; left are"):
+        layout(experiment(*split(2), SHARED, *numbers(3, 6, 6)), nodes)
+    with pytest.raises(
+        PlacementError,
+        match=r"8 GPUs are asked for \(generation.replicas=4, each on 2 GPUs that no other .* lower "
+        r"generation.replicas to 3 and training.workers to 6 or run on",
+    ):
+        layout(experiment(*split(2), SHARED, *numbers(4, 6, 7)), nodes)
+    with pytest.raises(PlacementError, match=r"8 GPUs are asked for .*lower generation.tensor_parallel to 3 or run"):
+        layout(experiment(*split(8), SHARED), nodes)
+
+
+def test_what_does_not_fit_on_gpus_of_its_own_is_shared_split_or_not() -> None:
+    node = described("96cpu:1024gib:4gpu:80gib")
+    assert layout(experiment(*split(2), *numbers(1, 1, 1)), node).mode == "dedicated"
+    assert layout(experiment(*split(2), *numbers(2, 4, 4)), node).mode == "colocated"
 
 
 def test_bundles_are_whole_gpus_with_all_that_runs_on_them() -> None:
@@ -270,6 +307,15 @@ def test_bundles_are_whole_gpus_with_all_that_runs_on_them() -> None:
     ]
     assert [bundle.resources() for bundle in reserved] == [{"CPU": n, "GPU": 1.0} for n in (3, 2, 1)]
     assert sum(role.gpus for role in placed.roles) == pytest.approx(1.0)
+    halved = bundles(layout(experiment(*split(2), *numbers(1, 2, 3), SHARED), described("16cpu:64gib:4gpu:80gib")))
+    assert [(bundle.members, bundle.used_by) for bundle in halved] == [
+        ((("engine", 0), ("scorer", 0), ("training worker", 0)), ()),
+        ((("scorer", 1), ("training worker", 1)), (("engine", 0),)),
+        ((("training worker", 2),), ()),
+    ]
+    assert [bundle.resources() for bundle in halved] == [{"CPU": n, "GPU": 1.0} for n in (3, 2, 1)]
+    alone = bundles(layout(experiment(*split(4), *numbers(1, 1, 1), SHARED), described("16cpu:64gib:4gpu:80gib")))
+    assert [bundle.resources() for bundle in alone] == [{"CPU": 3, "GPU": 1.0}, *[{"GPU": 1.0}] * 3]
     own = bundles(layout(experiment(*split(2), *numbers(2, 1, 1)), described("2x16cpu:64gib:3gpu:80gib")))
     assert [(bundle.gpus, bundle.members) for bundle in own] == [
         (2.0, (("engine", 0),)),
@@ -294,7 +340,7 @@ def test_no_node_is_over_its_capacity(
 ) -> None:
     cluster = Cluster(tuple(Node(f"n{i}", c, 256.0, g, m if g else 0.0, f"id{i}") for i, (c, g, m) in enumerate(nodes)))
     overrides = [*BIG_ADAPTER, *numbers(*counts)]
-    if gpus > 1 and how != "colocated":
+    if gpus > 1:
         overrides += split(gpus)
     asked = experiment(*overrides, f"placement.gpus={how}")
     try:
@@ -311,13 +357,14 @@ def test_no_node_is_over_its_capacity(
         use = dict.fromkeys(range(node.gpus), 0.0)
         for seat in here:
             role = by_name[seat.role]
-            assert len(set(seat.gpus)) == len(seat.gpus) == (max(1, role.gpus) if placed.mode != "cpu" else 0)
+            wanted = max(1, role.gpus) * role.shares if placed.mode != "cpu" else 0
+            assert len(set(seat.gpus)) == len(seat.gpus) == wanted
             for device in seat.gpus:
                 use[device] += min(1.0, role.gpus)
         assert all(used <= 1 + 1e-6 for used in use.values())
         if placed.mode == "colocated":
             for device in use:
-                roles = [seat.role for seat in here if seat.gpus == (device,)]
+                roles = [seat.role for seat in here if device in seat.gpus]
                 assert len(set(roles)) == len(roles)
         if sizes is not None:
             assert placed.estimates is not None
@@ -327,6 +374,9 @@ def test_no_node_is_over_its_capacity(
         assert sum(len(seat.gpus) for seat in placed.seats) == counts[0] * asked.generation.tensor_parallel + sum(
             counts[1:]
         )
+    if placed.mode == "colocated":
+        assert sum(gpus for gpus, _ in shared(placed)) == len(bundles(placed))
+        assert sum(len(seats) for _, seats in shared(placed)) == len(placed.seats)
     in_bundles = [member for bundle in bundles(placed) for member in bundle.members]
     assert sorted(in_bundles) == ([] if placed.mode == "cpu" else sorted((s.role, s.index) for s in placed.seats))
 

@@ -18,7 +18,7 @@ from tests.support.actors import Holder, Told, tell_gpus
 
 pytestmark = pytest.mark.engines
 
-Start = Callable[[Layout, str, Sequence[Any]], Pool]
+Start = Callable[..., Pool]
 Reserve = Callable[[Layout], Reservation]
 
 
@@ -35,9 +35,11 @@ def start(ray_local: None, tmp_path: Path) -> Iterator[Start]:
     """Reserves layouts and starts the pools of their roles; ends them after the test."""
     with contextlib.ExitStack() as open_:
 
-        def new(placed: Layout, name: str, places: Sequence[Any]) -> Pool:
+        def new(placed: Layout, name: str, places: Sequence[Any], devices: Sequence[str] = ()) -> Pool:
             (role,) = [role for role in placed.roles if role.name == name]
-            pool = Pool(Holder, role, (), environment={}, logs=tmp_path, deadline_s=120.0, places=places)
+            pool = Pool(
+                Holder, role, (), environment={}, logs=tmp_path, deadline_s=120.0, places=places, devices=devices
+            )
             open_.callback(pool.close)
             return pool
 
@@ -91,6 +93,22 @@ def test_an_engine_over_two_gpus_has_two(reserve: Reserve, start: Start) -> None
     (pair,) = start(placed, "engine", reserved.places("engine")).everywhere("gpus", what="asking")
     (own,) = start(placed, "scorer", reserved.places("scorer")).everywhere("gpus", what="asking")
     assert len({*pair, *own}) == 3
+
+
+def test_a_split_engine_is_told_the_gpus_that_it_shares(reserve: Reserve, start: Start) -> None:
+    """Ray gives parts of one GPU only, so it gives the engine none, and its scorers one each."""
+    placed = placed_on_ray(
+        *("generation.tensor_parallel=2", "placement.gpus=colocated"),
+        *("generation.replicas=1", "reward.replicas=2", "training.workers=2"),
+    )
+    reserved = reserve(placed)
+    scorers = start(placed, "scorer", reserved.places("scorer"))
+    (first,), (second,) = scorers.everywhere("gpus", what="asking")
+    assert first != second
+    assert reserved.devices("engine") == [f"{first},{second}"] and reserved.devices("scorer") == []
+    engines = start(placed, "engine", reserved.places("engine"), reserved.devices("engine"))
+    assert engines.everywhere("visible", what="asking") == [f"{first},{second}"]
+    assert engines.everywhere("gpus", what="asking") == [[]]
 
 
 def test_ray_train_keeps_to_the_gpus_of_its_trial(

@@ -1,4 +1,4 @@
-"""The output layer is applied where there is a loss, and nowhere else."""
+"""The output layer is applied to the positions that count, and nowhere else."""
 
 import copy
 
@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from scpl_ray.config import Lora
+from scpl_ray.models import head
 from scpl_ray.models.adapters import add_adapter
-from scpl_ray.training import head
+from scpl_ray.models.head import nll_at
 from scpl_ray.training.batches import collate, training_pairs, training_sequences
-from scpl_ray.training.head import logits_at, output_layer
 from scpl_ray.training.losses import preference_loss, sequence_log_probabilities, weighted_nll
 from tests.support.tiny_models import FAMILIES, config, examples, pairs
 
@@ -25,19 +25,26 @@ def model(request):
 def rows_seen(model) -> list[int]:
     """For how many positions the output layer was asked, call by call."""
     seen: list[int] = []
-    hook = output_layer(model).register_forward_hook(lambda _, arguments, out: seen.append(out[..., 0].numel()))
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda _, arguments, out: seen.append(out[..., 0].numel())
+    )
     yield seen
     hook.remove()
 
 
 @torch.no_grad()
-def test_logits_are_those_of_the_whole_at_the_chosen_positions(model):
+def test_the_chosen_positions_have_the_likelihoods_of_the_whole(model, monkeypatch):
     ids = torch.randint(2, 200, (3, 11), generator=torch.Generator().manual_seed(0))
     chosen = torch.rand(3, 11, generator=torch.Generator().manual_seed(1)) < 0.4
+    targets = ids[chosen]
     for network in (model, add_adapter(copy.deepcopy(model), Lora(rank=2, alpha=4.0))):
-        found, whole = logits_at(network, chosen, input_ids=ids), network(input_ids=ids).logits
-        assert whole.shape[:2] == ids.shape  # nothing is left of the choice
-        torch.testing.assert_close(found, whole[chosen], rtol=1e-5, atol=1e-6)
+        whole = network(input_ids=ids).logits
+        expected = torch.nn.functional.cross_entropy(whole[chosen], targets, reduction="none")
+        for at_once, block in ((2**26, 1), (2**26, 8), (200 * 5, 1), (200 * 5, 4)):
+            monkeypatch.setattr(head, "LOGITS_PER_PASS", at_once)
+            found = nll_at(network, chosen, targets, block=block, input_ids=ids)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(network(input_ids=ids).logits, whole)  # nothing is left of the choice
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo", "reference"])
@@ -70,7 +77,7 @@ def test_parts_have_the_loss_and_the_gradient_of_the_whole(objective, model, row
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
 
 
-def test_a_model_that_caps_its_logits_is_not_taken_apart(monkeypatch):
+def test_a_model_that_caps_its_logits_caps_those_of_every_part(monkeypatch):
     monkeypatch.setattr(head, "LOGITS_PER_PASS", 200 * 7)
     settings = Gemma2Config(
         vocab_size=200,
@@ -85,10 +92,13 @@ def test_a_model_that_caps_its_logits_is_not_taken_apart(monkeypatch):
     )
     torch.manual_seed(0)
     capped = AutoModelForCausalLM.from_config(settings).eval()
+    seen: list[int] = []
+    capped.get_output_embeddings().register_forward_hook(lambda _, arguments, out: seen.append(out[..., 0].numel()))
     ids = torch.randint(2, 200, (3, 11), generator=torch.Generator().manual_seed(0))
     chosen = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
-        found = head.nll_at(capped, chosen, ids.flatten(), input_ids=ids)
+        found = nll_at(capped, chosen, ids.flatten(), input_ids=ids)
+        assert max(seen) == 7, "and never all of them at once"
         wanted = torch.nn.functional.cross_entropy(
             capped(input_ids=ids).logits[chosen], ids.flatten(), reduction="none"
         )

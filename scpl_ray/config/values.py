@@ -1,0 +1,28 @@
+"""Kinds of values that the keys of a config take, and the rules that all its sections share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _tuple(value: Any) -> Any:
+    """YAML has lists; the frozen config holds tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Floats = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Auto = Literal["auto"]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Common rules: unknown keys are errors, nothing is coerced, nothing changes after loading, no NaN."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
