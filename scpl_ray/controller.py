@@ -258,7 +258,7 @@ class Loop:
                     kinds=self.task.kinds,
                     confusion=judge_errors(self.task),
                     first=self._rows(0) if t else [],
-                    steering=measure.group_quality(aside, steered.completions, steered.judgements),
+                    steering=measure.qualities(aside, steered.completions, steered.judgements),
                 )
                 phase.write("metrics", rows, Metric)
         self.progress.measured(t, rows := self._rows(t))

@@ -184,7 +184,7 @@ def simulate(experiment: Experiment | str | Path | None = None, *, seeds: int | 
 
     checked = _checked(experiment)
     few = checked.analytic.model_copy(update={"seeds": seeds if seeds is not None else checked.analytic.seeds})
-    return simulated(checked.model_copy(update={"analytic": few})).table().to_pandas()
+    return simulated(checked.model_copy(update={"analytic": few})).table().drop_columns(["low", "high"]).to_pandas()
 
 
 def _checked(experiment: Experiment | str | Path | None) -> Experiment:

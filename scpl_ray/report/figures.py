@@ -1,4 +1,4 @@
-"""Figures of the paths over rounds with bands between seeds, as SVG and PNG."""
+"""Figures of the paths over rounds with bands between seeds and bars within runs, as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.catalogue import Figure as Drawing
 from scpl_ray.report.data import Part
 from scpl_ray.report.text import metric_name, number, visible
-from scpl_ray.shares import IntArray
+from scpl_ray.shares import FloatArray, IntArray
 from scpl_ray.studies.series import MeanPath, Series, mean_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -31,6 +31,8 @@ MAX_POINTS = 200
 """Largest number of rounds that are drawn; of longer paths, evenly spaced rounds are drawn."""
 MAX_GROUPS = 4
 """Largest number of groups whose shares get a separate panel."""
+BARS_UP_TO = 12
+"""Largest number of rounds that all have an error bar."""
 BANDS_UP_TO = 4
 """With more arms in a figure, shaded bands would hide each other, so that intervals are drawn as bars."""
 WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
@@ -115,6 +117,7 @@ def _draw(series: Series, name: str, title: str, panels: Sequence[Panel], arms: 
         for axis, panel in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 _line(axis, paths[panel][arm], row, visible(arm), len(arms))
+                _within_run(axis, paths[panel][arm], series.within_run(arm, *panel), row, len(arms))
             _dress(axis, panel)
         axes[-1].set_xlabel("round")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -153,6 +156,30 @@ def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None
     else:
         bars = slice(None) if len(rounds) <= 12 else slice(-1, None)
         axis.vlines(x[bars], low[bars], high[bars], color=colour, linewidth=1.0, alpha=0.8)
+
+
+def _within_run(axis: Axes, path: MeanPath, sides: FloatArray | None, row: int, n_arms: int) -> None:
+    """Error bars of what one evaluation leaves open: of single runs in every round, beside a band in the last one."""
+    if sides is None:
+        return
+    single = bool((path.seeds <= 1).all())
+    if not single and n_arms > BANDS_UP_TO:
+        return
+    there = np.flatnonzero(~np.isnan(sides).any(axis=-1) & ~np.isnan(path.mean))
+    if single and len(there) > BARS_UP_TO:
+        there = there[np.unique(np.linspace(0, len(there) - 1, BARS_UP_TO).round().astype(np.int64))]
+    if not single:
+        there = there[-1:]
+    beside = 0.0 if single else 0.02 * (row + 1) * len(path.mean)
+    axis.errorbar(
+        there + beside,
+        path.mean[there],
+        yerr=sides[there].T,
+        fmt="none",
+        ecolor=COLOURS[row % len(COLOURS)],
+        elinewidth=0.8,
+        capsize=2.0,
+    )
 
 
 def _drawn_rounds(n: int) -> IntArray:

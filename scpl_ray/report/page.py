@@ -20,6 +20,7 @@ from scpl_ray.report import evidence, figures, sessions, text, words
 from scpl_ray.report.data import Part
 from scpl_ray.report.figures import MAX_ARMS, Figure
 from scpl_ray.report.seconds import PhaseSeconds, phase_seconds
+from scpl_ray.shares import FloatArray
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import verdicts
 from scpl_ray.studies.series import mean_path
@@ -128,6 +129,7 @@ def _context(one: View) -> dict[str, Any]:
         "max_claims": MAX_CLAIMS,
         "inf": math.inf,
         "figures": [(figure, Markup(base64.b64encode(figure.svg).decode())) for figure in one.figures],
+        "within_run": any(part.series.within.values()),
         "changes": {metric: changes[metric] for metric in there},
         "flags": [_flags(one, arm) for arm in one.shown],
         "cards": evidence.cards(part, one.shown),
@@ -288,6 +290,7 @@ def summary(one: View) -> dict[str, Any]:
                 "stability": "cannot tell" if flags.stability is None else flags.stability.verdict,
                 "paths": [
                     {"metric": metric, "group": group, "mean": path.mean, "low": path.low, "high": path.high}
+                    | _within_run(part.series.within_run(arm, metric, group), path.mean)
                     for (metric, group), values in part.series.values[arm].items()
                     for path in [mean_path(values)]
                 ],
@@ -295,6 +298,11 @@ def summary(one: View) -> dict[str, Any]:
             for arm, flags in one.flags.items()
         },
     }
+
+
+def _within_run(sides: FloatArray | None, mean: FloatArray) -> dict[str, FloatArray]:
+    """The within-run interval of a path, by its mean distance from a run's number; nothing where there is none."""
+    return {} if sides is None else {"within_run_low": mean - sides[:, 0], "within_run_high": mean + sides[:, 1]}
 
 
 def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
