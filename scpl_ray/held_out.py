@@ -94,7 +94,7 @@ class HeldOut:
             kinds=self.task.kinds,
             confusion=judge_errors(self.task),
             first=first,
-            steering=measure.group_quality(self.aside, steered.completions, steered.judgements),
+            steering=measure.qualities(self.aside, steered.completions, steered.judgements),
         )
         if tasks := self.experiment.evaluation.lm_eval:
             found_there = self.scorer.benchmarks(policy, tasks)

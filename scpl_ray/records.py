@@ -71,6 +71,9 @@ class Judgement:
     """Quality of the completion, in [0, 1]."""
     terms: dict[str, float]
     """The named parts of the quality, each in [0, 1]."""
+    log_odds: tuple[float, ...] | None = None
+    """Calibrated log-odds that the text is of each kind, in the order of the kinds, at even odds beforehand: above 0
+    for a text that speaks for the kind. ``None``: the judge makes no errors, or an older version judged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +116,10 @@ class Metric:
     """The group; ``None``: the value is over all groups."""
     metric: str
     value: float
+    low: float | None = None
+    """Lower bound of its 95% within-run interval; ``None``: the metric has none, or an older version wrote it."""
+    high: float | None = None
+    """Upper bound of that interval."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +179,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             pa.field("kind", pa.string()),
             pa.field("quality", pa.float64(), nullable=False),
             pa.field("terms", pa.map_(pa.string(), pa.float64()), nullable=False),
+            pa.field("log_odds", pa.list_(pa.float64())),
         ]
     ),
     Example: pa.schema(
@@ -191,10 +199,16 @@ SCHEMAS: dict[type, pa.Schema] = {
             pa.field("group", pa.string()),
             pa.field("metric", pa.string(), nullable=False),
             pa.field("value", pa.float64(), nullable=False),
+            pa.field("low", pa.float64()),
+            pa.field("high", pa.float64()),
         ]
     ),
 }
-ADDED: dict[type, tuple[str, ...]] = {Completion: ("log_probability",)}
+ADDED: dict[type, tuple[str, ...]] = {
+    Completion: ("log_probability",),
+    Judgement: ("log_odds",),
+    Metric: ("low", "high"),
+}
 """Columns that tables of older versions do not have; there they are read as null."""
 
 ROWS_AT_A_TIME = 1024

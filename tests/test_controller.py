@@ -1,13 +1,16 @@
 """The loop with fakes: milliseconds a run."""
 
+import dataclasses
 import gc
 import itertools
+import json
 import shutil
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from scpl_ray.records import Completion, Example, Metric, Query, Score, Weights
@@ -388,3 +391,30 @@ def test_a_policy_that_cannot_be_served_stops_the_run_and_is_committed(tmp_path:
         it.run()
     assert store.manifest(1, "weights") is not None and store.manifest(1, "evaluation") is None
     store.close()
+
+
+def as_an_older_version_wrote_it(root: Path) -> None:
+    """Takes the columns that were added since out of the records of an evaluation, and commits it like that."""
+    for folder in root.glob("rounds/*/evaluation"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name, added in (("metrics", ["low", "high"]), ("judgements", ["log_odds"])):
+            path = folder / f"{name}.parquet"
+            pq.write_table(pq.read_table(path, partitioning=None).drop_columns(added), path, compression="zstd")
+            manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_run_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None:
+    longer, _ = run(tmp_path / "undisturbed", small("loop.rounds=2"))
+    run(tmp_path / "run", small("loop.rounds=1"))
+    as_an_older_version_wrote_it(tmp_path / "run")
+    store, _ = Store.open(tmp_path / "run")
+    rows = loop(store, small("loop.rounds=2"), tmp_path / "base").run()
+    store.close()
+    assert [dataclasses.replace(row, low=None, high=None) for row in longer] == [
+        dataclasses.replace(row, low=None, high=None) for row in rows
+    ]
+    # what was written without bounds stays without, and the round that was done now has them, paired with round 0
+    assert [row.low for row in rows if row.round < 2] == [None for row in rows if row.round < 2]
+    assert [row for row in rows if row.round == 2] == [row for row in longer if row.round == 2]
+    assert [row.metric for row in rows if row.metric == "preference_log_odds_round0" and row.low is not None]

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scpl_ray.records import Completion, Example, Judgement, Metric, Query, Score
+from scpl_ray.records import SCHEMAS, Completion, Example, Judgement, Metric, Query, Score
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import SUMMARY, Reader
@@ -109,15 +109,17 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """Every number of every round: ``round``, ``group`` (missing: over all groups), ``metric``, ``value``.
 
+        ``low`` and ``high`` are the bounds of its 95% interval over the prompts, missing where a metric has none.
+
         >>> run = read("runs/first")
         >>> list(run.metrics.columns)
-        ['round', 'group', 'metric', 'value']
+        ['round', 'group', 'metric', 'value', 'low', 'high']
         """
-        import pandas as pd
+        import pyarrow as pa
 
-        tables = [self._table(t, "evaluation", "metrics", Metric).to_pandas() for t in self.rounds]
-        empty = pd.DataFrame(columns=["round", "group", "metric", "value"])
-        return pd.concat(tables, ignore_index=True) if tables else empty
+        tables = [self._table(t, "evaluation", "metrics", Metric) for t in self.rounds]
+        found: pd.DataFrame = pa.concat_tables([SCHEMAS[Metric].empty_table(), *tables]).to_pandas()
+        return found
 
     @property
     def overall(self) -> pd.DataFrame:
@@ -171,7 +173,8 @@ class Run:
         """What the policy that a round trained answers to the held-out prompts, and what the judge says of it.
 
         Columns: ``completion_id``, ``query_id``, ``group`` (missing: a neutral prompt), ``prompt``, ``text``, ``kind``,
-        ``quality``, one ``term_...`` per part of the quality. The prompts are the same in every round.
+        ``quality``, one ``term_...`` per part of the quality, and ``log_odds`` (how surely it is of each kind, where
+        the judge errs). The prompts are the same in every round.
 
         Args:
             round_: 0 is the base model.
@@ -282,7 +285,10 @@ class Study:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Every number: ``arm``, ``seed``, ``round``, ``group`` (missing: over all groups), ``metric``, ``value``."""
+        """Every number: ``arm``, ``seed``, ``round``, ``group`` (missing: over all groups), ``metric``, ``value``.
+
+        ``low`` and ``high`` are the bounds of the within-run interval: of one run, not between seeds.
+        """
         return self._part.table.to_pandas()
 
     @property

@@ -40,8 +40,8 @@ def load(config: str | Path | None = None, keys: Mapping[str, object] | None = N
     ...
     scpl_ray.config.errors.ConfigError: quickstrt: no such file; ...
     """
-    from jobs.driver import experiments
     from jobs.configs import QUICK_START
+    from jobs.driver import experiments
     from jobs.terminal.command import config_path
     from scpl_ray.config import loading
 
@@ -185,7 +185,7 @@ def simulate(experiment: Experiment | str | Path | None = None, *, seeds: int | 
 
     checked = _checked(experiment)
     few = checked.analytic.model_copy(update={"seeds": seeds if seeds is not None else checked.analytic.seeds})
-    return simulated(checked.model_copy(update={"analytic": few})).table().to_pandas()
+    return simulated(checked.model_copy(update={"analytic": few})).table().drop_columns(["low", "high"]).to_pandas()
 
 
 def _checked(experiment: Experiment | str | Path | None) -> Experiment:

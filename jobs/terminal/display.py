@@ -37,6 +37,7 @@ from scpl_ray.report.text import visible
 TABLE_WIDTH = 160
 """The closing table of four groups needs this many columns."""
 OURS = ("scpl_ray", "actors", "jobs")
+BOUNDS = "low, high: 95% intervals of the last round over its prompts, within this run; another seed may differ by more"
 SHOWN_GROUPS = 4
 """Groups with a column of their own; with more, the smallest and largest share are shown."""
 
@@ -238,12 +239,14 @@ def restarts_line(restarts: Mapping[str, int]) -> str:
 def closing_table(
     rounds: Sequence[tuple[int, Sequence[Metric], float]], groups: Sequence[str], names: Sequence[str] = ()
 ) -> Table:
-    """One row per round.
+    """One row per round, and below the last one the bounds of its within-run intervals.
+
+    What no round has a number of has no column.
 
     Args:
         rounds: the number of each round, its metrics and its seconds.
         groups: names of the groups.
-        names: what the rounds are called, where they are measured checkpoints; then columns of the loop are left out.
+        names: what the rounds are called, where they are measured checkpoints.
     """
     table = Table(
         title="each checkpoint: how it answers the same held-out prompts"
@@ -256,8 +259,12 @@ def closing_table(
     )
     table.add_column("checkpoint" if names else "round", justify="left" if names else "right", no_wrap=True)
     shown = list(groups)[:SHOWN_GROUPS]
+    there = {row.metric for _, rows, _ in rounds for row in rows}
     columns: list[tuple[MetricKind, str | None]] = [
-        (kind, group) for kind in CATALOGUE if kind.column for group in ((None,) if kind.overall else shown)
+        (kind, group)
+        for kind in CATALOGUE
+        if kind.column and kind.name in there
+        for group in ((None,) if kind.overall else shown)
     ]
     if names:
         measured = {(row.metric, row.group) for _, rows, _ in rounds for row in rows}
@@ -271,6 +278,19 @@ def closing_table(
             *(_cell(lookup(rows, kind.name, group), kind.form) for kind, group in columns),
             f"{seconds:.1f}",
         )
+    last = {(row.metric, row.group): row for row in rounds[-1][1]} if rounds else {}
+    ends = [last.get((kind.name, group)) for kind, group in columns]
+    forms = [kind.form for kind, _ in columns]
+    bounds = {
+        "low": [None if end is None else end.low for end in ends],
+        "high": [None if end is None else end.high for end in ends],
+    }
+    if any(bound is not None for bound in bounds["low"]):
+        table.add_section()
+        for name, numbers in bounds.items():
+            table.add_row(name, *("" if b is None else f"{b:{form}}" for b, form in zip(numbers, forms, strict=True)))
+        table.caption = BOUNDS
+        table.caption_justify = "left"
     return table
 
 

@@ -100,7 +100,10 @@ class Paths:
         return found
 
     def table(self) -> pa.Table:
-        """Tidy rows: the columns of :class:`scpl_ray.records.Metric` and ``seed`` (0..S-1)."""
+        """Tidy rows: the columns of :class:`scpl_ray.records.Metric` and ``seed`` (0..S-1).
+
+        There are no prompts, so there are no bounds.
+        """
         schema = SCHEMAS[Metric].append(pa.field("seed", pa.int32(), nullable=False))
         parts = []
         for (metric, group), values in self.series().items():
@@ -111,6 +114,8 @@ class Paths:
                 "group": pa.nulls(n, pa.string()) if group is None else pa.repeat(group, n),
                 "metric": pa.repeat(metric, n),
                 "value": pa.array(values[seed, round_], pa.float64()),
+                "low": pa.nulls(n, pa.float64()),
+                "high": pa.nulls(n, pa.float64()),
                 "seed": pa.array(seed, pa.int32()),
             }
             parts.append(pa.table(columns, schema=schema))

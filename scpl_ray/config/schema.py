@@ -418,7 +418,7 @@ class Evaluation(Section):
     neutral_prompts: PositiveInt = 200
     """Neutral prompts: shares of the kinds the model chooses by itself, and preference bias."""
     samples_per_prompt: PositiveInt = 1
-    """Completions per evaluation prompt."""
+    """Completions per evaluation prompt. The prompt stays the unit: within-run intervals take its answers together."""
     steering_prompts_per_group: PositiveInt = 50
     """Held-out group prompts beside those, asked once a round only where selection steers by quality (``reweight``),
     so that no remedy is tuned on what it is judged by. Texts that are evaluated too are left out of them."""

@@ -203,14 +203,14 @@ def debiased_kl(
     each of them (Miller 1955). Arguments as in :func:`preference_bias`.
     """
     s, tau = np.asarray(shares, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    found = rel_entr(_smoothed(s, total), _smoothed(tau, reference_total)).sum(axis=-1)
+    found = rel_entr(smoothed_shares(s, total), smoothed_shares(tau, reference_total)).sum(axis=-1)
     for n in (total, reference_total):
         if n is not None:
             found = found - (s.shape[-1] - 1) / (2.0 * np.asarray(n, dtype=np.float64))
     return np.asarray(found)
 
 
-def _smoothed(shares: FloatArray, total: ArrayLike | None) -> FloatArray:
+def smoothed_shares(shares: FloatArray, total: ArrayLike | None) -> FloatArray:
     """(n s_k + 1/2) / (n + K / 2); the shares themselves where they were not counted."""
     if total is None:
         return shares
@@ -226,7 +226,7 @@ def _counted(
     variance = np.zeros(np.broadcast_shapes(s.shape, tau.shape))
     for values, n in ((s, total), (tau, reference_total)):
         if n is not None:
-            p = _smoothed(values, n)
+            p = smoothed_shares(values, n)
             variance = variance + p * (1.0 - p) / np.asarray(n, dtype=np.float64)[..., None]
     return np.asarray(s - tau), variance
 
@@ -376,12 +376,7 @@ def correct_shares(observed: ArrayLike, confusion: ArrayLike, *, total: ArrayLik
     k = o.shape[-1]
     if rates.shape != (k, k):
         raise ValueError(f"confusion: shape {rates.shape} for {k} kinds; give (K, K)")
-    if np.linalg.svd(rates, compute_uv=False).min() < SMALLEST_DETERMINANT:
-        raise ValueError(
-            f"confusion: {rates.tolist()} is singular: the judge does not tell all kinds apart; merge kinds or use "
-            "another judge"
-        )
-    inverse = np.linalg.inv(rates)
+    inverse = inverse_errors(confusion)
     solved = np.linalg.solve(rates.T, o[..., None])[..., 0]
     # rows of the confusion matrix sum to 1, so the solution does too, and after clipping the sum is at least 1
     clipped = np.clip(solved, 0.0, None)
@@ -392,6 +387,21 @@ def correct_shares(observed: ArrayLike, confusion: ArrayLike, *, total: ArrayLik
         covariance = covariance + _spread(o) / np.asarray(total, dtype=np.float64)[..., None, None]
     variance = np.einsum("ji,...jk,ki->...i", inverse, covariance, inverse)
     return Correction(o, np.asarray(solved), np.asarray(shares), np.sqrt(np.clip(variance, 0.0, None)))
+
+
+def inverse_errors(confusion: ArrayLike) -> FloatArray:
+    """The M with which ``s = o M`` are the true shares of judged ones o, shape (K, K); see :func:`correct_shares`.
+
+    Raises:
+        ValueError: a wrong shape, a kind without texts, or a singular confusion matrix.
+    """
+    rates, _ = _judge_errors(confusion)
+    if np.linalg.svd(rates, compute_uv=False).min() < SMALLEST_DETERMINANT:
+        raise ValueError(
+            f"confusion: {rates.tolist()} is singular: the judge does not tell all kinds apart; merge kinds or use "
+            "another judge"
+        )
+    return np.asarray(np.linalg.inv(rates))
 
 
 def _judge_errors(confusion: ArrayLike) -> tuple[FloatArray, FloatArray]:

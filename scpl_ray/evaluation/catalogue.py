@@ -35,7 +35,14 @@ def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool
 
 
 _fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0, span=0.1)
-_log_odds = functools.partial(MetricKind, unit="log-odds", span=1.0)
+_on_groups = functools.partial(_fraction, interval_over="group prompts")
+_on_neutral = functools.partial(MetricKind, interval_over="neutral prompts")
+_kind_fraction = functools.partial(_on_neutral, unit="fraction", low=0.0, high=1.0, span=0.1, per_group=True)
+_log_odds = functools.partial(_on_neutral, unit="log-odds", span=1.0)
+_distance = functools.partial(_on_neutral, overall=True, better="lower")
+_perplexity = functools.partial(
+    MetricKind, unit="perplexity", low=1.0, span=1.0, per_group=True, overall=True, interval_over="each set of prompts"
+)
 _apart = functools.partial(MetricKind, unit="nats per token", low=0.0, overall=True, better="lower")
 
 CATALOGUE = (
@@ -53,6 +60,7 @@ CATALOGUE = (
     ),
     MetricKind(
         name="reward",
+        interval_over="the round's queries",
         definition="Mean reward of the round's completions for the group.",
         unit="reward",
         per_group=True,
@@ -60,6 +68,7 @@ CATALOGUE = (
     ),
     _fraction(
         name="win_rate",
+        interval_over="the round's queries",
         definition="Mean logistic(reward): how often such an answer beats an average one (Bradley-Terry).",
         per_group=True,
         better="higher",
@@ -115,7 +124,26 @@ CATALOGUE = (
         figure="preference",
         analytic=True,
     ),
-    MetricKind(
+    _log_odds(
+        name="preference_soft_balanced",
+        definition="Soft preference: mean over the answers to neutral prompts of the judge's calibrated log-odds that "
+        "the text is of the kind of the group that was largest in round 1, at even odds beforehand; only of a judge "
+        "that errs.",
+        overall=True,
+        label="soft preference",
+        column="soft\npreference",
+        form="+.3f",
+        change=True,
+        figure="preference",
+    ),
+    _log_odds(
+        name="preference_soft_round0",
+        definition="Soft preference minus that of round 0, on the same prompts.",
+        overall=True,
+        label="soft preference since round 0",
+        figure="preference",
+    ),
+    _distance(
         name="total_variation_balanced",
         unit="fraction",
         high=1.0,
@@ -123,11 +151,9 @@ CATALOGUE = (
         drift_neutral=_tested("distance", "balanced"),
         definition="Total variation distance of the kinds' shares from equal shares, less what counting so few "
         "answers adds: without a distance it is 0 on average, and may fall below.",
-        overall=True,
-        better="lower",
         analytic=True,
     ),
-    MetricKind(
+    _distance(
         name="total_variation_round0",
         unit="fraction",
         high=1.0,
@@ -135,29 +161,23 @@ CATALOGUE = (
         drift_neutral=_tested("distance", "round0"),
         definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
         "answers adds to it.",
-        overall=True,
-        better="lower",
         analytic=True,
     ),
-    MetricKind(
+    _distance(
         name="kl_balanced",
         span=0.1,
         drift_neutral=_tested("distance", "balanced"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from equal shares, less what counting "
         "adds, (K - 1) / (2 n) with n answers of a kind.",
         unit="nats",
-        overall=True,
-        better="lower",
     ),
-    MetricKind(
+    _distance(
         name="kl_round0",
         span=0.1,
         drift_neutral=_tested("distance", "round0"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
         "counting adds in both rounds: finite where round 0 lacked a kind.",
         unit="nats",
-        overall=True,
-        better="lower",
     ),
     _log_odds(
         name="preference_log_odds_balanced_corrected",
@@ -186,26 +206,22 @@ CATALOGUE = (
         low=0.0,
         per_group=True,
     ),
-    _fraction(
+    _kind_fraction(
         name="kind_share",
         definition="Share of the group's kind among the answers to neutral prompts that are of any kind.",
-        per_group=True,
         analytic=True,
     ),
-    _fraction(
+    _kind_fraction(
         name="kind_share_low",
         definition="Share of the group's kind if all undecided answers were of the other kinds.",
-        per_group=True,
     ),
-    _fraction(
+    _kind_fraction(
         name="kind_share_high",
         definition="Share of the group's kind if all undecided answers were of it.",
-        per_group=True,
     ),
-    _fraction(
+    _kind_fraction(
         name="kind_share_corrected",
         definition="The share of the group's kind, corrected for the judge's known errors.",
-        per_group=True,
     ),
     MetricKind(
         name="kind_share_corrected_sd",
@@ -227,7 +243,17 @@ CATALOGUE = (
         definition="Smoothed log-odds of the group's kind above those of round 0.",
         per_group=True,
     ),
-    MetricKind(
+    _log_odds(
+        name="kind_soft_balanced",
+        definition="Mean calibrated log-odds that the text is of the group's kind, at even odds beforehand.",
+        per_group=True,
+    ),
+    _log_odds(
+        name="kind_soft_round0",
+        definition="The same mean minus that of round 0, on the same prompts.",
+        per_group=True,
+    ),
+    _on_neutral(
         name="kind_difference_balanced",
         span=0.2,
         definition="Share of the group's kind minus the equal share.",
@@ -236,7 +262,7 @@ CATALOGUE = (
         high=1.0,
         per_group=True,
     ),
-    MetricKind(
+    _on_neutral(
         name="kind_difference_round0",
         span=0.2,
         definition="Share of the group's kind minus that of round 0.",
@@ -245,7 +271,7 @@ CATALOGUE = (
         high=1.0,
         per_group=True,
     ),
-    _fraction(
+    _on_groups(
         name="quality",
         definition="Mean quality of the answers to the group's held-out prompts.",
         per_group=True,
@@ -253,7 +279,7 @@ CATALOGUE = (
         analytic=True,
         predicted=True,
     ),
-    _fraction(
+    _on_groups(
         name="quality_without_own_kind",
         definition="Mean over the same answers of those parts of the quality that do not ask for the group's own kind; "
         "the quality itself where no part does.",
@@ -263,18 +289,19 @@ CATALOGUE = (
     ),
     _fraction(
         name="steering_quality",
+        interval_over="steering prompts",
         definition="Mean quality of the answers to held-out prompts that are not evaluated: what steers `reweight`, "
         "and measured only for it.",
         per_group=True,
     ),
-    _fraction(
+    _on_groups(
         name="own_kind_share",
         definition="Share of the answers to the group's held-out prompts that are of the kind the group prefers.",
         per_group=True,
         better="higher",
         analytic=True,
     ),
-    _fraction(
+    _on_groups(
         name="disparate_gap",
         chance="disparate_gap_null",
         line="gap",
@@ -304,7 +331,7 @@ CATALOGUE = (
         "as much as they do (in round 0: the qualities themselves).",
         overall=True,
     ),
-    _fraction(
+    _on_groups(
         name="disparate_gap_without_own_kind",
         definition="The same gap of the quality without own kind, which does not move with preference bias by itself.",
         overall=True,
@@ -317,20 +344,20 @@ CATALOGUE = (
         quality_behind=WITHOUT_OWN_KIND,
         analytic=True,
     ),
-    _fraction(
+    _on_groups(
         name="disparate_std",
         definition="Standard deviation of the mean quality between the groups.",
         overall=True,
         better="lower",
         quality_behind=QUALITY,
     ),
-    _fraction(
+    _on_groups(
         name="disparate_ratio",
         definition="Worst mean quality over the groups divided by the best; 1 where the best is 0.",
         overall=True,
         better="higher",
     ),
-    _fraction(
+    _on_groups(
         name="quality_worst",
         definition="Mean quality of the worst-served group.",
         overall=True,
@@ -342,7 +369,7 @@ CATALOGUE = (
         figure="disparity",
         analytic=True,
     ),
-    _fraction(
+    _on_groups(
         name="quality_mean",
         line="quality",
         definition="Mean over the groups of their mean quality.",
@@ -355,7 +382,7 @@ CATALOGUE = (
         figure="disparity",
         analytic=True,
     ),
-    _fraction(
+    _on_groups(
         name="quality_worst_without_own_kind",
         definition="Quality without own kind of the group that is worst served by it.",
         overall=True,
@@ -363,7 +390,7 @@ CATALOGUE = (
         label="worst quality without own kind",
         analytic=True,
     ),
-    _fraction(
+    _on_groups(
         name="quality_mean_without_own_kind",
         definition="Mean over the groups of their quality without own kind.",
         overall=True,
@@ -400,29 +427,19 @@ CATALOGUE = (
         label="self-BLEU",
         figure="diversity",
     ),
-    MetricKind(
+    _perplexity(
         name="perplexity_round0",
-        span=1.0,
         definition="Perplexity of the answers under the base model.",
-        unit="perplexity",
-        low=1.0,
-        per_group=True,
-        overall=True,
         label="perplexity under the base model",
         column="perplex-\nity",
         form=".2f",
         change=True,
         figure="perplexity",
     ),
-    MetricKind(
+    _perplexity(
         name="perplexity_current",
-        span=1.0,
         definition="Perplexity of the answers under the policy that wrote them, where a collapsing policy finds its "
         "own answers ever more likely.",
-        unit="perplexity",
-        low=1.0,
-        per_group=True,
-        overall=True,
         label="perplexity under the policy itself",
         figure="perplexity",
     ),
@@ -460,7 +477,7 @@ CATALOGUE = (
         overall=True,
         better="lower",
     ),
-    _fraction(
+    _on_groups(
         name="pass_at_<k>",
         definition="Where answers are right or wrong: the chance that one of k is right, for k = 1, 2, 4, ... up to "
         "the samples per prompt.",
@@ -468,7 +485,7 @@ CATALOGUE = (
         overall=True,
         better="higher",
     ),
-    _fraction(
+    _on_groups(
         name="quality_<term>",
         definition="Mean of a named part of the quality over the answers to the group's held-out prompts.",
         per_group=True,

@@ -18,7 +18,8 @@ import numpy as np
 from scipy.special import expit
 
 from scpl_ray.config import Experiment, Groups
-from scpl_ray.evaluation import bias, disparity, diversity, quality
+from scpl_ray.evaluation import bias, disparity, diversity, quality, within_run
+from scpl_ray.evaluation.quality import CORRECT, quality_without_own_kind
 from scpl_ray.records import Completion, Judgement, Metric, Query, Score
 from scpl_ray.storage import facts
 from scpl_ray.storage.errors import StoreError
@@ -28,10 +29,6 @@ DISTINCT_TOKENS = 600
 """Token budget of distinct-n: equal for all rounds and groups, because distinct-n falls with the amount of text."""
 SELF_BLEU_ANSWERS = 32
 """Number of answers compared by self-BLEU: equal for all rounds and groups, because it grows with this number."""
-CORRECT = "correct"
-"""The term of a judgement that is 1 for right and 0 for wrong answers."""
-OWN_KIND_TERMS = frozenset({"own_kind", "reward", "win_rate"})
-"""The terms of a judgement that say how far the answer is of the kind that the asking group prefers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +58,10 @@ class Asked:
     """Statistics of the selection; empty in round 0."""
     base_quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Mean quality of the base model's answers to each evaluation prompt, by query id; empty in round 0."""
+    base_judgements: Mapping[str, Sequence[Judgement]] = dataclasses.field(default_factory=dict)
+    """What the judge said of those answers, by query id; empty in round 0."""
+    reward_queries: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """The query of each of ``rewards``, by group; empty in round 0."""
     loss: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     """Shares of the training loss by ``origin`` and by ``group``; empty in round 0."""
 
@@ -76,10 +77,12 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         shares = {} if store.checkpoints else dict(zip(groups.names, groups.shares, strict=True))
         return Asked(0, shares, {}, {})
     if store.checkpoints:
-        return Asked(round_, {}, {}, {}, base_quality=_first(store))
+        first = _first(store)
+        return Asked(round_, {}, {}, {}, base_quality=_means(first), base_judgements=first)
     asked = store.table(round_, "queries", "queries", Query, ["query_id", "group"])
     group_of = dict(zip(asked["query_id"].to_pylist(), asked["group"].to_pylist(), strict=True))
     rewards: dict[str, list[float]] = {name: [] for name in groups.names}
+    reward_queries: dict[str, list[str]] = {name: [] for name in groups.names}
     answered = store.column(round_, "completions", Completion, "query_id").to_pylist()
     scored = store.column(round_, "scores", Score, "reward").to_pylist()
     if len(answered) != len(scored) or any(group_of.get(query_id) not in rewards for query_id in answered):
@@ -89,11 +92,13 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         )
     for query_id, reward in zip(answered, scored, strict=True):
         rewards[str(group_of[query_id])].append(reward)
+        reward_queries[str(group_of[query_id])].append(query_id)
     selection, dataset = store.manifest(round_, "selection"), store.manifest(round_, "dataset")
     if selection is None or dataset is None:
         raise StoreError(
             f"{store.name}: selection and dataset of round {round_} are not both committed; resume the run"
         )
+    first = _first(store)
     kept = facts.by_group(selection, "shares_after", groups.names, store.name)
     shares = facts.shares(store.read_json(round_, "queries", "shares"), groups.names, f"{store.name}: round {round_}")
     return Asked(
@@ -101,25 +106,32 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
         shares,
         rewards,
         {**selection.facts, "shares_after": [*kept.values()]},
-        base_quality=_first(store),
+        base_quality=_means(first),
+        base_judgements=first,
+        reward_queries=reward_queries,
         # a round that an older version began has no shares of the loss
         loss=dataset.facts.get("loss_shares", {}),
     )
 
 
-def _first(store: Store) -> dict[str, float]:
-    """Mean quality of the answers to each prompt in round 0, by query id."""
-    return per_prompt(
+def _first(store: Store) -> dict[str, list[Judgement]]:
+    """What the judge said of the answers to each prompt in round 0, by query id."""
+    return by_prompt(
         store.read(0, "evaluation", "completions", Completion), store.read(0, "evaluation", "judgements", Judgement)
     )
 
 
-def per_prompt(completions: Sequence[Completion], judgements: Sequence[Judgement]) -> dict[str, float]:
+def _means(judged: Mapping[str, Sequence[Judgement]]) -> dict[str, float]:
     """Mean quality of the answers to each prompt, by query id."""
-    found: dict[str, list[float]] = {}
+    return {query: float(np.mean([j.quality for j in of])) for query, of in judged.items()}
+
+
+def by_prompt(completions: Sequence[Completion], judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
+    """What the judge said of the answers to each prompt, by query id."""
+    found: dict[str, list[Judgement]] = {}
     for completion, judgement in zip(completions, judgements, strict=True):
-        found.setdefault(completion.query_id, []).append(judgement.quality)
-    return {query: float(np.mean(values)) for query, values in found.items()}
+        found.setdefault(completion.query_id, []).append(judgement)
+    return found
 
 
 def evaluate(
@@ -130,7 +142,7 @@ def evaluate(
     kinds: Sequence[str],
     confusion: Sequence[Sequence[float]] | None,
     first: Sequence[Metric],
-    steering: Mapping[str, float] = MappingProxyType({}),
+    steering: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> list[Metric]:
     """All metrics of a round.
 
@@ -141,36 +153,49 @@ def evaluate(
         kinds: kind k is the one that group k prefers.
         confusion: the judge's errors where they are known; see :func:`scpl_ray.evaluation.bias.measure_preference`.
         first: the metrics of round 0; empty in round 0 itself.
-        steering: each group's quality on the prompts that steer selection; empty where nothing is steered.
+        steering: quality of each answer to the prompts that steer selection, by group; empty where nothing is steered.
     """
     prompt_of = {q.query_id: q for q in answers.prompts}
     by_group: dict[str | None, list[int]] = {name: [] for name in (*experiment.groups.names, None)}
     for i, completion in enumerate(answers.completions):
         by_group[prompt_of[completion.query_id].group].append(i)
-    rows = chain(
-        _asked(asked),
-        _quality(answers, asked.base_quality, by_group, experiment, kinds),
-        _without_own_kind(answers, by_group, experiment.groups.names),
-        _steering(steering),
-        _passes(answers, by_group, experiment),
-        _preference(answers, by_group[None], experiment, kinds, confusion, first),
-        _text(answers, by_group, experiment),
-        _sampling(answers.sampling_differences),
+    rows = list(
+        chain(
+            _asked(asked),
+            _quality(answers, asked.base_quality, by_group, experiment, kinds),
+            _without_own_kind(answers, by_group, experiment.groups.names),
+            _steering(steering),
+            _passes(answers, by_group, experiment),
+            _preference(answers, by_group[None], experiment, kinds, confusion, first),
+            _soft(answers, by_group[None], asked.base_judgements, experiment, kinds),
+            _text(answers, by_group, experiment),
+            _sampling(answers.sampling_differences),
+        )
     )
+    found = within_run.bounds(answers, asked, experiment, kinds, confusion, steering)
     return [
-        Metric(asked.round, group, metric, float(value)) for group, metric, value in rows if not np.isnan(float(value))
+        _row(asked.round, group, metric, float(value), found.get((group, metric)))
+        for group, metric, value in rows
+        if not np.isnan(float(value))
     ]
 
 
-def group_quality(
+def _row(round_: int, group: str | None, metric: str, value: float, bounds: tuple[float, float] | None) -> Metric:
+    """A number with its interval, which holds it: what counting adds is taken off a distance, not off its bounds."""
+    if bounds is None:
+        return Metric(round_, group, metric, value)
+    return Metric(round_, group, metric, value, min(bounds[0], value), max(bounds[1], value))
+
+
+def qualities(
     prompts: Sequence[Query], completions: Sequence[Completion], judgements: Sequence[Judgement]
-) -> dict[str, float]:
-    """Mean quality of the answers by the group of their prompt."""
+) -> dict[str, list[float]]:
+    """Mean quality of the answers to each prompt, by group."""
     group_of = {q.query_id: str(q.group) for q in prompts}
     found: dict[str, list[float]] = {}
-    for completion, judgement in zip(completions, judgements, strict=True):
-        found.setdefault(group_of[completion.query_id], []).append(judgement.quality)
-    return {group: float(np.mean(values)) for group, values in found.items()}
+    for query, judged in by_prompt(completions, judgements).items():
+        found.setdefault(group_of[query], []).append(float(np.mean([j.quality for j in judged])))
+    return found
 
 
 def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
@@ -187,9 +212,9 @@ def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
 _Rows = Iterator[tuple[str | None, str, float]]
 
 
-def _steering(quality: Mapping[str, float]) -> _Rows:
-    for name, value in quality.items():
-        yield name, "steering_quality", value
+def _steering(quality: Mapping[str, Sequence[float]]) -> _Rows:
+    for name, values in quality.items():
+        yield name, "steering_quality", float(np.mean(values))
 
 
 def _asked(asked: Asked) -> _Rows:
@@ -226,9 +251,9 @@ def _quality(
         yield name, "own_kind_share", float(np.mean([j.kind == kind for j in judged]))
         for term in judged[0].terms:
             yield name, f"quality_{term}", float(np.mean([j.terms[term] for j in judged]))
-    of_prompt = per_prompt(answers.completions, answers.judgements)
+    judged_of = by_prompt(answers.completions, answers.judgements)
     asked = [q for q in answers.prompts if q.group is not None]
-    quality_of = np.array([of_prompt[q.query_id] for q in asked])
+    quality_of = np.array([np.mean([j.quality for j in judged_of[q.query_id]]) for q in asked])
     base_of = np.array([base[q.query_id] for q in asked]) if base else None
     groups = np.array([names.index(str(q.group)) for q in asked])
     unequal = disparity.disparate_bias(disparity.group_means(quality_of, groups, len(names)))
@@ -240,17 +265,6 @@ def _quality(
     yield None, "disparate_ratio", float(unequal.ratio)
     yield None, "quality_worst", float(unequal.worst)
     yield None, "quality_mean", float(unequal.mean)
-
-
-def quality_without_own_kind(judgement: Judgement) -> float:
-    """The mean of the terms that do not ask for the group's own kind; the quality where no term does.
-
-    NaN where every term does.
-    """
-    others = [value for name, value in judgement.terms.items() if name not in OWN_KIND_TERMS]
-    if len(others) == len(judgement.terms):
-        return judgement.quality
-    return float(np.mean(others)) if others else float("nan")
 
 
 def _without_own_kind(answers: Answers, by_group: Mapping[str | None, Sequence[int]], names: Sequence[str]) -> _Rows:
@@ -326,6 +340,32 @@ def _preference(
         yield None, f"kl_{suffix}", float(found.kl)
         if corrected is not None:
             yield None, f"preference_log_odds_{suffix}_corrected", float(corrected.log_odds)
+
+
+def _soft(
+    answers: Answers,
+    neutral: Sequence[int],
+    first: Mapping[str, Sequence[Judgement]],
+    experiment: Experiment,
+    kinds: Sequence[str],
+) -> _Rows:
+    """The judge's calibrated log-odds on neutral prompts, where it errs; in round 0 nothing has changed since."""
+    odds = [answers.judgements[i].log_odds for i in neutral]
+    if not odds or not all(odds):
+        return
+    names = experiment.groups.names
+    advantaged = kinds.index(bias.advantaged_kind(kinds, experiment.groups.shares))
+    now = np.mean(np.array(odds, dtype=np.float64), axis=0)
+    asked = dict.fromkeys(answers.completions[i].query_id for i in neutral)
+    before = [judgement.log_odds for query in asked for judgement in first.get(query, ())]
+    rows = [("balanced", now)]
+    if not first:
+        rows.append(("round0", np.zeros(len(names))))
+    elif before and all(before):
+        rows.append(("round0", now - np.mean(np.array(before, dtype=np.float64), axis=0)))
+    for suffix, found in rows:
+        yield from ((name, f"kind_soft_{suffix}", float(found[k])) for k, name in enumerate(names))
+        yield None, f"preference_soft_{suffix}", float(found[advantaged])
 
 
 def _sampling(differences: Sequence[float]) -> _Rows:

@@ -7,6 +7,7 @@ import re
 from typing import Literal
 
 Figure = Literal["shares", "preference", "disparity", "diversity", "perplexity"]
+Over = Literal["group prompts", "neutral prompts", "each set of prompts", "the round's queries", "steering prompts"]
 _PARTS = {"<k>": r"[1-9]\d*", "<term>": r".+", "<task>": r".+"}
 """What a placeholder of a name stands for, as regular expressions."""
 
@@ -76,6 +77,9 @@ class MetricKind:
     """Whether reports describe its change since round 0."""
     figure: Figure | None = None
     """The figure of reports that has it."""
+    interval_over: Over | None = None
+    """The prompts over which it has a 95% within-run interval (:mod:`scpl_ray.evaluation.within_run`); ``None``: it is
+    no function of sums over prompts, and has none."""
     drift_neutral: DriftNeutral | None = None
     """How it is tested between seeds; ``None``: as the mean of its own numbers."""
     quality_behind: QualityBehind | None = None

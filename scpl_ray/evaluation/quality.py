@@ -13,7 +13,24 @@ from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 from scipy.special import gammaln
 
 from scpl_ray.evaluation.words import unicode_words
+from scpl_ray.records import Judgement
 from scpl_ray.shares import FloatArray
+
+CORRECT = "correct"
+"""The term of a judgement that is 1 for right and 0 for wrong answers."""
+OWN_KIND_TERMS = frozenset({"own_kind", "reward", "win_rate"})
+"""The terms of a judgement that say how far the answer is of the kind that the asking group prefers."""
+
+
+def quality_without_own_kind(judgement: Judgement) -> float:
+    """The mean of the terms that do not ask for the group's own kind; the quality where no term does.
+
+    NaN where every term does.
+    """
+    others = [value for name, value in judgement.terms.items() if name not in OWN_KIND_TERMS]
+    if len(others) == len(judgement.terms):
+        return judgement.quality
+    return float(np.mean(others)) if others else float("nan")
 
 
 def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> FloatArray:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from scpl_ray.judges import tfidf
+from scpl_ray.judges import calibration, tfidf
+from scpl_ray.judges.calibration import Calibration
 from scpl_ray.judges.tfidf import Judge, LabelledText
 from scpl_ray.seeds import derive_seed
 
@@ -77,6 +78,10 @@ class Measured:
             scores.append(2 * row[k] / max(1, 2 * row[k] + false_positives + false_negatives))
         return float(np.mean(scores))
 
+    def detectable(self, prompts: int) -> float:
+        """The difference in the share of a kind that the labels of so many answers detect."""
+        return calibration.detectable_by_labels(self.true_positive_rates, self.false_positive_rates, prompts)
+
     def confusion_rates(self) -> tuple[tuple[float, ...], ...] | None:
         """P(judged j | true i) among decided texts, shape (K, K); ``None`` if a label has no decided text."""
         if any(sum(row) == 0 for row in self.confusion):
@@ -98,6 +103,10 @@ class JudgeCard:
     """Number of articles that a protocol did not use, by reason."""
     sources: str = "outlets"
     """What the judge's training texts and its test texts never have in common, e.g. ``outlets``."""
+    calibration: Calibration | None = None
+    """What its probabilities are worth on windows of sources that it has not seen; ``None``: nothing, or not known."""
+    prompts: int | None = dataclasses.field(default=None, compare=False)
+    """Number of neutral prompts for which the card says what they show; ``None``: not for a number."""
 
     def find(self, protocol: str, *, windows: bool) -> Measured:
         """The measurement of one protocol.
@@ -116,10 +125,13 @@ class JudgeCard:
         found = self.find(DEPLOYED, windows=True)
         rates = zip(self.labels, found.true_positive_rates, found.false_positive_rates, strict=True)
         each = ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
-        return (
+        told = (
             f"kinds by {self.settings['judge']}: macro F1 {found.macro_f1:.2f} on {found.texts} of {self.sources} "
             f"it has not seen ({each})"
         )
+        if self.prompts is None:
+            return told
+        return f"{told}; {calibration.sentence(self.prompts, found.detectable(self.prompts), self.calibration)}"
 
     def confusion_counts(self) -> tuple[tuple[int, ...], ...]:
         """Decided texts of label i that the judge as used called j, of sources that it has not seen, shape (K, K)."""
@@ -140,6 +152,11 @@ class JudgeCard:
             for k, label in enumerate(self.labels):
                 row[f"TPR {label}"] = one.true_positive_rates[k]
                 row[f"FPR {label}"] = one.false_positive_rates[k]
+            if self.prompts is not None:
+                row[f"detectable at {self.prompts}, labels"] = calibration.in_words(one.detectable(self.prompts))
+                used = one.protocol == DEPLOYED and one.texts.startswith("windows")
+                soft = self.calibration if used else None
+                row["soft"] = "" if soft is None else calibration.in_words(soft.detectable(self.prompts))
             rows.append(row)
         return rows
 
@@ -159,7 +176,10 @@ class JudgeCard:
             facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
             del facts["table"]
             measured = tuple(map(Measured.of, facts["measured"]))
-            return cls(**facts | {"labels": tuple(facts["labels"]), "measured": measured})
+            facts |= {"labels": tuple(facts["labels"]), "measured": measured}
+            if facts.get("calibration") is not None:
+                facts["calibration"] = Calibration.of(facts["calibration"])
+            return cls(**facts)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}: no judge card that can be read ({error}); train the judge anew") from error
 
@@ -170,9 +190,24 @@ _Judged = list[tuple[str, str | None]]
 
 def measure_deployed(
     judge: Judge, trained_on: int, held_out: Sequence[LabelledText], window_words: int
-) -> tuple[Measured, ...]:
-    """Measure the judge as a task uses it, on texts of outlets (or other sources) that it was not fitted on."""
-    return _summarise(DEPLOYED, judge.labels, trained_on, *_judge_all(judge, held_out, window_words), window_words)
+) -> tuple[tuple[Measured, ...], Calibration | None]:
+    """Measure the judge as a task uses it, on texts of outlets (or other sources) that it was not fitted on.
+
+    Returns:
+        Its errors, and what its probabilities are worth on windows.
+    """
+    whole = [(article.label, judge.label(article.text)) for article in held_out]
+    cut: _Judged = []
+    told: list[tuple[list[float], int, str]] = []
+    for article in held_out:
+        for text in tfidf.windows(article, window_words, TEST_WINDOWS_PER_ARTICLE):
+            found = judge.probabilities(text)
+            cut.append((article.label, tfidf.most_probable(judge.labels, found)))
+            if found is not None and article.label in judge.labels:
+                told.append((found.tolist(), judge.labels.index(article.label), article.outlet))
+    probabilities, of_label, outlets = (list(column) for column in zip(*told, strict=True)) if told else ([], [], [])
+    worth = calibration.fit(calibration.scores_of(probabilities), of_label, outlets)
+    return _summarise(DEPLOYED, judge.labels, trained_on, whole, cut, window_words), worth
 
 
 def measure_protocols(

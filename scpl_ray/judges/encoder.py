@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from scpl_ray.judges.tfidf import most_probable
+
 WINDOWS = 4000
 FROZEN_LAYERS = 4
 EPOCHS = 2
@@ -50,9 +52,8 @@ class EncoderJudge:
         return np.asarray(softmax(outputs), dtype=np.float64)
 
     def label(self, text: str) -> str | None:
-        """The most probable label; ``None`` if the text has no letter or digit."""
-        found = self.probabilities(text)
-        return None if found is None else self.labels[int(found.argmax())]
+        """The most probable label; ``None`` if the text has no letter or digit, or on a tie."""
+        return most_probable(self.labels, self.probabilities(text))
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, list[int]]:

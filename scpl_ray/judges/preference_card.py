@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scpl_ray.judges import calibration
+from scpl_ray.judges.calibration import Calibration
 from scpl_ray.judges.card import DEPLOYED, FILE, Measured
 from scpl_ray.protocols import Choice
 
@@ -36,6 +38,10 @@ class PreferenceCard:
     """Number of held-out pairs, by group, whose chosen answer has the higher reward of that group; ties count half."""
     kinds: Measured
     """Held-out answers, labelled by the group that prefers them and judged by the highest output."""
+    calibration: Calibration | None = None
+    """What its outputs are worth on the same answers; ``None``: nothing, or it is not known."""
+    prompts: int | None = dataclasses.field(default=None, compare=False)
+    """Number of neutral prompts for which the card says what they show; ``None``: not for a number."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -46,13 +52,17 @@ class PreferenceCard:
         """One line about the judge's errors, shown beside every share and win rate that the judge produced."""
         figures = zip(self.labels, self.accuracies, self.pairs_tested, strict=True)
         rates = zip(self.labels, self.kinds.true_positive_rates, self.kinds.false_positive_rates, strict=True)
-        return (
+        told = (
             "quality and kinds by a reward model with one output per group: pairs it has not seen ordered rightly: "
             + ", ".join(f"{label} {accuracy:.2f} of {tested}" for label, accuracy, tested in figures)
             + f"; kinds of answers it has not seen: macro F1 {self.kinds.macro_f1:.2f} ("
             + ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
             + ")"
         )
+        if self.prompts is None:
+            return told
+        by_labels = self.kinds.detectable(self.prompts)
+        return f"{told}; {calibration.sentence(self.prompts, by_labels, self.calibration)}"
 
     def confusion_counts(self) -> tuple[tuple[int, ...], ...]:
         """Held-out answers that group i prefers whose highest output is group j's, shape (K, K)."""
@@ -71,6 +81,10 @@ class PreferenceCard:
                 "FPR": self.kinds.false_positive_rates[k],
             }
             row |= {f"judged {other}": self.kinds.confusion[k][j] for j, other in enumerate(self.labels)}
+            if self.prompts is not None:
+                soft = self.calibration
+                row[f"detectable at {self.prompts}, labels"] = calibration.in_words(self.kinds.detectable(self.prompts))
+                row["soft"] = "none" if soft is None else calibration.in_words(soft.detectable(self.prompts))
             rows.append(row)
         return rows
 
@@ -92,6 +106,8 @@ class PreferenceCard:
                 del facts[derived]
             for name in ("labels", "pairs_tested", "pairs_right"):
                 facts[name] = tuple(facts[name])
+            if facts.get("calibration") is not None:
+                facts["calibration"] = Calibration.of(facts["calibration"])
             return cls(**facts | {"kinds": Measured.of(facts["kinds"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}: no judge card that can be read ({error}); train the judge anew") from error
@@ -102,8 +118,8 @@ def measure(
     choices: Sequence[Choice],
     labels: Sequence[str],
     trained_on: int,
-) -> tuple[tuple[int, ...], tuple[float, ...], Measured]:
-    """Numbers of pairs tested and pairs ordered correctly, by group, and the judged kinds of the chosen answers.
+) -> tuple[tuple[int, ...], tuple[float, ...], Measured, Calibration | None]:
+    """Numbers of pairs tested and ordered correctly by group; judged kinds of chosen answers, and what these are worth.
 
     An answer that several groups chose is not used as an example of a kind.
 
@@ -122,9 +138,11 @@ def measure(
         margins[str(c.group)].append(reward_of[c.prompt, c.chosen][column] - reward_of[c.prompt, c.rejected][column])
         chosen_by.setdefault((c.prompt, c.chosen), set()).add(str(c.group))
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    for text, groups in chosen_by.items():
-        if len(groups) == 1:
-            confusion[list(labels).index(groups.pop()), int(reward_of[text].argmax())] += 1
+    told = [(text, list(labels).index(next(iter(groups)))) for text, groups in chosen_by.items() if len(groups) == 1]
+    for text, kind in told:
+        confusion[kind, int(reward_of[text].argmax())] += 1
+    scores = scores_of(np.array([reward_of[text] for text, _ in told])) if told else np.empty((0, len(labels)))
+    worth = calibration.fit(scores, [kind for _, kind in told], [prompt for (prompt, _), _ in told])
     kinds = Measured(
         DEPLOYED,
         "answers",
@@ -134,4 +152,10 @@ def measure(
         (0,) * len(labels),
     )
     right = tuple(sum((m > 0) + 0.5 * (m == 0) for m in margins[label]) for label in labels)
-    return tuple(len(margins[label]) for label in labels), right, kinds
+    return tuple(len(margins[label]) for label in labels), right, kinds, worth
+
+
+def scores_of(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each output is above the mean of the others, shape (..., K) for rewards (..., K)."""
+    total = rewards.sum(axis=-1, keepdims=True)
+    return np.asarray(rewards - (total - rewards) / (rewards.shape[-1] - 1))

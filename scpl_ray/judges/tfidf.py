@@ -72,6 +72,14 @@ class Judge(Protocol):
         ...
 
 
+def most_probable(labels: Sequence[str], probabilities: NDArray[np.float64] | None) -> str | None:
+    """The most probable of the labels; ``None`` where a judge cannot decide, or on a tie."""
+    if probabilities is None:
+        return None
+    best = np.flatnonzero(probabilities == probabilities.max())
+    return labels[int(best[0])] if len(best) == 1 else None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeaningJudge:
     """A fitted judge with K labels and a vocabulary of F words."""
@@ -98,11 +106,7 @@ class LeaningJudge:
 
     def label(self, text: str) -> str | None:
         """The most probable label; ``None`` if no word is in the vocabulary, or on a tie."""
-        found = self.probabilities(text)
-        if found is None:
-            return None
-        best = np.flatnonzero(found == found.max())
-        return self.labels[int(best[0])] if len(best) == 1 else None
+        return most_probable(self.labels, self.probabilities(text))
 
     def save(self, folder: Path) -> None:
         """Write ``judge.safetensors`` and ``judge.json`` into an existing folder."""

@@ -1,4 +1,4 @@
-"""Figures of the paths over rounds with bands between seeds, as SVG and PNG; those of claims are drawn elsewhere."""
+"""Figures of the paths over rounds: bands between seeds, bars within runs. Those of claims are drawn elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.catalogue import Figure as Drawing
-from scpl_ray.report import forest, within
+from scpl_ray.evaluation.metric_kind import MetricKind
+from scpl_ray.report import forest
 from scpl_ray.report.axes import (
     COLOURS,
     LEGEND_INCHES,
@@ -39,6 +40,8 @@ MAX_POINTS = 200
 """Largest number of rounds that are drawn; of longer paths, evenly spaced rounds are drawn."""
 MAX_GROUPS = 4
 """Largest number of groups whose shares get a separate panel."""
+BARS_UP_TO = 12
+"""Largest number of rounds that all have an error bar."""
 BANDS_UP_TO = 4
 """With more arms in a figure, shaded bands would hide each other, so that intervals are drawn as bars."""
 MAX_NAMES = 12
@@ -82,11 +85,10 @@ def draw_all(part: Part, arms: Sequence[str], family: Family | None = None) -> l
             drawn.add(panel)
             plans.append((file_name(["claim", *(p for p in panel if p)]), "Metric of a claim", [panel]))
     figures = []
-    inside = {arm: within.of_arm(part, arm) for arm in arms}
     for name, title, panels in plans:
         there = [p for p in panels if any(not np.isnan(series.path(arm, *p)).all() for arm in arms)]
         if there:
-            paths = {p: {arm: _path(part, arm, p, inside[arm]) for arm in arms} for p in there}
+            paths = {p: {arm: _path(part, arm, p) for arm in arms} for p in there}
             figures.append(_draw(part, name, title, paths, arms))
     return [*figures, *(forest.draw_all(part.series, family) if family else [])]
 
@@ -95,12 +97,11 @@ def _overall(name: Drawing) -> list[Panel]:
     return [(kind.name, None) for kind in CATALOGUE if kind.figure == name]
 
 
-def _path(part: Part, arm: str, panel: Panel, inside: within.Intervals) -> MeanPath:
-    """The mean between seeds with its interval, clipped to what the metric can be; of one seed, the run's own."""
+def _path(part: Part, arm: str, panel: Panel) -> MeanPath:
+    """The mean between seeds with its interval, clipped to what the metric can be."""
     path = mean_path(part.series.path(arm, *panel))
-    low, high = inside.get(panel, (path.low, path.high))
     kind = kind_of(panel[0])
-    return dataclasses.replace(path, low=clipped(low, kind), high=clipped(high, kind))
+    return dataclasses.replace(path, low=clipped(path.low, kind), high=clipped(path.high, kind))
 
 
 def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) -> Figure:
@@ -112,6 +113,7 @@ def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) 
         for axis, (panel, by_arm) in zip(axes, paths.items(), strict=True):
             for row, arm in enumerate(arms):
                 _line(axis, by_arm[arm], row, visible(arm), len(arms))
+                _within_run(axis, by_arm[arm], part.series.within_run(arm, *panel), row, len(arms), kind_of(panel[0]))
             _dress(part, axis, panel, by_arm)
         if names:
             axes[-1].set_xlabel("checkpoint")
@@ -149,6 +151,35 @@ def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None
     else:
         bars = slice(None) if len(rounds) <= 12 else slice(-1, None)
         axis.vlines(x[bars], low[bars], high[bars], color=colour, linewidth=1.0, alpha=0.8)
+
+
+def _within_run(
+    axis: Axes, path: MeanPath, sides: FloatArray | None, row: int, n_arms: int, kind: MetricKind | None
+) -> None:
+    """Error bars of what one evaluation leaves open: of single runs in every round, beside a band in the last one."""
+    if sides is None:
+        return
+    single = bool((path.seeds <= 1).all())
+    if not single and n_arms > BANDS_UP_TO:
+        return
+    there = np.flatnonzero(~np.isnan(sides).any(axis=-1) & ~np.isnan(path.mean))
+    if single and len(there) > BARS_UP_TO:
+        there = there[np.unique(np.linspace(0, len(there) - 1, BARS_UP_TO).round().astype(np.int64))]
+    if not single:
+        there = there[-1:]
+    beside = 0.0 if single else 0.02 * (row + 1) * len(path.mean)
+    axis.errorbar(
+        there + beside,
+        path.mean[there],
+        yerr=[
+            path.mean[there] - clipped(path.mean[there] - sides[there, 0], kind),
+            clipped(path.mean[there] + sides[there, 1], kind) - path.mean[there],
+        ],
+        fmt="none",
+        ecolor=COLOURS[row % len(COLOURS)],
+        elinewidth=0.8,
+        capsize=2.0,
+    )
 
 
 def _drawn_rounds(n: int) -> IntArray:

@@ -16,11 +16,12 @@ import numpy as np
 from markupsafe import Markup
 
 from scpl_ray.config import Experiment, Section
-from scpl_ray.report import evidence, export, figures, headline, sessions, text, within, words
+from scpl_ray.report import evidence, export, figures, headline, sessions, text, words
 from scpl_ray.report.axes import Figure
 from scpl_ray.report.data import Part
 from scpl_ray.report.figures import MAX_ARMS
 from scpl_ray.report.seconds import PhaseSeconds, phase_seconds
+from scpl_ray.shares import FloatArray
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_facts import COMMAND
 from scpl_ray.studies import verdicts
@@ -162,15 +163,16 @@ def _headline(one: View) -> str:
 
 
 def _bands(part: Part) -> str:
-    """What the bands of the figures are."""
-    if len(part.series.seeds) > 1:
-        return "Mean between seeds per round; bands or bars: 95% t-intervals between seeds."
-    if any(within.of_arm(part, arm) for arm in part.arms):
-        return (
-            "One seed. Bands or bars: 95% intervals within the run, of counting and judging its own answers; another "
-            "seed may differ by more."
-        )
-    return "Mean between seeds per round; bands or bars: 95% t-intervals between seeds (none: there is one seed)."
+    """What bands and bars of the figures are."""
+    single = len(part.series.seeds) < 2
+    between = "Mean between seeds per round; bands or bars: 95% t-intervals between seeds"
+    said = f"{between} (none: there is one seed)." if single else f"{between}."
+    if not any(part.series.within.values()):
+        return said
+    said += " Capped error bars: 95% intervals of one run over its prompts"
+    if single:
+        return f"{said}; another seed may differ by more."
+    return f"{said}, mean over seeds, in the last round; they say nothing of other seeds."
 
 
 def _began(part: Part) -> list[tuple[str, int]]:
@@ -331,6 +333,7 @@ def summary(one: View) -> dict[str, Any]:
                 "stability": "cannot tell" if flags.stability is None else flags.stability.verdict,
                 "paths": [
                     {"metric": metric, "group": group, "mean": path.mean, "low": path.low, "high": path.high}
+                    | _within_run(part.series.within_run(arm, metric, group), path.mean)
                     for (metric, group), values in part.series.values[arm].items()
                     for path in [mean_path(values)]
                 ],
@@ -338,6 +341,11 @@ def summary(one: View) -> dict[str, Any]:
             for arm, flags in one.flags.items()
         },
     }
+
+
+def _within_run(sides: FloatArray | None, mean: FloatArray) -> dict[str, FloatArray]:
+    """The within-run interval of a path, by its mean distance from a run's number; nothing where there is none."""
+    return {} if sides is None else {"within_run_low": mean - sides[:, 0], "within_run_high": mean + sides[:, 1]}
 
 
 def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:

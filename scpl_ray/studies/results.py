@@ -23,9 +23,14 @@ SCHEMA = pa.schema(
         pa.field("group", pa.string()),
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
     ]
 )
-"""``group`` is null for a metric over all groups; numbers that do not exist have no row."""
+"""``group`` is null for a metric over all groups; numbers that do not exist have no row. ``low`` and ``high`` are the
+bounds of the within-run interval, null where a metric has none."""
+ADDED = ("low", "high")
+"""Columns that tables of older versions do not have; there they are read as null."""
 
 
 def run_rows(run_dir: Path) -> list[Metric]:
@@ -50,7 +55,7 @@ def table(runs: Sequence[tuple[str, int, Sequence[Metric]]]) -> pa.Table:
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     for arm, seed, rows in runs:
         for row in rows:
-            values = (arm, seed, row.round, row.group, row.metric, row.value)
+            values = (arm, seed, row.round, row.group, row.metric, row.value, row.low, row.high)
             for name, value in zip(SCHEMA.names, values, strict=True):
                 columns[name].append(value)
     return pa.table(columns, schema=SCHEMA)
@@ -72,10 +77,11 @@ def read(folder: Path) -> pa.Table:
     """
     if not (folder / FILE).exists():
         raise StoreError(f"{folder / FILE}: is not there yet; run the study, or resume it")
-    return tables.read_below(folder, FILE, SCHEMA)
+    return tables.read_below(folder, FILE, SCHEMA, added=ADDED)
 
 
 def records(found: pa.Table) -> Iterator[tuple[str, int, Metric]]:
     """Rows of the table as (arm, seed, metric)."""
     for row in found.to_pylist():
-        yield row["arm"], row["seed"], Metric(row["round"], row["group"], row["metric"], row["value"])
+        arm, seed = row.pop("arm"), row.pop("seed")
+        yield arm, seed, Metric(**row)

@@ -26,6 +26,8 @@ class Series:
     """The seeds of all arms together, ascending; they are the rows of every path."""
     values: Mapping[str, Mapping[Key, FloatArray]]
     """The paths by arm and key, each of shape (S, T + 1)."""
+    within: Mapping[str, Mapping[Key, FloatArray]] = dataclasses.field(default_factory=dict)
+    """Bounds of the within-run intervals by arm and key, each of shape (S, T + 1, 2), of metrics that have them."""
 
     @classmethod
     def of(cls, table: pa.Table) -> Series:
@@ -51,7 +53,9 @@ class Series:
         starts = np.flatnonzero(np.diff(key[order], prepend=-1))
         longest = np.zeros(len(arms), dtype=np.int64)
         np.maximum.at(longest, arm, round_)
+        bounds = np.stack([table[name].to_numpy() for name in ("low", "high")], axis=-1)
         values: dict[str, dict[Key, FloatArray]] = {str(name): {} for name in arms}
+        within: dict[str, dict[Key, FloatArray]] = {str(name): {} for name in arms}
         for rows in np.split(order, starts[1:]) if len(order) else []:
             a = arm[rows[0]]
             name = (str(metrics[metric[rows[0]]]), groups[group[rows[0]]])
@@ -60,7 +64,10 @@ class Series:
                 raise ValueError(f"results: {arms[a]} {name} has two numbers for one seed and round; write it again")
             path[seed[rows], round_[rows]] = value[rows]
             values[str(arms[a])][name] = path
-        return cls(tuple(map(str, arms)), tuple(seeds.tolist()), values)
+            if not np.isnan(bounds[rows]).all():
+                within[str(arms[a])][name] = np.full((*path.shape, 2), np.nan)
+                within[str(arms[a])][name][seed[rows], round_[rows]] = bounds[rows]
+        return cls(tuple(map(str, arms)), tuple(seeds.tolist()), values, within)
 
     def path(self, arm: str, metric: str, group: str | None = None) -> FloatArray:
         """A path, shape (S, T + 1); all NaN if the arm lacks the metric, and one round long if it has no metrics."""
@@ -68,6 +75,20 @@ class Series:
         rounds = next((values.shape[1] for values in own.values()), 1)
         found = own.get((metric, group))
         return np.full((len(self.seeds), rounds), np.nan) if found is None else found
+
+    def within_run(self, arm: str, metric: str, group: str | None = None) -> FloatArray | None:
+        """How far the within-run bounds are below and above a path, mean over seeds, shape (T + 1, 2).
+
+        NaN in rounds in which no seed has them; ``None``: there are none.
+        """
+        found = self.within.get(arm, {}).get((metric, group))
+        if found is None:
+            return None
+        sides = np.abs(found - self.path(arm, metric, group)[..., None])
+        there = ~np.isnan(sides)
+        n = there.sum(axis=0)
+        total = np.where(there, sides, 0.0).sum(axis=0)
+        return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
     def groups(self, arm: str, metric: str) -> tuple[str, ...]:
         """Groups for which the arm has the metric, in the order of the table."""

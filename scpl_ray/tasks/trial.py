@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -71,6 +72,12 @@ def _judged(task: Task, work: Sequence[tuple[Query, str, str]]) -> Iterator[str]
             yield f"judge said kind = {one.kind!r}; the kinds are {list(task.kinds)}, or None where it cannot tell"
         elif bad := [name for name, value in numbers.items() if not 0.0 <= value <= 1.0]:
             yield f"judge gave {bad[0]} = {numbers[bad[0]]}; quality and terms lie in [0, 1]"
+        elif one.log_odds is not None and not _whole(one.log_odds, len(task.kinds)):
+            yield f"judge gave log_odds = {one.log_odds}; a tuple of one finite number per kind, or None"
         else:
             continue
         return
+
+
+def _whole(log_odds: Any, kinds: int) -> bool:
+    return isinstance(log_odds, tuple) and len(log_odds) == kinds and all(math.isfinite(one) for one in log_odds)

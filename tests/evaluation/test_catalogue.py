@@ -25,7 +25,7 @@ def measured() -> list[Metric]:
         *(dataclasses.replace(found.completions[0], completion_id=q.query_id, query_id=q.query_id) for q in more),
     ]
     judged = [
-        Judgement(completion.completion_id, kind, 0.5, {"correct": 1.0, "own_kind": 0.0})
+        Judgement(completion.completion_id, kind, 0.5, {"correct": 1.0, "own_kind": 0.0}, (0.5, -0.5))
         for completion, kind in zip(
             completions, [*(j.kind for j in found.judgements), *["north"] * len(more)], strict=True
         )
@@ -41,7 +41,7 @@ def measured() -> list[Metric]:
         kinds=("north", "south"),
         confusion=[[0.9, 0.1], [0.2, 0.8]],
         first=[],
-        steering={"north": 0.8, "south": 0.7},
+        steering={"north": [0.8], "south": [0.7]},
     )
 
 

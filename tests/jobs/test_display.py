@@ -1,9 +1,13 @@
 """What reaches the screen of a run: our own lines, and not a word of a library, a child process or code in C."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from jobs.terminal.display import closing_table, wide_console
+from scpl_ray.records import Metric
 
 NOISE = """
 import logging, os, subprocess, sys, warnings
@@ -63,3 +67,29 @@ def test_our_warnings_are_shown_once_and_those_of_others_never(tmp_path: Path) -
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "warning: ours\n") and "noise" not in done.stdout
+
+
+def shown(rounds: list[list[Metric]]) -> list[str]:
+    screen = io.StringIO()
+    wide_console(screen).print(closing_table([(t, rows, 1.5) for t, rows in enumerate(rounds)], ["north", "south"]))
+    return [" ".join(line.split()) for line in screen.getvalue().splitlines()]
+
+
+def rows(round_: int, *, bounds: bool) -> list[Metric]:
+    found = [Metric(round_, g, "share", s) for g, s in (("north", 0.6), ("south", 0.4))]
+    interval = (0.01, 0.09) if bounds else (None, None)
+    return [*found, Metric(round_, None, "disparate_gap", 0.04, *interval), Metric(round_, None, "kept_fraction", 0.5)]
+
+
+def test_the_last_round_has_its_intervals_below_it() -> None:
+    lines = shown([rows(0, bounds=True), rows(1, bounds=True)])
+    assert "1 0.600 0.400 0.040 50% 1.5" in lines
+    assert "low 0.010" in lines and "high 0.090" in lines
+    assert any("95% intervals of the last round over its prompts, within this run" in line for line in lines)
+    # what has no number in any round has no column
+    assert not any("preference" in line or "soft" in line for line in lines)
+
+
+def test_a_run_of_an_older_version_has_no_intervals() -> None:
+    lines = shown([rows(0, bounds=False), rows(1, bounds=False)])
+    assert "1 0.600 0.400 0.040 50% 1.5" in lines and not any("low" in line or "95%" in line for line in lines)

@@ -9,8 +9,8 @@ import pytest
 
 from jobs import report
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
-from scpl_ray.records import SCHEMAS, Metric
-from scpl_ray.report import axes, figures, forest, headline, within
+from scpl_ray.records import Metric
+from scpl_ray.report import axes, figures, forest, headline
 from scpl_ray.report.data import Part
 from scpl_ray.studies import results, study, verdicts
 from scpl_ray.studies.series import Series
@@ -146,24 +146,6 @@ def test_claims_without_numbers_are_not_drawn() -> None:
     part = part_of(table())
     unknown = claim(metric="quality_worst_without_own_kind")
     assert forest.draw_all(part.series, verdicts.judge(part.series, plan(unknown))) == []
-
-
-def metrics_with_intervals(round_: int) -> pa.Table:
-    plain = pa.table(
-        {"round": [round_] * 2, "group": ["a", None], "metric": ["quality", "disparate_gap"], "value": [0.5, 0.1]},
-        schema=pa.schema([field for field in SCHEMAS[Metric] if field.name not in ("low", "high")]),
-    )
-    low, high = pa.array([0.4, None], pa.float64()), pa.array([0.6, None], pa.float64())
-    return plain.append_column("low", low).append_column("high", high)
-
-
-def test_intervals_within_a_run_are_read_where_they_are() -> None:
-    found = within.of_tables([metrics_with_intervals(t) for t in (0, 2)], [0, 2])
-    assert set(found) == {("quality", "a")}
-    low, high = found["quality", "a"]
-    assert low[[0, 2]].tolist() == [0.4, 0.4] and high[[0, 2]].tolist() == [0.6, 0.6] and np.isnan(low[1])
-    bare = metrics_with_intervals(0).drop_columns(["low", "high"])
-    assert within.of_tables([bare], [0]) == {} and within.of_tables([], []) == {}
 
 
 def test_the_headline_says_what_became_of_the_claims() -> None:

@@ -236,6 +236,31 @@ def test_a_single_run_supports_no_claim(folder: Path, tmp_path: Path) -> None:
     assert "cannot tell: fewer than 2" in said and "one seed" in said
 
 
+def test_intervals_within_a_run_stand_beside_those_between_seeds(folder: Path, page: Path, tmp_path: Path) -> None:
+    def path_of(report_page: Path, arm: str) -> dict[str, list[float]]:
+        (part,) = json.loads((report_page.parent / "report.json").read_text())["parts"]
+        (found,) = [p for p in part["arms"][arm]["paths"] if p["metric"] == "preference_log_odds_balanced"]
+        return dict(found)
+
+    single = report.write([folder / "runs/static/seed-000"], tmp_path / "one")
+    alone, many = path_of(single, "remedy-static"), path_of(page, "static")
+    assert alone["low"] == [None] * 4 and None not in many["low"]
+    for found in (alone, many):
+        bounds = zip(found["within_run_low"], found["mean"], found["within_run_high"], strict=True)
+        assert all(low < value < high for low, value, high in bounds)
+    assert "intervals of one run over its prompts; another seed may differ by more" in read(single).said()
+    assert "what one evaluation leaves open, and nothing of other seeds" in read(page).said()
+
+
+def test_runs_of_an_older_version_have_a_page_without_them(folder: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(folder / "runs/static/seed-000", tmp_path / "old")
+    for path in old.glob("rounds/*/evaluation/metrics.parquet"):
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["low", "high"]), path)
+    (part,) = data.load([old], {})
+    assert not any(part.series.within.values())
+    assert "Capped error bars" not in read(report.write([old], tmp_path / "page")).said()
+
+
 def test_runs_that_differ_in_their_seed_only_are_one_arm(folder: Path, tmp_path: Path) -> None:
     static, other = folder / "runs/static", folder / "runs/performative"
     (part,) = data.load([static / "seed-000", static / "seed-001", other / "seed-000"], {})

@@ -73,7 +73,8 @@ def test_what_a_file_does_to_its_decoder_is_one_error(
 ) -> None:
     harmful(code)
     assert said in refused(texts(tmp_path / "a.parquet"))
-    pq.write_table(pa.table({"round": [0], "group": [None], "metric": ["m"], "value": [0.5]}, SCHEMAS[Metric]),
+    pq.write_table(pa.table({"round": [0], "group": [None], "metric": ["m"], "value": [0.5],
+                             "low": [None], "high": [None]}, SCHEMAS[Metric]),
                    tmp_path / "t.parquet")  # fmt: skip
     with pytest.raises(StoreError, match=r"t.parquet: cannot be read .*restore it") as caught:
         tables.read_below(tmp_path, "t.parquet", SCHEMAS[Metric])

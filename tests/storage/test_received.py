@@ -232,7 +232,7 @@ def test_a_huge_file_is_not_read(root: Path) -> None:
 
 def metrics(rows: int) -> pa.Table:
     schema = records.SCHEMAS[Metric]
-    values = zip((1, None, "gap", 0.5), schema, strict=True)
+    values = zip((1, None, "gap", 0.5, None, None), schema, strict=True)
     columns = [pa.repeat(pa.scalar(value, field.type), rows) for value, field in values]
     return pa.table(columns, schema=schema)
 

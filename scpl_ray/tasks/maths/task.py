@@ -27,7 +27,7 @@ from scpl_ray.tasks.data_task import EVALUATION_SEED, DataTask, pick, pools, pre
 from scpl_ray.tasks.maths import answers, problems
 from scpl_ray.tasks.maths.problems import Corpus, Problem
 from scpl_ray.tasks.maths.verifier import Comparison, Verifier
-from scpl_ray.tasks.news.judge import usable_confusion, words_judge
+from scpl_ray.tasks.news.judge import told, usable_confusion, words_judge
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide, answer_words, fitting, model_side, prompt_lengths, repetition_free
@@ -83,6 +83,7 @@ class Maths(DataTask[Problem]):
         )
         super().__init__(of_train, of_evaluation, card=card, confusion=usable_confusion(card), side=side)
         self._judge = judge
+        self._calibration = card.calibration
         self._verifier = Verifier()
         self._which = which
 
@@ -121,7 +122,8 @@ class Maths(DataTask[Problem]):
         quality = sum(terms.values()) / len(terms)
         if query.reference is not None:
             terms["correct"] = quality = float(found.equal)
-        return Judgement(completion_id, self._judge.label(text), quality, terms)
+        kind, log_odds = told(self._judge, self._calibration, text)
+        return Judgement(completion_id, kind, quality, terms, log_odds)
 
     def _check_choices(self) -> None:
         for group in self.kinds:
@@ -225,7 +227,7 @@ def build(experiment: Experiment) -> Maths:
         ValueError: the model has no usable tokenizer, or there are fewer evaluation prompts than are asked for.
     """
     corpus = problems.load(experiment)
-    judge, card = words_judge(corpus.labelled(), experiment.groups.names, answer_words(experiment), "problems")
+    judge, card = words_judge(corpus.labelled(), experiment, answer_words(experiment), "problems")
     texts = (f"{PROBLEM.format(problem=p.text)} {p.solution}" for p in corpus.parts[TRAIN])
     side = model_side(experiment, texts)
     with corpus.tally.reported():

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.config import Experiment
+from scpl_ray.judges import calibration, tfidf
 from scpl_ray.judges import card as judge_card
-from scpl_ray.judges import tfidf
+from scpl_ray.judges.calibration import Calibration
 from scpl_ray.judges.card import JudgeCard, Measured
 from scpl_ray.judges.tfidf import Judge, LabelledText, LeaningJudge
 from scpl_ray.seeds import generator
@@ -56,23 +57,24 @@ def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[Judge, JudgeC
     """
     recipe = _recipe(experiment)
     folder = _fitted(recipe, corpus.labelled, experiment.groups.names, Lengths.of(experiment).continuation, "outlets")
-    return recipe.load(folder), JudgeCard.load(folder)
+    return recipe.load(folder), _card(folder, experiment)
 
 
 def words_judge(
-    labelled: Mapping[str, Sequence[LabelledText]], labels: Sequence[str], window_words: int, sources: str
+    labelled: Mapping[str, Sequence[LabelledText]], experiment: Experiment, window_words: int, sources: str
 ) -> tuple[Judge, JudgeCard]:
     """A TF-IDF judge of any kinds, from the cache or fitted now (seconds): on the judge's part, measured on all others.
 
     Args:
         labelled: texts by part; no source is in two parts.
-        labels: kinds of text.
+        experiment: its groups are the kinds of text; its neutral prompts are what the card speaks of.
         window_words: words of the texts that it will judge.
         sources: what the parts share none of, e.g. ``outlets``.
     """
+    labels = experiment.groups.names
     recipe = _words_recipe(labels, window_words)
     folder = _fitted(recipe, labelled, labels, window_words, sources)
-    return recipe.load(folder), JudgeCard.load(folder)
+    return recipe.load(folder), _card(folder, experiment)
 
 
 def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
@@ -92,7 +94,7 @@ def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
     check_empty(output)
     corpus, recipe = articles.load(experiment), _recipe(experiment)
     folder = _fitted(recipe, corpus.labelled, experiment.groups.names, Lengths.of(experiment).continuation, "outlets")
-    card = JudgeCard.load(folder)
+    card = _card(folder, experiment)
     everything = [text for texts in corpus.labelled.values() for text in texts]
     measured: tuple[Measured, ...]
     if recipe.most_tested is None:
@@ -111,6 +113,26 @@ def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
     cache.copy(folder, output)
     card.save(output)
     return card
+
+
+def _card(folder: Path, experiment: Experiment) -> JudgeCard:
+    """The card of a fitted judge, for as many neutral prompts as a run of this experiment asks."""
+    return dataclasses.replace(JudgeCard.load(folder), prompts=experiment.evaluation.neutral_prompts)
+
+
+def told(judge: Judge, worth: Calibration | None, text: str) -> tuple[str | None, tuple[float, ...] | None]:
+    """The kind of a text, and its calibrated log-odds for each kind: 0 where the judge cannot tell.
+
+    Args:
+        judge: the judge.
+        worth: what its probabilities are worth; ``None``: there are no log-odds.
+        text: the text.
+    """
+    found = judge.probabilities(text)
+    kind = tfidf.most_probable(judge.labels, found)
+    if worth is None:
+        return kind, None
+    return kind, worth.nothing if found is None else worth.log_odds(calibration.scores_of(found))
 
 
 def usable_confusion(card: JudgeCard) -> tuple[tuple[float, ...], ...] | None:
@@ -133,6 +155,7 @@ def _fitted(
         "settings": recipe.settings,
         "test_windows": judge_card.TEST_WINDOWS_PER_ARTICLE,
         "most_tested": recipe.most_tested,
+        "calibration": calibration.RECIPE,
     }
 
     def make(folder: Path) -> None:
@@ -140,9 +163,10 @@ def _fitted(
         judge = recipe.fit(labelled[JUDGE], folder)
         held_out = [*labelled[TRAIN], *labelled[EVALUATION]]
         tested = held_out if recipe.most_tested is None else judge_card.sample(held_out, recipe.most_tested)
-        measured = judge_card.measure_deployed(judge, len(labelled[JUDGE]), tested, window_words)
+        measured, worth = judge_card.measure_deployed(judge, len(labelled[JUDGE]), tested, window_words)
         digest = digest_of([*held_out, *labelled[JUDGE]])
-        JudgeCard(tuple(labels), window_words, digest, recipe.settings, measured, {}, sources).save(folder)
+        card = JudgeCard(tuple(labels), window_words, digest, recipe.settings, measured, {}, sources, worth)
+        card.save(folder)
 
     cost = None if recipe.most_tested is None else "minutes: an encoder is fine-tuned"
     return cache.entry("kind-judge", cache.key_of(facts), make, cost=cost)

@@ -26,7 +26,7 @@ from scpl_ray.tasks.data_task import DataTask, pick, pools, preferred
 from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import Article, Lengths
-from scpl_ray.tasks.news.judge import leaning_judge, usable_confusion
+from scpl_ray.tasks.news.judge import leaning_judge, told, usable_confusion
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide, finished, fitting, form_terms, model_side, prompt_lengths
@@ -82,6 +82,7 @@ class News(DataTask[Article]):
         )
         super().__init__(of_train, of_evaluation, card=card, confusion=usable_confusion(card), side=side)
         self._judge = judge
+        self._calibration = card.calibration
         self._answer_words = answer_words
         self._encoder = encoder
         self._neutral_topics = shared_topics(evaluation, groups, least=1)
@@ -122,7 +123,8 @@ class News(DataTask[Article]):
 
     def _judgement(self, query: Query, completion_id: str, text: str) -> Judgement:
         terms = self._terms(query, text)
-        return Judgement(completion_id, self._judge.label(text), sum(terms.values()) / len(terms), terms)
+        kind, log_odds = told(self._judge, self._calibration, text)
+        return Judgement(completion_id, kind, sum(terms.values()) / len(terms), terms, log_odds)
 
     def _check_choices(self) -> None:
         if not self._choice_topics:

@@ -7,6 +7,7 @@ the lower :data:`FROZEN_LAYERS` layers stay as they are, and it sees at most :da
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import logging
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpl_ray.config import Experiment
-from scpl_ray.judges import preference_card
+from scpl_ray.judges import calibration, preference_card
 from scpl_ray.judges.preference_card import PreferenceCard
 from scpl_ray.protocols import Choice
 from scpl_ray.seeds import generator
@@ -96,7 +97,7 @@ def preference_judge(corpus: Corpus, experiment: Experiment) -> tuple[Preference
     """
     folder = _fitted(corpus, experiment)
     judge = PreferenceJudge(folder, experiment.groups.names, experiment.reward.tokens_per_batch)
-    return judge, PreferenceCard.load(folder)
+    return judge, _card(folder, experiment)
 
 
 def train_judge(experiment: Experiment, output: Path) -> PreferenceCard:
@@ -113,7 +114,14 @@ def train_judge(experiment: Experiment, output: Path) -> PreferenceCard:
     check_empty(output)
     folder = _fitted(preference_data.load(experiment), experiment)
     cache.copy(folder, output)
-    return PreferenceCard.load(folder)
+    card = _card(folder, experiment)
+    card.save(output)
+    return card
+
+
+def _card(folder: Path, experiment: Experiment) -> PreferenceCard:
+    """The card of a fitted judge, for as many neutral prompts as a run of this experiment asks."""
+    return dataclasses.replace(PreferenceCard.load(folder), prompts=experiment.evaluation.neutral_prompts)
 
 
 def _fitted(corpus: Corpus, experiment: Experiment) -> Path:
@@ -127,6 +135,7 @@ def _fitted(corpus: Corpus, experiment: Experiment) -> Path:
         "choices": [digest_of(training), digest_of(held_out)],
         "labels": groups,
         "settings": settings(experiment),
+        "calibration": calibration.RECIPE,
         "torch": importlib.metadata.version("torch"),
         "transformers": importlib.metadata.version("transformers"),
     }
@@ -169,7 +178,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         ),
     )
     tested = _evenly(held_out, groups, TESTED_PAIRS)
-    pairs_tested, pairs_right, kinds = preference_card.measure(
+    pairs_tested, pairs_right, kinds, worth = preference_card.measure(
         PreferenceJudge(output, groups, tokens_per_batch).rewards, tested, groups, trained_on=len(fitted)
     )
     card = PreferenceCard(
@@ -181,6 +190,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         pairs_tested=pairs_tested,
         pairs_right=pairs_right,
         kinds=kinds,
+        calibration=worth,
     )
     card.save(output)
     return card

@@ -21,7 +21,7 @@ from scipy.special import expit
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation.words import unicode_words
 from scpl_ray.judges.card import usable_confusion
-from scpl_ray.judges.preference_card import PreferenceCard
+from scpl_ray.judges.preference_card import PreferenceCard, scores_of
 from scpl_ray.models.template import Template
 from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
@@ -74,6 +74,7 @@ class Preference(DataTask[Question]):
         confusion = usable_confusion(card.kinds, card.labels, "questions")
         super().__init__(of_train, asked, card=card, confusion=confusion, side=side)
         self._judge = judge
+        self._calibration = card.calibration
         self._answer_words = answer_words
         self._own_preference = own_preference
         self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
@@ -120,7 +121,9 @@ class Preference(DataTask[Question]):
                     margin = self._judge.nats()[k] * (rewards[i, k] - of_reference[i][k])
                     terms["win_rate"] = float(expit(margin)) if words else 0.0
             quality = terms.get("win_rate", sum(terms.values()) / len(terms))
-            judgements.append(Judgement(completion_id, kind, quality, terms))
+            worth = self._calibration
+            log_odds = None if worth is None else worth.log_odds(scores_of(rewards[i])) if words else worth.nothing
+            judgements.append(Judgement(completion_id, kind, quality, terms, log_odds))
         return judgements
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:

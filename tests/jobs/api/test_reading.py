@@ -121,7 +121,7 @@ def test_a_notebook_shows_runs_studies_pages_and_figures(tmp_path: Path) -> None
 def test_a_study_as_frames() -> None:
     study = scpl.read("studies/first")
     assert isinstance(study, scpl.Study)
-    assert list(study.metrics.columns) == ["arm", "seed", "round", "group", "metric", "value"]
+    assert list(study.metrics.columns) == ["arm", "seed", "round", "group", "metric", "value", "low", "high"]
     assert study.shares.loc[("static", 3, 5)].to_dict() == {"north": 0.6, "south": 0.4}
     assert study.verdicts.shape == (2, 7) and study.runs == [] and study.failed == {}
 

@@ -147,6 +147,7 @@ def test_an_own_task_is_tried_part_by_part(here: Path) -> None:
         ("/ 3\n", "* 3\n", "judge gave quality = 9.0; quality and terms lie in [0, 1]"),
         ("return Pets(experiment.groups.names)", 'raise KeyError("x")', "failed: KeyError: 'x'"),
         ("return named[0] if", "return 'fish' if", "judge said kind = 'fish'"),
+        ("quality, terms))", "quality, terms, (1.0,)))", "judge gave log_odds = (1.0,); a tuple of one finite number"),
     ):
         assert old in text
         (here / "pets.py").write_text(text.replace(old, new, 1))

@@ -141,7 +141,9 @@ def test_the_judge_names_the_only_kind_that_can_have_written_a_text(any_language
         assert query.topic is not None
         likelihoods = grammar.log_likelihoods(words_of(text), any_language.topics.index(query.topic))
         assert np.isfinite(likelihoods).sum() == 1
-        assert any_language.judge([(query, "c", text)])[0].kind == any_language.kinds[int(likelihoods.argmax())]
+        judgement = any_language.judge([(query, "c", text)])[0]
+        assert judgement.kind == any_language.kinds[int(likelihoods.argmax())]
+        assert judgement.log_odds is None  # a judge that never errs has no doubt to measure
 
 
 def test_neutral_prompts_reveal_nothing_and_their_true_kinds_are_balanced(any_language: Language) -> None:

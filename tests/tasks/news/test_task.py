@@ -191,6 +191,17 @@ def test_the_judge_reads_the_continuation_and_not_the_prompt(task: News) -> None
     assert task.judge([(query, "c", "")])[0].kind is None
 
 
+def test_the_judge_says_how_sure_it_is(task: News) -> None:
+    query = task.neutral_prompts(1)[0]
+    surely, hardly, empty = (
+        task.judge([(query, "c", text)])[0].log_odds
+        for text in (" liberty and taxpayers and borders said owners", " liberty and the council said that plan", " ?")
+    )
+    assert surely and hardly and surely[1] > hardly[1] > 0 > hardly[0] > surely[0] and empty == (0.0, 0.0)
+    assert isinstance(task.judge_card, JudgeCard) and task.judge_card.calibration is not None
+    assert "8 neutral prompts show a difference in shares of" in task.judge_card.summary()
+
+
 def test_quality_rewards_nearness_variety_and_length(task: News) -> None:
     query = task.group_prompts(1)[0]
     assert query.reference

@@ -1,0 +1,147 @@
+"""Calibrated log-odds: known laws, judges that know nothing, and what can be seen with them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from scpl_ray.judges import calibration, preference_card
+from scpl_ray.judges.calibration import Calibration
+from scpl_ray.judges.card import DEPLOYED, JudgeCard, Measured
+from scpl_ray.protocols import Choice
+
+Scored = tuple[np.ndarray, list[int], list[str]]
+
+
+def scored(apart: float, texts: int = 4000, share: float = 0.5, seed: int = 0) -> Scored:
+    """Normal scores of two kinds that are so many standard deviations apart, on the judge's own scale, by source."""
+    rng = np.random.default_rng(seed)
+    kind = (rng.random(texts) < share).astype(int)
+    z = apart * (kind - 0.5) + rng.normal(size=texts)
+    scores = 3.0 * np.stack([-z, z], axis=-1) + np.array([0.5, -0.5])
+    return scores, kind.tolist(), [f"{'ab'[k]}{i % 20}" for i, k in enumerate(kind)]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_log_odds_are_those_of_the_law_at_even_odds(share: float) -> None:
+    """Of normal scores a standard deviation apart they are z itself, however many texts of each kind there are."""
+    found = calibration.fit(*scored(1.0, share=share))
+    assert found is not None and found.texts == 4000
+    for z in (-1.0, 0.0, 2.0):
+        first, second = found.log_odds([0.5 - 3.0 * z, 3.0 * z - 0.5])
+        assert second == pytest.approx(z, abs=0.15) and first == pytest.approx(-z, abs=0.15)
+    assert found.reliability == pytest.approx((1.0, 1.0), abs=0.15)
+    assert np.subtract(found.own_mean, found.other_mean) == pytest.approx([1.0, 1.0], abs=0.1)
+    assert found.own_sd == pytest.approx((1.0, 1.0), abs=0.1) and found.nothing == (0.0, 0.0)
+
+
+def test_a_judge_that_is_too_sure_is_brought_down() -> None:
+    scores, kinds, sources = scored(0.5)
+    assert np.abs(scores).mean() > 2
+    found = calibration.fit(scores, kinds, sources)
+    assert found is not None and np.abs([found.log_odds(one) for one in scores[:200]]).mean() < 0.6
+
+
+def test_a_judge_that_knows_nothing_has_no_log_odds() -> None:
+    scores, kinds, sources = scored(1.0)
+    assert calibration.fit(-scores, kinds, sources) is None
+    assert calibration.fit(scores, kinds, ["one" if k else "other" for k in kinds]) is None
+    assert calibration.fit(np.empty((0, 2)), [], []) is None
+
+
+def test_what_is_learned_of_a_source_does_not_count() -> None:
+    """Scores that tell sources apart and kinds only by them: their spread is measured on sources left out."""
+    rng = np.random.default_rng(3)
+    own = {f"{'ab'[k]}{i}": k for k in (0, 1) for i in range(6)}
+    lean = {source: rng.normal() for source in own}
+    sources = [str(s) for s in rng.choice(list(own), 3000)]
+    z = np.array([lean[s] for s in sources]) + 0.1 * rng.normal(size=3000)
+    found = calibration.fit(np.stack([-z, z], axis=-1), [own[s] for s in sources], sources)
+    assert found is None or min(found.reliability) < 0.8
+
+
+def test_three_kinds_have_log_odds_each_against_the_others() -> None:
+    rng = np.random.default_rng(4)
+    kinds = rng.integers(3, size=3000)
+    scores = 1.5 * np.eye(3)[kinds] + rng.normal(size=(3000, 3))
+    found = calibration.fit(scores, kinds.tolist(), [f"{k}-{i % 9}" for i, k in enumerate(kinds)])
+    assert found is not None and len(found.slopes) == 3 and min(found.slopes) > 1
+    told = found.log_odds([2.0, 0.0, 0.0])
+    assert told[0] > 0.5 > 0 > max(told[1:])
+
+
+def test_probabilities_become_their_log_odds() -> None:
+    assert calibration.scores_of([0.25, 0.75]) == pytest.approx([-np.log(3), np.log(3)])
+    assert np.isfinite(calibration.scores_of([0.0, 1.0])).all()
+
+
+REACH = 1.959964 + 0.841621
+
+
+def test_detectable_differences_by_hand() -> None:
+    # a perfect judge: two shares of 1/2 from 200 answers each
+    perfect = REACH * np.sqrt(2 * 0.25 / 200)
+    assert calibration.detectable_by_labels([1.0, 1.0], [0.0, 0.0], 200) == pytest.approx(perfect, abs=1e-6)
+    # one whose true minus false positive rate is .2 needs 25 times the answers
+    assert calibration.detectable_by_labels([0.6, 0.6], [0.4, 0.4], 200) == pytest.approx(5 * perfect, abs=1e-6)
+    assert calibration.detectable_by_labels([0.6, 0.6], [0.4, 0.4], 5000) == pytest.approx(perfect, abs=1e-6)
+    assert calibration.detectable_by_labels([0.5, 0.9], [0.6, 0.1], 200) == float("inf")
+    # log-odds without spread are labels
+    certain = Calibration((0.0,) * 2, (1.0,) * 2, 100, (1.0,) * 2, (3.0,) * 2, (-3.0,) * 2, (0.0,) * 2, (0.0,) * 2)
+    assert certain.detectable(200) == pytest.approx(perfect, abs=1e-6)
+    # of normal scores little apart the labels need pi / 2 as many answers
+    d = 0.1
+    weak = Calibration((0.0,), (1.0,), 100, (1.0,), (d**2 / 2,), (-(d**2) / 2,), (d,), (d,))
+    true = 0.51994
+    labels = calibration.detectable_by_labels([true], [1 - true], 200)
+    assert (labels / weak.detectable(200)) ** 2 == pytest.approx(np.pi / 2, abs=0.05)
+    assert calibration.in_words(0.706) == "0.71" and calibration.in_words(labels) == "none"
+
+
+def test_power_is_had_at_the_detectable_difference() -> None:
+    d, n = 1.5, 200
+    soft = Calibration((0.0,), (1.0,), 9, (1.0,), (d**2 / 2,), (-(d**2) / 2,), (d,), (d,))
+    delta, rng = soft.detectable(n), np.random.default_rng(5)
+    means = []
+    for share in (0.5 + delta / 2, 0.5 - delta / 2):
+        sign = np.where(rng.random((4000, n)) < share, 1.0, -1.0)
+        means.append((sign * d**2 / 2 + d * rng.normal(size=(4000, n))).mean(axis=1))
+    apart = means[0] - means[1]
+    assert float((apart > 1.96 * apart.std()).mean()) == pytest.approx(0.8, abs=0.04)
+
+
+def test_the_card_says_what_its_judge_could_see() -> None:
+    worth = calibration.fit(*scored(1.0))
+    measured = Measured(DEPLOYED, "windows of 12 words", 10, 40, ((12, 8), (8, 12)), (0, 0))
+    whole = Measured(DEPLOYED, "articles", 10, 40, ((16, 4), (4, 16)), (0, 0))
+    card = JudgeCard(("left", "right"), 12, "0" * 64, {"judge": "a judge"}, (whole, measured), {}, calibration=worth)
+    assert "neutral prompts" not in card.summary() and "soft" not in card.table()[0]
+    known = dataclasses.replace(card, prompts=200)
+    assert known == card  # how many prompts it speaks of is no property of the judge
+    assert worth is not None
+    soft = calibration.in_words(worth.detectable(200))
+    assert known.summary().endswith(
+        f"200 neutral prompts show a difference in shares of 0.70 by its labels, of {soft} by soft preference, "
+        "with 80% power"
+    )
+    first, second = known.table()
+    assert first["detectable at 200, labels"] == "0.23" and first["soft"] == ""
+    assert second["detectable at 200, labels"] == "0.70" and second["soft"] == soft
+    assert set(first) == set(second)
+
+
+def test_a_preference_judge_is_calibrated_by_questions() -> None:
+    rng = np.random.default_rng(6)
+    groups = ("one", "two", "three")
+    choices = [
+        Choice(f"question {i}", f"{group} likes {i}", f"nobody likes {i}", group) for i in range(60) for group in groups
+    ]
+
+    def rewards(texts: list[tuple[str, str]]) -> np.ndarray:
+        own = np.array([[float(answer.startswith(group)) for group in groups] for _, answer in texts])
+        return own + 0.8 * rng.normal(size=own.shape)
+
+    _, _, kinds, worth = preference_card.measure(rewards, choices, groups, trained_on=1)
+    assert worth is not None and worth.texts == kinds.tested_on == 180
+    told = worth.log_odds(preference_card.scores_of(np.array([2.0, 0.0, 0.0])))
+    assert told[0] > 1 and max(told[1:]) < 0
