@@ -26,6 +26,7 @@ from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.analytic.loop import simulate
+from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError, near
 from scpl_ray.credentials import masked
@@ -211,7 +212,13 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
     console = wide_console()
     failed: dict[str, str] = {}
     if plan.mode == "analytic":
-        found = _simulated(plan, trials, console)
+        began = time.perf_counter()
+        found = simulated(plan, trials)
+        seconds = time.perf_counter() - began
+        arms = len({trial.label for trial in trials})
+        console.print(
+            f"{arms} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
+        )
     else:
         from jobs.driver import tuning  # imports Ray: a study without a language model need not wait
 
@@ -301,23 +308,31 @@ def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
     return results.table([(arm, seed, results.run_rows(path)) for arm, seed, path in found])
 
 
-def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Table:
-    """Simulate all arms without a language model, each with all its seeds at once."""
-    began = time.perf_counter()
+def simulations(plan: Study, trials: Sequence[Trial]) -> Iterator[tuple[str, Paths]]:
+    """The paths of every arm and point, simulated without a language model with all seeds at once, by label.
+
+    Raises:
+        ValueError: a setting cannot be simulated.
+    """
     arms: dict[str, Trial] = {}
     for trial in trials:
         arms.setdefault(trial.label, trial)
-    parts = []
     for label, trial in arms.items():
         few = trial.experiment.analytic.model_copy(update={"seeds": plan.seeds})
-        paths = simulate(trial.experiment.model_copy(update={"analytic": few})).table()
-        parts.append(paths.add_column(0, "arm", pa.array([label] * len(paths))).select(results.SCHEMA.names))
-    found = pa.concat_tables(parts).cast(results.SCHEMA)
-    seconds = time.perf_counter() - began
-    console.print(
-        f"{len(arms)} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
-    )
-    return found
+        yield label, simulate(trial.experiment.model_copy(update={"analytic": few}))
+
+
+def simulated(plan: Study, trials: Sequence[Trial]) -> pa.Table:
+    """The results table of all arms of an analytic study.
+
+    Raises:
+        ValueError: a setting cannot be simulated.
+    """
+    parts = []
+    for label, paths in simulations(plan, trials):
+        table = paths.table()
+        parts.append(table.add_column(0, "arm", pa.array([label] * len(table))).select(results.SCHEMA.names))
+    return pa.concat_tables(parts).cast(results.SCHEMA)
 
 
 def last_round(found: pa.Table) -> Table:

@@ -1,0 +1,260 @@
+"""What each remedy pulls in the analytic mode, which setting is best on some seeds, and whether other seeds agree."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.configs import CONFIGS
+from jobs.driver import experiments, study
+from scpl_ray.analytic.loop import simulate
+from scpl_ray.analytic.paths import Paths
+from scpl_ray.analytic.steps import steps
+from scpl_ray.config import Experiment, loading
+from scpl_ray.report import text
+from scpl_ray.shares import FloatArray
+from scpl_ray.studies import study as studies
+from scpl_ray.studies import verdicts
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.statistics import Interval, t_interval
+from scpl_ray.studies.study import Study, arm_label
+
+Cell = tuple[tuple[str, Any], ...]
+"""A point on the axes of a study."""
+EXPLORATION, CONFIRMATION = "remedy_exploration.yaml", "remedy_confirmation.yaml"
+SEEDS = 200
+"""Seeds of what is measured of every remedy at its default setting."""
+DECIMALS = 3
+USERS = {
+    "static": {"feedback.rule": "static"},
+    "shifted": {"feedback.rule": "schedule", "feedback.step": [0.08, -0.08]},
+}
+"""The control, and users who are shifted to the majority, as in ``study_paper_tiny``."""
+LOOP = {"queries.prompts_per_round": 256, "loop.rounds": 5, "analytic.seeds": SEEDS}
+WRITTEN = [0.548, 0.452]
+"""The kinds that the base model writes to the users of round 1: 0.6 of them ask for 0.74, 0.4 for 0.26."""
+KINDS = {"selection.target_of": "kinds", "selection.target": WRITTEN}
+FEW = {"selection.strategy": "quotas", "selection.keep_fraction": 0.05}
+"""Quotas can take from a group no more than it has, and in round 5 the minority sends 0.08 of the queries."""
+REMEDIES: dict[str, dict[str, Any]] = {
+    "vrs": {},
+    "as many at random": {"selection.matched_control": True},
+    "tpp": {"selection.strategy": "tpp"},
+    "top": {"selection.strategy": "top"},
+    "importance, groups": {"selection.strategy": "importance"},
+    "importance, kinds": {"selection.strategy": "importance", **KINDS},
+    "quotas, groups": FEW,
+    "quotas, kinds": {**FEW, **KINDS},
+    "calibrated, groups": {"selection.strategy": "calibrated"},
+    "calibrated, kinds": {"selection.strategy": "calibrated", **KINDS},
+    "penalty, groups": {"selection.strategy": "penalty"},
+    "penalty, kinds": {"selection.strategy": "penalty", **KINDS},
+    "reweight, groups": {"selection.strategy": "reweight"},
+    "reweight, kinds": {"selection.strategy": "reweight", **KINDS},
+    "vrs, balanced choices": {"reward.choices": "balanced"},
+    "reweight, groups, balanced choices": {"selection.strategy": "reweight", "reward.choices": "balanced"},
+}
+"""Keys by the name of a remedy."""
+STEPS = ("taught", "leaning", "asked", "selected", "weighted", "learned")
+GAP, WORST, MEAN = (f"{name}_without_own_kind" for name in ("disparate_gap", "quality_worst", "quality_mean"))
+
+
+def computed(folder: Path) -> dict[str, Any]:
+    """All numbers of the page, as JSON; the study files are those of this folder."""
+    return {
+        "measured": {name: measured(name) for name in REMEDIES},
+        "exploration": explored(folder / EXPLORATION),
+        "confirmation": confirmed(folder / CONFIRMATION),
+    }
+
+
+def experiment(remedy: str, users: str) -> Experiment:
+    """The loop of one remedy."""
+    return experiments.build(loading.overlay({}, {**LOOP, **USERS[users], **REMEDIES[remedy]}), f"{remedy}, {users}")
+
+
+def measured(remedy: str) -> dict[str, Any]:
+    """Excess of preference, gap and quality of one remedy after the last round, and the steps of its shifted users."""
+    paths = {users: simulate(experiment(remedy, users)) for users in USERS}
+    vrs = {users: simulate(experiment("vrs", users)) for users in USERS}
+    own, free = _excess(paths), _excess(vrs)
+    shifted, ends = paths["shifted"].series(), vrs["shifted"].series()
+    each = dataclasses.asdict(steps(paths["shifted"]))
+    return {
+        "lean": {users: _rounded(_log_odds(found).mean(axis=0)) for users, found in paths.items()},
+        "excess": _interval(own),
+        "excess_less_vrs": _interval(own - free),
+        **{name: _interval(shifted[name, None][:, -1]) for name in (GAP, WORST, MEAN)},
+        **{
+            f"{name}_less_vrs": _interval(shifted[name, None][:, -1] - ends[name, None][:, -1])
+            for name in (WORST, MEAN)
+        },
+        "kept": _rounded(paths["shifted"].kept_fraction[:, 1:].mean(axis=0)),
+        "steps": {name: _rounded(each[name].mean(axis=0)) for name in STEPS},
+    }
+
+
+def _log_odds(paths: Paths) -> FloatArray:
+    return paths.preference("balanced").log_odds
+
+
+def _excess(paths: Mapping[str, Paths]) -> FloatArray:
+    """Preference log-odds of shifted users above those of the control with the same seed, last round, shape (S,)."""
+    return np.asarray((_log_odds(paths["shifted"]) - _log_odds(paths["static"]))[:, -1])
+
+
+def _rounded(values: FloatArray) -> list[float]:
+    return [round(float(value), DECIMALS) for value in values]
+
+
+def _interval(values: FloatArray) -> list[float]:
+    """Mean and 95% interval between seeds."""
+    found = t_interval(values)
+    return [round(x, DECIMALS) for x in (found.estimate, found.low, found.high)]
+
+
+def explored(file: Path) -> dict[str, Any]:
+    """The best setting of every strategy of the exploration.
+
+    A setting qualifies if mean quality is at least 0.95 of that of plain VRS at its default setting and the
+    worst-served group is served no worse, both without own kind. Of those that qualify the best has the smallest excess
+    of preference bias.
+    """
+    plan = studies.load(file, CONFIGS)
+    ends = {
+        label: _end(paths) for label, paths in study.simulations(plan, studies.trials(plan, CONFIGS, experiments.build))
+    }
+    cells = studies.points(plan)
+    strategies = [arm.removeprefix("shifted-") for arm in plan.arms if arm.startswith("shifted-")]
+    found = {strategy: [_compared(ends, strategy, cell) for cell in cells] for strategy in strategies}
+    reference = found["vrs"][cells.index(_default(plan))]
+    best = {}
+    for strategy, settings in found.items():
+        fit = [s for s in settings if s["mean"] >= 0.95 * reference["mean"] and s["worst"] >= reference["worst"]]
+        chosen = min(fit or settings, key=lambda s: abs(s["excess"]))
+        best[strategy] = {**chosen, "settings": len(settings), "qualify": len(fit)}
+    return {"vrs": reference, "best": best}
+
+
+def _default(plan: Study) -> Cell:
+    """The point of the axes at the default of every key, or at its first value where the default is none of them."""
+    defaults = experiments.build(loading.overlay({}, {}), plan.name).model_dump(mode="json")
+    wanted = {}
+    for key, values in plan.axes.items():
+        section, _, name = key.partition(".")
+        there = [value for value in values if value == defaults[section][name]] if isinstance(values, tuple) else []
+        wanted[key] = (there or list(values))[0]
+    return next(cell for cell in studies.points(plan) if dict(cell) == wanted)
+
+
+def _end(paths: Paths) -> tuple[float, float, float]:
+    """After the last round: distance of the mean kinds from equal shares, mean and worst quality without own kind."""
+    kinds, found = paths.kinds[:, -1].mean(axis=0), paths.series()
+    distance = float(np.abs(kinds - 1.0 / len(kinds)).sum() / 2.0)
+    return distance, *(float(found[name, None][:, -1].mean()) for name in (MEAN, WORST))
+
+
+def _compared(ends: Mapping[str, tuple[float, float, float]], strategy: str, cell: Cell) -> dict[str, Any]:
+    shifted, static = (ends[arm_label(f"{users}-{strategy}", cell)] for users in ("shifted", "static"))
+    numbers = {"excess": shifted[0] - static[0], "mean": shifted[1], "worst": shifted[2]}
+    return {"keys": dict(cell), **{name: round(value, 4) for name, value in numbers.items()}}
+
+
+def confirmed(file: Path) -> list[dict[str, Any]]:
+    """The verdicts of the confirmation."""
+    plan = studies.load(file, CONFIGS)
+    series = Series.of(study.simulated(plan, studies.trials(plan, CONFIGS, experiments.build)))
+    family = verdicts.judge(series, plan)
+    found = []
+    for judged in family.judged:
+        verdict = judged.verdict
+        if verdict is None:
+            raise ValueError(f"{file}: {judged.name}: {judged.reason}")
+        found.append(
+            {
+                "claim": judged.claim.name,
+                "interval": _ends(verdict.interval),
+                "margin": judged.claim.margin,
+                "p": round(verdict.p_adjusted, 4),
+                "detectable": round(verdict.minimum_detectable_effect, DECIMALS),
+                "seeds": verdict.interval.n,
+                "verdict": verdict.verdict,
+            }
+        )
+    return found
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [round(x, 4) for x in (interval.estimate, interval.low, interval.high)]
+
+
+def tables(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of the page in Markdown, by name."""
+    return {
+        "measured": _measured_table(facts["measured"]),
+        "steps": _steps_table(facts["measured"]),
+        "exploration": _exploration_table(facts["exploration"]),
+        "confirmation": _confirmation_table(facts["confirmation"]),
+    }
+
+
+def _measured_table(found: Mapping[str, Any]) -> str:
+    lines = [
+        "| remedy | excess of preference, log-odds | less than with VRS | gap | worst | mean |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found.items():
+        less = "" if name == "vrs" else _signed(row["excess_less_vrs"])
+        numbers = " | ".join(f"{row[metric][0]:.3f}" for metric in (GAP, WORST, MEAN))
+        lines.append(f"| {name} | {_signed(row['excess'])} | {less} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _signed(interval: list[float]) -> str:
+    estimate, low, high = (text.signed(x) for x in interval)
+    return f"{estimate} ({low} to {high})"
+
+
+def _steps_table(found: Mapping[str, Any]) -> str:
+    lines = [
+        "| remedy | taught | leaning | asked | selected | weighted | learned |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found.items():
+        numbers = " | ".join(text.signed(row["steps"][step][-1]) for step in STEPS)
+        lines.append(f"| {name} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _exploration_table(found: Mapping[str, Any]) -> str:
+    lines = [
+        "| strategy | best setting | excess | of VRS's | mean | worst | qualify |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    free = found["vrs"]
+    for name, row in ({"vrs, default": {**free, "qualify": 1, "settings": 1}} | found["best"]).items():
+        keys = ", ".join(f"`{key}={value}`" for key, value in row["keys"].items())
+        part = row["excess"] / free["excess"]
+        lines.append(
+            f"| {name} | {keys} | {text.signed(row['excess'])} | {part:.0%} | {row['mean']:.3f} | {row['worst']:.3f} | "
+            f"{row['qualify']} of {row['settings']} |"
+        )
+    return "\n".join(lines)
+
+
+def _confirmation_table(found: list[Mapping[str, Any]]) -> str:
+    lines = [
+        "| claim | difference | 95% interval | adjusted p | detectable | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        estimate, low, high = (text.signed(x) for x in row["interval"])
+        p = text.p_value(row["p"])
+        lines.append(
+            f"| {row['claim']} | {estimate} | {low} to {high} | {p} | {row['detectable']:.3f} | {row['verdict']} |"
+        )
+    return "\n".join(lines)
