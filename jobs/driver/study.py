@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -308,18 +308,17 @@ def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
     return results.table([(arm, seed, results.run_rows(path)) for arm, seed, path in found])
 
 
-def simulations(plan: Study, trials: Sequence[Trial]) -> Iterator[tuple[str, Paths]]:
-    """The paths of every arm and point, simulated without a language model with all seeds at once, by label.
+def simulated_arms(plan: Study, trials: Sequence[Trial]) -> Iterator[tuple[str, Callable[[], Paths]]]:
+    """Every arm and point by its label, and what simulates it without a language model, with all seeds at once.
 
-    Raises:
-        ValueError: a setting cannot be simulated.
+    A simulation raises :class:`ValueError` where a seed of a setting cannot go on.
     """
     arms: dict[str, Trial] = {}
     for trial in trials:
         arms.setdefault(trial.label, trial)
     for label, trial in arms.items():
         few = trial.experiment.analytic.model_copy(update={"seeds": plan.seeds})
-        yield label, simulate(trial.experiment.model_copy(update={"analytic": few}))
+        yield label, functools.partial(simulate, trial.experiment.model_copy(update={"analytic": few}))
 
 
 def simulated(plan: Study, trials: Sequence[Trial]) -> pa.Table:
@@ -329,8 +328,8 @@ def simulated(plan: Study, trials: Sequence[Trial]) -> pa.Table:
         ValueError: a setting cannot be simulated.
     """
     parts = []
-    for label, paths in simulations(plan, trials):
-        table = paths.table()
+    for label, simulation in simulated_arms(plan, trials):
+        table = simulation().table()
         parts.append(table.add_column(0, "arm", pa.array([label] * len(table))).select(results.SCHEMA.names))
     return pa.concat_tables(parts).cast(results.SCHEMA)
 

@@ -26,7 +26,12 @@ def results() -> None:
 @app.command("gap")
 def write_gap(folder: Folder = RESULTS) -> None:
     """Where the disparate gap narrows and where it widens: gap.json and its figures."""
-    facts = {diagram.name: gap.computed(diagram) for diagram in gap.DIAGRAMS} | {"points": gap.points()}
+    facts: dict[str, Any] = {diagram.name: gap.computed(diagram) for diagram in gap.DIAGRAMS}
+    reacting = gap.REACTING
+    facts[reacting.name]["borders"] = {
+        panel: [gap.borders(panel, y) for y in reacting.y.values] for panel in reacting.panels
+    }
+    facts["points"] = gap.points()
     _write(folder / "gap.json", facts)
     for diagram in gap.DIAGRAMS:
         write_atomically(folder / f"gap_{diagram.name}.png", drawing.phases(diagram, facts[diagram.name]))

@@ -14,7 +14,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jobs.results.gap import REACTING, Diagram, border
+from jobs.results.gap import REACTING, Diagram
 from scpl_ray.report.figures import COLOURS, LINES, MARKERS
 
 WORDS = {
@@ -44,15 +44,18 @@ def phases(diagram: Diagram, facts: Mapping[str, Any]) -> bytes:
                 _panel(axis, facts, facts["panels"][panel][str(t)][name])
                 axis.set_title(f"{panel}\nround {t}, {compared}", fontsize=8)
                 if diagram is REACTING:
-                    _border(axis, diagram, panel)
-        canvas.supxlabel(diagram.x.label, fontsize=9)
+                    _borders(axis, facts, panel)
+        for axis in axes[-1]:
+            axis.set_xlabel(diagram.x.label if len(diagram.x.label) < 45 else diagram.x.label.replace(" (", "\n("))
         canvas.supylabel(diagram.y.label, fontsize=9)
         canvas.suptitle(f"{diagram.title}: what becomes of the disparate gap", fontsize=10, fontweight="bold")
         used = {
             cell for panel in facts["panels"].values() for at in panel.values() for _, x in _letters(at) for cell in x
         }
         handles = [Patch(color=colour, label=word) for letter, (word, colour) in WORDS.items() if letter in used]
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=min(2 * len(diagram.panels) - 2, 4), frameon=False
+        )
         return _png(canvas)
 
 
@@ -68,11 +71,15 @@ def _panel(axis: Axes, facts: Mapping[str, Any], rows: Sequence[str]) -> None:
     axis.pcolormesh(x, y, cells, cmap=colours, norm=BoundaryNorm(np.arange(len(order) + 1) - 0.5, len(order)))
 
 
-def _border(axis: Axes, diagram: Diagram, panel: str) -> None:
-    """Where equal shares stop attracting while the kinds stand still, by the closed form."""
-    y = np.array(diagram.y.values)
-    axis.plot([border(diagram, panel, value) for value in y], y, color="white", linewidth=1.6, linestyle="--")
-    axis.set_xlim(diagram.x.values[0] - 0.5, diagram.x.values[-1] + 0.5)
+def _borders(axis: Axes, facts: Mapping[str, Any], panel: str) -> None:
+    """Where equal shares stop attracting by the closed form: dashed while the kinds stand still, solid when not."""
+    for name, line in (("shares", "--"), ("all", "-")):
+        known = [
+            (at[name], y) for at, y in zip(facts["borders"][panel], facts["y"], strict=True) if at[name] is not None
+        ]
+        if known:
+            axis.plot(*zip(*known, strict=True), color="white", linewidth=1.8, linestyle=line)
+    axis.set_xlim(facts["x"][0] - 0.5, facts["x"][-1] + 0.5)
 
 
 def lean(measured: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ static control run as the mean field (:mod:`scpl_ray.analytic.draws`), and what 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ WIDER, SAME = "+", "="
 LETTERS = {GAIN: "g", WORST_GAINED: "m", ALL_LOST: "l", UNCLEAR: "u"}
 STATIC = {"feedback.rule": "static"}
 DECIMALS = 3
+LEAST, ROUNDING = 0.01, 1e-6
+"""The smallest sensitivity at which a border is looked for, and what counts as no growth."""
 SAID = ("since", "static", "gap", "share")
 """What is said of a point in a round: the letters of both comparisons, the gap, the first group's share."""
 
@@ -190,14 +192,39 @@ def _sign(change: float) -> int:
     return int(np.sign(change)) if abs(change) > TOLERANCE else 0
 
 
-def border(diagram: Diagram, panel: str, y: float) -> float:
-    """The sensitivity at which equal shares stop attracting while the kinds stand still, at one pull."""
+def borders(panel: str, y: float) -> dict[str, float | None]:
+    """The sensitivities at which equal shares stop attracting, at one pull of the first diagram, by the closed form.
+
+    ``shares``: while the kinds stand still; ``all``: when they do not. 0 where nobody may be sensitive; ``None``: where
+    the closed form does not hold, which is that of the newest data.
+    """
+    equal = {"groups.shares": [0.5, 0.5], "loop.rounds": 1}
+    found: dict[str, float | None] = {"shares": _root(lambda x: _alone(REACTING.experiment(panel, x, y)) - 1.0)}
+    point = REACTING.experiment(panel, 1.0, y, equal)
+    if point.cycle.kind != "replace":
+        return {**found, "all": None}
+    rows = _rows_trained_on(simulate_grid([point], chance=False)[0])
 
     def beyond(x: float) -> float:
-        point = diagram.experiment(panel, x, y)
-        return linear.held(point) + linear.shares_alone(point) - 1.0
+        return float(spectral_radius(linear.two_group_map(REACTING.experiment(panel, x, y), rows))) - 1.0
 
-    return float(brentq(beyond, 0.0, 1e4))
+    return {**found, "all": _root(beyond)}
+
+
+def _root(beyond: Callable[[float], float]) -> float:
+    """The sensitivity at which an increasing function is 0; 0 where it is not below 0 for the smallest."""
+    return 0.0 if beyond(LEAST) >= -ROUNDING else float(brentq(beyond, LEAST, 1e3, xtol=1e-3))
+
+
+def _alone(point: Experiment) -> float:
+    """By what a round multiplies a lean of the shares while the kinds stand still."""
+    return linear.held(point) + linear.shares_alone(point)
+
+
+def _rows_trained_on(path: Paths) -> float:
+    loop = path.experiment
+    completions = loop.queries.prompts_per_round * loop.generation.samples_per_prompt
+    return float(path.kept_fraction[0, 1] * completions / (1.0 - loop.cycle.real_share))
 
 
 POINTS = (2.0, 4.0, 8.0, 12.0)
@@ -213,17 +240,18 @@ def points() -> list[dict[str, Any]]:
         for x, loop, path in zip(POINTS, loops, simulate_grid(loops, chance=False), strict=True):
             last = max(REACTING.rounds)
             accumulates = loop.cycle.kind == "accumulate"
-            alone = linear.held(loop) + linear.shares_alone(loop)
-            kept = path.kept_fraction[0, 1] * loop.queries.prompts_per_round * loop.generation.samples_per_prompt
-            whole = linear.two_group_map(loop, kept / (1.0 - loop.cycle.real_share)) if not accumulates else None
+            whole = None if accumulates else linear.two_group_map(loop, _rows_trained_on(path))
             rows.append(
                 {
                     "panel": panel,
                     "sensitivity": x,
-                    "rho_shares": None if accumulates else round(alone, DECIMALS),
+                    "rho_shares": None if accumulates else round(_alone(loop), DECIMALS),
                     "rho": None if whole is None else round(float(spectral_radius(whole)), DECIMALS),
                     "share": [round(float(path.shares[0, t, 0]), DECIMALS) for t in (1, 5, last)],
                     "gap": [round(float(np.ptp(path.quality[0, t])), DECIMALS) for t in (1, 5, last)],
+                    "without": [
+                        round(float(np.ptp(path.quality_without_own_kind[0, t])), DECIMALS) for t in (1, 5, last)
+                    ],
                     "worst": [round(float(path.quality[0, t].min()), DECIMALS) for t in (1, 5, last)],
                 }
             )
@@ -233,11 +261,12 @@ def points() -> list[dict[str, Any]]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of the page in Markdown."""
     lines = [
-        "| loop and data | beta_u | rho, shares alone | rho, all | share of the first group | gap | worst |",
-        "|---|---|---|---|---|---|---|",
+        "| loop, data | beta_u | rho, shares | rho, all | share of the first group | gap | without own kind | worst |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         rho = " | ".join("" if row[name] is None else f"{row[name]:.3f}" for name in ("rho_shares", "rho"))
-        paths = " | ".join(", ".join(f"{value:.3f}" for value in row[name]) for name in ("share", "gap", "worst"))
+        names = ("share", "gap", "without", "worst")
+        paths = " | ".join(", ".join(f"{value:.3f}" for value in row[name]) for name in names)
         lines.append(f"| {row['panel']} | {row['sensitivity']:g} | {rho} | {paths} |")
     return "\n".join(lines)
