@@ -31,7 +31,7 @@ def write_gap(folder: Folder = RESULTS) -> None:
     facts[reacting.name]["borders"] = {
         panel: [gap.borders(panel, y) for y in reacting.y.values] for panel in reacting.panels
     }
-    facts["points"] = gap.points()
+    facts["points"] = gap.points(reacting.panels)
     _write(folder / "gap.json", facts)
     for diagram in gap.DIAGRAMS:
         write_atomically(folder / f"gap_{diagram.name}.png", drawing.phases(diagram, facts[diagram.name]))

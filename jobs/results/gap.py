@@ -18,7 +18,7 @@ static control run as the mean field (:mod:`scpl_ray.analytic.draws`), and what 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -232,10 +232,10 @@ POINTS = (2.0, 4.0, 8.0, 12.0)
 DEFAULT_PULL = 2.0
 
 
-def points() -> list[dict[str, Any]]:
-    """The table of the page: fixed points and gaps of some sensitivities, for every panel of the first diagram."""
+def points(panels: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of the page's table: fixed points and gaps of some sensitivities, for panels of the first diagram."""
     rows = []
-    for panel in REACTING.panels:
+    for panel in panels:
         loops = [REACTING.experiment(panel, x, DEFAULT_PULL) for x in POINTS]
         for x, loop, path in zip(POINTS, loops, simulate_grid(loops, chance=False), strict=True):
             last = max(REACTING.rounds)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,6 @@ from scpl_ray.studies.series import Series
 from scpl_ray.studies.statistics import Interval, t_interval
 from scpl_ray.studies.study import Study, arm_label
 
-Cell = tuple[tuple[str, Any], ...]
-"""A point on the axes of a study."""
 CHOICES = "reward.choices"
 EXPLORATION, CONFIRMATION = "remedy_exploration.yaml", "remedy_confirmation.yaml"
 ALIKE = 0.02
@@ -131,38 +132,74 @@ def explored(file: Path) -> dict[str, Any]:
     does not qualify.
     """
     plan = studies.load(file, CONFIGS)
-    ends: dict[str, tuple[float, float, float]] = {}
-    refused = []
-    for label, simulation in study.simulated_arms(plan, studies.trials(plan, CONFIGS, experiments.build)):
-        try:
-            ends[label] = _end(simulation())
-        except ValueError:
-            refused.append(label)
-    reference = _compared(ends, "vrs", _default(plan))
-    found = []
+    found, refused = {}, 0
     for strategy in (arm.removeprefix("shifted-") for arm in plan.arms if arm.startswith("shifted-")):
+        found[strategy], without = _settings(plan, strategy)
+        refused += without
+    default = _default(plan)
+    (reference,) = (setting for setting in found["vrs"] if setting["keys"] == _read(default, "vrs"))
+    rows = []
+    for strategy, settings in found.items():
         for choices in plan.axes[CHOICES]:
-            cells = [cell for cell in studies.points(plan) if dict(cell)[CHOICES] == choices]
-            there = [cell for cell in cells if all(label in ends for label in _labels(strategy, cell))]
-            settings = [_compared(ends, strategy, cell) for cell in there]
-            fit = [s for s in settings if s["mean"] >= 0.95 * reference["mean"] and s["worst"] >= reference["worst"]]
-            row = {"strategy": strategy, "choices": choices, "settings": len(cells), "qualify": len(fit)}
+            own = [s for s in settings if s["keys"][CHOICES] == choices]
+            fit = [s for s in own if s["mean"] >= 0.95 * reference["mean"] and s["worst"] >= reference["worst"]]
+            row = {"strategy": strategy, "choices": choices, "settings": len(own), "qualify": len(fit)}
             if fit:
                 least = min(abs(s["excess"]) for s in fit)
                 row |= max((s for s in fit if abs(s["excess"]) <= least + ALIKE), key=lambda s: s["worst"])
-            found.append(row)
-    return {"vrs": reference, "best": found, "refused": len(refused), "arms": len(ends) + len(refused)}
+            rows.append(row)
+    return {"vrs": reference, "best": rows, "refused": refused}
 
 
-def _default(plan: Study) -> Cell:
-    """The point of the axes at the default of every key, or at its first value where the default is none of them."""
-    defaults = experiments.build(loading.overlay({}, {}), plan.name).model_dump(mode="json")
-    wanted = {}
-    for key, values in plan.axes.items():
-        section, _, name = key.partition(".")
-        there = [value for value in values if value == defaults[section][name]] if isinstance(values, tuple) else []
-        wanted[key] = (there or list(values))[0]
-    return next(cell for cell in studies.points(plan) if dict(cell) == wanted)
+def _settings(plan: Study, strategy: str) -> tuple[list[dict[str, Any]], int]:
+    """What comes of every setting of a strategy, and of how many a seed cannot go on.
+
+    Axes that the strategy does not read stay at their defaults, which changes none of its paths.
+    """
+    default = _default(plan)
+    read = _read(default, strategy)
+    small = plan.model_copy(
+        update={
+            "axes": {key: values if key in read else (default[key],) for key, values in plan.axes.items()},
+            "arms": {arm: keys for arm, keys in plan.arms.items() if arm.endswith(f"-{strategy}")},
+        }
+    )
+    ends: dict[str, tuple[float, float, float]] = {}
+    for label, simulation in study.simulated_arms(small, studies.trials(small, CONFIGS, experiments.build)):
+        with contextlib.suppress(ValueError):  # a seed of this setting cannot go on; it is counted below
+            ends[label] = _end(simulation())
+    found = []
+    cells = studies.points(small)
+    for cell in cells:
+        static, shifted = (ends.get(arm_label(f"{users}-{strategy}", cell)) for users in USERS)
+        if static is not None and shifted is not None:
+            numbers = {
+                "excess": shifted[0] - static[0],
+                "distance": shifted[0],
+                "mean": shifted[1],
+                "worst": shifted[2],
+            }
+            rounded = {name: round(value, 4) for name, value in numbers.items()}
+            found.append({"keys": _read(dict(cell), strategy), **rounded})
+    return found, len(cells) - len(found)
+
+
+def _read(keys: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """The keys among these that a strategy reads."""
+    kind = STRATEGIES[strategy]
+    read = {
+        "selection.target": kind.reads_target,
+        "selection.target_of": kind.reads_target,
+        "selection.beta": kind.reads_r_max,
+        "selection.penalty": kind.costs_classes,
+    }
+    return {key: value for key, value in keys.items() if read.get(key, True)}
+
+
+def _default(plan: Study) -> dict[str, Any]:
+    """The default of every key of the axes."""
+    values = experiments.build({}, plan.name).model_dump(mode="json")
+    return {key: functools.reduce(operator.getitem, key.split("."), values) for key in plan.axes}
 
 
 def _end(paths: Paths) -> tuple[float, float, float]:
@@ -170,16 +207,6 @@ def _end(paths: Paths) -> tuple[float, float, float]:
     kinds, found = paths.kinds[:, -1].mean(axis=0), paths.series()
     distance = float(np.abs(kinds - 1.0 / len(kinds)).sum() / 2.0)
     return distance, *(float(found[name, None][:, -1].mean()) for name in (MEAN, WORST))
-
-
-def _labels(strategy: str, cell: Cell) -> list[str]:
-    return [arm_label(f"{users}-{strategy}", cell) for users in USERS]
-
-
-def _compared(ends: Mapping[str, tuple[float, float, float]], strategy: str, cell: Cell) -> dict[str, Any]:
-    static, shifted = (ends[label] for label in _labels(strategy, cell))
-    numbers = {"excess": shifted[0] - static[0], "mean": shifted[1], "worst": shifted[2]}
-    return {"keys": dict(cell), **{name: round(value, 4) for name, value in numbers.items()}}
 
 
 def confirmed(file: Path) -> list[dict[str, Any]]:
@@ -250,37 +277,24 @@ def _steps_table(found: Mapping[str, Any]) -> str:
 
 def _exploration_table(found: Mapping[str, Any]) -> str:
     lines = [
-        "| strategy | choices | best setting | excess | of VRS's | mean | worst | qualify |",
-        "|---|---|---|---|---|---|---|---|",
+        "| strategy | choices | best setting | excess | of VRS's | distance | mean | worst | qualify |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     free = found["vrs"]
     default = {"strategy": "vrs, defaults", "choices": free["keys"][CHOICES], "qualify": 1, "settings": 1, **free}
     for row in (default, *found["best"]):
-        told = " |  |  |  | "
+        told = " |  |  |  |  | "
         if row["qualify"]:
-            keys = ", ".join(f"`{key}={_shown(value)}`" for key, value in row["keys"].items() if _read(key, row))
+            keys = ", ".join(f"`{key}={_shown(value)}`" for key, value in row["keys"].items() if key != CHOICES)
             part = row["excess"] / free["excess"]
-            told = f"{keys} | {text.signed(row['excess'])} | {part:.0%} | {row['mean']:.3f} | {row['worst']:.3f}"
+            numbers = " | ".join(f"{row[name]:.3f}" for name in ("distance", "mean", "worst"))
+            told = f"{keys} | {text.signed(row['excess'])} | {part:.0%} | {numbers}"
         lines.append(f"| {row['strategy']} | {row['choices']} | {told} | {row['qualify']} of {row['settings']} |")
     return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
     return json.dumps(value).replace('"', "") if isinstance(value, list | dict) else str(value)
-
-
-def _read(key: str, row: Mapping[str, Any]) -> bool:
-    """Whether a strategy reads a key of the axes."""
-    name = row["strategy"].partition(",")[0]
-    strategy = STRATEGIES[name]
-    read = {
-        CHOICES: False,
-        "selection.target": strategy.reads_target,
-        "selection.target_of": strategy.reads_target,
-        "selection.beta": strategy.reads_r_max,
-        "selection.penalty": name == "penalty",
-    }
-    return read.get(key, True)
 
 
 def _confirmation_table(found: list[Mapping[str, Any]]) -> str:
