@@ -65,10 +65,11 @@ def _next(
 ) -> list[float]:
     """Shares of the next round, after a measurement on finitely many prompts."""
     k, a, m = len(shares), e.analytic, e.task.marker_strength
+    ceilings = list(a.quality_ceiling) if isinstance(a.quality_ceiling, tuple) else [a.quality_ceiling] * k
     n = e.evaluation.prompts_per_group * e.evaluation.samples_per_prompt
     odds = []
     for g in range(k):
-        curve = min(1.0, a.quality_ceiling * (k * data[g]) ** a.learning_exponent)
+        curve = min(1.0, ceilings[g] * (k * data[g]) ** a.learning_exponent)
         own = m * laws[g][g] + (1.0 - m) * laws[k][g]
         learned = sum(draws.random() < curve for _ in range(n)) / n
         found = sum(draws.random() < own for _ in range(n)) / n

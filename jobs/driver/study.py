@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.analytic.loop import simulate
+from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError, near
 from scpl_ray.credentials import masked
@@ -219,7 +220,13 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
     console = wide_console()
     failed: dict[str, str] = {}
     if plan.mode == "analytic":
-        found = _simulated(plan, trials, console)
+        began = time.perf_counter()
+        found = simulated(plan, trials)
+        seconds = time.perf_counter() - began
+        arms = len({trial.label for trial in trials})
+        console.print(
+            f"{arms} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
+        )
     else:
         from jobs.driver import tuning  # imports Ray: a study without a language model need not wait
 
@@ -312,23 +319,30 @@ def collect(folder: Path, plan: Study, trials: Sequence[Trial]) -> pa.Table:
     return results.table([(arm, seed, results.run_rows(path)) for arm, seed, path in found])
 
 
-def _simulated(plan: Study, trials: Sequence[Trial], console: Console) -> pa.Table:
-    """Simulate all arms without a language model, each with all its seeds at once."""
-    began = time.perf_counter()
+def simulated_arms(plan: Study, trials: Sequence[Trial]) -> Iterator[tuple[str, Callable[[], Paths]]]:
+    """Every arm and point by its label, and what simulates it without a language model, with all seeds at once.
+
+    A simulation raises :class:`ValueError` where a seed of a setting cannot go on.
+    """
     arms: dict[str, Trial] = {}
     for trial in trials:
         arms.setdefault(trial.label, trial)
-    parts = []
     for label, trial in arms.items():
         few = trial.experiment.analytic.model_copy(update={"seeds": plan.seeds})
-        paths = simulate(trial.experiment.model_copy(update={"analytic": few})).table()
-        parts.append(paths.add_column(0, "arm", pa.array([label] * len(paths))).select(results.SCHEMA.names))
-    found = pa.concat_tables(parts).cast(results.SCHEMA)
-    seconds = time.perf_counter() - began
-    console.print(
-        f"{len(arms)} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
-    )
-    return found
+        yield label, functools.partial(simulate, trial.experiment.model_copy(update={"analytic": few}))
+
+
+def simulated(plan: Study, trials: Sequence[Trial]) -> pa.Table:
+    """The results table of all arms of an analytic study.
+
+    Raises:
+        ValueError: a setting cannot be simulated.
+    """
+    parts = []
+    for label, simulation in simulated_arms(plan, trials):
+        table = simulation().table()
+        parts.append(table.add_column(0, "arm", pa.array([label] * len(table))).select(results.SCHEMA.names))
+    return pa.concat_tables(parts).cast(results.SCHEMA)
 
 
 def last_round(found: pa.Table) -> Table:

@@ -14,7 +14,7 @@ and ``learning_exponent``       training data
 =============================== =====================================================================================
 
 Every estimate has a 95% range. A parameter whose measurements do not vary in the run is not identified and keeps its
-value. ``own_kind_weight`` is not fitted.
+value. ``own_kind_weight`` is not fitted, nor is the learning curve where ``quality_ceiling`` is given per group.
 
 What a group was given is measured for its own kind only. With two groups that is all; with more, the rest is divided
 among the other kinds as in the simulation of the fit, whose kinds drift apart as those of the run do: a rest that is
@@ -378,7 +378,7 @@ def _ranged(value: float, rest: float, freedom: int, scale: float) -> _Estimate:
 
 def _learning_curve(observed: Observed, h: int) -> dict[str, _Estimate]:
     w = observed.experiment.analytic.own_kind_weight
-    if w == 1.0:
+    if w == 1.0 or isinstance(observed.experiment.analytic.quality_ceiling, tuple):
         return {}
     share = observed.data_shares[: h + 1].ravel() * observed.data_shares.shape[-1]
     learned = ((observed.quality - w * observed.own_kind) / (1.0 - w))[: h + 1].ravel()

@@ -94,7 +94,7 @@ class GroupsAlone:
                 return np.asarray(self._law @ model.win_rates(self._means(shares), self._sds))
             case "quality":
                 curve = model.learning_curve(
-                    self.data_shares(shares), analytic.quality_ceiling, analytic.learning_exponent
+                    self.data_shares(shares), model.quality_ceilings(self._experiment), analytic.learning_exponent
                 )
                 return np.asarray((1.0 - analytic.own_kind_weight) * curve + analytic.own_kind_weight * own)
 

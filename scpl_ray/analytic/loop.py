@@ -32,12 +32,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 from scpl_ray import seeds
 from scpl_ray.analytic import model
+from scpl_ray.analytic.draws import Draws, Expected, check_expected
 from scpl_ray.analytic.model import CONTEXTS, Settings, Start, tempered
 from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_replacement
@@ -45,7 +46,7 @@ from scpl_ray.config import Experiment, Feedback
 from scpl_ray.evaluation.bias import SMOOTHING
 from scpl_ray.feedback import rules as feedback
 from scpl_ray.selection.strategies import completions_per_group, steers
-from scpl_ray.shares import FloatArray, IntArray
+from scpl_ray.shares import FloatArray, IntArray, normalise
 
 __all__ = ["Band", "Paths", "Start", "band", "simulate", "simulate_grid"]
 
@@ -63,27 +64,38 @@ def simulate(experiment: Experiment, *, start: Start | None = None) -> Paths:
     return simulate_grid([experiment], start=start)[0]
 
 
-def simulate_grid(experiments: Sequence[Experiment], *, start: Start | None = None) -> list[Paths]:
+def simulate_grid(experiments: Sequence[Experiment], *, start: Start | None = None, chance: bool = True) -> list[Paths]:
     """Simulate several experiments; those that differ only in numbers are simulated as one batch of arrays.
 
     The random streams derive from the seed of a batch's first experiment: the same grid gives the same paths, and with
     more rounds the paths start in the same way.
 
+    Args:
+        experiments: the configs, whatever they differ in.
+        start: the kinds of text that all base models write; ``None``: as in :func:`simulate`.
+        chance: false: one path of each, in which every draw is its expectation (:mod:`scpl_ray.analytic.draws`).
+
     Raises:
         ValueError: no experiment; a start with another number of groups; a setting that cannot be simulated
-            (:func:`scpl_ray.analytic.model.validate`); or a seed in which selection or feedback is impossible.
+            (:func:`scpl_ray.analytic.model.validate`, :func:`scpl_ray.analytic.draws.check_expected`); or a seed in
+            which selection or feedback is impossible.
     """
     if not experiments:
         raise ValueError("experiments: empty; give at least one")
-    batches: dict[object, list[int]] = {}
+    batches: dict[tuple[Hashable, int], list[int]] = {}
     for i, experiment in enumerate(experiments):
         if start is not None and len(start.neutral) != len(experiment.groups.names):
             raise ValueError(f"start: {len(start.neutral)} kinds for groups {list(experiment.groups.names)}")
-        batches.setdefault((model.shape_of(experiment), experiment.analytic.seeds), []).append(i)
+        n_seeds = experiment.analytic.seeds
+        if not chance:
+            check_expected(experiment)
+            n_seeds = 1
+        batches.setdefault((model.shape_of(experiment), n_seeds), []).append(i)
     found: dict[int, Paths] = {}
-    for members in batches.values():
+    for (_, n_seeds), members in batches.items():
         chosen = [experiments[i] for i in members]
-        found |= zip(members, _simulate(chosen, start), strict=True)
+        draws = seeds.generator(chosen[0].seed, "simulate") if chance else Expected()
+        found |= zip(members, _simulate(chosen, start, n_seeds, draws), strict=True)
     return [found[i] for i in range(len(experiments))]
 
 
@@ -109,10 +121,10 @@ class _Data:
 class _Loop:
     """One batch: the phases of :class:`scpl_ray.controller.Loop` on B rows at once."""
 
-    def __init__(self, settings: Settings, starts: Sequence[Start]) -> None:
+    def __init__(self, settings: Settings, starts: Sequence[Start], draws: Draws) -> None:
         self.settings = settings
         self.common = settings.common
-        self.draws = seeds.generator(self.common.seed, "simulate")
+        self.draws = draws
         self.base = _Policy(
             np.repeat([s.revealing for s in starts], settings.seeds, axis=0),
             np.repeat([s.neutral for s in starts], settings.seeds, axis=0),
@@ -130,7 +142,8 @@ class _Loop:
     def run(self) -> None:
         nothing = np.full(self.arrivals.shape, np.nan)
         equal = np.full(self.arrivals.shape, 1.0 / self.settings.n_groups)
-        self._record(arrivals=self.arrivals, win_rate=nothing, kept_shares=nothing, kept_fraction=nothing[:, 0])
+        absent = ("win_rate", "kept_shares", "candidate_kinds", "kept_kinds", "data_kinds", "mean_rewards")
+        self._record(arrivals=self.arrivals, kept_fraction=nothing[:, 0], **dict.fromkeys(absent, nothing))
         self.evaluation(equal)
         for t in range(1, self.common.loop.rounds + 1):
             answered = self.generation(t)
@@ -139,11 +152,15 @@ class _Loop:
             self.training(data)
             win_rate = self._win_rate(answered)
             mass, completions = kept.mass, answered.counts.sum(axis=(1, 2, 3))
+            cells = {"candidate_kinds": answered.counts, "kept_kinds": kept.rows, "data_kinds": mass}
+            kinds = {name: normalise(name, x.sum(axis=(1, 2)).astype(np.float64)) for name, x in cells.items()}
             self._record(
                 arrivals=self.arrivals,
                 win_rate=win_rate,
                 kept_shares=mass.sum(axis=(2, 3)) / mass.sum(axis=(1, 2, 3))[:, None],
                 kept_fraction=kept.rows.sum(axis=(1, 2, 3)) / completions,
+                mean_rewards=answered.means,
+                **kinds,
             )
             self.evaluation(data.sum(axis=(2, 3)) / data.sum(axis=(1, 2, 3))[:, None])
             self.feedback(t, win_rate)
@@ -205,7 +222,8 @@ class _Loop:
         if self.common.cycle.real == "fresh":
             return self.draws.multinomial(needed, flat).reshape(law.shape).astype(np.float64)
         held = self.anchor.sum(axis=(1, 2, 3))
-        self.anchor += self.draws.multinomial(np.maximum(needed - held, 0), flat).reshape(law.shape)
+        more = self.draws.multinomial(np.maximum(needed - held, 0), flat)
+        self.anchor = self.anchor + more.reshape(law.shape)
         held = np.maximum(held, needed)
         return np.asarray(self.anchor * (needed / np.maximum(held, 1))[:, None, None, None])
 
@@ -226,7 +244,7 @@ class _Loop:
         neutral = tempered(self.policy.neutral, temperature)
         revealing = tempered(self.policy.revealing, temperature)
         own = model.own_kind_share(model.asked_law(revealing, neutral, s.marked[:, None, None]))
-        curve = model.learning_curve(data_shares, s.ceiling[:, None], s.exponent[:, None])
+        curve = model.learning_curve(data_shares, s.ceiling, s.exponent[:, None])
         self.own_kind, learned, self.quality = self._judged(curve, own, s.group_answers)
         _, _, null = self._judged(*self._alike(curve, own), s.group_answers)
         if steers(self.common.selection):
@@ -318,11 +336,10 @@ def _fitted(data: FloatArray, start: FloatArray, prior_rows: FloatArray) -> Floa
     return np.asarray(fitted / fitted.sum(axis=-1, keepdims=True))
 
 
-def _simulate(experiments: Sequence[Experiment], start: Start | None) -> list[Paths]:
+def _simulate(experiments: Sequence[Experiment], start: Start | None, n_seeds: int, draws: Draws) -> list[Paths]:
     """Paths of experiments that have :func:`~scpl_ray.analytic.model.shape_of` in common, in order."""
-    n_seeds = experiments[0].analytic.seeds
     starts = [start or model.assumed_start(e) for e in experiments]
-    loop = _Loop(model.stack(experiments, n_seeds), starts)
+    loop = _Loop(model.stack(experiments, n_seeds), starts, draws)
     loop.run()
     stacked = {name: np.stack(values, axis=1) for name, values in loop.path.items()}
     return [

@@ -96,13 +96,19 @@ def reward_sds(experiment: Experiment) -> FloatArray:
     return np.broadcast_to(np.asarray(experiment.analytic.reward_sd, dtype=np.float64), len(experiment.groups.names))
 
 
+def quality_ceilings(experiment: Experiment) -> FloatArray:
+    """q0 of the learning curve of each group, shape (K,)."""
+    given = np.asarray(experiment.analytic.quality_ceiling, dtype=np.float64)
+    return np.broadcast_to(given, len(experiment.groups.names))
+
+
 def validate(experiment: Experiment) -> None:
     """Check what the analytic mode uses of a config, beyond what the schema checks.
 
     Raises:
         ValueError: an unknown strategy, another objective than SFT, a target that is not a vector of shares, wrong
-            feedback settings, both kinds of real rows, more candidates than are drawn, or standard deviations
-            that are not one per kind and above 0.
+            feedback settings, both kinds of real rows, more candidates than are drawn, standard deviations that
+            are not one per kind and above 0, or ceilings that are not one per group and in [0, 1].
     """
     k = len(experiment.groups.names)
     chosen, sd = experiment.selection, experiment.analytic.reward_sd
@@ -119,6 +125,9 @@ def validate(experiment: Experiment) -> None:
         )
     if isinstance(sd, tuple) and (len(sd) != k or min(sd) <= 0):
         raise ValueError(f"analytic.reward_sd: {list(sd)}; give one number above 0, or one per kind, {k}")
+    ceiling = experiment.analytic.quality_ceiling
+    if isinstance(ceiling, tuple) and (len(ceiling) != k or min(ceiling) < 0 or max(ceiling) > 1):
+        raise ValueError(f"analytic.quality_ceiling: {list(ceiling)}; give one number in [0, 1], or one per group, {k}")
     if STRATEGIES[chosen.strategy].reads_best_of and chosen.best_of > experiment.generation.samples_per_prompt:
         raise ValueError(
             f"selection.best_of: {chosen.best_of} but generation.samples_per_prompt is "
@@ -166,7 +175,7 @@ class Settings:
     seeds: int
     n_groups: int
     initial_shares: FloatArray
-    """Shape (B, K), like ``reward_sd``, ``target`` and ``quotas``; all others have shape (B,)."""
+    """Shape (B, K), like ``reward_sd``, ``target``, ``quotas`` and ``ceiling``; all others have shape (B,)."""
     marked: FloatArray
     prompts: IntArray
     gain: FloatArray
@@ -245,7 +254,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
         neutral_answers=count(lambda e: e.evaluation.neutral_prompts * e.evaluation.samples_per_prompt),
         prior_rows=column(lambda e: e.analytic.prior_rows),
         spillover=column(lambda e: e.analytic.spillover),
-        ceiling=column(lambda e: e.analytic.quality_ceiling),
+        ceiling=column(quality_ceilings),
         exponent=column(lambda e: e.analytic.learning_exponent),
         own_weight=column(lambda e: e.analytic.own_kind_weight),
     )

@@ -38,6 +38,14 @@ class Paths:
     """Weighted group shares of the kept completions, shape (S, T + 1, K); NaN in round 0."""
     kept_fraction: FloatArray
     """Fraction of the completions that was kept, shape (S, T + 1); NaN in round 0."""
+    candidate_kinds: FloatArray
+    """Shares of the kinds among the round's completions, shape (S, T + 1, K); NaN in round 0."""
+    kept_kinds: FloatArray
+    """The same among the rows that were kept, without their weights."""
+    data_kinds: FloatArray
+    """The same with their weights: of what the round gives to the data cycle."""
+    mean_rewards: FloatArray
+    """Mean reward of each kind, shape (S, T + 1, K); NaN in round 0."""
     revealing_law: FloatArray
     """P_t(kind | a prompt that reveals group g), shape (S, T + 1, K, K)."""
     neutral_law: FloatArray

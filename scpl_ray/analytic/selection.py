@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
+from scpl_ray.analytic.draws import Draws, Expected
 from scpl_ray.analytic.model import CONTEXTS, Settings
 from scpl_ray.config import Selection
 from scpl_ray.selection import strategies
@@ -43,6 +44,9 @@ CHUNK = 2_000_000
 """Number of rewards in memory at once where every single reward is drawn."""
 WIDEST = 40.0
 """Rewards are searched within this many standard deviations of the means."""
+SMALLEST_PART = 1e-6
+"""Where rows are expectations, which are not whole, so small a part of one counts as none."""
+HALVINGS = 60
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,11 +137,11 @@ class AskedGroups:
         return np.asarray(self.shares @ self.law)
 
 
-_Keep = Callable[[Answered, Settings, np.random.Generator], tuple[IntArray, FloatArray | None]]
+_Keep = Callable[[Answered, Settings, Draws], tuple[IntArray, FloatArray | None]]
 """Returns kept rows per cell, and weights by class up to a constant factor; ``None``: all weights are equal."""
 
 
-def select(answered: Answered, settings: Settings, draws: np.random.Generator) -> KeptCounts:
+def select(answered: Answered, settings: Settings, draws: Draws) -> KeptCounts:
     """Keep completions by the configured strategy, or its matched random control.
 
     Raises:
@@ -157,30 +161,28 @@ def select(answered: Answered, settings: Settings, draws: np.random.Generator) -
     return KeptCounts(rows, classes.by_cell(np.asarray(weights * (kept / mass)[:, None])))
 
 
-def without_replacement(counts: IntArray, size: IntArray, draws: np.random.Generator) -> IntArray:
+def without_replacement(counts: IntArray, size: IntArray, draws: Draws) -> IntArray:
     """A uniform sample of ``size`` rows (...) from cells of ``counts`` rows (..., C), as counts of shape (..., C)."""
-    rest, wanted = counts.sum(axis=-1), size.copy()
+    rest, wanted = counts.sum(axis=-1), size
     taken = np.empty_like(counts)
     for cell in range(counts.shape[-1]):
         rest = rest - counts[..., cell]
         taken[..., cell] = draws.hypergeometric(counts[..., cell], rest, wanted)
-        wanted -= taken[..., cell]
+        wanted = wanted - taken[..., cell]
     return taken
 
 
-def keep_best(
-    counts: IntArray, means: FloatArray, sds: FloatArray, size: IntArray, draws: np.random.Generator
-) -> IntArray:
+def keep_best(counts: IntArray, means: FloatArray, sds: FloatArray, size: IntArray, draws: Draws) -> IntArray:
     """Counts by cell of the ``size`` (R,) best rewards, shape (R, C), of ``counts`` (R, C) draws from N(means, sds^2).
 
     The range of rewards is halved until the last one kept and the first one not kept are separated.
     """
-    kept, left, open_ = np.zeros_like(counts), size.copy(), counts.copy()
+    kept, left, open_ = np.zeros_like(counts), size, counts
     low, high = (means - WIDEST * sds).min(axis=-1), (means + WIDEST * sds).max(axis=-1)
     while True:
         everything = left >= open_.sum(axis=-1)
         kept += open_ * everything[:, None]
-        open_ *= ~(everything | (left == 0))[:, None]
+        open_ = open_ * ~(everything | (left < SMALLEST_PART))[:, None]
         if not open_.any():
             return kept
         middle = (low + high) / 2.0
@@ -190,37 +192,37 @@ def keep_best(
         found = draws.binomial(open_, np.clip(upper, 0.0, 1.0))
         take = found.sum(axis=-1) <= left
         kept += found * take[:, None]
-        left -= found.sum(axis=-1) * take
+        left = left - found.sum(axis=-1) * take
         open_ = np.where(take[:, None], open_ - found, found)
         low, high = np.where(take, low, middle), np.where(take, middle, high)
 
 
-def _none(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _none(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     return answered.counts, None
 
 
-def _random(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _random(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     return without_replacement(_flat(answered.counts), settings.budget, draws).reshape(answered.counts.shape), None
 
 
-def _vrs(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _vrs(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     return _accepted(answered, settings, draws), None
 
 
-def _tpp(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _tpp(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     return _best_per_prompt(answered, settings, settings.common.generation.samples_per_prompt, draws), None
 
 
-def _best_of_n(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _best_of_n(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     return _best_per_prompt(answered, settings, settings.common.selection.best_of, draws), None
 
 
-def _best_per_prompt(answered: Answered, settings: Settings, n: int, draws: np.random.Generator) -> IntArray:
+def _best_per_prompt(answered: Answered, settings: Settings, n: int, draws: Draws) -> IntArray:
     law = best_of_n_shares(answered.law, answered.means[:, None, None], settings.reward_sd[:, None, None], n)
     return draws.multinomial(answered.prompts, law / law.sum(axis=-1, keepdims=True))
 
 
-def _top(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _top(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     shape = answered.counts.shape
     means = np.broadcast_to(answered.means[:, None, None], shape)
     sds = np.broadcast_to(settings.reward_sd[:, None, None], shape)
@@ -228,12 +230,12 @@ def _top(answered: Answered, settings: Settings, draws: np.random.Generator) -> 
     return kept.reshape(shape), None
 
 
-def _threshold(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _threshold(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     above = ndtr((answered.means - settings.threshold[:, None]) / settings.reward_sd)
     return draws.binomial(answered.counts, above[:, None, None]), None
 
 
-def _importance(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, FloatArray]:
+def _importance(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, FloatArray]:
     classes = Classes.of(settings.common.selection)
     counts = classes.totals(answered.counts)
     _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
@@ -241,7 +243,7 @@ def _importance(answered: Answered, settings: Settings, draws: np.random.Generat
     return answered.counts * classes.by_cell(settings.target > 0), weights
 
 
-def _quotas(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _quotas(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     classes = Classes.of(settings.common.selection)
     short = np.any(settings.quotas > classes.totals(answered.counts), axis=-1)
     what = settings.common.selection.target_of[:-1]
@@ -258,13 +260,13 @@ def _quotas(answered: Answered, settings: Settings, draws: np.random.Generator) 
     return np.moveaxis(kept.reshape(moved), 1, classes.axis), None
 
 
-def _calibrated(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _calibrated(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     counts = Classes.of(settings.common.selection).totals(answered.counts)
     _refuse_missing(counts, answered, settings, "among the completions", "raise queries.prompts_per_round")
     return _accepted(answered, settings, draws, calibrate=True), None
 
 
-def _penalty(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, None]:
+def _penalty(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, None]:
     if np.any(settings.target == 0):
         raise ValueError("selection.target: holds a 0, where the log excess is infinite; use quotas")
     counts = Classes.of(settings.common.selection).totals(answered.counts)
@@ -273,7 +275,7 @@ def _penalty(answered: Answered, settings: Settings, draws: np.random.Generator)
     return _accepted(answered, settings, draws, cost=settings.penalty[:, None] * excess), None
 
 
-def _reweight(answered: Answered, settings: Settings, draws: np.random.Generator) -> tuple[IntArray, FloatArray]:
+def _reweight(answered: Answered, settings: Settings, draws: Draws) -> tuple[IntArray, FloatArray]:
     classes = Classes.of(settings.common.selection)
     rows = _accepted(answered, settings, draws)
     counts = classes.totals(rows)
@@ -348,7 +350,7 @@ STRATEGIES: dict[str, Analytic] = {
 def _accepted(
     answered: Answered,
     settings: Settings,
-    draws: np.random.Generator,
+    draws: Draws,
     *,
     cost: FloatArray | None = None,
     calibrate: bool = False,
@@ -361,13 +363,14 @@ def _accepted(
     classes = Classes.of(settings.common.selection)
     penalty = np.zeros(answered.means.shape) if cost is None else cost
     if settings.common.selection.r_max == "prompt":
+        assert isinstance(draws, np.random.Generator)  # see check_expected
         return _accepted_per_prompt(answered, settings, draws, classes, penalty, calibrate)
     paid = classes.by_cell(penalty)
     means = answered.means[:, None, None] - paid
     sds, beta = settings.reward_sd[:, None, None], settings.beta[:, None, None, None]
     shape = answered.counts.shape
     maxima = _maxima(answered.counts, np.broadcast_to(means, shape), np.broadcast_to(sds, shape), draws)
-    at_top = np.zeros(shape, dtype=np.int64)
+    at_top = np.zeros_like(answered.counts)
     if settings.common.selection.r_max == "bound":
         over = np.any(maxima + paid > settings.reward_bound[:, None, None, None], axis=(1, 2, 3))
         _refuse(over, answered, "a reward exceeds selection.reward_bound", "raise it, or use selection.r_max: batch")
@@ -375,7 +378,7 @@ def _accepted(
         reference = (settings.reward_bound - penalty.min(axis=-1))[:, None, None, None]
         ceiling = np.broadcast_to(classes.by_cell(reach), shape)
     else:
-        np.put_along_axis(_flat(at_top), _flat(maxima).argmax(axis=-1)[:, None], 1, axis=-1)
+        at_top = _at_top(answered.counts, maxima, (maxima - means) / sds, draws)
         reference = maxima.max(axis=(1, 2, 3), keepdims=True)
         ceiling = np.broadcast_to(reference, shape)
     z = (ceiling - means) / sds
@@ -390,11 +393,46 @@ def _accepted(
     return draws.binomial(at_top, multiplier) + draws.binomial(others, accept * multiplier)
 
 
-def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: np.random.Generator) -> FloatArray:
-    """The largest reward of each cell, in the shape of ``counts``; -inf in an empty cell."""
+def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: Draws) -> FloatArray:
+    """The largest reward of each cell, in the shape of ``counts``; -inf in an empty cell.
+
+    Without chance the cells share the median of the largest reward of all of them.
+    """
+    if isinstance(draws, Expected):
+        return np.where(counts > 0, _median_of_largest(counts, means, sds), -np.inf)
     # U^(1/n) is the largest of n uniforms; using its distance to 1 keeps the precision in the upper tail
     tail = -np.expm1(np.log(1.0 - draws.random(counts.shape)) / np.maximum(counts, 1))
     return np.where(counts > 0, means - sds * ndtri(tail), -np.inf)
+
+
+def _median_of_largest(counts: IntArray, means: FloatArray, sds: FloatArray) -> FloatArray:
+    """The R at which all rewards of a row lie below R with probability 1/2, shape (B, 1, 1, 1), by halving."""
+    cells = (1, 2, 3)
+    low = (means - WIDEST * sds).min(axis=cells, keepdims=True)
+    high = (means + WIDEST * sds).max(axis=cells, keepdims=True)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2.0
+        seldom = (counts * log_ndtr((middle - means) / sds)).sum(axis=cells, keepdims=True) < -np.log(2.0)
+        low, high = np.where(seldom, middle, low), np.where(seldom, high, middle)
+    return np.asarray(high)
+
+
+def _at_top(counts: IntArray, maxima: FloatArray, z: FloatArray, draws: Draws) -> IntArray:
+    """The one row that has the largest reward, by cell; without chance, how probably it lies in which.
+
+    Args:
+        counts: rows by cell, shape (B, K, 2, K).
+        maxima: the largest reward of each cell.
+        z: the same in standard deviations above the cell's mean.
+        draws: whether there is chance.
+    """
+    if isinstance(draws, Expected):
+        there = np.where(counts > 0, z, 0.0)
+        density = counts * np.exp(-(there**2) / 2.0 - log_ndtr(there))
+        return np.asarray(density / density.sum(axis=(1, 2, 3), keepdims=True))
+    rows = np.zeros_like(counts)
+    np.put_along_axis(_flat(rows), _flat(maxima).argmax(axis=-1)[:, None], 1, axis=-1)
+    return rows
 
 
 def _accepted_per_prompt(
@@ -441,9 +479,7 @@ def _accepted_per_prompt(
     return kept
 
 
-def _matched_random(
-    counts: IntArray, kept: IntArray, fixes: str, classes: Classes, draws: np.random.Generator
-) -> IntArray:
+def _matched_random(counts: IntArray, kept: IntArray, fixes: str, classes: Classes, draws: Draws) -> IntArray:
     """As many rows as were kept in all, or from each stratum that the strategy fixes, chosen by chance.
 
     Keeping one candidate of each prompt amounts to drawing completions of its context, as their kinds are independent.

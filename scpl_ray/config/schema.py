@@ -461,8 +461,9 @@ class Analytic(Section):
     """Reward of the first kind above the others' that any scorer gives."""
     reward_sd: Floats | PositiveFloat = 0.25
     """Standard deviation of rewards within a kind; one number or one per kind."""
-    quality_ceiling: Fraction = 0.9
-    """q0 of the learning curve L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1."""
+    quality_ceiling: Floats | Fraction = 0.9
+    """q0 of the learning curve L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1; one number,
+    or one per group where some are harder to serve."""
     learning_exponent: Annotated[float, Field(ge=0.0)] = 0.2
     """gamma of the learning curve."""
     own_kind_weight: Fraction = 1 / 3

@@ -263,7 +263,7 @@ def completions_per_group(
     Raises:
         ValueError: a quality that is NaN or outside [0, 1], or fewer than one sample.
     """
-    asked = np.asarray(queries, dtype=np.int64)
+    asked = np.asarray(queries)
     if samples_per_prompt < 1:
         raise ValueError(f"samples_per_prompt: {samples_per_prompt} is below 1; sample at least one completion")
     if not steers(selection):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jobs.driver import experiments
+from scpl_ray import seeds
 from scpl_ray.analytic import loop, model
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.config import Experiment
@@ -80,7 +81,7 @@ def test_the_closed_form_of_the_kept_groups_is_that_of_many_completions(strategy
 @pytest.mark.parametrize("r_max", ["batch", "prompt"])
 def test_reweighting_draws_as_many_completions_as_no_remedy(shares: list[float], r_max: str) -> None:
     chosen = config(f"groups.shares={shares}", "selection.strategy=reweight", f"selection.r_max={r_max}")
-    batch = loop._Loop(model.stack([chosen], 20), [model.assumed_start(chosen)])
+    batch = loop._Loop(model.stack([chosen], 20), [model.assumed_start(chosen)], seeds.generator(0, "simulate"))
     batch.evaluation(np.array([[0.6, 0.4]] * 20))
     answered = batch.generation(1)
     wanted = chosen.queries.prompts_per_round * chosen.generation.samples_per_prompt

@@ -18,6 +18,7 @@ from jobs import cli, docs, init, listing
 from jobs.benchmark import __main__ as benchmark_commands
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
+from jobs.results import __main__ as results_commands
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.presets import PRESETS
@@ -36,6 +37,8 @@ OWN_CONFIGS = {"CONFIG.yaml", "my.yaml"}
 """Stand for a config of the reader's; the quick start takes their place."""
 OWN_STUDIES = {"my_study.yaml", "remedy.yaml", "STUDY"}
 """Studies that a page shows in full."""
+APPS = {"jobs.benchmark": benchmark_commands.app, "jobs.results": results_commands.app}
+"""Modules that have commands of their own."""
 WRONG_KEYS = {"loop.roundss"}
 """Shown as a mistake."""
 FILE_NAMES = {"config.yaml", "metrics.parquet", "study.yaml", "search.json", "report.json"}
@@ -44,7 +47,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def ids(page: Path) -> str:
-    return page.name
+    return str(page.relative_to(ROOT))
 
 
 def parse(command: typer.core.TyperCommand, words: list[str]) -> tuple[str, dict[str, object]]:
@@ -84,7 +87,7 @@ def check_scpl(words: list[str]) -> None:
         case "sweep":
             given = parameters["arguments"] or [None]
             known = {None, *STUDIES, *OWN_STUDIES}
-            assert parameters["resume"] or given[0] in known, given
+            assert parameters["resume"] or given[0] in known or (ROOT / given[0]).is_file(), given
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "list":
@@ -100,8 +103,8 @@ def check_module(words: list[str]) -> None:
     module, arguments = words[0], words[1:]
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, module
-    if module == "jobs.benchmark":
-        parse(typer.main.get_command(benchmark_commands.app), arguments)
+    if module in APPS:
+        parse(typer.main.get_command(APPS[module]), arguments)
     elif module == "jobs.loop":
         check_keys(arguments[: arguments.index("--run-dir")])
     else:
@@ -211,7 +214,7 @@ def test_every_key_and_every_registered_name_is_on_the_page_of_config_keys() -> 
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
-    assert {page.name for page in DOCS.glob("*.md")} == set(re.findall(r"[\w-]+\.md", navigation))
+    assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} == set(re.findall(r"[\w/-]+\.md", navigation))
 
 
 def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
