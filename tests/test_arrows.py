@@ -24,8 +24,6 @@ HOUSES = {
 ROOMS = {
     "seeds": ("arithmetic on seeds alone", ""),
     "shares": ("arithmetic on shares alone", ""),
-    "sign_flips": ("arithmetic on differences between seeds alone", "seeds shares"),
-    "roofline": ("arithmetic on sizes and peaks alone", ""),
     "credentials": ("reads the environment alone", ""),
     "records": ("what every phase writes and every reader reads: it depends on nobody's way of making it", ""),
     "config": ("reading a YAML file must not load a task, torch or Ray", ""),
@@ -36,7 +34,7 @@ ROOMS = {
     "selection": ("chooses among completions, however they were written", "config own records seeds shares"),
     "evaluation": (
         "measures records; it knows no task and no engine",
-        "config records seeds shares sign_flips storage",
+        "config records seeds shares storage",
     ),
     "models": (
         "weights, tokens and templates, of whatever task and however trained",
@@ -63,7 +61,7 @@ ROOMS = {
     ),
     "studies": (
         "many runs compared; they are read from disk, never driven from here",
-        "config evaluation feedback records seeds shares sign_flips storage",
+        "config evaluation feedback records seeds shares storage",
     ),
     "logs": (
         "what a pipeline logged, measured without its model",
@@ -75,7 +73,7 @@ ROOMS = {
     ),
     "report": (
         "shows what is on disk: it loads no model and runs nothing",
-        "config evaluation feedback records roofline shares sign_flips storage studies",
+        "config evaluation feedback records shares storage studies",
     ),
     "controller": (
         "the paper's algorithm over protocols: any task and engine can stand behind them",

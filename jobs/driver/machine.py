@@ -21,8 +21,8 @@ from actors.placement.cluster import local_cluster
 from jobs.driver.ray_session import ADDRESS
 from scpl_ray.config import Experiment
 from scpl_ray.models.adapters import add_adapter
+from scpl_ray.report.roofline import Machine, Model
 from scpl_ray.report.seconds import PEAKS, SIZE
-from scpl_ray.roofline import Machine, Model
 
 CPU_FACTS = Path("/proc/cpuinfo")
 WIDTH = 1024

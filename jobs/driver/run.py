@@ -42,9 +42,9 @@ from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.own.sources import NO_CODE, Luggage
 from scpl_ray.protocols import Encode, Progress, RoundDone, Task
 from scpl_ray.records import Metric, Query
+from scpl_ray.report.roofline import Machine
 from scpl_ray.report.seconds import phase_seconds
 from scpl_ray.report.text import short_names
-from scpl_ray.roofline import Machine
 from scpl_ray.selection.steering import steering_prompts
 from scpl_ray.storage import cache, retention
 from scpl_ray.storage.errors import StoreError

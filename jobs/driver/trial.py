@@ -24,7 +24,7 @@ from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
-from scpl_ray.roofline import Machine
+from scpl_ray.report.roofline import Machine
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.studies.study import SAMPLED
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from scpl_ray import seeds, sign_flips
+from scpl_ray import seeds
+from scpl_ray.evaluation import sign_flips
 from scpl_ray.shares import FloatArray, IntArray, check_fraction
 
 CHUNK = 4_000_000
@@ -250,7 +251,7 @@ def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95)
     """Levelling down in rounds 1..T relative to round 0; fields have shape (T,).
 
     What moved is told by one family of sign-flip tests of the gap, the mean, the worst-served group and every group in
-    all rounds (:func:`scpl_ray.sign_flips.joint_p`): over *all* rounds the chance of any false word is at most
+    all rounds (:func:`scpl_ray.evaluation.sign_flips.joint_p`): over *all* rounds the chance of any false word is at most
     1 - confidence. The intervals are Student's, each by itself. With fewer than 6 seeds nothing can be told.
 
     Args:

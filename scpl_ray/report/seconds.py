@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import Completion, Example, Manifest
-from scpl_ray.roofline import Machine, Model, Work, drawing, reading, training
+from scpl_ray.report.roofline import Machine, Model, Work, drawing, reading, training
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import PHASES, Reader
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from scpl_ray.evaluation.disparity import ALL_LOST, GAIN, UNCLEAR, WORST_GAINED
+from scpl_ray.evaluation.sign_flips import FEWEST
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.report.data import Part
 from scpl_ray.report.text import MINUS, NOTHING, TIMES, base_name, interval, metric_name, number, p_value, signed
-from scpl_ray.sign_flips import FEWEST
 from scpl_ray.studies.bases import between_bases as spread_of_bases
 from scpl_ray.studies.statistics import Verdict
 from scpl_ray.studies.verdicts import ArmFlags, Family, Judged

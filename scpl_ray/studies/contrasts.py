@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scpl_ray import sign_flips
+from scpl_ray.evaluation import sign_flips
 from scpl_ray.evaluation.catalogue import DriftNeutral, QualityBehind, kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, cause_of
 from scpl_ray.shares import FloatArray

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from scpl_ray import seeds, sign_flips
+from scpl_ray import seeds
+from scpl_ray.evaluation import sign_flips
 from scpl_ray.shares import FloatArray, check_fraction
 
 STUDIES = 4_000
@@ -36,7 +37,7 @@ def minimum_detectable_effect(sd: float, n_seeds: int, *, level: float = 0.05, p
 
     ``sd`` is an estimate from as many seeds: taken for the truth it would promise too much (.64 of the .8 at 3 seeds).
     It is multiplied by the factor with which the power is had *on average* over what sd could have come out, which is
-    an upper bound of sd by its chi-square law. The test is :func:`scpl_ray.sign_flips.two_sided_p` of normal
+    an upper bound of sd by its chi-square law. The test is :func:`scpl_ray.evaluation.sign_flips.two_sided_p` of normal
     differences; with fewer seeds than that needs, it is whether Student's two-sided interval leaves out 0.
 
     Args:

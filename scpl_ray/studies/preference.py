@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit, logit
 
-from scpl_ray import sign_flips
+from scpl_ray.evaluation import sign_flips
 from scpl_ray.evaluation.catalogue import PREFERENCE, DriftNeutral
 from scpl_ray.shares import FloatArray
 from scpl_ray.studies.series import Series
@@ -95,7 +95,7 @@ def moved_p(differences: FloatArray) -> float:
     """P-value that no kind's mean share differs, jointly over kinds; differences of shape (S, K).
 
     Raises:
-        ValueError: fewer seeds than :data:`scpl_ray.sign_flips.FEWEST`.
+        ValueError: fewer seeds than :data:`scpl_ray.evaluation.sign_flips.FEWEST`.
     """
     if len(differences) < sign_flips.FEWEST:
         raise ValueError(f"differences: {len(differences)} seeds; a p-value needs {sign_flips.FEWEST}")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scpl_ray import sign_flips
 from scpl_ray.config import Experiment
+from scpl_ray.evaluation import sign_flips
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, LevelledDown, levelled_down_between_seeds
 from scpl_ray.feedback.stability import GroupMap

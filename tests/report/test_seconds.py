@@ -6,8 +6,8 @@ import pytest
 
 from jobs.terminal.display import seconds_table, wide_console
 from scpl_ray.records import Completion, Example, Manifest
+from scpl_ray.report.roofline import Machine, Model, drawing, reading, training
 from scpl_ray.report.seconds import PEAKS, SIZE, critical_seconds, least_seconds, phase_seconds
-from scpl_ray.roofline import Machine, Model, drawing, reading, training
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader, Store
 from tests.support import fakes

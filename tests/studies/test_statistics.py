@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
 
-from scpl_ray import sign_flips
-from scpl_ray.evaluation import bias
+from scpl_ray.evaluation import bias, sign_flips
 from scpl_ray.studies import power, statistics
 from scpl_ray.studies.statistics import Claim, PairedDifferences
 from tests.theory import drift

@@ -24,11 +24,10 @@ import numpy as np
 from scipy import stats
 from scipy.special import logit
 
-from scpl_ray import sign_flips
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import Start
 from scpl_ray.config import Experiment
-from scpl_ray.evaluation import bias, disparity
+from scpl_ray.evaluation import bias, disparity, sign_flips
 from scpl_ray.shares import FloatArray
 from scpl_ray.studies import power, preference
 from scpl_ray.studies.statistics import holm

@@ -8,10 +8,10 @@ from numpy.testing import assert_allclose
 from scipy.special import expit, logit
 
 from jobs.driver import experiments
-from scpl_ray import sign_flips
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, simulate, simulate_grid
 from scpl_ray.config import Experiment, Feedback
+from scpl_ray.evaluation import sign_flips
 from scpl_ray.feedback import rules
 from scpl_ray.feedback.stability import estimate_group_map
 from tests.theory import closed_forms

@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from scpl_ray import sign_flips
-from scpl_ray.evaluation import bias, disparity, within_run
+from scpl_ray.evaluation import bias, disparity, sign_flips, within_run
 from scpl_ray.evaluation.intervals import Estimates, Prompts
 from scpl_ray.shares import FloatArray
 from tests.theory.calibration import LEVEL, Row, old_log_odds, students, table

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from scpl_ray.roofline import Machine, Model, Work, drawing, forward, pairs, reading, training
+from scpl_ray.report.roofline import Machine, Model, Work, drawing, forward, pairs, reading, training
 from tests.support import tiny_models
 
 MODEL = Model(body=100, head=20, adapter=0, layers=2, attention_width=4, cached_per_token=16, bytes_per_number=2)
