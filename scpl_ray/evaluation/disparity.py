@@ -251,7 +251,7 @@ def levelled_down_between_seeds(quality: ArrayLike, *, confidence: float = 0.95)
     """Levelling down in rounds 1..T relative to round 0; fields have shape (T,).
 
     What moved is told by one family of sign-flip tests of the gap, the mean, the worst-served group and every group in
-    all rounds (:func:`scpl_ray.evaluation.sign_flips.joint_p`): over *all* rounds the chance of any false word is at most
+    all rounds (:func:`.sign_flips.joint_p`): over *all* rounds the chance of any false word is at most
     1 - confidence. The intervals are Student's, each by itself. With fewer than 6 seeds nothing can be told.
 
     Args:

@@ -239,7 +239,7 @@ def judge_claims(
 ) -> tuple[Verdict, ...]:
     """Verdicts of a family of claims that are published together.
 
-    All claims with :data:`scpl_ray.evaluation.sign_flips.FEWEST` seeds or more are one two-sided family: ``supported`` if the
+    All claims with ``sign_flips.FEWEST`` seeds or more are one two-sided family: ``supported`` if the
     adjusted p-value is below ``level`` and the mean is on the claimed side, ``opposite`` if it is on the other side.
     Otherwise, and with fewer seeds always, ``cannot tell``, which is no evidence of absence: see the interval and the
     minimum detectable effect.
