@@ -248,11 +248,7 @@ CATALOGUE = (
         definition="Mean calibrated log-odds that the text is of the group's kind, at even odds beforehand.",
         per_group=True,
     ),
-    _log_odds(
-        name="kind_soft_round0",
-        definition="The same mean minus that of round 0, on the same prompts.",
-        per_group=True,
-    ),
+    _log_odds(name="kind_soft_round0", definition="The same mean minus that of round 0, by prompt.", per_group=True),
     _on_neutral(
         name="kind_difference_balanced",
         span=0.2,

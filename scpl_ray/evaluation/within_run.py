@@ -152,7 +152,8 @@ def _perplexity(one: _Answered, answers: Answers) -> Found:
 
 def _quality(groups: Sequence[_Answered], kinds: Sequence[str]) -> Found:
     """Quality by group and its parts, and how unequal it is."""
-    quality, without = [], []
+    quality: list[Estimates] = []
+    without: list[Estimates] = []
     for one, kind in zip(groups, kinds, strict=True):
         judged = one.judgements
         columns = {"quality": [j.quality for j in judged], "own_kind_share": [float(j.kind == kind) for j in judged]}
@@ -256,10 +257,10 @@ def kinds_now(
     if confusion is not None:
         found = _corrected(prompts, of_kinds, confusion)
         for i, name in enumerate(names):
-            yield name, "kind_share_corrected", *np.clip((found.low[i], found.high[i]), 0.0, 1.0)
+            yield name, "kind_share_corrected", max(0.0, found.low[i]), min(1.0, found.high[i])
         total = counts.decided
         ends = bias.smoothed_logit(np.clip((found.low[advantaged], found.high[advantaged]), 0.0, 1.0), total)
-        yield None, "preference_log_odds_balanced_corrected", *(ends - logit(equal))
+        yield None, "preference_log_odds_balanced_corrected", ends[0] - logit(equal), ends[1] - logit(equal)
 
 
 def kinds_since(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scpl_ray.judges import calibration, tfidf
 from scpl_ray.judges.calibration import Calibration
@@ -198,14 +199,17 @@ def measure_deployed(
     """
     whole = [(article.label, judge.label(article.text)) for article in held_out]
     cut: _Judged = []
-    told: list[tuple[list[float], int, str]] = []
+    probabilities: list[NDArray[np.float64]] = []
+    of_label: list[int] = []
+    outlets: list[str] = []
     for article in held_out:
         for text in tfidf.windows(article, window_words, TEST_WINDOWS_PER_ARTICLE):
             found = judge.probabilities(text)
             cut.append((article.label, tfidf.most_probable(judge.labels, found)))
             if found is not None and article.label in judge.labels:
-                told.append((found.tolist(), judge.labels.index(article.label), article.outlet))
-    probabilities, of_label, outlets = (list(column) for column in zip(*told, strict=True)) if told else ([], [], [])
+                probabilities.append(found)
+                of_label.append(judge.labels.index(article.label))
+                outlets.append(article.outlet)
     worth = calibration.fit(calibration.scores_of(probabilities), of_label, outlets)
     return _summarise(DEPLOYED, judge.labels, trained_on, whole, cut, window_words), worth
 

@@ -88,7 +88,7 @@ class Series:
         there = ~np.isnan(sides)
         n = there.sum(axis=0)
         total = np.where(there, sides, 0.0).sum(axis=0)
-        return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
+        return np.asarray(np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0))
 
     def groups(self, arm: str, metric: str) -> tuple[str, ...]:
         """Groups for which the arm has the metric, in the order of the table."""

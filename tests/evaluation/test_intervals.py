@@ -7,6 +7,7 @@ from scipy.special import expit
 
 from scpl_ray.evaluation import intervals
 from scpl_ray.evaluation.intervals import Estimates, Prompts
+from scpl_ray.shares import FloatArray
 
 ONE = np.ones(100)
 
@@ -141,7 +142,7 @@ def test_combined_bounds_keep_a_skew() -> None:
 def test_a_distance_near_zero_has_no_lower_bound_and_far_from_it_a_normal_law() -> None:
     draws = 0.05 * np.random.default_rng(8).normal(size=(4000, 2))
 
-    def length(x: np.ndarray) -> np.ndarray:
+    def length(x: FloatArray) -> FloatArray:
         return np.asarray(np.sqrt((x**2).sum(axis=-1)))
 
     low, high = intervals.distance(0.06, length, np.array([0.06, 0.0]), draws, draws[:, 0])

@@ -1,6 +1,7 @@
 """Calibrated log-odds: known laws, judges that know nothing, and what can be seen with them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from scpl_ray.judges import calibration, preference_card
 from scpl_ray.judges.calibration import Calibration
 from scpl_ray.judges.card import DEPLOYED, JudgeCard, Measured
 from scpl_ray.protocols import Choice
+from scpl_ray.shares import FloatArray
 
-Scored = tuple[np.ndarray, list[int], list[str]]
+Scored = tuple[FloatArray, list[int], list[str]]
 
 
 def scored(apart: float, texts: int = 4000, share: float = 0.5, seed: int = 0) -> Scored:
@@ -137,9 +139,9 @@ def test_a_preference_judge_is_calibrated_by_questions() -> None:
         Choice(f"question {i}", f"{group} likes {i}", f"nobody likes {i}", group) for i in range(60) for group in groups
     ]
 
-    def rewards(texts: list[tuple[str, str]]) -> np.ndarray:
+    def rewards(texts: Sequence[tuple[str, str]]) -> FloatArray:
         own = np.array([[float(answer.startswith(group)) for group in groups] for _, answer in texts])
-        return own + 0.8 * rng.normal(size=own.shape)
+        return np.asarray(own + 0.8 * rng.normal(size=own.shape))
 
     _, _, kinds, worth = preference_card.measure(rewards, choices, groups, trained_on=1)
     assert worth is not None and worth.texts == kinds.tested_on == 180

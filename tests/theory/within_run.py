@@ -21,7 +21,7 @@ import numpy as np
 
 from scpl_ray.evaluation import bias, disparity, sign_flips, within_run
 from scpl_ray.evaluation.intervals import Estimates, Prompts
-from scpl_ray.shares import FloatArray
+from scpl_ray.shares import FloatArray, IntArray
 from tests.theory.calibration import LEVEL, Row, old_log_odds, students, table
 from tests.theory.drift import wright_fisher
 
@@ -148,7 +148,7 @@ def groups(samples: int) -> Rows:
 
 def kinds_of(
     rng: np.random.Generator, shares: Sequence[float], undecided: float, n: int, answers: int, alike: float
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[IntArray, IntArray]:
     """Counts of kinds and of undecided answers in two rounds with the same prompts, shape (n, K + 1) each.
 
     Prompts differ in their shares by normal log-odds with standard deviation ``alike``; the expected shares are nearly
@@ -193,7 +193,7 @@ def kinds(samples: int) -> Rows:
             "total_variation_round0": 0.0,
             "kl_round0": 0.0,
         }
-        confusion = None
+        confusion: Sequence[Sequence[float]] | None = None
         if k == 2 and not alike and shares[0] < 0.9:
             confusion = CONFUSION
             rates = bias.confusion_of_counts(CONFUSION)
