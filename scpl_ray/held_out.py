@@ -17,7 +17,7 @@ from scpl_ray.protocols import Generator, Scorer, Task, judge_errors
 from scpl_ray.records import Completion, Judgement, Metric, Query, Weights
 from scpl_ray.selection import steering
 from scpl_ray.storage.manifests import process_facts
-from scpl_ray.storage.run_directory import Phase
+from scpl_ray.storage.phase import Phase
 
 PHASE = "evaluation"
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jobs.results.gap import REACTING, Diagram
-from scpl_ray.report.figures import COLOURS, LINES, MARKERS
+from scpl_ray.report.axes import COLOURS, LINES, MARKERS
 
 WORDS = {
     "+": ("wider", "#D55E00"),
