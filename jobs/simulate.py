@@ -21,8 +21,9 @@ from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import Start, without_effect
 from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.config import Experiment, loading
-from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
+from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.evaluation.disparity import levelled_down_between_seeds
+from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.report.words import CLOSED
 from scpl_ray.storage import consent
 from scpl_ray.storage.run_directory import Reader

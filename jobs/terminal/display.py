@@ -28,7 +28,8 @@ from rich.progress import (
 from rich.table import Table
 
 from scpl_ray.credentials import MaskedLog, MaskedPipe, masked
-from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
+from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.protocols import Card
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.report.seconds import PhaseSeconds

@@ -7,31 +7,13 @@ lists show metrics in the order of :data:`CATALOGUE`.
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
-from scpl_ray.evaluation.metric_kind import DriftNeutral, Figure, MetricKind, QualityBehind
-
-__all__ = [
-    "CATALOGUE",
-    "HARNESS",
-    "PREFERENCE",
-    "DriftNeutral",
-    "Figure",
-    "MetricKind",
-    "QualityBehind",
-    "kind_of",
-    "searchable",
-    "words",
-]
+from scpl_ray.evaluation.metric_kind import MetricKind, QualityBehind, tested
 
 PREFERENCE = "preference_log_odds_balanced"
 """The preference bias that is told of where one number is to do."""
 QUALITY = QualityBehind("quality", "quality_mean", "quality_worst")
 WITHOUT_OWN_KIND = QualityBehind(*(f"{name}_without_own_kind" for name in ("quality", "quality_mean", "quality_worst")))
-
-
-def _tested(scale: Literal["share", "distance"], reference: str, corrected: bool = False) -> DriftNeutral:
-    return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")
 
 
 _fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0, span=0.1)
@@ -96,7 +78,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name=PREFERENCE,
-        drift_neutral=_tested("share", "balanced"),
+        drift_neutral=tested("share", "balanced"),
         line="preference",
         line_form="+.2f",
         definition="Log-odds, above equal shares, of the kind of the group that was largest in round 1, on neutral "
@@ -114,7 +96,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_log_odds_round0",
-        drift_neutral=_tested("share", "round0"),
+        drift_neutral=tested("share", "round0"),
         definition="The same log-odds, above those of round 0.",
         overall=True,
         label="preference log-odds since round 0",
@@ -148,7 +130,7 @@ CATALOGUE = (
         unit="fraction",
         high=1.0,
         span=0.2,
-        drift_neutral=_tested("distance", "balanced"),
+        drift_neutral=tested("distance", "balanced"),
         definition="Total variation distance of the kinds' shares from equal shares, less what counting so few "
         "answers adds: without a distance it is 0 on average, and may fall below.",
         analytic=True,
@@ -158,7 +140,7 @@ CATALOGUE = (
         unit="fraction",
         high=1.0,
         span=0.2,
-        drift_neutral=_tested("distance", "round0"),
+        drift_neutral=tested("distance", "round0"),
         definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
         "answers adds to it.",
         analytic=True,
@@ -166,7 +148,7 @@ CATALOGUE = (
     _distance(
         name="kl_balanced",
         span=0.1,
-        drift_neutral=_tested("distance", "balanced"),
+        drift_neutral=tested("distance", "balanced"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from equal shares, less what counting "
         "adds, (K - 1) / (2 n) with n answers of a kind.",
         unit="nats",
@@ -174,20 +156,20 @@ CATALOGUE = (
     _distance(
         name="kl_round0",
         span=0.1,
-        drift_neutral=_tested("distance", "round0"),
+        drift_neutral=tested("distance", "round0"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
         "counting adds in both rounds: finite where round 0 lacked a kind.",
         unit="nats",
     ),
     _log_odds(
         name="preference_log_odds_balanced_corrected",
-        drift_neutral=_tested("share", "balanced", corrected=True),
+        drift_neutral=tested("share", "balanced", corrected=True),
         definition="The log-odds above equal shares, corrected for the judge's known errors.",
         overall=True,
     ),
     _log_odds(
         name="preference_log_odds_round0_corrected",
-        drift_neutral=_tested("share", "round0", corrected=True),
+        drift_neutral=tested("share", "round0", corrected=True),
         definition="The log-odds above those of round 0, corrected for the judge's known errors.",
         overall=True,
     ),
@@ -233,13 +215,13 @@ CATALOGUE = (
     ),
     _log_odds(
         name="kind_log_odds_balanced",
-        drift_neutral=_tested("share", "balanced"),
+        drift_neutral=tested("share", "balanced"),
         definition="Smoothed log-odds of the group's kind above equal shares.",
         per_group=True,
     ),
     _log_odds(
         name="kind_log_odds_round0",
-        drift_neutral=_tested("share", "round0"),
+        drift_neutral=tested("share", "round0"),
         definition="Smoothed log-odds of the group's kind above those of round 0.",
         per_group=True,
     ),

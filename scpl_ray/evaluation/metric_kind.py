@@ -122,3 +122,9 @@ def _pattern(name: str) -> str:
     for part, stands_for in _PARTS.items():
         pattern = pattern.replace(re.escape(part), stands_for)
     return pattern
+
+
+def tested(scale: Literal["share", "distance"], reference: str, corrected: bool = False) -> DriftNeutral:
+    """How a metric of preference is tested against a reference, ``balanced`` or ``round0``, on shares as they were
+    judged or corrected for the judge's errors."""
+    return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
-from scpl_ray.evaluation.catalogue import MetricKind
+from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.report.text import visible
 from scpl_ray.shares import FloatArray
 

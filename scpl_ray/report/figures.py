@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
-from scpl_ray.evaluation.catalogue import Figure as Drawing
+from scpl_ray.evaluation.metric_kind import Figure as Drawing
 from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.report import forest
 from scpl_ray.report.axes import (

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpl_ray.evaluation import sign_flips
-from scpl_ray.evaluation.catalogue import DriftNeutral, QualityBehind, kind_of
+from scpl_ray.evaluation.catalogue import kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, cause_of
+from scpl_ray.evaluation.metric_kind import DriftNeutral, QualityBehind
 from scpl_ray.shares import FloatArray
 from scpl_ray.studies import preference
 from scpl_ray.studies.series import Series

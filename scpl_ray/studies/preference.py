@@ -14,7 +14,8 @@ import numpy as np
 from scipy.special import expit, logit
 
 from scpl_ray.evaluation import sign_flips
-from scpl_ray.evaluation.catalogue import PREFERENCE, DriftNeutral
+from scpl_ray.evaluation.catalogue import PREFERENCE
+from scpl_ray.evaluation.metric_kind import DriftNeutral
 from scpl_ray.shares import FloatArray
 from scpl_ray.studies.series import Series
 from scpl_ray.studies.statistics import Interval, mean_interval

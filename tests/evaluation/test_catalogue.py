@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from scpl_ray.evaluation import catalogue, measure
-from scpl_ray.evaluation.catalogue import CATALOGUE, MetricKind
+from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.records import Judgement, Metric, Query
 from scpl_ray.studies.study import Search
 from tests.support.evaluation_answers import answers
