@@ -264,8 +264,7 @@ def sweep(
     [bold]scpl sweep my_study.yaml[/] runs yours; `scpl_ray/studies/study.py` says what a study file holds.
     [bold]scpl sweep paper_news size=smollm2 task.data=ARTICLES.jsonl seeds=5[/] runs a study with a larger model.
     [bold]scpl sweep --resume studies/NAME-TIME[/] continues a study where it stopped, with [bold]seeds=20[/] to more
-    seeds. [bold]scpl report studies/NAME-TIME[/] makes the
-    page.
+    seeds. [bold]scpl report studies/NAME-TIME[/] makes the page.
     """
     from jobs.driver import study as job
     from jobs.driver.pilot import print_power
