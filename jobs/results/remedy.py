@@ -35,12 +35,12 @@ ALIKE = 0.02
 SEEDS = 200
 """Seeds of what is measured of every remedy at its default setting."""
 DECIMALS = 3
-USERS = {
+USERS: dict[str, dict[str, Any]] = {
     "static": {"feedback.rule": "static"},
     "shifted": {"feedback.rule": "schedule", "feedback.step": [0.08, -0.08]},
 }
 """The control, and users who are shifted to the majority, as in ``study_paper_tiny``."""
-LOOP = {"queries.prompts_per_round": 256, "loop.rounds": 5, "analytic.seeds": SEEDS}
+LOOP: dict[str, Any] = {"queries.prompts_per_round": 256, "loop.rounds": 5, "analytic.seeds": SEEDS}
 WRITTEN = [0.548, 0.452]
 """The kinds that the base model writes to the users of round 1: 0.6 of them ask for 0.74, 0.4 for 0.26."""
 KINDS = {"selection.target_of": "kinds", "selection.target": WRITTEN}
@@ -206,7 +206,8 @@ def _end(paths: Paths) -> tuple[float, float, float]:
     """After the last round: distance of the mean kinds from equal shares, mean and worst quality without own kind."""
     kinds, found = paths.kinds[:, -1].mean(axis=0), paths.series()
     distance = float(np.abs(kinds - 1.0 / len(kinds)).sum() / 2.0)
-    return distance, *(float(found[name, None][:, -1].mean()) for name in (MEAN, WORST))
+    mean, worst = (float(found[name, None][:, -1].mean()) for name in (MEAN, WORST))
+    return distance, mean, worst
 
 
 def confirmed(file: Path) -> list[dict[str, Any]]:

@@ -194,7 +194,7 @@ def unequal(parts: Estimates, suffix: str) -> Found:
     found = intervals.distance(spread, lambda x: x.std(axis=-1), apart, parts.draws, along)
     yield None, "disparate_std", *found
     if (parts.value > 0).all() and (parts.low > 0).all():
-        logs = Estimates(*map(np.log, (parts.value, parts.low, parts.high)), parts.draws / parts.value)
+        logs = Estimates(np.log(parts.value), np.log(parts.low), np.log(parts.high), parts.draws / parts.value)
         low, high = intervals.largest(pairs, logs)
         yield None, "disparate_ratio", np.exp(-high), min(1.0, np.exp(-low))
 

@@ -15,7 +15,7 @@ from scpl_ray.studies.power import seeds_needed
 PAPER = ("paper_news", "paper_preference", "paper_maths")
 BELOW = """
 name: below
-base: quickstart
+base: defaults
 set: {loop.rounds: 2, queries.prompts_per_round: 64}
 arms: {a: {}, b: {feedback.rule: static}, c: {loop.kind: retraining}}
 claims:
