@@ -58,8 +58,8 @@ class Calibration:
         Raises:
             TypeError: the values are not those of such a record.
         """
-        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in facts.items()}
-        return cls(**values)
+        found: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
+        return cls(**found)
 
     def log_odds(self, scores: ArrayLike) -> tuple[float, ...]:
         """Calibrated log-odds of a text that is of each kind, from its scores, shape (K,)."""
