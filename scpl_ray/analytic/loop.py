@@ -38,10 +38,11 @@ import numpy as np
 
 from scpl_ray import seeds
 from scpl_ray.analytic import model
+from scpl_ray.analytic.cells import Answered, KeptCounts
 from scpl_ray.analytic.draws import Draws, Expected, check_expected
 from scpl_ray.analytic.model import CONTEXTS, Settings, Start, tempered
 from scpl_ray.analytic.paths import Band, Paths, band
-from scpl_ray.analytic.selection import Answered, KeptCounts, select, without_replacement
+from scpl_ray.analytic.selection import select, without_replacement
 from scpl_ray.config import Experiment, Feedback
 from scpl_ray.evaluation.bias import SMOOTHING
 from scpl_ray.feedback import rules as feedback

@@ -7,8 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jobs.driver import experiments
+from scpl_ray.analytic.cells import Answered
 from scpl_ray.analytic.model import Settings, stack
-from scpl_ray.analytic.selection import STRATEGIES, Answered, keep_best, select, without_replacement
+from scpl_ray.analytic.selection import STRATEGIES, keep_best, select, without_replacement
 from scpl_ray.config import Experiment
 from scpl_ray.selection import strategies
 from scpl_ray.selection.formulas import top_fraction
