@@ -20,6 +20,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from scpl_ray.analytic import model, selection
+from scpl_ray.analytic.cells import AskedGroups
 from scpl_ray.analytic.model import Start, retention_fixed_point, spectral_radius
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment
@@ -109,7 +110,7 @@ class GroupsAlone:
         if chosen.matched_control and strategies.STRATEGIES[chosen.strategy].fixes == "size":
             return shares
         target = targets.target_shares(chosen, len(shares), self._experiment.groups.shares)
-        asked = selection.AskedGroups(chosen, shares, self._law, self._means(shares), self._sds, target)
+        asked = AskedGroups(chosen, shares, self._law, self._means(shares), self._sds, target)
         return selection.STRATEGIES[chosen.strategy].shares(asked)
 
     def equal_rest(self) -> Rest | None:
