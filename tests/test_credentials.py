@@ -23,6 +23,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import MASK, MaskedLog, MaskedPipe, copy_masked, held_by, mask, patterns
 from scpl_ray.credentials.stream import Masker
+from tests.support.configs import defaults
 
 HF = "hf_" + "aB3" * 11
 SECRETS = {
@@ -220,7 +221,7 @@ def test_rays_logs_are_copied_without_credentials(tmp_path: Path) -> None:
 def test_all_of_the_environment_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", "a-value-of-mine")
     assert credentials.masked(ValueError("with a-value-of-mine")) == "with ***"
-    assert Experiment() == experiments.load(None)
+    assert Experiment() == defaults()
 
 
 HOSTILE = ["a" * 100_000, "sk-" * 30_000, "a." * 50_000, "Bearer " * 15_000, "://" * 30_000, "password" * 12_000]

@@ -8,6 +8,7 @@ from jobs.driver import experiments
 from scpl_ray import tracking
 from scpl_ray.config import Experiment, Groups
 from scpl_ray.records import Metric
+from tests.support.configs import defaults
 
 ROUNDS = [[Metric(t, "north", "share", 0.6 - t / 10), Metric(t, None, "disparate_gap", t / 10)] for t in range(3)]
 
@@ -32,7 +33,7 @@ def test_tensorboard_is_always_there(tmp_path: Path) -> None:
 def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path: Path, mlflow_store: None) -> None:
     from mlflow import MlflowClient
 
-    experiment = experiments.load(None, ["tracking.to=mlflow", "tracking.project=p", "loop.rounds=2"])
+    experiment = defaults(["tracking.to=mlflow", "tracking.project=p", "loop.rounds=2"])
     write(experiment, tmp_path / "it's", ROUNDS[:2], False)
     client = MlflowClient()
     where = client.get_experiment_by_name("p").experiment_id
@@ -109,7 +110,7 @@ def test_a_dashboard_that_fails_is_left_out_and_its_rounds_come_with_the_next_tr
     def unreachable(*_: object, **__: object) -> None:
         raise MlflowException("API request failed: connection refused")
 
-    experiment = experiments.load(None, ["tracking.to=mlflow", "tracking.project=p"])
+    experiment = defaults(["tracking.to=mlflow", "tracking.project=p"])
     with monkeypatch.context() as outage:
         outage.setattr(MlflowClient, call, unreachable)
         write(experiment, tmp_path, ROUNDS, True)
@@ -125,14 +126,14 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    write(experiments.load(None, ["tracking.to=wandb"]), tmp_path, ROUNDS, True)
+    write(defaults(["tracking.to=wandb"]), tmp_path, ROUNDS, True)
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"tracking.to = 'mlflow': not installed; pip install mlflow-skinny"):
-        tracking.check(experiments.load(None, ["tracking.to=mlflow"]))
+        tracking.check(defaults(["tracking.to=mlflow"]))
     tracking.check(Experiment())
 
 

@@ -8,7 +8,6 @@ from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.driver import experiments
 from scpl_ray.analytic import calibration as calibrate
 from scpl_ray.analytic import model
 from scpl_ray.analytic.calibration import Observed
@@ -16,6 +15,7 @@ from scpl_ray.analytic.loop import Start, simulate
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Reader, Store
 from tests.support import fakes
+from tests.support.configs import defaults
 from tests.support.loops import loop, run, small
 
 SIZES = (
@@ -38,7 +38,7 @@ TRUTH = {
 
 def true_experiment(*overrides: str) -> Experiment:
     told = [f"analytic.{name}={value}" for name, value in TRUTH.items()]
-    return experiments.load(None, [*SIZES, *told, *overrides])
+    return defaults([*SIZES, *told, *overrides])
 
 
 def observed(truth: Experiment, start: Start | None = None) -> Observed:
@@ -54,7 +54,7 @@ def observed(truth: Experiment, start: Start | None = None) -> Observed:
         mu = model.mean_rewards(choosing, model.choice_gain(truth), truth.analytic.kind_advantage)
         means[t] = law[t - 1] @ mu
         spread[t] = 0.35**2 + law[t - 1] @ mu**2 - means[t] ** 2
-    unknown = experiments.load(None, list(SIZES))
+    unknown = defaults(list(SIZES))
     unknown = unknown.model_copy(
         update={"loop": truth.loop, "reward": truth.reward, "selection": truth.selection, "cycle": truth.cycle}
     )

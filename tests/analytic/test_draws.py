@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jobs.driver import experiments
 from scpl_ray.analytic.loop import Paths, simulate_grid
 from scpl_ray.config import Experiment
+from tests.support.configs import defaults
 
 MANY = (
     "queries.prompts_per_round=20_000",
@@ -22,7 +22,7 @@ MANY = (
 
 
 def many(*overrides: str) -> Experiment:
-    return experiments.load(None, [*MANY, *overrides])
+    return defaults([*MANY, *overrides])
 
 
 def close(found: Paths, expected: Paths, within: float) -> None:

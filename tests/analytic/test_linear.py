@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from jobs.driver import experiments
 from scpl_ray.analytic import linear
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import simulate_grid
 from scpl_ray.analytic.model import spectral_radius
 from scpl_ray.config import Experiment
+from tests.support.configs import defaults
 
 PUSH = 1e-9
 LOOPS = {
@@ -20,7 +20,7 @@ LOOPS = {
 
 
 def loop(*overrides: str) -> Experiment:
-    return experiments.load(None, ["loop.rounds=60", "groups.shares=[0.5, 0.5]", *overrides])
+    return defaults(["loop.rounds=60", "groups.shares=[0.5, 0.5]", *overrides])
 
 
 def growth(*overrides: str) -> tuple[float, float]:

@@ -16,7 +16,6 @@ from jobs import simulate as job
 from jobs.benchmark.__main__ import app as benchmark
 from jobs.benchmark.plain_simulation import simulate_plainly
 from jobs.cli import app
-from jobs.driver import experiments
 from scpl_ray.analytic import fixed_points, model
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, band, simulate, simulate_grid
@@ -24,6 +23,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.records import SCHEMAS, Metric
 from scpl_ray.selection import strategies
+from tests.support.configs import defaults
 from tests.theory import closed_forms
 
 SMALL = ("generation.engine=transformers", "analytic.seeds=40", "loop.rounds=3", "queries.prompts_per_round=100")
@@ -31,7 +31,7 @@ THREE = ("groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]")
 
 
 def small(*overrides: str) -> Experiment:
-    return experiments.load(None, [*SMALL, *overrides])
+    return defaults([*SMALL, *overrides])
 
 
 def same(a: Paths, b: Paths, rounds: int | None = None) -> bool:
@@ -44,7 +44,7 @@ def same(a: Paths, b: Paths, rounds: int | None = None) -> bool:
 
 
 def test_the_quick_start_is_simulated_unchanged() -> None:
-    experiment = experiments.load(None, [])
+    experiment = defaults([])
     paths = simulate(experiment)
     assert paths.shares.shape == paths.quality.shape == (1000, experiment.loop.rounds + 1, 2)
     assert_allclose(paths.shares.sum(axis=-1), 1.0)
@@ -293,7 +293,7 @@ BARE = (*SMALL, "selection.strategy=none", "analytic.own_kind_weight=0.0", "grou
 
 
 def groups_alone(*overrides: str) -> GroupsAlone:
-    return GroupsAlone(experiments.load(None, [*BARE, *overrides]))
+    return GroupsAlone(defaults([*BARE, *overrides]))
 
 
 def equal_rest(*overrides: str) -> fixed_points.Rest:
@@ -414,7 +414,7 @@ def test_expected_kept_shares_are_those_that_are_simulated(strategy: str, contro
     ],
 )
 def test_what_has_no_reduced_map_says_why(overrides: list[str], reason: str) -> None:
-    experiment = experiments.load(None, [*BARE, *overrides])
+    experiment = defaults([*BARE, *overrides])
     assert reason in fixed_points.obstacle(experiment)
     with pytest.raises(ValueError, match=reason):
         GroupsAlone(experiment)

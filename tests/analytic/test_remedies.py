@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from jobs.driver import experiments
 from scpl_ray import seeds
 from scpl_ray.analytic import loop, model
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.config import Experiment
+from tests.support.configs import defaults
 
 REMEDIES = ("importance", "calibrated", "reweight", "quotas")
 
 
 def config(*overrides: str) -> Experiment:
-    return experiments.load(None, ["generation.engine=transformers", "feedback.rule=static", *overrides])
+    return defaults(["generation.engine=transformers", "feedback.rule=static", *overrides])
 
 
 def remedied(strategy: str, *overrides: str) -> tuple[float, float]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jobs.driver import experiments
 from scpl_ray.analytic.cells import Answered
 from scpl_ray.analytic.model import Settings, stack
 from scpl_ray.analytic.selection import STRATEGIES, keep_best, select, without_replacement
 from scpl_ray.config import Experiment
 from scpl_ray.selection import strategies
 from scpl_ray.selection.formulas import top_fraction
+from tests.support.configs import defaults
 
 PROMPTS = np.array([[14, 6], [8, 4]])
 """Queries per group and context."""
@@ -26,7 +26,7 @@ def experiment(*overrides: str) -> Experiment:
     sizes = (f"queries.prompts_per_round={PROMPTS.sum()}", f"generation.samples_per_prompt={SAMPLES}")
     rewards = (f"analytic.reward_sd={SDS.tolist()}", "selection.best_of=2", "selection.reward_bound=1.9")
     common = ("generation.engine=transformers", "selection.keep_fraction=0.3", "selection.threshold=0.1")
-    return experiments.load(None, [*sizes, *rewards, *common, *overrides])
+    return defaults([*sizes, *rewards, *common, *overrides])
 
 
 def answered(settings: Settings, seed: int = 0, prompts: np.ndarray = PROMPTS) -> Answered:

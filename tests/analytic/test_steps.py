@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from jobs.driver import experiments
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.steps import Steps, steps
+from tests.support.configs import defaults
 
 LARGE = ("queries.prompts_per_round=20_000", "reward.choices_per_round=1_000_000", "analytic.seeds=6", "loop.rounds=3")
 SHIFTED = ("feedback.rule=schedule", "feedback.step=[0.08, -0.08]", "analytic.prior_rows=4000")
 
 
 def of(*overrides: str) -> Steps:
-    return steps(simulate(experiments.load(None, [*LARGE, *SHIFTED, *overrides])))
+    return steps(simulate(defaults([*LARGE, *SHIFTED, *overrides])))
 
 
 def test_rejection_sampling_adds_what_was_taught_over_beta() -> None:

@@ -108,7 +108,7 @@ def test_a_preset_on_the_command_line_wins_over_the_keys_of_a_file() -> None:
 def test_dry_run_prints_the_plan_and_starts_nothing() -> None:
     result = runner.invoke(app, ["run", "--dry-run", "generation.replicas=2", "selection.matched_control=true"])
     assert result.exit_code == 0, result.output
-    for text in ("engine", "2,048 completions", "DeepSpeed ZeRO 2", "matched random control", "nothing was started"):
+    for text in ("engine", "1,024 completions", "DeepSpeed ZeRO 2", "matched random control", "nothing was started"):
         assert text in result.output
 
 

@@ -21,6 +21,7 @@ from scpl_ray.tasks.news import judge as leaning
 from scpl_ray.tasks.preference import judge as preference_judge
 from scpl_ray.training import reward_model
 from tests.support import news_data, preference_data
+from tests.support.configs import defaults
 from tests.support.tiny_models import save_model
 
 runner = CliRunner()
@@ -50,15 +51,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory, model: Path, encoder: Pat
     data = preference_data.write_jsonl(tmp_path_factory.mktemp("d") / "p.jsonl", preference_data.responses(60))
     return [
         *("task.name=preference", f"task.data={data}", f"task.judge_model={encoder}", f"model.name={model}"),
-        *("groups.names=[academy, business, stage]", "groups.shares=[0.4, 0.3, 0.3]", "generation.max_new_tokens=16"),
+        *("groups.names=[academy, business, stage]", "groups.shares=[0.4, 0.3, 0.3]", "feedback.sensitivity=1.0"),
+        "generation.max_new_tokens=16",
         *("evaluation.prompts_per_group=4", "evaluation.neutral_prompts=4", "generation.engine=transformers"),
     ]
 
 
 def experiment_of(settings: list[str], *more: str) -> Experiment:
-    from jobs.driver import experiments
 
-    return experiments.load(None, [*settings, *more])
+    return defaults([*settings, *more])
 
 
 def invoke(*arguments: object, code: int = 0) -> str:

@@ -38,7 +38,7 @@ def test_the_methods_say_what_was_run(folder: Path) -> None:
     for fact in (
         "2 arms with 6 seeds each and 2 self-consuming rounds",
         "the analytic mode",
-        "512 queries",
+        "256 queries",
         "north, south",
     ):
         assert fact in said

@@ -249,7 +249,7 @@ def test_intervals_within_a_run_stand_beside_those_between_seeds(folder: Path, p
         bounds = zip(found["within_run_low"], found["mean"], found["within_run_high"], strict=True)
         assert all(low < value < high for low, value, high in bounds)
     assert "intervals of one run over its prompts; another seed may differ by more" in read(single).said()
-    assert "what one evaluation leaves open, and nothing of other seeds" in read(page).said()
+    assert "they say nothing of other seeds" in read(page).said()
 
 
 def test_runs_of_an_older_version_have_a_page_without_them(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.feedback.population import PopulationSimulator
@@ -11,6 +10,7 @@ from scpl_ray.protocols import Engines, Progress
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
+from tests.support.configs import defaults
 
 SMALL = [
     "queries.prompts_per_round=40",
@@ -37,7 +37,7 @@ class Silent:
 
 
 def small(*overrides: str) -> Experiment:
-    return experiments.load(None, [*SMALL, *overrides])
+    return defaults([*SMALL, *overrides])
 
 
 def loop(

@@ -110,7 +110,7 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
     "a rule that takes too little": (
         [CUSTOM, "feedback.function=own_rules:short"],
         as_it_is,
-        ["failed when it was tried with shares [0.6, 0.4]: TypeError", "function(shares, measured, *, initial_shares"],
+        ["failed when it was tried with shares [0.5, 0.5]: TypeError", "function(shares, measured, *, initial_shares"],
     ),
     "a rule whose shares are none": (
         [CUSTOM, "feedback.function=own_rules:wrong"],

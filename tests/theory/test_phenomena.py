@@ -7,13 +7,13 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.special import expit, logit
 
-from jobs.driver import experiments
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, simulate, simulate_grid
 from scpl_ray.config import Experiment, Feedback
 from scpl_ray.evaluation import sign_flips
 from scpl_ray.feedback import rules
 from scpl_ray.feedback.stability import estimate_group_map
+from tests.support.configs import defaults
 from tests.theory import closed_forms
 from tests.theory.cycle_theory import accumulated_variance, anchored_share_variance, replaced_variance
 
@@ -29,7 +29,7 @@ BARE = (
 
 
 def bare(*overrides: str) -> Experiment:
-    return experiments.load(None, [*BARE, *overrides])
+    return defaults([*BARE, *overrides])
 
 
 def neutral_log_odds(paths: Paths) -> np.ndarray:

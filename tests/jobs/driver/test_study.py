@@ -29,6 +29,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
 from tests.support.commands import SMALL, finish, records, scpl
+from tests.support.configs import defaults
 from tests.support.model_cards import QWEN_7B
 
 
@@ -66,7 +67,7 @@ def test_runs_share_what_they_agree_on() -> None:
         (["groups.names=[east, west]"], {"generator", "scorer"}),
         (["model.family=gpt2"], {"generator", "scorer", "trainer"}),
     ):
-        other = asks(experiments.load(None, keys))
+        other = asks(defaults(keys))
         assert {name for name in one if one[name] != other[name]} == changed
 
 
@@ -77,7 +78,7 @@ def test_a_task_is_shared_by_trials_that_build_it_alike() -> None:
         (["reward.terms={own_preference: 1.0}"], False),
         (["task.marker_strength=0.5"], False),
     ):
-        assert (task_key(experiments.load(None, keys)) == one) == shared
+        assert (task_key(defaults(keys)) == one) == shared
 
 
 def machine(cpus: float, gpus: int = 0) -> Cluster:
@@ -203,7 +204,7 @@ def test_a_table_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 
 def sampled(folder: Path, name: str, beta: float, metrics: dict[str, float] | None) -> None:
     """The run directory of a trial; without metrics, one that was stopped."""
-    store = Store.create(folder / "runs/sampled" / name, experiments.load(None, [f"feedback.beta={beta}"]), {})
+    store = Store.create(folder / "runs/sampled" / name, defaults([f"feedback.beta={beta}"]), {})
     if metrics is not None:
         store.finish([], {"metrics": metrics})
     store.close()
