@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs.driver import experiments
 from scpl_ray import tracking
 from scpl_ray.config import Experiment, Groups
 from scpl_ray.records import Metric
@@ -69,9 +68,7 @@ def test_mlflow_takes_names_and_paths_in_any_script(tmp_path: Path, mlflow_store
     from mlflow import MlflowClient
 
     groups = ["süd", "左派", "left (US) $x$"]
-    experiment = experiments.load(
-        None, ["tracking.to=mlflow", f"groups.names={groups}", "groups.shares=[0.4, 0.3, 0.3]"]
-    )
+    experiment = defaults(["tracking.to=mlflow", f"groups.names={groups}", "groups.shares=[0.4, 0.3, 0.3]"])
     rounds = [[Metric(0, group, "share", 0.5) for group in groups]]
     for name in ("é 'x' 左", "é x 左"):
         for _ in range(2):

@@ -16,6 +16,7 @@ from jobs import simulate as job
 from jobs.benchmark.__main__ import app as benchmark
 from jobs.benchmark.plain_simulation import simulate_plainly
 from jobs.cli import app
+from jobs.driver import experiments
 from scpl_ray.analytic import fixed_points, model
 from scpl_ray.analytic.fixed_points import GroupsAlone
 from scpl_ray.analytic.loop import Paths, Start, band, simulate, simulate_grid
@@ -69,7 +70,7 @@ def test_arrays_have_the_law_of_a_plain_loop() -> None:
 
 
 def test_the_plain_loop_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="the plain loop knows the quick start's set-up only"):
+    with pytest.raises(ValueError, match="the plain loop knows that of the default keys only"):
         simulate_plainly(small("cycle.kind=accumulate"), 0)
 
 
@@ -500,7 +501,7 @@ def test_the_command_simulates_and_writes(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["simulate", *SMALL, "--output", str(out)])
     assert result.exit_code == 0, result.output
     assert "120 rounds simulated" in result.output and "written" in result.output
-    assert pq.read_table(out).equals(simulate(small()).table())
+    assert pq.read_table(out).equals(simulate(experiments.load(None, SMALL)).table())
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,9 @@ def test_a_run_whose_engines_serve_old_weights_stops_and_a_sound_one_measures_no
     assert all(r.value < 1e-12 for r in found)
 
     store = Store.create(tmp_path / "stale", experiment, {})
-    it = loop(store, experiment, base)
-    object.__setattr__(it.engines, "generator", Stale(experiment.seed))
+    it, stale = loop(store, experiment, base), Stale(experiment.seed)
+    for owner in (it.engines, it.held_out):
+        object.__setattr__(owner, "generator", stale)
     with pytest.raises(RuntimeError, match="did not draw with policy version 2"):
         it.run()
     assert store.manifest(2, "evaluation") is None and store.manifest(1, "evaluation") is not None

@@ -2,16 +2,14 @@ from collections import Counter
 
 import pytest
 
-from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.feedback.population import PopulationSimulator
+from tests.support.configs import defaults
 from tests.support.fakes import WORDS, FakeTask
 
 
 def population(*overrides: str) -> tuple[PopulationSimulator, Experiment]:
-    experiment = experiments.load(
-        None, ["generation.engine=transformers", "queries.prompts_per_round=1000", *overrides]
-    )
+    experiment = defaults(["generation.engine=transformers", "queries.prompts_per_round=1000", *overrides])
     return PopulationSimulator(experiment, FakeTask(experiment.groups.names)), experiment
 
 

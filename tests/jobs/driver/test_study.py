@@ -20,8 +20,8 @@ from actors.placement.layout import PlacementError, layout
 from actors.placement.memory import Sizes, model_size
 from jobs import cli
 from jobs.configs import CONFIGS
-from jobs.driver import experiments, tuning
 from jobs.driver import study as sweep
+from jobs.driver import tuning
 from jobs.driver.dry_run import StudyPlan
 from jobs.driver.trial import task_key, trial_folder
 from jobs.driver.tuning import concurrent_trials
@@ -96,8 +96,7 @@ def test_as_many_trials_side_by_side_as_fit() -> None:
 
 def test_memory_counts_for_trials_too() -> None:
     """CPUs and GPUs are enough for four trials of a model of 7B; the memory of the host is not."""
-    experiment = experiments.load(
-        None,
+    experiment = defaults(
         [
             *("model.dtype=bfloat16", "placement.gpus=colocated", "training.worker_lifetime=round"),
             "reward.terms={well_formed: 1.0}",
