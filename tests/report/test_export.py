@@ -42,7 +42,7 @@ def test_the_methods_say_what_was_run(folder: Path) -> None:
         "north, south",
     ):
         assert fact in said
-    assert "the rule softmax or static" in said and "1 claim was fixed" in said
+    assert "the rule retention or static" in said and "1 claim was fixed" in said
     assert "2601.05184" in (folder / "references.bib").read_text()
 
 

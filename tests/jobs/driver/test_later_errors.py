@@ -36,7 +36,7 @@ WHO_FINDS_IT = {
     "scpl_ray/training/worker": MEASURED,
     # models
     "scpl_ray/models/adapters": MEASURED,
-    "scpl_ray/models/checkpoints": "scpl measure --checkpoints: before anything starts",
+    "scpl_ray/models/checkpoints": "plan: of scpl measure --checkpoints, before anything starts",
     "scpl_ray/models/likelihood": INSIDE,
     "scpl_ray/models/limits": ENTRY,
     "scpl_ray/models/limits:check_config": "plan row: a model without attention",
