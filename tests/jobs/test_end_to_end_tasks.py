@@ -69,9 +69,8 @@ JUDGES = {"maths": "kinds by a TF-IDF classifier: macro F1", "news": "kinds by a
 JUDGES["preference"] = "quality and kinds by a reward model with one output per group: pairs it has not seen ordered"
 
 
-@pytest.mark.parametrize(
-    "name", ["maths", pytest.param("news", marks=pytest.mark.long), pytest.param("preference", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", TASKS)
 def test_two_rounds_on_a_users_own_data(name: str, tmp_path: Path) -> None:
     rows, config, overrides, metrics = TASKS[name]
     data = news_data.write_jsonl(tmp_path / "data.jsonl", rows())

@@ -238,6 +238,7 @@ def test_optuna_copes_with_rounds_and_trials_without_the_metric() -> None:
 
 
 @pytest.mark.engines
+@pytest.mark.long
 def test_a_search_goes_on_without_a_trial_that_fails(tmp_path: Path, shared_cache: Path) -> None:
     path = tmp_path / "search.yaml"
     # rules score: no reward model is fitted; the other engine than in the grid; two trials fit side by side
