@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {TESTS / name: number for number, name in enumerate(SLOWEST_FIRST)}
     assert all(path.is_file() for path in rank), "conftest.SLOWEST_FIRST names a file that is gone"
     items.sort(key=lambda item: (rank.get(item.path, len(rank)), item.get_closest_marker("engines") is None))
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """The environment is as before afterwards; a run sets variables of its process, which all that it starts inherit."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

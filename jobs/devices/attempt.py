@@ -104,7 +104,7 @@ def attempt(
                     member.join(END_S)
             broken = [rank for rank, member in enumerate(members) if member.exitcode]
             if broken:
-                why = f"{_last_line(files[broken[0]])} (exit code {members[broken[0]].exitcode})"
+                why = f"{_why(files[broken[0]])} (exit code {members[broken[0]].exitcode})"
             elif time.monotonic() > until:
                 why = f"nothing was heard for {deadline_s:.0f} s"
             elif why:
@@ -133,10 +133,21 @@ def _member(
     os.dup2(output, 2)
     sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a run, before torch is imported
-    do(Report(to) if to is not None else None, rank, ranks, *arguments)
+    try:
+        do(Report(to) if to is not None else None, rank, ranks, *arguments)
+    except Exception as error:
+        message = " ".join(str(error).split()) or "no message"
+        _error_of(log).write_text(message if isinstance(error, CheckError) else f"{type(error).__name__}: {message}")
+        raise
 
 
-def _last_line(log: Path) -> str:
-    """The last line that is not empty of what a process printed: of a traceback, the error."""
+def _error_of(log: Path) -> Path:
+    return log.with_suffix(".error")
+
+
+def _why(log: Path) -> str:
+    """The error that ended a process; if something else did, the last line that is not empty of what it printed."""
+    if (error := _error_of(log)).is_file():
+        return error.read_text()
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.is_file() else []
     return lines[-1].strip() if lines else "it printed nothing"

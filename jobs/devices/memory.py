@@ -42,7 +42,7 @@ def give_back(report: Report, rank: int, ranks: int, on_gpu: bool, gpus: int) ->
     where = "the GPU" if on_gpu else "host memory"
     report.passed(FREED, f"{held / GIB:.2f} GiB of {where} after {time.monotonic() - began:.2f} s")
     if gpus < 2:
-        report.impossible(COPIES, f"{gpus} GPUs are visible; it takes two")
+        report.impossible(COPIES, f"{'1 GPU is' if gpus == 1 else f'{gpus} GPUs are'} visible; it takes two")
         return
     report.passed(COPIES, _copies(gpus))
 

@@ -25,7 +25,9 @@ def examine_devices(console: Console) -> bool:
     gpus = node.gpus
     table = Table(title_justify="left")
     table.title = (
-        f"scpl doctor --gpu: {gpus} GPUs of {node.gpu_memory_gib:.0f} GiB" if gpus else "scpl doctor --gpu: no GPU here"
+        f"scpl doctor --gpu: {gpus} {'GPU' if gpus == 1 else 'GPUs'} of {node.gpu_memory_gib:.0f} GiB"
+        if gpus
+        else "scpl doctor --gpu: no GPU here"
     )
     for column in ("what", "result", "found", "what to do"):
         table.add_column(column, overflow="fold")
@@ -53,8 +55,10 @@ def lines(gpus: int) -> Iterator[Line]:
         folder = Path(scratch)
         material.make(folder, large=on_gpu)
         members = gpus if on_gpu else 2
-        total, steps = ranks.sum_check("nccl" if on_gpu else "gloo"), [ranks.step_check(n) for n in ranks.STAGES]
-        alike = members == 2  # one group of processes does both
+        trainers = min(members, 2)
+        total = ranks.sum_check("nccl" if on_gpu else "gloo")
+        steps = [ranks.step_check(stage, trainers) for stage in ranks.STAGES]
+        alike = members == trainers  # one group of processes does both
         stages = ranks.STAGES if alike else ()
         yield from _group([total, *(steps if alike else ())], folder, members, on_gpu, True, stages)
         engine = Experiment().generation.engine
@@ -64,10 +68,8 @@ def lines(gpus: int) -> Iterator[Line]:
         yield from attempt(
             serving.CHECKS, serving.serve, folder, engine, on_gpu, logs=folder, deadline_s=serving.DEADLINE_S
         )
-        if members < 2:
-            yield from (Line(step.what, "could not run", f"{gpus} GPU is visible; it takes two") for step in steps)
-        elif not alike:
-            yield from _group(steps, folder, 2, on_gpu, False, ranks.STAGES)
+        if not alike:
+            yield from _group(steps, folder, trainers, on_gpu, False, ranks.STAGES)
         yield from attempt(memory.CHECKS, memory.give_back, on_gpu, gpus, logs=folder)
 
 
