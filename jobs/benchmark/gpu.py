@@ -223,7 +223,7 @@ def _runs(experiment: Experiment, machine: Machine, folder: Path) -> Iterator[Ro
     completions = store.read(last, "completions", "completions", Completion)
     work = f"{sum(len(c.token_ids) for c in completions):,} tokens"
     width = _width(experiment)
-    limit = generation_limit_s(machine, tensors(base, width), *_lengths(completions), _batch())
+    limit = generation_limit_s(machine, tensors(base, width), *_lengths(completions), _batch(experiment))
     for refresh in ("reload", "adapter"):
         if experiment.model.lora is None and refresh == "adapter":
             yield from (Row(ALONE + what, "model.lora = null: full weights have no adapter") for what in ENGINE[5:])
@@ -262,7 +262,7 @@ def run_rows(experiment: Experiment, machine: Machine, store: Store, base: Path)
             RUN[0],
             f"{sum(lengths):,} tokens",
             of["completions"].facts["generation_seconds"],
-            generation_limit_s(machine, policy, prompt_tokens, lengths, _batch()),
+            generation_limit_s(machine, policy, prompt_tokens, lengths, _batch(experiment)),
         )
     ]
     read = sum(len(c.prompt_token_ids) + len(c.token_ids) for c in completions)
@@ -298,10 +298,13 @@ def _width(experiment: Experiment) -> int:
     return 4 if experiment.model.dtype == "float32" else 2
 
 
-def _batch() -> int:
-    from actors.engines.base import MAX_SEQUENCES
+def _batch(experiment: Experiment) -> int:
+    """Most completions that the engine writes at the same time."""
+    if experiment.generation.max_sequences != "auto":
+        return experiment.generation.max_sequences
+    from actors.engines.registry import ENGINES
 
-    return MAX_SEQUENCES
+    return ENGINES["vllm"].load().held(1, on_gpu=True).rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
