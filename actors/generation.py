@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -205,8 +206,15 @@ class GenerationActor(Replica):
     def _load(self, weights: Weights) -> None:
         here = self._files.weights(weights)
         self._engine.check(here)
-        with EndsProcess(ValueError):
-            self._engine.load(here)
+        try:
+            with EndsProcess(ValueError, ImportError):
+                self._engine.load(here)
+        except ImportError as error:
+            logger.exception("the engine cannot be loaded")
+            raise RuntimeError(
+                f"engine on {socket.gethostname()}: {error}; a new process would lack the same; `scpl doctor --gpu` "
+                "there tries what engines need"
+            ) from error
         self._served = weights
 
 

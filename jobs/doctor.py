@@ -84,7 +84,10 @@ def _import(name: str) -> tuple[str, str]:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        return "broken or missing", str(error).splitlines()[0]
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        return "broken or missing", str(first).splitlines()[0]
     return importlib.metadata.version(name), ""
 
 

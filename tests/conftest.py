@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """The environment is as before afterwards; a run sets variables of its process, which all that it starts inherit."""
+    """The environment is as before afterwards: a run sets variables, which all that is started later inherits."""
     with patch.dict(os.environ):
         yield
 

@@ -73,7 +73,10 @@ def _vllm_environment(gpus: float) -> Mapping[str, str]:
         # vLLM's messages go to the log of this process.
         "VLLM_CONFIGURE_LOGGING": "0",
     }
-    if not gpus:
+    if gpus:
+        # Draws with a seed of their own, as all here, never use FlashInfer's sampler, whose kernels nvcc would compile.
+        variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    else:
         # The first request for log-probabilities would compile for 13 s in spite of eager mode.
         variables["TORCH_COMPILE_DISABLE"] = "1"
     return variables

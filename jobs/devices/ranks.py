@@ -38,19 +38,16 @@ def step_check(stage: int, ranks: int) -> Check:
     return Check(f"ZeRO-{stage} step on {where}", "lower training.tokens_per_micro_batch, or train an adapter")
 
 
-def together(
-    report: Report | None, rank: int, ranks: int, folder: Path, on_gpu: bool, summing: bool, stages: tuple[int, ...]
-) -> None:
+def together(report: Report | None, rank: int, ranks: int, folder: Path, on_gpu: bool, stage: int | None) -> None:
     """One process of the group.
 
     Args:
-        report: of the first rank: is told how the checks came out.
+        report: of the first rank: is told how the check came out.
         rank: index of this process, and of its GPU.
         ranks: number of processes.
         folder: what :func:`jobs.devices.material.make` wrote.
         on_gpu: whether the processes have a GPU each.
-        summing: whether to check the sum.
-        stages: the ZeRO stages that are tried, in order.
+        stage: the ZeRO stage that is tried; ``None``: the sum. What a stage leaves in memory would count for the next.
     """
     import torch
     import torch.distributed as dist
@@ -59,16 +56,13 @@ def together(
     if on_gpu:
         torch.cuda.set_device(rank)
     backend = "nccl" if on_gpu else "gloo"
-    meeting = folder / f"meeting-{summing}-{len(stages)}"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=ranks)
-    if summing:
-        said = _sum(rank, ranks, "cuda" if on_gpu else "cpu")
-        if report:
-            report.passed(sum_check(backend).what, said)
-    for stage in stages:
-        said = _step(rank, ranks, stage, folder, on_gpu)
-        if report:
-            report.passed(step_check(stage, ranks).what, said)
+    dist.init_process_group(backend, init_method=f"file://{folder / f'meeting-{stage}'}", rank=rank, world_size=ranks)
+    if stage is None:
+        check, said = sum_check(backend), _sum(rank, ranks, "cuda" if on_gpu else "cpu")
+    else:
+        check, said = step_check(stage, ranks), _step(rank, ranks, stage, folder, on_gpu)
+    if report:
+        report.passed(check.what, said)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -56,11 +56,9 @@ def lines(gpus: int) -> Iterator[Line]:
         material.make(folder, large=on_gpu)
         members = gpus if on_gpu else 2
         trainers = min(members, 2)
-        total = ranks.sum_check("nccl" if on_gpu else "gloo")
-        steps = [ranks.step_check(stage, trainers) for stage in ranks.STAGES]
-        alike = members == trainers  # one group of processes does both
-        stages = ranks.STAGES if alike else ()
-        yield from _group([total, *(steps if alike else ())], folder, members, on_gpu, True, stages)
+        yield from _group(ranks.sum_check("nccl" if on_gpu else "gloo"), folder, members, on_gpu, None)
+        for stage in ranks.STAGES:
+            yield from _group(ranks.step_check(stage, trainers), folder, trainers, on_gpu, stage)
         engine = Experiment().generation.engine
         package = ENGINES[engine].package
         if package is not None and package.missing:
@@ -68,15 +66,11 @@ def lines(gpus: int) -> Iterator[Line]:
         yield from attempt(
             serving.CHECKS, serving.serve, folder, engine, on_gpu, logs=folder, deadline_s=serving.DEADLINE_S
         )
-        if not alike:
-            yield from _group(steps, folder, trainers, on_gpu, False, ranks.STAGES)
         yield from attempt(memory.CHECKS, memory.give_back, on_gpu, gpus, logs=folder)
 
 
-def _group(
-    checks: list[Check], folder: Path, members: int, on_gpu: bool, summing: bool, stages: tuple[int, ...]
-) -> Iterator[Line]:
-    return attempt(checks, ranks.together, folder, on_gpu, summing, stages, logs=folder, ranks=members)
+def _group(check: Check, folder: Path, members: int, on_gpu: bool, stage: int | None) -> Iterator[Line]:
+    return attempt([check], ranks.together, folder, on_gpu, stage, logs=folder, ranks=members)
 
 
 def _driver() -> Iterator[Line]:

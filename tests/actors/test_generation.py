@@ -368,6 +368,8 @@ class Scripted(Engine):
         return
 
     def load(self, weights: Weights) -> None:
+        if weights.model.name == "lacks":
+            raise ModuleNotFoundError("No module named 'kernels'")
         self.weights = weights
 
     def _read_model(self, folder: Path, config: object) -> None:
@@ -400,7 +402,7 @@ class Scripted(Engine):
 
 
 def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("works", "differs", "breaks"):
+    for name in ("works", "differs", "breaks", "lacks"):
         AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / name)
     scripted = dataclasses.replace(ENGINES["transformers"], engine=f"{__name__}:Scripted")
     monkeypatch.setitem(ENGINES, "transformers", scripted)
@@ -423,6 +425,13 @@ def test_misbehaving_engines(start: Start, llama: Path, tmp_path: Path, monkeypa
     pool.refresh(Weights(2, tmp_path / "breaks"))
     assert len(complete(pool, queries(40), [1] * 40)) == 40
     assert sorted(p.restarts for p in pool.processes()) in ([0, 1], [1, 1])
+
+    processes = pool.processes()
+    with pytest.raises(
+        RuntimeError, match="No module named 'kernels'; a new process would lack the same; `scpl doctor"
+    ):
+        pool.refresh(Weights(3, tmp_path / "lacks"))
+    assert pool.processes() == processes
 
 
 def test_callers_errors_come_back_as_they_are(one: RayGenerator, start: Start, llama: Path, tmp_path: Path) -> None:
