@@ -38,6 +38,7 @@ from scpl_ray.models.likelihood import WIDTH_STEP
 from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.bases import known_config
+from scpl_ray.training.deepspeed_settings import REDUCED_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
@@ -255,12 +256,17 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
 def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> Estimate:
     training = experiment.training
     rounded = width < FLOAT32
-    # DeepSpeed's stage 0 cannot sum gradients of rounded weights in float32; see deepspeed_config.
+    # DeepSpeed's stage 0 cannot sum gradients of rounded weights in float32; see deepspeed_settings.
     stage, workers = max(training.zero_stage, int(rounded)), training.workers
     trained = size.adapter_parameters or size.parameters
     states = trained * (ADAM_BYTES + (FLOAT32 if rounded or stage > 0 else 0)) / (workers if stage >= 1 else 1)
     # In 16 bits those of a micro-batch, and their sum in float32.
     gradients = trained * (width + (FLOAT32 if rounded else 0)) / (workers if stage >= 2 else 1)
+    if stage >= 2 and mode != "cpu":
+        gradients += FLOAT32 * REDUCED_AT_ONCE
+    if stage >= 3:
+        # Kept in one buffer, of which the step makes a copy (DeepSpeed's _prepare_fp32_grad_for_sub_group).
+        gradients += trained * FLOAT32 / workers
     frozen = size.adapter_parameters + size.parameters if size.adapter_parameters else size.parameters
     tokens = training.tokens_per_micro_batch
     logits = tokens * size.vocabulary

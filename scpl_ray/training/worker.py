@@ -48,6 +48,7 @@ from scpl_ray.training.batches import (
     sequence_rows,
     unit_lengths,
 )
+from scpl_ray.training.deepspeed_settings import deepspeed_config
 from scpl_ray.training.losses import packing_is_exact, sequence_log_probabilities
 from scpl_ray.training.master import FOLDER, formats, full_weights, masters, put, save_master
 from scpl_ray.training.objectives import OBJECTIVES
@@ -370,27 +371,3 @@ def learning_rates(steps: int, peak: float, warmup_fraction: float) -> list[floa
         peak * ((step + 1) / (warmup + 1) if step < warmup else (steps - step) / (steps - warmup))
         for step in range(steps)
     ]
-
-
-def deepspeed_config(training: Training, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's settings; batch sizes are 1 because this package plans steps and micro-batches, not DeepSpeed.
-
-    In bfloat16, gradients are summed in float32 over the micro-batches of a step and over the workers. DeepSpeed cannot
-    do that at stage 0; stage 1 makes the same steps, and only splits the states of the optimizer over the workers.
-    """
-    rounds = dtype == torch.bfloat16
-    settings = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": training.max_grad_norm,
-        "steps_per_print": 1_000_000_000,
-        "bf16": {"enabled": rounds},
-        "zero_optimization": {
-            "stage": max(training.zero_stage, 1) if rounds else training.zero_stage,
-            # This is 200 MB of float32; the default reserves ten times as much per worker.
-            "reduce_bucket_size": 50_000_000,
-        },
-    }
-    if rounds:
-        settings |= {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
-    return settings
