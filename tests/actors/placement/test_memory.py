@@ -113,7 +113,7 @@ def test_a_step_of_all_weights_at_stage_3_as_an_h100_measured_it() -> None:
         training = experiment.training.model_copy(update={"tokens_per_micro_batch": 1032})
         found = estimates(experiment.model_copy(update={"training": training}), sizes, "dedicated")["training worker"]
         planned = sum(gib for what, gib in found.working.items() if what != "libraries")
-        assert planned == pytest.approx(peak, rel=0.15)
+        assert peak <= planned <= 1.15 * peak
 
 
 def test_training_in_float32_without_zero_has_no_second_copy(folder: Path) -> None:
