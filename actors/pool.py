@@ -203,6 +203,7 @@ class Pool:
                     f"{what}: no answer for {waited:.0f} s; missing: {missing}; "
                     f"logs: {', '.join(str(self._logs[i]) for i in replicas)}"
                 )
+            self._log_restarts([self._restarts_of(i) for i in range(len(self))])
             if homeless := [i for i in replicas if self._facts(i).get("State") in PENDING]:
                 logger.warning(
                     "%s: %s %s not started after %.0f s; each asks for %g CPUs and %g GPUs; free are %s of %s",

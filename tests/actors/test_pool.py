@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -172,7 +173,9 @@ def test_killed_process_comes_back_and_repeats_its_calls(start: Start, caplog: p
     assert pool.processes() == [after] and caplog.text == ""
 
 
-def test_broken_engine_takes_its_process_along(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_engine_takes_its_process_along(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = start(1)
     (before,) = pool.processes()
     assert pool.everywhere("fail_once", tmp_path / "marker", what="failing") == ["done"]
@@ -180,10 +183,14 @@ def test_broken_engine_takes_its_process_along(start: Start, tmp_path: Path, cap
     assert (after.restarts, after.pid == before.pid) == (1, False)
     assert "test worker 0 died and was started again" in caplog.text
     assert "RuntimeError: the engine core died" in caplog.text and "none: killed" not in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("actors.pool.PROGRESS_S", 0.2)
     with pytest.raises(
         RuntimeError, match=r"test worker 0 is gone(?s:.*)test-worker-0\.log:(?s:.*)engine core died again"
     ):
         pool.everywhere("fail_always", what="failing")
+    # said while the call is still tried again, not only in the end
+    assert re.search(r"test worker 0 died and was started again, restart [2-4]", caplog.text)
 
 
 def test_processes_of_a_pool_that_is_gone(start: Start) -> None:
