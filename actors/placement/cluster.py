@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
+import json
 import os
 import re
-from concurrent.futures import ProcessPoolExecutor
+import subprocess
+import sys
 from typing import Any
 
 import psutil
@@ -108,9 +109,13 @@ def local_cluster() -> Cluster:
 
     memory: list[float] = []
     if torch.cuda.device_count():
-        # A process that has queried a GPU holds memory on it from then on, so another process does it.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-            memory = other.submit(gpu_memory_gib).result(PROBE_S)
+        # A process that has queried a GPU holds memory on it from then on, so another process does it. It is one that does
+        # not import the user's script again, which need not be ready for that.
+        asked = f"import json; from {__name__} import gpu_memory_gib; print(json.dumps(gpu_memory_gib()))"
+        told = subprocess.run(
+            [sys.executable, "-c", asked], stdout=subprocess.PIPE, text=True, check=True, timeout=PROBE_S
+        )
+        memory = json.loads(told.stdout.splitlines()[-1])
     host = psutil.virtual_memory().total / GIB
     node = Node("this machine", len(os.sched_getaffinity(0)), host, len(memory), min(memory, default=0.0))
     return Cluster((node,))
