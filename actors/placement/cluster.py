@@ -109,7 +109,7 @@ def local_cluster() -> Cluster:
 
     memory: list[float] = []
     if torch.cuda.device_count():
-        # A process that has queried a GPU holds memory on it from then on, so another process does it: one that does not
+        # A process that has queried a GPU holds memory on it from then on, so another process does it. It does not
         # import the user's script again, which need not be ready for that.
         asked = f"import json; from {__name__} import gpu_memory_gib; print(json.dumps(gpu_memory_gib()))"
         told = subprocess.run(
