@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from scpl_ray.models.muon import Muon
+
 SENTENCES_PER_STEP = 64
 SHARDS = 2
 """Number of parts of a step; each is computed on one thread, and their gradients are added in a fixed order.
@@ -52,7 +54,7 @@ def train(model: PreTrainedModel, pairs: Sequence[Pair], progress: Callable[[int
     parameters = list(model.parameters())
     matrices, others = _split_parameters(model)
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=0.0),
+        Muon(matrices, lr=MATRIX_LEARNING_RATE),
         torch.optim.AdamW(others, lr=LEARNING_RATE, betas=ADAM_BETAS, weight_decay=0.0, fused=True),
     ]
     steps = math.ceil(len(pairs) / SENTENCES_PER_STEP)

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from scpl_ray.config import Experiment, Model
-from scpl_ray.models import pretraining, tiny
+from scpl_ray.models import muon, pretraining, tiny
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Task
 from scpl_ray.records import Query
@@ -90,6 +90,7 @@ def recipe(config: Experiment) -> dict[str, Any]:
             pretraining.SENTENCES_PER_STEP,
             pretraining.SHARDS,
             pretraining.MATRIX_LEARNING_RATE,
+            *(*muon.COEFFICIENTS, muon.ITERATIONS, muon.MOMENTUM),
             pretraining.LEARNING_RATE,
             *pretraining.ADAM_BETAS,
             pretraining.WARMUP_FRACTION,
