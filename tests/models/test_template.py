@@ -89,10 +89,10 @@ def test_a_template_that_does_not_say_the_text_once_is_refused(body: str) -> Non
     ],
 )
 def test_a_template_that_cannot_be_rendered_is_refused_with_a_message(body: str, what: str) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(ValueError, match=rf"model.name: the chat template of .* cannot be rendered: .*({what})"):
         template_of(tokenizer(body))
-    assert time.process_time() - began < 1.0
+    assert time.thread_time() - began < 1.0
 
 
 EACH = "{% for m in messages %}"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from unittest.mock import patch
 
+import deepspeed
 import pytest
 import torch
 
@@ -18,7 +19,9 @@ def process_group(tmp_path_factory) -> Iterator[None]:
     with patch.dict(os.environ):
         join(0, 1, tmp_path_factory.mktemp("group") / "rendezvous")
         yield
-        torch.distributed.destroy_process_group()
+        # DeepSpeed's own function, if it has met the group: otherwise it keeps it, and the next module's is refused
+        known = deepspeed.comm.is_initialized()
+        (deepspeed.comm if known else torch.distributed).destroy_process_group()
 
 
 @pytest.fixture(autouse=True)
