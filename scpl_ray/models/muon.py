@@ -35,8 +35,10 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix by its gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
-                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 1 - MOMENTUM)
+                state = self.state[matrix]
+                if not state:
+                    state["momentum"] = torch.zeros_like(matrix)
+                momentum = state["momentum"].lerp_(matrix.grad, 1 - MOMENTUM)
                 update = nearly_orthogonal(matrix.grad.lerp(momentum, MOMENTUM))
                 rows, columns = matrix.shape
                 matrix.add_(update, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))

@@ -5,7 +5,7 @@ by width numbers is slow and large, so kernels get the lengths of the sequences 
 installed, for models and formats that it serves, else PyTorch's own causal kernels, one call per sequence, which have
 no mask either. Then all sequences of a micro-batch stand in one row, without padding.
 
-The second kind is tested on a CPU and has run on an H100; no GPU has run the first yet.
+The second kind is tested on a CPU and has run in a training step on an H100; no GPU has run the first yet.
 """
 
 from __future__ import annotations
