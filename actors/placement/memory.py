@@ -34,7 +34,7 @@ from scpl_ray.config import Experiment, Lora
 from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.models.head import LOGITS_PER_PASS
-from scpl_ray.models.likelihood import WIDTH_STEP
+from scpl_ray.models.likelihood import POSITIONS_STEP
 from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.bases import known_config
@@ -232,7 +232,7 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
     kept = 1 if served else 2
     models = 1 if shared else kept
     tokens = experiment.reward.tokens_per_batch
-    slice_tokens = min(tokens, max(WIDTH_STEP, LOGITS_PER_PASS // sizes.policy.vocabulary))
+    slice_tokens = min(tokens, max(POSITIONS_STEP, LOGITS_PER_PASS // sizes.policy.vocabulary))
     working = {
         "weights": width * (models * sizes.policy.parameters + served * sizes.policy.adapter_parameters),
         "activations": width * tokens * FORWARD_WIDTH * sizes.policy.hidden

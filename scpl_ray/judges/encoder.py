@@ -23,7 +23,7 @@ WINDOWS = 4000
 FROZEN_LAYERS = 4
 EPOCHS = 2
 WINDOWS_PER_STEP = 32
-PEAK_LEARNING_RATE = 1e-3
+PEAK_LEARNING_RATE = 2e-3
 RECIPE = 1
 """Version of the recipe; it is increased when the recipe changes, so that old cache entries are not used."""
 

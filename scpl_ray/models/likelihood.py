@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from scpl_ray.models.head import nll_at
 from scpl_ray.models.tokens import Ids
 
-WIDTH_STEP = 16
-"""Widths, and numbers of positions that the output layer gets, are multiples of this."""
+WIDTH_STEP = 8
+"""Widths are multiples of this."""
+POSITIONS_STEP = 16
+"""The output layer gets multiples of this number of positions."""
 
 
 def equal_width_batches(lengths: Sequence[int], tokens_per_batch: int, max_width: int) -> list[tuple[int, list[int]]]:
@@ -94,7 +96,7 @@ def negative_log_likelihood(
             model,
             targets.roll(-1, 1).to(model.device),
             ids[targets].to(model.device),
-            block=WIDTH_STEP,
+            block=POSITIONS_STEP,
             input_ids=ids.to(model.device),
             use_cache=False,
         )

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scpl_ray.models.sources import check_outputs
-from scpl_ray.models.tokens import Ids
 from scpl_ray.protocols import Choice
 from scpl_ray.seeds import generator
 from scpl_ray.training import classifiers as sequence
@@ -31,9 +30,9 @@ OFFSET = "reward_offset"
 NATS = "reward_nats"
 """Key in the model's config: nats of log-odds of being chosen per unit of reward; 1 if it is absent."""
 HELD_OUT = 0.1
-EPOCHS = 2
+EPOCHS = 1
 PAIRS_PER_STEP = 32
-PEAK_LEARNING_RATE = 1e-3
+PEAK_LEARNING_RATE = 2e-3
 CENTRING = 0.01
 
 
@@ -47,10 +46,6 @@ class RewardModel:
     nats: NDArray[np.float64]
     """Nats of log-odds of being chosen per unit of reward, for each output."""
 
-    def encode(self, prompt: str, completion: str) -> Ids:
-        """Used by fitting and scoring alike; see :meth:`~scpl_ray.training.classifiers.SequenceModel.encode_pair`."""
-        return self.sequence.encode_pair(prompt, completion)
-
     def rewards(self, texts: Sequence[tuple[str, str]], tokens_per_batch: int) -> NDArray[np.float64]:
         """All outputs for (prompt, completion) pairs, in order, shape (texts, outputs).
 
@@ -58,7 +53,7 @@ class RewardModel:
             texts: the pairs.
             tokens_per_batch: tokens per forward pass, padding included.
         """
-        return self.sequence.outputs([self.encode(*pair) for pair in texts], tokens_per_batch) - self.offset
+        return self.sequence.outputs(self.sequence.encode_pairs(texts), tokens_per_batch) - self.offset
 
     def score(
         self, texts: Sequence[tuple[str, str]], tokens_per_batch: int, groups: Sequence[str | None] = ()
@@ -165,7 +160,9 @@ def fit(
         raise ValueError(f"choices: {len(choices)} given; a reward model needs at least 2, one of them held out")
     column = _columns(choices, groups)
     model = sequence.untrained(base, groups or ["reward"], seed=seed, device=device, max_tokens=effort.max_tokens)
-    encoded = [(model.encode_pair(c.prompt, c.chosen), model.encode_pair(c.prompt, c.rejected)) for c in choices]
+    pairs = [(choice.prompt, text) for choice in choices for text in (choice.chosen, choice.rejected)]
+    texts = model.encode_pairs(pairs)
+    encoded = list(zip(texts[::2], texts[1::2], strict=True))
     order = generator(seed, "reward model split").permutation(len(choices)).tolist()
     cut = max(1, round(HELD_OUT * len(choices)))
     held_out, training = order[:cut], order[cut:]
