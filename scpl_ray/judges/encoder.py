@@ -99,7 +99,7 @@ def fit(
     def loss(batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         members = [encoded[i] for i in batch]
         target = torch.tensor([of_label[i] for i in batch])
-        losses = F.cross_entropy(model.forward(members, max(map(len, members)) + 1), target, reduction="none")
+        losses = F.cross_entropy(model.forward_any(members), target, reduction="none")
         return (weights[target] * losses).mean(), losses
 
     schedule = classifiers.Schedule(EPOCHS, WINDOWS_PER_STEP, PEAK_LEARNING_RATE, FROZEN_LAYERS)

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 REFERENCE_WIDTH = 64
 """Largest hidden size with the full peak learning rate; above it, the rate falls as 1 / hidden size."""
 WARMUP = 0.1
+LEAST_SPARED = 1024
+"""Tokens of padding for which one more forward pass is worth its price."""
 COMPLETION_SHARE = 0.75
 """Largest share of a pair's tokens that the completion may take."""
 
@@ -111,6 +113,14 @@ class SequenceModel:
         outputs: Tensor = self.model(input_ids=pad_right(texts, width, self.filler, device), attention_mask=mask).logits
         return outputs.float()
 
+    def forward_any(self, texts: Sequence[Ids]) -> Tensor:
+        """As :meth:`forward`, of texts of any lengths: where much of the work would be padding, short ones go apart."""
+        parts = by_length([len(ids) for ids in texts])
+        # one position more than needed, as in outputs()
+        found = [self.forward([texts[i] for i in part], max(len(texts[i]) for i in part) + 1) for part in parts]
+        place = torch.tensor([i for part in parts for i in part], device=found[0].device)
+        return torch.cat(found)[torch.argsort(place)]
+
     def head(self) -> nn.Linear:
         """The last layer, which computes the outputs."""
         outputs = self.model.config.num_labels
@@ -121,6 +131,18 @@ class SequenceModel:
         self.model.save_pretrained(folder)
         self.tokenizer.model_max_length = self.max_tokens + 1
         self.tokenizer.save_pretrained(folder)
+
+
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of sequences, split by length as long as a split in halves spares at least ``LEAST_SPARED`` tokens."""
+
+    def split(order: list[int]) -> list[list[int]]:
+        half = len(order) // 2
+        if half * (lengths[order[-1]] - lengths[order[half - 1]]) < LEAST_SPARED:
+            return [sorted(order)]
+        return split(order[:half]) + split(order[half:])
+
+    return split(sorted(range(len(lengths)), key=lambda i: lengths[i]))
 
 
 def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:

@@ -171,7 +171,7 @@ def fit(
         members = [training[i] for i in batch]
         texts = list(dict.fromkeys([encoded[i][0] for i in members] + [encoded[i][1] for i in members]))
         place = {ids: row for row, ids in enumerate(texts)}
-        outputs = model.forward(texts, max(map(len, texts)) + 1)
+        outputs = model.forward_any(texts)
         own = [column[i] for i in members]
         chosen = outputs[[place[encoded[i][0]] for i in members], own]
         rejected = outputs[[place[encoded[i][1]] for i in members], own]

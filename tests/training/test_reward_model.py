@@ -18,7 +18,7 @@ from transformers import (
 
 from scpl_ray.models.likelihood import equal_width_batches, negative_log_likelihood
 from scpl_ray.protocols import Choice
-from scpl_ray.training import reward_model
+from scpl_ray.training import classifiers, reward_model
 from tests.support.tiny_models import FAMILIES, VOCABULARY, save_model
 
 PAIRS = 1000
@@ -279,6 +279,35 @@ def test_frozen_layers_stay_as_they_are(families: dict[str, Path], tmp_path: Pat
     short, ids = model.sequence.encode_pairs([("w20", "w60"), long])
     assert short == (20, 60)
     assert ids == (55, 56, 57, 58, 59, *range(60, 75))
+
+
+def test_short_texts_are_trained_on_apart_from_long_ones_where_that_spares_padding(
+    families: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert classifiers.by_length([3, 9, 4] * 20) == [list(range(60))]
+    assert classifiers.by_length([10, 100, 11, 101] * 100) == [
+        [i for i in range(400) if i % 2 == 0],
+        [i for i in range(400) if i % 2],
+    ]
+    assert classifiers.by_length([5000]) == [[0]]
+    model = classifiers.untrained(families["llama"], ["reward"], seed=0)
+    torch.nn.init.normal_(model.head().weight)
+    draw = np.random.default_rng(0)
+    texts = [tuple(draw.integers(3, VOCABULARY, n).tolist()) for n in draw.integers(2, 38, 40)]
+    together = model.forward(texts, 39)
+    monkeypatch.setattr(classifiers, "LEAST_SPARED", 50)
+    widths = []
+    forward = classifiers.SequenceModel.forward
+    monkeypatch.setattr(
+        classifiers.SequenceModel, "forward", lambda self, *given: widths.append(given[1]) or forward(self, *given)
+    )
+    apart = model.forward_any(texts)
+    assert len(widths) > 3 and len(set(widths)) == len(widths)
+    torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-5)
+    parameters = list(model.model.parameters())
+    losses = (outputs.square() @ torch.ones(1) for outputs in (together, apart))
+    for one, other in zip(*(torch.autograd.grad(loss.sum(), parameters) for loss in losses), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "bert"])
