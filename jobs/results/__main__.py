@@ -1,4 +1,4 @@
-"""Write the numbers and figures of ``docs/results/``: ``python -m jobs.results gap`` and ``remedy``."""
+"""Write the numbers and figures of ``docs/results/``: ``python -m jobs.results gap``, ``remedy`` and ``study``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.results import drawing, gap, remedy
+from jobs.results import drawing, gap, published, remedy
+from jobs.terminal.command import fail
 from scpl_ray.storage.files import write_atomically
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -20,7 +21,7 @@ RESULTS = Path("docs/results")
 
 @app.callback()
 def results() -> None:
-    """Compute what the pages on results show of the analytic mode."""
+    """Compute what the pages on results show of the analytic mode, and keep what they show of studies that were run."""
 
 
 @app.command("gap")
@@ -46,6 +47,20 @@ def write_remedy(folder: Folder = RESULTS) -> None:
     write_atomically(folder / "remedy.png", drawing.lean(facts["measured"]))
     for table in remedy.tables(facts).values():
         print(table, end="\n\n")
+
+
+@app.command("study")
+def write_study(
+    study_dir: Annotated[Path, typer.Argument(help="Folder of a study in which no run is missing.")],
+    page: Annotated[Path, typer.Option("--page", help="The page with a place for the study's table.")] = (
+        RESULTS / "index.md"
+    ),
+) -> None:
+    """What a study that was run has found: its table in the page; its results and figures in a folder beside it."""
+    try:
+        print(published.publish(study_dir, page))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise fail(error) from error
 
 
 def _write(file: Path, facts: Mapping[str, Any]) -> None:

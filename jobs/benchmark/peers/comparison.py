@@ -132,17 +132,3 @@ def round_seconds(manifests: Iterable[Manifest], round_: int) -> tuple[dict[str,
     begin = min(manifest.committed_at - manifest.seconds for manifest in of_round)
     end = max(manifest.committed_at for manifest in of_round)
     return {manifest.phase: manifest.seconds for manifest in of_round}, end - begin
-
-
-def on_page(page: str, name: str, text: str) -> str:
-    """A page whose part between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` is this text.
-
-    Raises:
-        ValueError: the page has no such part.
-    """
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"the page has no part between {begin.strip()} and {end}")
-    return f"{before}{begin}\n{text}\n{end}{after}"

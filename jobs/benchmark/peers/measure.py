@@ -16,10 +16,11 @@ from rich.table import Table
 from actors.engines.base import EngineSettings
 from actors.placement.cluster import local_cluster
 from actors.placement.layout import layout
-from jobs.benchmark.peers.comparison import COLUMNS, Comparison, Script, on_page, round_seconds
+from jobs.benchmark.peers.comparison import COLUMNS, Comparison, Script, round_seconds
 from jobs.benchmark.peers.orders import Order, Setting, orders
 from jobs.driver import run
 from jobs.driver.machine import kind
+from jobs.pages import on_page
 from jobs.terminal.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM

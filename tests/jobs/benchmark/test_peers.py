@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from jobs.benchmark.__main__ import app
 from jobs.benchmark.peers import likelihoods, rewards, texts, tune
 from jobs.benchmark.peers.clock import Clock
-from jobs.benchmark.peers.comparison import COLUMNS, Comparison, Script, on_page, round_seconds
+from jobs.benchmark.peers.comparison import COLUMNS, Comparison, Script, round_seconds
 from jobs.benchmark.peers.orders import Setting, orders
+from jobs.pages import on_page
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.records import Completion, Example, Manifest, from_table
 from scpl_ray.storage.run_directory import Store

@@ -1,0 +1,114 @@
+"""A study that was run, as the documentation keeps it: what its verdicts follow from, its figures, and its table.
+
+The folder ``NAME/`` holds the study file, the results table and the seconds of the commands that ran it, without the
+runs. It is a study folder, so that ``scpl report`` reads it, and a test derives the committed table from it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.configs import CONFIGS
+from jobs.pages import on_page
+from scpl_ray.report import data, figures, sessions, text
+from scpl_ray.report.data import Part
+from scpl_ray.storage.files import write_atomically
+from scpl_ray.studies import results, verdicts
+from scpl_ray.studies.study import STUDY_FILE, Study, dump
+from scpl_ray.studies.verdicts import Family, Judged
+
+DRAWN = ("claims", "preference", "disparity")
+"""The figures that a page shows."""
+SCALES = {"share": "share of the kind", "distance": "distance of the mean shares"}
+"""What the numbers of a claim are where it is not tested in its metric's units."""
+
+
+def publish(study_dir: Path, page: Path) -> str:
+    """Keep a study beside a page, and write its table into the page.
+
+    Args:
+        study_dir: folder of a study in which no run is missing.
+        page: a Markdown page with ``<!-- study NAME -->`` and ``<!-- end of study NAME -->``; the study is kept in the
+            folder ``NAME/`` beside it.
+
+    Returns:
+        The table.
+
+    Raises:
+        StoreError: it is no folder of a study.
+        ValueError: a run of the study is missing or not finished, or the page has no place for the table.
+    """
+    part = read(study_dir)
+    if part.study is None:
+        raise ValueError(f"{study_dir}: no study but a run; a page shows studies")
+    if part.gaps:
+        first = part.gaps[0]
+        raise ValueError(
+            f"{study_dir}: runs missing or not finished: {len(part.gaps)}, first {first.arm}, seed {first.seed} "
+            f"({first.reason}); go on with scpl sweep --resume {study_dir}"
+        )
+    family = verdicts.judge(part.series, part.study)
+    found = table(part, family)
+    written = on_page(page.read_text(), f"study {part.study.name}", found)
+    folder = page.parent / part.study.name
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / STUDY_FILE, dump(_without_folders(part.study)).encode())
+    if (study_dir / sessions.FILE).exists():
+        write_atomically(folder / sessions.FILE, (study_dir / sessions.FILE).read_bytes())
+    results.write(part.table, folder)
+    for figure in figures.draw_all(part, part.arms[: figures.MAX_ARMS], family):
+        if figure.name in DRAWN:
+            write_atomically(folder / f"{figure.name}.svg", figure.svg)
+    write_atomically(page, written.encode())
+    return found
+
+
+def read(study_dir: Path) -> Part:
+    """One study, from its folder or from what is kept of it."""
+    (part,) = data.load([study_dir], CONFIGS)
+    return part
+
+
+def table(part: Part, family: Family) -> str:
+    """The claims and their verdicts in Markdown, and what they cost."""
+    lines = [
+        "| question | claim | measured | difference | 95% interval | adjusted p | found with 80% power | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(judged) for judged in family.judged),
+    ]
+    return "\n".join(["\n".join(lines), *(f"\n{sentence}" for sentence in _cost(part))])
+
+
+def _without_folders(plan: Study) -> Study:
+    """The study with the names of its files alone: where they lay on the machine is nobody's business."""
+
+    def named(keys: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+            for key, value in keys.items()
+        }
+
+    arms = {name: named(keys) for name, keys in plan.arms.items()}
+    return plan.model_copy(update={"set": named(plan.set), "arms": arms})
+
+
+def _row(judged: Judged) -> str:
+    claim, found = judged.claim, judged.verdict
+    scale = SCALES.get(judged.numbers.scale) or text.metric_name(claim.metric, claim.group)
+    numbers = ("", "", "", "")
+    if found is not None:
+        interval = text.interval(found.interval.low, found.interval.high, signed=True)
+        detectable = text.number(found.minimum_detectable_effect)
+        numbers = (text.signed(found.estimate), interval, text.p_value(found.p_adjusted), detectable)
+    return f"| {' | '.join((claim.question, judged.name, scale, *numbers, judged.outcome))} |"
+
+
+def _cost(part: Part) -> list[str]:
+    """How many runs, and in how much time."""
+    seeds, arms = len(part.series.seeds), len(part.arms)
+    rounds = max(part.series.last(arm) for arm in part.arms)
+    seconds = sum(one.prepared_s + one.started_s + one.ran_s for one in part.sessions)
+    spent = f", {seconds / 60:.0f} minutes" if seconds else ""
+    return [f"{arms} arms, {seeds} seeds, {arms * seeds} runs of {rounds} rounds{spent}."]

@@ -1,0 +1,86 @@
+"""What the pages keep of studies that were run: the committed tables follow from the committed results."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.results import published
+from jobs.results.__main__ import app
+from scpl_ray.report.text import MINUS
+from scpl_ray.studies import results, verdicts
+from scpl_ray.studies.study import STUDY_FILE
+from tests.docs.pages import DOCS
+
+KEPT = sorted(file.parent for file in (DOCS / "results").glob(f"*/{STUDY_FILE}"))
+SEEDS = {"loop": "users react: preference since round 0", "static": "the same users in every round"}
+"""The rows of the quick start's table of seeds, by arm."""
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_the_table_of_the_page_follows_from_the_results_beside_it(folder: Path) -> None:
+    part = published.read(folder)
+    assert part.study is not None and part.study.name == folder.name and part.gaps == ()
+    page = (DOCS / "results" / "index.md").read_text()
+    assert published.table(part, verdicts.judge(part.series, part.study)) in page
+    drawn = sorted(file.name for file in folder.glob("*.svg"))
+    assert drawn == sorted(f"{name}.svg" for name in published.DRAWN)
+    assert [name for name in drawn if f"({folder.name}/{name})" not in page] == []
+
+
+def test_every_seed_of_the_quick_start_is_on_the_page() -> None:
+    series = published.read(DOCS / "results" / "compare-quickstart").series
+    page = (DOCS / "results" / "index.md").read_text()
+    for arm, words in SEEDS.items():
+        numbers = series.path(arm, "preference_log_odds_round0")[:, -1]
+        assert f"| {words} | {' | '.join(f'{x:+.2f}'.replace('-', MINUS) for x in numbers)} |" in page
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    file = tmp_path / "page.md"
+    names = [f"<!-- study {folder.name} -->\n<!-- end of study {folder.name} -->\n" for folder in KEPT]
+    file.write_text("before\n" + "".join(names) + "after\n")
+    return file
+
+
+def test_what_is_kept_of_a_study_can_be_kept_again(page: Path) -> None:
+    (folder, *_) = KEPT
+    found = CliRunner().invoke(app, ["study", str(folder), "--page", str(page)])
+    assert found.exit_code == 0, found.output
+    again = page.parent / folder.name
+    assert {file.name for file in again.iterdir()} == {file.name for file in folder.iterdir()}
+    assert results.read(again).equals(results.read(folder))
+    assert (again / STUDY_FILE).read_text() == (folder / STUDY_FILE).read_text()
+    assert found.output.strip() in page.read_text() and page.read_text().endswith("after\n")
+
+
+def test_paths_of_a_machine_are_not_kept(page: Path) -> None:
+    (folder, *_) = KEPT
+    copy = page.parent / "study"
+    shutil.copytree(folder, copy)
+    text = (copy / STUDY_FILE).read_text()
+    (copy / STUDY_FILE).write_text(text.replace("set: {}", "set: {task.data: /home/me/mine.jsonl}"))
+    published.publish(copy, page)
+    kept = (page.parent / folder.name / STUDY_FILE).read_text()
+    assert "task.data: mine.jsonl" in kept and "/home" not in kept
+
+
+def test_a_study_that_is_not_finished_is_not_kept(page: Path) -> None:
+    (folder, *_) = KEPT
+    copy = page.parent / "study"
+    shutil.copytree(folder, copy)
+    table = results.read(copy)
+    results.write(table.filter([seed != 3 or arm != "static" for seed, arm in zip(*columns(table), strict=True)]), copy)
+    found = CliRunner().invoke(app, ["study", str(copy), "--page", str(page)])
+    assert found.exit_code == 2
+    assert "runs missing or not finished: 1, first static, seed 3 (no result); go on with" in found.output
+    page.write_text("nothing")
+    found = CliRunner().invoke(app, ["study", str(folder), "--page", str(page)])
+    assert found.exit_code == 2 and "the page has no part between <!-- study" in found.output
+    assert not (page.parent / folder.name).exists()
+
+
+def columns(table) -> tuple[list[int], list[str]]:
+    return table["seed"].to_pylist(), table["arm"].to_pylist()
