@@ -8,7 +8,8 @@ from typing import Any
 from scpl_ray import tasks
 from scpl_ray.config import Experiment, code
 from scpl_ray.config.errors import nearest
-from scpl_ray.config.schema import CUSTOM, FUNCTION_TERM, MODEL_TERM, NAME
+from scpl_ray.config.schema import CUSTOM, FUNCTION_TERM, MODEL_TERM
+from scpl_ray.config.values import names_folder
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
 from scpl_ray.own import references
@@ -45,7 +46,7 @@ def _credentials(experiment: Experiment) -> Iterator[str]:
 
 
 def _name(experiment: Experiment) -> Iterator[str]:
-    if not NAME.fullmatch(experiment.name):
+    if not names_folder(experiment.name):
         yield f"name = {experiment.name!r}: letters, digits, . _ - only; it names a folder"
 
 

@@ -7,7 +7,6 @@ Reading files, applying ``key=value`` overrides and turning errors into messages
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
@@ -15,8 +14,6 @@ from pydantic import Field, model_validator
 
 from scpl_ray.config.values import Auto, Floats, Fraction, Names, PositiveFloat, PositiveInt, Section
 
-NAME = re.compile(r"\w[\w.-]*")
-"""What names a folder."""
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; the others are rule terms of the task."""
 FUNCTION_TERM = "function"

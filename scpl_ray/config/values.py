@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -25,4 +26,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+JOINERS = "\u200c\u200d"
+"""Characters inside words of Persian, Hindi and other languages that join letters, or keep them apart."""
+
+
+def names_folder(text: str) -> bool:
+    """Whether a name can name a folder: letters of any language with their marks, digits, and ``. _ -`` after those."""
+    return text[:1].replace("_", "x").isalnum() and all(
+        char in f"._-{JOINERS}" or unicodedata.category(char)[0] in "LMN" for char in text
     )

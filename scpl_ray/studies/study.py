@@ -33,8 +33,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.config.schema import NAME
-from scpl_ray.config.values import PositiveFloat
+from scpl_ray.config.values import PositiveFloat, names_folder
 from scpl_ray.evaluation import catalogue
 
 DEFAULTS = "defaults"
@@ -171,9 +170,9 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Study:
-        if not NAME.fullmatch(self.name):
+        if not names_folder(self.name):
             raise ValueError(f"name = {self.name!r}: letters, digits, . _ - only; it names a folder")
-        if bad := [arm for arm in self.arms if not NAME.fullmatch(arm)]:
+        if bad := [arm for arm in self.arms if not names_folder(arm)]:
             raise ValueError(f"arms: {bad[0]!r}: letters, digits, . _ - only; arms name folders")
         if not self.arms:
             raise ValueError("arms = {}: at least one arm is needed")

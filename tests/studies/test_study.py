@@ -45,6 +45,18 @@ def test_every_arm_at_every_point_with_every_seed(tmp_path: Path) -> None:
     assert trials[1].folder == "runs/performative,loop.kind=retraining/seed-000"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["étude", "e\u0301tude", "左派", "जनता", "العربية", "می\u200cخواهم", "ภาษาไทย", "b-1.2_c"],  # noqa: RUF001
+)
+def test_names_are_of_any_language(tmp_path: Path, name: str) -> None:
+    plan = load(
+        tmp_path, TEXT.replace("small", name).replace("performative:", f"{name}:").replace("performative", name)
+    )
+    assert {trial.folder.split("/")[1].split(",")[0] for trial in study.trials(plan, CONFIGS)} == {"static", name}
+    assert experiments.load(None, [f"name={name}"]).name == name
+
+
 def test_a_study_may_train_a_base_model_per_seed(tmp_path: Path) -> None:
     trials = study.trials(load(tmp_path, TEXT + "vary: base\n"), CONFIGS, experiments.build)
     assert {(t.seed, t.experiment.model.base_seed) for t in trials} == {(0, 2026), (1, 2027), (2, 2028)}

@@ -154,6 +154,7 @@ RUNNING_ON = [
     (r"Answer: 7" + "\n\n" + r"Next one. \boxed{8}", "7", "8"),
     ("The answer is blue.\nThe answer is red.", "blue", "red"),
     ("no mark, 3 and then 4", "4", "4"),
+    ("I think the answer is blue because it is so. Perhaps the answer is red because of that.", "red", "red"),
 ]
 
 
