@@ -30,7 +30,7 @@ from jobs.driver import advice, inputs, machine, own_code, preflight
 from jobs.driver.own_code import OnRound
 from jobs.driver.ray_session import ADDRESS, join, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
-from jobs.terminal.interrupts import STOPPED, Interrupts
+from jobs.terminal.interrupts import STOPPED, Interrupts, handlers_kept
 from jobs.terminal.plan import unused_code
 from jobs.terminal.seen import closing_words
 from scpl_ray import checks, tasks, tracking
@@ -96,12 +96,13 @@ def connected(logs: Path, say: Callable[[str], None] = logger.warning, code: Lug
     environment["env_vars"] = {**QUIET, **environment.get("env_vars", {})}
     with contextlib.ExitStack() as ending:
         if os.environ.get(ADDRESS):
-            join(runtime_env=environment, **quiet)
+            with handlers_kept():
+                join(runtime_env=environment, **quiet)
             local = None
         else:
             local = local_cluster()
             folder = ending.enter_context(temporary_folder(say))
-            with on_loopback():
+            with on_loopback(), handlers_kept():
                 ray.init(
                     address="local",
                     num_cpus=int(local.cpus),

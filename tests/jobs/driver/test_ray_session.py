@@ -147,6 +147,39 @@ def test_a_ray_that_answers_and_lets_nobody_in_is_not_waited_for(tmp_path: Path)
     assert "KeyboardInterrupt" in said[1]
 
 
+TOLD = """
+import os, signal, sys, time
+from pathlib import Path
+from jobs.driver.run import connected
+from jobs.terminal.interrupts import Interrupts
+try:
+    with Interrupts().handled(), connected(Path(sys.argv[1])):
+        print("connected", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(4)  # the C++ part of Ray aborts a process 3 seconds after a signal that came to it
+    print("ended in order", flush=True)
+"""
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("joins", [False, True], ids=["own Ray", "joined"])
+def test_told_to_end_while_connected_it_ends_in_order(joins: bool, ray_local: None, tmp_path: Path) -> None:
+    import ray
+
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address} if joins else {}
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD, str(tmp_path)],
+        env={**os.environ, **address, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "connected\nended in order\n"
+    assert "stopping; again: end at once" in done.stderr and done.returncode == 0
+
+
 @pytest.mark.parametrize("error", [ConnectionError("refused"), RuntimeError("version mismatch"), ValueError("odd")])
 def test_what_ray_says_is_one_message(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: object) -> None:
