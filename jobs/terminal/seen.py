@@ -32,7 +32,11 @@ def seen(first: Sequence[Metric], last: Sequence[Metric], groups: Sequence[str])
     if math.isfinite(moved):
         largest = max(groups, key=lambda name: shares[name][0])
         where = f"{'towards' if moved > 0 else 'away from'} what {largest} prefers"
-        parts.append(f"answers to neutral prompts moved {where} (log-odds {moved:+.2f} since round 0)")
+        parts.append(
+            "answers to neutral prompts lean as in round 0"
+            if math.isclose(moved, 0.0, abs_tol=0.005)
+            else f"answers to neutral prompts moved {where} (log-odds {moved:+.2f} since round 0)"
+        )
     quality = {name: (lookup(first, "quality", name), lookup(last, "quality", name)) for name in groups}
     worst = min(groups, key=lambda name: quality[name][1])
     parts.append(f"{worst} is served worst (quality {quality[worst][0]:.2f}, then {quality[worst][1]:.2f})")

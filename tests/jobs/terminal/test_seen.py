@@ -27,6 +27,8 @@ FIRST = rows((0.6, 0.4), (0.86, 0.85))
             rows((0.6, 0.4), (0.7, 0.9), -0.2),
             "as many of each group ask as in round 0|moved away from what a prefers|a is served worst",
         ),
+        (rows((0.6, 0.4), (0.7, 0.9), -0.0), "answers to neutral prompts lean as in round 0"),
+        (rows((0.6, 0.4), (0.7, 0.9), -0.004), "answers to neutral prompts lean as in round 0"),
         (rows((0.3, 0.7), (0.7, 0.7)), "a asks less (0.60 of the queries, then 0.30)|a is served worst"),
     ],
 )
