@@ -19,8 +19,9 @@ from scpl_ray.studies import results, verdicts
 from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from scpl_ray.studies.verdicts import Family, Judged
 
-DRAWN = ("claims", "preference", "disparity")
-"""The figures that a page shows."""
+CLAIMS = "claims"
+DRAWN = (CLAIMS, "preference", "disparity")
+"""The figures that a page shows; that of the claims only where there are several."""
 SCALES = {"share": "share of the kind", "distance": "distance of the mean shares"}
 """What the numbers of a claim are where it is not tested in its metric's units."""
 
@@ -59,7 +60,7 @@ def publish(study_dir: Path, page: Path) -> str:
         write_atomically(folder / sessions.FILE, (study_dir / sessions.FILE).read_bytes())
     results.write(part.table, folder)
     for figure in figures.draw_all(part, part.arms[: figures.MAX_ARMS], family):
-        if figure.name in DRAWN:
+        if figure.name in DRAWN and (figure.name != CLAIMS or family.size > 1):
             write_atomically(folder / f"{figure.name}.svg", figure.svg)
     write_atomically(page, written.encode())
     return found
