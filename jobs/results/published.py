@@ -78,8 +78,10 @@ def table(part: Part, family: Family) -> str:
         "| question | claim | measured | difference | 95% interval | adjusted p | found with 80% power | verdict |",
         "|---|---|---|---|---|---|---|---|",
         *(_row(judged) for judged in family.judged),
+        "",
+        _cost(part),
     ]
-    return "\n".join(["\n".join(lines), *(f"\n{sentence}" for sentence in _cost(part))])
+    return "\n".join(lines)
 
 
 def _without_folders(plan: Study) -> Study:
@@ -106,10 +108,10 @@ def _row(judged: Judged) -> str:
     return f"| {' | '.join((claim.question, judged.name, scale, *numbers, judged.outcome))} |"
 
 
-def _cost(part: Part) -> list[str]:
+def _cost(part: Part) -> str:
     """How many runs, and in how much time."""
     seeds, arms = len(part.series.seeds), len(part.arms)
     rounds = max(part.series.last(arm) for arm in part.arms)
     seconds = sum(one.prepared_s + one.started_s + one.ran_s for one in part.sessions)
     spent = f", {seconds / 60:.0f} minutes" if seconds else ""
-    return [f"{arms} arms, {seeds} seeds, {arms * seeds} runs of {rounds} rounds{spent}."]
+    return f"{arms} arms, {seeds} seeds, {arms * seeds} runs of {rounds} rounds{spent}."

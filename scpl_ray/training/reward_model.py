@@ -31,6 +31,7 @@ NATS = "reward_nats"
 """Key in the model's config: nats of log-odds of being chosen per unit of reward; 1 if it is absent."""
 HELD_OUT = 0.1
 EPOCHS = 1
+"""As in Ouyang et al. 2022 (appendix C.2): a second pass taught the tiny model no more about fresh choices."""
 PAIRS_PER_STEP = 32
 PEAK_LEARNING_RATE = 2e-3
 CENTRING = 0.01

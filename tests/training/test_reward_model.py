@@ -342,7 +342,7 @@ def test_choices_that_teach_nothing(families: dict[str, Path], tmp_path: Path) -
 
 def test_equal_width_batches() -> None:
     batches = equal_width_batches([3, 17, 16, 40, 1, 33, 2], tokens_per_batch=32, max_width=45)
-    assert batches == [(16, [0, 2]), (16, [4, 6]), (32, [1]), (45, [3]), (45, [5])]
+    assert batches == [(8, [0, 4, 6]), (16, [2]), (24, [1]), (40, [3]), (40, [5])]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
