@@ -6,6 +6,7 @@ runs. It is a study folder, so that ``scpl report`` reads it, and a test derives
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def publish(study_dir: Path, page: Path) -> str:
         first = part.gaps[0]
         raise ValueError(
             f"{study_dir}: runs missing or not finished: {len(part.gaps)}, first {first.arm}, seed {first.seed} "
-            f"({first.reason}); go on with scpl sweep --resume {study_dir}"
+            f"({first.reason}); go on with scpl sweep --resume {shlex.quote(str(study_dir))}"
         )
     family = verdicts.judge(part.series, part.study)
     found = table(part, family)
