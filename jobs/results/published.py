@@ -40,7 +40,8 @@ def publish(study_dir: Path, page: Path) -> str:
 
     Raises:
         StoreError: it is no folder of a study.
-        ValueError: a run of the study is missing or not finished, or the page has no place for the table.
+        ValueError: a run of the study is missing or not finished, an axis holds files by their place on this machine,
+            or the page has no place for the table.
     """
     part = read(study_dir)
     if part.study is None:
@@ -54,9 +55,10 @@ def publish(study_dir: Path, page: Path) -> str:
     family = verdicts.judge(part.series, part.study)
     found = table(part, family)
     written = on_page(page.read_text(), f"study {part.study.name}", found)
-    folder = page.parent / part.study.name
+    plan = without_folders(part.study)
+    folder = page.parent / plan.name
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / STUDY_FILE, dump(_without_folders(part.study)).encode())
+    write_atomically(folder / STUDY_FILE, dump(plan).encode())
     if (study_dir / sessions.FILE).exists():
         write_atomically(folder / sessions.FILE, (study_dir / sessions.FILE).read_bytes())
     results.write(part.table, folder)
@@ -85,17 +87,25 @@ def table(part: Part, family: Family) -> str:
     return "\n".join(lines)
 
 
-def _without_folders(plan: Study) -> Study:
-    """The study with the names of its files alone: where they lay on the machine is nobody's business."""
+def without_folders(plan: Study) -> Study:
+    """The study with the names of its files alone: where they lay on the machine is nobody's business.
 
-    def named(keys: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-            for key, value in keys.items()
-        }
+    Raises:
+        ValueError: an axis holds such a file; its values name the runs in every table, so that they stay as they are.
+    """
 
-    arms = {name: named(keys) for name, keys in plan.arms.items()}
-    return plan.model_copy(update={"set": named(plan.set), "arms": arms})
+    def named(value: Any) -> Any:
+        if isinstance(value, str):
+            return Path(value).name if Path(value).is_absolute() else value
+        if isinstance(value, Mapping):
+            return {key: named(one) for key, one in value.items()}
+        return [named(one) for one in value] if isinstance(value, list) else value
+
+    values = plan.model_dump(mode="json")
+    for key, points in values["axes"].items():
+        if named(points) != points:
+            raise ValueError(f"axes.{key} holds files by their place on this machine; make an arm of each, with a name")
+    return Study.model_validate(named(values))
 
 
 def _row(judged: Judged) -> str:

@@ -10,7 +10,7 @@ from jobs.results import published
 from jobs.results.__main__ import app
 from scpl_ray.report.text import MINUS
 from scpl_ray.studies import results, verdicts
-from scpl_ray.studies.study import STUDY_FILE
+from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from tests.docs.pages import DOCS
 
 KEPT = sorted(file.parent for file in (DOCS / "results").glob(f"*/{STUDY_FILE}"))
@@ -57,15 +57,23 @@ def test_what_is_kept_of_a_study_can_be_kept_again(page: Path) -> None:
     assert found.output.strip() in page.read_text() and page.read_text().endswith("after\n")
 
 
-def test_paths_of_a_machine_are_not_kept(page: Path) -> None:
-    (folder, *_) = KEPT
-    copy = page.parent / "study"
-    shutil.copytree(folder, copy)
-    text = (copy / STUDY_FILE).read_text()
-    (copy / STUDY_FILE).write_text(text.replace("set: {}", "set: {task.data: /home/me/mine.jsonl}"))
-    published.publish(copy, page)
-    kept = (page.parent / folder.name / STUDY_FILE).read_text()
-    assert "task.data: mine.jsonl" in kept and "/home" not in kept
+def test_paths_of_a_machine_are_not_kept() -> None:
+    mine = {"task.data": "/home/me/mine.jsonl"}
+    study = Study(
+        name="s",
+        base="/home/me/base.yaml",
+        set=mine,
+        arms={"a": {"feedback.function": "/home/me/rule.py:mine"}, "b": {}},
+        axes={"loop.rounds": [1, 2]},
+        sizes={"large": {"base": "/home/me/large.yaml", "set": mine}},
+    )
+    kept = published.without_folders(study)
+    assert "/home" not in dump(kept)
+    assert kept.set == {"task.data": "mine.jsonl"} and kept.arms["a"] == {"feedback.function": "rule.py:mine"}
+    assert kept.axes == {"loop.rounds": (1, 2)}
+    assert kept.base == "base.yaml" and kept.sizes["large"].base == "large.yaml"
+    with pytest.raises(ValueError, match=r"axes\.task\.data holds files by their place .* make an arm of each"):
+        published.without_folders(study.model_copy(update={"axes": {"task.data": ("/home/me/1.jsonl", "2.jsonl")}}))
 
 
 def test_a_study_that_is_not_finished_is_not_kept(page: Path) -> None:
