@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.configs import CONFIGS
 from jobs.pages import on_page
-from scpl_ray.report import data, figures, sessions, text
+from scpl_ray.report import data, figures, sessions, text, words
 from scpl_ray.report.data import Part
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, verdicts
@@ -76,13 +76,13 @@ def read(study_dir: Path) -> Part:
 
 
 def table(part: Part, family: Family) -> str:
-    """The claims and their verdicts in Markdown, and what they cost."""
+    """The claims and their verdicts in Markdown, what they cost, and how much base models differ where several are."""
     lines = [
         "| question | claim | measured | difference | 95% interval | adjusted p | found with 80% power | verdict |",
         "|---|---|---|---|---|---|---|---|",
         *(_row(judged) for judged in family.judged),
         "",
-        _cost(part),
+        f"{_cost(part)} {words.between_bases(part)}".rstrip(),
     ]
     return "\n".join(lines)
 

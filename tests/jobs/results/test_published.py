@@ -1,5 +1,6 @@
 """What the pages keep of studies that were run: the committed tables follow from the committed results."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,15 @@ def test_paths_of_a_machine_are_not_kept() -> None:
     assert kept.base == "base.yaml" and kept.sizes["large"].base == "large.yaml"
     with pytest.raises(ValueError, match=r"axes\.task\.data holds files by their place .* make an arm of each"):
         published.without_folders(study.model_copy(update={"axes": {"task.data": ("/home/me/1.jsonl", "2.jsonl")}}))
+
+
+def test_the_spread_of_base_models_stands_below_the_table() -> None:
+    (folder, *_) = KEPT
+    part = published.read(folder)
+    assert part.study is not None
+    varied = dataclasses.replace(part, study=part.study.model_copy(update={"vary": "base"}))
+    plain, told = (published.table(one, verdicts.judge(one.series, one.study)) for one in (part, varied))
+    assert told.startswith(plain) and "Between 10 base models the share of north's kind" in told
 
 
 def test_a_study_that_is_not_finished_is_not_kept(page: Path) -> None:
