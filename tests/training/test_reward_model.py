@@ -71,7 +71,7 @@ def fitted(families: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 def test_fit_learns_what_users_prefer(fitted: tuple[Path, dict[str, float]]) -> None:
     folder, figures = fitted
-    assert (figures["pairs"], figures["held_out_pairs"], figures["steps"]) == (900, 100, 29)
+    assert (figures["pairs"], figures["held_out_pairs"], figures["steps"]) == (900, 100, 58)
     # the best possible are accuracy .75 and -.75 log .75 - .25 log .25 = .562 nats; a guess is .5 and .693
     assert figures["held_out_accuracy"] > 0.62
     assert figures["held_out_loss"] < 0.66
@@ -80,6 +80,16 @@ def test_fit_learns_what_users_prefer(fitted: tuple[Path, dict[str, float]]) -> 
     rewards = np.array(model.score(texts_of(fresh), 4096)).reshape(-1, 2)
     good_first = np.array([c.chosen.endswith(f"w{GOOD}") for c in fresh])
     assert np.mean((rewards[:, 0] > rewards[:, 1]) == good_first) > 0.95
+
+
+def test_a_second_pass_follows_only_where_the_first_makes_few_steps(
+    families: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    for fewest in (3, 4):
+        monkeypatch.setattr(reward_model, "FEWEST_STEPS", fewest)
+        steps.append(fit(families["llama"], tmp_path / str(fewest), choices(110))["steps"])  # 99 to train on, 32 a step
+    assert steps == [4.0, 8.0]
 
 
 def test_rewards_are_standardised_on_the_training_choices(fitted: tuple[Path, dict[str, float]]) -> None:
