@@ -71,13 +71,13 @@ def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
     for name in ("claim", "effect", "sd between seeds", f"found with {plan.seeds} seeds", "seeds that find the effect"):
         table.add_column(name, justify="left" if name == "claim" else "right")
     for one in found:
-        known = one.sd == one.sd
+        known = one.sd == one.sd and (one.sd > 0 or one.needed is not None)
         needed = "more than 100" if one.needed is None else str(one.needed)
         table.add_row(
             one.name,
             text.signed(one.effect),
             text.number(one.sd),
-            text.number(one.detectable),
+            "none" if one.detectable == float("inf") else text.number(one.detectable),
             needed if known else text.NOTHING,
         )
     return table

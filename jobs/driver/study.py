@@ -302,10 +302,12 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: St
         f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False
     )
     claims = len(plan.claims) * len(study.points(plan))
-    if claims and plan.seeds < (needed := seeds_needed(claims)):
+    needed = seeds_needed(claims)
+    if claims and (needed is None or plan.seeds < needed):
+        enough = "no number of seeds can" if needed is None else f"that takes {needed}"
         console.print(
-            f"{plan.seeds} seeds cannot support the first of {claims} claims, whatever comes out: that takes {needed}; "
-            "they give intervals",
+            f"{plan.seeds} seeds cannot support the first of {claims} claims, whatever comes out: {enough}; they give "
+            "intervals",
             markup=False,
         )
 

@@ -52,13 +52,11 @@ def write_remedy(folder: Folder = RESULTS) -> None:
 @app.command("study")
 def write_study(
     study_dir: Annotated[Path, typer.Argument(help="Folder of a study in which no run is missing.")],
-    page: Annotated[Path, typer.Option("--page", help="The page with a place for the study's table.")] = (
-        RESULTS / "index.md"
-    ),
+    folder: Folder = RESULTS,
 ) -> None:
-    """What a study that was run has found: its table in the page; its results and figures in a folder beside it."""
+    """What a study that was run has found: its table on the page with a place for it, the rest in a folder beside."""
     try:
-        print(published.publish(study_dir, page))
+        print(published.publish(study_dir, folder))
     except (ValueError, RuntimeError, OSError) as error:
         raise fail(error) from error
 

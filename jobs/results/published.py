@@ -27,13 +27,13 @@ SCALES = {"share": "share of the kind", "distance": "distance of the mean shares
 """What the numbers of a claim are where it is not tested in its metric's units."""
 
 
-def publish(study_dir: Path, page: Path) -> str:
-    """Keep a study beside a page, and write its table into the page.
+def publish(study_dir: Path, pages: Path) -> str:
+    """Keep a study beside the page that has a place for it, and write its table there.
 
     Args:
         study_dir: folder of a study in which no run is missing.
-        page: a Markdown page with ``<!-- study NAME -->`` and ``<!-- end of study NAME -->``; the study is kept in the
-            folder ``NAME/`` beside it.
+        pages: the folder of the pages, one of which holds ``<!-- study NAME -->`` and ``<!-- end of study NAME -->``;
+            the study is kept in its folder ``NAME/``.
 
     Returns:
         The table.
@@ -41,7 +41,7 @@ def publish(study_dir: Path, page: Path) -> str:
     Raises:
         StoreError: it is no folder of a study.
         ValueError: a run of the study is missing or not finished, an axis holds files by their place on this machine,
-            or the page has no place for the table.
+            or not exactly one page has a place for the table.
     """
     part = read(study_dir)
     if part.study is None:
@@ -54,9 +54,17 @@ def publish(study_dir: Path, page: Path) -> str:
         )
     family = verdicts.judge(part.series, part.study)
     found = table(part, family)
-    written = on_page(page.read_text(), f"study {part.study.name}", found)
     plan = without_folders(part.study)
-    folder = page.parent / plan.name
+    place = f"study {plan.name}"
+    places = [page for page in sorted(pages.glob("*.md")) if f"<!-- {place} -->" in page.read_text()]
+    if len(places) != 1:
+        raise ValueError(
+            f"{pages}: {len(places)} pages hold <!-- {place} -->; write it into the one page that is to show the "
+            f"table, and <!-- end of {place} --> on a line below it"
+        )
+    (page,) = places
+    written = on_page(page.read_text(), place, found)
+    folder = pages / plan.name
     folder.mkdir(exist_ok=True)
     write_atomically(folder / STUDY_FILE, dump(plan).encode())
     if (study_dir / sessions.FILE).exists():
@@ -114,15 +122,19 @@ def _row(judged: Judged) -> str:
     numbers = ("", "", "", "")
     if found is not None:
         interval = text.interval(found.interval.low, found.interval.high, signed=True)
-        detectable = text.number(found.minimum_detectable_effect)
+        least = found.minimum_detectable_effect
+        detectable = "none" if least == float("inf") else text.number(least)
         numbers = (text.signed(found.estimate), interval, text.p_value(found.p_adjusted), detectable)
     return f"| {' | '.join((claim.question, judged.name, scale, *numbers, judged.outcome))} |"
 
 
 def _cost(part: Part) -> str:
-    """How many runs, and in how much time."""
-    seeds, arms = len(part.series.seeds), len(part.arms)
+    """How many runs, and in how much time, as far as it is on record: a command that was killed left none."""
+    runs = len(part.series.seeds) * len(part.arms)
     rounds = max(part.series.last(arm) for arm in part.arms)
-    seconds = sum(one.prepared_s + one.started_s + one.ran_s for one in part.sessions)
-    spent = f", {seconds / 60:.0f} minutes" if seconds else ""
-    return f"{arms} arms, {seeds} seeds, {arms * seeds} runs of {rounds} rounds{spent}."
+    told = f"{len(part.arms)} arms, {len(part.series.seeds)} seeds, {runs} runs of {rounds} rounds"
+    if not part.sessions:
+        return f"{told}."
+    minutes = round(sum(one.prepared_s + one.started_s + one.ran_s for one in part.sessions) / 60)
+    timed = part.sessions[0].trials
+    return f"{told}, {minutes} minutes." if timed == runs else f"{told}; the last {timed} runs took {minutes} minutes."

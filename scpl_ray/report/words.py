@@ -98,9 +98,9 @@ def _open(judged: Judged, verdict: Verdict, family: Family) -> str:
     else:
         text = "; this shows neither the effect nor its absence, and every difference in the interval remains possible."
     if verdict.minimum_detectable_effect == float("inf"):
-        return (
-            f"{text} {n} seeds can support the first of {family.tested} claims only with {family.seeds_needed} seeds."
-        )
+        needed = family.seeds_needed
+        enough = f"that takes {needed}" if needed else "no number of seeds can; claim less, or at fewer points"
+        return f"{text} {n} seeds cannot support the first of {family.tested} claims, whatever comes out: {enough}."
     if verdict.minimum_detectable_effect > 0:
         size = number(verdict.minimum_detectable_effect)
         beyond = "" if margin is None else " from the margin"

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from scpl_ray.evaluation import sign_flips
+from scpl_ray.evaluation.disparity import ROUNDING
 from scpl_ray.studies.contrasts import contrast_of
 from scpl_ray.studies.power import minimum_detectable_effect
 from scpl_ray.studies.series import Series
@@ -30,9 +32,10 @@ class Outlook:
     seeds: int
     """Seeds of the pilot that have a number."""
     detectable: float
-    """Difference that the study's seeds find with 80% power."""
+    """Difference that the study's seeds find with 80% power; infinite where so few can support no claim."""
     needed: int | None
-    """Fewest seeds that find the pilot's effect with 80% power; ``None``: more than 100, or the sd is not known."""
+    """Fewest seeds that find the pilot's effect with 80% power; ``None``: more than 100, or sd or effect are not known
+    or there is none."""
 
 
 def outlook(series: Series, plan: Study, *, seeds: int) -> list[Outlook]:
@@ -60,10 +63,14 @@ def outlook(series: Series, plan: Study, *, seeds: int) -> list[Outlook]:
                 continue
             effect, sd = float(d.mean()), float(d.std(ddof=1))
             margin = 0.0 if claim.margin is None else claim.margin * (1.0 if claim.direction == "above 0" else -1.0)
-            enough = (n for n in CANDIDATES if _detectable(sd, n, level) <= abs(effect + margin))
-            found.append(Outlook(name, effect, sd, len(d), _detectable(sd, seeds, level), next(enough, None)))
+            size = abs(effect + margin)
+            enough = (n for n in CANDIDATES if size > ROUNDING and _detectable(sd, len(d), n, level) <= size)
+            found.append(Outlook(name, effect, sd, len(d), _detectable(sd, len(d), seeds, level), next(enough, None)))
     return found
 
 
-def _detectable(sd: float, seeds: int, level: float) -> float:
-    return float(minimum_detectable_effect(sd, seeds, level=level, power=POWER)) if seeds >= 2 else float(np.inf)
+def _detectable(sd: float, pilot: int, seeds: int, level: float) -> float:
+    """What so many seeds find, by a standard deviation from the pilot's seeds; infinite where they support nothing."""
+    if seeds < sign_flips.FEWEST:
+        return float(np.inf)
+    return minimum_detectable_effect(sd, seeds, level=level, power=POWER, estimated_from=pilot)

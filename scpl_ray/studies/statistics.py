@@ -222,7 +222,7 @@ class Verdict:
     """The p-value after Holm's correction over the family."""
     minimum_detectable_effect: float
     """Mean difference that as many seeds detect with ``power`` at the family's strictest level, level / M; infinite
-    where so few seeds can support none of so many claims."""
+    where so few seeds can support none of so many claims, or give an interval alone."""
     power: float
     verdict: Literal["supported", "opposite", "cannot tell"]
     skewness: float = 0.0
@@ -273,9 +273,9 @@ def judge_claims(
         says: Literal["supported", "opposite", "cannot tell"] = "cannot tell"
         if adjusted.get(i, 1.0) < level:
             says = "supported" if _towards(claim).mean() > 0 else "opposite"
-        smallest = minimum_detectable_effect(
-            float(d.std(ddof=1)), len(d), level=level / max(1, len(tested)), power=power
-        )
+        smallest = float("inf")
+        if i in tested:
+            smallest = minimum_detectable_effect(float(d.std(ddof=1)), len(d), level=level / len(tested), power=power)
         verdicts.append(
             Verdict(
                 claim=claim,

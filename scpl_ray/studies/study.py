@@ -24,7 +24,9 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import math
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -285,12 +287,10 @@ def load(
     Raises:
         ConfigError: where and what to do.
     """
-    values = _extended(path)
+    values = _extended(path, configs)
     if kind(values) is Experiment:
         raise ConfigError(f"{path} is the config of one run; run it with: scpl run {shlex.quote(str(path))}")
     study = _validated(values, str(path))
-    if study.base != DEFAULTS and study.base not in configs:
-        study = study.model_copy(update={"base": str((path.parent / Path(study.base).expanduser()).resolve())})
     if quick:
         study = _only(study, study.quick.arms or tuple(study.arms)).model_copy(update={"seeds": study.quick.seeds})
     return _changed(study, dict(keys or {}))
@@ -303,26 +303,49 @@ def _validated(values: Mapping[str, Any], source: str) -> Study:
         raise ConfigError(loading.problems(source, errors.explain(error, Study, values))) from error
 
 
-def _extended(path: Path) -> dict[str, Any]:
+def _extended(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
     """The keys of a study file on top of those of the study that it extends."""
-    values = loading.read(path)
+    values = _read(path, configs)
     below = values.pop("extends", None)
     if below is None:
         return values
     if not isinstance(below, str):
         raise ConfigError(f"{path}: extends = {below!r}: give the path of another study file")
-    merged = loading.merge(_extended_once(path.parent / below, path), values)
+    merged = loading.merge(_extended_once(path.parent / below, path, configs), values)
     arms = merged.get("arms")
     if isinstance(arms, dict) and (gone := {arm for arm, keys in arms.items() if keys is None}):
         merged["arms"] = {arm: keys for arm, keys in arms.items() if arm not in gone}
-        merged["claims"] = [claim for claim in merged.get("claims", []) if not gone & set(claim.get("contrast", ()))]
-        if quick := merged.get("quick", {}).get("arms"):
-            merged["quick"] = {**merged["quick"], "arms": [arm for arm in quick if arm not in gone]}
+        # what has another form than that of a study is left for its check to refuse
+        if isinstance(claims := merged.get("claims"), list):
+            merged["claims"] = [claim for claim in claims if not gone & set(_inside(claim, "contrast", dict))]
+        if quick := _inside(merged.get("quick"), "arms", list):
+            merged["quick"] = {**merged["quick"], "arms": [arm for arm in quick if arm not in list(gone)]}
     return merged
 
 
-def _extended_once(path: Path, by: Path) -> dict[str, Any]:
-    values = loading.read(path)
+def _inside(values: Any, key: str, form: type) -> Any:
+    """The value of a key of a mapping, or an empty one where it has another form."""
+    found = values.get(key) if isinstance(values, dict) else None
+    return found if isinstance(found, form) else form()
+
+
+def _read(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
+    """The keys of a study file; a base that is no name of a built-in config becomes a path from the file's folder."""
+
+    def anchored(section: Any) -> Any:
+        base = section.get("base") if isinstance(section, dict) else None
+        if not isinstance(base, str) or base == DEFAULTS or base in configs:
+            return section
+        return {**section, "base": str((path.parent / Path(base).expanduser()).resolve())}
+
+    values = anchored(loading.read(path))
+    if isinstance(sizes := values.get("sizes"), dict):
+        values["sizes"] = {name: anchored(size) for name, size in sizes.items()}
+    return dict(values)
+
+
+def _extended_once(path: Path, by: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
+    values = _read(path, configs)
     if "extends" in values:
         raise ConfigError(f"{by}: extends = {path.name}, which extends another study itself; extend that one")
     return values
@@ -379,11 +402,18 @@ def trials(
     Raises:
         ConfigError: an arm's config, or an end or value of an axis, cannot run; the message names it.
     """
-    grid = points(study)
-    if len(grid) * len(study.arms) * study.seeds > MAX_TRIALS:
+    n_points = math.prod(len(values) for values in study.axes.values() if not isinstance(values, Range))
+    if study.mode != "search" and n_points * len(study.arms) * study.seeds > MAX_TRIALS:
         raise ConfigError(
-            f"{study.name}: {len(study.arms)} arms x {len(grid)} points x {study.seeds} seeds are more than "
+            f"{study.name}: {len(study.arms)} arms x {n_points} points x {study.seeds} seeds are more than "
             f"{MAX_TRIALS:,} trials; narrow the axes"
+        )
+    grid = points(study)
+    folders = Counter(arm_folder(arm_label(arm, cell)) for cell in grid for arm in study.arms)
+    if twice := [folder for folder, times in folders.items() if times > 1]:
+        raise ConfigError(
+            f"study {study.name}: two arms or points of the axes have the folder {twice[0]}; give every value once, "
+            "and none that differ by / and _ alone"
         )
     values_of_base = base_values(study, configs)
     built = [

@@ -110,8 +110,8 @@ class Family:
         return sum(one.verdict is not None and not np.isnan(one.verdict.p) for one in self.judged)
 
     @property
-    def seeds_needed(self) -> int:
-        """Fewest seeds with which the first of these claims can be supported."""
+    def seeds_needed(self) -> int | None:
+        """Fewest seeds with which the first of these claims can be supported; ``None``: no number is enough."""
         return seeds_needed(self.tested, self.level)
 
 

@@ -77,6 +77,10 @@ def test_keys_for_this_time(tmp_path: Path) -> None:
         ("extends: 3\n", {}, "give the path of another study file"),
         ("extends: nothing.yaml\n", {}, "nothing.yaml"),
         ("extends: above.yaml\n", {}, "extends another study itself"),
+        ("extends: below.yaml\narms: {c: null}\nclaims:\n", {}, "claims"),
+        ("extends: below.yaml\narms: {c: null}\nclaims: [3, {contrast: 4}]\n", {}, "claims"),
+        ("extends: below.yaml\narms: {c: null}\nquick:\n", {}, "quick"),
+        ("extends: below.yaml\narms: {c: null}\nquick: {arms: [[a]]}\n", {}, "quick"),
         ("extends: below.yaml\n", {"size": "big"}, "it has one size only"),
         ("extends: below.yaml\nsizes: {big: {base: news_tiny}}\n", {"size": "huge"}, "it has big"),
         ("extends: below.yaml\n", {"arms": ["a", "z"]}, "give a list of arms of study below: a, b, c"),
@@ -87,6 +91,42 @@ def test_keys_for_this_time(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said(above: str, keys: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         load(tmp_path, above, keys=keys)
+
+
+def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    for folder in (lower, upper):
+        folder.mkdir()
+        for name in ("base.yaml", "big.yaml"):
+            (folder / name).write_text("loop: {rounds: 3}\n")
+    (lower / "below.yaml").write_text(
+        BELOW.replace("base: defaults", "base: base.yaml\nsizes: {big: {base: big.yaml}}")
+    )
+    (upper / "above.yaml").write_text(
+        "extends: ../lower/below.yaml\nname: above\nsizes: {own: {base: big.yaml}, news: {base: news_tiny}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plan = study.load(upper / "above.yaml", CONFIGS)
+    assert plan.base == str(lower / "base.yaml")
+    sizes = ("big", "own", "news")
+    bases = {size: study.load(upper / "above.yaml", CONFIGS, keys={"size": size}).base for size in sizes}
+    assert bases == {"big": str(lower / "big.yaml"), "own": str(upper / "big.yaml"), "news": "news_tiny"}
+
+
+@pytest.mark.parametrize("values", ["[2, 2]", "[a/b, a_b]"])
+def test_two_points_with_one_folder_are_refused(values: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"{BELOW}axes: {{loop.rounds: {values}}}\n")
+    with pytest.raises(ConfigError, match="two arms or points of the axes have the folder runs/a,loop"):
+        study.trials(study.load(path, CONFIGS), CONFIGS)
+
+
+def test_a_grid_of_too_many_points_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    values = list(range(1, 1001))
+    path.write_text(f"{BELOW}axes: {{loop.rounds: {values}, seed: {values}, selection.best_of: {values}}}\n")
+    with pytest.raises(ConfigError, match="3 arms x 1000000000 points x 10 seeds are more than 100,000 trials"):
+        study.trials(study.load(path, CONFIGS), CONFIGS)
 
 
 def test_seeds_added_after_a_look_are_said_aloud(tmp_path: Path) -> None:

@@ -31,13 +31,26 @@ def test_the_smallest_sufficient_number_of_seeds_is_found() -> None:
     (one,) = outlook(*pilot(d), seeds=8)
     sd = float(np.std(d, ddof=1))
     assert (one.effect, one.sd, one.seeds) == (pytest.approx(np.mean(d)), pytest.approx(sd), 12)
-    assert one.detectable == pytest.approx(minimum_detectable_effect(sd, 8, level=LEVEL, power=POWER))
+    assert one.detectable == pytest.approx(found_with(sd, 8))
     assert one.needed in CANDIDATES
     before = CANDIDATES[CANDIDATES.index(one.needed) - 1]
-    found = [
-        minimum_detectable_effect(sd, n, level=LEVEL, power=POWER) <= abs(one.effect) for n in (before, one.needed)
-    ]
-    assert found == [False, True]
+    assert [found_with(sd, n) <= abs(one.effect) for n in (before, one.needed)] == [False, True]
+
+
+def found_with(sd: float, seeds: int) -> float:
+    """What so many seeds find, where 12 seeds of a pilot gave the standard deviation."""
+    return minimum_detectable_effect(sd, seeds, level=LEVEL, power=POWER, estimated_from=12)
+
+
+def test_arms_that_the_pilot_cannot_tell_apart_are_told_apart_by_no_number_of_seeds() -> None:
+    (one,) = outlook(*pilot([0.0] * 12), seeds=8)
+    assert (one.effect, one.sd, one.needed) == (0.0, 0.0, None)
+
+
+def test_fewer_seeds_than_a_verdict_takes_find_nothing() -> None:
+    d = np.random.default_rng(0).normal(0.1, 0.1, size=12).tolist()
+    assert outlook(*pilot(d), seeds=5)[0].detectable == math.inf
+    assert outlook(*pilot(d), seeds=6)[0].detectable < math.inf
 
 
 def test_a_margin_counts_from_its_end() -> None:

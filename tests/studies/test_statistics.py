@@ -150,6 +150,15 @@ def test_the_detectable_effect_is_found_with_its_power_though_its_sd_is_an_estim
     assert 0.78 <= np.mean(p <= 0.05) <= 0.83
 
 
+@pytest.mark.parametrize("pilot_seeds", [2, 3, 5])
+def test_the_detectable_effect_of_a_small_pilot_is_found_by_the_larger_study(pilot_seeds):
+    rng = np.random.default_rng(pilot_seeds)
+    pilot, later = rng.normal(size=(4_000, pilot_seeds)), rng.normal(size=(4_000, 10))
+    factor = statistics.minimum_detectable_effect(1.0, 10, estimated_from=pilot_seeds)
+    p = sign_flips.two_sided_p(later + (factor * pilot.std(axis=1, ddof=1))[:, None])
+    assert 0.78 <= np.mean(p <= 0.05) <= 0.83
+
+
 def test_the_minimum_detectable_effect_of_many_seeds_is_nearly_the_normal_one():
     effect = statistics.minimum_detectable_effect(1.0, 200, level=0.05, power=0.9)
     assert effect == pytest.approx((1.959964 + 1.281552) / np.sqrt(200), rel=0.05)
@@ -159,6 +168,14 @@ def test_the_minimum_detectable_effect_of_many_seeds_is_nearly_the_normal_one():
 def test_a_family_that_is_too_large_for_its_seeds_has_no_detectable_effect():
     assert statistics.minimum_detectable_effect(1.0, 6, level=0.05 / 2) == np.inf
     assert [power.seeds_needed(claims) for claims in (1, 2, 15, 26)] == [6, 7, 10, 11]
+    # 10,000 sign patterns are drawn at most: no p-value is below 1 / 10,000
+    assert [power.seeds_needed(claims) for claims in (500, 501, 100_000)] == [15, None, None]
+
+
+def test_a_detectable_effect_of_thousands_of_seeds_takes_no_memory():
+    hundred = statistics.minimum_detectable_effect(1.0, 100)
+    assert statistics.minimum_detectable_effect(1.0, 10_000) == pytest.approx(hundred / 10)
+    assert (1.959964 + 0.841621) / 100 <= hundred / 10 <= 1.03 * (1.959964 + 0.841621) / 100
 
 
 def test_verdicts_of_a_family():
@@ -312,6 +329,10 @@ def test_selection_by_a_group_biased_reward_is_called_an_amplification():
         (lambda: statistics.holm([0.1, 1.1]), r"p: .* numbers in \[0, 1\]"),
         (lambda: statistics.holm([[0.1]]), "p: .* one row"),
         (lambda: statistics.minimum_detectable_effect(1.0, 1), "n_seeds: 1 must be at least 2"),
+        (
+            lambda: statistics.minimum_detectable_effect(1.0, 5, estimated_from=1),
+            "estimated_from: 1 must be at least 2",
+        ),
         (lambda: statistics.minimum_detectable_effect(-1.0, 5), "sd: -1.0 must be"),
         (lambda: statistics.minimum_detectable_effect(np.inf, 5), "sd: inf must be"),
         (lambda: statistics.minimum_detectable_effect(1.0, 5, level=0), "level: 0 must"),

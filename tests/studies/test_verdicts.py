@@ -387,7 +387,9 @@ def test_a_family_too_large_for_its_seeds_says_so() -> None:
     paths = as_paths([(1.0 + d, 0.0) for d in (0.1, 0.2, -0.1, 0.0, 0.15, -0.05)])
     family = verdicts.judge(series(paths), a_study(claim("a"), claim("b"), claim("c")))
     assert family.seeds_needed == 7 and [found.outcome for found in family.judged] == ["cannot tell"] * 3
-    assert "6 seeds can support the first of 3 claims only with 7 seeds" in words.sentence(family.judged[0], family)
+    assert "6 seeds cannot support the first of 3 claims, whatever comes out: that takes 7." in words.sentence(
+        family.judged[0], family
+    )
 
 
 def test_where_nothing_is_to_be_found_verdicts_are_as_rare_as_their_level() -> None:

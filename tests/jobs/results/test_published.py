@@ -4,17 +4,20 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from jobs.results import published
 from jobs.results.__main__ import app
+from scpl_ray.report import text
 from scpl_ray.report.text import MINUS
 from scpl_ray.studies import results, verdicts
 from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from tests.docs.pages import DOCS
 
 KEPT = sorted(file.parent for file in (DOCS / "results").glob(f"*/{STUDY_FILE}"))
+PAGES = [file.read_text() for file in (DOCS / "results").glob("*.md")]
 SEEDS = {"loop": "users react: preference since round 0", "static": "the same users in every round"}
 """The rows of the quick start's table of seeds, by arm."""
 
@@ -23,7 +26,7 @@ SEEDS = {"loop": "users react: preference since round 0", "static": "the same us
 def test_the_table_of_the_page_follows_from_the_results_beside_it(folder: Path) -> None:
     part = published.read(folder)
     assert part.study is not None and part.study.name == folder.name and part.gaps == ()
-    page = (DOCS / "results" / "index.md").read_text()
+    (page,) = [page for page in PAGES if f"<!-- study {folder.name} -->" in page]
     assert published.table(part, verdicts.judge(part.series, part.study)) in page
     drawn = [file.name for file in folder.glob("*.svg")]
     several = len(part.study.claims) > 1
@@ -33,10 +36,27 @@ def test_the_table_of_the_page_follows_from_the_results_beside_it(folder: Path) 
 
 def test_every_seed_of_the_quick_start_is_on_the_page() -> None:
     series = published.read(DOCS / "results" / "compare-quickstart").series
-    page = (DOCS / "results" / "index.md").read_text()
+    page = (DOCS / "results" / "quickstart.md").read_text()
     for arm, words in SEEDS.items():
         numbers = series.path(arm, "preference_log_odds_round0")[:, -1]
         assert f"| {words} | {' | '.join(f'{x:+.2f}'.replace('-', MINUS) for x in numbers)} |" in page
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_quick_start() -> None:
+    part = published.read(DOCS / "results" / "compare-quickstart")
+    assert part.study is not None
+    (judged,) = verdicts.judge(part.series, part.study).judged
+    found, readme = judged.verdict, (DOCS.parent / "README.md").read_text()
+    assert found is not None
+    low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+    assert f"**{found.estimate:.3f} further from equal" in readme
+    assert f"(95% interval {low} to {high}, p = {found.p_adjusted:.3f}, {len(part.series.seeds)} seeds)" in readme
+    ends = {arm: part.series.path(arm, "preference_log_odds_round0")[:, -1] for arm in SEEDS}
+    for arm in SEEDS:
+        middle, least, most = (
+            f"{x:+.2f}".replace("-", MINUS) for x in (np.median(ends[arm]), ends[arm].min(), ends[arm].max())
+        )
+        assert f"{middle} in the median ({least} to {most})" in readme or f"by {middle} ({least} to {most})" in readme
 
 
 @pytest.fixture
@@ -49,7 +69,7 @@ def page(tmp_path: Path) -> Path:
 
 def test_what_is_kept_of_a_study_can_be_kept_again(page: Path) -> None:
     (folder, *_) = KEPT
-    found = CliRunner().invoke(app, ["study", str(folder), "--page", str(page)])
+    found = CliRunner().invoke(app, ["study", str(folder), "--folder", str(page.parent)])
     assert found.exit_code == 0, found.output
     again = page.parent / folder.name
     assert {file.name for file in again.iterdir()} == {file.name for file in folder.iterdir()}
@@ -77,6 +97,17 @@ def test_paths_of_a_machine_are_not_kept() -> None:
         published.without_folders(study.model_copy(update={"axes": {"task.data": ("/home/me/1.jsonl", "2.jsonl")}}))
 
 
+def test_minutes_are_those_of_the_runs_that_were_timed() -> None:
+    (folder, *_) = KEPT
+    part = published.read(folder)
+    assert part.study is not None
+    family = verdicts.judge(part.series, part.study)
+    (session,) = part.sessions
+    half = dataclasses.replace(part, sessions=(dataclasses.replace(session, trials=12, ran_s=540.0),))
+    assert "20 runs of 6 rounds; the last 12 runs took 9 minutes." in published.table(half, family)
+    assert published.table(dataclasses.replace(part, sessions=()), family).endswith("20 runs of 6 rounds.")
+
+
 def test_the_spread_of_base_models_stands_below_the_table() -> None:
     (folder, *_) = KEPT
     part = published.read(folder)
@@ -92,12 +123,24 @@ def test_a_study_that_is_not_finished_is_not_kept(page: Path) -> None:
     shutil.copytree(folder, copy)
     table = results.read(copy)
     results.write(table.filter([seed != 3 or arm != "static" for seed, arm in zip(*columns(table), strict=True)]), copy)
-    found = CliRunner().invoke(app, ["study", str(copy), "--page", str(page)])
+    found = CliRunner().invoke(app, ["study", str(copy), "--folder", str(page.parent)])
     assert found.exit_code == 2
     assert "runs missing or not finished: 1, first static, seed 3 (no result); go on with" in found.output
-    page.write_text("nothing")
-    found = CliRunner().invoke(app, ["study", str(folder), "--page", str(page)])
-    assert found.exit_code == 2 and "the page has no part between <!-- study" in found.output
+
+
+def test_one_page_has_a_place_for_the_table(page: Path) -> None:
+    (folder, *_) = KEPT
+    (page.parent / "other.md").write_text(page.read_text())
+    words = ["study", str(folder), "--folder", str(page.parent)]
+    twice = CliRunner().invoke(app, words)
+    page.unlink()
+    (page.parent / "other.md").unlink()
+    never = CliRunner().invoke(app, words)
+    for found, pages in (twice, 2), (never, 0):
+        assert (
+            found.exit_code == 2
+            and f"{pages} pages hold <!-- study {folder.name} -->; write it into the one page" in found.output
+        )
     assert not (page.parent / folder.name).exists()
 
 
