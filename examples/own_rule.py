@@ -4,8 +4,7 @@ Without a language model, in a second:
 
     PYTHONPATH=examples scpl simulate feedback.rule=custom feedback.function=own_rule:imitate
 
-With one, on Ray: the same with ``scpl run``. Ray's processes import the rule too, so the folder must be on the
-PYTHONPATH of every machine.
+With one, on Ray: the same with ``scpl run``, which brings the file to every machine.
 """
 
 from __future__ import annotations

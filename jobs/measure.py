@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scpl_ray.config.errors import ConfigError
@@ -94,9 +95,9 @@ def _table(log: reading.Log, numbers: list[findings.Period], moved: list[float])
     columns.append(("kinds moved", moved[-len(shown) :]))
     columns = [(name, values) for name, values in columns if any(map(math.isfinite, values))]
     for name in ("rows", *(name for name, _ in columns)):
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for index, one in enumerate(shown):
-        table.add_row(one.name, f"{one.rows:,}", *(text.number(values[index]) for _, values in columns))
+        table.add_row(escape(one.name), f"{one.rows:,}", *(text.number(values[index]) for _, values in columns))
     return table
 
 

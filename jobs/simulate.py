@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.driver import experiments
@@ -103,7 +104,7 @@ def round_table(paths: Paths) -> Table:
     experiment = paths.experiment
     rounds = experiment.loop.rounds
     every = -(-rounds // SHOWN_ROUNDS)
-    title = f"{experiment.name}: mean over seeds, and the bounds between which 95% of the seeds lie"
+    title = f"{escape(experiment.name)}: mean over seeds, and the bounds between which 95% of the seeds lie"
     if every > 1:
         title += f"; rounds in steps of {every}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -116,7 +117,7 @@ def round_table(paths: Paths) -> Table:
     ]
     for kind, group in columns:
         heading = kind.column if group is None else f"{kind.column}\n{group}"
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(escape(heading), justify="right", no_wrap=True)
     series = paths.series()
     bands = [(kind.form, band(series[kind.name, group])) for kind, group in columns]
     for t in sorted({*range(0, rounds + 1, every), rounds}):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.configs import CONFIGS
@@ -64,7 +65,7 @@ def _simulated(trials: Sequence[Trial]) -> tuple[pa.Table, list[str]]:
 def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
     table = Table(
         title=f"what {plan.seeds} seeds decide, at {POWER:.0%} power and {LEVEL:.0%} over all {len(found)} claims, "
-        f"from {source}",
+        f"from {escape(source)}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -74,7 +75,7 @@ def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
         known = one.sd == one.sd and (one.sd > 0 or one.needed is not None)
         needed = "more than 100" if one.needed is None else str(one.needed)
         table.add_row(
-            one.name,
+            escape(one.name),
             text.signed(one.effect),
             text.number(one.sd),
             "none" if one.detectable == float("inf") else text.number(one.detectable),

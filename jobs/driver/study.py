@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.configs import CONFIGS
@@ -31,6 +32,7 @@ from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError, near
 from scpl_ray.credentials import masked
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
+from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.records import Metric
 from scpl_ray.report import data
 from scpl_ray.storage import consent, inside
@@ -107,8 +109,13 @@ def _with_seeds(folder: Path, plan: Study, keys: Mapping[str, Any]) -> Study:
 
 
 def extend(folder: Path, plan: Study) -> None:
-    """Note the larger number of seeds of a study in its folder."""
-    write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
+    """Note the larger number of seeds of a study in its folder.
+
+    Raises:
+        InUseError: another process is running the study.
+    """
+    with _locked(folder):
+        write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
 
 
 def _identity(folder: Path) -> str:
@@ -177,6 +184,10 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
         nearest = near(claim.metric, [kind.name for kind in CATALOGUE])
         yield f"{said}: no metric of this name{f'; the nearest is {nearest}' if nearest else ''} (docs/metrics.md)"
         return
+    by_shares = kind.drift_neutral is not None and kind.drift_neutral.shares == "kind_share"
+    if plan.mode == "analytic" and not (kind.analytic or by_shares):
+        yield f"{said}: the analytic mode does not have it; choose another metric, or set mode=engines"
+    yield from _different_groups(claim, trials, kind)
     if claim.group is None:
         if not kind.overall:
             yield f"{said}: is measured per group only; give the claim a group"
@@ -188,8 +199,21 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
         if trial.arm in claim.contrast and claim.group not in names:
             yield f"claims: {claim.name!r}: group = {claim.group!r}: arm {trial.arm} has {', '.join(names)}"
             return
-    if plan.mode == "analytic" and not kind.analytic:
-        yield f"{said}: the analytic mode does not have it; choose another metric, or set mode=engines"
+
+
+def _different_groups(claim: StudyClaim, trials: Sequence[Trial], kind: MetricKind) -> Iterator[str]:
+    """That the arms of a claim on shares of kinds have different groups, at the first point where they do."""
+    if kind.drift_neutral is None:
+        return
+    named: dict[tuple[tuple[str, Any], ...], dict[tuple[str, ...], str]] = {}
+    for trial in trials:
+        if trial.arm in claim.contrast:
+            named.setdefault(trial.cell, {}).setdefault(trial.experiment.groups.names, trial.arm)
+    for found in named.values():
+        if len(found) > 1:
+            told = "; ".join(f"arm {arm} has {', '.join(names)}" for names, arm in found.items())
+            yield f"claims: {claim.name!r}: {told}: shares of kinds are compared between equal groups only"
+            return
 
 
 def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
@@ -230,6 +254,9 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
     else:
         from jobs.driver import tuning  # imports Ray: a study without a language model need not wait
 
+        if not is_finished(folder, plan):  # what is written there is older than what now begins
+            for old in (results.FILE, study.FAILED_FILE):
+                (folder / old).unlink(missing_ok=True)
         failed = tuning.run(folder, plan, trials)
         found = collect(folder, plan, trials)
     write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
@@ -282,7 +309,7 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: St
     table.add_column("keys")
     for trial in {t.label: t for t in trials}.values():
         keys = {**plan.set, **dict(trial.cell), **plan.arms[trial.arm]}
-        table.add_row(trial.label, " ".join(f"{key}={value}" for key, value in keys.items()))
+        table.add_row(escape(trial.label), escape(" ".join(f"{key}={value}" for key, value in keys.items())))
     console.print(table)
     if found is not None and found.made:
         console.print("the study would make first, once, and keep:", markup=False)
@@ -358,11 +385,12 @@ def last_round(found: pa.Table) -> Table:
             by_arm.setdefault(arm, {}).setdefault(seed, []).append(row)
     for arm, seeds in list(by_arm.items())[:SHOWN_ARMS]:
         last = max(row.round for rows in seeds.values() for row in rows)
+        there = sum(any(row.round == last for row in rows) for rows in seeds.values())
         cells = []
         for metric in SHOWN:
             values = [r.value for rows in seeds.values() for r in rows if r.metric == metric and r.round == last]
             cells.append(f"{sum(values) / len(values):.3f}" if values else "")
-        table.add_row(arm, str(len(seeds)), *cells)
+        table.add_row(escape(arm), str(there), *cells)
     more = f"; {SHOWN_ARMS} of {len(by_arm)} arms" if len(by_arm) > SHOWN_ARMS else ""
     table.title = f"mean over seeds at the last round{more}"
     return table

@@ -195,17 +195,18 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
             ).fit()
         finally:
             progress.close()
-            _note(folder, len(left), side_by_side, (began, prepared, started))
+            done = sum((folder / trial.folder / "summary.json").exists() for trial in left)
+            _note(folder, done, side_by_side, (began, prepared, started))
     if not progress.failed:
         shutil.rmtree(folder / INDEX, ignore_errors=True)
     return progress.failed
 
 
-def _note(folder: Path, trials: int, side_by_side: int, times: tuple[float, float, float]) -> None:
+def _note(folder: Path, finished: int, side_by_side: int, times: tuple[float, float, float]) -> None:
     """Note where the time of this command went, for the report: when it began, was prepared, and began its trials."""
     began, prepared, started = times
     ran_s = time.monotonic() - started
-    sessions.add(folder, Session(trials, side_by_side, prepared - began, started - prepared, ran_s))
+    sessions.add(folder, Session(finished, side_by_side, prepared - began, started - prepared, ran_s))
 
 
 def in_order(trials: Sequence[Trial], side_by_side: int) -> list[Trial]:
@@ -241,6 +242,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     peaks = machine.measured(trials[0].experiment)
     prepared = time.monotonic()
     rounds = trials[0].experiment.loop.rounds + 1
+    before = _sampled(folder)
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
     code = own_code.luggage([trial.experiment for trial in trials])
     with loop.connected(folder / "logs/ray", console.print, code) as cluster:
@@ -270,8 +272,13 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
             ).fit()
         finally:
             progress.close()
-            _note(folder, plan.search.trials, side_by_side, (began, prepared, started))
+            _note(folder, _sampled(folder) - before, side_by_side, (began, prepared, started))
     return progress.failed
+
+
+def _sampled(folder: Path) -> int:
+    """Number of finished runs of a search."""
+    return sum(1 for _ in (folder / study.SAMPLED).glob("*/summary.json"))
 
 
 def _sampler(values: study.Range | tuple[Any, ...]) -> Any:

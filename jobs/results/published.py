@@ -133,8 +133,8 @@ def _cost(part: Part) -> str:
     runs = len(part.series.seeds) * len(part.arms)
     rounds = max(part.series.last(arm) for arm in part.arms)
     told = f"{len(part.arms)} arms, {len(part.series.seeds)} seeds, {runs} runs of {rounds} rounds"
-    if not part.sessions:
+    timed = sum(one.trials for one in part.sessions)
+    if not timed:
         return f"{told}."
     minutes = round(sum(one.prepared_s + one.started_s + one.ran_s for one in part.sessions) / 60)
-    timed = part.sessions[0].trials
-    return f"{told}, {minutes} minutes." if timed == runs else f"{told}; the last {timed} runs took {minutes} minutes."
+    return f"{told}, {minutes} minutes." if timed >= runs else f"{told}; {timed} of the runs took {minutes} minutes."

@@ -64,12 +64,12 @@ def wide_console(screen: TextIO | None = None) -> Console:
 def card_table(card: Card, title: str) -> Table:
     """A table of what is known about a judge's errors."""
     rows = card.table()
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in rows[0].items():
         is_text, longest_word = isinstance(value, str), max(map(len, name.split()))
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text, min_width=longest_word)
+        table.add_column(escape(name), justify="left" if is_text else "right", no_wrap=is_text, min_width=longest_word)
     for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
     return table
 
 
@@ -272,7 +272,7 @@ def closing_table(
         columns = [(kind, group) for kind, group in columns if (kind.name, group) in measured]
     headings = (kind.column if group is None else f"{kind.column}\n{group}" for kind, group in columns)
     for name in (*headings, "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(escape(name), justify="right", no_wrap=True)
     for round_, rows, seconds in rounds:
         table.add_row(
             escape(visible(names[round_])) if names else str(round_),

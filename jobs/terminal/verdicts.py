@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scpl_ray.evaluation.catalogue import kind_of
@@ -36,7 +37,8 @@ def print_verdicts(console: Console, part: Part) -> None:
     for judged in family.judged:
         question = f"{judged.claim.question}: " if judged.claim.question else ""
         console.print(
-            f"{words.SYMBOLS[judged.outcome]} {question}{judged.name}: [bold]{judged.outcome}[/]", highlight=False
+            f"{words.SYMBOLS[judged.outcome]} {escape(question + judged.name)}: [bold]{judged.outcome}[/]",
+            highlight=False,
         )
         console.print(textwrap.indent(textwrap.fill(words.sentence(judged, family), WIDTH), "  "), markup=False)
     console.print(_paths(part, family))
@@ -68,7 +70,8 @@ def _paths(part: Part, family: Family) -> Table:
         for arm, path in means.items():
             form = _form(metric)
             bars = sparkline(path, float(numbers.min()), float(numbers.max()))
-            table.add_row(text.metric_name(metric, group), arm, form(path[0]), bars, form(path[-1]))
+            name = escape(text.metric_name(metric, group))
+            table.add_row(name, escape(arm), form(path[0]), bars, form(path[-1]))
         table.add_section()
     return table
 
@@ -76,12 +79,13 @@ def _paths(part: Part, family: Family) -> Table:
 def _differences(part: Part, first: str, second: str) -> Table:
     """What else differs between two arms in the last round, seed by seed."""
     table = Table(
-        title=f"{first} {text.MINUS} {second} in the last round, per seed: each interval by itself, not tested",
+        title=escape(f"{first} {text.MINUS} {second} in the last round")
+        + ", per seed: each interval by itself, not tested",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
     for name in ("metric", first, second, "difference", "95% interval"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
+        table.add_column(escape(name), justify="left" if name == "metric" else "right")
     for metric in CHANGES:
         claim = StudyClaim(name=metric, metric=metric, contrast={first: 1.0, second: -1.0})
         weights = tuple(claim.contrast.items())

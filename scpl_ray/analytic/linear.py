@@ -49,7 +49,7 @@ def two_group_map(experiment: Experiment, rows: float) -> FloatArray:
         "analytic.quality_ceiling": not isinstance(a.quality_ceiling, tuple),
     }
     if wrong := [name for name, fits in found.items() if not fits]:
-        raise ValueError(f"{', '.join(wrong)}: the linear map is that of the quick start's set-up with two groups")
+        raise ValueError(f"{', '.join(wrong)}: the linear map is that of the defaults with two groups")
     return np.array(
         [
             [held(e) + shares_alone(e) + sum(c * push for c, _, push in kinds(e, rows)), *_returned(e, rows)],

@@ -144,9 +144,11 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
     series = Series.of(table)
     labels = planned + [arm for arm in series.arms if arm not in planned]
     experiments = {run.arm: run.experiment for run in runs}
+    first: int | None = None
     if found.mode != "search":
         try:
             trials = study.trials(found.model_copy(update={"seeds": 1}), configs)
+            first = min(trial.seed for trial in trials)
             experiments = {trial.label: trial.experiment for trial in trials} | experiments
         except ConfigError as error:
             notes.append(f"The configs of arms without run directories are not shown: {error}")
@@ -159,7 +161,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
         series=series,
         experiments=experiments,
         runs=tuple(runs),
-        gaps=_gaps(series, planned, runs, _failed(folder), by_folder, found.seeds),
+        gaps=_gaps(series, planned, runs, _failed(folder), by_folder, first, found.seeds),
         notes=tuple(notes),
         sessions=sessions.read(folder),
     )
@@ -233,8 +235,10 @@ def _gaps(
     runs: Sequence[Run],
     failed: Mapping[str, str],
     by_folder: Mapping[str, str],
+    first: int | None,
     n_seeds: int,
 ) -> tuple[Gap, ...]:
+    """What a study lacks; its seeds begin with ``first``, or with the smallest that is there where that is ``None``."""
     found: dict[tuple[str, int | None], str] = {(gap.arm, gap.seed): gap.reason for gap in _unfinished(runs)}
     seeds = set(series.seeds)
     for name, reason in failed.items():
@@ -244,8 +248,10 @@ def _gaps(
             found[by_folder.get(arm, arm), int(number[1])] = f"failed: {reason}"
         else:
             found[last, None] = f"failed: {reason}"
-    if seeds:
-        seeds |= set(range(min(seeds), min(seeds) + n_seeds))
+    if first is None and seeds:
+        first = min(seeds)
+    if first is not None:
+        seeds |= set(range(first, first + n_seeds))
     for label in labels:
         there = dict(zip(series.seeds, series.reached(label).tolist(), strict=True))
         for seed in sorted(seeds):

@@ -22,7 +22,7 @@ class Session:
     """One command that worked on a study, in seconds."""
 
     trials: int
-    """Trials that were not finished when it began."""
+    """Trials that it finished."""
     side_by_side: int
     """Trials that ran at the same time."""
     prepared_s: float

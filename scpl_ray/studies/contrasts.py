@@ -88,7 +88,7 @@ def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast
         infinite=_listed(series, numbers, np.isinf),
         beside_p=beside,
         own=None if scale == "metric" else _interval(_weighted(own, weights)[whole]),
-        bounds=None if neutral is None or scale != "share" else _bounds(series, weights, neutral, claim),
+        bounds=_bounds(series, weights, neutral, claim) if neutral is not None and scale == "share" else None,
         span=positive * (1.0 + since) if scale != "metric" else positive if fraction else None,
     )
 
@@ -161,7 +161,12 @@ def _distances(
 
 
 def _bounds(series: Series, weights: Weights, neutral: DriftNeutral, claim: StudyClaim) -> tuple[float, float] | None:
-    """The smallest and largest mean contrast that the undecided answers allow, over all seeds that have answers."""
+    """The smallest and largest mean contrast that the undecided answers allow, over all seeds that have answers.
+
+    ``None`` too for shares that are corrected for the judge's error: the ends of the raw ones do not bound them.
+    """
+    if neutral.shares != "kind_share":
+        return None
     last = _last(series, weights)
     ends = {}
     for label, _ in weights:

@@ -158,7 +158,7 @@ def fit(
         higher reward, with ties counted as half.
 
     Raises:
-        ValueError: there are fewer than 2 choices, a group has none, or all their texts get the same reward.
+        ValueError: there are fewer than 2 choices, a group has none to train on, or all texts get the same reward.
     """
     if len(choices) < 2:
         raise ValueError(f"choices: {len(choices)} given; a reward model needs at least 2, one of them held out")
@@ -170,6 +170,11 @@ def fit(
     order = generator(seed, "reward model split").permutation(len(choices)).tolist()
     cut = max(1, round(HELD_OUT * len(choices)))
     held_out, training = order[:cut], order[cut:]
+    if untaught := sorted(set(column) - {column[i] for i in training}):
+        raise ValueError(
+            f"choices: users of {groups[untaught[0]]} made {column.count(untaught[0])} of {len(choices)}, all of which "
+            "were held out; an output of their own needs more (reward.choices_per_round, or reward.choices=balanced)"
+        )
 
     def loss(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
         members = [training[i] for i in batch]

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.terminal.display import closing_table, wide_console
@@ -69,9 +70,16 @@ def test_our_warnings_are_shown_once_and_those_of_others_never(tmp_path: Path) -
     assert (done.returncode, done.stderr) == (0, "warning: ours\n") and "noise" not in done.stdout
 
 
-def shown(rounds: list[list[Metric]]) -> list[str]:
+def test_groups_with_names_in_brackets_have_headings() -> None:
+    groups = ("[bold]", "[/x]")
+    found = [Metric(0, group, "share", 0.5) for group in groups]
+    heading = " ".join(shown([found], groups))
+    assert "[bold]" in heading and "[/x]" in heading
+
+
+def shown(rounds: list[list[Metric]], groups: Sequence[str] = ("north", "south")) -> list[str]:
     screen = io.StringIO()
-    wide_console(screen).print(closing_table([(t, rows, 1.5) for t, rows in enumerate(rounds)], ["north", "south"]))
+    wide_console(screen).print(closing_table([(t, rows, 1.5) for t, rows in enumerate(rounds)], groups))
     return [" ".join(line.split()) for line in screen.getvalue().splitlines()]
 
 

@@ -161,6 +161,14 @@ def test_the_page_says_what_is_missing(page: Path) -> None:
     assert "Not compared: seed 2 (no number in static)." in said
 
 
+def test_a_study_whose_first_seed_is_missing_lacks_that_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / study.STUDY_FILE).write_text("name: s\nseeds: 3\narms: {a: {}}\n")
+    found = [("a", seed, [Metric(1, None, "quality_mean", 0.5)]) for seed in (1, 2)]
+    results.write(results.table(found), tmp_path)
+    (part,) = data.load([tmp_path], {})
+    assert [(gap.arm, gap.seed, gap.reason) for gap in part.gaps] == [("a", 0, "no result")]
+
+
 def test_every_claim_has_a_verdict_in_words(page: Path) -> None:
     said = read(page).said()
     facts = json.loads((page.parent / "report.json").read_text())

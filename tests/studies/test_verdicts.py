@@ -383,6 +383,20 @@ def test_undecided_answers_bound_what_is_said() -> None:
     assert "Undecided answers leave \N{MINUS SIGN}0.040 to +0.360 possible" in words.sentence(judged, family)
 
 
+def test_undecided_answers_do_not_bound_shares_that_are_corrected_for_the_judges_error() -> None:
+    table = []
+    for arm, kept in (("loop", 0.9), ("control", 0.4)):
+        for seed in range(6):
+            ends = {"kind_share_corrected": kept + seed / 1000, "kind_share_low": 0.5, "kind_share_high": 0.6}
+            own = [Metric(t, "a", m, v) for t in (0, 1) for m, v in ends.items()]
+            own += [Metric(t, "b", "kind_share_corrected", 1 - ends["kind_share_corrected"]) for t in (0, 1)]
+            table.append((arm, seed, [*own, Metric(0, "a", "share", 0.6), Metric(0, "b", "share", 0.4)]))
+    asked = a_study(claim(metric=f"{catalogue.PREFERENCE}_corrected"))
+    (judged,) = verdicts.judge(Series.of(results.table(table)), asked).judged
+    assert judged.verdict is not None and judged.verdict.estimate == pytest.approx(0.5)
+    assert judged.numbers.scale == "share" and judged.numbers.bounds is None
+
+
 def test_a_family_too_large_for_its_seeds_says_so() -> None:
     paths = as_paths([(1.0 + d, 0.0) for d in (0.1, 0.2, -0.1, 0.0, 0.15, -0.05)])
     family = verdicts.judge(series(paths), a_study(claim("a"), claim("b"), claim("c")))

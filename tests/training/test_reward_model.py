@@ -1,5 +1,6 @@
 """Bradley-Terry reward models: fitting, scoring, likelihoods."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -264,6 +265,16 @@ def test_outputs_are_those_of_the_groups(two: Path, families: dict[str, Path], t
             seed=0,
             tokens_per_batch=99,
             groups=(*GROUPS, "third"),
+        )
+
+
+def test_a_group_whose_choices_are_all_held_out_is_named(families: dict[str, Path], tmp_path: Path) -> None:
+    order = reward_model.generator(0, "reward model split").permutation(20)
+    made = [dataclasses.replace(one, group="likes") for one in opposed(10)]
+    made[order[0]] = dataclasses.replace(made[order[0]], group="dislikes")
+    with pytest.raises(ValueError, match="users of dislikes made 1 of 20, all of which were held out"):
+        reward_model.fit(
+            made, base=families["llama"], output=tmp_path, seed=0, tokens_per_batch=99, groups=("likes", "dislikes")
         )
 
 

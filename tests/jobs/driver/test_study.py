@@ -26,6 +26,7 @@ from jobs.driver.dry_run import StudyPlan
 from jobs.driver.trial import task_key, trial_folder
 from jobs.driver.tuning import concurrent_trials
 from scpl_ray.config import Experiment
+from scpl_ray.storage.errors import InUseError
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
 from tests.support.commands import SMALL, finish, records, scpl
@@ -192,6 +193,71 @@ def test_what_stops_a_study_is_one_message(
     assert f"continue with: scpl sweep --resume {tmp_path / 's'}" in output
     # in a process of its own, to output.log
     assert "the study stopped\nTraceback" in caplog.text
+
+
+def test_a_study_that_goes_on_and_stops_leaves_no_older_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a report would read the seeds of before, and a later look at more seeds would be taken for one that was."""
+    plan = study.Study(name="s", seeds=2)
+    folder = tmp_path / "s"
+    sweep.create(folder, plan)
+    for name in (results.FILE, study.FAILED_FILE):
+        (folder / name).write_text("of before")
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "run", stopped)
+    assert sweep.run(folder, plan, study.trials(plan, CONFIGS)) == 130
+    assert not (folder / results.FILE).exists() and not (folder / study.FAILED_FILE).exists()
+    assert sweep.open_study(folder, {"seeds": 4}).interim == ()
+
+
+def test_seeds_are_not_added_under_the_hands_of_a_study_that_runs(tmp_path: Path) -> None:
+    plan = study.Study(name="s", mode="analytic", seeds=2)
+    sweep.create(tmp_path / "s", plan)
+    more = plan.model_copy(update={"seeds": 4})
+    with sweep._locked(tmp_path / "s"), pytest.raises(InUseError, match="in use by process"):
+        sweep.extend(tmp_path / "s", more)
+    assert sweep.open_study(tmp_path / "s").seeds == 2
+    sweep.extend(tmp_path / "s", more)
+    assert sweep.open_study(tmp_path / "s").seeds == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "arms: {a: {}, b: {}}\nclaims: [{name: c, metric: distinct_2, contrast: {a: 1, b: -1}}]\n",
+            "the analytic mode does not have it",
+        ),
+        (
+            "arms: {a: {}, b: {'groups.names': [x, y, z], 'groups.shares': [0.4, 0.3, 0.3]}}\n"
+            "claims: [{name: c, metric: total_variation_balanced, contrast: {a: 1, b: -1}}]\n",
+            "arm a has north, south; arm b has x, y, z: shares of kinds are compared between equal groups only",
+        ),
+    ],
+)
+def test_claims_that_nothing_could_decide_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    code, output = sweep_of(tmp_path, f"name: s\nmode: analytic\nseeds: 2\n{text}", "--dry-run")
+    assert code == 2 and said in " ".join(output.split())
+    shares = text.replace("distinct_2", "kl_balanced")
+    if shares != text:
+        assert sweep_of(tmp_path, f"name: s\nmode: analytic\nseeds: 2\n{shares}", "--dry-run")[0] == 0
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    text = (
+        "name: s\nmode: analytic\nseeds: 6\nset: {'groups.names': ['[bold]', '[/x]'], loop.rounds: 1}\n"
+        "arms: {a: {}, b: {feedback.rule: static}}\n"
+        "claims: [{name: 'gap [worst] falls [/x]', metric: disparate_gap, contrast: {a: 1, b: -1}}]\n"
+    )
+    for arguments in ("--dry-run",), ():
+        code, output = sweep_of(tmp_path, text, *arguments)
+        assert code == 0 and "gap [worst] falls [/x]" in " ".join(output.split())
+    code = CliRunner().invoke(
+        cli.app, ["simulate", "loop.rounds=1", "analytic.seeds=2", "groups.names=['[bold]', '[/x]']"]
+    )
+    assert code.exit_code == 0 and "[bold]" in code.output and "[/x]" in code.output
 
 
 def test_a_table_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_minutes_are_those_of_the_runs_that_were_timed() -> None:
     family = verdicts.judge(part.series, part.study)
     (session,) = part.sessions
     half = dataclasses.replace(part, sessions=(dataclasses.replace(session, trials=12, ran_s=540.0),))
-    assert "20 runs of 6 rounds; the last 12 runs took 9 minutes." in published.table(half, family)
+    assert "20 runs of 6 rounds; 12 of the runs took 9 minutes." in published.table(half, family)
     assert published.table(dataclasses.replace(part, sessions=()), family).endswith("20 runs of 6 rounds.")
 
 
