@@ -302,7 +302,12 @@ def distance(
         draws: how far those of the resamples are from them, shape (B, K).
         along: how far the distances of the resamples are from the estimate by its linear part, shape (B,); it is used
             only far from 0.
+
+    Returns:
+        The bounds; NaN where all answers agree, so that resamples cannot say how far the distance may be from this one.
     """
+    if not np.any(np.abs(draws) > ROUNDING):
+        return float("nan"), float("nan")
     reach = float(np.quantile(norm(draws), CONFIDENCE))
     found = float(norm(from_zero))
     if found <= FAR * reach:

@@ -23,7 +23,7 @@ from scpl_ray.feedback import formulas
 from scpl_ray.feedback.state import PopulationState
 from scpl_ray.own import references
 from scpl_ray.own.registry import Registry
-from scpl_ray.seeds import generator
+from scpl_ray.seeds import derive_seed, generator
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
 
 
@@ -115,16 +115,24 @@ def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
 
 def _by_function(function: Callable[..., ArrayLike], who: str, moment: Moment) -> FloatArray:
     """A ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,), by row."""
+    alone = moment.shares.ndim == 1
     rows = moment.shares.reshape(-1, moment.shares.shape[-1])
     measured = np.broadcast_to(moment.measured, moment.shares.shape).reshape(rows.shape)
     initial = np.broadcast_to(moment.initial_shares, moment.shares.shape).reshape(rows.shape)
     shares = [
         check_shares(
             f"{who} returned",
-            function(row, m.copy(), initial_shares=i.copy(), round_=moment.round_, seed=moment.seed),
+            function(
+                row,
+                m.copy(),
+                initial_shares=i.copy(),
+                round_=moment.round_,
+                # simulated seeds are rows of one call: each has chance of its own
+                seed=moment.seed if alone else derive_seed(moment.seed, "feedback of a row", moment.round_, number),
+            ),
             rows.shape[-1],
         )
-        for row, m, i in zip(rows, measured, initial, strict=True)
+        for number, (row, m, i) in enumerate(zip(rows, measured, initial, strict=True))
     ]
     return moment.spread(np.array(shares).reshape(moment.shares.shape))
 

@@ -121,11 +121,9 @@ def _questions(log: Log) -> Iterator[tuple[str, str, float]]:
             yield "do the kinds of answers change?", f"{log.kinds[moved]} {_from_to(first.kinds, last.kinds, moved)}", p
     known = np.isfinite(log.kept)
     if known.any() and 0.0 < log.kept[known].mean() < 1.0:
-        accepted = _means(log.kept, log.group, len(log.groups))
-        best, worst = int(np.nanargmax(accepted)), int(np.nanargmin(accepted))
-        said = f"{log.groups[best]} {accepted[best]:.3f}, {log.groups[worst]} {accepted[worst]:.3f}"
         rated = known & np.isfinite(log.rating)
-        if rated.any():
+        if rated.any() and 0.0 < log.kept[rated].mean() < 1.0:
+            said = _kept(log, rated)
             strata = log.period[rated] * (RATING_LEVELS + 1) + _levels(log.rating[rated])
             p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
             yield "is what is kept different between groups of equal rating?", f"kept: {said}", p
@@ -133,26 +131,52 @@ def _questions(log: Log) -> Iterator[tuple[str, str, float]]:
             p = cochran_mantel_haenszel(log.group[known], log.kept[known] > 0, log.period[known])
             yield (
                 "is what is kept different between groups?",
-                f"kept: {said}; no rating is logged to hold against it",
+                f"kept: {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it",
                 p,
             )
     yield from _of_ratings(log, first, last, len(numbers))
 
 
 def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[tuple[str, str, float]]:
-    samples = [_samples(log, t) for t in (0, len(log.periods) - 1)]
-    if all(len(one) > 1 for one in samples[1]):
-        p = float(stats.alexandergovern(*samples[1]).pvalue) if all(np.ptp(s) > 0 for s in samples[1]) else 1.0
-        worst = int(np.nanargmin(last.ratings))
-        said = f"gap {last.gap:.3f}, {log.groups[worst]} is served worst ({last.ratings[worst]:.3f})"
-        yield f"are groups rated differently in {last.name}?", said, p
-    if count > 1 and all(len(one) > 1 for both in samples for one in both):
-        change = last.ratings - first.ratings
-        variance = np.array([sum(one.var(ddof=1) / len(one) for one in both) for both in zip(*samples, strict=True)])
-        if np.all(variance > 0):
-            mean = (change / variance).sum() / (1.0 / variance).sum()
-            p = float(stats.chi2.sf(((change - mean) ** 2 / variance).sum(), len(change) - 1))
-            yield "does the gap between groups change?", f"gap {first.gap:.3f}, then {last.gap:.3f}", p
+    """Groups with fewer than two ratings are left out, by name."""
+    before, after = (_samples(log, t) for t in (0, len(log.periods) - 1))
+    now = [g for g, one in enumerate(after) if len(one) > 1]
+    if len(now) > 1:
+        worst = min(now, key=last.ratings.__getitem__)
+        said = f"gap {np.ptp(last.ratings[now]):.3f}, {log.groups[worst]} is served worst ({last.ratings[worst]:.3f})"
+        p = _differ([after[g] for g in now])
+        yield f"are groups rated differently in {last.name}?", said + _without(log, now), p
+    both = [g for g in now if len(before[g]) > 1]
+    variance = {g: sum(one[g].var(ddof=1) / len(one[g]) for one in (before, after)) for g in both}
+    told = [g for g in both if variance[g] > 0]
+    if count > 1 and len(told) > 1:
+        change, weight = (last.ratings - first.ratings)[told], 1.0 / np.array([variance[g] for g in told])
+        mean = (change * weight).sum() / weight.sum()
+        p = float(stats.chi2.sf(((change - mean) ** 2 * weight).sum(), len(told) - 1))
+        most, least = told[int(np.argmax(change))], told[int(np.argmin(change))]
+        said = f"{log.groups[most]} {change.max():+.3f}, {log.groups[least]} {change.min():+.3f}; the gap is "
+        said += f"{np.ptp(first.ratings[told]):.3f}, then {np.ptp(last.ratings[told]):.3f}"
+        yield "do the groups' ratings change differently?", said + _without(log, told), p
+
+
+def _differ(samples: Sequence[FloatArray]) -> float:
+    """P-value that groups are rated alike: of their means, or of ranks where a group's ratings all agree."""
+    if all(np.ptp(one) > 0 for one in samples):
+        return float(stats.alexandergovern(*samples).pvalue)
+    return float(stats.kruskal(*samples).pvalue) if np.ptp(np.concatenate(samples)) > 0 else 1.0
+
+
+def _without(log: Log, told: Sequence[int]) -> str:
+    """The groups that a question leaves out; empty where it is asked of all."""
+    rest = [group for g, group in enumerate(log.groups) if g not in told]
+    return f"; without {', '.join(rest)}, too few of whose ratings can be compared" if rest else ""
+
+
+def _kept(log: Log, rows: NDArray[np.bool_]) -> str:
+    """The largest and the smallest share of a group's rows, of these, that was kept."""
+    accepted = _means(log.kept[rows], log.group[rows], len(log.groups))
+    best, worst = int(np.nanargmax(accepted)), int(np.nanargmin(accepted))
+    return f"{log.groups[best]} {accepted[best]:.3f}, {log.groups[worst]} {accepted[worst]:.3f}"
 
 
 def association(rows: IntArray, columns: IntArray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,7 +23,9 @@ MAX_PERIODS, MAX_NAMES = 500, 50
 MAX_ODD = 0.1
 """Largest share of rows with which something may be wrong; they are left out and counted."""
 By = Literal["day", "week", "month"]
-YES, NO = ("1", "true", "yes"), ("0", "false", "no")
+WHOLE, DECIMAL = re.compile(r"(-?\d+)(?:\.0*)?"), re.compile(r"-?\d+\.\d+")
+"""Periods that are numbers; a column of whole numbers with gaps is one of floats for many programs."""
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
         file: a JSONL, CSV or Parquet file.
         fields: the log's columns by the names in :data:`FIELDS`, where they have other names.
         by: the length of a period where the log holds dates or times (ISO 8601); ``None``: the values themselves are
-            the periods, numbers in their order and texts in theirs.
+            the periods, numbers in their order and then texts in theirs.
 
     Raises:
         DataError: the file cannot be read, a column is missing, more than a tenth of the rows are odd, there are more
@@ -117,9 +120,15 @@ def _names(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
         if row[field] is not None:
             counts[row[field]] = counts.get(row[field], 0) + 1
     if field == "period":
-        numbers = all(isinstance(value, int) for value in counts)
-        return sorted(counts, key=None if numbers else str)
+        return sorted(counts, key=_place)
     return sorted(counts, key=lambda name: (-counts[name], name))
+
+
+def _place(period: int | str) -> tuple[bool, float, str]:
+    """Where a period stands among others: numbers in their order, and texts in theirs behind them."""
+    if isinstance(period, int) or DECIMAL.fullmatch(period):
+        return False, float(period), ""
+    return True, 0.0, period
 
 
 def _row(raw: Raw, columns: Mapping[str, str], by: By | None) -> dict[str, Any]:
@@ -149,8 +158,8 @@ def _plain(value: Any) -> Any:
 
 def _period(value: Any, by: By | None) -> int | str:
     if by is None:
-        text = str(value)
-        return int(text) if text.lstrip("-").isdecimal() else text
+        whole = WHOLE.fullmatch(str(value))
+        return int(whole[1]) if whole else str(value)
     try:
         day = value if isinstance(value, datetime.date) else datetime.datetime.fromisoformat(str(value))
     except ValueError as error:

@@ -311,7 +311,10 @@ def select(
         name = f"random control of {name}"
     indices = np.sort(kept.rows)
     weights = np.ones(len(indices)) if kept.class_weights is None else kept.class_weights[target.classes[indices]]
-    meet = None if strategy.meet is None else functools.partial(strategy.meet, candidates, target)
+    ranked = candidates
+    if selection.matched_control:  # what keeps the target among pairs must not look at rewards either
+        ranked = dataclasses.replace(candidates, rewards=_chance(candidates, "control pairs", round_, seed))
+    meet = None if strategy.meet is None else functools.partial(strategy.meet, ranked, target)
     return selected(candidates, indices, weights, name, meet)
 
 

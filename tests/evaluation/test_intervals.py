@@ -139,6 +139,14 @@ def test_combined_bounds_keep_a_skew() -> None:
     assert high == pytest.approx(0.15 + 0.5 * np.hypot(0.2, 0.05))
 
 
+def test_a_distance_of_answers_that_all_agree_has_no_interval() -> None:
+    """One of no width said that it is known: at a share of .97 and 24 prompts it missed in 45 of 100 cases."""
+    draws = np.zeros((500, 2))
+    assert np.isnan(
+        intervals.distance(0.5, lambda x: np.abs(x).sum(axis=-1) / 2, np.array([0.5, -0.5]), draws, draws[:, 0])
+    ).all()
+
+
 def test_a_distance_near_zero_has_no_lower_bound_and_far_from_it_a_normal_law() -> None:
     draws = 0.05 * np.random.default_rng(8).normal(size=(4000, 2))
 

@@ -325,6 +325,23 @@ def test_custom_rule_sees_round_seed_and_first_shares():
     np.testing.assert_allclose(after.shares, [0.66, 0.34], atol=1e-12)
 
 
+def drawn_at_random(shares, measured, *, initial_shares, round_, seed):
+    return np.random.default_rng(seed).dirichlet(200.0 * shares)
+
+
+def test_simulated_seeds_of_a_custom_rule_have_chance_of_their_own_and_a_run_has_its_seeds():
+    feedback = Feedback(rule="custom", function="tests.feedback.test_rules:drawn_at_random")
+    shares = np.array([0.6, 0.4])
+    keys = {"initial_shares": shares, "seed": 5}
+    alone = [fb.advance(shares, [0.5, 0.5], feedback, round_=t, **keys) for t in (1, 2)]
+    assert alone[0] == pytest.approx(np.random.default_rng(5).dirichlet(200.0 * shares)) == alone[1]
+    many = np.tile(shares, (4, 1))
+    first, second, again = (
+        fb.advance(many, np.full((4, 2), 0.5), feedback, round_=t, **keys)[:, 0].tolist() for t in (1, 2, 1)
+    )
+    assert len({*first, *second}) == 8 and first == again
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [

@@ -35,7 +35,7 @@ def test_a_log_made_from_a_run_gives_back_its_numbers(tmp_path: Path) -> None:
         app, ["measure", "--log", str(path), "--fields", fields, "--output", str(tmp_path / "m.json")]
     )
     assert result.exit_code == 0, result.output
-    assert "does the gap between groups change?" in result.output
+    assert "do the groups' ratings change differently?" in result.output
     found = json.loads((tmp_path / "m.json").read_text())
     for t, period in enumerate(found["periods"]):
         metrics = {(m.metric, m.group): m.value for m in reader.read(t, "evaluation", "metrics", Metric)}
@@ -51,7 +51,7 @@ def test_who_asked_and_what_was_kept(tmp_path: Path) -> None:
     path.write_text("period,group,kept\n" + "\n".join(lines) + "\n")
     result = runner.invoke(app, ["measure", "--log", str(path), "--by", "month", "--output", str(tmp_path / "m.json")])
     assert result.exit_code == 0, result.output
-    assert "no rating is logged to hold against it" in result.output
+    assert "no ratings of both what was kept and what was not to hold against it" in result.output
     month = [line.split(",") for line in lines if line.startswith("2026-02")]
     period = json.loads((tmp_path / "m.json").read_text())["periods"][1]
     assert period["share"]["a"] == pytest.approx(np.mean([row[1] == "a" for row in month]))

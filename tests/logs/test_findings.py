@@ -1,5 +1,7 @@
 """Closed forms, size and power of what is said about a log."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -69,6 +71,7 @@ def shown(log: Log) -> dict[str, bool]:
 
 
 KEPT = "is what is kept different between groups of equal rating?"
+CHANGE = "do the groups' ratings change differently?"
 WHO, KINDS = "does who asks change?", "do the kinds of answers change?"
 
 
@@ -77,7 +80,7 @@ def test_what_is_not_there_is_rarely_shown(groups: int) -> None:
     """Group 0 is kept less because it is rated lower: that is no difference beyond quality."""
     rng = np.random.default_rng(2)
     logs = [shown(a_log(rng, groups=groups)) for _ in range(200)]
-    for question in (KEPT, WHO, KINDS, "does the gap between groups change?"):
+    for question in (KEPT, WHO, KINDS, CHANGE):
         assert np.mean([log[question] for log in logs]) <= 0.07, question
     wrong = [any(log[q] for q in log if q != "are groups rated differently in 3?") for log in logs]
     assert np.mean(wrong) <= 0.07
@@ -88,6 +91,66 @@ def test_what_is_there_is_shown() -> None:
     rng = np.random.default_rng(3)
     logs = [shown(a_log(rng, favour=0.6, drift=0.06)) for _ in range(50)]
     assert np.mean([log[KEPT] for log in logs]) > 0.9 and np.mean([log[WHO] for log in logs]) > 0.9
+
+
+def rated(*groups: list[float], before: tuple[list[float], ...] = (), kept: list[float] | None = None) -> Log:
+    """A log of ratings by group in its last period, and in one before it."""
+    periods = [before, groups] if before else [groups]
+    rows = [(t, g, r) for t, period in enumerate(periods) for g, ratings in enumerate(period) for r in ratings]
+    period, group = (np.array([row[i] for row in rows]) for i in (0, 1))
+    names = tuple("abc"[: len(groups)])
+    nothing = np.full(len(rows), np.nan)
+    return Log(
+        tuple("12"[: len(periods)]),
+        names,
+        (),
+        period,
+        group,
+        nothing if kept is None else np.array(kept),
+        np.array([row[2] for row in rows]),
+        np.full(len(rows), -1),
+    )
+
+
+def answers(log: Log) -> dict[str, tuple[str, bool]]:
+    return {one.question: (one.answer, one.shown) for one in findings.findings(log)}
+
+
+RATED = "are groups rated differently in 1?"
+
+
+def test_a_gap_is_seen_where_the_ratings_of_a_group_all_agree() -> None:
+    said, shown_ = answers(rated([5.0] * 100, [1.0] * 100))[RATED]
+    assert shown_ and said == "gap 4.000, b is served worst (1.000)"
+    good, bad = [1.0] * 180 + [0.0] * 20, [1.0] * 60 + [0.0] * 140
+    assert answers(rated(good, bad, [1.0] * 2))[RATED][1]
+    assert not answers(rated([1.0] * 20, [1.0] * 20))[RATED][1]
+
+
+def test_groups_with_too_few_ratings_are_left_out_by_name() -> None:
+    rng = np.random.default_rng(0)
+    good, bad = rng.normal(4.0, 1.0, 100).tolist(), rng.normal(3.0, 1.0, 100).tolist()
+    said, shown_ = answers(rated(good, bad, [0.0]))[RATED]
+    assert shown_ and "b is served worst" in said and "without c" in said
+    found = answers(rated(good, bad, [1.0, 1.0], before=(bad, good, [1.0, 1.0])))
+    assert found[CHANGE][1] and "without c" in found[CHANGE][0]
+
+
+def test_groups_that_change_places_are_said_to_change_and_their_gap_to_stay() -> None:
+    rng = np.random.default_rng(1)
+    high, low = rng.normal(4.0, 1.0, 300).tolist(), rng.normal(3.0, 1.0, 300).tolist()
+    said, shown_ = answers(rated(low, high, before=(high, low)))[CHANGE]
+    gap = f"{np.mean(high) - np.mean(low):.3f}"
+    assert shown_ and said.startswith("b +") and said.endswith(f"the gap is {gap}, then {gap}")
+
+
+def test_ratings_of_what_was_kept_alone_hold_nothing_against_acceptance() -> None:
+    ratings = [1.0] * 91 + [math.nan] * 9, [1.0] * 32 + [math.nan] * 68
+    kept = [1.0] * 91 + [0.0] * 9 + [1.0] * 32 + [0.0] * 68
+    found = answers(rated(*ratings, kept=kept))
+    assert KEPT not in found
+    said, shown_ = found["is what is kept different between groups?"]
+    assert shown_ and said.startswith("kept: a 0.910, b 0.320; no ratings of both")
 
 
 def test_periods_are_plain_means() -> None:

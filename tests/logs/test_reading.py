@@ -33,6 +33,15 @@ def test_rows_become_columns(tmp_path: Path) -> None:
     assert "log.jsonl" in said
 
 
+def test_periods_are_in_their_order_as_other_programs_write_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    written = ["12.0", "10.0", "2.0", "1.5", "-3.", "unknown", "--5", "nan1", "10"]
+    path.write_text("period,group,kept\n" + "".join(f"{p},{'ab'[i % 2]},{i % 2}.0\n" for i, p in enumerate(written)))
+    log, _ = reading.read(str(path), {})
+    assert log.periods == ("-3", "1.5", "2", "10", "12", "--5", "nan1", "unknown")
+    assert log.kept.tolist() == [float(i % 2) for i in range(len(written))]
+
+
 def test_a_csv_file_with_other_columns_and_dates(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("when,region,accepted\n2026-01-30,a,yes\n2026-02-01T10:00:00,b,0\n2026-02-02,a,TRUE\n")

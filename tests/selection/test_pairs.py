@@ -177,6 +177,19 @@ def test_pairs_meet_the_target_and_prefer_the_better_answer(strategy: str, targe
     assert len(made.rejected) + sum(made.left_out.values()) == attempts
 
 
+def test_a_control_meets_its_target_without_a_look_at_rewards() -> None:
+    of = unequal(4)
+    other = dataclasses.replace(of, rewards=np.random.default_rng(9).permutation(of.rewards))
+    chosen_by = Selection(strategy="quotas", target=(0.3, 0.7), keep_fraction=0.3, matched_control=True)
+    met = []
+    for one in of, other:
+        some = strategies.select(one, chosen_by, round_=1, seed=0, initial_shares=np.array([0.5, 0.5]))
+        assert some.meet is not None
+        half = some.indices[::2]
+        met.append((half[some.meet(half)[0]].tolist(), some.indices.tolist()))
+    assert met[0] == met[1]
+
+
 def test_a_wanted_group_without_a_pair_is_refused() -> None:
     of = candidates([0.9, 0.1, 0.8, 0.1, 0.7, 0.1, 0.6, 0.1], [0, 0, 2, 2, 4, 4, 1, 1])
     some = strategies.select(
