@@ -13,10 +13,11 @@ import typer
 from jobs.commands import looking, measuring, models, sharing, studies
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.driver import experiments
-from jobs.terminal.command import PlannedNodes, fail, planned_nodes, split_arguments, user_path
+from jobs.terminal.command import PlannedNodes, fail, planned_nodes, split_arguments
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import Task
 from scpl_ray.storage import locations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scpl_ray.config import loading
@@ -57,7 +58,7 @@ def _print(survey: Survey, console: Console) -> None:
     for column in next(iter(survey.groups.values())):
         table.add_column(column, justify="right")
     for group, numbers in survey.groups.items():
-        table.add_row(group, *(f"{number:,}" for number in numbers.values()))
+        table.add_row(escape(group), *(f"{number:,}" for number in numbers.values()))
     console.print(table)
     for what, (low, median, high) in survey.lengths.items():
         say(f"words of {what}: {median:,} (median); half of them have {low:,} to {high:,}")

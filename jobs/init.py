@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from jobs import templates
+from jobs.configs import CONFIGS, STUDIES
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 
@@ -18,12 +19,18 @@ def write_config(path: Path, experiment: Experiment) -> str:
     """Write a config with every key; returns what to do next.
 
     Raises:
-        ConfigError: the file exists, or cannot be written.
+        ConfigError: the file exists, cannot be written, or has the name of a built-in config.
     """
     from scpl_ray.registries import CHOICES
 
+    if str(path) in {**CONFIGS, **STUDIES}:
+        raise ConfigError(
+            f"{path}: is the name of a built-in config, which it would go on to mean; to begin with that: scpl init "
+            f"my.yaml --from {path}"
+        )
     _write(path, loading.commented(experiment, CHOICES))
-    return f"{path} written; change what you like, then: scpl run {shlex.quote(str(path))}"
+    name = f"./{path}" if str(path).startswith("-") else str(path)
+    return f"{path} written; change what you like, then: scpl run {shlex.quote(name)}"
 
 
 def write_task(path: Path) -> str:

@@ -20,7 +20,7 @@ def train_judge(experiment: Experiment, output: Path) -> None:
     with quietly("training the judge; minutes where an encoder is fine-tuned on a CPU") as console:
         card = TASKS[experiment.task.name].train_judge(experiment, output)
         console.print(card_table(card, f"judge in {output}"))
-        console.print(card.summary())
+        console.print(card.summary(), markup=False)
 
 
 def train_reward_model(experiment: Experiment, output: Path) -> None:
@@ -33,7 +33,7 @@ def train_reward_model(experiment: Experiment, output: Path) -> None:
     with quietly("training the reward model; minutes where an encoder is fine-tuned on a CPU") as console:
         card = TASKS[experiment.task.name].train_reward_model(experiment, output)
         console.print(card_table(card, f"reward model in {output}"))
-        console.print(card.summary())
+        console.print(card.summary(), markup=False)
 
 
 def _check(experiment: Experiment, what: str, having: list[str]) -> None:

@@ -72,7 +72,7 @@ def _mapping(fields: str | None) -> dict[str, str]:
         return {}
     try:
         value = yaml.safe_load(fields)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         value = None
     if not isinstance(value, dict) or not all(isinstance(name, str) for pair in value.items() for name in pair):
         raise ConfigError(f"--fields {fields}: expected a mapping of field to column, e.g. '{{group: region}}'")

@@ -14,6 +14,7 @@ from rich.console import Console
 from jobs.configs import CONFIGS
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.credentials import masked
 from scpl_ray.models import smollm2, sources
 from scpl_ray.report import data, model_card
@@ -105,7 +106,7 @@ def push(run_dir: Path, repo: str, round_: int | None, console: Console, *, yes:
 def hub_id(experiment: Experiment) -> str | None:
     """The base model's id on the Hub; ``None``: it was built or converted here, or is a folder."""
     name = experiment.model.name
-    there = sources.HUB_ID.fullmatch(name) and not Path(name).expanduser().exists()
+    there = sources.HUB_ID.fullmatch(name) and not user_path(name).exists()
     return name if there and not experiment.model.built_here and name != smollm2.NAME else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def sample(
         raise ConfigError(f"{wrong[0]}: cannot be changed for a sample, only {', '.join(KEYS)}")
     if experiment.model.trust_remote_code:
         stated = {**code.references(experiment), **keys}
-        how = f"say so: scpl sample {run_dir} ... {{keys}}"
+        how = f"say so: scpl sample {shlex.quote(str(run_dir))} ... {consent.PLACE}"
         consent.require(reader.facts.get("id"), [experiment], stated, str(run_dir), how)
     experiment = loading.build(loading.overlay(experiment.model_dump(mode="json"), keys), str(run_dir))
     _talk(reader, experiment, list(rounds) or [evaluated[-1]], prompts, console, number=number, seed=seed, raw=raw)

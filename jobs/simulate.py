@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,8 @@ def run_from(
     """
     reader, experiment = Reader.open(run_dir, name)
     stated = dict(map(loading.parse_override, overrides))
-    consent.require(reader.facts.get("id"), [experiment], stated, f"--from {name}", f"say so: --from {name} {{keys}}")
+    how = f"say so: --from {shlex.quote(name)} {consent.PLACE}"
+    consent.require(reader.facts.get("id"), [experiment], stated, f"--from {name}", how)
     fitted = calibration.calibrate(calibration.observe(reader, experiment), fit_rounds)
     _, errors = calibration.predict(fitted)
     console.print(_parameter_table(fitted, name))
@@ -191,7 +193,7 @@ def _notes(experiment: Experiment) -> list[str]:
 
 
 def _parameter_table(fitted: Calibration, name: str) -> Table:
-    table = Table(title=f"fitted to rounds 0 to {fitted.fit_rounds} of {name}", title_justify="left")
+    table = Table(title=f"fitted to rounds 0 to {fitted.fit_rounds} of {escape(name)}", title_justify="left")
     for column in ("parameter", "before", "fitted", "95% range"):
         table.add_column(column, justify="left" if column == "parameter" else "right")
     for p in fitted.parameters:

@@ -78,7 +78,7 @@ def _run(folder: Path) -> Iterator[str]:
     yield (
         f"round {max(done, 0)} of {experiment.loop.rounds}"
         + (f"; last done: round {last.round} {last.phase.replace('_', ' ')}, {_ago(last.committed_at)}" if last else "")
-        + (f"; next: {_next(last.round, last.phase)}" if last and now != "finished" else "")
+        + (f"; next: {_next(last.round, last.phase)}" if last and done < experiment.loop.rounds else "")
     )
     seconds = [
         sum(m.seconds for m in committed if m.round == t and m.phase != "reward_model") for t in range(1, done + 1)

@@ -72,13 +72,14 @@ def run(
     from jobs.driver import inputs, provenance
     from jobs.driver import run as driver
     from jobs.driver.ray_session import check_address
+    from scpl_ray.storage import locations
     from scpl_ray.storage.run_directory import Store
 
     checked = _checked(experiment)
     check_address()
     task = driver.checked_plan(checked)[0]
     checked = inputs.anchored(checked)
-    folder = Path(run_dir or driver.new_run_dir(checked)).expanduser()
+    folder = locations.local(str(run_dir or driver.new_run_dir(checked)), "run_dir")
     store = Store.create(folder, checked, driver.versions(), provenance.began())
     return _play(store, checked, task, callbacks, verbose)
 
@@ -144,6 +145,7 @@ def sweep(
     from jobs.driver import study as job
     from jobs.terminal.command import study_path
     from jobs.terminal.interrupts import STOPPED
+    from scpl_ray.storage import locations
     from scpl_ray.studies import results
     from scpl_ray.studies import study as studies
 
@@ -152,11 +154,11 @@ def sweep(
             import yaml
 
             path = Path(scratch) / "study.yaml"
-            path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            path.write_text(yaml.safe_dump(_anchored(study), sort_keys=False, allow_unicode=True), encoding="utf-8")
         else:
             path = study_path(str(study))
         plan = studies.load(path, CONFIGS, quick=quick)
-        folder = Path(study_dir).expanduser() if study_dir is not None else job.new_folder(plan)
+        folder = locations.local(str(study_dir), "study_dir") if study_dir is not None else job.new_folder(plan)
         plan, trials, _ = job.checked(plan, dry_run=False)
         job.create(folder, plan)
     code = job.run(folder, plan, trials)
@@ -165,6 +167,17 @@ def sweep(
     if not (folder / results.FILE).is_file():
         raise RuntimeError(f"{folder}: the study stopped before its results were written; what stopped it stands above")
     return Study(folder)
+
+
+def _anchored(study: Mapping[str, object]) -> dict[str, object]:
+    """The keys of a study whose base, and what it extends, are files of the working directory."""
+    from jobs.configs import CONFIGS
+    from scpl_ray.config.paths import user_path
+    from scpl_ray.studies.study import DEFAULTS
+
+    named = {key: value for key in ("base", "extends") if isinstance(value := study.get(key), str)}
+    files = {key: str(user_path(name).absolute()) for key, name in named.items() if name not in {DEFAULTS, *CONFIGS}}
+    return {**study, **files}
 
 
 def simulate(experiment: Experiment | str | Path | None = None, *, seeds: int | None = None) -> pd.DataFrame:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from jobs.terminal.command import fail, user_path
+from jobs.terminal.command import fail
 from jobs.terminal.display import wide_console
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.storage.errors import StoreError
 
 

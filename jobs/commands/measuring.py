@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from jobs.configs import CONFIGS
-from jobs.terminal.command import fail, split_arguments, user_path
+from jobs.terminal.command import fail, split_arguments
 from jobs.terminal.display import wide_console
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.storage.errors import StoreError
 
 

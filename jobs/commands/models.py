@@ -9,8 +9,9 @@ import typer
 
 from jobs.commands.arguments import Arguments
 from jobs.driver import experiments
-from jobs.terminal.command import fail, split_arguments, user_path
+from jobs.terminal.command import fail, split_arguments
 from jobs.terminal.display import wide_console
+from scpl_ray.config.paths import user_path
 
 judge = typer.Typer(no_args_is_help=True, help="The judge that tells kinds of text: train it and print its card.")
 reward = typer.Typer(no_args_is_help=True, help="Reward models with one output per group: train one for reward.model.")

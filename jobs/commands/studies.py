@@ -12,10 +12,19 @@ import typer
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
-from jobs.terminal.command import PlannedNodes, base_name, fail, planned_nodes, split_arguments, study_path, user_path
+from jobs.terminal.command import (
+    PlannedNodes,
+    base_name,
+    fail,
+    names_file,
+    planned_nodes,
+    split_arguments,
+    study_path,
+)
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.studies import study
@@ -64,7 +73,7 @@ def sweep(
         if pilot is not None and not power:
             raise ConfigError(f"--pilot {pilot}: is read by --power; add that")
         given = list(arguments or [])
-        named = bool(given) and ("=" not in given[0] or user_path(given[0]).is_file())
+        named = bool(given) and names_file(given[0])
         if named == (resume is not None):
             raise ConfigError(
                 "give a study file or a built-in study to begin one, or --resume STUDY_DIR to continue one"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.config import Experiment, code, loading
+from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import TINY
 from scpl_ray.models import sentences, smollm2
 from scpl_ray.own import references
@@ -34,7 +35,7 @@ def path_of(value: object) -> Path | None:
     """The absolute path that a value of one of :data:`KEYS` names; ``None`` unless there is such a file or folder."""
     if not isinstance(value, str) or value in NAMES:
         return None
-    path = Path(value).expanduser()
+    path = user_path(value)
     return path.absolute() if path.exists() else None
 
 

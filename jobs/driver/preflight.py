@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from actors.engines.registry import ENGINES
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import FUNCTION_TERM, MODEL_TERM
 from scpl_ray.feedback import rules
 from scpl_ray.models import limits, smollm2, sources, tiny, tiny_base
@@ -136,7 +136,7 @@ def _model(experiment: Experiment, on_gpu: bool) -> None:
     engine = ENGINES[experiment.generation.engine].load()
     if fault := engine.refuses(config.get_text_config(), experiment, on_gpu=on_gpu):
         raise ValueError(fault)
-    folder = Path(model.name).expanduser()
+    folder = user_path(model.name)
     if folder.is_dir() and sources.has_tokenizer(folder):
         limits.check_tokenizer(folder, config, model.name, trust_remote_code=model.trust_remote_code)
 
@@ -145,7 +145,7 @@ def _reward_model(experiment: Experiment, on_gpu: bool) -> None:
     name = experiment.reward.model
     if name is None:
         return
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         trust = experiment.model.trust_remote_code
         sources.checked(folder, "reward.model", name, trust_remote_code=trust)

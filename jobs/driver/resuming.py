@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from jobs.driver import advice, experiments, inputs, own_code, run
 from jobs.terminal.display import closing_table, restarts_line, seconds_table
 from scpl_ray import tracking
 from scpl_ray.config import Experiment, code, loading
+from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.own import references
 from scpl_ray.protocols import Task
@@ -40,7 +40,7 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
         StoreError: there is no such run, or something cannot change in it.
         ValueError: the run cannot be continued here.
     """
-    folder = Path(run_dir).expanduser()
+    folder = user_path(run_dir)
     if (folder / study.STUDY_FILE).is_file():
         raise StoreError(
             f"--resume {run_dir}: this is the folder of a study; continue it with: "
@@ -76,7 +76,7 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
         else:
             retention.check_start(store, after)
             identity = store.facts.get("id")
-            again = f"say so: --resume {shlex.quote(run_dir)} {{keys}}"
+            again = f"say so: --resume {shlex.quote(run_dir)} {consent.PLACE}"
             consent.require(identity, [after], keys, f"--resume {run_dir}", again)
             own_code.find_again(identity, after)
             if conflicts := experiments.conflicts(after):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from jobs.configs import CONFIGS, QUICK_START, STUDIES
 from scpl_ray.config import errors, loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.credentials import masked
 from scpl_ray.studies import study
 
@@ -29,11 +30,6 @@ PlannedNodes = Annotated[
     ),
 ]
 """The option of a command that can plan for other machines; :func:`planned_nodes` reads it."""
-
-
-def user_path(text: str | Path) -> Path:
-    """The path that a user gave, with ``~`` for the home folder."""
-    return Path(text).expanduser()
 
 
 def planned_nodes(text: str | None, *, dry_run: bool) -> Cluster | None:
@@ -54,9 +50,22 @@ def planned_nodes(text: str | None, *, dry_run: bool) -> Cluster | None:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The config file, if one is named first, and the overrides."""
-    if arguments and ("=" not in arguments[0] or user_path(arguments[0]).is_file()):
+    if arguments and names_file(arguments[0]):
         return config_path(arguments[0]), list(arguments[1:])
     return None, list(arguments)
+
+
+def names_file(argument: str) -> bool:
+    """Whether the first argument names a file, and is no ``KEY=VALUE``: a file may have ``=`` in its name."""
+    return "=" not in argument or _there(user_path(argument), Path.is_file)
+
+
+def _there(path: Path, test: Callable[[Path], bool] = Path.exists) -> bool:
+    """What a test of a path says, which is no where the text is longer than any name of a file."""
+    try:
+        return test(path)
+    except OSError:
+        return False
 
 
 def config_path(name: str) -> Path:
@@ -66,7 +75,7 @@ def config_path(name: str) -> Path:
         ConfigError: there is none, or it is a study.
     """
     path = CONFIGS.get(name) or STUDIES.get(name, user_path(name))
-    if not path.exists():
+    if not _there(path):
         raise ConfigError(
             f"{name}: no such file; give a YAML file (`scpl init` writes one), a built-in config "
             f"({', '.join(CONFIGS)}), or only key=value pairs{errors.nearest(name, CONFIGS)}"
@@ -95,7 +104,7 @@ def study_path(name: str) -> Path:
     if name in CONFIGS:
         raise ConfigError(f"{name} is the config of one run; run it with: scpl run {name}")
     path = STUDIES.get(name, user_path(name))
-    if not path.exists():
+    if not _there(path):
         raise ConfigError(
             f"{name}: no such study; give a study file (scpl_ray/studies/study.py says what it holds) or one of "
             f"{', '.join(STUDIES)}{errors.nearest(name, STUDIES)}"

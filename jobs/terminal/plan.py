@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from actors.placement.cluster import Node
@@ -46,7 +47,7 @@ def print_plan(
     table.add_column("what it does")
     for phase in PHASES:
         if phase in lines:
-            table.add_row(phase.replace("_", " "), lines[phase])
+            table.add_row(phase.replace("_", " "), escape(lines[phase]))
     console.print(table)
     console.print(f"disk: {UNKNOWN}" if written is None else run_line(written))
     if experiment.model.trust_remote_code:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from scpl_ray.config.paths import user_path
 from scpl_ray.models import sources
 from scpl_ray.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from scpl_ray.storage.files import sha256
@@ -60,7 +61,7 @@ def found(names: Sequence[str], revision: str | None = None, *, trust_remote_cod
 
 
 def _found(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not name or (not folder.is_dir() and (folder.exists() or not sources.HUB_ID.fullmatch(name))):
         raise ValueError(
             f"{OPTION}: {name or 'an empty name'}: no such folder; give folders of models or of PEFT adapters"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scpl_ray.config import Experiment
+from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import TINY
 from scpl_ray.models import sentences, smollm2, tiny_base
 from scpl_ray.storage import cache
@@ -49,7 +50,7 @@ def found_config(experiment: Experiment) -> PreTrainedConfig | None:
 
 
 def _on_disk(name: str, key: str, revision: str | None) -> Path | None:
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder
     if folder.exists() or not HUB_ID.fullmatch(name):
@@ -109,7 +110,7 @@ def check_model(experiment: Experiment) -> None:
     name = experiment.model.name
     if name == smollm2.NAME:
         smollm2.gguf_file()
-    elif not experiment.model.built_here and (Path(name).expanduser().exists() or not HUB_ID.fullmatch(name)):
+    elif not experiment.model.built_here and (user_path(name).exists() or not HUB_ID.fullmatch(name)):
         resolve_model(experiment)
 
 
@@ -296,7 +297,7 @@ def located(name: str, key: str, revision: str | None, trust_remote_code: bool) 
 
 def _locate(name: str, key: str, revision: str | None, trust_remote_code: bool, *, weights: bool) -> Path:
     """The local folder itself, or the folder of a downloaded snapshot of a Hub model."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder.absolute()
     if folder.exists() or not HUB_ID.fullmatch(name):

@@ -70,7 +70,7 @@ def split(reference: str, key: str) -> tuple[str, str]:
 def file_of(where: str) -> Path | None:
     """The file of a reference, absolute; ``None`` where it names a module."""
     if where.endswith(".py") or "/" in where:
-        return Path(where).expanduser().absolute()
+        return Path(os.path.expanduser(where)).absolute()  # of nobody, ~nobody stays as it is
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -185,9 +186,9 @@ def _single(runs: Sequence[Run]) -> Part:
     named: list[Run] = []
     taken: set[str] = set()
     for members in arms.values():
-        label = members[0].experiment.name
-        if label in taken:
-            label = f"{label}-{len(taken) + 1}"
+        name = members[0].experiment.name
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        label = next(one for one in itertools.chain([name], numbered) if one not in taken)
         taken.add(label)
         seeds = [run.seed for run in members]
         if len(set(seeds)) < len(seeds):

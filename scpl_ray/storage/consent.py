@@ -8,6 +8,7 @@ own cache, by the run's id and the code that its config names; another run, or a
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ TRUST = "model.trust_remote_code"
 KEYS = (TRUST, *code.KEYS)
 """The keys by which a config lets code run: code that comes with a model, and functions of the user's own."""
 FOLDER = "consents"
+PLACE = "{keys}"
+"""Stands for the keys in what says how to agree."""
 
 
 def code_of(experiment: Experiment) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def require(
         experiments: the configs, none of whose code has been imported yet.
         stated: the keys that the user has just given, with their values.
         name: the name of the run or study in the message.
-        how: how to agree, for the message; ``{keys}`` stands for the keys.
+        how: how to agree, for the message; :data:`PLACE` stands for the keys.
 
     Raises:
         StoreError: the user has neither begun this here nor given these keys now.
@@ -82,10 +85,10 @@ def require(
             continue
         listed = ", ".join(f"{key} = {_shown(value)}" for key, value in named.items())
         model = f" (model.name = {experiment.model.name!r})" if TRUST in named else ""
-        keys = " ".join(f"{key}={_shown(value)}" for key, value in named.items())
+        keys = " ".join(shlex.quote(f"{key}={_shown(value)}") for key, value in named.items())
         raise StoreError(
             f"{name}: was not begun here, and its config names code that would run: {listed}{model}; read that code, "
-            f"and if you trust it, {how.format(keys=keys)}"
+            f"and if you trust it, {how.replace(PLACE, keys)}"
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from scpl_ray.config import Experiment
+from scpl_ray.config.paths import user_path
 from scpl_ray.storage import cache
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import NOTHING, Reader, Store
@@ -116,7 +117,7 @@ def _folder(where: str) -> Path | None:
     """The local folder that a path (``~`` is the home folder) or a URI refers to; ``None`` for an object store."""
     scheme, separator, _ = where.partition(":/")
     if not separator or not scheme.isalnum():
-        return Path(where).expanduser()
+        return user_path(where)
     parts = urlsplit(where)
     if scheme == "file" and where.startswith("file:///"):
         return Path(unquote(parts.path))

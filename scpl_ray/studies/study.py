@@ -35,6 +35,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.paths import user_path
 from scpl_ray.config.values import PositiveFloat, names_folder
 from scpl_ray.evaluation import catalogue
 
@@ -336,7 +337,7 @@ def _read(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
         base = section.get("base") if isinstance(section, dict) else None
         if not isinstance(base, str) or base == DEFAULTS or base in configs:
             return section
-        return {**section, "base": str((path.parent / Path(base).expanduser()).resolve())}
+        return {**section, "base": str((path.parent / user_path(base)).resolve())}
 
     values = anchored(loading.read(path))
     if isinstance(sizes := values.get("sizes"), dict):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray import config
+from scpl_ray.config.paths import user_path
 from scpl_ray.tasks.tally import DataError, OddRow, listed
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -70,7 +71,7 @@ def open_source(task: config.Task, asked: Collection[str]) -> Source:
     """
     name = str(task.data)
     try:
-        path = Path(name).expanduser()
+        path = user_path(name)
     except RuntimeError as error:
         raise DataError(f"task.data: {name}: ~ names no home folder; give the whole path") from error
     kinds = ", ".join(SUFFIXES)

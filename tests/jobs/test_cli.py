@@ -13,6 +13,7 @@ from jobs.driver import experiments, run
 from scpl_ray import __version__
 from scpl_ray.config import Experiment
 from scpl_ray.storage.run_directory import Store
+from tests.support.bad_input import lines, news
 
 runner = CliRunner()
 
@@ -57,6 +58,47 @@ NEWS = ["task.name=news", "groups.names=[left, right]"]
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments: list[str], message: str) -> None:
     assert message in refuse(*arguments)
+
+
+LONG = f"groups.names=[{', '.join(f'a_long_name_of_group_{number}' for number in range(20))}]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", LONG], "2 numbers for 20 groups"),
+        (["sweep", "study_drift_null", LONG, "--dry-run"], "2 numbers for 20 groups"),
+        (["run", "x" * 300], "no such file"),
+        (["sweep", "x" * 300], "no such study"),
+        (["sweep", f"{'x' * 300}=y"], "give a study file or a built-in study"),
+        (["status", "~nobody-here/run"], "~nobody-here/run"),
+        (["run", "--resume", "~nobody-here/run"], "not a run directory"),
+        (["run", *NEWS, "task.data=~nobody-here/d.jsonl"], "~nobody-here/d.jsonl"),
+        (["simulate", "name=2024-13-45"], "name=2024-13-45: not valid YAML: month must be in 1..12"),
+        (["init", "news_tiny"], "scpl init my.yaml --from news_tiny"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_message(arguments: list[str], message: str) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), (result.output, result.exception)
+    assert message in " ".join(result.output.split())
+    assert not Path("news_tiny").exists()
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are() -> None:
+    strange = {"left": "[/x]", "right": "[bold]"}
+    Path("d.jsonl").write_text(lines([{**row, "label": strange[row["label"]]} for row in news()]))
+    for arguments in (
+        ["data", "check", "d.jsonl", "--task", "news"],
+        ["run", "--dry-run", "groups.names=['[/x]', '[bold]']"],
+    ):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert "[/x]" in result.output and "[bold]" in result.output
+
+
+def test_init_says_how_to_run_a_file_whose_name_begins_with_a_dash() -> None:
+    assert "scpl run ./-x.yaml" in runner.invoke(app, ["init", "--", "-x.yaml"]).output
 
 
 def test_data_files_are_read_before_anything_starts(tmp_path: Path) -> None:
