@@ -7,6 +7,7 @@ A module is found where Python finds it, the working directory included. A file 
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -70,7 +71,10 @@ def split(reference: str, key: str) -> tuple[str, str]:
 def file_of(where: str) -> Path | None:
     """The file of a reference, absolute; ``None`` where it names a module."""
     if where.endswith(".py") or "/" in where:
-        return Path(os.path.expanduser(where)).absolute()  # of nobody, ~nobody stays as it is
+        path = Path(where)
+        with contextlib.suppress(RuntimeError):  # the home folder of nobody
+            path = path.expanduser()
+        return path.absolute()
     return None
 
 
