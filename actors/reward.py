@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -301,7 +302,8 @@ class RayScorer:
         """Wait for all that was submitted; returns the scores in the order of submission.
 
         Raises:
-            ValueError: a term of ``reward.terms`` is unknown to the task, or there is no reward model to use.
+            ValueError: a term of ``reward.terms`` is unknown to the task, there is no reward model to use, or a reward
+                is not finite.
             RuntimeError: a scorer died too often.
             TimeoutError: no scorer answered within the deadline.
         """
@@ -320,10 +322,17 @@ class RayScorer:
         finally:
             for backlog in (self._rewards, self._own, self._rules):
                 backlog.forget()
-        return [
+        scores = [
             Score(completion_id, sum(weight * terms[name] for name, weight in self._terms.items()), terms)
             for completion_id, terms in zip(submitted, found, strict=True)
         ]
+        # before they are kept: a resumed run scores again
+        if broken := next((score for score in scores if not math.isfinite(score.reward)), None):
+            raise ValueError(
+                f"the reward of completion {broken.completion_id} is {broken.reward}, from {broken.terms}; every term "
+                "must be a finite number: a reward model that overflows needs model.dtype=float32"
+            )
+        return scores
 
     def judging(self, queries: Sequence[Query]) -> Background[Judgement]:
         """The task's judge, which reads completions of these queries in the background."""

@@ -52,8 +52,10 @@ def unread(phase: str, round_: int, experiment: Experiment) -> tuple[str, ...]:
         case "selection" | "evaluation":
             return (*NOWHERE, "cycle", "loop")
         case "weights":
-            # in round 1 both kinds of loop start from the base model
-            return (*NOWHERE, "cycle", "loop") if round_ == 1 else (*NOWHERE, "cycle")
+            # In round 1 both kinds of loop start from the base model, but whole weights that are trained in bfloat16
+            # are kept in float32 beside it where the next round goes on from them.
+            alike = experiment.model.lora is not None or experiment.model.dtype == "float32"
+            return (*NOWHERE, "cycle", "loop") if round_ == 1 and alike else (*NOWHERE, "cycle")
         case _:
             return (*NOWHERE, "loop")
 

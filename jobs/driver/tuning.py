@@ -185,7 +185,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
                 tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
                 param_space={
                     "study": str(folder),
-                    "cluster": cluster.share(side_by_side),
+                    "cluster": trial_share(cluster, side_by_side),
                     "peaks": peaks,
                     "began": provenance.began(),
                     "trial": tune.grid_search(space),
@@ -207,6 +207,15 @@ def _note(folder: Path, finished: int, side_by_side: int, times: tuple[float, fl
     began, prepared, started = times
     ran_s = time.monotonic() - started
     sessions.add(folder, Session(finished, side_by_side, prepared - began, started - prepared, ran_s))
+
+
+def trial_share(cluster: Cluster, side_by_side: int) -> Cluster:
+    """The part of a cluster that each trial lays its processes out on.
+
+    Where there are GPUs, less what the trial's own process holds: with ``auto`` counts a layout takes every CPU there
+    is. Without GPUs, processes hold less than a core each.
+    """
+    return cluster.share(side_by_side, cpus_aside=TRIAL_CPUS if cluster.gpus else 0.0)
 
 
 def in_order(trials: Sequence[Trial], side_by_side: int) -> list[Trial]:
@@ -253,7 +262,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
                 tune.with_resources(LoopTrial, {"CPU": TRIAL_CPUS}),
                 param_space={
                     "study": str(folder),
-                    "cluster": cluster.share(side_by_side),
+                    "cluster": trial_share(cluster, side_by_side),
                     "peaks": peaks,
                     "began": provenance.began(),
                     "trial": {"folder": "", "experiment": loading.dump(trials[0].experiment)},

@@ -24,6 +24,8 @@ from scpl_ray.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 FOLDS = 5
+SINGULAR = 1e-3
+"""Smallest singular value of a confusion matrix by which shares are corrected: counting errors grow as one over it."""
 TEST_WINDOWS_PER_ARTICLE = 2
 RANDOM, OUTLETS, DEPLOYED = "random split", "held-out outlets", "as used, on what it has not seen"
 FILE = "card.json"
@@ -303,7 +305,8 @@ def sample(articles: Sequence[LabelledText], count: int) -> list[LabelledText]:
 
 
 def usable_confusion(found: Measured, labels: Sequence[str], unseen: str) -> tuple[tuple[float, ...], ...] | None:
-    """P(judged j | true i) among decided texts, shape (K, K); ``None`` if some label is judged no better than chance.
+    """P(judged j | true i) among decided texts, shape (K, K); ``None`` if some label is judged no better than chance,
+    or a mixture of labels is judged like another one.
 
     A correction by such a matrix would only add noise.
 
@@ -322,7 +325,16 @@ def usable_confusion(found: Measured, labels: Sequence[str], unseen: str) -> tup
             found.macro_f1,
         )
         return None
-    return found.confusion_rates()
+    confusion = found.confusion_rates()
+    if confusion is not None and np.linalg.svd(np.array(confusion), compute_uv=False).min() < SINGULAR:
+        logger.warning(
+            "on %s it has not seen the judge does not tell all of %s apart: shares of kinds are not corrected for its "
+            "errors",
+            unseen,
+            ", ".join(labels),
+        )
+        return None
+    return confusion
 
 
 def _judge_all(judge: Judge, articles: Sequence[LabelledText], window_words: int) -> tuple[_Judged, _Judged]:

@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 TRAIN, EVALUATION, JUDGE = "train", "evaluation", "judge"
 PARTS: dict[str, float] = {TRAIN: 0.5, JUDGE: 0.3, EVALUATION: 0.2}
 """Target share of each group's articles, by part."""
-_DESK = re.compile(r"\(.*?\)|\s-\s.*|\.com\b|\b(?:online|news|opinion|editorial|board|blog)\b")
+_DESK = re.compile(r"\(.*?\)|\s[-\u2013\u2014]\s.*|(?:news)?\.com\b|\b(?:online|news|opinion|editorial|board|blog)\b")
 
 
 def outlet(source: str) -> str:
     """The outlet behind a published source name: desks and editions of one house are one outlet.
 
-    ``Fox Online News``, ``Fox News (Online)`` and ``Fox News Opinion`` are ``fox``. Case, a leading "the", remarks in
-    parentheses or after a dash, and the words online, news, opinion, editorial, board, blog and .com are left out.
+    ``Fox Online News``, ``Fox News (Online)``, ``Fox News Opinion`` and ``FoxNews.com`` are ``fox``. Case, a
+    leading "the", remarks in parentheses or after a dash, and the words online, news, opinion, editorial, board, blog
+    and .com are left out.
     """
     name = " ".join(_DESK.sub(" ", source.lower()).split()).removeprefix("the ")
-    return name or " ".join(source.lower().split())
+    return name if name not in ("", "the") else " ".join(source.lower().split())
 
 
 def assign(articles: Mapping[str, Counter[str]], groups: Sequence[str]) -> dict[str, str]:
     """Assign each outlet to a part.
 
     Outlets are assigned in turn, the largest first. Each goes to the part that still lacks most of what the outlet has,
-    relative to the shares :data:`PARTS` of each group's articles. All runs on the same data share the result.
+    relative to the shares :data:`PARTS` of each group's articles. Where this leaves a part without a group that has
+    outlets enough, a part that has nothing of the outlet's groups yet comes first. All runs on the same data share the
+    result.
 
     Args:
         articles: number of articles per group, by outlet.
@@ -39,8 +42,25 @@ def assign(articles: Mapping[str, Counter[str]], groups: Sequence[str]) -> dict[
     Returns:
         Part by outlet; a part may lack a group if there are too few outlets.
     """
+    found = _assigned(articles, groups, cover=False)
+    if all(len(had) == len(PARTS) or len(had) == n_outlets for had, n_outlets in _spread(articles, groups, found)):
+        return found
+    return _assigned(articles, groups, cover=True)
+
+
+def _spread(
+    articles: Mapping[str, Counter[str]], groups: Sequence[str], parts: Mapping[str, str]
+) -> Iterator[tuple[set[str], int]]:
+    """Per group, the parts that have an outlet of it, and its number of outlets."""
+    for group in groups:
+        of_group = [name for name, counts in articles.items() if counts[group]]
+        yield {parts[name] for name in of_group}, len(of_group)
+
+
+def _assigned(articles: Mapping[str, Counter[str]], groups: Sequence[str], *, cover: bool) -> dict[str, str]:
     totals = {group: sum(counts[group] for counts in articles.values()) for group in groups}
     lacking = {part: {group: share * totals[group] for group in groups} for part, share in PARTS.items()}
+    had: dict[str, set[str]] = {part: set() for part in PARTS}
     parts: dict[str, str] = {}
     for name in sorted(articles, key=lambda name: (-articles[name].total(), name)):
         counts = articles[name]
@@ -48,8 +68,10 @@ def assign(articles: Mapping[str, Counter[str]], groups: Sequence[str]) -> dict[
             part: sum(counts[group] * left[group] / totals[group] for group in groups if counts[group])
             for part, left in lacking.items()
         }
-        part = max(PARTS, key=lambda part: need[part])
+        new = {part: sum(counts[group] > 0 and group not in had[part] for group in groups) for part in PARTS}
+        part = max(PARTS, key=lambda part: (cover * new[part], need[part]))
         parts[name] = part
+        had[part] |= {group for group in groups if counts[group]}
         for group in groups:
             lacking[part][group] -= counts[group]
     return parts

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from scpl_ray.config import Experiment
 from scpl_ray.models.template import Template
-from scpl_ray.tasks.tally import OddRow, Tally
+from scpl_ray.tasks.tally import DataError, OddRow, Tally
 
 WORDS_PER_TOKEN = 0.75
 """Average number of English words per token of a subword vocabulary."""
@@ -149,7 +149,15 @@ def prompt_lengths(
 
 
 def fitting(lengths: Sequence[int]) -> str:
-    """What a limit must be, said by median and nine tenths rather than by the longest of all."""
+    """What a limit must be, said by median and nine tenths rather than by the longest of all.
+
+    Raises:
+        DataError: no prompt has a length.
+    """
+    if not lengths:
+        raise DataError(
+            "the model's chat template refuses every prompt of a group; choose another model, or other rows"
+        )
     ordered = sorted(lengths)
     most = ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)]
     return f"{statistics.median_high(ordered)} to use half of them, {most} for nine in ten"

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from scpl_ray.config import Experiment
 from scpl_ray.judges import card as judge_card
 from scpl_ray.judges import tfidf
-from scpl_ray.judges.card import DEPLOYED, OUTLETS, RANDOM, JudgeCard, Measured
+from scpl_ray.judges.card import DEPLOYED, OUTLETS, RANDOM, JudgeCard, Measured, usable_confusion
 from scpl_ray.judges.tfidf import LabelledText, LeaningJudge
 from scpl_ray.tasks.news import judge as leaning
 from scpl_ray.tasks.outlets import PARTS, assign, outlet
@@ -213,11 +213,31 @@ def test_a_judge_is_trained_from_a_file_and_is_the_one_of_a_run(
         ("New York Times Editorial Board", "new york times"),
         ("The Guardian", "guardian"),
         ("TheBlaze.com", "theblaze"),
+        ("FoxNews.com", "fox"),
+        ("ABC News \u2013 Online", "abc"),
         ("News", "news"),
+        ("The News", "the news"),
     ],
 )
 def test_desks_of_one_house_are_one_outlet(published: str, house: str) -> None:
     assert outlet(published) == house
+
+
+def test_three_outlets_of_a_group_are_enough_however_unequal() -> None:
+    counts = {"a1": 90, "a2": 5, "a3": 5, "b1": 30, "b2": 30, "b3": 30}
+    parts = assign({name: Counter({name[0]: count}) for name, count in counts.items()}, ["a", "b"])
+    for group in "ab":
+        assert {part for name, part in parts.items() if name[0] == group} == set(PARTS)
+    few = assign({"a1": Counter(a=3), "b1": Counter(b=2), "b2": Counter(b=1)}, ["a", "b"])
+    assert few.keys() == {"a1", "b1", "b2"}
+
+
+def test_a_judge_that_takes_one_kind_for_a_mixture_of_others_corrects_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    counts = ((500, 200, 300), (10, 50, 40), (18, 44, 38))
+    found = Measured(DEPLOYED, "windows of 12 words", 1, 1, counts, (0, 0, 0))
+    assert all(true > false for true, false in zip(found.true_positive_rates, found.false_positive_rates, strict=True))
+    assert usable_confusion(found, ("a", "b", "c"), "text") is None
+    assert "does not tell all of a, b, c apart" in caplog.text
 
 
 def test_outlets_are_shared_out_whole_and_evenly() -> None:

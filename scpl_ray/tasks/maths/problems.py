@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -143,6 +144,10 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
 
 
+_QUOTES = str.maketrans("\u2019\u2018\u201c\u201d", "''\"\"")
+_BEFORE_PUNCTUATION = re.compile(r"\s+(?=[.,;:?!])")
+
+
 def _part_of(digest: str) -> str:
     position = derive_seed(SPLIT_SEED, "maths part", digest) / 2**63
     for part, share in PARTS.items():
@@ -170,5 +175,5 @@ def _problem(row: Row, gold: Gold) -> Problem:
 
 
 def _digest(problem: str) -> str:
-    """The SHA-256 of a problem's words in lower case, in hexadecimal."""
-    return digest(problem.casefold())
+    """The SHA-256 of a problem's words in hexadecimal, whatever their case, quotes, and blanks before punctuation."""
+    return digest(_BEFORE_PUNCTUATION.sub("", problem.casefold().translate(_QUOTES)))

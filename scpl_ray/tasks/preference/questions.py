@@ -210,8 +210,7 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
     found: dict[str, _Asked] = {}
 
     def key_of(row: Row) -> str:
-        said = conversations.exchange(row)
-        return _key(said.system, said.turns)
+        return _conversation(conversations.exchange(row).turns)
 
     def take(row: Row) -> None:
         said = conversations.exchange(row)
@@ -245,6 +244,11 @@ def _key(system: str | None, turns: Sequence[str]) -> str:
     return digest("\n\n".join(turns if system is None else (system, *turns)))
 
 
+def _conversation(turns: Sequence[str]) -> str:
+    """What tells conversations apart: one that was cut at several turns holds the answers to its earlier questions."""
+    return digest(turns[0].casefold())
+
+
 def _check_left(questions: Sequence[_Asked], tally: Tally) -> None:
     tally.check()
     if not questions:
@@ -252,12 +256,16 @@ def _check_left(questions: Sequence[_Asked], tally: Tally) -> None:
 
 
 def _split(asked: Sequence[_Asked], groups: Sequence[str], source: str) -> dict[str, tuple[Question, ...]]:
-    """The user's own parts, or the same shares (:data:`PARTS`) of the questions of every set of groups."""
+    """The user's own parts, or the same shares (:data:`PARTS`) of the questions of every set of groups.
+
+    Questions of one conversation are in one part, the one to which the first of them is dealt.
+    """
     given = {one.question.question_id: one.row.values["part"] for one in asked}
     strata: dict[tuple[str, ...], list[Question]] = defaultdict(list)
     for question in sorted((one.question for one in asked), key=_place):
         strata[tuple(sorted(question.groups))].append(question)
     parts: dict[str, list[Question]] = {part: [] for part in PARTS}
+    homes: dict[str, str] = {}
     for stratum in strata.values():
         if any(given.values()):
             for question in stratum:
@@ -266,7 +274,8 @@ def _split(asked: Sequence[_Asked], groups: Sequence[str], source: str) -> dict[
         start = share = 0.0
         for part, of_part in PARTS.items():
             start, share = share, share + of_part
-            parts[part] += stratum[round(start * len(stratum)) : round(share * len(stratum))]
+            for question in stratum[round(start * len(stratum)) : round(share * len(stratum))]:
+                parts[homes.setdefault(_conversation(question.turns), part)].append(question)
     for part, questions in parts.items():
         for group in groups:
             if (count := sum(group in question.groups for question in questions)) < QUESTIONS_PER_PART:

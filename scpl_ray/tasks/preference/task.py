@@ -223,12 +223,18 @@ def prompts(experiment: Experiment) -> tuple[Corpus, ModelSide]:
     texts = (f"{question.transcript()} {pair.chosen}" for question in corpus.parts[TRAIN] for pair in question.pairs)
     side = model_side(experiment, texts)
     limit, tally, parts = experiment.task.max_prompt_tokens, corpus.tally, dict(corpus.parts)
+    pairs = preference_data.has_pairs(experiment)
+
+    def rows_of(question: Question) -> int:
+        return len(question.pairs) if pairs else 1
+
     with tally.reported():
         for part in (TRAIN, EVALUATION):
             lengths = prompt_lengths(corpus.parts[part], functools.partial(prompt_of, side.template), side, tally)
             short = {question: length for question, length in lengths.items() if length <= limit}
             parts[part] = tuple(short)
-            tally.leave_out(f"with a prompt of more than {limit} tokens", len(lengths) - len(short))
+            long = sum(rows_of(question) for question in lengths if question not in short)
+            tally.leave_out(f"with a prompt of more than {limit} tokens", long)
             for group in experiment.groups.names:
                 if sum(group in question.groups for question in short) < QUESTIONS_PER_PART:
                     of_group = [length for question, length in lengths.items() if group in question.groups]

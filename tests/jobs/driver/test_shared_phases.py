@@ -14,6 +14,7 @@ from scpl_ray.storage.manifests import MANIFEST
 from scpl_ray.storage.run_directory import PHASES, Store
 from scpl_ray.studies.study import Trial
 from tests.support import fakes
+from tests.support.configs import defaults
 from tests.support.loops import loop, records_of, small
 
 KEYS = ["loop.rounds=2", "queries.prompts_per_round=20", "evaluation.neutral_prompts=10"]
@@ -46,6 +47,16 @@ def taken(root: Path) -> dict[tuple[int, str], str]:
         if TAKEN_FROM in manifest["facts"]:
             found[manifest["round"], manifest["phase"]] = manifest["facts"][TAKEN_FROM]
     return found
+
+
+def test_whole_weights_of_bfloat16_are_not_taken_over_by_a_loop_that_goes_on_from_them() -> None:
+    for keys, alike in (
+        (["model.lora=null", "model.dtype=bfloat16"], False),
+        (["model.lora=null", "model.dtype=float32"], True),
+        (["model.dtype=bfloat16"], True),
+    ):
+        assert ("loop" in unread("weights", 1, defaults(keys))) == alike
+        assert "loop" not in unread("weights", 2, defaults(keys))
 
 
 FIRST = {(0, "evaluation")} | {(1, phase) for phase in SHARED}

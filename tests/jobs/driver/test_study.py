@@ -24,7 +24,7 @@ from jobs.driver import study as sweep
 from jobs.driver import tuning
 from jobs.driver.dry_run import StudyPlan
 from jobs.driver.trial import task_key, trial_folder
-from jobs.driver.tuning import concurrent_trials
+from jobs.driver.tuning import concurrent_trials, trial_share
 from scpl_ray.config import Experiment
 from scpl_ray.storage.errors import InUseError
 from scpl_ray.storage.run_directory import Store
@@ -93,6 +93,11 @@ def test_as_many_trials_side_by_side_as_fit() -> None:
     assert concurrent_trials([trial] * 9, machine(64, 8)) == 8
     with pytest.raises(PlacementError):
         concurrent_trials([trial], machine(0.5))
+
+
+def test_the_own_processes_of_trials_are_left_room_for_where_layouts_take_every_cpu() -> None:
+    assert [node.cpus for node in trial_share(machine(8, 8), 2).nodes] == [4.0 - tuning.TRIAL_CPUS]
+    assert [node.cpus for node in trial_share(machine(8), 2).nodes] == [4.0]
 
 
 def test_memory_counts_for_trials_too() -> None:

@@ -115,6 +115,18 @@ def test_parts_share_no_problem_and_depend_on_nothing_else(experiment: Experimen
     assert {q.prompt for q in task.group_prompts(5)} <= {maths.PROBLEM.format(problem=t) for t in parts["evaluation"]}
 
 
+def test_a_problem_in_other_quotes_and_spacing_is_the_same_problem(write: Write) -> None:
+    """Collections of problems take over those of others: one stood in training and in evaluation."""
+    rows = [{**row, "problem": f'Mary\'s "farm": {row["problem"]}'} for row in maths_data.rows()]
+    again = [
+        {**row, "id": f"{row['id']}-again", "problem": row["problem"].replace("'", "\u2019").replace("?", " ?").upper()}
+        for row in rows
+    ]
+    corpus = problems.load(write([*rows, *again]))
+    found = [p.text for of_part in corpus.parts.values() for p in of_part]
+    assert len(found) == 120 and {text.split(":")[0] for text in found} == {'Mary\'s "farm"'}
+
+
 def test_draws_are_seeded_and_without_replacement_as_far_as_possible(task: Maths) -> None:
     queries = task.draw({"farm": 40, "shop": 3}, seed=7, prefix="r002")
     assert queries == task.draw({"farm": 40, "shop": 3}, seed=7, prefix="r002")

@@ -114,6 +114,27 @@ def test_parts_share_no_question_and_depend_on_no_order(load: Load, shape: Calla
     assert load(rows[::-1], groups).parts == corpus.parts
 
 
+def test_a_conversation_that_was_cut_at_several_turns_is_in_one_part(load: Load) -> None:
+    """The longer question holds the answer to the shorter one."""
+    rows = pairs(120)
+    longer = [
+        {
+            **row,
+            **{
+                side: f"{row['chosen']}\n\nHuman: w{i}\n\nAssistant: w1{i % 2} {side}"
+                for side in ("chosen", "rejected")
+            },
+        }
+        for i, row in enumerate(rows)
+    ]
+    corpus = load([*rows, *longer], GROUPS[:2])
+    part_of: dict[str, set[str]] = {}
+    for part, questions in corpus.parts.items():
+        for question in questions:
+            part_of.setdefault(question.turns[0], set()).add(part)
+    assert len(part_of) >= 120 and all(len(parts) == 1 for parts in part_of.values())
+
+
 def test_rows_left_out_are_counted_by_reason(load: Load) -> None:
     rows = responses()
     rows[0]["query"] = f" {rows[1]['query']} "
