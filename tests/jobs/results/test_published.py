@@ -59,6 +59,38 @@ def test_the_numbers_of_the_readme_are_those_of_the_quick_start() -> None:
         assert f"{middle} in the median ({least} to {most})" in readme or f"by {middle} ({least} to {most})" in readme
 
 
+def test_what_pages_say_of_the_tiny_study_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_tiny")
+    assert part.study is not None
+    found = {one.claim.name: one.verdict for one in verdicts.judge(part.series, part.study).judged}
+
+    def numbers(claim: str, form: str) -> str:
+        verdict = found[claim]
+        assert verdict is not None
+        low, high = text.signed(verdict.interval.low), text.signed(verdict.interval.high)
+        return form.format(size=text.number(verdict.estimate), signed=text.signed(verdict.estimate), low=low, high=high)
+
+    shifted = "users who are shifted to the majority raise preference bias"
+    paper, readme = (file.read_text() for file in (DOCS / "results" / "paper.md", DOCS.parent / "README.md"))
+    assert numbers(f"{shifted} (incremental)", "{size} further from equal ({low} to {high})") in paper
+    assert numbers(f"{shifted} (incremental)", "{size} further from equal, {low} to {high}") in readme
+    for claim in (
+        f"{shifted} (retraining)",
+        "users who are shifted lower the disparate gap (incremental)",
+        "users who are shifted lower the disparate gap (retraining)",
+        "users who react to their own kind lower the disparate gap (replicator)",
+        "reweighting reduces the excess of preference bias",
+    ):
+        assert numbers(claim, "{signed} ({low} to {high})") in paper, claim
+    for claim in (
+        "selection by users' choices raises preference bias beyond keeping as many at random",
+        "accumulating data lowers preference bias against replacing it",
+        "reweighting reduces the excess of preference bias",
+    ):
+        assert numbers(claim, "({signed}, {low} to {high})") in readme, claim
+    assert {"supported", "cannot tell"} == {verdict.verdict for verdict in found.values() if verdict is not None}
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     file = tmp_path / "page.md"
