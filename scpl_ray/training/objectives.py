@@ -27,7 +27,7 @@ def _sft_part(example: Example, training: Training) -> float:
 
 
 def _pair_part(example: Example, training: Training) -> float:
-    return example.weight if example.token_ids and example.rejected_token_ids else 0.0
+    return example.weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,6 @@ def test_other_set_ups_are_refused() -> None:
         ("cycle.kind=accumulate", "cycle.kind"),
         ("analytic.quality_ceiling=[0.9, 0.8]", "analytic.quality_ceiling"),
     ):
-        with pytest.raises(ValueError, match=rf"^{name}: the linear map is that of the quick start"):
+        with pytest.raises(ValueError, match=rf"^{name}: the linear map is that of the defaults"):
             linear.two_group_map(loop(key), 100.0)
     assert np.shape(linear.two_group_map(loop(), 100.0)) == (3, 3)
