@@ -184,7 +184,7 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
         nearest = near(claim.metric, [kind.name for kind in CATALOGUE])
         yield f"{said}: no metric of this name{f'; the nearest is {nearest}' if nearest else ''} (docs/metrics.md)"
         return
-    by_shares = kind.drift_neutral is not None and kind.drift_neutral.shares == "kind_share"
+    by_shares = kind.drift_neutral is not None and not kind.drift_neutral.corrected
     if plan.mode == "analytic" and not (kind.analytic or by_shares):
         yield f"{said}: the analytic mode does not have it; choose another metric, or set mode=engines"
     yield from _different_groups(claim, trials, kind)

@@ -26,6 +26,8 @@ class DriftNeutral:
     """The metric, per group, that holds the shares."""
     since_round_0: bool
     """Whether the reference is round 0; else it is equal shares."""
+    corrected: bool
+    """Whether the shares are corrected for the judge's errors; else they are as it judged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,4 +129,5 @@ def _pattern(name: str) -> str:
 def tested(scale: Literal["share", "distance"], reference: str, corrected: bool = False) -> DriftNeutral:
     """How a metric of preference is tested against a reference, ``balanced`` or ``round0``, on shares as they were
     judged or corrected for the judge's errors."""
-    return DriftNeutral(scale, "kind_share_corrected" if corrected else "kind_share", reference == "round0")
+    shares = "kind_share_corrected" if corrected else "kind_share"
+    return DriftNeutral(scale, shares, reference == "round0", corrected)

@@ -165,7 +165,7 @@ def _bounds(series: Series, weights: Weights, neutral: DriftNeutral, claim: Stud
 
     ``None`` too for shares that are corrected for the judge's error: the ends of the raw ones do not bound them.
     """
-    if neutral.shares != "kind_share":
+    if neutral.corrected:
         return None
     last = _last(series, weights)
     ends = {}

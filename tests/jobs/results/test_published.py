@@ -91,6 +91,25 @@ def test_what_pages_say_of_the_tiny_study_is_what_it_found() -> None:
     assert {"supported", "cannot tell"} == {verdict.verdict for verdict in found.values() if verdict is not None}
 
 
+def test_both_runs_of_the_tiny_study_stand_side_by_side() -> None:
+    now = DOCS / "results" / "paper_tiny"
+    cells: dict[str, list[str]] = {}
+    for folder in (now / "one_pass", now):
+        part = published.read(folder)
+        assert part.study is not None and part.gaps == ()
+        for judged in verdicts.judge(part.series, part.study).judged:
+            found = judged.verdict
+            assert found is not None
+            interval = text.interval(found.interval.low, found.interval.high, signed=True)
+            said = f"{text.signed(found.estimate)} ({interval}): {judged.outcome}"
+            cells.setdefault(judged.claim.name, []).append(said)
+    page = (DOCS / "results" / "language.md").read_text()
+    rows = [
+        line for line in page.splitlines() if line.endswith(" |") and line.startswith(tuple(f"| {c} |" for c in cells))
+    ]
+    assert [row.split(" | ")[2:] for row in rows] == [[one, f"{other} |"] for one, other in cells.values()]
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     file = tmp_path / "page.md"
