@@ -13,7 +13,7 @@ from scpl_ray.own import references, sources
 from scpl_ray.own.sources import Luggage
 from scpl_ray.protocols import RoundDone
 from scpl_ray.selection.strategies import STRATEGIES
-from scpl_ray.storage import consent
+from scpl_ray.storage import consent, manifests
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.tasks import TASKS
 
@@ -78,7 +78,9 @@ def keep(store: Store, experiment: Experiment, say: Callable[[str], None]) -> No
 def _unfinished_round(store: Store, experiment: Experiment) -> int:
     rounds = range(experiment.loop.rounds + 1)
     last = "evaluation"
-    return next((t for t in rounds if store.manifest(t, "feedback" if t else last) is None), experiment.loop.rounds)
+    # read as they lie there: a store that shares phases is not asked for one before its turn
+    done = (manifests.read(store.root, t, "feedback" if t else last) is not None for t in rounds)
+    return next((t for t, there in zip(rounds, done, strict=True) if not there), experiment.loop.rounds)
 
 
 def on_round(experiment: Experiment) -> Iterator[OnRound]:

@@ -46,10 +46,9 @@ from scpl_ray.report.roofline import Machine
 from scpl_ray.report.seconds import phase_seconds
 from scpl_ray.report.text import short_names
 from scpl_ray.selection.steering import steering_prompts
-from scpl_ray.storage import cache, retention
+from scpl_ray.storage import cache, manifests, retention
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
-from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import BASE, Reader, Store
 from scpl_ray.tasks.bases import base_model
 
@@ -256,7 +255,7 @@ def run(
         if task.judge_card is not None:
             display.note(task.judge_card.summary())
         display.console.print(seconds_table(phase_seconds([(store, experiment)])))
-        display.note(restarts_line(restarts(store.committed())))
+        display.note(restarts_line(manifests.restarts(store.committed())))
         display.note(f"run directory {store.name}\n  metrics.parquet, tensorboard/, rounds/*/ ; logs in logs/")
         config = str(store.root / "config.yaml")
         display.note(closing_words(measured[0], measured[-1], experiment.groups.names, config))
@@ -321,7 +320,7 @@ def rounds(
     boards = tracking.Boards(experiment, store.root, store.identity)
     try:
         for round_ in range(experiment.loop.rounds + 1):
-            from_disk = store.manifest(round_, "evaluation") is not None
+            from_disk = manifests.read(store.root, round_, "evaluation") is not None
             measured.append(loop.round(round_) if round_ else loop.evaluation(0))
             retention.tidy(store, experiment, round_)
             if round_ == experiment.loop.rounds:

@@ -27,6 +27,7 @@ from scpl_ray.selection.strategies import steers
 from scpl_ray.storage import inside, manifests
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256, write_atomically
+from scpl_ray.storage.retention import heavy
 from scpl_ray.storage.run_directory import PHASES, Store
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ INDEX = "phases"
 """Folder of a study in which is noted where phases lie, until all trials are finished."""
 MOST_BYTES = 2**16
 """Largest note of where a phase lies."""
+KEPT_BYTES = 16 * 2**20
+"""Largest reward model or policy of which a copy is kept beside the note, for trials that come when its own trial has
+deleted it (``store.keep``); a larger one is made again."""
 
 
 def unread(phase: str, round_: int, experiment: Experiment) -> tuple[str, ...]:
@@ -145,8 +149,22 @@ class SharingStore(Store):
         key = self._key(round_, phase)
         if manifest is None or key is None or TAKEN_FROM in manifest.facts:
             return
+        self._keep(manifest, key)
         note = {"run": str(self.root.relative_to(self._study)), "round": round_}
         write_atomically(self._index / f"{key}.json", json.dumps(note).encode())
+
+    def _keep(self, manifest: Manifest, key: str) -> None:
+        """Keep what this trial will delete before the next arms come: reward models, and policies of round 1.
+
+        Later policies are those of one arm, as a rule.
+        """
+        assert self._experiment is not None
+        wanted = manifest.phase == "reward_model" or manifest.round == 1
+        names = sorted(heavy(manifest)) if wanted and self._experiment.store.keep != "all" else []
+        if sum(manifest.files[name]["bytes"] for name in names) <= KEPT_BYTES:
+            for name in names:
+                (self._index / key / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder(manifest.round, manifest.phase) / name, self._index / key / name)
 
     def _has(self, phase: str, round_: int) -> bool:
         """Whether this run has such a phase in this round."""
@@ -162,7 +180,7 @@ class SharingStore(Store):
             return False
         key = self._key(round_, phase)
         donor = None if key is None else self._noted(key)
-        if donor is None:
+        if key is None or donor is None:
             return False
         source = self._study / donor["run"] / manifests.phase_folder(donor["round"], phase)
         try:
@@ -172,9 +190,10 @@ class SharingStore(Store):
             with self.phase(round_, phase) as work:
                 for name, expected in done.files.items():
                     (work.path / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source / name, work.path / name, follow_symlinks=False)
+                    file = (self._index / key if name in done.deleted else source) / name
+                    shutil.copyfile(file, work.path / name, follow_symlinks=False)
                     if sha256(work.path / name) != expected["sha256"]:
-                        raise OSError(f"{source / name}: was changed after it was written (SHA-256 differs)")
+                        raise OSError(f"{file}: was changed after it was written (SHA-256 differs)")
                 work.facts |= {**done.facts, TAKEN_FROM: donor["run"]}
         except (OSError, StoreError) as error:
             logger.warning("round %d %s of %s cannot be taken over: %s", round_, phase, donor["run"], error)
@@ -207,6 +226,8 @@ class SharingStore(Store):
             }
         config = _without(self._experiment, unread(phase, round_, self._experiment))
         facts = {"phase": phase, "round": round_, "read": read, "config": config, "versions": self.facts["versions"]}
+        if own := self.code:
+            facts["code"] = {name: file["sha256"] for name, file in own[-1]["files"].items()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

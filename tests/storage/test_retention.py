@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader, Store
 from tests.support import fakes
 from tests.support.finished_runs import begun
-from tests.support.loops import Silent, loop, records_of, small
+from tests.support.loops import driven, records_of, small
 
 ROUNDS = 2
 FULL = (
@@ -47,25 +46,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
     base = fakes.make_base(tmp_path / "base", 2)
-    monkeypatch.setattr(run, "_base", lambda *_: base)
-    monkeypatch.setattr(run, "encoder", lambda *_: fakes.encode)
-    monkeypatch.setattr(run, "WatchedProgress", lambda progress, *_: progress)
-    unseen = SimpleNamespace(write=lambda rows: None, close=lambda finished: None)
-    monkeypatch.setattr(run.tracking, "Boards", lambda *_: unseen)
-
-    def engines(experiment: Experiment, task: object) -> Any:
-        found = loop(None, experiment, base).engines  # type: ignore[arg-type]
-        return found.__class__(found.generator, found.scorer, Trainer(), found.population)
-
-    fleet: Any = SimpleNamespace(engines=engines, queues=dict)
-
-    def go(store: Store, experiment: Experiment, rounds: int | None = None) -> None:
-        task: Any = fakes.FakeTask(experiment.groups.names)
-        for done, _ in enumerate(run.rounds(store, experiment, task, fleet, Silent())):
-            if done == rounds:
-                return
-
-    yield go
+    yield driven(monkeypatch, base, Trainer)
 
 
 def whole(root: Path) -> set[str]:

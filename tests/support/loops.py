@@ -1,8 +1,13 @@
 """The loop with fakes: its settings, its parts, a whole run, and the records that a run writes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from jobs.driver import run as driver
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.feedback.population import PopulationSimulator
@@ -62,6 +67,29 @@ def run(root: Path, experiment: Experiment, **generator: int) -> tuple[list[Metr
     rows = loop(store, experiment, base, **generator).run()
     store.close()
     return rows, records_of(root)
+
+
+def driven(patch: pytest.MonkeyPatch, base: Path, trainer: Callable[[], Any] = fakes.FakeTrainer) -> Callable[..., None]:
+    """The driver's rounds with fakes, with what it deletes between them: ``go(store, experiment, last=None)``."""
+    patch.setattr(driver, "_base", lambda *_: base)
+    patch.setattr(driver, "encoder", lambda *_: fakes.encode)
+    patch.setattr(driver, "WatchedProgress", lambda progress, *_: progress)
+    unseen = SimpleNamespace(write=lambda rows: None, close=lambda finished: None)
+    patch.setattr(driver.tracking, "Boards", lambda *_: unseen)
+
+    def engines(experiment: Experiment, task: object) -> Engines:
+        found = loop(None, experiment, base).engines  # type: ignore[arg-type]
+        return Engines(found.generator, found.scorer, trainer(), found.population)
+
+    fleet: Any = SimpleNamespace(engines=engines, queues=dict)
+
+    def go(store: Store, experiment: Experiment, last: int | None = None) -> None:
+        task: Any = fakes.FakeTask(experiment.groups.names)
+        for done, _ in enumerate(driver.rounds(store, experiment, task, fleet, Silent())):
+            if done == last:
+                return
+
+    return go
 
 
 def records_of(root: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """Trials of one study take over what another one has done alike, and nothing else."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,34 +10,51 @@ from jobs.driver.shared_phases import INDEX, SHARED, SharingStore, files_read, u
 from jobs.driver.tuning import in_order
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import all_keys
+from scpl_ray.protocols import TrainingJob, TrainingResult
 from scpl_ray.report.seconds import TAKEN_FROM, phase_seconds
 from scpl_ray.storage.manifests import MANIFEST
 from scpl_ray.storage.run_directory import PHASES, Store
 from scpl_ray.studies.study import Trial
 from tests.support import fakes
 from tests.support.configs import defaults
-from tests.support.loops import loop, records_of, small
+from tests.support.loops import driven, records_of, small
 
 KEYS = ["loop.rounds=2", "queries.prompts_per_round=20", "evaluation.neutral_prompts=10"]
 
 
-def play(root: Path, experiment: Experiment, study: Path | None) -> dict[str, bytes]:
-    """A run in this folder; with a study, it shares phases with the other runs there."""
-    base = root.parents[2] / "base"
-    if not base.exists():
-        fakes.make_base(base, len(experiment.groups.names))
-    if study is None:
-        store: Store = Store.create(root, experiment, {})
-    else:
-        sharing = SharingStore.create(root, experiment, {})
-        sharing.share(study, experiment)
-        store = sharing
-    with store.phase(0, "base") as phase:
-        phase.write_json("base", {})
-        phase.write_json("inputs", {})
-    loop(store, experiment, base).run()
-    store.close()
-    return records_of(root)
+class Trainer(fakes.FakeTrainer):
+    """Writes a whole model, which is deleted after the next round, beside what always stays."""
+
+    def train(self, job: TrainingJob) -> TrainingResult:
+        result = super().train(job)
+        (job.output / "master").mkdir()
+        (job.output / "master" / "weights.bin").write_bytes(bytes(100 + job.round))
+        return result
+
+
+Play = Callable[[Path, Experiment, Path | None], dict[str, bytes]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
+    """Plays a run in a folder as the driver does; with a study, it shares phases with the other runs there."""
+    go = driven(monkeypatch, fakes.make_base(tmp_path / "base", 2), Trainer)
+
+    def played(root: Path, experiment: Experiment, study: Path | None) -> dict[str, bytes]:
+        if study is None:
+            store: Store = Store.create(root, experiment, {})
+        else:
+            sharing = SharingStore.create(root, experiment, {})
+            sharing.share(study, experiment)
+            store = sharing
+        with store.phase(0, "base") as phase:
+            phase.write_json("base", {})
+            phase.write_json("inputs", {})
+        go(store, experiment)
+        store.close()
+        return records_of(root)
+
+    return played
 
 
 def taken(root: Path) -> dict[tuple[int, str], str]:
@@ -80,7 +98,7 @@ UP_TO_SCORES = {(0, "evaluation"), (1, "reward_model"), (1, "completions"), (1, 
     ],
 )  # fmt: skip
 def test_the_records_are_those_of_a_run_alone(
-    keys: list[str], expected: set[tuple[int, str]] | None, tmp_path: Path
+    play: Play, keys: list[str], expected: set[tuple[int, str]] | None, tmp_path: Path
 ) -> None:
     study = tmp_path / "study"
     (study / "runs").mkdir(parents=True)
@@ -100,7 +118,7 @@ def test_the_records_are_those_of_a_run_alone(
         )
 
 
-def test_arms_whose_users_move_alike_share_their_reward_models_in_every_round(tmp_path: Path) -> None:
+def test_arms_whose_users_move_alike_share_their_reward_models_in_every_round(play: Play, tmp_path: Path) -> None:
     study = tmp_path / "study"
     (study / "runs").mkdir(parents=True)
     play(study / "runs/one/seed-000", small(*KEYS, "feedback.rule=static"), study)
@@ -109,7 +127,7 @@ def test_arms_whose_users_move_alike_share_their_reward_models_in_every_round(tm
     assert fits == {1, 2}
 
 
-def test_a_changed_or_missing_file_of_another_run_is_never_taken(tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_of_another_run_is_never_taken(play: Play, tmp_path: Path) -> None:
     study = tmp_path / "study"
     (study / "runs").mkdir(parents=True)
     one = study / "runs/one/seed-000"
@@ -122,17 +140,17 @@ def test_a_changed_or_missing_file_of_another_run_is_never_taken(tmp_path: Path)
     assert (0, "evaluation") not in found and (1, "completions") not in found and (1, "reward_model") in found
 
 
-def test_a_note_that_leads_out_of_the_study_is_not_followed(tmp_path: Path) -> None:
+def test_a_note_that_leads_out_of_the_study_is_not_followed(play: Play, tmp_path: Path) -> None:
     study = tmp_path / "study"
     (study / "runs").mkdir(parents=True)
     play(study / "runs/one/seed-000", small(*KEYS), study)
-    for note in (study / INDEX).iterdir():
+    for note in (study / INDEX).glob("*.json"):
         note.write_text(json.dumps({"run": "../elsewhere", "round": 0}))
     play(study / "runs/two/seed-000", small(*KEYS, "feedback.rule=static"), study)
     assert taken(study / "runs/two/seed-000") == {}
 
 
-def test_what_was_taken_over_is_in_no_seconds(tmp_path: Path) -> None:
+def test_what_was_taken_over_is_in_no_seconds(play: Play, tmp_path: Path) -> None:
     study = tmp_path / "study"
     (study / "runs").mkdir(parents=True)
     experiment = small(*KEYS)
