@@ -113,6 +113,7 @@ def _talk(
 
     from actors.engines.base import EngineSettings, Request
     from actors.engines.transformers import TransformersEngine
+    from actors.placement.memory import with_format
     from scpl_ray.models.template import template_of
     from scpl_ray.models.tokens import decode, encode_prompt, load_tokenizer
     from scpl_ray.seeds import derive_seed
@@ -121,7 +122,8 @@ def _talk(
     base = reader.base()
     tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
     template = template_of(tokenizer)
-    settings = EngineSettings.of(experiment, float(torch.cuda.is_available()))
+    gpus = float(torch.cuda.is_available())
+    settings = EngineSettings.of(with_format(experiment, None, on_gpu=gpus > 0), gpus)
     engine: Engine = TransformersEngine(settings)
     for prompt in prompts:
         if not prompt.strip():

@@ -16,10 +16,10 @@ from jobs.terminal.display import line_parts
 from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
 from scpl_ray.report.text import visible
-from scpl_ray.storage import inside
+from scpl_ray.storage import inside, run_facts
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import LOCK
-from scpl_ray.storage.run_directory import HOLDER_CHARACTERS, PHASES, SUMMARY, Reader
+from scpl_ray.storage.run_directory import HOLDER_CHARACTERS, PHASES, Reader
 from scpl_ray.studies import study
 
 
@@ -52,7 +52,8 @@ def holder(folder: Path) -> str | None:
 def state(reader: Reader, experiment: Experiment) -> str:
     """The state of a run in a few words."""
     done = _rounds_done(reader, experiment)
-    if (reader.root / SUMMARY).is_file() and done == experiment.loop.rounds:
+    rounds = None if reader.checkpoints else experiment.loop.rounds
+    if run_facts.is_summed_up(reader.root, rounds) and done == experiment.loop.rounds:
         return "finished"
     running = holder(reader.root)
     return f"running: {running}" if running is not None else "stopped"

@@ -95,16 +95,25 @@ class EngineSettings:
     def of(
         cls, experiment: Experiment, gpus: float, *, memory_share: float = GPU_MEMORY_SHARE, sleeps: bool = False
     ) -> EngineSettings:
-        """The settings that an experiment asks for, in a process that has these GPUs."""
+        """The settings that an experiment asks for, in a process that has these GPUs.
+
+        Raises:
+            ValueError: ``model.dtype`` is still ``auto`` where it depends on the model's size.
+        """
         model, generation = experiment.model, experiment.generation
         served = model.lora if generation.refresh == "adapter" else None
+        dtype = model.dtype
+        if dtype == "auto":
+            if not gpus and not model.built_here:
+                raise ValueError("model.dtype: auto depends on the model; see scpl_ray.models.precision.decided")
+            dtype = "bfloat16" if gpus else "float32"
         return cls(
             max_prompt_tokens=experiment.task.max_prompt_tokens,
             max_new_tokens=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
             adapter_rank=served.rank if served else None,
-            dtype=("bfloat16" if gpus else "float32") if model.dtype == "auto" else model.dtype,
+            dtype=dtype,
             gpus=gpus,
             trust_remote_code=model.trust_remote_code,
             tensor_parallel=generation.tensor_parallel,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from actors.placement.memory import FLOAT32, Sizes
 from scpl_ray.config import Experiment
+from scpl_ray.models import precision
 
 TOKEN_BYTES = 8
 """An id of 4 bytes and about 4 characters of text."""
@@ -60,10 +61,10 @@ def disk(experiment: Experiment, sizes: Sizes, *, on_gpu: bool) -> Disk:
     Args:
         experiment: the config.
         sizes: sizes of its models.
-        on_gpu: whether it runs on GPUs, where ``model.dtype: auto`` is bfloat16.
+        on_gpu: whether it runs on GPUs.
     """
     e, size = experiment, sizes.policy
-    width = 2 if e.model.dtype == "bfloat16" or (e.model.dtype == "auto" and on_gpu) else FLOAT32
+    width = 2 if precision.computed_in(e, size.parameters, on_gpu=on_gpu) == "bfloat16" else FLOAT32
     stays = {"records": _records(e)}
     policy = 0.0
     if e.model.lora is not None:

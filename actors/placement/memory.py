@@ -188,6 +188,12 @@ def known_sizes(experiment: Experiment, task: Task | None) -> Sizes | None:
     )
 
 
+def with_format(experiment: Experiment, task: Task | None, *, on_gpu: bool) -> Experiment:
+    """The experiment with ``model.dtype`` decided from what is known of its model; see :func:`known_sizes`."""
+    sizes = known_sizes(experiment, task)
+    return precision.decided(experiment, sizes.policy.parameters if sizes else None, on_gpu=on_gpu)
+
+
 def estimates(experiment: Experiment, sizes: Sizes, mode: Mode) -> dict[str, Estimate]:
     """What an engine, a scorer and a training worker need, by role.
 

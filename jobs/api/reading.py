@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scpl_ray.records import SCHEMAS, Completion, Example, Judgement, Metric, Query, Score
-from scpl_ray.storage import locations
+from scpl_ray.storage import locations, run_facts
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import SUMMARY, Reader
+from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import study
 from scpl_ray.studies.study import STUDY_FILE
 
@@ -93,7 +93,9 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the last round is done."""
-        return (self.path / SUMMARY).is_file() and self.rounds[-1:] == [self.experiment.loop.rounds]
+        last = self.experiment.loop.rounds
+        rounds = None if self._reader.checkpoints else last
+        return run_facts.is_summed_up(self.path, rounds) and self.rounds[-1:] == [last]
 
     @property
     def rounds(self) -> list[int]:

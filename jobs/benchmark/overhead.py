@@ -20,11 +20,10 @@ from rich.table import Table
 
 from actors.placement.cluster import local_cluster
 from actors.placement.layout import layout
-from actors.placement.memory import known_sizes
+from actors.placement.memory import with_format
 from jobs.driver import run
 from jobs.terminal.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
-from scpl_ray.models import precision
 from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Manifest, Weights
 from scpl_ray.storage import retention
@@ -51,9 +50,7 @@ def overhead(experiment: Experiment) -> None:
         by_round = [[m for m in store.committed() if m.round == t] for t in range(1, experiment.loop.rounds + 1)]
         console.print(phase_table(by_round, wall))
 
-        sizes = known_sizes(experiment, task)
-        parameters = sizes.policy.parameters if sizes else None
-        experiment = precision.decided(experiment, parameters, on_gpu=placed.mode != "cpu")
+        experiment = with_format(experiment, task, on_gpu=placed.mode != "cpu")
         last = experiment.loop.rounds
         facts = {m.phase: m.facts for m in by_round[-1]}
         completions = store.read(last, "completions", "completions", Completion)

@@ -37,6 +37,7 @@ from scpl_ray.models.checkpoints import OPTION, Checkpoint
 from scpl_ray.protocols import Progress, Task
 from scpl_ray.records import Metric, Weights
 from scpl_ray.report.text import short_names
+from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import BASE, Store
 from scpl_ray.storage.run_facts import CHECKPOINTS, RUN
@@ -44,6 +45,8 @@ from scpl_ray.tasks.survey import with_groups
 
 CHECKING = "checking the checkpoints, the data and the settings"
 MODEL = "model.name"
+MERGED = "merged-"
+"""How folders of adapters that are merged to be measured begin."""
 
 
 def measure_checkpoints(
@@ -240,7 +243,9 @@ def rounds(
     """Measure the checkpoints that are not measured yet; yields the metrics of each."""
     generator, scorer, decided = fleet.measuring(experiment, task)
     held_out = HeldOut(experiment, task, generator, scorer, generator.sampling_bound, progress.generated)
-    with tempfile.TemporaryDirectory(dir=store.root, prefix="merged-") as scratch:
+    for left in store.root.glob(f"{MERGED}*"):  # by a process that was killed
+        inside.remove_below(store.root, left.name)
+    with tempfile.TemporaryDirectory(dir=store.root, prefix=MERGED) as scratch:
         first: Weights | None = None
         for t, checkpoint in enumerate(checkpoints):
             if store.manifest(t, PHASE) is None:

@@ -20,7 +20,10 @@ from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
 from scpl_ray.studies.study import Trial
 
-SETUP = ("groups", "task", "model", "generation", "reward", "feedback", "training", "placement", "evaluation")
+SETUP = (
+    *("groups", "task", "model", "generation", "reward", "selection", "feedback", "training", "placement"),
+    "evaluation",
+)
 """The sections that a plan checks: trials that agree on them are checked once."""
 
 

@@ -16,8 +16,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from actors.engines.base import EngineSettings, head_width, values_per_token
+from actors.engines.base import head_width, values_per_token
 from actors.placement.cluster import local_cluster
+from actors.placement.memory import with_format
 from jobs.driver.ray_session import ADDRESS
 from scpl_ray.config import Experiment
 from scpl_ray.models.adapters import add_adapter
@@ -58,7 +59,7 @@ def measured(experiment: Experiment) -> Machine | None:
     """
     if os.environ.get(ADDRESS) or local_cluster().gpus:
         return None
-    dtype = getattr(torch, EngineSettings.of(experiment, 0.0).dtype)
+    dtype = _format(experiment)
     with _all_cores():
         left, right = torch.randn(2, WIDTH, WIDTH).to(dtype)
         product_s = _fastest(lambda: left @ right)
@@ -93,7 +94,7 @@ def size(folder: Path, experiment: Experiment) -> Model:
         layers=int(text.num_hidden_layers),
         attention_width=int(text.num_attention_heads) * head_width(text),
         cached_per_token=values_per_token(text),
-        bytes_per_number=getattr(torch, EngineSettings.of(experiment, 0.0).dtype).itemsize,
+        bytes_per_number=_format(experiment).itemsize,
     )
 
 
@@ -102,6 +103,12 @@ def facts(machine: Machine | None, base: Path, experiment: Experiment) -> dict[s
     if machine is None:
         return {}
     return {PEAKS: dataclasses.asdict(machine), SIZE: dataclasses.asdict(size(base, experiment))}
+
+
+def _format(experiment: Experiment) -> torch.dtype:
+    found = getattr(torch, with_format(experiment, None, on_gpu=False).model.dtype)
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def _cores() -> int:

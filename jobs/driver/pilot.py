@@ -15,6 +15,7 @@ from rich.table import Table
 from jobs.configs import CONFIGS
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.report import data, text
+from scpl_ray.storage import run_facts
 from scpl_ray.studies import results
 from scpl_ray.studies.pilot import LEVEL, PILOT_SEEDS, POWER, Outlook, outlook
 from scpl_ray.studies.series import Series
@@ -89,7 +90,7 @@ def _hours(part: data.Part, trials: int) -> str:
     seconds = [
         sum(manifest.seconds for manifest in run.reader.committed() if manifest.phase != "reward_model")
         for run in part.runs
-        if (run.reader.root / "summary.json").is_file()
+        if run_facts.is_summed_up(run.reader.root, run.experiment.loop.rounds)
     ]
     if not seconds:
         return ""

@@ -18,7 +18,7 @@ from scpl_ray.own import references
 from scpl_ray.protocols import Task
 from scpl_ray.records import Metric
 from scpl_ray.report.seconds import phase_seconds
-from scpl_ray.storage import consent, locations, retention
+from scpl_ray.storage import consent, locations, retention, run_facts
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import restarts
 from scpl_ray.storage.run_directory import Reader, Store
@@ -109,7 +109,7 @@ def _advised(text: str, store: Store) -> str:
 def is_finished(run: Reader, experiment: Experiment) -> bool:
     """Whether all rounds that an experiment asks for, and the summary of the run, are on disk."""
     last = experiment.loop.rounds
-    return (run.root / "summary.json").is_file() and run.manifest(last, "evaluation") is not None
+    return run_facts.is_summed_up(run.root, last) and run.manifest(last, "evaluation") is not None
 
 
 def show(run_: Reader, experiment: Experiment, console: Console) -> None:

@@ -138,12 +138,15 @@ def _grown(experiment: Experiment, task: Task, cluster: Cluster) -> Iterator[Clu
         demand.close()
 
 
-def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
+def plan(
+    experiment: Experiment, cluster: Cluster | None = None, task: Task | None = None
+) -> tuple[Task, Layout | None]:
     """Check everything that can be checked without starting any process.
 
     Args:
         experiment: the config.
         cluster: the cluster to plan for; ``None``: this machine, unless ``RAY_ADDRESS`` names a cluster.
+        task: its task, where another experiment has the same; ``None``: it is built.
 
     Returns:
         The task, and the layout; ``None`` if the layout depends on a cluster that is not connected yet.
@@ -151,18 +154,18 @@ def plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, 
     Raises:
         ValueError: the data or the machine do not suffice for this experiment.
     """
-    task = _built(experiment)
+    task = _built(experiment, task)
     return task, _placed(experiment, task, cluster)
 
 
-def _built(experiment: Experiment) -> Task:
-    """The task, after the packages, models and reward terms of an experiment were checked."""
+def _built(experiment: Experiment, task: Task | None = None) -> Task:
+    """The task, built unless it is given, after the packages, models and reward terms of an experiment were checked."""
     registry.check_installed(experiment)
     harness.check(experiment)
     tracking.check(experiment)
     check_model(experiment)
     check_reward_model(experiment)
-    task = tasks.TASKS[experiment.task.name].build(experiment)
+    task = task or tasks.TASKS[experiment.task.name].build(experiment)
     if any(name not in schema.NOT_OF_THE_TASK for name in experiment.reward.terms):
         checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
     steering_prompts(experiment, task.group_prompts, [])
@@ -185,14 +188,16 @@ def planned_disk(experiment: Experiment, task: Task | None, cluster: Cluster | N
     return None if sizes is None else disk(experiment, sizes, on_gpu=gpus_possible(cluster))
 
 
-def checked_plan(experiment: Experiment, cluster: Cluster | None = None) -> tuple[Task, Layout | None]:
+def checked_plan(
+    experiment: Experiment, cluster: Cluster | None = None, task: Task | None = None
+) -> tuple[Task, Layout | None]:
     """As :func:`plan`, after everything that files on disk and the Hub's metadata tell was checked.
 
     Raises:
         ValueError: as :func:`plan`; or a model, the user's own code, or a setting cannot work.
     """
     preflight.check_config(experiment, on_gpu=gpus_possible(cluster))
-    task, placed = plan(experiment, cluster)
+    task, placed = plan(experiment, cluster, task)
     preflight.check_task(experiment, task)
     return task, placed
 
@@ -323,12 +328,13 @@ def rounds(
             from_disk = manifests.read(store.root, round_, "evaluation") is not None
             measured.append(loop.round(round_) if round_ else loop.evaluation(0))
             retention.tidy(store, experiment, round_)
-            if round_ == experiment.loop.rounds:
-                store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
             boards.write(measured[-1])
             done = RoundDone(round_, experiment.loop.rounds, store.root, tuple(measured[-1]), from_disk)
             for hook in hooks:
                 hook(done)
+            if round_ == experiment.loop.rounds:
+                # last, so that a run whose hook failed is resumed and not taken for finished
+                store.finish([row for rows in measured for row in rows], summary(store, experiment, measured[-1]))
             yield measured[-1]
     finally:
         boards.close(finished=len(measured) > experiment.loop.rounds)

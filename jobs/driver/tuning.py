@@ -23,11 +23,14 @@ from actors.placement.layout import PlacementError, layout
 from actors.placement.memory import Sizes, known_sizes
 from jobs.driver import machine, own_code, provenance
 from jobs.driver import run as loop
+from jobs.driver.dry_run import SETUP
 from jobs.driver.shared_phases import INDEX
 from jobs.driver.trial import LoopTrial, trial_folder
 from jobs.terminal.display import chatter_to, line_parts, wide_console
 from jobs.terminal.interrupts import Interrupts
+from scpl_ray import tasks
 from scpl_ray.config import loading
+from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
 from scpl_ray.report import sessions
@@ -319,20 +322,23 @@ def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
 
 
 def prepare(trials: Sequence[Trial], console: Console) -> list[Sizes | None]:
-    """Build or find each base model of the trials once, before any trial starts; returns the sizes of their models."""
-    made: dict[str, Task] = {}
-    known: dict[tuple[str, str | None], Sizes | None] = {}
+    """Check each set-up of the trials and build or find its base model, before any trial starts.
+
+    Returns:
+        The sizes of the models of each trial.
+    """
+    built: dict[str, Task] = {}
+    known: dict[str, Sizes | None] = {}
+    bases = set()
     sizes = []
     for trial in trials:
         experiment = trial.experiment
-        key = repr((experiment.model, experiment.task, experiment.groups.names, experiment.generation))
-        if key not in made:
-            made[key], _ = loop.checked_plan(experiment)
-            base = base_model(experiment, made[key])
-            logger.info("base model of %s: %s", trial.label, base)
-        models = key, experiment.reward.model
-        if models not in known:
-            known[models] = known_sizes(experiment, made[key])
-        sizes.append(known[models])
-    console.print(f"base models ready: {len(made)} set-ups", markup=False)
+        setup, key = agreement(experiment, SETUP), agreement(experiment, tasks.DEPENDS_ON)
+        if setup not in known:
+            built[key], _ = loop.checked_plan(experiment, task=built.get(key))
+            bases.add(base_model(experiment, built[key]))
+            logger.info("%s is checked; its base model is there", trial.label)
+            known[setup] = known_sizes(experiment, built[key])
+        sizes.append(known[setup])
+    console.print(f"{len(known)} set-ups are checked; base models ready: {len(bases)}", markup=False)
     return sizes

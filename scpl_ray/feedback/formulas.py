@@ -5,6 +5,8 @@ Settings broadcast against the shares, so that one call serves a whole grid of t
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -53,7 +55,7 @@ def at_least(shares: ArrayLike, floor: ArrayLike) -> FloatArray:
     if np.any(smallest * n_groups > 1.0 + SUM_TOLERANCE):
         raise ValueError(
             f"feedback.floor: {np.asarray(floor).tolist()} for each of {n_groups} groups exceeds 1 in total; give at "
-            f"most {1.0 / n_groups:.4g}"
+            f"most {math.floor(1e4 / n_groups) / 1e4:g}"
         )
     lifted, low = shares, np.zeros(shares.shape, dtype=bool)
     # each pass lifts one group or more, or is the last
@@ -77,6 +79,8 @@ def whole_at_least(users: ArrayLike, floor: float) -> FloatArray:
     """
     found = np.asarray(users, dtype=np.float64)
     at_least(np.full(found.shape[-1], 1.0 / found.shape[-1]), floor)
+    # a floor that is 1/K but for rounding is reached by no number of users
+    floor = min(floor, 1.0 / found.shape[-1])
     while True:
         total = found.sum(axis=-1, keepdims=True)
         more = np.maximum(found, np.ceil(floor * total - WHOLE))

@@ -50,7 +50,7 @@ class PopulationSimulator:
         """Repeat each group's first-round prompts, in order, and from the start again where they are too few."""
         groups = self._experiment.groups
         total = self._experiment.queries.prompts_per_round
-        shares = np.asarray(groups.shares, dtype=np.float64)
+        shares = rules.initial_state(groups, self._experiment.feedback).shares
         seed = seeds.derive_seed(self._experiment.seed, "query counts", 1)
         first = dict(zip(groups.names, map(int, rules.draw_counts(shares, total, seed)), strict=True))
         # a group that sent nothing in round 1 still needs prompts when it arrives later

@@ -12,8 +12,7 @@ from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.records import Metric
 from scpl_ray.report import data, export, text, words
 from scpl_ray.report.data import Part
-from scpl_ray.storage.run_directory import SUMMARY
-from scpl_ray.storage.run_facts import COMMIT
+from scpl_ray.storage.run_facts import COMMIT, is_summed_up
 
 FILE = "README.md"
 JUDGE = "card.json"
@@ -55,7 +54,7 @@ def card(part: Part, round_: int, *, base: str | None, adapter: bool) -> str:
         "",
         f"The policy that round {round_} of a self-consuming performative loop (Wang et al., 2026) trained, {made}"
         f"{f' of {_plain(base)}' if base is not None else ''}."
-        + ("" if (run.reader.root / SUMMARY).is_file() else " The run was not finished when this was written."),
+        + ("" if is_summed_up(run.reader.root, e.loop.rounds) else " The run was not finished when this was written."),
         "",
         f"**What it is not for.** {CAVEAT}",
         "",

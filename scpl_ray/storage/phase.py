@@ -14,6 +14,9 @@ from scpl_ray import records
 from scpl_ray.records import Record
 from scpl_ray.storage.files import replacing, write_atomically
 
+GROUP_ROWS = 2**14
+"""Rows of a Parquet row group: who reads a file of another process decodes a group at a time, in limited memory."""
+
 
 class Phase:
     """A phase in progress; its folder is :attr:`path`."""
@@ -29,7 +32,7 @@ class Phase:
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table of records as ``<name>.parquet``."""
         with replacing(self.path / f"{name}.parquet") as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", row_group_size=GROUP_ROWS)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON value as ``<name>.json``."""

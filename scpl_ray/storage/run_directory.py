@@ -60,7 +60,7 @@ PHASES = (
 """Phases in the order in which they are committed; round 0 has only ``base`` and ``evaluation``."""
 
 
-CODE, SUMMARY = "code.json", "summary.json"
+CODE = "code.json"
 BASE = "model"
 """The fact of the phase ``base`` that says where the base model lay."""
 FOLDERS = ("rounds", "logs", "tensorboard", "ray")
@@ -421,7 +421,7 @@ class Store(Reader):
     def finish(self, metrics: Sequence[Metric], summary: Mapping[str, Any]) -> None:
         """Write the metrics and the summary of a finished run."""
         Phase(self.root).write("metrics", metrics, Metric)
-        write_atomically(self.root / SUMMARY, as_json(summary))
+        write_atomically(self.root / run_facts.SUMMARY, as_json(summary))
 
     def keep_code(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Write ``code.json``: the user's code with which the rounds were made, one entry per change of it.
@@ -472,10 +472,12 @@ class Store(Reader):
                 )
             logger.warning("%s; the phase is done again", where)
             self.take_back(folder)
-        last = next(iter(phases[-1:]), None)
-        if last is not None and last.phase == "dataset" and "dataset.parquet" in last.files:
+        last = phases[-1] if phases else None
+        # None: it has just been taken back
+        kept = None if last is None else self.manifest(last.round, last.phase)
+        if kept is not None and kept.phase == "dataset" and "dataset.parquet" in kept.files:
             # training reads it next, in processes that decode it themselves
-            self.read(last.round, last.phase, "dataset", Example)
+            self.read(kept.round, kept.phase, "dataset", Example)
 
 
 @contextlib.contextmanager

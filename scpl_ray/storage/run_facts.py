@@ -9,7 +9,7 @@ from typing import Any
 from scpl_ray.storage import inside, manifests
 from scpl_ray.storage.errors import StoreError
 
-RUN, CONFIG = "run.json", "config.yaml"
+RUN, CONFIG, SUMMARY = "run.json", "config.yaml", "summary.json"
 COMMAND, COMMIT, CHECKPOINTS = "command", "commit", "checkpoints"
 """Facts of ``run.json`` that only some runs have: the command line that began it, the commit of this project, and the
 names of the models that were measured instead of a loop's policies (``scpl measure --checkpoints``)."""
@@ -31,6 +31,21 @@ def read(root: Path, name: str) -> dict[str, Any]:
         if not isinstance(run.get(key, kind()), kind):
             raise StoreError(f"{name}: {RUN}: {key} = {run[key]!r:.80}; expected {what}")
     return run
+
+
+def is_summed_up(root: Path, rounds: int | None) -> bool:
+    """Whether a run has the summary that is written at its end.
+
+    Args:
+        root: the run directory.
+        rounds: the rounds that the run is to have, because a run that was extended still has the summary of fewer;
+            ``None``: of measured checkpoints, which have no rounds.
+    """
+    try:
+        found = json.loads(inside.read_below(root, SUMMARY, manifests.MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("rounds") == rounds
 
 
 def no_run(name: str, error: Exception) -> StoreError:

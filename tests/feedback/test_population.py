@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,23 @@ def test_reused_prompts_come_from_the_first_round_even_for_a_group_that_was_abse
     later = simulator.draw(2)
     assert {q.group for q in later} == {"north", "south"}
     assert len({q.query_id for q in later}) == len(later)
+
+
+def test_reused_prompts_are_those_that_whole_users_asked_in_round_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten users cannot be .55 and .45: round 1 is drawn from .6 and .4, and so is the pool."""
+    simulator, _ = population(
+        *("queries.prompts=reused", "groups.shares=[0.55, 0.45]", "feedback.rule=retention", "feedback.agents=true"),
+        *("feedback.users=10", "queries.prompts_per_round=400"),
+    )
+    pools = []
+    draw = FakeTask.draw
+
+    def noted(task: FakeTask, counts: Any, **keys: Any) -> Any:
+        pools.append(counts)
+        return draw(task, counts, **keys)
+
+    monkeypatch.setattr(FakeTask, "draw", noted)
+    assert Counter(query.group for query in simulator.draw(1)) == Counter(pools[0])
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,13 @@ def test_whole_users_are_added_up_to_the_floor():
     assert formulas.whole_at_least([97.0, 2.0, 1.0], 0.1).tolist() == [97, 13, 13]
     assert formulas.whole_at_least([1.0, 0.0], 0.5).tolist() == [1, 1]
     assert formulas.whole_at_least([0.0, 0.0], 0.1).tolist() == [0, 0]
+    # a floor of 1/6, rounded up within the tolerance of sums
+    assert formulas.whole_at_least([167.0] * 6, 0.1666667).tolist() == [167] * 6
+    for groups in (3, 6, 7):
+        with pytest.raises(ValueError, match="give at most ") as refused:
+            formulas.at_least(np.full(groups, 1.0 / groups), 0.9)
+        offered = float(str(refused.value).rpartition(" ")[2])
+        formulas.at_least(np.full(groups, 1.0 / groups), offered)
 
 
 # retention ----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from actors.engines.base import EngineSettings
+from actors.placement.disk import disk
+from actors.placement.memory import known_sizes, with_format
+from jobs.driver import machine
 from scpl_ray.config import Experiment
 from scpl_ray.models import precision
+from tests.support import tiny_models
 
 MILAN = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu sse4_2 avx2 sha_ni\n"
 SAPPHIRE = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\nflags\t\t: fpu\n"
@@ -64,3 +69,23 @@ def test_doctor_says_which_and_why(native: bool) -> None:
     which, why = precision.explained()
     assert which.startswith("bfloat16 from 30 million weights on" if native else "float32")
     assert ("amx_bf16" in why) == native
+
+
+@pytest.mark.parametrize("native", [True], indirect=True)
+def test_what_is_measured_and_asked_beside_a_run_has_its_format(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peaks, sizes, disk, samples and comparisons take the format of the run, and never one of their own."""
+    monkeypatch.setattr(precision, "LARGE", 1000)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder = tiny_models.save_model(tmp_path / "model", "llama")
+    experiment = Experiment.model_validate({"model": {"name": str(folder)}})
+    with pytest.raises(ValueError, match=r"model\.dtype: auto depends on the model"):
+        EngineSettings.of(experiment, 0.0)
+    decided = with_format(experiment, None, on_gpu=False)
+    assert EngineSettings.of(decided, 0.0).dtype == "bfloat16"
+    assert machine.size(folder, experiment).bytes_per_number == 2
+    known = known_sizes(experiment, None)
+    assert known is not None and disk(experiment, known, on_gpu=False) == disk(decided, known, on_gpu=False)
+    monkeypatch.setattr(precision, "LARGE", 10**9)
+    assert machine.size(folder, experiment).bytes_per_number == 4

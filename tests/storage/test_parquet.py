@@ -17,6 +17,7 @@ from scpl_ray.config import Experiment, Task
 from scpl_ray.records import SCHEMAS, Completion, Example, Metric
 from scpl_ray.storage import parquet, parquet_process, tables
 from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.phase import GROUP_ROWS, Phase
 from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.rows import DataError, Fields
@@ -165,6 +166,26 @@ def test_what_a_run_has_written_itself_needs_no_other_process(tmp_path: Path, mo
     store, _ = Store.open(store.root)
     assert store.read(0, "evaluation", "metrics", Metric) == ROW and len(parquet._idle) == 1
     store.close()
+
+
+def test_large_tables_are_written_in_groups_that_are_decoded_one_at_a_time(tmp_path: Path) -> None:
+    phase = Phase(tmp_path)
+    phase.write("metrics", ROW * (GROUP_ROWS + 1), Metric)
+    file = pq.ParquetFile(tmp_path / "metrics.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [GROUP_ROWS, 1]
+
+
+def test_a_damaged_last_phase_of_training_data_is_done_again(tmp_path: Path) -> None:
+    for damage in (Path.unlink, lambda file: file.write_bytes(b"PAR1")):
+        root = tmp_path / f"run{damage is Path.unlink}"
+        store = Store.create(root, Experiment(), {})
+        with store.phase(1, "dataset") as work:
+            work.write("dataset", [Example("a", "real", None, (1,), (2,), 1.0, None)], Example)
+        store.close()
+        damage(root / "rounds/001/dataset/dataset.parquet")
+        store, _ = Store.open(root, thorough=True)
+        assert store.manifest(1, "dataset") is None
+        store.close()
 
 
 def test_the_data_that_training_reads_next_are_decoded_when_a_run_is_resumed(tmp_path: Path) -> None:

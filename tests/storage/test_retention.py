@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import scpl_ray
 from jobs.cli import app
-from jobs.driver import resuming, run
-from scpl_ray.config import Experiment
+from jobs.driver import resuming
+from jobs.status import state
 from scpl_ray.protocols import TrainingJob, TrainingResult
 from scpl_ray.records import Manifest
 from scpl_ray.storage import manifests, retention
@@ -210,3 +211,43 @@ def test_a_write_right_after_the_commit_is_seen(tmp_path: Path) -> None:
 def test_only_whole_models_are_heavy() -> None:
     files = {"adapter/a": {}, "model/deep/m": {}, "master/m": {}, "modelling.json": {}}
     assert list(retention.heavy(Manifest(1, "weights", 0.0, 0.0, files, {}))) == ["model/deep/m", "master/m"]
+
+
+def test_a_run_that_is_extended_is_not_finished_by_the_summary_of_fewer_rounds(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = small(*FULL), small(*FULL, f"loop.rounds={ROUNDS + 1}")
+    store = begun(tmp_path / "run", before)
+    play(store, before)
+    assert resuming.is_finished(store, before) and state(store, before) == "finished"
+    store.extend(after)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "finish", killed)
+        play(store, after)
+    assert store.manifest(ROUNDS + 1, "evaluation") is not None
+    assert not resuming.is_finished(store, after) and not scpl_ray.read("run").finished
+    play(store, after)
+    assert resuming.is_finished(store, after) and scpl_ray.read("run").finished
+    store.close()
+    assert state(Reader.open(store.root)[0], after) == "finished"
+
+
+def test_a_run_whose_last_hook_failed_is_resumed_and_calls_it_again(play: Any, tmp_path: Path) -> None:
+    experiment = small(*FULL)
+    store = begun(tmp_path / "run", experiment)
+
+    def fails(done: Any) -> None:
+        if done.round == ROUNDS:
+            raise OSError("no upload")
+
+    with pytest.raises(OSError, match="no upload"):
+        play(store, experiment, None, fails)
+    assert not resuming.is_finished(store, experiment)
+    told: list[tuple[int, bool]] = []
+    play(store, experiment, None, lambda done: told.append((done.round, done.from_disk)))
+    assert told == [(t, True) for t in range(ROUNDS + 1)] and resuming.is_finished(store, experiment)
+    store.close()

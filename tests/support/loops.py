@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.driver import run as driver
+from jobs.driver.run import OnRound
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.feedback.population import PopulationSimulator
@@ -69,8 +70,8 @@ def run(root: Path, experiment: Experiment, **generator: int) -> tuple[list[Metr
     return rows, records_of(root)
 
 
-def driven(patch: pytest.MonkeyPatch, base: Path, trainer: Callable[[], Any] = fakes.FakeTrainer) -> Callable[..., None]:
-    """The driver's rounds with fakes, with what it deletes between them: ``go(store, experiment, last=None)``."""
+def driven(patch: pytest.MonkeyPatch, base: Path, trainer: type[Any] = fakes.FakeTrainer) -> Callable[..., None]:
+    """The driver's rounds with fakes, and what it deletes between them: ``go(store, experiment, last, *hooks)``."""
     patch.setattr(driver, "_base", lambda *_: base)
     patch.setattr(driver, "encoder", lambda *_: fakes.encode)
     patch.setattr(driver, "WatchedProgress", lambda progress, *_: progress)
@@ -83,9 +84,9 @@ def driven(patch: pytest.MonkeyPatch, base: Path, trainer: Callable[[], Any] = f
 
     fleet: Any = SimpleNamespace(engines=engines, queues=dict)
 
-    def go(store: Store, experiment: Experiment, last: int | None = None) -> None:
+    def go(store: Store, experiment: Experiment, last: int | None = None, *hooks: OnRound) -> None:
         task: Any = fakes.FakeTask(experiment.groups.names)
-        for done, _ in enumerate(driver.rounds(store, experiment, task, fleet, Silent())):
+        for done, _ in enumerate(driver.rounds(store, experiment, task, fleet, Silent(), None, hooks)):
             if done == last:
                 return
 

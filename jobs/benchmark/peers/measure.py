@@ -16,6 +16,7 @@ from rich.table import Table
 from actors.engines.base import EngineSettings
 from actors.placement.cluster import local_cluster
 from actors.placement.layout import layout
+from actors.placement.memory import with_format
 from jobs.benchmark.peers.comparison import COLUMNS, Comparison, Script, round_seconds
 from jobs.benchmark.peers.orders import Order, Setting, orders
 from jobs.driver import run
@@ -86,6 +87,7 @@ def peers(experiment: Experiment, size: str, output: Path, page: Path | None) ->
 
 def _setting(folder: Path, store: Store, experiment: Experiment, task: Task) -> Setting:
     placed = layout(experiment, local_cluster())
+    experiment = with_format(experiment, task, on_gpu=placed.mode != "cpu")
     (folder / "task.pickle").write_bytes(cloudpickle.dumps(task))
     reward_model = None
     if experiment.reward.terms.get(MODEL_TERM):

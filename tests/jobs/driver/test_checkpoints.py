@@ -70,6 +70,7 @@ def measure(run: Path, folder: Path, served: list[int], *, upto: int | None = No
 def test_policies_of_a_run_give_its_own_numbers_and_an_interrupted_measurement_is_continued(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", small("loop.rounds=3", "model.lora=null"))
     measure(run, tmp_path / "m", [0, 1, 3], upto=2).close()
+    (tmp_path / "m/merged-left").mkdir()  # by a process that was killed
     store = measure(run, tmp_path / "m", [0, 1, 3])
     assert store.checkpoints == ("0", "1", "3")
     compare(run, tmp_path / "m", [0, 1, 3])

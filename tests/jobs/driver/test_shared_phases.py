@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from jobs.driver import run, tuning
+from jobs.driver.dry_run import check_trials
 from jobs.driver.shared_phases import INDEX, SHARED, SharingStore, files_read, unread
 from jobs.driver.tuning import in_order
 from scpl_ray.config import Experiment
@@ -181,3 +184,34 @@ def test_trials_at_the_same_time_have_different_seeds() -> None:
     other = small("training.epochs=2")
     mixed = [Trial(arm, (), 0, other if arm == "b" else experiment) for arm in ("a", "b", "c")]
     assert [trial.arm for trial in in_order(mixed, 1)] == ["a", "c", "b"]
+
+
+def test_every_set_up_is_checked_before_a_study_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Arms that differ in selection alone, which decides how many held-out prompts the data must have."""
+    seen: list[str] = []
+    monkeypatch.setattr(run, "steering_prompts", lambda experiment, *_: seen.append(experiment.selection.strategy))
+    monkeypatch.setattr(tuning, "base_model", lambda *_: tmp_path)
+    trials = [
+        Trial(strategy, (), seed, small(f"selection.strategy={strategy}", f"seed={seed}"))
+        for seed in (0, 1)
+        for strategy in ("vrs", "reweight", "top")
+    ]
+    assert len(tuning.prepare(trials, Console(quiet=True))) == 6
+    assert seen == ["vrs", "reweight", "top"]
+    seen.clear()
+    check_trials(trials, with_tasks=True)
+    assert sorted(seen) == ["reweight", "top", "vrs"]
+
+
+def test_what_other_own_code_made_is_not_taken_over(play: Play, tmp_path: Path) -> None:
+    study, own = tmp_path / "study", tmp_path / "own.py"
+    (study / "runs").mkdir(parents=True)
+    source = "def first(candidates, *, selection, chance):\n    return list(range(len(chance) // {}))\n"
+    keys = [f"selection.function={own}:first", "loop.rounds=1"]
+    own.write_text(source.format(2))
+    play(study / "runs/one/seed-000", small(*KEYS, *keys), study)
+    assert play(study / "runs/two/seed-000", small(*KEYS, *keys, "feedback.rule=static"), study)
+    assert (1, "selection") in taken(study / "runs/two/seed-000")
+    own.write_text(source.format(3))
+    play(study / "runs/three/seed-000", small(*KEYS, *keys, "feedback.beta=4.0"), study)
+    assert (1, "selection") not in taken(study / "runs/three/seed-000")
