@@ -38,7 +38,8 @@ NOWHERE = (
 )
 """Keys that change no bit of what a phase between the queries and the feedback writes."""
 BEFORE_SELECTION = (*NOWHERE, "queries", "cycle", "training", "loop")
-"""Keys that no phase before the first selection of a round reads. Selection is read where it steers."""
+"""Keys that no phase before the first selection of a round reads. Selection is read where it steers how many
+completions are drawn; what users choose, and so the reward model, it never steers."""
 INDEX = "phases"
 """Folder of a study in which is noted where phases lie, until all trials are finished."""
 MOST_BYTES = 2**16
@@ -50,7 +51,9 @@ deleted it (``store.keep``); a larger one is made again."""
 
 def unread(phase: str, round_: int, experiment: Experiment) -> tuple[str, ...]:
     """The keys and sections that a phase does not read."""
-    if phase in ("reward_model", "completions", "scores") or (phase == "evaluation" and round_ == 0):
+    if phase == "reward_model":
+        return (*BEFORE_SELECTION, "selection")
+    if phase in ("completions", "scores") or (phase == "evaluation" and round_ == 0):
         return BEFORE_SELECTION if steers(experiment.selection) else (*BEFORE_SELECTION, "selection")
     match phase:
         case "selection" | "evaluation":

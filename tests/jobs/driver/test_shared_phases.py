@@ -90,7 +90,7 @@ UP_TO_SCORES = {(0, "evaluation"), (1, "reward_model"), (1, "completions"), (1, 
         (["feedback.rule=static"], FIRST),
         (["feedback.beta=4.0", "feedback.measure=own_kind"], FIRST),
         (["selection.strategy=top"], UP_TO_SCORES),
-        (["selection.strategy=reweight"], set()),
+        (["selection.strategy=reweight"], {(1, "reward_model")}),
         (["cycle.kind=accumulate", "training.learning_rate=0.01"], UP_TO_SCORES),
         (["cycle.kind=accumulate", "loop.kind=retraining"], FIRST - {(1, "dataset")}),
         (["reward.choices_per_round=100"], set()),
@@ -126,8 +126,10 @@ def test_arms_whose_users_move_alike_share_their_reward_models_in_every_round(pl
     (study / "runs").mkdir(parents=True)
     play(study / "runs/one/seed-000", small(*KEYS, "feedback.rule=static"), study)
     play(study / "runs/two/seed-000", small(*KEYS, "feedback.rule=static", "loop.kind=retraining"), study)
-    fits = {round_ for round_, phase in taken(study / "runs/two/seed-000") if phase == "reward_model"}
-    assert fits == {1, 2}
+    play(study / "runs/three/seed-000", small(*KEYS, "feedback.rule=static", "selection.strategy=reweight"), study)
+    for arm in ("two", "three"):
+        fits = {round_ for round_, phase in taken(study / f"runs/{arm}/seed-000") if phase == "reward_model"}
+        assert fits == {1, 2}
 
 
 def test_a_changed_or_missing_file_of_another_run_is_never_taken(play: Play, tmp_path: Path) -> None:
