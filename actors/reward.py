@@ -93,6 +93,7 @@ class ScoringActor(Reader):
                 seed=seed,
                 tokens_per_batch=self._tokens_per_batch,
                 device=self._device,
+                trust_remote_code=self._trust_remote_code,
             )
 
     def rewards(self, source: Path | None, texts: Sequence[tuple[str, str, str | None]]) -> list[float]:
@@ -103,7 +104,13 @@ class ScoringActor(Reader):
             )
         if self._reward_model is None or self._reward_model[0] != source:
             self._reward_model = None
-            found = reward_model.load(self._files.here(source), self._dtype, self._device, self._groups)
+            found = reward_model.load(
+                self._files.here(source),
+                self._dtype,
+                self._device,
+                self._groups,
+                trust_remote_code=self._trust_remote_code,
+            )
             self._reward_model = (source, found)
         pairs, groups = [(prompt, text) for prompt, text, _ in texts], [group for _, _, group in texts]
         with EndsProcess(ValueError):

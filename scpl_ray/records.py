@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -259,11 +260,19 @@ def places_in_order(keys: Sequence[tuple[str, int]], queries: Sequence[Query], s
     """The places of completions, given by query id and sample index, in the order of queries and samples.
 
     Raises:
-        RuntimeError: a completion is missing or occurs twice.
+        RuntimeError: a completion is missing or occurs twice, or two queries have one id.
     """
     expected = [(q.query_id, i) for q, n in zip(queries, samples, strict=True) for i in range(n)]
+    distinct = set(expected)
+    if len(distinct) < len(expected):
+        counts = Counter(q.query_id for q in queries)
+        twice = [query_id for query_id, count in counts.items() if count > 1]
+        raise RuntimeError(
+            f"{len(twice)} query ids occur more than once, first {twice[:3]}, so that their completions cannot be told "
+            "apart; the task must give every query an id of its own"
+        )
     place = {key: index for index, key in enumerate(keys)}
-    if len(keys) != len(expected) or place.keys() != set(expected):
+    if len(keys) != len(expected) or place.keys() != distinct:
         missing = [key for key in expected if key not in place]
         raise RuntimeError(
             f"the pool returned {len(keys)} completions for {len(expected)} requests; "

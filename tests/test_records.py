@@ -38,6 +38,13 @@ def test_what_is_missing_is_named() -> None:
         table_in_order(pieces(records.in_order(drawn(), QUERIES, SAMPLES)[1:]), QUERIES, SAMPLES)
 
 
+def test_queries_of_one_id_are_named() -> None:
+    twice = [QUERIES[0], QUERIES[1], QUERIES[0]]
+    keys = [(q.query_id, 0) for q in twice]
+    with pytest.raises(RuntimeError, match=r"1 query ids occur more than once, first \['q00000'\]"):
+        records.places_in_order(keys, twice, [1, 1, 1])
+
+
 def test_no_column_but_one_is_in_memory_twice() -> None:
     whole = pa.concat_tables(pieces(drawn()))
     largest = max(column.nbytes for column in whole.columns)

@@ -31,14 +31,21 @@ CPU_KV_CACHE_BYTES = 2**30
 CPU_BLOCK_TOKENS = 128
 """On a CPU: tokens per block of keys and values."""
 GPU_SEQUENCES = 1024
-"""Most sequences that vLLM writes at the same time on a GPU if it is not told otherwise: 1,024 from 70 GiB on, else 256
-(``EngineArgs.get_batch_defaults``)."""
+"""Most sequences that vLLM writes at the same time on a GPU if it is not told otherwise: 1,024 from 70 GiB on (256 on
+an A100), else 256 (``EngineArgs.get_batch_defaults``). Memory is counted for 1,024 everywhere."""
 PREFILL_TOKENS = 8192
 """Prompt tokens that vLLM reads at a time."""
 CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """On a CPU: the head sizes that vLLM's attention serves (``CPUAttentionBackend.get_supported_head_sizes``)."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM allows for the largest LoRA rank."""
+WITHOUT_ADAPTERS = frozenset(
+    (
+        *("bloom", "cohere2_moe", "dbrx", "falcon", "falcon_mamba", "gemma3n_text", "gpt-sw3", "gpt2", "gptj"),
+        *("hrm_text", "kimi_linear", "mamba", "mamba2", "mimo_v2_flash", "stablelm", "zamba2"),
+    )
+)
+"""Values of ``model_type`` whose class in vLLM has no ``SupportsLoRA``; to ask the classes, vLLM would be imported."""
 
 
 class VllmEngine(Engine):
@@ -81,14 +88,20 @@ class VllmEngine(Engine):
 
     @classmethod
     def refuses(cls, config: PreTrainedConfig, experiment: Experiment, *, on_gpu: bool) -> str | None:
-        """Adapters of too high a rank; on a CPU also other head sizes and sequences that do not fit its memory."""
-        lora = experiment.model.lora
+        """Adapters of too high a rank or of a model without them; on a CPU also other head sizes and sequences that do
+        not fit its memory. Where ``model.dtype`` is undecided, the smaller one counts: the start refuses exactly."""
+        model = experiment.model
         try:
-            if lora is not None and experiment.generation.refresh == "adapter":
-                adapter_rank(lora.rank)
+            if model.lora is not None and experiment.generation.refresh == "adapter":
+                adapter_rank(model.lora.rank)
+                if config.model_type in WITHOUT_ADAPTERS:
+                    return (
+                        f"generation.refresh = 'adapter': vLLM serves no adapters of {config.model_type} models; set "
+                        "generation.refresh=reload"
+                    )
             if not on_gpu:
                 positions = experiment.task.max_prompt_tokens + experiment.generation.max_new_tokens
-                kv_cache_bytes(config, positions, torch.float32)
+                kv_cache_bytes(config, positions, torch.float32 if model.dtype == "float32" else torch.bfloat16)
         except ValueError as error:
             return str(error)
         width = head_width(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from actors.engines.registry import ENGINES
 from scpl_ray.config import Experiment
@@ -18,6 +19,9 @@ from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
 from scpl_ray.tasks import bases
 from scpl_ray.training.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
@@ -122,23 +126,28 @@ def _model(experiment: Experiment, on_gpu: bool) -> None:
     """What a model's folder, or the Hub, says; a tiny model's sizes are known before it is made."""
     model = experiment.model
     if model.built_here:
-        own = experiment.task.name != "language"
-        limits.check_positions(tiny_base.POSITIONS if own else tiny.POSITIONS, experiment, "the tiny model")
+        positions = tiny_base.POSITIONS if experiment.task.name != "language" else tiny.POSITIONS
+        limits.check_positions(positions, experiment, "the tiny model")
+        _served(tiny.build_config(model.family, positions), experiment, on_gpu)
         return
     sources.check_model(experiment)
+    if model.name != smollm2.NAME and not sources.has_weights(model.name, "model.name", model.revision):
+        with contextlib.suppress(cache.NotMadeError):  # the plan says that the Hub was not reached
+            sources.check_hub(model.name, "model.name", model.revision)
     config = sources.found_config(experiment)
     if config is None:
-        if model.name != smollm2.NAME:
-            with contextlib.suppress(cache.NotMadeError):  # the plan says that the Hub was not reached
-                sources.check_hub(model.name, "model.name", model.revision)
         return
     limits.check_config(config, experiment, model.name)
-    engine = ENGINES[experiment.generation.engine].load()
-    if fault := engine.refuses(config.get_text_config(), experiment, on_gpu=on_gpu):
-        raise ValueError(fault)
+    _served(config, experiment, on_gpu)
     folder = user_path(model.name)
     if folder.is_dir() and sources.has_tokenizer(folder):
         limits.check_tokenizer(folder, config, model.name, trust_remote_code=model.trust_remote_code)
+
+
+def _served(config: PreTrainedConfig, experiment: Experiment, on_gpu: bool) -> None:
+    engine = ENGINES[experiment.generation.engine].load()
+    if fault := engine.refuses(config.get_text_config(), experiment, on_gpu=on_gpu):
+        raise ValueError(fault)
 
 
 def _reward_model(experiment: Experiment, on_gpu: bool) -> None:
@@ -149,8 +158,9 @@ def _reward_model(experiment: Experiment, on_gpu: bool) -> None:
     if folder.is_dir():
         trust = experiment.model.trust_remote_code
         sources.checked(folder, "reward.model", name, trust_remote_code=trust)
-    elif sources.known_reward_config(experiment) is None:
+    elif not sources.has_weights(name, "reward.model", None):
         with contextlib.suppress(cache.NotMadeError):
             sources.check_hub(name, "reward.model", None)
-        return
+        if sources.known_reward_config(experiment) is None:
+            return
     sources.check_reward_model(experiment)

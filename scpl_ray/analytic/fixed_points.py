@@ -130,7 +130,12 @@ class GroupsAlone:
         return self._rest(np.full(k, users.mean()))
 
     def rest_from(self, arrivals: FloatArray) -> Rest | None:
-        """The fixed point that the map reaches from these users; ``None`` where there is none or it is not found."""
+        """The fixed point that the map reaches from these users.
+
+        ``None``: there is none, as where some leave and nobody arrives, or it is not found.
+        """
+        if rules.RULES[self._rule.rule].total_moves and not np.any(self._rule.arrivals):
+            return None
         for _ in range(PATIENCE):
             users = self.step(arrivals)
             moved = np.abs(users - arrivals).max()

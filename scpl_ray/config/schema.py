@@ -58,7 +58,7 @@ class Groups(Section):
     """The user populations, K >= 2."""
 
     names: Names = ("north", "south")
-    """Group names; data sets name their groups, the built-in language takes any names."""
+    """Group names; data sets name their groups, the built-in language takes any names but ``neutral``."""
     shares: Floats = (0.6, 0.4)
     """Share of the queries that each group sends in round 1; sums to 1."""
 
@@ -68,6 +68,11 @@ class Groups(Section):
             raise ValueError(f"names: {list(self.names)} holds {len(self.names)} group; at least 2 are needed")
         if len(set(self.names)) != len(self.names) or not all(n.strip() for n in self.names):
             raise ValueError(f"names: {list(self.names)} must be distinct and not empty")
+        if "neutral" in self.names:
+            raise ValueError(
+                "names: 'neutral' is what prompts that reveal no group are called, whose ids would occur twice; give "
+                "the group another name, e.g. 'undecided', in your data too where a column holds it"
+            )
         for name in self.names:
             if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
                 raise ValueError(
@@ -156,7 +161,7 @@ class Model(Section):
     revision: str | None = None
     """Hub revision: pin it for a paper."""
     trust_remote_code: bool = False
-    """Runs code that came with the model. Off unless you mean it."""
+    """Runs code that came with the model or with ``reward.model``. Off unless you mean it."""
 
     @property
     def built_here(self) -> bool:
@@ -210,7 +215,7 @@ class Generation(Section):
     """Nucleus sampling mass."""
     max_sequences: Auto | PositiveInt = "auto"
     """Completions that an engine writes at the same time; as many more wait before it. ``auto``: 256 on a CPU; on a
-    GPU what vLLM takes for it (1024 from 70 GiB on), as far as the memory for keys and values goes."""
+    GPU what vLLM takes for it (1024 from 70 GiB on, 256 on an A100), as far as the memory for keys and values goes."""
     refresh: Literal["reload", "adapter"] = "reload"
     """``reload``: merged weights are read in place each round; ``adapter``: served as LoRA under a new id."""
 

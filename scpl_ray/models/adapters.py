@@ -10,11 +10,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from scpl_ray.config import Lora
 from scpl_ray.protocols import TrainingError
@@ -117,7 +120,8 @@ def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *
     For a plain LoRA adapter the weights are those of :func:`merged_weights` to the bit.
 
     Raises:
-        ValueError: the adapter has no weights that could be added, or does not fit the base model.
+        ValueError: the adapter has no weights that could be added, does not fit the base model, or changes one of two
+            embeddings that share their weights.
     """
     model = load_model(base, torch.float32, trust_remote_code=trust_remote_code)
     if PeftConfig.from_pretrained(adapter).is_prompt_learning:
@@ -125,14 +129,22 @@ def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *
             f"{adapter}: is a learned prompt (PEFT), which cannot be merged into a model; give an adapter of weights, "
             "such as LoRA, or a merged model"
         )
+    tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
     try:
-        whole = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, adapter)
     except RuntimeError as error:
         raise ValueError(
             f"{adapter}: does not fit the base model {base} ({' '.join(str(error).split())[:200]}); say where its own "
             "base model lies with model.name=FOLDER"
         ) from error
-    save_model(whole.to(dtype), base, folder)
+    ends = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    if tied and any(isinstance(end, BaseTunerLayer) and not isinstance(end, TrainableTokensLayer) for end in ends):
+        raise ValueError(
+            f"{adapter}: adapts the input or output embedding, which in {base} share their weights; merged, its update "
+            "would change both. Train it without lm_head and the input embedding among its target_modules, or untie "
+            "them in the base model (tie_word_embeddings=False) and train it again"
+        )
+    save_model(adapted.merge_and_unload().to(dtype), base, folder)
 
 
 def merged_weights(
@@ -160,17 +172,25 @@ def merged_weights(
 
 
 def save_model(model: PreTrainedModel, base: Path, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a model's config and weights, and the tokenizer of ``base``.
+    """Write a model's config and weights, and the tokenizer and generation config of ``base``.
 
     Args:
         model: the model.
-        base: folder with the tokenizer.
+        base: folder of the model from which it was made.
         folder: is made.
         weights: of all parameters by name, tied ones once, if they are not the model's own.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in (weights or dict(model.named_parameters())).items()}
-    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
-    for pattern in TOKENIZER_FILES:
+    given, config = model.generation_config, model.config.get_text_config()
+    # save_pretrained refuses what many models are published with, such as a temperature without do_sample
+    model.generation_config = GenerationConfig(
+        **{key: getattr(config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    )
+    try:
+        model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
+    finally:
+        model.generation_config = given
+    for pattern in (*TOKENIZER_FILES, GENERATION_CONFIG_NAME):
         for file in base.glob(pattern):
             shutil.copyfile(file, folder / file.name)
     for file in folder.glob("*.safetensors"):

@@ -8,6 +8,7 @@ float32 with one thread this changes no bit of the result; elsewhere it can chan
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scpl_ray.models.head import nll_at
+from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids
 
 WIDTH_STEP = 8
@@ -72,19 +74,19 @@ def negative_log_likelihood(
     Raises:
         ValueError: a prompt is empty, or a sequence is longer than the model's context.
     """
-    config = model.config.get_text_config()
+    longest = positions(model.config) or sys.maxsize
     for prompt, completion in sequences:
-        if not prompt or len(prompt) + len(completion) > config.max_position_embeddings:
+        if not prompt or len(prompt) + len(completion) > longest:
             raise ValueError(
                 f"a prompt of {len(prompt)} and a completion of {len(completion)} tokens have no likelihood under "
-                f"{model.name_or_path}: 1 to {config.max_position_embeddings} tokens are possible, the prompt's at "
-                "least 1; lower task.max_prompt_tokens or generation.max_new_tokens"
+                f"{model.name_or_path}: 1 to {longest} tokens are possible, the prompt's at least 1; "
+                "lower task.max_prompt_tokens or generation.max_new_tokens"
             )
     joined = [prompt + completion for prompt, completion in sequences]
     results = [(0.0, len(completion)) for _, completion in sequences]
     written = [i for i, (_, count) in enumerate(results) if count]
     lengths = [len(joined[i]) for i in written]
-    for width, places in equal_width_batches(lengths, tokens_per_batch, config.max_position_embeddings):
+    for width, places in equal_width_batches(lengths, tokens_per_batch, longest):
         members = [written[place] for place in places]
         ids = pad_right([joined[i] for i in members], width, 0)
         counts = [results[i][1] for i in members]

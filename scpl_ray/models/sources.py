@@ -153,9 +153,27 @@ def download_bytes(name: str, key: str, revision: str | None) -> int:
     Raises:
         ValueError: there is no such model, or the Hub cannot be asked.
     """
-    if name in (TINY, smollm2.NAME) or _on_disk(name, key, revision) is not None:
+    if name in (TINY, smollm2.NAME) or has_weights(name, key, revision):
         return 0
-    return sum(size for file, size in _hub_files(name, key, revision).items() if "/" not in file)
+    there = _on_disk(name, key, revision)
+    return sum(
+        size
+        for file, size in _hub_files(name, key, revision).items()
+        if "/" not in file and (there is None or not (there / file).is_file())
+    )
+
+
+def has_weights(name: str, key: str, revision: str | None) -> bool:
+    """Whether a model's weights need no download; of the Hub's, small files may be here alone, or some of the shards.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    folder = _on_disk(name, key, revision)
+    if folder is None or user_path(name).is_dir():
+        return folder is not None
+    weights = {path.name for path in folder.glob(WEIGHTS)}
+    return bool(weights) and not _shards(folder) - weights
 
 
 def _hub_files(name: str, key: str, revision: str | None) -> dict[str, int]:
@@ -256,11 +274,9 @@ def has_tokenizer(folder: Path) -> bool:
 def _check_weights(folder: Path, weights: Sequence[Path], key: str, name: str) -> None:
     from safetensors import SafetensorError, safe_open
 
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if missing := sorted(wanted - {path.name for path in weights}):
-            raise ValueError(f"{key}: {name} lacks {', '.join(missing[:3])} of {len(wanted)} shards; copy it again")
+    wanted = _shards(folder)
+    if missing := sorted(wanted - {path.name for path in weights}):
+        raise ValueError(f"{key}: {name} lacks {', '.join(missing[:3])} of {len(wanted)} shards; copy it again")
     for path in weights:
         try:
             with safe_open(path, framework="np") as file:
@@ -269,6 +285,12 @@ def _check_weights(folder: Path, weights: Sequence[Path], key: str, name: str) -
             raise ValueError(
                 f"{key}: {path} is damaged ({error}); copy or download it again (git-lfs leaves such stubs)"
             ) from error
+
+
+def _shards(folder: Path) -> set[str]:
+    """The files that a model's weights are split into, according to their index; none without one."""
+    index = folder / "model.safetensors.index.json"
+    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
 
 
 def _check_architecture(folder: Path, key: str, name: str) -> None:

@@ -1,7 +1,9 @@
 """The chat template of a model. It is applied once and in one place: where a task writes the prompt of a query.
 
-Training, generation and scoring all use :attr:`scpl_ray.records.Query.prompt` unchanged. They add only the special
-tokens of :func:`scpl_ray.models.tokens.encode_prompt`, which adds no second beginning-of-sequence token.
+Training, generation and scoring all use :attr:`scpl_ray.records.Query.prompt`. They add only the special tokens of
+:func:`scpl_ray.models.tokens.encode_prompt` or, for reward models and judges, those of the tokenizer's pairs
+(:meth:`scpl_ray.training.classifiers.SequenceModel.encode_pairs`), and neither repeats before the prompt what the
+template has written there.
 """
 
 from __future__ import annotations
@@ -137,7 +139,9 @@ def _rendered(
         [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
         for turns in conversations
     ]
-    asked = {"template": template, "values": json.loads(values), "conversations": messages}
+    asked = {"path": sys.path, "template": template, "values": json.loads(values), "conversations": messages}
+    limits = f"{template_process.CPU_SECONDS} s or {template_process.MEMORY_BYTES >> 20} MiB"
+    fault = f"it takes more than {limits}"
     try:
         done = subprocess.run(
             [sys.executable, "-I", template_process.__file__],
@@ -146,7 +150,11 @@ def _rendered(
             timeout=_WALL_SECONDS,
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        return [(None, fault)] * len(conversations)
+    if done.returncode == 0:
         return [(text, fault) for text, fault in json.loads(done.stdout)]
-    except (subprocess.TimeoutExpired, ValueError):
-        limits = f"{template_process.CPU_SECONDS} s or {template_process.MEMORY_BYTES >> 20} MiB"
-        return [(None, f"it takes more than {limits}")] * len(conversations)
+    if done.returncode > 0:  # below 0, a signal ended it: the limits of the system send one
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        fault = f"its process failed: {said[-1][:200] if said else f'exit code {done.returncode}'}"
+    return [(None, fault)] * len(conversations)

@@ -3,9 +3,9 @@
 A template is a program that came with a model. Jinja's sandbox keeps it from Python's objects, but not from loops
 inside loops or texts of gigabytes. This process is given one template, some conversations and its limits, and ends.
 
-It reads ``{"template", "values", "conversations"}`` as JSON and writes a list with ``[text, null]`` or
-``[null, error]`` for each conversation. It imports Jinja alone, and renders as ``transformers`` does, which
-``tests/models/test_template.py`` compares, except that today is always the same day.
+It reads ``{"path", "template", "values", "conversations"}`` as JSON and writes a list with ``[text, null]`` or
+``[null, error]`` for each conversation. It imports Jinja alone, from the ``path`` of its parent, and renders as
+``transformers`` does, which ``tests/models/test_template.py`` compares, except that today is always the same day.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     asked = json.load(sys.stdin)
+    # started with -I, it has neither PYTHONPATH nor the user's own packages, in which Jinja may be
+    sys.path[:] = asked["path"]
     import jinja2
 
     answers: list[tuple[str | None, str | None]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -11,6 +11,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -93,27 +94,38 @@ def build_model(family: Family, tokenizer: PreTrainedTokenizerBase, positions: i
 
     The weights are drawn from torch's global random generator.
     """
-    common = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-    }
+    config = build_config(
+        family,
+        positions,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    models = {"gpt2": GPT2LMHeadModel, "qwen2": Qwen2ForCausalLM, "llama": LlamaForCausalLM}
+    made: PreTrainedModel = models[family](config)
+    return made
+
+
+def build_config(family: Family, positions: int, **tokens: int | None) -> PreTrainedConfig:
+    """The config of a model.
+
+    Args:
+        family: its architecture.
+        positions: longest sequence, in tokens.
+        tokens: what its tokenizer says: ``vocab_size`` and ids of special tokens.
+    """
+    common: dict[str, Any] = {"bos_token_id": None, "tie_word_embeddings": True, "use_cache": True, **tokens}
     if family == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(
-                n_embd=HIDDEN,
-                n_inner=PLAIN_WIDTH,
-                n_layer=LAYERS,
-                n_head=HEADS,
-                n_positions=positions,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                **common,
-            )
+        return GPT2Config(
+            n_embd=HIDDEN,
+            n_inner=PLAIN_WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_positions=positions,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **common,
         )
     sizes = {
         "hidden_size": HIDDEN,
@@ -124,5 +136,5 @@ def build_model(family: Family, tokenizer: PreTrainedTokenizerBase, positions: i
         "max_position_embeddings": positions,
     }
     if family == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(**sizes, **common))
-    return LlamaForCausalLM(LlamaConfig(**sizes, **common))
+        return Qwen2Config(**sizes, **common)
+    return LlamaConfig(**sizes, **common)

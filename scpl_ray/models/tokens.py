@@ -20,20 +20,23 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> Ids:
     """The token ids of a prompt as the model receives it: its first ``max_tokens`` tokens.
 
-    The tokenizer adds its own special tokens, but no second beginning-of-sequence token if a chat template has written
-    one, and no end-of-sequence token, because the model continues the text. A prompt that is too long loses its end,
-    because beginning-of-sequence tokens and instructions come first and an answer continues where the prompt stops.
+    The tokenizer adds its own special tokens, but those before a text not twice if a chat template has written them
+    (GLM-4 has two), and no end-of-sequence token, because the model continues the text. A prompt that is too long loses
+    its end, because beginning-of-sequence tokens and instructions come first and an answer continues where the prompt
+    stops.
 
     Raises:
         ValueError: no token is left to condition on.
     """
-    written = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
     text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     if not text:
         raise ValueError(f"prompt {prompt!r} has no tokens; give every query a prompt that is not empty")
-    ids = list(text if written else tokenizer(prompt)["input_ids"])
+    ids = tokenizer(prompt)["input_ids"]
     while ids[-len(text) :] != text:
         ids.pop()
+    before = ids[: -len(text)]
+    if text[: len(before)] == before:
+        ids = text
     return tuple(ids[:max_tokens])
 
 
@@ -57,9 +60,11 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> Ids:
     """All tokens that end a completion, according to the tokenizer, the model config and the generation config."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    # a model with images names them in the config of its text part alone
     named = [
         tokenizer.eos_token_id,
-        AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).eos_token_id,
+        *(getattr(one, "eos_token_id", None) for one in (config, config.get_text_config())),
     ]
     if (folder / GENERATION_CONFIG_NAME).is_file():
         named.append(GenerationConfig.from_pretrained(folder).eos_token_id)

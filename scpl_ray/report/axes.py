@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 """Okabe and Ito's palette, which suits all kinds of colour vision, without yellow, which is too light for lines."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
-WIDTH_INCHES, PANEL_INCHES, LEGEND_INCHES = 4.6, 2.5, 0.19
+WIDTH_INCHES, PANEL_INCHES = 4.6, 2.5
+LINE_INCHES = 0.19
+"""Height of a line of a legend or of a title."""
+TITLE_CHARACTERS, PANEL_CHARACTERS, LEGEND_CHARACTERS = 48, 56, 52
+"""Characters that a line holds: of a figure's title, of a panel's, and of a legend in one column."""
+COLUMN_CHARACTERS = 22
+"""Longest label of a legend in two columns."""
 MARGIN = 0.04
 """Room above and below what is drawn, as a part of the height of an axis."""
 SOFT = "#777777"
@@ -72,17 +79,41 @@ def limits(
     return below - MARGIN * span, above + MARGIN * span
 
 
+def lines(text: str, characters: int) -> list[str]:
+    """The lines of a text that is wrapped to a width; at least one."""
+    return textwrap.wrap(visible(text), characters) or [""]
+
+
 def dress(axis: Axes, title: str) -> None:
-    """The look of every panel."""
-    axis.set_title(visible(title), fontsize=9, loc="left")
+    """The look of every panel; a long title takes several lines."""
+    axis.set_title("\n".join(lines(title, PANEL_CHARACTERS)), fontsize=9, loc="left")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def legend(canvas: Canvas, axis: Axes, columns: int) -> None:
-    """The names of what one panel shows, below all of them."""
+def legend_inches(labels: Sequence[str]) -> float:
+    """Height of a legend with these labels."""
+    if _columns(labels) == 2:
+        return LINE_INCHES * -(-len(labels) // 2)
+    return LINE_INCHES * sum(len(lines(label, LEGEND_CHARACTERS)) for label in labels)
+
+
+def legend(canvas: Canvas, axis: Axes) -> None:
+    """The names of what one panel shows, below all of them; a long name takes several lines."""
     handles, labels = axis.get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8, frameon=False, handlelength=3.2)
+    canvas.legend(
+        handles,
+        ["\n".join(lines(label, LEGEND_CHARACTERS)) for label in labels],
+        loc="outside lower left",
+        ncols=_columns(labels),
+        fontsize=8,
+        frameon=False,
+        handlelength=3.2,
+    )
+
+
+def _columns(labels: Sequence[str]) -> int:
+    return 1 if max(map(len, labels), default=0) > COLUMN_CHARACTERS else 2
 
 
 @contextmanager
@@ -93,7 +124,7 @@ def drawing(name: str, title: str, alt: str, height: float) -> Iterator[tuple[Ca
         name: see :attr:`Figure.name`; it also makes the ids in the SVG, so that equal figures are equal bytes.
         title: stands above the panels.
         alt: see :attr:`Figure.alt`.
-        height: in inches.
+        height: in inches, with a title of one line.
     """
     done: list[Figure] = []
     with (
@@ -104,10 +135,11 @@ def drawing(name: str, title: str, alt: str, height: float) -> Iterator[tuple[Ca
     ):
         # the SVG contains text as text; only the PNG may lack a glyph
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas = Canvas(figsize=(WIDTH_INCHES, height), layout="constrained")
+        shown = lines(title, TITLE_CHARACTERS)
+        canvas = Canvas(figsize=(WIDTH_INCHES, height + LINE_INCHES * (len(shown) - 1)), layout="constrained")
         FigureCanvasAgg(canvas)
         yield canvas, done
-        canvas.suptitle(visible(title), fontsize=10, fontweight="bold", x=0.02, ha="left")
+        canvas.suptitle("\n".join(shown), fontsize=10, fontweight="bold", x=0.02, ha="left")
         svg, png = io.BytesIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         canvas.savefig(png, format="png", dpi=160)

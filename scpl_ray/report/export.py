@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,9 +16,24 @@ from scpl_ray.report.data import Part
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_facts import COMMIT
 from scpl_ray.studies import verdicts
+from scpl_ray.studies.study import points
 
 PACKAGE = "scpl_ray"
-COLUMNS = ("question", "claim", "contrast", "metric", "estimate", "low", "high", "seeds", "p_adjusted", "verdict")
+COLUMNS = (
+    "study",
+    "question",
+    "claim",
+    "contrast",
+    "metric",
+    "estimate",
+    "low",
+    "high",
+    "seeds",
+    "p_adjusted",
+    "verdict",
+)
+FORMULA = ("=", "+", "-", "@")
+"""With what a cell begins that a spreadsheet takes for a formula."""
 REFERENCES = r"""@inproceedings{wang-etal-2026-observations,
   title = {Observations and Remedies for Large Language Model Bias in Self-Consuming Performative Loop},
   author = {Wang, Yaxuan and Cai, Zhongteng and Bao, Yujia and Zhang, Xueru and Liu, Yang},
@@ -55,19 +72,33 @@ def write(parts: Sequence[Part], folder: Path, *, csv: bool, latex: bool) -> lis
     Raises:
         OSError: the folder cannot be written.
     """
-    rows = [row for part in parts for row in claims(part)]
+    rows = [row for part, name in zip(parts, _names(parts), strict=True) for row in claims(part, name)]
     written = {"claims.csv": as_csv(rows)} if csv else {}
     if latex:
         paragraphs = "\n\n".join(escaped(methods(part)) for part in parts)
-        cited = references(parts[0])
-        written |= {"claims.tex": as_latex(rows), "methods.tex": f"{paragraphs}\n", "references.bib": cited}
+        written |= {
+            "claims.tex": as_latex(rows),
+            "methods.tex": f"{paragraphs}\n",
+            "references.bib": references(*parts),
+        }
     for name, content in written.items():
         write_atomically(folder / name, content.encode())
     return [folder / name for name in written]
 
 
-def claims(part: Part) -> Iterator[tuple[str, ...]]:
-    """The claims of a part with their verdicts, one row each, in :data:`COLUMNS`; empty where there is no number."""
+def _names(parts: Sequence[Part]) -> list[str]:
+    """What tells the studies apart: their names, or the ends of their folders where two have one name."""
+    names = [part.study.name if part.study is not None else part.title for part in parts]
+    return names if len(set(names)) == len(names) else list(text.short_names([part.source for part in parts]))
+
+
+def claims(part: Part, name: str) -> Iterator[tuple[str, ...]]:
+    """The claims of a part with their verdicts, one row each, in :data:`COLUMNS`; empty where there is no number.
+
+    Args:
+        part: the part; one that is no study has no claims.
+        name: the name of the study.
+    """
     if part.study is None or not part.study.claims:
         return
     for judged in verdicts.judge(part.series, part.study).judged:
@@ -84,7 +115,7 @@ def claims(part: Part) -> Iterator[tuple[str, ...]]:
                 p,
             )
         measured = f"{words.measured(judged)}, {judged.numbers.scale}"
-        yield (judged.claim.question, judged.name, words.contrast(judged), measured, *numbers, judged.outcome)
+        yield (name, judged.claim.question, judged.name, words.contrast(judged), measured, *numbers, judged.outcome)
 
 
 def methods(part: Part) -> str:
@@ -100,7 +131,7 @@ def stated(part: Part) -> str:
     one = experiments[0]
     asked = (
         f"{_all(experiments, lambda e: str(e.evaluation.prompts_per_group))} held-out prompts per group "
-        f"({', '.join(one.groups.names)}) and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that "
+        f"({_all(experiments, _groups)}) and {_all(experiments, lambda e: str(e.evaluation.neutral_prompts))} that "
         f"reveal no group, with {_all(experiments, lambda e: str(e.evaluation.samples_per_prompt))} answers each at "
         f"temperature {_all(experiments, lambda e: f'{e.generation.temperature:g}')}"
     )
@@ -120,7 +151,7 @@ def stated(part: Part) -> str:
         f"{part.title}: we ran {_size(part)} self-consuming rounds (Wang et al., 2026) on the task "
         f"{_all(experiments, lambda e: text.base_name(e.task.name))} with {model}{_made_with(part)}.",
         f"In every round {_all(experiments, lambda e: str(e.queries.prompts_per_round))} queries of the groups "
-        f"{', '.join(one.groups.names)}, at first in the shares {', '.join(f'{s:g}' for s in one.groups.shares)}, got "
+        f"{_all(experiments, _groups)}, at first in the shares {_all(experiments, _shares)}, got "
         f"{_all(experiments, lambda e: str(e.generation.samples_per_prompt))} completions each at temperature "
         f"{_all(experiments, lambda e: f'{e.generation.temperature:g}')}; selection was "
         f"{_all(experiments, lambda e: e.selection.strategy)}, training "
@@ -129,18 +160,20 @@ def stated(part: Part) -> str:
         f"Policies were measured on {asked}.",
     ]
     if part.study is not None and part.study.claims:
-        count = len(part.study.claims)
+        count, places = len(part.study.claims), len(points(part.study))
+        at = f", each at {places} points of the axes, which makes {count * places} claims" if places > 1 else ""
         sentences.append(
-            f"{count} claim{'s were' if count > 1 else ' was'} fixed in the study file. Each was tested on the "
+            f"{count} claim{'s were' if count > 1 else ' was'} fixed in the study file{at}. Each was tested on the "
             "differences between arms seed by seed, by a two-sided sign-flip test whose p-value is at least that of a "
-            "skewness-corrected t-test; p-values are adjusted by Holm's method (1979) over all claims at the 5% level."
+            "skewness-corrected t-test; p-values are adjusted by Holm's method (1979) over all claims"
+            f"{' at all points' if places > 1 else ''} at the 5% level."
         )
     return " ".join(sentences)
 
 
-def references(part: Part) -> str:
-    """The BibTeX entries that a paragraph of :func:`methods` cites, with the version that made the results."""
-    return REFERENCES.replace("VERSION", _version(part) or __version__)
+def references(*parts: Part) -> str:
+    """The BibTeX entries that paragraphs of :func:`methods` cite, with the versions that made the results."""
+    return REFERENCES.replace("VERSION", _version(*parts) or __version__)
 
 
 def _size(part: Part) -> str:
@@ -156,9 +189,9 @@ def _size(part: Part) -> str:
     return f"{arms} with {shown} seed{'s' if seeds != [1] else ''}{each} and {' or '.join(map(str, rounds))}"
 
 
-def _version(part: Part) -> str:
-    """The version of this project by which the runs were made; empty where none was noted."""
-    return " and ".join(sorted({run.versions[PACKAGE] for run in part.runs if PACKAGE in run.versions}))
+def _version(*parts: Part) -> str:
+    """The versions of this project by which the runs were made; empty where none was noted."""
+    return " and ".join(sorted({run.versions[PACKAGE] for p in parts for run in p.runs if PACKAGE in run.versions}))
 
 
 def _made_with(part: Part) -> str:
@@ -169,28 +202,49 @@ def _made_with(part: Part) -> str:
 
 
 def as_latex(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of :func:`claims` as a booktabs table."""
+    """Rows of :func:`claims` as a booktabs table, under the names of the studies where there are several."""
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{tabular}{llrrl}",
         r"\toprule",
         r"claim & contrast & difference (95\% interval) & adjusted $p$ & verdict \\",
-        r"\midrule",
     ]
-    for _, claim, contrast, _, estimate, low, high, _, p, verdict in rows:
-        interval = f"{estimate} ({low} to {high})" if estimate else "--"
-        cells = (claim, contrast, interval, p or "--", verdict)
-        lines.append(" & ".join(map(escaped, cells)) + r" \\")
+    several = len({study for study, *_ in rows}) > 1
+    for study, own in itertools.groupby(rows, key=operator.itemgetter(0)):
+        lines.append(r"\midrule")
+        if several:
+            lines.append(rf"\multicolumn{{5}}{{l}}{{\textit{{{escaped(study)}}}}} \\")
+        lines += [_latex_row(row) for row in own]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def _latex_row(row: Sequence[str]) -> str:
+    _, _, claim, contrast, _, estimate, low, high, _, p, verdict = row
+    interval = f"{estimate} ({low} to {high})" if estimate else "--"
+    cells = " & ".join(map(escaped, (claim, contrast, interval, p or "--", verdict)))
+    # what follows the end of a row or a rule, and begins with one of these, is an argument of it
+    guard = "{}" if cells.lstrip().startswith(("[", "*")) else ""
+    return rf"{guard}{cells} \\"
+
+
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of :func:`claims` below a row of their names."""
+    """Rows of :func:`claims` below a row of their names; to a spreadsheet no cell is a formula or holds a control."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    writer.writerows([_inert(text.copyable(cell)) for cell in row] for row in rows)
     return file.getvalue()
+
+
+def _inert(cell: str) -> str:
+    """A cell with an apostrophe before it if it would be a formula; numbers with a sign stay numbers."""
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def escaped(cell: str) -> str:
@@ -202,6 +256,14 @@ def escaped(cell: str) -> str:
 def _all(experiments: Sequence[Experiment], pick: Callable[[Experiment], str]) -> str:
     """A value that all arms have, or all the values that they have."""
     return " or ".join(dict.fromkeys(pick(experiment) for experiment in experiments))
+
+
+def _groups(experiment: Experiment) -> str:
+    return ", ".join(experiment.groups.names)
+
+
+def _shares(experiment: Experiment) -> str:
+    return ", ".join(f"{share:g}" for share in experiment.groups.shares)
 
 
 def _simulated(part: Part) -> bool:

@@ -15,7 +15,6 @@ from scpl_ray.evaluation.metric_kind import MetricKind
 from scpl_ray.report import forest
 from scpl_ray.report.axes import (
     COLOURS,
-    LEGEND_INCHES,
     LINES,
     MARKERS,
     PANEL_INCHES,
@@ -26,6 +25,7 @@ from scpl_ray.report.axes import (
     dress,
     file_name,
     legend,
+    legend_inches,
     limits,
 )
 from scpl_ray.report.data import Part
@@ -69,13 +69,75 @@ def draw_all(part: Part, arms: Sequence[str], family: Family | None = None) -> l
         arms: the arms to draw, at most ``MAX_ARMS``.
         family: the claims with their verdicts; ``None``: there are none.
     """
+    figures = [_draw(part, name, title, paths, arms) for name, title, paths in _plans(part, arms)]
+    return [*figures, *(forest.draw_all(part.series, family) if family else [])]
+
+
+def described(part: Part, arms: Sequence[str]) -> str:
+    """What bands and bars of these figures are, as far as they are drawn."""
+    drawn = [
+        (path, _within_rounds(path, part.series.within_run(arm, *panel), len(arms)))
+        for _, _, paths in _plans(part, arms)
+        for panel, by_arm in paths.items()
+        for arm, path in by_arm.items()
+        if not np.isnan(path.mean).all()
+    ]
+    several = [path for path, _ in drawn if not _single(path)]
+    said = "Mean between seeds per round"
+    if not several:
+        said += "; there are no intervals between seeds, as no arm has two"
+    else:
+        band = len(arms) <= BANDS_UP_TO
+        said += f"; {'shaded bands' if band else 'bars without caps'}: 95% t-intervals between seeds"
+        if not band and any(len(_drawn_rounds(len(path.mean))) > BARS_UP_TO for path in several):
+            said += f", in the last round where there are more than {BARS_UP_TO}"
+        if len(several) < len(drawn):
+            said += " (none where an arm has one seed)"
+    return " ".join([f"{said}.", *_described_within(part, drawn, len(arms))])
+
+
+def _described_within(part: Part, drawn: Sequence[tuple[MeanPath, IntArray]], n_arms: int) -> list[str]:
+    """The same of the intervals within runs, in a sentence or none."""
+    lone = [rounds for path, rounds in drawn if len(rounds) and _single(path)]
+    beside = [rounds for path, rounds in drawn if len(rounds) and not _single(path)]
+    said = []
+    if lone or beside:
+        of_lone = (
+            f"in up to {BARS_UP_TO} rounds"
+            if any(len(rounds) == BARS_UP_TO for rounds in lone)
+            else "in every round that has one"
+        )
+        where = "mean over seeds, in the last round; they say nothing of other seeds"
+        if not beside:
+            where = f"{of_lone}; another seed may differ by more"
+        elif lone:
+            where = f"of an arm with one seed {of_lone}, of others {where}"
+        said.append(f"Capped error bars: 95% intervals of one run over its prompts, {where}.")
+    if n_arms > BANDS_UP_TO and any(part.series.within.values()) and any(not _single(path) for path, _ in drawn):
+        said.append(
+            f"With more than {BANDS_UP_TO} arms, intervals of one run are drawn for no arm with several seeds; they "
+            "are in report.json."
+        )
+    return said
+
+
+def _share_title(groups: Sequence[str]) -> str:
+    """The title of the figure of shares, which says what it leaves out."""
+    if len(groups) == 2:
+        return f"Share of queries ({groups[1]}: the rest)"
+    if len(groups) > MAX_GROUPS:
+        return f"Share of queries (the first {MAX_GROUPS} of {len(groups)} groups; all are in report.json)"
+    return "Share of queries"
+
+
+def _plans(part: Part, arms: Sequence[str]) -> list[tuple[str, str, Paths]]:
+    """Name, title and paths of every figure in which any arm has a number."""
     series = part.series
     groups = list(dict.fromkeys(g for arm in arms for g in series.groups(arm, "share")))
     # with two groups the second share is 1 minus the first
     shares: list[Panel] = [("share", g) for g in (groups[:1] if len(groups) == 2 else groups[:MAX_GROUPS])]
-    share_title = "Share of queries" + (f" ({groups[1]}: the rest)" if len(groups) == 2 else "")
     plans: list[tuple[str, str, list[Panel]]] = [
-        ("shares", share_title, shares),
+        ("shares", _share_title(groups), shares),
         *((name, title, _overall(name)) for name, title in TITLES.items()),
     ]
     drawn = {panel for _, _, panels in plans for panel in panels}
@@ -84,13 +146,12 @@ def draw_all(part: Part, arms: Sequence[str], family: Family | None = None) -> l
         if panel not in drawn:
             drawn.add(panel)
             plans.append((file_name(["claim", *(p for p in panel if p)]), "Metric of a claim", [panel]))
-    figures = []
+    found: list[tuple[str, str, Paths]] = []
     for name, title, panels in plans:
         there = [p for p in panels if any(not np.isnan(series.path(arm, *p)).all() for arm in arms)]
         if there:
-            paths = {p: {arm: _path(part, arm, p) for arm in arms} for p in there}
-            figures.append(_draw(part, name, title, paths, arms))
-    return [*figures, *(forest.draw_all(part.series, family) if family else [])]
+            found.append((name, title, {p: {arm: _path(part, arm, p) for arm in arms} for p in there}))
+    return found
 
 
 def _overall(name: Drawing) -> list[Panel]:
@@ -105,16 +166,12 @@ def _path(part: Part, arm: str, panel: Panel) -> MeanPath:
 
 
 def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) -> Figure:
-    columns = 1 if max(map(len, arms), default=0) > 26 else 2
-    height = PANEL_INCHES * len(paths) + LEGEND_INCHES * -(-len(arms) // columns) + 0.4
+    height = PANEL_INCHES * len(paths) + legend_inches(arms) + 0.4
     names = short_names(part.checkpoints)
     with drawing(name, title, _alt(title, paths, names), height) as (canvas, done):
         axes = canvas.subplots(len(paths), 1, squeeze=False, sharex=True)[:, 0]
         for axis, (panel, by_arm) in zip(axes, paths.items(), strict=True):
-            for row, arm in enumerate(arms):
-                _line(axis, by_arm[arm], row, visible(arm), len(arms))
-                _within_run(axis, by_arm[arm], part.series.within_run(arm, *panel), row, len(arms), kind_of(panel[0]))
-            _dress(part, axis, panel, by_arm)
+            _panel(part, axis, panel, by_arm)
         if names:
             axes[-1].set_xlabel("checkpoint")
             if len(names) <= MAX_NAMES:
@@ -123,8 +180,16 @@ def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) 
         else:
             axes[-1].set_xlabel("round")
             axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(canvas, axes[0], columns)
+        legend(canvas, axes[0])
     return done[0]
+
+
+def _panel(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath]) -> None:
+    ends = []
+    for row, (arm, path) in enumerate(by_arm.items()):
+        _line(axis, path, row, visible(arm), len(by_arm))
+        ends.append(_within_run(axis, path, part.series.within_run(arm, *panel), row, len(by_arm), kind_of(panel[0])))
+    _dress(part, axis, panel, by_arm, ends)
 
 
 def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None:
@@ -149,49 +214,64 @@ def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None
     if n_arms <= BANDS_UP_TO:
         axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     else:
-        bars = slice(None) if len(rounds) <= 12 else slice(-1, None)
+        there = np.flatnonzero(~np.isnan(low))
+        bars = there if len(rounds) <= BARS_UP_TO else there[-1:]
         axis.vlines(x[bars], low[bars], high[bars], color=colour, linewidth=1.0, alpha=0.8)
+
+
+def _single(path: MeanPath) -> bool:
+    """Whether no round has two seeds, so that there is no interval between seeds."""
+    return bool((path.seeds <= 1).all())
+
+
+def _within_rounds(path: MeanPath, sides: FloatArray | None, n_arms: int) -> IntArray:
+    """The rounds with an error bar of what one evaluation leaves open.
+
+    Of single runs these are evenly spaced ones; with several seeds it is the last one, and none beside bars.
+    """
+    if sides is None:
+        return np.empty(0, dtype=np.int64)
+    there = np.flatnonzero(~np.isnan(sides).any(axis=-1) & ~np.isnan(path.mean))
+    if not _single(path):
+        return there[-1:] if n_arms <= BANDS_UP_TO else there[:0]
+    if len(there) > BARS_UP_TO:
+        there = there[np.unique(np.linspace(0, len(there) - 1, BARS_UP_TO).round().astype(np.int64))]
+    return there
 
 
 def _within_run(
     axis: Axes, path: MeanPath, sides: FloatArray | None, row: int, n_arms: int, kind: MetricKind | None
-) -> None:
-    """Error bars of what one evaluation leaves open: of single runs in every round, beside a band in the last one."""
-    if sides is None:
-        return
-    single = bool((path.seeds <= 1).all())
-    if not single and n_arms > BANDS_UP_TO:
-        return
-    there = np.flatnonzero(~np.isnan(sides).any(axis=-1) & ~np.isnan(path.mean))
-    if single and len(there) > BARS_UP_TO:
-        there = there[np.unique(np.linspace(0, len(there) - 1, BARS_UP_TO).round().astype(np.int64))]
-    if not single:
-        there = there[-1:]
-    beside = 0.0 if single else 0.02 * (row + 1) * len(path.mean)
+) -> FloatArray:
+    """Draw the error bars of what one evaluation leaves open; returns all their ends."""
+    there = _within_rounds(path, sides, n_arms)
+    if sides is None or not len(there):
+        return np.empty(0)
+    mean = path.mean[there]
+    low, high = clipped(mean - sides[there, 0], kind), clipped(mean + sides[there, 1], kind)
+    beside = 0.0 if _single(path) else 0.02 * (row + 1) * len(path.mean)
     axis.errorbar(
         there + beside,
-        path.mean[there],
-        yerr=[
-            path.mean[there] - clipped(path.mean[there] - sides[there, 0], kind),
-            clipped(path.mean[there] + sides[there, 1], kind) - path.mean[there],
-        ],
+        mean,
+        # a number outside its interval has a bar on one side only
+        yerr=np.maximum(0.0, [mean - low, high - mean]),
         fmt="none",
         ecolor=COLOURS[row % len(COLOURS)],
         elinewidth=0.8,
         capsize=2.0,
     )
+    return np.concatenate([low, high])
 
 
 def _drawn_rounds(n: int) -> IntArray:
     return np.unique(np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(np.int64))
 
 
-def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath]) -> None:
+def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath], ends: Sequence[FloatArray]) -> None:
     metric, group = panel
     dress(axis, metric_name(metric, group))
     axis.grid(axis="y", color="#dddddd", lw=0.6)
     kind = kind_of(metric)
-    shown = [np.concatenate([path.mean, path.low, path.high]) for path in by_arm.values()]
+    shown = [np.concatenate([path.mean, path.low, path.high]) for path in by_arm.values()] + list(ends)
     if kind is not None and kind.chance and group is None:
         chance = _chance(part, by_arm, kind.chance)
         shown.append(chance)
@@ -202,8 +282,7 @@ def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath])
     finite = finite[np.isfinite(finite)]
     if len(finite):
         span, lowest, highest = (kind.span, kind.low, kind.high) if kind is not None else (0.0, None, None)
-        ends = float(finite.min()), float(finite.max())
-        axis.set_ylim(*limits(*ends, span=span, lowest=lowest, highest=highest))
+        axis.set_ylim(*limits(float(finite.min()), float(finite.max()), span=span, lowest=lowest, highest=highest))
     if kind is not None and kind.unit == "log-odds":
         axis.axhline(0.0, color=SOFT, lw=0.8)
 

@@ -10,7 +10,17 @@ from matplotlib.ticker import MaxNLocator
 
 from scpl_ray.evaluation.catalogue import kind_of
 from scpl_ray.report import words
-from scpl_ray.report.axes import PANEL_INCHES, SOFT, Figure, drawing, dress, limits
+from scpl_ray.report.axes import (
+    LINE_INCHES,
+    PANEL_CHARACTERS,
+    PANEL_INCHES,
+    SOFT,
+    Figure,
+    drawing,
+    dress,
+    limits,
+    lines,
+)
 from scpl_ray.report.text import interval, metric_name, signed, visible
 from scpl_ray.shares import FloatArray
 from scpl_ray.studies.contrasts import contrast_of
@@ -29,7 +39,8 @@ MAX_POINTS = 25
 MAX_SEEDS = 20
 """Largest number of seeds that are drawn one by one."""
 ROW_INCHES = 0.42
-NAME_CHARACTERS = 64
+NAME_CHARACTERS, LEAST_CHARACTERS = 64, 16
+"""Longest name of a claim with its point, and how much of the claim's own name is left beside a long point."""
 
 
 def draw_all(series: Series, family: Family) -> list[Figure]:
@@ -71,8 +82,7 @@ def _rows(axis: Axes, unit: str, members: Sequence[Judged]) -> None:
             bound = -judged.claim.margin if judged.claim.direction == "above 0" else judged.claim.margin
             axis.plot(bound, -row, marker="|", ms=9, color=SOFT)
             ends.append(bound)
-        name = judged.name if len(judged.name) <= NAME_CHARACTERS else f"{judged.name[: NAME_CHARACTERS - 1]}…"
-        said = visible(f"{words.SYMBOLS[judged.outcome]} {name}")
+        said = visible(f"{words.SYMBOLS[judged.outcome]} {_short(judged)}")
         axis.text(0.0, -row + 0.3, said, transform=axis.get_yaxis_transform(), fontsize=7.5, va="bottom", ha="left")
     finite = [end for end in ends if np.isfinite(end)]
     axis.set_xlim(*limits(min(finite), max(finite), span=_span(members)))
@@ -90,12 +100,14 @@ def _differences(series: Series, there: Sequence[Judged]) -> list[Figure]:
         f"{rounds[-1]}"
         for name, (_, rounds, path, _) in paths.items()
     )
-    height = PANEL_INCHES * 0.8 * len(paths) + 0.4
+    titles = [_title(judged) for judged, *_ in paths.values()]
+    more = sum(len(lines(one, PANEL_CHARACTERS)) - 1 for one in titles)
+    height = PANEL_INCHES * 0.8 * len(paths) + LINE_INCHES * more + 0.4
     with drawing("differences", title, f"Line chart. {title}. {said}.", height) as (canvas, done):
         axes = canvas.subplots(len(paths), 1, squeeze=False, sharex=True)[:, 0]
-        for axis, (judged, rounds, path, seeds) in zip(axes, paths.values(), strict=True):
+        for axis, heading, (judged, rounds, path, seeds) in zip(axes, titles, paths.values(), strict=True):
             colour = COLOURS[judged.outcome]
-            dress(axis, f"{words.contrast(judged)}: {_what(judged)}")
+            dress(axis, heading)
             axis.grid(axis="y", color="#dddddd", lw=0.6)
             axis.axhline(0.0, color=SOFT, lw=0.8)
             for one in seeds[:MAX_SEEDS]:
@@ -156,15 +168,36 @@ def _unit(judged: Judged) -> str:
     return f"in {kind.unit if kind is not None else metric_name(judged.claim.metric)}"
 
 
+def _title(judged: Judged) -> str:
+    """What a claim compares and where, which no two claims about different numbers have alike."""
+    mean = ", mean of the rounds so far" if judged.claim.at == "mean" else ""
+    point = f", at {words.point(judged)}" if judged.cell else ""
+    return f"{words.contrast(judged)}: {_what(judged)}{mean}{point}"
+
+
 def _what(judged: Judged) -> str:
     """What a claim is tested on."""
+    kind = kind_of(judged.claim.metric)
+    neutral = kind.drift_neutral if kind is not None else None
+    since = neutral is not None and neutral.since_round_0
+    corrected = ", corrected for the judge's errors" if neutral is not None and neutral.corrected else ""
     match judged.numbers.scale:
         case "share":
-            return "share of the kind"
+            whose = f"{judged.claim.group}'s" if judged.claim.group else "the"
+            return f"share of {whose} kind{' since round 0' if since else ''}{corrected}"
         case "distance":
-            return "distance of the mean shares"
+            return f"distance of the mean shares from {'round 0' if since else 'equal ones'}{corrected}"
         case _:
             return metric_name(judged.claim.metric, judged.claim.group)
+
+
+def _short(judged: Judged) -> str:
+    """The name of a claim, cut so that the point stays, which is what tells the claims of one name apart."""
+    name, point = judged.claim.name, judged.name[len(judged.claim.name) :]
+    if len(point) > NAME_CHARACTERS - LEAST_CHARACTERS:
+        point = f" …{point[LEAST_CHARACTERS + 2 - NAME_CHARACTERS :]}"
+    room = NAME_CHARACTERS - len(point)
+    return f"{name if len(name) <= room else f'{name[: room - 1]}…'}{point}"
 
 
 def _span(members: Sequence[Judged]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from scpl_ray.config import Experiment, Section
 from scpl_ray.report import evidence, export, figures, headline, sessions, text, words
@@ -102,6 +102,7 @@ def render(views: Sequence[View], created: str) -> str:
     for name, function in (("number", text.number), ("signed", text.signed), ("percent", text.percent)):
         environment.filters[name] = function
     environment.filters["cut"] = text.cut
+    environment.filters["copyable"] = lambda value: Markup(escape(text.copyable(value)))
     environment.filters["config_value"] = text.config_value
     title = " · ".join(one.part.title for one in views)
     return environment.get_template(TEMPLATE).render(
@@ -124,7 +125,7 @@ def _context(one: View) -> dict[str, Any]:
         "step": "checkpoint" if part.checkpoints else "round",
         "names": text.short_names(part.checkpoints),
         "first": text.short_names(part.checkpoints)[0] if part.checkpoints else "round 0",
-        "bands": _bands(part),
+        "bands": figures.described(part, one.shown),
         "shown": one.shown,
         "facts": _facts(one),
         "usual": usual,
@@ -160,19 +161,6 @@ def _headline(one: View) -> str:
     if one.family is not None:
         return headline.of_claims(one.family)
     return headline.of_changes(one.part, one.flags[one.shown[0]]) if one.shown else ""
-
-
-def _bands(part: Part) -> str:
-    """What bands and bars of the figures are."""
-    single = len(part.series.seeds) < 2
-    between = "Mean between seeds per round; bands or bars: 95% t-intervals between seeds"
-    said = f"{between} (none: there is one seed)." if single else f"{between}."
-    if not any(part.series.within.values()):
-        return said
-    said += " Capped error bars: 95% intervals of one run over its prompts"
-    if single:
-        return f"{said}; another seed may differ by more."
-    return f"{said}, mean over seeds, in the last round; they say nothing of other seeds."
 
 
 def _began(part: Part) -> list[tuple[str, int]]:

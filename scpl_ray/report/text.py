@@ -29,6 +29,11 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def copyable(text: str) -> str:
+    """As :func:`visible`, with line breaks left as they are, so that the text can be copied and used."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _shown(character: str) -> str:
     if character == "\n":
         return "↵\n"

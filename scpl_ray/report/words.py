@@ -57,7 +57,7 @@ def sentence(judged: Judged, family: Family) -> str:
     parts = [_finding(judged, verdict, family), _scale(judged), _uncertain(judged, verdict)]
     if judged.cause:
         parts.append(f"{CLOSED[judged.cause].capitalize()}.")
-    if judged.levelled_down:
+    if judged.cause == ALL_LOST:
         parts.append("That is no gain for the group behind.")
     return " ".join(part for part in parts if part)
 

@@ -79,12 +79,13 @@ class Series:
     def within_run(self, arm: str, metric: str, group: str | None = None) -> FloatArray | None:
         """How far the within-run bounds are below and above a path, mean over seeds, shape (T + 1, 2).
 
-        NaN in rounds in which no seed has them; ``None``: there are none.
+        Below 0 where both bounds are on one side: a distance from which chance is taken may be negative, its bounds are
+        not. NaN in rounds in which no seed has bounds; ``None``: there are none.
         """
         found = self.within.get(arm, {}).get((metric, group))
         if found is None:
             return None
-        sides = np.abs(found - self.path(arm, metric, group)[..., None])
+        sides = (found - self.path(arm, metric, group)[..., None]) * np.array([-1.0, 1.0])
         there = ~np.isnan(sides)
         n = there.sum(axis=0)
         total = np.where(there, sides, 0.0).sum(axis=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from scpl_ray.models.likelihood import equal_width_batches, pad_right
-from scpl_ray.models.tokens import Ids
+from scpl_ray.models.limits import positions
+from scpl_ray.models.tokens import Ids, load_tokenizer
 from scpl_ray.seeds import derive_seed, generator
 
 logger = logging.getLogger(__name__)
@@ -57,19 +59,31 @@ class SequenceModel:
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Ids]:
         """Token ids of prompts and completions as pairs of texts of the tokenizer, tokenised separately.
 
+        What the tokenizer writes before a pair is not written twice if a chat template has put it before the prompt.
+        Between the two stands what the tokenizer separates pairs with: nothing, a separator, or, with Llama's, a
+        beginning-of-sequence token of the completion.
+
         A completion that exceeds :data:`COMPLETION_SHARE` of the longest text loses its end. Then a prompt that does
         not fit loses its beginning, because the last turn of a conversation says most about what is asked.
         """
         if not pairs:
             return []
         # All at once takes a tenth of the time of one after another; only long texts have to be looked at closely.
-        prompts, completions = map(list, zip(*pairs, strict=True))
+        written = self._written_before()
+        bare = [(prompt.removeprefix(written), completion) for prompt, completion in pairs]
+        prompts, completions = map(list, zip(*bare, strict=True))
         encoded = self.tokenizer(prompts, completions, verbose=False)["input_ids"]
         never_cut = int(COMPLETION_SHARE * self.max_tokens)
         return [
             tuple(ids) if len(ids) <= never_cut else self._encode_long(*pair)
-            for pair, ids in zip(pairs, encoded, strict=True)
+            for pair, ids in zip(bare, encoded, strict=True)
         ]
+
+    def _written_before(self) -> str:
+        """The special tokens that the tokenizer writes before a pair of texts, as text."""
+        encoded = self.tokenizer("a", "a", return_special_tokens_mask=True)
+        count = [*encoded["special_tokens_mask"], 0].index(0)
+        return "".join(self.tokenizer.convert_ids_to_tokens(encoded["input_ids"][:count]))
 
     def _encode_long(self, prompt: str, completion: str) -> Ids:
         completion = self._cut(completion, int(COMPLETION_SHARE * self.max_tokens), from_end=False)
@@ -145,7 +159,7 @@ def by_length(lengths: Sequence[int]) -> list[list[int]]:
     return split(sorted(range(len(lengths)), key=lambda i: lengths[i]))
 
 
-def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:
+def load(source: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> SequenceModel:
     """Load a model from a folder or the Hub, safetensors only.
 
     Its head computes in float32: outputs in bfloat16 have steps of 2^-8 near 1, so that different texts would be equal.
@@ -154,16 +168,27 @@ def load(source: Path, dtype: torch.dtype, device: str) -> SequenceModel:
         source: a folder, or a Hub id as a path.
         dtype: number format of the other weights in memory.
         device: device on which the weights are placed.
+        trust_remote_code: whether code that came with the model may be run.
+
+    Raises:
+        ValueError: neither config nor tokenizer says how long a text may be.
     """
-    name = str(source)
-    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, use_safetensors=True)
-    wrapped = _wrap(model.to(device), AutoTokenizer.from_pretrained(name), None)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(source), dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+    )
+    wrapped = _wrap(model.to(device), load_tokenizer(source, trust_remote_code=trust_remote_code), None)
     wrapped.head().float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     return wrapped
 
 
 def untrained(
-    base: Path, labels: Sequence[str], *, seed: int, device: str = "cpu", max_tokens: int | None = None
+    base: Path,
+    labels: Sequence[str],
+    *,
+    seed: int,
+    device: str = "cpu",
+    max_tokens: int | None = None,
+    trust_remote_code: bool = False,
 ) -> SequenceModel:
     """Set up a model for fine-tuning: the body of a base model in float32 and a head of zeros.
 
@@ -173,6 +198,10 @@ def untrained(
         seed: seed of the weights that the base does not have.
         device: device on which the model is placed.
         max_tokens: longest text, in tokens; ``None``: as many as the base allows.
+        trust_remote_code: whether code that came with the base may be run.
+
+    Raises:
+        ValueError: ``max_tokens`` is ``None``, and neither config nor tokenizer says how long a text may be.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "new weights") % 2**63)
@@ -183,8 +212,9 @@ def untrained(
             label2id={label: i for i, label in enumerate(labels)},
             dtype=torch.float32,
             use_safetensors=True,
+            trust_remote_code=trust_remote_code,
         )
-    wrapped = _wrap(model.to(device), AutoTokenizer.from_pretrained(str(base)), max_tokens)
+    wrapped = _wrap(model.to(device), load_tokenizer(base, trust_remote_code=trust_remote_code), max_tokens)
     head = wrapped.head()
     nn.init.zeros_(head.weight)
     if head.bias is not None:
@@ -196,10 +226,15 @@ def _wrap(model: Any, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
     config = model.config.get_text_config()
     known = [i for i in (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None]
     config.pad_token_id = known[0] if known else 0
-    longest = min(tokenizer.model_max_length, config.max_position_embeddings) - 1
-    return SequenceModel(
-        model.eval(), tokenizer, int(config.pad_token_id), longest if max_tokens is None else min(longest, max_tokens)
-    )
+    longest = min(tokenizer.model_max_length, positions(config) or sys.maxsize) - 1
+    if max_tokens is not None:
+        longest = min(longest, max_tokens)
+    elif longest >= sys.maxsize - 1:
+        raise ValueError(
+            f"{model.name_or_path}: neither its config nor its tokenizer says how long a text may be; write "
+            "max_position_embeddings (at most what it was trained with) into its config.json"
+        )
+    return SequenceModel(model.eval(), tokenizer, int(config.pad_token_id), longest)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

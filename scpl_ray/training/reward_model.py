@@ -85,7 +85,9 @@ class RewardModel:
         return [float(row[labels.index(str(group))]) for row, group in zip(found, groups, strict=True)]
 
 
-def load(source: Path, dtype: torch.dtype, device: str, groups: Sequence[str] = ()) -> RewardModel:
+def load(
+    source: Path, dtype: torch.dtype, device: str, groups: Sequence[str] = (), *, trust_remote_code: bool = False
+) -> RewardModel:
     """Load a reward model from a folder or the Hub, safetensors only.
 
     Args:
@@ -93,11 +95,12 @@ def load(source: Path, dtype: torch.dtype, device: str, groups: Sequence[str] = 
         dtype: number format of the weights in memory.
         device: device on which the weights are placed.
         groups: the groups whose rewards the model must give if it has more than one output.
+        trust_remote_code: whether code that came with the model may be run.
 
     Raises:
         ValueError: the model has neither one output nor one per group; see :func:`check_outputs`.
     """
-    model = sequence.load(source, dtype, device)
+    model = sequence.load(source, dtype, device, trust_remote_code=trust_remote_code)
     check_outputs(str(source), model.labels, groups)
     facts = model.model.config.to_dict()
     offset, nats = (np.atleast_1d(np.float64(facts.get(key, absent))) for key, absent in ((OFFSET, 0.0), (NATS, 1.0)))
@@ -128,6 +131,7 @@ def fit(
     device: str = "cpu",
     groups: Sequence[str] = (),
     effort: Effort = Effort(),
+    trust_remote_code: bool = False,
 ) -> dict[str, float]:
     """Train a reward model on pairwise choices.
 
@@ -151,6 +155,7 @@ def fit(
         device: device to train on.
         groups: each gets an output of its name, trained on the choices of its users; empty: one output for all users.
         effort: limits on the cost.
+        trust_remote_code: whether code that came with the base may be run.
 
     Returns:
         ``pairs`` (number trained on), ``held_out_pairs``, ``steps``, mean ``training_loss`` of the last epoch (nats),
@@ -163,7 +168,14 @@ def fit(
     if len(choices) < 2:
         raise ValueError(f"choices: {len(choices)} given; a reward model needs at least 2, one of them held out")
     column = _columns(choices, groups)
-    model = sequence.untrained(base, groups or ["reward"], seed=seed, device=device, max_tokens=effort.max_tokens)
+    model = sequence.untrained(
+        base,
+        groups or ["reward"],
+        seed=seed,
+        device=device,
+        max_tokens=effort.max_tokens,
+        trust_remote_code=trust_remote_code,
+    )
     pairs = [(choice.prompt, text) for choice in choices for text in (choice.chosen, choice.rejected)]
     texts = model.encode_pairs(pairs)
     encoded = list(zip(texts[::2], texts[1::2], strict=True))

@@ -91,6 +91,7 @@ def test_every_built_in_config_is_valid(name: str) -> None:
         ("groups.shares=[0.6, 0.6]", "groups.shares: [0.6, 0.6] sums to 1.2; shares are >= 0 and sum to 1"),
         ("groups.shares=[0.5, 0.3, 0.2]", "groups.shares: 3 numbers for 2 groups; give one per group"),
         ("groups.names=[a, a]", "must be distinct and not empty"),
+        ("groups.names=[left, neutral]", "groups.names: 'neutral' is what prompts that reveal no group are called"),
         ("selection.strategy=vrss", "selection.strategy = 'vrss': unknown; one of "),
         ("feedback.rule=love", "feedback.rule: 'love' is unknown; choose one of static"),
         ("task.name=poems", "task.name = 'poems': unknown; one of language"),

@@ -170,6 +170,19 @@ def test_a_full_model_is_reloaded_exactly(base, tmp_path):
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), logits(model))
 
 
+@pytest.mark.parametrize("sampling", [{"temperature": 0.9, "top_p": 0.6}, {"min_p": 0.1, "do_sample": False}, None])
+def test_how_a_base_model_samples_does_not_keep_a_policy_from_being_saved(llama, sampling, tmp_path):
+    given = llama / "generation_config.json"
+    given.write_text(json.dumps({"eos_token_id": [1, 9], **sampling})) if sampling else given.unlink()
+    model = load_model(llama, torch.float32)
+    before = model.generation_config
+    save_model(model, llama, tmp_path / "model")
+    assert model.generation_config is before
+    saved = json.loads((tmp_path / "model/generation_config.json").read_text())
+    assert saved["eos_token_id"] == ([1, 9] if sampling else 1)
+    assert {key: saved[key] for key in sampling or {}} == (sampling or {})
+
+
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from scpl_ray.models import checkpoints
 from scpl_ray.models.adapters import load_model, merge_adapter, merged_weights
 from scpl_ray.report.text import short_names
-from tests.support.tiny_models import save_adapter, save_model
+from tests.support.tiny_models import config, save_adapter, save_model
 
 INPUT = torch.tensor([[3, 4, 5, 6]])
 
@@ -150,6 +150,41 @@ def test_a_learned_prompt_and_an_adapter_of_another_model_are_refused(
     wide = save_model(tmp_path / "wide", "llama", hidden=96)
     with pytest.raises(ValueError, match=r"does not fit the base model .*wide"):
         merge_adapter(wide, adapter, tmp_path / "y", torch.float32, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"]])
+def test_an_adapter_of_one_of_two_tied_embeddings_is_not_merged_into_both(targets: list[str], tmp_path: Path) -> None:
+    for tied in (True, False):
+        values = config("llama")
+        values.tie_word_embeddings = tied
+        base = tmp_path / f"base-{tied}"
+        AutoModelForCausalLM.from_config(values).save_pretrained(base)
+        lora = LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM")
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).save_pretrained(tmp_path / f"adapter-{tied}")
+    with pytest.raises(ValueError, match=r"adapter-True: adapts .* share their weights; .* without lm_head"):
+        merge_adapter(
+            tmp_path / "base-True", tmp_path / "adapter-True", tmp_path / "x", torch.float32, trust_remote_code=False
+        )
+    merge_adapter(
+        tmp_path / "base-False", tmp_path / "adapter-False", tmp_path / "y", torch.float32, trust_remote_code=False
+    )
+
+
+@pytest.mark.parametrize("trained", [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3, 4]}])
+def test_a_head_or_tokens_that_an_adapter_keeps_whole_are_merged(trained: dict[str, list[int]], tmp_path: Path) -> None:
+    values = config("llama")
+    values.tie_word_embeddings = True
+    AutoModelForCausalLM.from_config(values).save_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **trained)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0.0, 0.3)
+    model.save_pretrained(tmp_path / "adapter")
+    merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "m", torch.float32, trust_remote_code=False)
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "m")(INPUT).logits
+        torch.testing.assert_close(merged, model.eval()(INPUT).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_names_are_as_short_as_they_tell_apart() -> None:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
     GraniteConfig,
     LlamaConfig,
+    MptConfig,
     OPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -40,6 +42,9 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     # multiply or divide them
     "cohere": lambda: CohereConfig(**SHAPE, logit_scale=0.25),
     "granite": lambda: GraniteConfig(**SHAPE, logits_scaling=8.0),
+    # have no max_position_embeddings
+    "bloom": lambda: BloomConfig(vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=2, seq_length=128),
+    "mpt": lambda: MptConfig(vocab_size=VOCABULARY, d_model=64, n_layers=2, n_heads=2, max_seq_len=128),
     # its decoder is a part of its base model
     "opt": lambda: OPTConfig(
         vocab_size=VOCABULARY,

@@ -3,8 +3,10 @@
 import functools
 import json
 import time
+from pathlib import Path
 
 import pytest
+from tokenizers import processors
 
 from scpl_ray.models.template import Template, _rendered, template_of
 from scpl_ray.models.tokens import encode_prompt
@@ -25,6 +27,18 @@ def test_tokens_are_those_of_the_tokenizers_own_template() -> None:
     assert ids.count(1) == 1 and ids.count(WORDS.index("<|system|>")) == 1
     # what a careless encoding of the same text gives
     assert chat(prompt)["input_ids"].count(1) == 2
+
+
+def test_what_a_template_writes_is_not_added_again_whatever_it_is() -> None:
+    chat = tokenizer("<unk><s><|user|> {{ messages[0]['content'] }} </s><|assistant|>")
+    chat.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<unk> <s> $A", special_tokens=[("<unk>", 0), ("<s>", 1)]
+    )
+    prompt = template_of(chat).apply("say hello")
+    for bos in ("<s>", None):  # GLM-4 writes [gMASK]<sop> and has no bos_token
+        chat.bos_token = bos
+        assert encode_prompt(chat, prompt, 100) == tuple(chat(prompt, add_special_tokens=False)["input_ids"])
+        assert encode_prompt(chat, "say hello", 100) == (0, 1, WORDS.index("say"), WORDS.index("hello"))
 
 
 def test_an_answer_starts_where_the_template_ends() -> None:
@@ -116,6 +130,13 @@ def test_the_limited_process_renders_as_transformers_does(name: str) -> None:
     theirs = chat.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, date_string="d")
     values = json.dumps({**chat.special_tokens_map, "date_string": "d"}, default=str)
     assert _rendered(PARITY[name], values, (turns,)) == [(theirs, None)]
+
+
+def test_templates_are_rendered_by_the_jinja_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jinja2.py").write_text("raise ImportError('the jinja of PYTHONPATH')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be rendered: its process failed: ImportError: the jinja of PYTHON"):
+        template_of(tokenizer("{{ messages[0]['content'] }}!"))
 
 
 def test_a_template_that_writes_todays_date_does_not_change_with_it() -> None:

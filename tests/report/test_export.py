@@ -1,14 +1,25 @@
 """What a paper takes from a report."""
 
 import csv
+import io
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from scpl_ray.report import export, text
+from scpl_ray.records import Metric
+from scpl_ray.report import data, export, page, text
+from scpl_ray.report.data import Part, Run
+from scpl_ray.storage.run_directory import Reader
+from scpl_ray.studies import results
+from scpl_ray.studies.series import Series
+from scpl_ray.studies.study import Study, StudyClaim
+from tests.support.configs import defaults
+from tests.support.html_page import Reading
 
 runner = CliRunner()
 
@@ -47,5 +58,80 @@ def test_the_methods_say_what_was_run(folder: Path) -> None:
 
 
 def test_characters_of_latex_are_text() -> None:
-    row = ("", r"50% of a_b & c\d", f"a {text.MINUS} b", "", "", "", "", "0", "", "not enough seeds")
+    row = ("s", "", r"50% of a_b & c\d", f"a {text.MINUS} b", "", "", "", "", "0", "", "not enough seeds")
     assert r"50\% of a\_b \& c\textbackslash{}d & a - b & -- & -- & not enough seeds \\" in export.as_latex([row])
+
+
+@pytest.mark.parametrize("claim", ["[2cm] is no length", "*starred", " [after a blank"])
+def test_a_claim_is_no_argument_of_what_stands_before_it(claim: str) -> None:
+    row = ("s", "", claim, "a", "", "", "", "", "0", "", "cannot tell")
+    lines = export.as_latex([row, row]).splitlines()
+    assert [line for line in lines if claim in line] == [rf"{{}}{claim} & a & -- & -- & cannot tell \\"] * 2
+    assert "{}" not in export.as_latex([("s", "", "plain [x]", *row[3:])])
+
+
+def test_no_cell_of_the_table_is_a_formula_and_numbers_stay_numbers() -> None:
+    names = ["=1+1", "+1-1", "-1+1", "@SUM(A1)", "a=b", "\t=1", "\r=1"]
+    rows = [("s", "", name, "c", "m", "-0.25", "-1e-05", "+0.5", "6", "0.03", "supported") for name in names]
+    found = list(csv.DictReader(io.StringIO(export.as_csv(rows), newline="")))
+    assert [row["claim"] for row in found] == [*(f"'{name}" for name in names[:4]), "a=b", "⇥\t=1", "⟨U+000D⟩=1"]
+    assert {(row["estimate"], row["low"], row["high"]) for row in found} == {("-0.25", "-1e-05", "+0.5")}
+
+
+CLAIM = StudyClaim(name="c", metric="quality_mean", contrast={"a": 1.0, "b": -1.0})
+
+
+def part(name: str, version: str, arms: Mapping[str, Sequence[str]], **keys: object) -> Part:
+    """A study whose arms have these overrides, and whose runs were made with a version."""
+    asked = Study.model_validate({"name": name, "arms": {arm: {} for arm in arms}, "claims": (CLAIM,), **keys})
+    experiments = {arm: defaults(overrides) for arm, overrides in arms.items()}
+    table = results.table([(arm, s, [Metric(1, None, "quality_mean", 0.5 + s / 10)]) for arm in arms for s in (0, 1)])
+    # the folder of a run is not read
+    run = Run("a", 0, cast(Reader, None), experiments["a"], {"scpl_ray": version}, {})
+    return Part(
+        name, f"/there/{version}/{name}", asked, tuple(arms), table, Series.of(table), experiments, (run,), (), ()
+    )
+
+
+ARMS = {"a": [], "b": []}
+
+
+def test_tables_of_several_studies_name_them(tmp_path: Path) -> None:
+    export.write([part("one", "0.1.0", ARMS), part("two", "0.2.0", ARMS)], tmp_path, csv=True, latex=True)
+    with (tmp_path / "claims.csv").open() as file:
+        assert [row["study"] for row in csv.DictReader(file)] == ["one", "two"]
+    table = (tmp_path / "claims.tex").read_text()
+    assert r"\multicolumn{5}{l}{\textit{two}} \\" in table and table.count(r"\midrule") == 2
+    assert "version = {0.1.0 and 0.2.0}" in (tmp_path / "references.bib").read_text()
+
+
+def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    export.write([part("one", "0.1.0", ARMS), part("one", "0.2.0", ARMS)], tmp_path, csv=True, latex=False)
+    with (tmp_path / "claims.csv").open() as file:
+        assert [row["study"] for row in csv.DictReader(file)] == ["0.1.0/one", "0.2.0/one"]
+
+
+def test_the_methods_state_the_groups_of_all_arms_and_count_points() -> None:
+    other = ["groups.names=[x, y, z]", "groups.shares=[0.5, 0.25, 0.25]"]
+    said = export.stated(part("one", "0.1.0", {"a": [], "b": other}, axes={"selection.beta": (0.5, 1.0, 2.0)}))
+    assert (
+        "queries of the groups north, south or x, y, z, at first in the shares 0.6, 0.4 or 0.5, 0.25, 0.25, got" in said
+    )
+    assert "held-out prompts per group (north, south or x, y, z)" in said
+    assert "1 claim was fixed in the study file, each at 3 points of the axes, which makes 3 claims." in said
+    assert "over all claims at all points at the 5% level" in said
+    assert "points" not in export.stated(part("one", "0.1.0", ARMS))
+
+
+def test_what_is_to_be_copied_has_line_breaks_and_nothing_that_acts() -> None:
+    assert text.copyable("a \\\n  b\x1b[31m\r\u202e\n") == "a \\\n  b⟨U+001B⟩[31m⟨U+000D⟩⟨U+202E⟩\n"
+
+
+def test_commands_and_references_can_be_copied_from_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_began", lambda _: [("scpl run \\\n  'name=<b>\x1b'", 1)])
+    (one,) = data.load([folder.parent], {})
+    found = Reading()
+    found.feed(page.render([page.view(one, "")], "now"))
+    command, references = found.preformatted
+    assert command == "scpl run \\\n  'name=<b>⟨U+001B⟩'"
+    assert references == export.references(one)

@@ -11,7 +11,7 @@ import pytest
 from jobs import report
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.records import Metric
-from scpl_ray.report import axes, figures, forest, headline
+from scpl_ray.report import axes, figures, forest
 from scpl_ray.report.data import Part
 from scpl_ray.studies import results, study, verdicts
 from scpl_ray.studies.series import Series
@@ -151,26 +151,6 @@ def test_claims_without_numbers_are_not_drawn() -> None:
     assert forest.draw_all(part.series, verdicts.judge(part.series, plan(unknown))) == []
 
 
-def test_the_headline_says_what_became_of_the_claims() -> None:
-    series = Series.of(table(noise=0.001))
-    growing, shrinking = claim(), claim(name="the gap falls", direction="below 0")
-    lost = claim(name="nobody measured it", metric="quality_worst_without_own_kind")
-    same = claim(name="text gets richer", metric="distinct_2")
-
-    def said(*claims: StudyClaim) -> str:
-        return headline.of_claims(verdicts.judge(series, plan(*claims)))
-
-    assert said(growing) == "The claim is supported: the gap grows."
-    assert said(shrinking) == "The claim is false, the opposite is supported: the gap falls."
-    assert said(lost).startswith("The claim cannot be judged")
-    every = said(growing, shrinking, same, lost)
-    assert every.startswith("1 of 4 claims is supported: the gap grows. Of 1 the opposite is supported: the gap falls.")
-    assert "1 cannot be told either way, which is no evidence that there is nothing: text gets richer." in every
-    assert "1 is not judged" in every
-    many = said(*(claim(name=f"c{i}") for i in range(5)))
-    assert "5 of 5 claims are supported: c0; c1; c2; and 2 more." in many
-
-
 def test_the_headline_of_a_run_says_what_changed(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", small("loop.rounds=2", "feedback.rule=schedule", "feedback.step=[0.2, -0.2]"))
     page = report.write([run], tmp_path / "out")
@@ -190,4 +170,4 @@ def test_a_study_file_of_this_module_is_one(tmp_path: Path) -> None:
     results.write(table(), tmp_path)
     page = report.write([tmp_path], tmp_path / "out")
     assert {"claims.svg", "differences.svg", "disparity.svg"} <= {path.name for path in (tmp_path / "out").iterdir()}
-    assert "The claim is supported: the gap grows." in read(page).said()
+    assert "The claim “the gap grows” is supported." in read(page).said()

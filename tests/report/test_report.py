@@ -256,7 +256,7 @@ def test_intervals_within_a_run_stand_beside_those_between_seeds(folder: Path, p
     for found in (alone, many):
         bounds = zip(found["within_run_low"], found["mean"], found["within_run_high"], strict=True)
         assert all(low < value < high for low, value, high in bounds)
-    assert "intervals of one run over its prompts; another seed may differ by more" in read(single).said()
+    assert "intervals of one run over its prompts, in every round that has one; another seed" in read(single).said()
     assert "they say nothing of other seeds" in read(page).said()
 
 

@@ -11,12 +11,23 @@ class Reading(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.preformatted: list[str] = []
+        """The whole text of every ``pre``, as a reader would copy it."""
+        self._in_pre = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "pre":
+            self._in_pre = True
+            self.preformatted.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_pre = self._in_pre and tag != "pre"
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._in_pre:
+            self.preformatted[-1] += data
 
     def said(self) -> str:
         return " ".join(self.text.split())

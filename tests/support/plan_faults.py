@@ -96,6 +96,16 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         as_it_is,
         ["model.lora.rank = 600: vLLM serves ranks up to 512"],
     ),
+    "a model whose adapters vLLM does not serve": (
+        ["model.name=model", "generation.engine=vllm", "generation.refresh=adapter"],
+        with_config(BloomConfig(hidden_size=64, n_layer=2, n_head=2, vocab_size=200, seq_length=128)),
+        ["generation.refresh = 'adapter': vLLM serves no adapters of bloom models; set generation.refresh=reload"],
+    ),
+    "a tiny model whose adapters vLLM does not serve": (
+        ["model.family=gpt2", "generation.engine=vllm", "generation.refresh=adapter"],
+        as_it_is,
+        ["generation.refresh = 'adapter': vLLM serves no adapters of gpt2 models; set generation.refresh=reload"],
+    ),
     "a reward model without weights": (
         ["reward.model=model"],
         lambda folder: (folder / "model.safetensors").unlink(),

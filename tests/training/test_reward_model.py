@@ -9,17 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
 )
 
 from scpl_ray.models.likelihood import equal_width_batches, negative_log_likelihood
+from scpl_ray.models.template import template_of
 from scpl_ray.protocols import Choice
 from scpl_ray.training import classifiers, reward_model
+from tests.support.chat import chat_tokenizer
 from tests.support.tiny_models import FAMILIES, VOCABULARY, save_model
 
 PAIRS = 1000
@@ -180,6 +185,86 @@ def test_encoders_from_elsewhere(families: dict[str, Path], tmp_path: Path) -> N
     assert len(cut) == 39 and cut[-2:] == (7, 8)
 
 
+def test_a_prompt_that_carries_its_first_token_gets_no_second_one(families: dict[str, Path]) -> None:
+    model = classifiers.untrained(families["llama"], ["reward"], seed=0)
+    chat = chat_tokenizer(["say", "hello", *(f"w{i}" for i in range(20, 99))])
+    say, hello = chat.convert_tokens_to_ids(["say", "hello"])
+    prompt = template_of(chat).apply("say")
+    own = chat(prompt, add_special_tokens=False)["input_ids"]
+    assert own[0] == 1
+    long = " ".join(f"w{i}" for i in range(20, 60))
+    for single, pair, before, between in (
+        ("<s> $A", "<s> $A <s>:1 $B:1", [1], [1]),  # as Llama's: the completion keeps one of its own
+        ("<s> $A", "<s> $A $B:1", [1], []),
+        ("<s> $A", "$A $B:1", [], []),
+    ):
+        chat.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=[("<s>", 1)]
+        )
+        with_chat = dataclasses.replace(model, tokenizer=chat, max_tokens=40)
+        plain, written, cut = with_chat.encode_pairs([("say", "hello"), (prompt, "hello"), (f"{prompt} {long}", long)])
+        assert plain == (*before, say, *between, hello)
+        assert written == (*own, *between, hello)
+        assert len(cut) == 40 and cut.count(1) == len([*before, *between])
+
+
+def test_a_text_may_be_as_long_as_the_config_or_the_tokenizer_says(families: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(families["llama"])
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 2, "num_labels": 1}
+    for name, more in {"known": {"seq_length": 50}, "unknown": {}}.items():
+        torch.manual_seed(0)
+        BloomForSequenceClassification(BloomConfig(**sizes, **more)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    model = reward_model.load(tmp_path / "known", torch.float32, "cpu")
+    assert model.sequence.max_tokens == 49
+    texts = texts_of(choices(10))
+    assert [model.score([text], 4096)[0] for text in texts] == pytest.approx(model.score(texts, 4096), abs=1e-5)
+    with pytest.raises(ValueError, match=r"unknown: neither its config nor its tokenizer says .* max_position_embed"):
+        reward_model.load(tmp_path / "unknown", torch.float32, "cpu")
+    assert classifiers.untrained(tmp_path / "unknown", ["reward"], seed=0, max_tokens=20).max_tokens == 20
+    tokenizer.model_max_length = 30
+    tokenizer.save_pretrained(tmp_path / "unknown")
+    assert reward_model.load(tmp_path / "unknown", torch.float32, "cpu").sequence.max_tokens == 29
+
+
+OWN_CODE = """
+import transformers
+
+
+class Config(transformers.BertConfig):
+    model_type = "own_invention"
+
+
+class Model(transformers.BertForSequenceClassification):
+    config_class = Config
+"""
+
+
+def test_code_that_came_with_a_reward_model_is_run_where_the_user_allows_it(
+    families: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "model"
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, num_labels=1, **shape)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(families["llama"]).save_pretrained(folder)
+    (folder / "own.py").write_text(OWN_CODE)
+    values = json.loads((folder / "config.json").read_text()) | {"model_type": "own_invention"}
+    values["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        reward_model.load(folder, torch.float32, "cpu")
+    model = reward_model.load(folder, torch.float32, "cpu", trust_remote_code=True)
+    assert type(model.sequence.model).__name__ == "Model"
+    (tmp_path / "fitted").mkdir()
+    reward_model.fit(
+        choices(20), base=folder, output=tmp_path / "fitted", seed=0, tokens_per_batch=4096, trust_remote_code=True
+    )
+    assert np.isfinite(
+        reward_model.load(tmp_path / "fitted", torch.float32, "cpu", trust_remote_code=True).score([("w5", "w6")], 99)
+    ).all()
+
+
 def test_reward_models_that_are_none(families: dict[str, Path], tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(families["llama"], num_labels=3)
     model.save_pretrained(tmp_path)
@@ -312,6 +397,7 @@ def test_short_texts_are_trained_on_apart_from_long_ones_where_that_spares_paddi
     ]
     assert classifiers.by_length([5000]) == [[0]]
     model = classifiers.untrained(families["llama"], ["reward"], seed=0)
+    torch.manual_seed(0)
     torch.nn.init.normal_(model.head().weight)
     draw = np.random.default_rng(0)
     texts = [tuple(draw.integers(3, VOCABULARY, n).tolist()) for n in draw.integers(2, 38, 40)]

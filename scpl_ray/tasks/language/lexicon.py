@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 
+POOLS = Path(__file__).with_name("lexicon.txt")
+"""The file of the pools."""
 MAX_GROUPS = 12
 """Largest number of groups: the pools have 12 topics and 12 stances, and each group needs one of its own."""
 STANCES_PER_KIND = 2
@@ -46,7 +48,7 @@ def _pools() -> dict[str, tuple[str, ...]]:
     """The words of ``lexicon.txt`` by section title."""
     pools: dict[str, list[str]] = {}
     title = ""
-    for line in resources.files(__package__).joinpath("lexicon.txt").read_text(encoding="utf-8").splitlines():
+    for line in POOLS.read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             title = line.strip("[]")
             pools[title] = []
@@ -68,7 +70,7 @@ def deal(groups: Sequence[str]) -> Lexicon:
     if not 2 <= count <= MAX_GROUPS:
         raise ValueError(
             f"groups.names: {count} groups; the built-in language takes 2 to {MAX_GROUPS} (each needs a topic and a "
-            "stance of its own), give fewer groups or extend scpl_ray/tasks/lexicon.txt"
+            f"stance of its own), give fewer groups or extend {POOLS}"
         )
     pools = _pools()
     topics = _names(pools, "topic")[: MAX_GROUPS // count * count]

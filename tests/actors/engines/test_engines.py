@@ -1,6 +1,9 @@
 """The transformers engine in this process, and what both engines share."""
 
+import ast
 import dataclasses
+import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +13,21 @@ import torch
 from peft import PeftModel
 from scipy.stats import chisquare
 from tokenizers import processors
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    FalconConfig,
+    Gemma3Config,
+    GPT2Config,
+    Llama4Config,
+    LlamaConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from actors.engines.base import EngineSettings, Probe, Request
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import CPU_KV_CACHE_BYTES, kv_cache_bytes
+from actors.engines.vllm import CPU_KV_CACHE_BYTES, WITHOUT_ADAPTERS, VllmEngine, kv_cache_bytes
 from scpl_ray.config import Experiment
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import decode, encode_answer, encode_prompt, stop_ids
@@ -249,3 +262,63 @@ def test_every_end_of_sequence_token_stops(families: dict[str, Path], tmp_path: 
     model.generation_config.eos_token_id = [1, 9, 11]
     model.save_pretrained(tmp_path)
     assert stop_ids(tmp_path, tokenizer) == (1, 9, 11)
+
+
+def test_a_model_with_images_says_in_its_text_part_what_stops(families: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(families["llama"])
+    for name, values in {"gemma": Gemma3Config(text_config={"eos_token_id": [1, 7]}), "llama": Llama4Config()}.items():
+        values.save_pretrained(tmp_path / name)
+    assert stop_ids(tmp_path / "gemma", tokenizer) == (1, 7)
+    assert 1 in stop_ids(tmp_path / "llama", tokenizer)
+
+
+def asked_of_vllm(**model: object) -> Experiment:
+    return Experiment.model_validate({"model": model, "generation": {"engine": "vllm", "refresh": "adapter"}})
+
+
+def test_vllm_is_refused_where_it_serves_no_adapters() -> None:
+    for values in (GPT2Config(), BloomConfig(), FalconConfig()):
+        for on_gpu in (True, False):
+            fault = str(VllmEngine.refuses(values, asked_of_vllm(), on_gpu=on_gpu))
+            assert fault.startswith("generation.refresh = 'adapter'") and "set generation.refresh=reload" in fault
+        assert VllmEngine.refuses(values, asked_of_vllm(lora=None), on_gpu=True) is None
+        assert VllmEngine.refuses(values, Experiment(), on_gpu=True) is None
+    assert VllmEngine.refuses(LlamaConfig(), asked_of_vllm(), on_gpu=True) is None
+
+
+def test_the_models_without_adapters_are_those_of_the_installed_vllm() -> None:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("vLLM is not installed")
+    root = Path(spec.submodule_search_locations[0])
+    registry = (root / "model_executor/models/registry.py").read_text()
+    listed = re.search(r"^_TEXT_GENERATION_MODELS = (\{.*?^\})", registry, re.M | re.S)
+    assert listed is not None
+    table = {architecture: name for architecture, (_, name) in ast.literal_eval(listed[1]).items()}
+    bases: dict[str, set[str]] = {}
+    for folder in ("model_executor/models", "models"):
+        for path in (root / folder).rglob("*.py"):
+            for name, of in re.findall(r"^class (\w+)\(([^)]*)\)", path.read_text(), re.M):
+                bases.setdefault(name, set()).update(re.findall(r"\w+", of))
+
+    def supports(name: str) -> bool:
+        return name == "SupportsLoRA" or any(supports(base) for base in bases.get(name, set()) - {name})
+
+    without = {architecture for architecture, name in table.items() if not supports(name)}
+    assert {t for t, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if architecture in without} == set(
+        WITHOUT_ADAPTERS
+    )
+
+
+def test_on_a_cpu_half_the_bytes_hold_twice_the_tokens() -> None:
+    """Keys and values of 1 MiB per position in float32, half of it in bfloat16: 1 GiB holds 895 or 1919 of them."""
+    values = LlamaConfig(hidden_size=4096, num_attention_heads=32, num_key_value_heads=32, num_hidden_layers=32)
+    lengths = {"task": {"max_prompt_tokens": 1000}, "generation": {"engine": "vllm", "max_new_tokens": 200}}
+    found = {
+        dtype: VllmEngine.refuses(
+            values, Experiment.model_validate({**lengths, "model": {"dtype": dtype}}), on_gpu=False
+        )
+        for dtype in ("float32", "bfloat16", "auto")
+    }
+    assert "keys and values of one sequence need" in str(found["float32"])
+    assert found["bfloat16"] is found["auto"] is None

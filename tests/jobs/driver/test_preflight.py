@@ -1,5 +1,6 @@
 """What a plan finds out before anything starts: a row per fault, with the message; and nothing is made."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,34 @@ def test_the_hub_is_asked_for_its_metadata_only(
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     assert said in planned("model.name=nobody/nothing", code=0 if "download" in said else 2)
+
+
+@pytest.mark.parametrize("held", [(), ("model-1-of-2.safetensors",)])
+def test_a_download_is_told_as_long_as_weights_are_missing(
+    held: tuple[str, ...], folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files are in the Hub's cache once a tokenizer was asked for; a download that broke off leaves shards."""
+    snapshot = folder.parent / "hub/models--nobody--nothing/snapshots/abc"
+    shutil.copytree(model, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("abc")
+    shards = {"model-1-of-2.safetensors": 1_000_000_000, "model-2-of-2.safetensors": 2_000_000_000}
+    index = json.dumps({"weight_map": {name: name for name in shards}})
+    (snapshot / "model.safetensors.index.json").write_text(index)
+    for name in held:
+        (snapshot / name).write_bytes(b"")
+    hub = Hub()
+    hub.files = (*((path.name, 1) for path in snapshot.iterdir() if path.suffix == ".json"), *shards.items())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parent / "hub"))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    keys = ("model.name=nobody/nothing", "task.max_prompt_tokens=32", "generation.engine=transformers")
+    assert f"a download of {2.0 if held else 3.0} GB" in planned(*keys)
+    hub.files = tuple((name, size) for name, size in hub.files if name not in shards)
+    assert "has no safetensors on the Hub" in planned(*keys, code=2)
+    for name in shards:
+        (snapshot / name).write_bytes(b"")
+    assert "a download" not in planned(*keys)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from scpl_ray.seeds import generator
 from scpl_ray.tasks import TASKS
 from scpl_ray.tasks.language.grammar import TEMPLATES, Grammar, join_words, words_of
 from scpl_ray.tasks.language.judge import Judge
-from scpl_ray.tasks.language.lexicon import Lexicon, deal
+from scpl_ray.tasks.language.lexicon import POOLS, Lexicon, deal
 from scpl_ray.tasks.language.task import EVALUATION_SEED, Language
 
 NAMES = ("north", "south", "east", "west", "hill", "vale", "coast", "isle", "moor", "fen", "dale", "wold")
@@ -345,6 +346,9 @@ def test_bad_input_is_refused_by_name(language: Language) -> None:
         Language(("north",), 0.8)
     with pytest.raises(ValueError, match=r"groups\.names: 13 groups"):
         Language((*NAMES, "more"), 0.8)
+    with pytest.raises(ValueError, match=re.escape(f"extend {POOLS}")):
+        Language(("north",), 0.8)
+    assert POOLS.is_file()
     with pytest.raises(ValueError, match=r"unknown groups \['east'\]; the groups are \['north', 'south'\]"):
         language.draw({"east": 3}, seed=0, prefix="r")
     with pytest.raises(ValueError, match=r"unknown groups \['east'\]"):
