@@ -252,6 +252,7 @@ class VllmEngine(Engine):
             sequences = settings.max_sequences or MAX_SEQUENCES
             dtype = getattr(torch, settings.dtype)
             _skip_ranks()
+            _look_here(config.architectures or ())
             options |= {
                 "enforce_eager": True,
                 "kv_cache_memory_bytes": kv_cache_bytes(config, self._positions, dtype, sequences),
@@ -306,6 +307,19 @@ def pack_embeddings(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, VocabParallelEmbedding):
             module.quant_method.process_weights_after_loading(module)
+
+
+def _look_here(architectures: Sequence[str]) -> None:
+    """Let vLLM look at the model's class in this process.
+
+    It would begin another one for that, which imports everything again (18 s on two cores, once per machine), so as not
+    to touch CUDA, which is not there.
+    """
+    from vllm import ModelRegistry
+
+    for name in architectures:
+        if name in ModelRegistry.models:
+            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def _skip_ranks() -> None:

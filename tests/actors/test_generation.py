@@ -204,6 +204,7 @@ class Case:
     engine: type[VllmEngine] = VllmEngine
 
 
+ELSEWHERE = "models that vLLM looked at in another process"
 Answer = tuple[Probe, list[Request], list[Sampled]]
 """To the probe prompt, and to all queries, which are given too."""
 
@@ -258,7 +259,12 @@ def greedy(**keys: object) -> EngineSettings:
 
 def everything(cases: dict[str, Case], asked: Sequence[Query]) -> dict[str, Any]:
     """All that is asked of vLLM, one engine after the other: one that goes takes what they share in a process along."""
-    found: dict[str, Any] = served(cases, asked)
+    from vllm.model_executor.models import registry
+
+    elsewhere: list[int] = []
+    look = registry._run_in_subprocess
+    registry._run_in_subprocess = lambda asked: elsewhere.append(1) or look(asked)
+    found: dict[str, Any] = served(cases, asked) | {ELSEWHERE: elsewhere}
     for dtype in ("float32", "bfloat16"):
         gc.collect()
         found[dtype] = in_orders(dtype, cases["careful"].weights[0], asked)
@@ -291,11 +297,16 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 
 @pytest.fixture(scope="module")
-def answers(ray_local: None, cases: dict[str, Case]) -> dict[str, Any]:
-    """What vLLM answers in every case, and in every order."""
-    environment = {**ENGINES["vllm"].environment(0.0), "OMP_NUM_THREADS": "1"}
+def answers(ray_local: None, cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What vLLM answers in every case, and in every order, on a machine where it has never run."""
+    cache = str(tmp_path_factory.mktemp("vllm"))
+    environment = {**ENGINES["vllm"].environment(0.0), "OMP_NUM_THREADS": "1", "VLLM_CACHE_ROOT": cache}
     remote = ray.remote(max_calls=1)(everything).options(num_cpus=0.2, runtime_env={"env_vars": environment})
     return ray.get(remote.remote(cases, queries(24)), timeout=600)
+
+
+def test_a_first_start_does_not_import_everything_twice(answers: dict[str, Any]) -> None:
+    assert answers[ELSEWHERE] == []
 
 
 def assert_as_by_transformers(found: list[Answer], case: Case) -> None:
