@@ -59,7 +59,7 @@ def anchored(experiment: Experiment, keys: Collection[str] = KEYS) -> Experiment
         for key, value in _given(values)
         if key in keys and (place := _anchored_value(key, value)) not in (None, value)
     }
-    return loading.build(loading.overlay(values, paths), experiment.name) if paths else experiment
+    return loading.build(loading.moved(values, paths), experiment.name) if paths else experiment
 
 
 def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
@@ -70,10 +70,14 @@ def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
         configs: built-in configs by name.
     """
     keys = _anchored_keys(plan.set)
-    for key, value in _given(study.base_values(plan, configs)):
+    base = study.base_values(plan, configs)
+    for key, value in _given(base):
         path = _anchored_value(key, value)
         if path is not None and not any(key == other or key.startswith(f"{other}.") for other in keys):
             keys[key] = path
+            # laid on the base, a function is used instead of what stands there, unless that is said again
+            for instead, said in _given(base, [loading.REPLACED[key]] if key in loading.REPLACED else []):
+                keys.setdefault(instead, said)
     axes = {
         key: tuple(_anchored_keys({key: value})[key] for value in values) if isinstance(values, tuple) else values
         for key, values in plan.axes.items()
@@ -125,9 +129,9 @@ def check_same(store: Store, experiment: Experiment, named: Collection[str] = ()
             )
 
 
-def _given(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values of :data:`KEYS` in a config, by key."""
-    for key in KEYS:
+def _given(values: Mapping[str, Any], keys: Collection[str] = KEYS) -> Iterator[tuple[str, Any]]:
+    """The values of these keys in a config, by key; those that it does not hold are left out."""
+    for key in keys:
         section, _, name = key.partition(".")
         if isinstance(inner := values.get(section), Mapping) and name in inner:
             yield key, inner[name]

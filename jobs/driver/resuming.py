@@ -64,7 +64,9 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
                 f"the paths of what has moved ({', '.join(inputs.DATA)}, code); start a new run with it"
             )
         config = store.root / "config.yaml"
-        after = inputs.anchored(loading.load(config, overrides), list(keys))
+        rest = [text for text in overrides if loading.parse_override(text)[0] not in restated]
+        after = inputs.anchored(loading.load(config, rest), list(keys))
+        after = loading.build(loading.moved(after.model_dump(mode="json"), {k: keys[k] for k in restated}), str(config))
         if after.loop.rounds < before.loop.rounds:
             raise StoreError(
                 f"--resume {run_dir}: loop.rounds={after.loop.rounds} is fewer than the run's {before.loop.rounds}"

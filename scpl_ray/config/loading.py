@@ -250,6 +250,14 @@ def overlay(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any
     return tree
 
 
+def moved(values: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """A mapping in which files lie elsewhere, by dotted name; unlike in :func:`overlay`, nothing else changes."""
+    tree = copy.deepcopy(dict(values))
+    for key, place in places.items():
+        _set(tree, key, place)
+    return tree
+
+
 def load(
     path: Path | None,
     overrides: Sequence[str] = (),

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.driver import experiments, inputs
+from jobs.driver import experiments, inputs, resuming
 from jobs.driver import own_code as driver
 from scpl_ray.config import Experiment, Selection, code, loading
 from scpl_ray.config.errors import ConfigError
@@ -23,8 +23,9 @@ from scpl_ray.selection.candidates import Candidates
 from scpl_ray.selection.strategies import select
 from scpl_ray.storage import consent
 from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.studies import study
 from scpl_ray.tasks import TASKS
-from tests.support import fakes, own_code
+from tests.support import fakes, finished_runs, own_code
 from tests.support.loops import SMALL, Silent
 
 
@@ -165,11 +166,43 @@ def test_paths_of_code_are_absolute_in_a_run_and_in_a_study(here: Path) -> None:
     assert kept.feedback.function == f"{here}/hooks.py:crowding" and kept.selection.function == "hooks:short"
     arms = "arms: {a: {}, b: {feedback: {function: 'hooks.py:crowding'}}}\n"
     (here / "s.yaml").write_text(f"name: s\nset: {{reward.function: 'hooks.py:brevity'}}\n{arms}")
-    from scpl_ray.studies import study
-
     anchored = inputs.anchored_study(study.load(here / "s.yaml", {}), {})
     assert anchored.set == {"reward.function": f"{here}/hooks.py:brevity"}
     assert anchored.arms["b"] == {"feedback": {"function": f"{here}/hooks.py:crowding"}}
+
+
+BESIDE = [
+    *("feedback.function=hooks.py:crowding", "feedback.rule=static"),
+    *("selection.function=hooks.py:short", "selection.strategy=top"),
+    *("reward.function=hooks.py:brevity", "reward.terms={function: 1.0, model: 0.5}"),
+]
+"""Functions of one's own, and what is used beside or instead of them."""
+
+
+def test_absolute_paths_change_nothing_else(here: Path) -> None:
+    given = experiments.load(None, BESIDE)
+    kept = inputs.anchored(given)
+    assert kept.reward.function == f"{here}/hooks.py:brevity"
+    assert (kept.feedback.rule, kept.selection.strategy) == ("static", "top")
+    assert kept.reward.terms == given.reward.terms == {"function": 1.0, "model": 0.5}
+    (here / "base.yaml").write_text(loading.dump(given))
+    (here / "s.yaml").write_text(
+        "name: s\nbase: base.yaml\narms: {a: {}, b: {feedback.function: 'hooks.py:crowding'}}\n"
+    )
+    anchored = inputs.anchored_study(study.load(here / "s.yaml", {}), {})
+    for trial in study.trials(anchored, {}, experiments.build):
+        assert (trial.experiment.selection.strategy, trial.experiment.reward.terms) == ("top", given.reward.terms)
+        # an arm that names a function means it
+        assert trial.experiment.feedback.rule == ("static" if trial.label == "a" else "custom")
+
+
+def test_a_run_that_is_told_again_where_its_code_lies_stays_what_it_is(here: Path) -> None:
+    experiment = inputs.anchored(experiments.load(None, [*BESIDE, "generation.engine=transformers"]))
+    finished_runs.begun(here / "run", experiment).close()
+    store, after, _ = resuming.reopen("run", ["reward.function=hooks.py:brevity", "loop.rounds=9"])
+    store.close()
+    assert after.reward.terms == experiment.reward.terms and after.loop.rounds == 9
+    assert after.model_copy(update={"loop": experiment.loop}) == experiment
 
 
 def test_the_analytic_mode_takes_a_rule_and_says_what_has_no_effect(
