@@ -17,6 +17,7 @@ from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from tests.docs.pages import DOCS
 
 KEPT = sorted(file.parent for file in (DOCS / "results").glob(f"*/{STUDY_FILE}"))
+QUICK = DOCS / "results" / "compare-quickstart"
 PAGES = [file.read_text() for file in (DOCS / "results").glob("*.md")]
 SEEDS = {"loop": "users react: preference since round 0", "static": "the same users in every round"}
 """The rows of the quick start's table of seeds, by arm."""
@@ -91,6 +92,29 @@ def test_what_pages_say_of_the_tiny_study_is_what_it_found() -> None:
     assert {"supported", "cannot tell"} == {verdict.verdict for verdict in found.values() if verdict is not None}
 
 
+def test_what_pages_say_of_the_study_of_base_models_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "bases_tiny")
+    assert part.study is not None
+    first, *others = verdicts.judge(part.series, part.study).judged
+    assert first.verdict is not None and first.outcome == "cannot tell"
+    interval = text.interval(first.verdict.interval.low, first.verdict.interval.high, signed=True)
+    for page, form in (
+        ("README.md", "{}, {}"),
+        ("docs/results/index.md", "{} ({})"),
+        ("docs/results/paper.md", "{} ({})"),
+    ):
+        assert form.format(text.signed(first.verdict.estimate), interval) in (DOCS.parent / page).read_text()
+    assert [one.claim.name[:22] for one in others if one.outcome == "supported"] == [
+        "reweighting costs no m",
+        "reweighting costs no d",
+    ]
+    ends = [part.series.path(arm, "preference_log_odds_round0")[:, -1] for arm in ("shifted", "static")]
+    *still, _, _, _, _, _, _ = moved = sorted(ends[0] - ends[1])
+    page = (DOCS / "results" / "language.md").read_text()
+    assert f"moved by {moved[2]:.2f} to {moved[-1]:.2f} log-odds more" in page
+    assert f"did not move ({text.MINUS}{-still[0]:.2f} and {still[1]:.2f})" in page and len(still) == 2
+
+
 def test_both_runs_of_the_tiny_study_stand_side_by_side() -> None:
     now = DOCS / "results" / "paper_tiny"
     cells: dict[str, list[str]] = {}
@@ -119,7 +143,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def test_what_is_kept_of_a_study_can_be_kept_again(page: Path) -> None:
-    (folder, *_) = KEPT
+    folder = QUICK
     found = CliRunner().invoke(app, ["study", str(folder), "--folder", str(page.parent)])
     assert found.exit_code == 0, found.output
     again = page.parent / folder.name
@@ -149,7 +173,7 @@ def test_paths_of_a_machine_are_not_kept() -> None:
 
 
 def test_minutes_are_those_of_the_runs_that_were_timed() -> None:
-    (folder, *_) = KEPT
+    folder = QUICK
     part = published.read(folder)
     assert part.study is not None
     family = verdicts.judge(part.series, part.study)
@@ -160,7 +184,7 @@ def test_minutes_are_those_of_the_runs_that_were_timed() -> None:
 
 
 def test_the_spread_of_base_models_stands_below_the_table() -> None:
-    (folder, *_) = KEPT
+    folder = QUICK
     part = published.read(folder)
     assert part.study is not None
     varied = dataclasses.replace(part, study=part.study.model_copy(update={"vary": "base"}))
@@ -169,7 +193,7 @@ def test_the_spread_of_base_models_stands_below_the_table() -> None:
 
 
 def test_a_study_that_is_not_finished_is_not_kept(page: Path) -> None:
-    (folder, *_) = KEPT
+    folder = QUICK
     copy = page.parent / "study"
     shutil.copytree(folder, copy)
     table = results.read(copy)
@@ -180,7 +204,7 @@ def test_a_study_that_is_not_finished_is_not_kept(page: Path) -> None:
 
 
 def test_one_page_has_a_place_for_the_table(page: Path) -> None:
-    (folder, *_) = KEPT
+    folder = QUICK
     (page.parent / "other.md").write_text(page.read_text())
     words = ["study", str(folder), "--folder", str(page.parent)]
     twice = CliRunner().invoke(app, words)
