@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scpl_ray.config import loading
+from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError, nearest
+from scpl_ray.selection.strategies import steers
 from scpl_ray.tasks import TASKS
 from scpl_ray.tasks.minimums import MINIMUMS
-from scpl_ray.tasks.survey import Survey
+from scpl_ray.tasks.survey import Survey, stated_groups, with_groups, without_groups
 
 READING = tuple(name for name, kind in TASKS.items() if kind.surveyor is not None)
 """The tasks that read data."""
@@ -24,11 +25,11 @@ def check(file: str, task: str, overrides: Sequence[str], console: Console) -> b
     Args:
         file: as ``task.data``.
         task: as ``task.name``.
-        overrides: further keys as ``key=value``; without groups among them, those of the data are taken.
+        overrides: further keys as ``key=value``; without ``groups.names`` among them, the groups of the data are taken.
         console: where it is printed.
 
     Returns:
-        Whether a run could use the file as it is.
+        Whether a run with these keys could use the file as it is.
 
     Raises:
         ConfigError: a key is wrong, or the task reads no data.
@@ -38,13 +39,35 @@ def check(file: str, task: str, overrides: Sequence[str], console: Console) -> b
         raise ConfigError(f"--task {task}: reads no data; give one of {', '.join(READING)}{nearest(task, READING)}")
     keys = dict(map(loading.parse_override, overrides))
     source = " ".join(["scpl data check", *overrides])
+    stated = stated_groups(keys)
+    keys = keys if stated is None else without_groups(keys)
     experiment = loading.build(loading.overlay({}, {**keys, "task.name": task, "task.data": file}), source)
-    survey = TASKS[task].survey(experiment, named=any(key.split(".")[0] == "groups" for key in keys))
-    _print(survey, console)
-    return survey.stopped is None
+    survey = TASKS[task].survey(experiment, named=stated is None)
+    if stated:
+        with_groups(experiment, tuple(survey.groups), stated)
+    stopped = [*([survey.stopped] if survey.stopped else []), *_too_few(survey, experiment)]
+    _print(survey, stopped, console)
+    return not stopped
 
 
-def _print(survey: Survey, console: Console) -> None:
+def _too_few(survey: Survey, experiment: Experiment) -> Iterator[str]:
+    """The settings that ask for more held-out prompts than there are."""
+    evaluation = experiment.evaluation
+    grouped, most = evaluation.prompts_per_group, survey.prompts_per_group
+    if most is not None and grouped > most:
+        yield f"evaluation.prompts_per_group = {grouped}; set it to {most} or fewer"
+    elif most is not None and steers(experiment.selection) and grouped + evaluation.steering_prompts_per_group > most:
+        yield (
+            f"evaluation.steering_prompts_per_group = {evaluation.steering_prompts_per_group}: selection.strategy = "
+            f"{experiment.selection.strategy!r} steers by so many beside evaluation.prompts_per_group = {grouped}; "
+            f"their sum can be {most}"
+        )
+    neutral, most = evaluation.neutral_prompts, survey.neutral_prompts
+    if most is not None and neutral > most:
+        yield f"evaluation.neutral_prompts = {neutral}; set it to {most} or fewer"
+
+
+def _print(survey: Survey, stopped: Sequence[str], console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
@@ -71,4 +94,7 @@ def _print(survey: Survey, console: Console) -> None:
         )
     for least in MINIMUMS[survey.tally.task]:
         say(f"needed: {least}")
-    say("a run can use this" if survey.stopped is None else f"a run would stop: {survey.stopped}")
+    for fault in stopped:
+        say(f"a run would stop: {fault}")
+    if not stopped:
+        say("a run can use this")

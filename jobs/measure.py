@@ -55,7 +55,7 @@ def measure_log(
         )
     found = group_map(log) if fit else None
     if found is not None:
-        console.print(f"do deviations of the {found.state} grow? {found}", markup=False, highlight=False)
+        console.print(_growth(found), markup=False, highlight=False)
     console.print(
         "Rows are taken as independent: with several of one user, give one each. What a group is rated may depend on "
         "what it asks; a log alone cannot tell.",
@@ -65,6 +65,14 @@ def measure_log(
     if output is not None:
         _write(output, log, numbers, answers, moved.tolist(), found)
         console.print(f"{output} written", markup=False)
+
+
+def _growth(found: GroupMap) -> str:
+    """What the map of a log says, in one line; its blocks of transitions share their ends."""
+    fitted = "" if math.isnan(found.rho) else f": rho(J) = {found.rho:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    why = f": {found.reason}" if found.reason else ""
+    periods = found.seeds * found.rounds + 1
+    return f"do deviations of the {found.state} grow? {found.verdict}{fitted} in {periods} periods{why}"
 
 
 def _mapping(fields: str | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from scpl_ray.config import Experiment, code, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.records import Completion, Judgement, Query, Weights
 from scpl_ray.report.text import cut, short_names, visible
-from scpl_ray.storage import consent
+from scpl_ray.storage import consent, retention
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 
 KEYS = ("generation.temperature", "generation.top_p", "generation.max_new_tokens", consent.TRUST)
 """Keys that may be changed for a sample."""
+ADAPTERS = {"generation.refresh": "adapter"}
+"""How policies that are adapters are served: adapters of all rounds stay, merged weights do not (``store.keep``)."""
 
 
 def sample(
@@ -50,7 +52,8 @@ def sample(
         raw: whether prompts are sent as they are, without the chat template that a model may have.
 
     Raises:
-        StoreError: the folder is no run, a round has no policy, or code that came with its model is not agreed to.
+        StoreError: the folder is no run, a round has no policy or its weights are gone, or code that came with its
+            model is not agreed to.
         ConfigError: a key cannot be changed.
         ValueError: a prompt is empty, or a model cannot be read.
     """
@@ -72,7 +75,8 @@ def sample(
         stated = {**code.references(experiment), **keys}
         how = f"say so: scpl sample {shlex.quote(str(run_dir))} ... {consent.PLACE}"
         consent.require(reader.facts.get("id"), [experiment], stated, str(run_dir), how)
-    experiment = loading.build(loading.overlay(experiment.model_dump(mode="json"), keys), str(run_dir))
+    served = ADAPTERS if experiment.model.lora is not None else {}
+    experiment = loading.build(loading.overlay(experiment.model_dump(mode="json"), {**keys, **served}), str(run_dir))
     _talk(reader, experiment, list(rounds) or [evaluated[-1]], prompts, console, number=number, seed=seed, raw=raw)
 
 
@@ -120,6 +124,7 @@ def _talk(
 
     transformers.utils.logging.disable_progress_bar()
     base = reader.base()
+    policies = {t: retention.policy_left(reader, experiment, base, t) for t in rounds}
     tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
     template = template_of(tokenizer)
     gpus = float(torch.cuda.is_available())
@@ -132,7 +137,7 @@ def _talk(
         ids = encode_prompt(tokenizer, sent, settings.max_prompt_tokens)
         answers: list[list[str]] = []
         for t in rounds:
-            _load(engine, reader.policy(experiment, base, t))
+            _load(engine, policies[t])
             # the same seeds for every policy: what differs is the policy
             requests = [Request(ids, derive_seed(seed, "sample", prompt, i)) for i in range(number)]
             answers.append([decode(tokenizer, one.token_ids) for one in engine.generate(requests)])

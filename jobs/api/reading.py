@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scpl_ray.records import SCHEMAS, Completion, Example, Judgement, Metric, Query, Score
-from scpl_ray.storage import locations, run_facts
+from scpl_ray.storage import locations, retention, run_facts
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import study
@@ -210,11 +210,8 @@ class Run:
         if round_ == 0:
             return self._reader.base()
         self._check(round_, "weights")
-        weights = self._reader.policy(self.experiment, self.path, round_)
-        folder = weights.adapter or weights.model
-        if not folder.is_dir():
-            raise StoreError(f"{folder}: is not there; a run that was fetched from an object store has no weights")
-        return folder
+        weights = retention.policy_left(self._reader, self.experiment, self.path, round_)
+        return weights.adapter or weights.model
 
     @property
     def code(self) -> list[dict[str, Any]]:

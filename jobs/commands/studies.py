@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +72,11 @@ def sweep(
     try:
         if pilot is not None and not power:
             raise ConfigError(f"--pilot {pilot}: is read by --power; add that")
+        if resume is not None:
+            _leave_out(f"--resume {resume}: continues that study", {"--quick": quick, "--study-dir": study_dir})
+        if power:
+            unread = {"--dry-run": dry_run, "--cluster": cluster, "--study-dir": study_dir}
+            _leave_out("--power: starts nothing", unread)
         given = list(arguments or [])
         named = bool(given) and names_file(given[0])
         if named == (resume is not None):
@@ -94,6 +99,12 @@ def sweep(
         raise fail(error) from error
     if code:
         raise typer.Exit(code)
+
+
+def _leave_out(why: str, options: Mapping[str, str | bool | None]) -> None:
+    """Raise :class:`ConfigError` if an option is given that something else makes meaningless."""
+    if given := [name for name, value in options.items() if value not in (None, False)]:
+        raise ConfigError(f"{why}; leave {' and '.join(given)} out")
 
 
 def compare(

@@ -41,7 +41,7 @@ from scpl_ray.storage import inside
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import BASE, Store
 from scpl_ray.storage.run_facts import CHECKPOINTS, RUN
-from scpl_ray.tasks.survey import with_groups
+from scpl_ray.tasks.survey import stated_groups, with_groups, without_groups
 
 CHECKING = "checking the checkpoints, the data and the settings"
 MODEL = "model.name"
@@ -107,20 +107,35 @@ def measure_checkpoints(
 
 
 def _experiment(config: Path | None, overrides: Sequence[str]) -> Experiment:
-    """The settings; where nothing says what the groups are, all labels of the data are, evenly shared."""
+    """The settings; where nothing says what the groups are called, they are all labels of the data."""
+    keys = dict(map(loading.parse_override, overrides))
+    stated = stated_groups(keys) if config is None else None
+    if stated is not None:
+        # shares that are given are those of labels that are not known yet
+        source = f"the defaults with {' '.join(overrides)}"
+        experiment = loading.build(loading.overlay({}, without_groups(keys)), source)
+        if kind := _reader(experiment):
+            return with_groups(experiment, tuple(kind.survey(experiment, named=False).groups), stated)
     experiment = loading.load(config, overrides)
-    kind = tasks.TASKS.get(experiment.task.name)
+    _reader(experiment)
+    return experiment
+
+
+def _reader(experiment: Experiment) -> tasks.TaskKind | None:
+    """The kind of a task that reads data; ``None``: it reads none.
+
+    Raises:
+        ConfigError: it reads data, and none are given.
+    """
+    kind: tasks.TaskKind | None = tasks.TASKS.get(experiment.task.name)
     if kind is None or kind.surveyor is None:
-        return experiment
+        return None
     if experiment.task.data is None:
         raise ConfigError(
             f"{OPTION} with task.name = {experiment.task.name!r}: its prompts and its judge come from data; give "
             "--data FILE"
         )
-    if config is None and not any(text.split(".")[0].split("=")[0] == "groups" for text in overrides):
-        groups = tuple(kind.survey(experiment, named=False).groups)
-        return with_groups(experiment, groups)
-    return experiment
+    return kind
 
 
 def measured(experiment: Experiment, base: Path, checkpoints: Sequence[Checkpoint]) -> Experiment:

@@ -21,6 +21,8 @@ from scpl_ray.studies.statistics import holm
 RATING_LEVELS = 50
 """Ratings with more different values are cut into so many levels of equally many rows."""
 LEVEL = 0.05
+ROUNDING = 1e-9
+"""Largest part of a variance that may be nothing but the rounding of the sums that it is the difference of."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,11 +207,14 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
     rows, n, yes = table.sum(axis=2), table.sum(axis=(1, 2)), table[..., 1].sum(axis=1)
     excess = (table[..., 1] - rows * (yes / n)[:, None]).sum(axis=0)
     scale = yes * (n - yes) / (n**2 * (n - 1.0))
-    covariance = np.diag((scale[:, None] * rows * n[:, None]).sum(axis=0)) - np.einsum("s,si,sj->ij", scale, rows, rows)
-    rank = int(np.linalg.matrix_rank(covariance)) if covariance.size else 0
-    if rank == 0:
+    alone = (scale[:, None] * rows * n[:, None]).sum(axis=0)
+    variances, directions = np.linalg.eigh(np.diag(alone) - np.einsum("s,si,sj->ij", scale, rows, rows))
+    # where the groups' numbers determine each other, nothing but rounding errors of the sums is left
+    free = variances > ROUNDING * alone.sum()
+    if not free.any():
         return 1.0
-    return float(stats.chi2.sf(excess @ np.linalg.pinv(covariance, hermitian=True) @ excess, rank))
+    statistic = ((excess @ directions[:, free]) ** 2 / variances[free]).sum()
+    return float(stats.chi2.sf(statistic, int(free.sum())))
 
 
 def _levels(rating: FloatArray) -> IntArray:

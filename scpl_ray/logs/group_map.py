@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 
-from scpl_ray.feedback.stability import GroupMap, Part, estimate_loop_map
+from scpl_ray.feedback.stability import FARTHEST_FIXED_POINT, GroupMap, Part, estimate_loop_map
 from scpl_ray.logs.reading import Log
 from scpl_ray.shares import FloatArray
 from scpl_ray.tasks.tally import DataError
@@ -12,6 +15,7 @@ from scpl_ray.tasks.tally import DataError
 TRANSITIONS_PER_BLOCK = 3
 FEWEST_BLOCKS = 6
 FEWEST_PERIODS = TRANSITIONS_PER_BLOCK * FEWEST_BLOCKS + 1
+MORE = "give more or shorter periods, or more rows in each"
 CARRIED = "a pipeline in use carries more from period to period than its log holds"
 
 
@@ -32,7 +36,24 @@ def group_map(log: Log) -> GroupMap:
     parts = [_part("shares", log.group, np.ones(len(log.group), dtype=bool), len(log.groups), log)]
     if len(log.kinds) > 1:
         parts.append(_part("kinds", log.kind, log.kind >= 0, len(log.kinds), log))
-    return estimate_loop_map(parts, carried=CARRIED)
+    found = estimate_loop_map(parts, carried=CARRIED)
+    return dataclasses.replace(found, reason=_reason(found))
+
+
+def _reason(found: GroupMap) -> str:
+    """Why a log cannot tell whether deviations grow, and what would help; empty where it can tell."""
+    if found.verdict != "cannot tell":
+        return ""
+    if math.isnan(found.rho):
+        return f"the {found.state} moved too little beside what counting makes; {MORE}"
+    if found.low <= 1.0 <= found.high:
+        return f"the interval holds 1; {MORE}"
+    if found.distance > FARTHEST_FIXED_POINT:
+        return (
+            f"the fitted rest point is {found.distance:.1f} standard deviations from what was seen, so the periods "
+            "show a transient; give more periods"
+        )
+    return f"the interval shows no growth, but {CARRIED}"
 
 
 def _part(name: str, labels: np.ndarray, known: np.ndarray, size: int, log: Log) -> Part:

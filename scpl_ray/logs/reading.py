@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from scpl_ray import config
+from scpl_ray.config.paths import user_path
 from scpl_ray.shares import FloatArray, IntArray
-from scpl_ray.tasks.sources import Raw, open_source
+from scpl_ray.tasks.sources import SUFFIXES, Raw, open_source
 from scpl_ray.tasks.tally import DataError, OddRow, Tally, listed
 
 REQUIRED = ("period", "group")
@@ -23,6 +24,7 @@ MAX_PERIODS, MAX_NAMES = 500, 50
 MAX_ODD = 0.1
 """Largest share of rows with which something may be wrong; they are left out and counted."""
 By = Literal["day", "week", "month"]
+DIGITS = re.compile(r"(\d+)")
 WHOLE, DECIMAL = re.compile(r"(-?\d+)(?:\.0*)?"), re.compile(r"-?\d+\.\d+")
 """Periods that are numbers; a column of whole numbers with gaps is one of floats for many programs."""
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -54,18 +56,19 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
     """Read a log, and say what was read of it.
 
     Args:
-        file: a JSONL, CSV or Parquet file.
+        file: a JSONL, CSV, TSV or Parquet file.
         fields: the log's columns by the names in :data:`FIELDS`, where they have other names.
         by: the length of a period where the log holds dates or times (ISO 8601); ``None``: the values themselves are
-            the periods, numbers in their order and then texts in theirs.
+            the periods, numbers in their order and then texts in theirs, in which digits count as numbers.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, more than a tenth of the rows are odd, there are more
-            than 500 periods or 50 groups, or fewer than two groups.
+        DataError: the file or a column is missing, the file cannot be read, more than a tenth of the rows are odd,
+            there are more than 500 periods or 50 groups, or fewer than two groups.
     """
     if unknown := sorted(set(fields) - set(FIELDS)):
         raise DataError(f"--fields: {', '.join(unknown)} is no field of a log; its fields are {', '.join(FIELDS)}")
     columns = {field: fields.get(field, field) for field in FIELDS}
+    _check_there(file)
     source = open_source(config.Task(data=file), set(columns.values()))
     tally = Tally(file, "log", MAX_ODD)
     tally.form = source.form
@@ -84,6 +87,17 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
     if logged := [field for field in fields if all(row[field] is None for row in rows)]:
         raise DataError(f"--fields: {logged[0]}: no row has anything in a column {columns[logged[0]]}")
     return _columns(file, rows), str(tally.report())
+
+
+def _check_there(file: str) -> None:
+    """Raise :class:`DataError` if there is no such file: what is none may be a data set of the Hub to others."""
+    try:
+        there = user_path(file).exists()
+    except OSError as error:
+        raise DataError(f"--log {file}: {error.strerror}; give a file that can be read") from error
+    if not there:
+        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise DataError(f"--log {file}: no such file; give a {kinds} file")
 
 
 def _columns(file: str, rows: Sequence[Mapping[str, Any]]) -> Log:
@@ -124,11 +138,14 @@ def _names(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def _place(period: int | str) -> tuple[bool, float, str]:
-    """Where a period stands among others: numbers in their order, and texts in theirs behind them."""
+def _place(period: int | str) -> tuple[bool, float, list[str | int], str]:
+    """Where a period stands among others: numbers in their order, and behind them texts, with numbers in them in
+    theirs: v2 before v10."""
     if isinstance(period, int) or DECIMAL.fullmatch(period):
-        return False, float(period), ""
-    return True, 0.0, period
+        return False, float(period), [], str(period)
+    # texts and numbers in turn, so that like is compared with like
+    parts = DIGITS.split(period)
+    return True, 0.0, [int(part) if i % 2 else part for i, part in enumerate(parts)], period
 
 
 def _row(raw: Raw, columns: Mapping[str, str], by: By | None) -> dict[str, Any]:

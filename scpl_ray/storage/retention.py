@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from scpl_ray.config import Experiment
-from scpl_ray.records import Manifest
+from scpl_ray.records import Manifest, Weights
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Reader, Store
 
@@ -51,6 +52,29 @@ def check_start(reader: Reader, experiment: Experiment) -> None:
             f"{last}, which were deleted when the run was finished (store.keep = none); start a new run with as many "
             "rounds, or with store.keep=last to be able to extend it"
         )
+
+
+def policy_left(reader: Reader, experiment: Experiment, base: Path, version: int) -> Weights:
+    """A policy version in the form that stays: its adapter and the base model, or the whole model where it is trained.
+
+    Raises:
+        StoreError: its weights are not there any more.
+    """
+    weights = reader.policy(experiment, base, version)
+    if weights.adapter is not None:
+        # merged weights are deleted first; all versions are read in one form, so that only policies differ
+        weights = Weights(version, base, weights.adapter)
+    folder = weights.adapter or weights.model
+    if version and not any(folder.glob("*.safetensors")):
+        manifest = reader.manifest(version, "weights")
+        if manifest is not None and manifest.deleted:
+            raise StoreError(
+                f"{reader.name}: the weights of round {version} were deleted when nothing needed them any more "
+                f"(store.keep = {experiment.store.keep}); runs whose earlier policies are to be used keep theirs with "
+                "store.keep=all"
+            )
+        raise StoreError(f"{folder}: is not there; a run that was fetched from an object store has no weights")
+    return weights
 
 
 def keeping_all(experiment: Experiment) -> Experiment:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from scpl_ray.config import Experiment, Groups
+from scpl_ray.config import Experiment, loading
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.rows import DataError, Row, Tally, check_groups
 from scpl_ray.tasks.texts import WORDS_PER_TOKEN
 
 MOST_GROUPS = 20
 """A column with more labels than this is not taken for the groups unasked."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Loaded = TypeVar("Loaded")
 
@@ -60,10 +62,29 @@ def grouped(experiment: Experiment, rows: Sequence[Row], field: str, tally: Tall
     return with_groups(experiment, labels)
 
 
-def with_groups(experiment: Experiment, names: Sequence[str]) -> Experiment:
-    """The experiment with other groups, evenly shared."""
-    groups = Groups(names=tuple(names), shares=(1.0 / len(names),) * len(names))
-    return experiment.model_copy(update={"groups": groups})
+def stated_groups(keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What given keys say of the groups beside their names, such as ``shares``; ``None``: they say what the names are.
+
+    Raises:
+        ConfigError: a key lies below something that is not a section.
+    """
+    stated = loading.overlay({}, keys).get("groups", {})
+    return stated if isinstance(stated, dict) and "names" not in stated else None
+
+
+def without_groups(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Given keys without those of the groups."""
+    return {key: value for key, value in keys.items() if key.split(".")[0] != "groups"}
+
+
+def with_groups(experiment: Experiment, names: Sequence[str], stated: Mapping[str, Any] = NOTHING) -> Experiment:
+    """The experiment with other groups, evenly shared unless ``stated`` says otherwise.
+
+    Raises:
+        ConfigError: what is stated does not fit the groups.
+    """
+    groups = {"names": list(names), "shares": [1.0 / len(names)] * len(names), **stated}
+    return loading.build(loading.overlay(experiment.model_dump(mode="json"), {"groups": groups}), "groups of the data")
 
 
 def attempt(load: Callable[[Experiment], Loaded], experiment: Experiment) -> tuple[Loaded | None, str | None]:

@@ -1,4 +1,5 @@
-"""A task of the user's own is tried before a run begins: every part is asked once, and what it answers is checked."""
+"""A task of the user's own is tried before a run begins: every part that the run needs is asked once, and what it
+answers is checked."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from scpl_ray.config import Experiment
+from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.own import references
 from scpl_ray.protocols import Choice, Task
 from scpl_ray.records import Judgement, Query
@@ -29,12 +31,13 @@ def built(function: Callable[..., Any], experiment: Experiment) -> Task:
             f"{KEY}: {name!r} returned a {type(task).__name__} without {', '.join(lacks)}; "
             "`scpl init --task FILE.py` writes a task with every part"
         )
-    if found := references.called(name, KEY, lambda: list(_faults(task, experiment.groups.names))):
+    if found := references.called(name, KEY, lambda: list(_faults(task, experiment))):
         raise ValueError("\n".join(f"{KEY}: {name!r}: {fault}" for fault in found))
     return task
 
 
-def _faults(task: Task, groups: Sequence[str]) -> Iterator[str]:
+def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
+    groups, reward = experiment.groups.names, experiment.reward
     if len(task.kinds) != len(groups):
         yield f"kinds = {task.kinds}: {len(groups)} groups need one kind each, in the order of groups.names"
     drawn = task.draw(dict.fromkeys(groups, 2), seed=1, prefix="try")
@@ -57,7 +60,8 @@ def _faults(task: Task, groups: Sequence[str]) -> Iterator[str]:
         yield "real_examples(2, seed=1) gave another number of examples than 2"
     work = [(query, f"try-s{i}", text) for i, (query, text) in enumerate(task.real_examples(2, seed=1))]
     yield from _judged(task, [*work, *((query, query.query_id, "") for query in (*fixed, *neutral))])
-    for choice in task.choices([groups[0]], seed=1):
+    learns = reward.terms.get(MODEL_TERM) and reward.model is None
+    for choice in task.choices([groups[0]], seed=1) if learns else ():
         if not isinstance(choice, Choice):
             yield f"choices gave a {type(choice).__name__}; expected scpl_ray.protocols.Choice"
 

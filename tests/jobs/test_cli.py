@@ -71,6 +71,13 @@ LONG = f"groups.names=[{', '.join(f'a_long_name_of_group_{number}' for number in
         (["run", "x" * 300], "no such file"),
         (["sweep", "x" * 300], "no such study"),
         (["sweep", f"{'x' * 300}=y"], "give a study file or a built-in study"),
+        (["sweep", "--resume", "s", "--quick"], "--resume s: continues that study; leave --quick out"),
+        (["sweep", "--resume", "s", "--study-dir", "t"], "--resume s: continues that study; leave --study-dir out"),
+        (["sweep", "study_drift_null", "--power", "--dry-run"], "--power: starts nothing; leave --dry-run out"),
+        (
+            ["sweep", "study_drift_null", "--power", "--study-dir", "t", "--cluster", "8cpu:16gib"],
+            "--power: starts nothing; leave --cluster and --study-dir out",
+        ),
         (["status", "~nobody-here/run"], "~nobody-here/run"),
         (["run", "--resume", "~nobody-here/run"], "not a run directory"),
         (["run", *NEWS, "task.data=~nobody-here/d.jsonl"], "~nobody-here/d.jsonl"),
@@ -89,7 +96,15 @@ def test_names_that_look_like_markup_are_printed_as_they_are() -> None:
     strange = {"left": "[/x]", "right": "[bold]"}
     Path("d.jsonl").write_text(lines([{**row, "label": strange[row["label"]]} for row in news()]))
     for arguments in (
-        ["data", "check", "d.jsonl", "--task", "news"],
+        [
+            "data",
+            "check",
+            "d.jsonl",
+            "--task",
+            "news",
+            "evaluation.prompts_per_group=4",
+            "evaluation.neutral_prompts=4",
+        ],
         ["run", "--dry-run", "groups.names=['[/x]', '[bold]']"],
     ):
         result = runner.invoke(app, arguments)

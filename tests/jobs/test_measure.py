@@ -58,6 +58,22 @@ def test_who_asked_and_what_was_kept(tmp_path: Path) -> None:
     assert period["kept"]["a"] == pytest.approx(np.mean([row[2] == "1" for row in month if row[1] == "a"]))
 
 
+def test_whether_deviations_grow_is_said_of_periods(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "log.csv"
+    rows = [f"{t},{'ab'[int(rng.random() < 0.4 + 0.1 * np.sin(t))]}" for t in range(24) for _ in range(300)]
+    path.write_text("period,group\n" + "\n".join(rows) + "\n")
+    arguments = ["measure", "--log", str(path), "--fit", "--output", str(tmp_path / "m.json")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "m.json").read_text())["map"]
+    numbers = f"rho(J) = {found['rho']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    # 7 blocks of 3 transitions
+    said = f"do deviations of the shares grow? {found['verdict']}: {numbers} in 22 periods: {found['reason']}"
+    assert said in " ".join(result.output.split())
+    assert "seeds" not in result.output and "rounds" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -60,9 +60,41 @@ def test_two_groups_are_the_textbooks_sum_over_strata() -> None:
     assert found == pytest.approx(stats.chi2.sf(expected, 1))
 
 
+@pytest.mark.parametrize("groups", [2, 3, 6])
+def test_the_sum_over_many_strata_has_a_degree_less_than_groups(groups: int) -> None:
+    """Kept at other rates in each of 1,000 strata, which hold other shares of the groups, and never by group."""
+    rng = np.random.default_rng(groups)
+    chance, share = rng.beta(2.0, 5.0, size=1_000), rng.dirichlet(np.full(groups, 2.0), size=1_000).cumsum(axis=1)
+    strata = np.repeat(np.arange(1_000), 12)
+    found = []
+    for _ in range(400):
+        group = (rng.random(len(strata))[:, None] > share[strata, :-1]).sum(axis=1)
+        found.append(findings.cochran_mantel_haenszel(group, rng.random(len(strata)) < chance[strata], strata))
+    assert 0.03 <= np.mean(np.array(found) < 0.05) <= 0.07
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("rows", [60, 6_000, 600_000])
+def test_groups_numbers_sum_to_nothing_however_many_rows(rows: int) -> None:
+    """So the statistic is that of all groups but one, with their number as degrees of freedom."""
+    rng = np.random.default_rng(rows)
+    group, strata, kept = rng.integers(4, size=rows), rng.integers(rows // 30, size=rows), rng.random(rows) < 0.3
+    table = np.zeros((rows // 30, 4, 2))
+    np.add.at(table, (strata, group, kept.astype(int)), 1)
+    of, n, yes = table.sum(2)[:, 1:], table.sum((1, 2)), table[..., 1].sum(1)
+    excess = (table[:, 1:, 1] - of * (yes / n)[:, None]).sum(0)
+    each = (np.einsum("si,ij->sij", of, np.eye(3)) * n[:, None, None] - of[:, :, None] * of[:, None]).T
+    covariance = (each * yes * (n - yes) / (n**2 * (n - 1))).sum(-1)
+    expected = stats.chi2.sf(excess @ np.linalg.solve(covariance, excess), 3)
+    assert findings.cochran_mantel_haenszel(group, kept, strata) == pytest.approx(expected)
+
+
 def test_groups_that_never_meet_cannot_differ() -> None:
     group = np.array([0, 0, 1, 1])
     assert findings.cochran_mantel_haenszel(group, group == 0, group) == 1.0
+    rng = np.random.default_rng(0)
+    strata, kept = rng.integers(3_000, size=90_000), rng.random(90_000) < 0.3
+    assert findings.cochran_mantel_haenszel(strata % 3, kept, strata) == 1.0
     assert findings.association(np.zeros(4, int), group) == 1.0
 
 

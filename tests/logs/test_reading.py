@@ -42,6 +42,23 @@ def test_periods_are_in_their_order_as_other_programs_write_numbers(tmp_path: Pa
     assert log.kept.tolist() == [float(i % 2) for i in range(len(written))]
 
 
+@pytest.mark.parametrize(
+    "periods",
+    [
+        ("v1", "v2", "v10"),
+        ("2026-W9", "2026-W10", "2027-W1"),
+        ("model 9 step 800", "model 9 step 1000", "model 10 step 5", "model b"),
+        ("1.9.0", "1.10.0", "1.10.0-rc2"),
+        ("v01", "v1", "v1a"),
+        ("1.10", "1.9", "v1.9", "v1.10"),
+    ],
+)
+def test_numbers_within_the_names_of_periods_are_in_their_order(periods: tuple[str, ...], tmp_path: Path) -> None:
+    rows = [{"period": period, "group": group} for period in reversed(periods) for group in "ab"]
+    log, _ = reading.read(write(tmp_path / "log.jsonl", rows), {})
+    assert log.periods == periods
+
+
 def test_a_csv_file_with_other_columns_and_dates(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("when,region,accepted\n2026-01-30,a,yes\n2026-02-01T10:00:00,b,0\n2026-02-02,a,TRUE\n")
@@ -75,3 +92,13 @@ def test_what_cannot_be_used_says_what_to_do(
     file = write(tmp_path / "log.jsonl", rows)
     with pytest.raises(DataError, match=said):
         reading.read(file, arguments.get("fields", {}), by=arguments.get("by"))
+
+
+@pytest.mark.parametrize("file", ["missing.jsonl", "someone/answers", "folder/missing.csv", "~nobody/x.jsonl"])
+def test_a_log_that_is_not_there_is_no_data_set_of_a_run(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as found:
+        reading.read(file, {})
+    assert str(found.value) == f"--log {file}: no such file; give a .jsonl, .csv, .tsv or .parquet file"

@@ -15,6 +15,9 @@ from tests.support import maths_data, news_data, preference_data
 
 DOCS = Path(__file__).parents[2] / "docs" / "tasks-and-data.md"
 MATHS = ("--task", "maths", "task.fields={group: source}")
+NEWS = ("--task", "news")
+FEW = ("evaluation.prompts_per_group=4", "evaluation.neutral_prompts=4")
+"""As many held-out prompts as the smallest of these data have."""
 
 
 def check(path: Path, rows: list[dict[str, Any]], *arguments: str, code: int = 0) -> str:
@@ -33,7 +36,7 @@ def test_it_says_what_news_makes_of_a_file(path: Path) -> None:
     rows = news_data.rows()
     rows[2]["text"] = " "
     rows[5]["text"] = "too short"
-    said = check(path, [{**row, "body": row.pop("text")} for row in rows], "--task", "news", "task.fields={text: body}")
+    said = check(path, [{**row, "body": row.pop("text")} for row in rows], *NEWS, "task.fields={text: body}", *FEW)
     assert (
         "70 of 72 rows kept (dropped: 1 whose body is empty, 1 with no words after" in said and "(JSON lines)" in said
     )
@@ -59,21 +62,46 @@ def test_it_says_why_a_run_would_stop(path: Path) -> None:
     assert "│ left  │   18 │       2 │" in said
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            (),
+            "a run would stop: evaluation.prompts_per_group = 100; set it to 9 or fewer\n"
+            "a run would stop: evaluation.neutral_prompts = 200; set it to 18 or fewer\n",
+        ),
+        (("evaluation.prompts_per_group=9", "evaluation.neutral_prompts=18"), "a run can use this\n"),
+        (FEW[:1], "a run would stop: evaluation.neutral_prompts = 200; set it to 18 or fewer\n"),
+        (
+            (*FEW, "selection.strategy=reweight", "evaluation.steering_prompts_per_group=6"),
+            "a run would stop: evaluation.steering_prompts_per_group = 6: selection.strategy = 'reweight' steers by so "
+            "many beside evaluation.prompts_per_group = 4; their sum can be 9\n",
+        ),
+    ],
+)
+def test_fewer_held_out_prompts_than_a_run_asks_stop_it(keys: tuple[str, ...], said: str, path: Path) -> None:
+    found = check(path, news_data.rows(), *NEWS, *keys, code="stop" in said)
+    assert found[found.index("needed: without") :].split("\n", 1)[1] == said
+
+
 def test_it_says_what_the_other_tasks_make_of_a_file(path: Path) -> None:
-    said = check(path, maths_data.rows(), *MATHS)
+    said = check(path, maths_data.rows(), *MATHS, *FEW)
     assert "group = source" in said and "120 of 120 rows kept" in said and "evaluation.neutral_prompts=684" in said
-    said = check(path, preference_data.responses(), "--task", "preference")
+    said = check(path, preference_data.responses(), "--task", "preference", *FEW)
     assert "│ academy  │   40 │        40 │" in said and "prompts_per_group=4 and evaluation.neutral_prompts=4" in said
-    said = check(path, preference_data.pairs(), "--task", "preference")
+    said = check(path, preference_data.pairs(), "--task", "preference", *FEW)
     assert "│ academy  │   40 │        40 │               20 │" in said
 
 
 def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:
     rows = news_data.rows() + [row | {"label": "center", "text": f"x {row['text']}", "id": f"c{row['id']}"}
                                for row in news_data.rows() if row["label"] == "left"]  # fmt: skip
-    assert "│ center │" in check(path, rows, "--task", "news")
-    assert "36 that task.where leaves out" in check(path, rows, "--task", "news", "task.where=label != 'center'")
-    said = check(path, rows, "--task", "news", "groups.names=[left, right]")
+    assert "│ center │" in check(path, rows, *NEWS, *FEW)
+    assert "36 that task.where leaves out" in check(path, rows, *NEWS, *FEW, "task.where=label != 'center'")
+    assert "│ center │" in check(path, rows, *NEWS, *FEW, "groups.shares=[0.5, 0.3, 0.2]")
+    shares = check(path, rows, *NEWS, *FEW, "groups.shares=[0.5, 0.5]", code=2)
+    assert "shares: 2 numbers for 3 groups; give one per group" in shares
+    said = check(path, rows, *NEWS, *FEW, "groups.names=[left, right]")
     assert "36 of a label that is no group" in said and "center" not in said.split("groups\n")[1]
 
 
@@ -94,7 +122,7 @@ def test_it_loads_neither_ray_nor_torch(path: Path) -> None:
     news_data.write_jsonl(path, news_data.rows())
     code = (
         "import sys; from typer.testing import CliRunner; from jobs.cli import app; "
-        f"result = CliRunner().invoke(app, ['data', 'check', {str(path)!r}, '--task', 'news']); "
+        f"result = CliRunner().invoke(app, ['data', 'check', {str(path)!r}, '--task', 'news', *{FEW}]); "
         "assert result.exit_code == 0, result.output; "
         "print([name for name in ('torch', 'ray', 'transformers', 'datasets', 'vllm') if name in sys.modules])"
     )

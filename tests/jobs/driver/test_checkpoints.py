@@ -15,7 +15,7 @@ from scpl_ray.protocols import SAMPLING_BOUND
 from scpl_ray.records import Metric
 from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.storage.run_facts import CHECKPOINTS
-from tests.support import fakes
+from tests.support import fakes, news_data
 from tests.support.commands import finish, scpl
 from tests.support.finished_runs import finished
 from tests.support.loops import SMALL, Silent, small
@@ -148,3 +148,27 @@ def test_the_command_gives_the_numbers_of_a_real_run_to_the_last_digit(
     result = CliRunner().invoke(app, ["report", str(tmp_path / "m")])
     assert result.exit_code == 0, result.output
     assert "002/weights/adapter" in (tmp_path / "m/report/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("keys", "names", "shares"),
+    [
+        ([], ("center", "left", "right"), (1 / 3, 1 / 3, 1 / 3)),
+        (["groups.shares=[0.5, 0.3, 0.2]"], ("center", "left", "right"), (0.5, 0.3, 0.2)),
+        (["groups={shares: [0.5, 0.3, 0.2]}"], ("center", "left", "right"), (0.5, 0.3, 0.2)),
+        (["groups.names=[right, left]", "groups.shares=[0.7, 0.3]"], ("right", "left"), (0.7, 0.3)),
+    ],
+)
+def test_groups_are_the_labels_of_the_data_unless_they_are_named(
+    keys: list[str], names: tuple[str, ...], shares: tuple[float, ...], tmp_path: Path
+) -> None:
+    rows = news_data.rows()
+    more = [{**row, "label": "center", "text": f"x {row['text']}", "id": f"c{row['id']}"} for row in rows]
+    news_data.write_jsonl(tmp_path / "d.jsonl", rows + [row for row in more if row["id"].startswith("cleft")])
+    data = ["task.name=news", f"task.data={tmp_path / 'd.jsonl'}"]
+    groups = checkpoints._experiment(None, [*keys, *data]).groups
+    assert groups.names == names and groups.shares == pytest.approx(shares)
+    with pytest.raises(ConfigError, match=r"shares: 2 numbers for 3 groups; give one per group"):
+        checkpoints._experiment(None, ["groups.shares=[0.7, 0.3]", *data])
+    with pytest.raises(ConfigError, match=r"groups.share: unknown key; the nearest is groups.shares"):
+        checkpoints._experiment(None, ["groups.share=[0.7, 0.3]", *data])

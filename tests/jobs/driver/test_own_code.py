@@ -161,6 +161,17 @@ def test_an_own_task_is_tried_part_by_part(here: Path) -> None:
     assert "leave config.yaml out" in scpl("init", "config.yaml", "--task", "p.py", code=2)
 
 
+def test_a_task_without_choices_is_used_where_nothing_learns_from_them(here: Path) -> None:
+    scpl("init", "--task", "pets.py")
+    text = (here / "pets.py").read_text()
+    begin, end = text.index('        chance = generator(seed, "choices")'), text.index("    def rule_terms")
+    (here / "pets.py").write_text(f"{text[:begin]}        raise NotImplementedError('no choices')\n\n{text[end:]}")
+    for keys in (["reward.terms={pet: 1.0}"], ["reward.terms={pet: 1.0, model: 0.0}"], ["reward.model=somewhere"]):
+        assert TASKS["pets.py:build"].build(experiments.load(None, ["task.name=pets.py:build", *keys])).kinds
+    with pytest.raises(ValueError, match=r"task.name: .* failed: NotImplementedError: no choices"):
+        TASKS["pets.py:build"].build(experiments.load(None, ["task.name=pets.py:build"]))
+
+
 def test_paths_of_code_are_absolute_in_a_run_and_in_a_study(here: Path) -> None:
     kept = inputs.anchored(experiments.load(None, own_code.KEYS))
     assert kept.feedback.function == f"{here}/hooks.py:crowding" and kept.selection.function == "hooks:short"
