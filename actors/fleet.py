@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import file_transfer, generation, reward, training
 from actors.feedback import RayPopulation
@@ -110,7 +111,7 @@ class Fleet:
     def _answering(
         self, experiment: Experiment, task: Task, placed: Layout, reservation: Reservation
     ) -> tuple[RayGenerator, RayScorer]:
-        logs = self._folder / "logs"
+        logs, readers = self._folder / "logs", readers_beside(placed.scorer)
         asked = asks(experiment)
         generator = self._keep(
             "generator",
@@ -134,7 +135,8 @@ class Fleet:
                 placed.scorer,
                 logs,
                 self._files,
-                readers=readers_beside(placed.scorer),
+                readers=readers,
+                reader_places=reader_places(placed) if readers is not None else (),
                 places=reservation.places(placed.scorer.name),
             ),
         )
@@ -177,6 +179,14 @@ class Fleet:
             kept.close()
         self._kept[name] = (asked, start())
         return self._kept[name][1]  # type: ignore[no-any-return]
+
+
+def reader_places(placed: Layout) -> list[NodeAffinitySchedulingStrategy]:
+    """Where each reader starts, by index: on the node of its scorer, or elsewhere where that one is lost.
+
+    A reader reserves no CPU, so that Ray would put it on any node, also on a head that has none.
+    """
+    return [NodeAffinitySchedulingStrategy(seat.node.id, soft=True) for seat in placed.of(placed.scorer)]
 
 
 def asks(experiment: Experiment) -> dict[str, str]:

@@ -93,6 +93,7 @@ class ScoringActor(Reader):
                 seed=seed,
                 tokens_per_batch=self._tokens_per_batch,
                 device=self._device,
+                effort=reward_model.Effort(tokens_per_pass=self._tokens_per_batch),
                 trust_remote_code=self._trust_remote_code,
             )
 
@@ -207,6 +208,7 @@ class RayScorer:
         files: how scorers read and write the driver's files.
         readers: processes that compute the task's rule terms and judge, so that the model of a scorer with a GPU never
             waits for them; ``None``: the scorers do that too.
+        reader_places: Ray's scheduling strategy for each reader; if empty, they are spread over the nodes.
         deadline_s: longest time without any answer.
         places: Ray's scheduling strategy for each scorer; if empty, they are spread over the nodes.
     """
@@ -220,6 +222,7 @@ class RayScorer:
         files: Files = SHARED_DISK,
         *,
         readers: Role | None = None,
+        reader_places: Sequence[Any] = (),
         deadline_s: float = DEADLINE_S,
         places: Sequence[Any] = (),
     ) -> None:
@@ -234,7 +237,9 @@ class RayScorer:
         )
         self._readers = self._pool
         if readers is not None:
-            self._readers = Pool(Reader, readers, (task,), environment={}, logs=logs, deadline_s=deadline_s)
+            self._readers = Pool(
+                Reader, readers, (task,), environment={}, logs=logs, deadline_s=deadline_s, places=reader_places
+            )
         self._terms = {name: weight for name, weight in sorted(experiment.reward.terms.items()) if weight}
         self._by_model = schema.MODEL_TERM in self._terms
         self._rule_names = [name for name in self._terms if name not in schema.NOT_OF_THE_TASK]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
 
-import psutil
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from actors.engines.registry import ENGINES, alternatives
+from actors.placement import limits
 from jobs import nvidia
 from jobs.terminal.display import unheard
 from scpl_ray.config import Experiment
@@ -63,9 +62,9 @@ def examine(console: Console) -> bool:
     )
     boto3 = _distribution("boto3")
     row("boto3", boto3, "" if boto3 != "not installed" else "optional, for runs in s3://: pip install 'scpl_ray[s3]'")
-    cores = len(os.sched_getaffinity(0))
+    cores = limits.cpus()
     row("CPU cores", str(cores), "" if cores >= 2 else "2 or more make the quick start fit its minutes")
-    memory = psutil.virtual_memory().available / 2**30
+    memory = limits.free_memory_gib()
     row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
     row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
     row("GPUs", _gpus(), "")

@@ -238,6 +238,8 @@ class TrainingResult:
     """L2 norm of the change of the trained weights, divided by their L2 norm at the start (by 1 where that is 0)."""
     startup_seconds: float
     """Seconds spent waiting for the workers before the first step could begin."""
+    step_seconds: float
+    """Seconds that all steps took, without what comes before and after them: starting, merging, writing."""
     last_figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Other quantities of the objective in the last step; for DPO ``reward_margin`` and ``reward_accuracy``."""
 

@@ -13,6 +13,7 @@ from jsonschema import ValidationError
 from ray._private.runtime_env.packaging import _get_ignore_file
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from actors.placement.cluster import described
 from scpl_ray import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,22 @@ def test_the_image_and_its_job_are_of_this_version(config: dict[str, Any]) -> No
     assert {"gcc", "python3.12-dev", "python3.12-venv"} <= set(packages.split())
     assert "pip install --quiet --no-deps -r requirements-gpu.lock" in image
     assert set((ROOT / ".dockerignore").read_text().split()) >= set(config["rsync_exclude"])
+
+
+def test_kubernetes_adds_workers_where_there_may_be_more() -> None:
+    cluster = yaml.safe_load((ROOT / "kuberay.yaml").read_text())["spec"]["rayClusterSpec"]
+    growing = [group for group in cluster["workerGroupSpecs"] if group["maxReplicas"] > group["replicas"]]
+    assert growing and cluster.get("enableInTreeAutoscaling") is True
+    # what the file says a run should ask for is what it can get
+    (said,) = re.findall(r"placement\.cluster=(\S+?)[,;. \n]", (ROOT / "kuberay.yaml").read_text())
+    nodes = described(said).nodes
+    (group,) = growing
+    (container,) = group["template"]["spec"]["containers"]
+    most = container["resources"]["limits"]
+    assert len(nodes) == group["maxReplicas"]
+    for node in nodes:
+        assert (f"{node.cpus:g}", str(node.gpus)) == (most["cpu"], most["nvidia.com/gpu"])
+        assert node.memory_gib <= int(most["memory"].removesuffix("Gi"))
 
 
 def test_what_was_made_in_the_checkout_is_not_uploaded(config: dict[str, Any], tmp_path: Path) -> None:

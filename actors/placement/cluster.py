@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
 from typing import Any
 
-import psutil
+from actors.placement import limits
 
 GIB = 2**30
 PROBE_S = 300.0
@@ -45,6 +44,8 @@ class Cluster:
     """One machine, or several."""
 
     nodes: tuple[Node, ...]
+    connected: bool = False
+    """Whether a Ray that was there before has these nodes; it may be able to start more."""
 
     @property
     def cpus(self) -> float:
@@ -76,7 +77,7 @@ class Cluster:
         ]
         roomiest = max(range(len(nodes)), key=lambda i: nodes[i].cpus)
         nodes[roomiest] = dataclasses.replace(nodes[roomiest], cpus=nodes[roomiest].cpus - cpus_aside)
-        return Cluster(tuple(nodes))
+        return dataclasses.replace(self, nodes=tuple(nodes))
 
 
 def described(text: str) -> Cluster:
@@ -104,7 +105,7 @@ def described(text: str) -> Cluster:
 
 
 def local_cluster() -> Cluster:
-    """This machine: the CPUs that this process may use, and all GPUs that are visible to it."""
+    """This machine: the CPUs and memory that this process may use, and all GPUs that are visible to it."""
     import torch
 
     memory: list[float] = []
@@ -116,8 +117,7 @@ def local_cluster() -> Cluster:
             [sys.executable, "-c", asked], stdout=subprocess.PIPE, text=True, check=True, timeout=PROBE_S
         )
         memory = json.loads(told.stdout.splitlines()[-1])
-    host = psutil.virtual_memory().total / GIB
-    node = Node("this machine", len(os.sched_getaffinity(0)), host, len(memory), min(memory, default=0.0))
+    node = Node("this machine", limits.cpus(), limits.memory_gib(), len(memory), min(memory, default=0.0))
     return Cluster((node,))
 
 
@@ -140,7 +140,7 @@ def ray_cluster() -> Cluster:
             probe = ray.remote(num_cpus=0, max_calls=1, scheduling_strategy=place)(gpu_memory_gib)
             asked[facts["NodeID"]] = probe.remote()
     memory = dict(zip(asked, ray.get(list(asked.values()), timeout=PROBE_S), strict=True))
-    return Cluster(tuple(node_of(facts, memory.get(facts["NodeID"], [])) for facts in alive))
+    return Cluster(tuple(node_of(facts, memory.get(facts["NodeID"], [])) for facts in alive), connected=True)
 
 
 def node_of(facts: dict[str, Any], gpu_memory: list[float]) -> Node:

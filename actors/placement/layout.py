@@ -36,10 +36,14 @@ SLACK = 1e-9
 ADVICE = {
     "engine": "raise generation.tensor_parallel, lower generation.max_new_tokens or task.max_prompt_tokens",
     "scorer": "lower reward.tokens_per_batch, set generation.refresh=adapter, or use a smaller reward.model",
+    "scorer on a shared GPU": "lower reward.tokens_per_batch, or use a smaller reward.model",
     "training worker": "train an adapter (model.lora), set training.zero_stage=3 with more training.workers, "
     "training.gradient_checkpointing=true, or lower training.tokens_per_micro_batch",
 }
-"""How to make the processes of a role need less memory."""
+"""How to make the processes of a role need less memory. On a shared GPU a scorer holds one model either way."""
+
+GROW = "if this cluster can grow, say to what: placement.cluster=4x32cpu:256gib:1gpu:44gib"
+"""What a refusal by a cluster ends with that was not said to grow; the example is ``cluster.yaml``'s."""
 
 
 class PlacementError(ValueError):
@@ -137,7 +141,7 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
     Raises:
         PlacementError: the processes do not fit the cluster.
     """
-    wanted, split = experiment.placement.gpus, experiment.generation.tensor_parallel
+    split = experiment.generation.tensor_parallel
     if sizes is not None and sizes.policy.attention_heads % split:
         heads = sizes.policy.attention_heads
         divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
@@ -145,6 +149,16 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
             f"generation.tensor_parallel = {split}: the model has {heads} attention heads, which are split evenly; "
             f"one of {divisors}"
         )
+    try:
+        return _laid_out_on(experiment, cluster, sizes)
+    except PlacementError as error:
+        if cluster.connected and experiment.placement.cluster is None:
+            raise PlacementError(f"{error}; {GROW}") from error
+        raise
+
+
+def _laid_out_on(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
+    wanted, split = experiment.placement.gpus, experiment.generation.tensor_parallel
     if not cluster.gpus:
         if wanted != "auto" or split > 1:
             key = f"generation.tensor_parallel = {split}" if split > 1 else f"placement.gpus = {wanted!r}"
@@ -258,7 +272,7 @@ def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
     roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), each)
     for role in roles:
         if found:
-            _check_memory(role.name, _on_gpu(role, found), found[role.name], cluster)
+            _check_memory(role.name, _on_gpu(role, found), found[role.name], _largest_gpu(cluster), ADVICE[role.name])
     by_role = [[_alone(role, index, found) for index in range(role.count)] for role in roles]
     # The role that is placed first decides which role is left with small nodes or small GPUs.
     tried = [_packed(itertools.chain(*order), cluster, spread=False) for order in itertools.permutations(by_role)]
@@ -280,19 +294,39 @@ def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
         dataclasses.replace(roles[1], sleeps=True),
         roles[2],
     )
-    needed = 0.0
-    if found:
-        engine, scorer, worker = (found[role.name] for role in roles)
-        generating = {
-            "engine": engine.total / share,
-            "scorer": (scorer.total + worker.idle) / (1 - share),
-        }
-        training = {"training worker": engine.idle + scorer.idle + worker.total}
-        for name, gib in (generating | training).items():
-            _check_memory(name, gib, found[name], cluster, f" beside what shares the GPU (engines use {share:g} of it)")
-        needed = max(*generating.values(), *training.values())
+    needed = _checked_sharing(experiment, cluster, sizes, found) if sizes and found else 0.0
     items = [_sharing(gpus, roles, needed, found) for gpus in _sets_of_gpus(roles)]
     return _laid_out("colocated", roles, _packed(items, cluster, spread=False), found)
+
+
+def _needed_of_shared(experiment: Experiment, found: Mapping[str, Estimate]) -> dict[str, float]:
+    """Memory that a GPU must have for each role, beside what else shares it meanwhile, in GiB."""
+    engine, scorer, worker = (found[name] for name in ("engine", "scorer", "training worker"))
+    share = ENGINE_MEMORY[experiment.training.worker_lifetime]
+    return {
+        "engine": engine.total / share,
+        "scorer": (scorer.total + worker.idle) / (1 - share),
+        "training worker": engine.idle + scorer.idle + worker.total,
+    }
+
+
+def _checked_sharing(experiment: Experiment, cluster: Cluster, sizes: Sizes, found: Mapping[str, Estimate]) -> float:
+    """Memory that a shared GPU must have in GiB, which the largest of the cluster has."""
+    needed, largest = _needed_of_shared(experiment, found), _largest_gpu(cluster)
+    share = ENGINE_MEMORY[experiment.training.worker_lifetime]
+    training = experiment.training.model_copy(update={"worker_lifetime": "round"})
+    briefly = experiment.model_copy(update={"training": training})
+    less = _needed_of_shared(briefly, estimates(briefly, sizes, "colocated"))
+    # What a scorer holds does not matter where the worker that waits beside it is too large already.
+    crowded = found["training worker"].idle / (1 - share) > largest
+    advice = ADVICE | {"scorer": ADVICE["training worker" if crowded else "scorer on a shared GPU"]}
+    for name, gib in needed.items():
+        first = ""
+        if less[name] < gib - SLACK and max(less.values()) < max(needed.values()):
+            first = f"set training.worker_lifetime=round (all of it then needs GPUs of {max(less.values()):.1f} GiB), "
+        beside = f" beside what shares the GPU (engines use {share:g} of it)"
+        _check_memory(name, gib, found[name], largest, first + advice[name], beside)
+    return max(needed.values())
 
 
 def _sets_of_gpus(roles: tuple[Role, Role, Role]) -> list[range]:
@@ -426,11 +460,14 @@ def _check(unit: str, counts: Mapping[str, int], each: Sequence[float], availabl
         )
 
 
-def _check_memory(name: str, gib: float, estimate: Estimate, cluster: Cluster, beside: str = "") -> None:
-    largest = max(node.gpu_memory_gib for node in cluster.nodes if node.gpus)
+def _largest_gpu(cluster: Cluster) -> float:
+    return max(node.gpu_memory_gib for node in cluster.nodes if node.gpus)
+
+
+def _check_memory(name: str, gib: float, estimate: Estimate, largest: float, way: str, beside: str = "") -> None:
     if gib > largest + SLACK:
         parts = ", ".join(f"{what} {part:.1f}" for what, part in estimate.working.items())
         raise PlacementError(
             f"{name}: holds about {estimate.total:.1f} GiB on each of its GPUs ({parts}) and needs GPUs of "
-            f"{gib:.1f} GiB{beside}, but the largest have {largest:g}; {ADVICE[name]}, or use larger GPUs"
+            f"{gib:.1f} GiB{beside}, but the largest have {largest:g}; {way}, or use larger GPUs"
         )

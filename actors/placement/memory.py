@@ -39,6 +39,7 @@ from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.bases import known_config
 from scpl_ray.training.deepspeed_settings import REDUCED_AT_ONCE
+from scpl_ray.training.reward_model import PAIRS_PER_STEP
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +76,23 @@ class ModelSize:
     """Numbers kept per token of a sequence: its keys and values."""
     saved: Mapping[int, Saved] = dataclasses.field(default_factory=dict)
     """What training keeps for the backward pass, by bytes per number; empty if the model cannot be counted."""
+    saved_whole: Saved | None = None
+    """What training all weights in float32 keeps, with an adapter or without; ``None``: it cannot be counted."""
+
+    stored_in_bfloat16: bool = False
+    """Whether the config says that the weights on disk are in bfloat16."""
 
     def saved_in(self, width: int) -> Saved:
         """What training keeps for the backward pass, in numbers of so many bytes."""
+        return self.saved.get(width, self._guessed(width))
+
+    def saved_of_all_weights(self) -> Saved:
+        """What training all weights in float32 keeps for the backward pass."""
+        return self.saved_whole or self._guessed(FLOAT32)
+
+    def _guessed(self, width: int) -> Saved:
         entering = float(width * self.hidden)
-        known = Saved(ACTIVATION_BYTES * width / 2 * self.hidden, entering, entering, entering)
-        return self.saved.get(width, known)
+        return Saved(ACTIVATION_BYTES * width / 2 * self.hidden, entering, entering, entering)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,6 +157,7 @@ def _counted(asked: _Model) -> ModelSize:
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=asked.trust_remote_code)
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        whole = {} if asked.classifier else _saved(model, model, torch.float32)
         network = model if lora is None else add_adapter(model, lora)
         adapter = 0 if lora is None else sum(p.numel() for p in network.parameters() if p.requires_grad)
     text = config.get_text_config()
@@ -156,13 +169,15 @@ def _counted(asked: _Model) -> ModelSize:
         vocabulary=int(text.vocab_size),
         attention_heads=int(text.num_attention_heads),
         cached_per_token=values_per_token(text),
-        saved={} if asked.classifier else _saved(model, network),
+        saved={} if asked.classifier else _saved(model, network, torch.float32, torch.bfloat16),
+        saved_whole=whole.get(FLOAT32),
+        stored_in_bfloat16=config.dtype == torch.bfloat16,
     )
 
 
-def _saved(model: PreTrainedModel, network: nn.Module) -> dict[int, Saved]:
+def _saved(model: PreTrainedModel, network: nn.Module, *formats: torch.dtype) -> dict[int, Saved]:
     try:
-        return {dtype.itemsize: saved(model.to(dtype), network) for dtype in (torch.float32, torch.bfloat16)}
+        return {dtype.itemsize: saved(model.to(dtype), network) for dtype in formats}
     except RuntimeError as error:
         logger.info("activations are estimated: %s does not run without weights (%s)", type(model).__name__, error)
         return {}
@@ -239,7 +254,7 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
     models = 1 if shared else kept
     tokens = experiment.reward.tokens_per_batch
     slice_tokens = min(tokens, max(POSITIONS_STEP, LOGITS_PER_PASS // sizes.policy.vocabulary))
-    working = {
+    working: dict[str, float] = {
         "weights": width * (models * sizes.policy.parameters + served * sizes.policy.adapter_parameters),
         "activations": width * tokens * FORWARD_WIDTH * sizes.policy.hidden
         + slice_tokens * ((width + 2 * FLOAT32) * sizes.policy.vocabulary),
@@ -249,8 +264,11 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
         working["reward model"] = width * scorer.parameters
         working["activations"] += width * tokens * FORWARD_WIDTH * scorer.hidden
         if sizes.reward is None:
-            # Weights, gradients and moments in float32.
-            working["training it"] = (2 * FLOAT32 + ADAM_BYTES) * sizes.policy.parameters
+            # Weights, gradients and moments in float32, and the activations of one pass: at least a pair of texts.
+            longest = experiment.task.max_prompt_tokens + experiment.generation.max_new_tokens + 1
+            read = min(max(tokens, 2 * longest), 2 * PAIRS_PER_STEP * longest)
+            per_token = sizes.policy.saved_of_all_weights().per_token(sizes.policy.layers, checkpointing=False)
+            working["training it"] = (2 * FLOAT32 + ADAM_BYTES) * sizes.policy.parameters + read * per_token
     if not shared:
         return _estimate(working, mode, host=0, idle=sum(working.values()))
     # Its models wait in host memory while others use the GPU.
@@ -290,10 +308,24 @@ def _worker(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
         # Before they are split the weights are whole on every GPU, where there is nothing else yet.
         alone = width * frozen - sum(working.values())
         working["gathered weights"] = max(width * min(frozen, GATHERED_WEIGHTS), alone)
-    # The starting weights of a round stay in host memory; a model that moves to a GPU is read into host memory first.
-    host = FLOAT32 * trained + width * (size.parameters if mode != "cpu" else 0)
+    # A round's starting weights wait in host memory until the trained ones take their place.
+    host = FLOAT32 * trained + max(_read(size, width, mode), _merged(experiment, size, width))
     idle = sum(working.values()) if training.worker_lifetime == "run" else 0.0
     return _estimate(working, mode, host=host, idle=idle)
+
+
+def _read(size: ModelSize, width: int, mode: Mode) -> int:
+    """Bytes of a model that is read into host memory on its way to a GPU."""
+    return width * size.parameters if mode != "cpu" else 0
+
+
+def _merged(experiment: Experiment, size: ModelSize, width: int) -> int:
+    """Bytes in host memory of a model with which an adapter is merged at the end of a round."""
+    if not size.adapter_parameters or experiment.generation.refresh == "adapter":
+        return 0
+    exact = experiment.training.zero_stage < 3 and (width == FLOAT32 or size.stored_in_bfloat16)
+    # Weights that are not as on disk are read again in float32, and each is let go as its sum is rounded.
+    return (width if exact else FLOAT32) * size.parameters
 
 
 def _estimate(working_bytes: Mapping[str, float], mode: Mode, *, host: float, idle: float) -> Estimate:

@@ -230,7 +230,7 @@ class _Trainer:
 
     def train(self, job: TrainingJob) -> TrainingResult:
         (job.output / "model").mkdir()
-        return TrainingResult(1, 1, 1.0, 1.0, 1.0, 0.0)
+        return TrainingResult(1, 1, 1.0, 1.0, 1.0, 0.0, 0.0)
 
     def processes(self) -> list[Process]:
         return []

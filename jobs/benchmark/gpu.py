@@ -272,14 +272,16 @@ def run_rows(experiment: Experiment, machine: Machine, store: Store, base: Path)
     else:
         found.append(Row(RUN[1], f"{read:,} tokens", of["scores"].seconds))
     examples = store.read(last, "dataset", "dataset", Example)
-    tokens = experiment.training.epochs * sum(
+    facts, training = of["weights"].facts, experiment.training
+    tokens = training.epochs * sum(
         len(e.prompt_token_ids) * (1 + (e.rejected_token_ids is not None))
         + len(e.token_ids)
         + len(e.rejected_token_ids or ())
         for e in examples
     )
-    facts = of["weights"].facts
-    seconds = of["weights"].seconds - facts["startup_seconds"]
+    if training.steps is not None:  # then steps are filled, with all that is needed of further epochs
+        tokens = facts["steps"] * training.tokens_per_step
+    seconds = facts["step_seconds"]
     limit = training_limit_s(machine, policy.parameters, tokens, adapter=experiment.model.lora is not None)
     found.append(Row(RUN[2], f"{tokens:,} tokens", seconds, limit))
     found.append(Row(RUN[3], f"{facts['steps']:,} steps", seconds / facts["steps"], limit / facts["steps"]))

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from actors.engines.base import head_width, values_per_token
+from actors.placement import limits
 from actors.placement.cluster import local_cluster
 from actors.placement.memory import with_format
 from jobs.driver.ray_session import ADDRESS
@@ -45,7 +46,7 @@ def kind(facts: Path = CPU_FACTS) -> str:
     flags = set(known.get("flags", known.get("Features", "")).split())
     vectors = next((word for flag, word in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
     native = flags & {"avx512_bf16", "amx_bf16", "bf16"}
-    parts = [known.get("model name") or platform.machine(), f"{_cores()} cores", vectors]
+    parts = [known.get("model name") or platform.machine(), f"{limits.cpus()} cores", vectors]
     parts.append("bfloat16 units" if native else "no bfloat16 units")
     return ", ".join(part for part in parts if part)
 
@@ -111,14 +112,10 @@ def _format(experiment: Experiment) -> torch.dtype:
     return found
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 @contextmanager
 def _all_cores() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(limits.cpus())
     try:
         yield
     finally:

@@ -179,6 +179,8 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     code = own_code.luggage([trial.experiment for trial in trials])
     with loop.connected(folder / "logs/ray", console.print, code) as cluster:
         side_by_side = concurrent_trials(left, cluster, sizes)
+        for line in unused_gpus(left, cluster, side_by_side, sizes):
+            console.print(line, markup=False)
         ordered = in_order(left, side_by_side)
         started = time.monotonic()
         space = [{"folder": trial.folder, "experiment": loading.dump(trial.experiment)} for trial in ordered]
@@ -221,6 +223,35 @@ def trial_share(cluster: Cluster, side_by_side: int) -> Cluster:
     return cluster.share(side_by_side, cpus_aside=TRIAL_CPUS if cluster.gpus else 0.0)
 
 
+def unused_gpus(
+    trials: Sequence[Trial], cluster: Cluster, side_by_side: int, sizes: Sequence[Sizes | None] | None = None
+) -> list[str]:
+    """A line that says how many GPUs no trial uses while others wait; none if there are no such GPUs or trials.
+
+    Args:
+        trials: those that are left.
+        cluster: the machine or cluster.
+        side_by_side: how many trials run at the same time; see :func:`concurrent_trials`.
+        sizes: sizes of each trial's models.
+    """
+    share, waiting = trial_share(cluster, side_by_side), len(trials) - side_by_side
+    if waiting <= 0 or not share.gpus:
+        return []
+    layouts = [
+        layout(trial.experiment, share, known)
+        for trial, known in zip(trials, sizes or [None] * len(trials), strict=True)
+    ]
+    used = max(len({(seat.node, gpu) for seat in placed.seats for gpu in seat.gpus}) for placed in layouts)
+    if (unused := cluster.gpus - side_by_side * used) <= 0:
+        return []
+    return [
+        f"{unused} of {cluster.gpus} GPUs stay unused while {waiting} trials wait: {side_by_side} at a time "
+        f"{'get' if side_by_side > 1 else 'gets'} an equal part of every node, in whole GPUs; give each trial more "
+        "(generation.replicas=auto, reward.replicas=auto, more training.workers), or take fewer nodes with more GPUs "
+        "each"
+    ]
+
+
 def in_order(trials: Sequence[Trial], side_by_side: int) -> list[Trial]:
     """The order in which trials begin.
 
@@ -258,7 +289,10 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
     code = own_code.luggage([trial.experiment for trial in trials])
     with loop.connected(folder / "logs/ray", console.print, code) as cluster:
-        side_by_side = concurrent_trials([trials[0]] * plan.search.trials, cluster, sizes * plan.search.trials)
+        alike, known = [trials[0]] * plan.search.trials, sizes * plan.search.trials
+        side_by_side = concurrent_trials(alike, cluster, known)
+        for line in unused_gpus(alike, cluster, side_by_side, known):
+            console.print(line, markup=False)
         started = time.monotonic()
         try:
             tune.Tuner(

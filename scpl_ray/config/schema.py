@@ -238,7 +238,7 @@ class Reward(Section):
     replicas: Auto | PositiveInt = "auto"
     """Scorers. ``auto``: as many as engines on CPUs and on shared GPUs, else one for three engines."""
     tokens_per_batch: PositiveInt = 8192
-    """Tokens scored at once, padding included."""
+    """Tokens scored at once, padding included; also those of a pass that trains the task's reward model."""
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -148,27 +148,36 @@ def merge_adapter(base: Path, adapter: Path, folder: Path, dtype: torch.dtype, *
 
 
 def merged_weights(
-    model: PreTrainedModel, weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], scaling: float
-) -> dict[str, Tensor]:
-    """The weights of a model with an adapter added: W + (alpha / rank) B A, summed in float32.
+    model: PreTrainedModel, weights: dict[str, Tensor], adapter: Mapping[str, Tensor], scaling: float
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model with an adapter added, one after the other: W + (alpha / rank) B A, summed in float32.
 
     Args:
         model: the model without the adapter; only the kinds of its modules matter, so it may have no weights.
-        weights: all its weights, by parameter name.
+        weights: all its weights, by parameter name; each is taken out when its turn comes, so that a sum can take the
+            place of what it was made from.
         adapter: the tensors of the adapter, as :func:`read_adapter` or the file names them.
         scaling: alpha / rank.
+
+    Raises:
+        KeyError: the adapter changes a weight that is not there.
     """
-    merged = dict(weights)
-    for name, b in adapter.items():
+    updated = {}
+    for name in adapter:
         before, found, after = name.partition(".lora_B.")
         if found:
-            layer = before.removeprefix(PREFIX)
-            delta = b.float() @ adapter[f"{before}.lora_A.{after}"].float()
-            if isinstance(model.get_submodule(layer), Conv1D):
+            updated[f"{before.removeprefix(PREFIX)}.weight"] = f"{before}.lora_A.{after}", name
+    if absent := updated.keys() - weights.keys():
+        raise KeyError(f"the adapter changes {', '.join(sorted(absent))}, which the model does not have")
+    for name in list(weights):
+        weight = weights.pop(name)
+        if name in updated:
+            a, b = updated[name]
+            delta = adapter[b].float() @ adapter[a].float()
+            if isinstance(model.get_submodule(name.removesuffix(".weight")), Conv1D):
                 delta = delta.T
-            weight = weights[f"{layer}.weight"].float()
-            merged[f"{layer}.weight"] = weight + (delta * scaling).to(weight.device)
-    return merged
+            weight = weight.float() + (delta * scaling).to(weight.device)
+        yield name, weight
 
 
 def save_model(model: PreTrainedModel, base: Path, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -32,6 +32,7 @@ class Process(BaseModel):
 _FORMS: dict[str, Any] = {
     "generation_seconds": Amount,
     "startup_seconds": Amount,
+    "step_seconds": Amount,
     "steps": Amount,
     "tokens": Amount,
     "candidates": Annotated[int, Strict(), Field(ge=1, le=2**53)],

@@ -135,6 +135,11 @@ class SequenceModel:
         place = torch.tensor([i for part in parts for i in part], device=found[0].device)
         return torch.cat(found)[torch.argsort(place)]
 
+    def tokens_read(self, texts: Sequence[Ids]) -> int:
+        """Tokens that :meth:`forward_any` reads, padding included."""
+        lengths = [len(ids) for ids in texts]
+        return sum(len(part) * (max(lengths[i] for i in part) + 1) for part in by_length(lengths))
+
     def head(self) -> nn.Linear:
         """The last layer, which computes the outputs."""
         outputs = self.model.config.num_labels
@@ -258,19 +263,23 @@ def train(
     seed: int,
     purpose: str,
     together: Sequence[str] = (),
+    fits: Callable[[Sequence[int]], bool] = lambda items: True,
 ) -> tuple[int, float]:
     """Fine-tune a model in place: AdamW, linear warm-up and decay, no dropout.
 
-    The same arguments give the same weights on a CPU with one thread.
+    The same arguments give the same weights on a CPU with one thread. Where a step has several passes their
+    gradients are summed, and the weights are those of one pass within rounding.
 
     Args:
         sequence: the model.
         count: number of training items.
-        loss: maps indices of items to the scalar that is minimised and the loss per item that is reported.
+        loss: maps indices of items to the mean over them that is minimised and the loss per item that is reported.
         schedule: duration and learning rate.
         seed: seed of the order of the items.
         purpose: name of the stream of random numbers, and of the fine-tuning in log lines.
         together: one key per item; items with the same key follow one another.
+        fits: whether the loss of these items may be computed in one pass, whose activations are kept; those of a step
+            that may not are halved until they may or are single.
 
     Returns:
         The number of steps done, and the mean loss per item in the last epoch.
@@ -295,15 +304,24 @@ def train(
             order.sort(key=lambda item: first[together[item]])
         total = 0.0
         for start in range(0, count, schedule.items_per_step):
-            objective, losses = loss(order[start : start + schedule.items_per_step])
+            items = order[start : start + schedule.items_per_step]
             optimizer.zero_grad(set_to_none=True)
-            objective.backward()  # type: ignore[no-untyped-call]
+            for part in _parts(items, fits):
+                objective, losses = loss(part)
+                (objective * (len(part) / len(items))).backward()  # type: ignore[no-untyped-call]
+                total += float(losses.detach().sum())
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             decay.step()
-            total += float(losses.detach().sum())
         logger.info("%s: epoch %d of %d, loss %.4f nats", purpose, epoch + 1, schedule.epochs, total / count)
     return steps, total / count
+
+
+def _parts(items: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[Sequence[int]]:
+    if len(items) == 1 or fits(items):
+        return [items]
+    half = len(items) // 2
+    return _parts(items[:half], fits) + _parts(items[half:], fits)
 
 
 def _freeze(model: nn.Module, layers: int) -> None:

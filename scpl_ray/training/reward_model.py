@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scpl_ray.models.sources import check_outputs
+from scpl_ray.models.tokens import Ids
 from scpl_ray.protocols import Choice
 from scpl_ray.seeds import generator
 from scpl_ray.training import classifiers as sequence
@@ -119,6 +120,9 @@ class Effort:
     """Number of epochs; ``None``: :data:`EPOCHS`, or one more where these make too few steps."""
     pairs_per_step: int | None = None
     """Number of pairs per step; ``None``: :data:`PAIRS_PER_STEP`."""
+    tokens_per_pass: int | None = None
+    """Most tokens, padding included, whose activations are kept at a time; ``None``: those of a step. A pair with
+    more is kept whole."""
 
 
 def fit(
@@ -188,9 +192,12 @@ def fit(
             "were held out; an output of their own needs more (reward.choices_per_round, or reward.choices=balanced)"
         )
 
+    def read(members: Sequence[int]) -> list[Ids]:
+        return list(dict.fromkeys([encoded[i][0] for i in members] + [encoded[i][1] for i in members]))
+
     def loss(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
         members = [training[i] for i in batch]
-        texts = list(dict.fromkeys([encoded[i][0] for i in members] + [encoded[i][1] for i in members]))
+        texts = read(members)
         place = {ids: row for row, ids in enumerate(texts)}
         outputs = model.forward_any(texts)
         own = [column[i] for i in members]
@@ -199,14 +206,21 @@ def fit(
         losses = -F.logsigmoid(chosen - rejected)
         return (losses + CENTRING * (chosen + rejected) ** 2).mean(), losses
 
-    per_step = effort.pairs_per_step or PAIRS_PER_STEP
+    per_step, limit = effort.pairs_per_step or PAIRS_PER_STEP, effort.tokens_per_pass
     enough = EPOCHS * len(training) >= FEWEST_STEPS * per_step
     schedule = Schedule(
         effort.epochs or (EPOCHS if enough else EPOCHS + 1), per_step, PEAK_LEARNING_RATE, effort.frozen_layers
     )
     prompts = [choices[i].prompt for i in training]
     steps, training_loss = sequence.train(
-        model, len(training), loss, schedule, seed=seed, purpose="reward model", together=prompts
+        model,
+        len(training),
+        loss,
+        schedule,
+        seed=seed,
+        purpose="reward model",
+        together=prompts,
+        fits=lambda batch: limit is None or model.tokens_read(read([training[i] for i in batch])) <= limit,
     )
     texts = list(dict.fromkeys(ids for pair in encoded for ids in pair))
     reward_of = dict(zip(texts, model.outputs(texts, tokens_per_batch), strict=True))

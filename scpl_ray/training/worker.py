@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,7 @@ class Worker:
                 self._tell(self._callback, job.round, index + 1, len(steps), rate, self._sum(measured[index].clone()))
             report(index + 1, len(steps))
         measured = self._sum(measured)
+        step_seconds = time.monotonic() - began
         change = self._save(job, loaded, start, measured[:, 0])
         logger.info("round %d: done and saved after %.1f s", job.round, time.monotonic() - began)
         return TrainingResult(
@@ -158,6 +159,7 @@ class Worker:
             last_loss=float(measured[-1, 0]),
             weight_change=change,
             startup_seconds=began - asked,
+            step_seconds=step_seconds,
             last_figures=dict(zip(self._objective.figures, measured[-1, 1:].tolist(), strict=True)),
         )
 
@@ -212,7 +214,7 @@ class Worker:
             one_row=loaded.one_row,
         )
 
-    def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> Mapping[str, Tensor]:
+    def _tensors(self, job: TrainingJob, policy: Weights, loaded: _Loaded) -> dict[str, Tensor]:
         """A policy's float32 values of the trained weights, on the CPU; for the base model, those of a new adapter."""
         if self._lora is None:
             tensors = full_weights(policy, loaded.shapes, trust_remote_code=self._trust_remote_code)
@@ -288,8 +290,11 @@ class Worker:
             told = TrainingStep(round_, step, steps, loss, rate, named)
             references.called(str(self._training.callback), CALLBACK, callback, told)
 
-    def _save(self, job: TrainingJob, loaded: _Loaded, start: Mapping[str, Tensor], losses: Tensor) -> float:
-        """Write the trained weights and return their relative change; worker 0 writes, the others send their parts."""
+    def _save(self, job: TrainingJob, loaded: _Loaded, start: dict[str, Tensor], losses: Tensor) -> float:
+        """Write the trained weights and return their relative change; worker 0 writes, the others send their parts.
+
+        The trained weights take the place of those in ``start``, of which worker 0 keeps none.
+        """
         if not bool(torch.isfinite(losses).all()):
             step = int((~torch.isfinite(losses)).nonzero()[0])
             raise TrainingError(
@@ -300,8 +305,9 @@ class Worker:
         for name, value in masters(loaded.trained):
             if self._rank == 0:
                 trained[name] = value.cpu().clone()
-                moved += float((trained[name].double() - start[name].double()).square().sum())
-                length += float(start[name].double().square().sum())
+                before = start.pop(name).double()
+                moved += float((trained[name].double() - before).square().sum())
+                length += float(before.square().sum())
         if self._rank == 0:
             change = math.sqrt(moved) / (math.sqrt(length) or 1.0)
             if not len(losses) or not change > 0.0:
@@ -311,29 +317,33 @@ class Worker:
             change = 0.0
         return float(self._sum(torch.tensor([change], dtype=torch.float64))[0])
 
-    def _write(self, job: TrainingJob, loaded: _Loaded, trained: Mapping[str, Tensor]) -> None:
+    def _write(self, job: TrainingJob, loaded: _Loaded, trained: dict[str, Tensor]) -> None:
         partial = job.output / ".partial"
         for leftover in (partial, *(job.output / name for name in ("adapter", "model", FOLDER))):
             shutil.rmtree(leftover, ignore_errors=True)
         if self._lora is None:
-            self._save_whole(job, loaded, trained)
             if job.continued and self._dtype != torch.float32:
                 save_master(trained, partial)
                 commit(partial, job.output / FOLDER)
+            self._save_whole(job, loaded, ((name, trained.pop(name)) for name in list(trained)))
             return
         save_adapter(trained, loaded.engine.module.peft_config["default"], job.base, partial)
         commit(partial, job.output / "adapter")
         if job.merge:
-            weights = loaded.weights
-            if weights is None:
-                exact = load_model(job.base, torch.float32, trust_remote_code=self._trust_remote_code)
-                weights = dict(exact.named_parameters())
             scaling = self._lora.alpha / self._lora.rank
+            weights = self._base_weights(job.base, loaded)
             self._save_whole(job, loaded, merged_weights(loaded.frame, weights, trained, scaling))
 
-    def _save_whole(self, job: TrainingJob, loaded: _Loaded, weights: Mapping[str, Tensor]) -> None:
-        """Write ``model/`` with these weights."""
-        rounded = {name: tensor.detach().to("cpu", self._dtype) for name, tensor in weights.items()}
+    def _base_weights(self, base: Path, loaded: _Loaded) -> dict[str, Tensor]:
+        """The base model's weights as exact as on disk, by parameter name."""
+        if loaded.weights is not None:
+            return dict(loaded.weights)
+        exact = load_model(base, torch.float32, trust_remote_code=self._trust_remote_code)
+        return dict(exact.named_parameters())
+
+    def _save_whole(self, job: TrainingJob, loaded: _Loaded, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Write ``model/`` with these weights, which are rounded one after the other."""
+        rounded = {name: tensor.detach().to("cpu", self._dtype) for name, tensor in weights}
         save_model(loaded.frame, job.base, job.output / ".partial", rounded | loaded.buffers)
         commit(job.output / ".partial", job.output / "model")
 

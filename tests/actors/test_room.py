@@ -10,7 +10,8 @@ from transformers import Qwen2Config
 
 from actors import reward, training
 from actors.file_transfer import SHARED_DISK
-from actors.placement.cluster import described
+from actors.fleet import reader_places
+from actors.placement.cluster import Cluster, Node, described
 from actors.placement.layout import layout
 from actors.placement.memory import Sizes, model_size
 from actors.reward import ScoringActor
@@ -79,10 +80,34 @@ def test_a_scorer_with_a_gpu_of_its_own_keeps_both_there(said: list[str]) -> Non
     assert said == ["base to cuda", "ask base", "policy to cuda", "ask policy", "ask base"]
 
 
+def test_a_scorer_trains_the_reward_model_in_passes_of_as_many_tokens_as_it_scores_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(reward.reward_model, "fit", lambda _, **settings: given.update(settings) or {})
+    scorer = Scorer(1.0)
+    scorer._tokens_per_batch = 77
+    scorer.fit([], tmp_path, tmp_path / "output", 0)
+    assert given["effort"].tokens_per_pass == given["tokens_per_batch"] == 77
+
+
+def test_a_reader_is_on_the_node_of_its_scorer_and_none_on_a_head_without_cpus() -> None:
+    """Readers reserve nothing, so Ray would put them anywhere, on the head too."""
+    nodes = (
+        Node("head", 0.0, 32.0, id="c" * 56),
+        *(Node(id_, 16.0, 128.0, 2, 80.0, id_) for id_ in ("a" * 56, "b" * 56)),
+    )
+    placed = layout(experiments.load(None, ["placement.gpus=colocated", "reward.replicas=4"]), Cluster(nodes))
+    places = reader_places(placed)
+    assert sorted(place.node_id[0] for place in places) == ["a", "a", "b", "b"]
+    assert [place.node_id for place in places] == [seat.node.id for seat in placed.of(placed.scorer)]
+    assert all(place.soft for place in places), "a reader whose node was lost starts elsewhere"
+
+
 def test_a_trainer_makes_room_before_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     run = SimpleNamespace(alive=True, close=lambda: order.append("close"))
-    run.train = lambda *_: order.append("train") or TrainingResult(1, 1, 1.0, 1.0, 1.0, 0.0)
+    run.train = lambda *_: order.append("train") or TrainingResult(1, 1, 1.0, 1.0, 1.0, 0.0, 0.0)
     works = RayTrainer(
         SMALL, ADAPTER, folder=tmp_path, resources_per_worker={"CPU": 1.0}, make_room=lambda: order.append("room")
     )

@@ -135,7 +135,8 @@ def test_a_plain_adapter_is_merged_as_a_run_merges_it_to_the_bit(base: Path, ada
     config = json.loads((adapter / "adapter_config.json").read_text())
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     saved = load_file(adapter / "adapter_model.safetensors")
-    expected = merged_weights(model, weights, saved, config["lora_alpha"] / config["r"])
+    expected = dict(merged_weights(model, weights, saved, config["lora_alpha"] / config["r"]))
+    assert not weights, "each sum takes the place of what it was made from"
     found = load_file(tmp_path / "merged/model.safetensors")
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 

@@ -19,6 +19,8 @@ from scpl_ray.records import Completion, Example, Judgement, Query, Score, Weigh
 Answer = TypeVar("Answer")
 
 WORDS = ("alpha", "beta", "gamma", "delta")
+STEP_SECONDS = 0.25
+"""What the trainer says that its steps took."""
 
 
 class Killed(BaseException):
@@ -197,7 +199,8 @@ class FakeTrainer:
         new = logits + 0.2 * np.log(counts / counts.mean())
         (job.output / "model").mkdir()
         (job.output / "model" / "policy.json").write_text(json.dumps(new.tolist()))
-        return TrainingResult(len(examples), len(examples), 1.0, 0.5, float(np.abs(new - logits).max()), 0.0)
+        change = float(np.abs(new - logits).max())
+        return TrainingResult(len(examples), len(examples), 1.0, 0.5, change, 0.0, STEP_SECONDS)
 
     def processes(self) -> list[Process]:
         return [Process("training worker", 0, "c", 3, "n", 0)]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import time
+import weakref
 
 import pytest
 import torch
@@ -337,6 +339,38 @@ def test_a_model_is_built_once_for_all_rounds(model, job, monkeypatch):
     worker.run(job(2, after=first, merge=True), lambda step, steps: None)
     worker.run(job(3, merge=True), lambda step, steps: None)
     assert built == [first.base]
+
+
+@pytest.mark.parametrize("model", [ADAPTER, FULL], ids=["lora", "full"])
+def test_a_worker_that_saves_a_model_holds_one_copy_of_its_weights_and_one_tensor_more(model, job, monkeypatch):
+    started, alive = [], []
+
+    def start(worker, *arguments):
+        started.append(tensors_of(worker, *arguments))
+        return started[-1]
+
+    def watched(weights):
+        exact = []
+        for name, tensor in weights:
+            exact.append(weakref.ref(tensor))
+            yield name, tensor
+            del tensor
+            alive.append(sum(one() is not None for one in exact))
+
+    tensors_of, save_whole = Worker._tensors, Worker._save_whole
+    monkeypatch.setattr(Worker, "_tensors", start)
+    monkeypatch.setattr(Worker, "_save_whole", lambda *given: save_whole(*given[:-1], watched(given[-1])))
+    run((SMALL, model.model_copy(update={"dtype": "bfloat16"}), [job(1, merge=True)]))
+    assert started == [{}], "what a round starts from is let go as the trained weights are read"
+    assert len(alive) > 10 and max(alive) <= 1, "float32 values are let go as they are rounded"
+
+
+def test_the_seconds_of_the_steps_leave_out_what_comes_after_them(job, monkeypatch):
+    save = Worker._save
+    monkeypatch.setattr(Worker, "_save", lambda *given: (time.sleep(0.5), save(*given))[1])
+    began = time.monotonic()
+    (result,) = run((SMALL.model_copy(update={"steps": 1}), ADAPTER, [job(1)]))
+    assert 0 < result.step_seconds < time.monotonic() - began - result.startup_seconds - 0.5
 
 
 # --- refusals

@@ -1,6 +1,8 @@
 """Layouts: pure functions of a config and a described cluster."""
 
 import dataclasses
+import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -225,6 +227,39 @@ def test_what_no_gpu_holds_is_refused_with_its_parts_and_a_way_out() -> None:
         layout(experiment(*BIG_ADAPTER, "placement.gpus=dedicated"), described("96cpu:0gib:8gpu:80gib"), QWEN_7B)
 
 
+def refused(size: Sizes, gpu_gib: int, *overrides: str) -> str:
+    """The refusal of a layout on one GPU that all share, with reward terms that need no model."""
+    keys = [RULES, "generation.engine=vllm", "placement.gpus=colocated", *overrides]
+    with pytest.raises(PlacementError) as error:
+        layout(experiment(*keys), described(f"16cpu:512gib:1gpu:{gpu_gib}gib"), size)
+    return str(error.value)
+
+
+def test_on_a_shared_gpu_it_is_said_where_workers_that_live_for_a_round_would_help() -> None:
+    lives = "training.worker_lifetime"
+    engine = refused(QWEN_7B, 48)
+    assert engine.startswith("engine: ") and "(engines use 0.3 of it), but the largest have 48; set " in engine
+    assert f"{lives}=round (all of it then needs GPUs of" in engine and "raise generation.tensor_parallel" in engine
+    (needs,) = re.findall(r"then needs GPUs of ([\d.]+) GiB", engine)
+    keys = [RULES, "generation.engine=vllm", "placement.gpus=colocated", f"{lives}=round"]
+    layout(experiment(*keys), described(f"16cpu:512gib:1gpu:{math.ceil(float(needs))}gib"), QWEN_7B)
+    # it is not said where it is so already, or where workers have the GPU to themselves anyway
+    assert lives not in refused(QWEN_7B, 24, f"{lives}=round")
+    whole = Sizes(dataclasses.replace(QWEN_7B.policy, adapter_parameters=0), None)
+    worker = refused(whole, 80, "model.lora=null", f"{lives}=round")
+    assert worker.startswith("training worker: ") and "train an adapter" in worker and lives not in worker
+
+
+def test_on_a_shared_gpu_a_scorer_is_not_told_what_cannot_help() -> None:
+    size = Sizes(dataclasses.replace(QWEN_7B.policy, adapter_parameters=0, parameters=2 * 10**9), None)
+    crowded = refused(size, 40, "model.lora=null")
+    assert crowded.startswith("scorer: ") and "training.worker_lifetime=round" in crowded
+    assert "train an adapter" in crowded and "tokens_per_batch" not in crowded, "workers wait beside it"
+    full = refused(QWEN_7B, 80, "training.worker_lifetime=round", "reward.tokens_per_batch=2000000")
+    assert full.startswith("scorer: ") and "lower reward.tokens_per_batch, or use a smaller reward.model" in full
+    assert "generation.refresh=adapter" not in full, "one model is on the GPU at a time either way"
+
+
 def test_an_engine_that_sleeps_beside_an_adapter_keeps_its_weights_in_host_memory() -> None:
     shared = [*BIG_ADAPTER, "placement.gpus=colocated"]
     weights = 2 * (7_615_616_512 + 40_370_176) / 2**30
@@ -249,6 +284,30 @@ def test_gpus_that_are_asked_for_must_be_there() -> None:
     ):
         with pytest.raises(PlacementError, match=rf"{key}: there are no GPUs"):
             layout(experiment(*overrides), cpus(64))
+
+
+def test_a_cluster_that_may_grow_is_asked_to_say_so() -> None:
+    """As ``ray up cluster.yaml`` leaves it: a head without CPUs, and no worker before one is asked for."""
+    fresh = Cluster((Node("10.0.0.1", 0.0, 20.0, id="a"),), connected=True)
+    advice = "; if this cluster can grow, say to what: placement.cluster=4x32cpu:256gib:1gpu:44gib"
+    for cluster, keys in (
+        (fresh, []),
+        (fresh, ["placement.gpus=colocated"]),
+        (fresh.share(2), []),
+        (dataclasses.replace(described("16cpu:64gib:1gpu:24gib"), connected=True), ["placement.gpus=dedicated"]),
+    ):
+        with pytest.raises(PlacementError) as error:
+            layout(experiment(*keys), cluster)
+        assert str(error.value).endswith(advice)
+        (said,) = re.findall(r"placement\.cluster=(\S+)", str(error.value))
+        layout(experiment(), described(said))
+        for other, more in (
+            (dataclasses.replace(cluster, connected=False), []),
+            (cluster, [f"placement.cluster={said}"]),
+        ):
+            with pytest.raises(PlacementError) as error:
+                layout(experiment(*keys, *more), other)
+            assert advice not in str(error.value)
 
 
 def test_conflicts_between_keys() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from actors.placement.memory import Sizes, estimates, known_sizes, model_size
+from actors.placement.memory import Mode, Sizes, estimates, known_sizes, model_size
 from jobs.driver import experiments
 from scpl_ray import tasks
 from scpl_ray.config import Experiment, Lora
@@ -136,15 +136,37 @@ def test_training_an_adapter(folder: Path) -> None:
     assert estimates(paired, sizes, "dedicated")["training worker"] == worker
 
 
+@pytest.mark.parametrize(
+    ("mode", "stored", "overrides", "per_weight"),
+    [
+        # in bfloat16 the base is read on its way to the GPU, and at the end of a round the merged weights come back
+        ("dedicated", "bfloat16", [], 2),
+        ("cpu", "bfloat16", [], 2),
+        # weights that are rounded or split over the workers are read again in float32
+        ("dedicated", "float32", [], 4),
+        ("dedicated", None, [], 4),
+        ("dedicated", "bfloat16", ["training.zero_stage=3"], 4),
+        ("cpu", "float32", ["model.dtype=float32"], 4),
+        # adapters that are served are not merged
+        ("dedicated", "float32", ["generation.refresh=adapter"], 2),
+        ("cpu", "float32", ["generation.refresh=adapter"], 0),
+    ],
+)
+def test_merging_an_adapter_takes_host_memory(
+    folder: Path, mode: Mode, stored: str | None, overrides: list[str], per_weight: int
+) -> None:
+    (folder / "config.json").write_text(json.dumps(QWEN_7B | ({"dtype": stored} if stored else {})))
+    worker = estimates(*qwen(folder, *overrides), mode)["training worker"]
+    held = worker.host - (worker.total if mode == "cpu" else 1.0)
+    assert held == pytest.approx((per_weight * BY_HAND + 4 * 40_370_176) / GIB)
+
+
 def test_a_scorer(folder: Path, tmp_path: Path) -> None:
     experiment, sizes = qwen(folder)
     assert estimates(experiment, sizes, "dedicated")["scorer"].working["weights"] == pytest.approx(4 * BY_HAND / GIB)
     served, _ = qwen(folder, "generation.refresh=adapter")
     found = estimates(served, sizes, "dedicated")["scorer"].working
     assert found["weights"] == pytest.approx(2 * (BY_HAND + 40_370_176) / GIB) and "reward model" not in found
-    own, _ = qwen(folder, "reward.terms={model: 1.0}")
-    found = estimates(own, sizes, "dedicated")["scorer"].working
-    assert found["training it"] == pytest.approx(16 * BY_HAND / GIB)
     judge = tmp_path / "judge"
     judge.mkdir()
     small = {**QWEN_7B, "num_hidden_layers": 2, "architectures": ["Qwen2ForSequenceClassification"], "num_labels": 1}
@@ -155,6 +177,22 @@ def test_a_scorer(folder: Path, tmp_path: Path) -> None:
     layer = (BY_HAND - 2 * 152_064 * 3584 - 3584) // 28
     assert found["reward model"] == pytest.approx(2 * (152_064 * 3584 + 2 * layer + 3584 + 3584) / GIB)
     assert "training it" not in found
+
+
+def test_a_scorer_that_trains_the_reward_model_keeps_the_activations_of_one_pass(folder: Path) -> None:
+    limits = ["task.max_prompt_tokens=100", "generation.max_new_tokens=27"]  # texts of 128 positions with padding
+
+    def training_it(tokens_per_batch: int, *overrides: str) -> float:
+        keys = ["reward.terms={model: 1.0}", f"reward.tokens_per_batch={tokens_per_batch}", *limits, *overrides]
+        return estimates(*qwen(folder, *keys), "dedicated")["scorer"].working["training it"]
+
+    _, whole = qwen(folder, "model.lora=null")
+    kept = whole.policy.saved[4]
+    per_token = 28 * kept.per_layer + kept.elsewhere + 4 * 3584
+    # a pair is not split, and a step of 32 pairs has 64 texts; an adapter of the policy is no part of it
+    for tokens, read in ((4096, 4096), (10, 2 * 128), (10**6, 64 * 128)):
+        for adapter in ("model.lora=null", "model.lora.rank=8"):
+            assert training_it(tokens, adapter) == pytest.approx((16 * BY_HAND + read * per_token) / GIB)
 
 
 def test_who_gives_memory_back(folder: Path) -> None:

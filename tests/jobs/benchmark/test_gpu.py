@@ -73,7 +73,15 @@ def test_rows_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["training"].work == f"{3 * 2 * len(examples)} tokens"
     assert rows["training"].limit_s == pytest.approx(4 * MODEL.parameters * 6 * len(examples) / MACHINE.flops)
     per_step = rows["training, per step"]
+    assert rows["training"].seconds == fakes.STEP_SECONDS, "without start, merging, writing and hashing"
     assert per_step.seconds == pytest.approx((rows["training"].seconds or 0) / len(examples))
+    # with training.steps epochs say nothing: a fake makes as many steps as there are examples
+    fixed = experiment.model_copy(
+        update={"training": experiment.training.model_copy(update={"steps": 5, "tokens_per_step": 1000})}
+    )
+    by_steps = {row.what: row for row in gpu.run_rows(fixed, MACHINE, store, base)}["training"]
+    assert by_steps.work == f"{1000 * len(examples):,} tokens"
+    assert by_steps.limit_s == pytest.approx(4 * MODEL.parameters * 1000 * len(examples) / MACHINE.flops)
     assert (rows["whole round, one GPU for all"].seconds or 0) > 0
     store.close()
 

@@ -24,7 +24,7 @@ from jobs.driver import study as sweep
 from jobs.driver import tuning
 from jobs.driver.dry_run import StudyPlan
 from jobs.driver.trial import task_key, trial_folder
-from jobs.driver.tuning import concurrent_trials, trial_share
+from jobs.driver.tuning import concurrent_trials, trial_share, unused_gpus
 from scpl_ray.config import Experiment
 from scpl_ray.storage.errors import InUseError
 from scpl_ray.storage.run_directory import Store
@@ -93,6 +93,22 @@ def test_as_many_trials_side_by_side_as_fit() -> None:
     assert concurrent_trials([trial] * 9, machine(64, 8)) == 8
     with pytest.raises(PlacementError):
         concurrent_trials([trial], machine(0.5))
+
+
+def test_a_study_says_which_gpus_its_trials_leave_unused() -> None:
+    """Of nodes with one GPU each no trial can get a part, so they are all one trial's, which may not use them all."""
+    nodes = Cluster(tuple(Node(f"node {i}", 8, 64.0, 1, 80.0) for i in range(4)))
+    keys = ["placement.gpus=colocated", "reward.replicas=1", "generation.replicas=1"]
+    one, all_ = (study.Trial("a", (), 0, defaults(keys[:count])) for count in (3, 1))
+    assert concurrent_trials([one] * 9, nodes) == 1
+    (said,) = unused_gpus([one] * 9, nodes, 1)
+    assert said.startswith("3 of 4 GPUs stay unused while 8 trials wait: 1 at a time gets an equal part of every node")
+    assert "generation.replicas=auto" in said and "training.workers" in said and "more GPUs each" in said
+    assert unused_gpus([all_] * 9, nodes, 1) == [], "auto counts take them all"
+    assert unused_gpus([one], nodes, 1) == [], "nobody waits for them"
+    (said,) = unused_gpus([all_] * 9, machine(64, 8), 3)
+    assert said.startswith("2 of 8 GPUs stay unused while 6 trials wait: 3 at a time get")
+    assert unused_gpus([all_] * 9, machine(64, 8), 8) == unused_gpus([all_] * 9, machine(64), 8) == []
 
 
 def test_the_own_processes_of_trials_are_left_room_for_where_layouts_take_every_cpu() -> None:
