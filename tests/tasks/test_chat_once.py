@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.engines.base import EngineSettings
 from actors.generation import RayGenerator
+from actors.placement.memory import with_format
 from actors.placement.role import Role
 from jobs.driver.run import encoder
 from scpl_ray.config import Experiment
@@ -125,7 +126,7 @@ def pool(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.mark.engines
 def test_in_what_is_generated_and_then_scored_and_trained_on(built, pool: RayGenerator) -> None:
     experiment, task, folder = built
-    assert EngineSettings.of(experiment, 0.0) == pool._settings
+    assert EngineSettings.of(with_format(experiment, None, on_gpu=False), 0.0) == pool._settings
     pool.begin(experiment)
     queries = asked_by(task, experiment)
     encode = encoder(experiment, folder)

@@ -32,6 +32,7 @@ WHO_FINDS_IT = {
     "scpl_ray/training/reward_model": INSIDE,
     "scpl_ray/training/reward_model:RewardModel.score": "plan row: a reward model with other outputs",
     "scpl_ray/training/reward_model:fit": MEASURED,
+    "scpl_ray/training/classifiers:_wrap": "run: the tokenizer is read with the model, and both may name no length",
     "scpl_ray/training/master": "run: weights are written by the rounds before",
     "scpl_ray/training/worker": MEASURED,
     # models

@@ -115,6 +115,24 @@ def test_what_pages_say_of_the_study_of_base_models_is_what_it_found() -> None:
     assert f"did not move ({text.MINUS}{-still[0]:.2f} and {still[1]:.2f})" in page and len(still) == 2
 
 
+def test_what_pages_say_of_the_study_of_maths_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_maths")
+    assert part.study is not None
+    page, index, paper = ((DOCS / "results" / f"{name}.md").read_text() for name in ("tasks", "index", "paper"))
+    shifted, _, reacting, gap, _, excess, cost = (one.verdict for one in verdicts.judge(part.series, part.study).judged)
+    assert cost is not None and cost.verdict == "supported"
+    for found, pages in ((shifted, (index, paper)), (reacting, (index, paper)), (gap, (paper,)), (excess, (paper,))):
+        assert found is not None and found.verdict == "cannot tell"
+        low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+        assert all(f"{text.signed(found.estimate)} ({low} to {high})" in one for one in pages)
+    ends = {arm: part.series.path(arm, "kind_share", "mawps").mean(axis=0) for arm in ("static", "shifted")}
+    assert f"first: {ends['static'][0]:.0%} of" in page and f"makes it {ends['static'][-1]:.0%} where" in page
+    assert f"holds it back, to {ends['shifted'][-1]:.0%}" in page
+    right, distinct = (part.series.path("static", metric).mean(axis=0) for metric in ("pass_at_1", "distinct_2"))
+    assert f"answers {right[-1]:.0%} of problems rightly" in page
+    assert f"{distinct[0]:.0%} are distinct in round 0 and {distinct[-1]:.0%} in" in page.replace("\n", " ")
+
+
 def test_both_runs_of_the_tiny_study_stand_side_by_side() -> None:
     now = DOCS / "results" / "paper_tiny"
     cells: dict[str, list[str]] = {}
