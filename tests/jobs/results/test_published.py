@@ -21,6 +21,7 @@ QUICK = DOCS / "results" / "compare-quickstart"
 PAGES = [file.read_text() for file in (DOCS / "results").glob("*.md")]
 SEEDS = {"loop": "users react: preference since round 0", "static": "the same users in every round"}
 """The rows of the quick start's table of seeds, by arm."""
+ON_AVX512 = {"loop": "AVX-512, users react", "static": "AVX-512, the same users in every round"}
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
@@ -36,11 +37,29 @@ def test_the_table_of_the_page_follows_from_the_results_beside_it(folder: Path) 
 
 
 def test_every_seed_of_the_quick_start_is_on_the_page() -> None:
-    series = published.read(DOCS / "results" / "compare-quickstart").series
     page = (DOCS / "results" / "quickstart.md").read_text()
-    for arm, words in SEEDS.items():
-        numbers = series.path(arm, "preference_log_odds_round0")[:, -1]
-        assert f"| {words} | {' | '.join(f'{x:+.2f}'.replace('-', MINUS) for x in numbers)} |" in page
+    for folder, rows in ((QUICK, SEEDS), (QUICK / "avx512", ON_AVX512)):
+        series = published.read(folder).series
+        for arm, words in rows.items():
+            numbers = series.path(arm, "preference_log_odds_round0")[:, -1]
+            assert f"| {words} | {' | '.join(f'{x:+.2f}'.replace('-', MINUS) for x in numbers)} |" in page
+
+
+def test_what_is_said_of_the_quick_start_on_another_processor_is_what_was_found() -> None:
+    part = published.read(QUICK / "avx512")
+    assert part.study is not None and part.gaps == ()
+    (judged,) = verdicts.judge(part.series, part.study).judged
+    found, page = judged.verdict, " ".join((DOCS / "results" / "quickstart.md").read_text().split())
+    assert found is not None
+    low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+    assert (
+        f"end {found.estimate:.3f} further from equal than those of the control ({low} to {high}, "
+        f"p = {found.p_adjusted:.3f}): {judged.outcome}." in page
+    )
+    assert f"it is {found.estimate:.3f} ({low} to {high})" in (DOCS.parent / "README.md").read_text()
+    loop, static = (part.series.path(arm, "preference_log_odds_round0")[:, -1] for arm in ("loop", "static"))
+    assert f"rises by 0.3 or more in {(loop >= 0.3).sum()} of 10 seeds" in page
+    assert f"within 0.15 of where it began in {(np.abs(static) <= 0.15).sum()}." in page
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_quick_start() -> None:
