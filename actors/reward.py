@@ -24,7 +24,7 @@ from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer
 from scpl_ray.own import functions
-from scpl_ray.protocols import Background, Choice, Process, Task
+from scpl_ray.protocols import Background, Choice, Process, ReadsTogether, Task
 from scpl_ray.records import Completion, Judgement, Query, Score, Weights
 from scpl_ray.training import reward_model
 
@@ -50,12 +50,13 @@ class Reader(Replica):
 
     def rule_terms(self, names: Sequence[str], texts: Sequence[tuple[Query, str]]) -> list[dict[str, float]]:
         """The rule terms of these names, by name, of (query, text), in order."""
-        terms = []
-        for query, text in texts:
-            found = self._task.rule_terms(query, text)
-            checks.terms(names, found)
-            terms.append({name: found[name] for name in names})
-        return terms
+        if isinstance(self._task, ReadsTogether):
+            all_terms = self._task.rule_terms_of(texts)
+        else:
+            all_terms = [self._task.rule_terms(query, text) for query, text in texts]
+        for terms in all_terms:
+            checks.terms(names, terms)
+        return [{name: terms[name] for name in names} for terms in all_terms]
 
     def function_rewards(self, function: str, texts: Sequence[tuple[Query, str]]) -> list[float]:
         """The rewards of (query, text) by the user's own function, in order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from scpl_ray.records import Completion, Judgement, Manifest, Metric, Query, Score, Weights
 
@@ -107,6 +107,15 @@ class Task(Protocol):
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
         """The task's rule-based reward terms, by name, each in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class ReadsTogether(Protocol):
+    """A task whose rules read many texts in less time than one after another, because a model is among them."""
+
+    def rule_terms_of(self, texts: Sequence[tuple[Query, str]]) -> list[dict[str, float]]:
+        """As ``rule_terms`` of each (query, text), in order and independently of the others."""
         ...
 
 

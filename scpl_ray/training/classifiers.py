@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from scpl_ray.models.likelihood import equal_width_batches, pad_right
+from scpl_ray.models.likelihood import POSITIONS_STEP, equal_width_batches, pad_right
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer
 from scpl_ray.seeds import derive_seed, generator
@@ -168,6 +169,7 @@ def load(source: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bo
     """Load a model from a folder or the Hub, safetensors only.
 
     Its head computes in float32: outputs in bfloat16 have steps of 2^-8 near 1, so that different texts would be equal.
+    The outputs of a text do not depend on the texts that share its batch.
 
     Args:
         source: a folder, or a Hub id as a path.
@@ -182,8 +184,29 @@ def load(source: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bo
         str(source), dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
     )
     wrapped = _wrap(model.to(device), load_tokenizer(source, trust_remote_code=trust_remote_code), None)
+    for layer in wrapped.model.modules():
+        if isinstance(layer, nn.Linear):
+            _compute_whole_blocks(layer)
     wrapped.head().float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     return wrapped
+
+
+def _compute_whole_blocks(layer: nn.Linear) -> None:
+    """Let a layer get multiples of ``POSITIONS_STEP`` vectors, some of them zeros.
+
+    Kernels treat a few vectors in another way, so that the last layers of an encoder, which get one vector per text,
+    would give a text another last bit in a batch of one or two.
+    """
+    plain = layer.forward
+
+    def forward(vectors: Tensor) -> Tensor:
+        count = vectors.shape[:-1].numel()
+        if count % POSITIONS_STEP == 0:
+            return plain(vectors)
+        filled = F.pad(vectors.reshape(count, -1), (0, 0, 0, -count % POSITIONS_STEP))
+        return plain(filled)[:count].reshape(*vectors.shape[:-1], -1)
+
+    layer.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def untrained(

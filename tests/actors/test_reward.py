@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.placement.role import Role
-from actors.reward import RayScorer
+from actors.reward import RayScorer, Reader
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter, load_model, merge_adapter, save_adapter
 from scpl_ray.models.likelihood import negative_log_likelihood
-from scpl_ray.protocols import Choice
+from scpl_ray.protocols import Choice, Task
 from scpl_ray.records import Completion, Judgement, Query, Score, Weights
 from scpl_ray.training import reward_model
 from tests.support.tiny_models import save_model
@@ -34,6 +35,17 @@ class Rules:
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         return [Judgement(one, query.topic, len(text) / 1000, {}) for query, one, text in work]
+
+
+class RulesOfMany(Rules):
+    """Rules that read many texts together."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def rule_terms_of(self, texts: Sequence[tuple[Query, str]]) -> list[dict[str, float]]:
+        self.calls.append(len(texts))
+        return [self.rule_terms(query, text) for query, text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +109,17 @@ def score(scorer: RayScorer, chunk: int = 20) -> list[Score]:
     for i in range(0, 120, chunk):
         scorer.submit(queries[::-1], completions[i : i + chunk])
     return scorer.collect()
+
+
+def test_rules_that_read_texts_together_get_them_together() -> None:
+    queries, completions = answered(3)
+    texts = [(queries[i // 2], completion.text) for i, completion in enumerate(completions)]
+    task, reader = RulesOfMany(), object.__new__(Reader)
+    reader._task = cast(Task, task)
+    assert reader.rule_terms(["first"], texts) == [{"first": Rules().rule_terms(*one)["first"]} for one in texts]
+    assert task.calls == [6]
+    with pytest.raises(ValueError, match="second"):
+        reader.rule_terms(["second"], texts)
 
 
 def test_rewards_are_weighted_sums_in_order(two: RayScorer, fitted: tuple[Path, dict[str, float]]) -> None:

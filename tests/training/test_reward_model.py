@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,7 +180,9 @@ def test_encoders_from_elsewhere(families: dict[str, Path], tmp_path: Path) -> N
     texts = [(words(draw, draw.integers(1, 60)), words(draw, draw.integers(1, 20))) for _ in range(40)]
     together = model.score(texts, 4096)
     assert np.std(together) > 0.01
-    assert [model.score([text], 4096)[0] for text in texts] == pytest.approx(together, abs=1e-5)
+    for few in (1, 2, 3, 5, 7):
+        apart = [model.score(texts[i : i + few], 4096) for i in range(0, len(texts), few)]
+        assert list(itertools.chain(*apart)) == together, f"{few} texts at a time"
     long = texts[0][0]
     (cut,) = model.sequence.encode_pairs([(long + " w5" * 60, "w7 w8")])
     assert len(cut) == 39 and cut[-2:] == (7, 8)

@@ -17,6 +17,7 @@ from scpl_ray.records import Query
 from scpl_ray.tasks import TASKS
 from scpl_ray.tasks.preference import judge, questions
 from scpl_ray.tasks.preference import task as preference
+from scpl_ray.tasks.preference.judge import PreferenceJudge
 from scpl_ray.tasks.preference.task import Preference
 from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide
@@ -221,6 +222,26 @@ def test_no_text_sways_another(task: Preference) -> None:
     together = task.judge(work)
     assert [task.judge([one])[0] for one in work] == together
     assert task.judge(work[::-1]) == together[::-1]
+
+
+def test_rules_read_texts_together_as_one_by_one(task: Preference) -> None:
+    queries = [*task.group_prompts(3), *task.neutral_prompts(2)]
+    texts = [(query, f" w{20 + i} w{70 + i} w{30 + i}"[: 99 * (i != 4)]) for i, query in enumerate(queries)]
+    assert len({query.group for query, _ in texts}) > 2
+    assert task.rule_terms_of(texts) == [task.rule_terms(*one) for one in texts]
+    assert task.rule_terms_of([]) == []
+
+
+def test_the_judge_reads_a_reference_once(task: Preference, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, str]] = []
+    rewards = PreferenceJudge.rewards
+    monkeypatch.setattr(PreferenceJudge, "rewards", lambda self, texts: read.extend(texts) or rewards(self, texts))
+    queries = task.group_prompts(3)
+    first, second = ([(q, f"c{i}", f" w2{i} w7{k}") for i, q in enumerate(queries)] for k in (1, 2))
+    judged = [task.judge(work) for work in (first, second, first)]
+    assert judged[0] == judged[2] != judged[1]
+    references = [text for _, text in read if text in {q.reference for q in queries}]
+    assert len(references) <= len({(q.prompt, q.reference) for q in queries})
 
 
 def test_rule_terms_add_an_ending_and_the_own_preference(task: Preference, experiment: Experiment) -> None:
