@@ -154,6 +154,37 @@ def test_what_pages_say_of_the_study_of_maths_is_what_it_found() -> None:
     assert f"{distinct[0]:.0%} are distinct in round 0 and {distinct[-1]:.0%} in" in page.replace("\n", " ")
 
 
+def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_news")
+    assert part.study is not None
+    page, index, paper = (
+        " ".join((DOCS / "results" / f"{name}.md").read_text().split()) for name in ("tasks", "index", "paper")
+    )
+    judged = verdicts.judge(part.series, part.study).judged
+    shifted, selected, reacting, gap, _, excess, cost = (one.verdict for one in judged)
+    for found, pages in (
+        *((shifted, (index, paper)), (reacting, (index, paper))),
+        *((gap, (paper,)), (excess, (paper,)), (cost, (paper,))),
+    ):
+        assert found is not None and found.verdict == "cannot tell"
+        low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+        assert all(f"{text.signed(found.estimate)} ({low} to {high})" in one for one in pages)
+    assert shifted is not None and f"*nearer* to equal, by {-shifted.estimate:.3f}, and the interval holds 0" in page
+    assert selected is not None and selected.interval.high < 0
+    assert f"(by {-selected.estimate:.3f}, with an interval that leaves out 0 and" in page
+    assert f"an adjusted p of {selected.p_adjusted:.3f})" in page
+    left = {arm: part.series.path(arm, "kind_share", "left") for arm in ("static", "shifted")}
+    static, moved = (path.mean(axis=0) for path in left.values())
+    assert f"asks: {static[0]:.0%} of its texts" in page and f"after five rounds ({static[-1]:.0%})" in page
+    assert f"half of them are left ({moved[-1]:.0%}), in seven of nine" in page
+    assert (left["shifted"][:, -1] > left["static"][:, -1]).sum() == 7
+    quality = {arm: part.series.path(arm, "quality_mean_without_own_kind").mean(axis=0) for arm in part.study.arms}
+    assert f"of {quality['shifted'][0]:.2f} in round 0 it leaves {quality['shifted'][-1]:.2f}" in page
+    assert f"random draws leave {quality['shifted-random'][-1]:.2f}" in page
+    distinct = part.series.path("static", "distinct_2").mean(axis=0)
+    assert f"{distinct[0]:.0%} distinct pairs of words in round 0 and {distinct[-1]:.0%} in round 5" in page
+
+
 def test_both_runs_of_the_tiny_study_stand_side_by_side() -> None:
     now = DOCS / "results" / "paper_tiny"
     cells: dict[str, list[str]] = {}
