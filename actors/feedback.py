@@ -61,6 +61,8 @@ class RayPopulation:
         """Simulate the users of this run from now on, from their first round."""
         self._run = [ray.put((experiment, task))]
         self._state: dict[str, object] = PopulationSimulator(experiment, task).state()
+        # not waited for: the actor unpacks the task while the engines start
+        self._actor.call.remote(self._run, self._state, "shares")
 
     def _call(self, method: str, *args: Any) -> Any:
         result, self._state = ray.get(

@@ -41,7 +41,7 @@ SEQUENCES_PER_CALL = (8, 128)
 CALLS_OF_A_PHASE = 32
 """Number of calls that a phase is cut into where that keeps their sizes, so that all engines end together."""
 SEQUENCES_ALONE = 64
-"""Sequences of a call where each call is written by itself: as many whatever the number of engines."""
+"""Most sequences of a call where each call is written by itself."""
 MAX_CALLS = 64
 """Most calls that an engine works on at the same time."""
 
@@ -88,6 +88,15 @@ def sequences_per_call(total: int) -> int:
     """How many sequences a call has if a phase has ``total`` of them."""
     fewest, most = SEQUENCES_PER_CALL
     return min(most, max(fewest, -(-total // CALLS_OF_A_PHASE)))
+
+
+def sequences_alone(total: int) -> int:
+    """How many sequences a call has where each is written by itself: as many whatever the number of engines.
+
+    The number of calls is even, so that two engines end together.
+    """
+    calls = 2 * -(-total // (2 * SEQUENCES_ALONE))
+    return -(-total // calls) if total else SEQUENCES_ALONE
 
 
 class GenerationActor(Replica):
@@ -318,7 +327,7 @@ class RayGenerator:
             raise RuntimeError("no weights are served yet; call refresh first")
         wanted = [(q.query_id, q.prompt, n) for q, n in zip(queries, samples, strict=True) if n > 0]
         total = sum(n for _, _, n in wanted)
-        size = sequences_per_call(total) if self._settings.together else SEQUENCES_ALONE
+        size = sequences_per_call(total) if self._settings.together else sequences_alone(total)
         # One call more, because the place of a finished one is empty for a moment.
         calls = min(MAX_CALLS, -(-AHEAD * self._max_sequences // size) + 1)
         waiting = list(chunks(self._run_seed, purpose, wanted, size))[::-1]

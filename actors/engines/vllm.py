@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 CPU_KV_CACHE_BYTES = 2**30
 """On a CPU: most memory for keys and values; sequences that do not fit wait for their turn."""
-CPU_BLOCK_TOKENS = 128
-"""On a CPU: tokens per block of keys and values."""
+CPU_BLOCK_TOKENS = {torch.float32: 128, torch.bfloat16: 32}
+"""On a CPU: tokens per block of keys and values. Completions of one prompt share its whole blocks, so that small ones
+spare prompts that would be read once per completion; in float32, where calls are written beside each other, what is
+shared depends on when they come, and a result must not."""
 GPU_SEQUENCES = 1024
 """Most sequences that vLLM writes at the same time on a GPU if it is not told otherwise: 1,024 from 70 GiB on (256 on
 an A100), else 256 (``EngineArgs.get_batch_defaults``). Memory is counted for 1,024 everywhere."""
@@ -255,6 +257,7 @@ class VllmEngine(Engine):
             _look_here(config.architectures or ())
             options |= {
                 "enforce_eager": True,
+                "block_size": CPU_BLOCK_TOKENS[dtype],
                 "kv_cache_memory_bytes": kv_cache_bytes(config, self._positions, dtype, sequences),
                 "max_num_seqs": sequences,
                 # Generators on a CPU cannot be set back, so a prompt that is read in pieces would draw once per piece.
@@ -348,8 +351,9 @@ def kv_cache_bytes(config: PreTrainedConfig, positions: int, dtype: torch.dtype,
     Raises:
         ValueError: not even one sequence fits.
     """
-    block = values_per_token(config) * dtype.itemsize * CPU_BLOCK_TOKENS
-    blocks_per_sequence = -(-positions // CPU_BLOCK_TOKENS)
+    tokens = CPU_BLOCK_TOKENS[dtype]
+    block = values_per_token(config) * dtype.itemsize * tokens
+    blocks_per_sequence = -(-positions // tokens)
     # One block beyond those of the sequences stays unused: it is vLLM's null block.
     if block * (blocks_per_sequence + 1) > CPU_KV_CACHE_BYTES:
         raise ValueError(

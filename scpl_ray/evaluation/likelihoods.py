@@ -23,8 +23,9 @@ Nats = list[tuple[float, int]]
 """Negative log-likelihood of each text, summed over its tokens, and their number."""
 Pass = Callable[[Weights, Sequence[Completion]], Nats]
 """Passes texts through a model, and returns how likely they are under it."""
-SAMPLE_TEXTS = 32
-"""Number of texts whose log-probabilities are compared, spread evenly over the evaluation prompts."""
+SAMPLE_TEXTS = (8, 32)
+"""Fewest and most texts whose log-probabilities are compared, spread evenly over the evaluation prompts: every eighth
+in between."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +81,9 @@ def _under_base(passed: Pass, base: Weights, completions: Sequence[Completion], 
 
 def sampled(count: int) -> list[int]:
     """Indices of the texts that are compared: the same every round, from the first to the last group of prompts."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, SAMPLE_TEXTS))})
+    fewest, most = SAMPLE_TEXTS
+    compared = min(count, most, max(fewest, count // 8))
+    return sorted({round(i) for i in np.linspace(0, count - 1, compared)})
 
 
 def differences(drawn: Nats, passed: Nats) -> list[float]:

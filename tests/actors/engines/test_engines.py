@@ -226,7 +226,8 @@ def test_memory_for_keys_and_values() -> None:
     block = 2 * 2 * 2 * 32 * 4 * 128
     assert kv_cache_bytes(LlamaConfig(**shape), 88, torch.float32) == 257 * block
     assert kv_cache_bytes(LlamaConfig(**shape), 129, torch.float32) == 513 * block
-    assert kv_cache_bytes(LlamaConfig(**shape, head_dim=64), 88, torch.bfloat16) == 257 * block
+    # blocks of a quarter of the tokens and half the bytes of a number, for heads twice as wide
+    assert kv_cache_bytes(LlamaConfig(**shape, head_dim=64), 88, torch.bfloat16) == (3 * 256 + 1) * block // 4
     large = shape | {"num_hidden_layers": 40}
     assert kv_cache_bytes(LlamaConfig(**large), 1000, torch.float32) == CPU_KV_CACHE_BYTES
     with pytest.raises(ValueError, match="max_new_tokens = 100000: keys and values of one sequence need"):

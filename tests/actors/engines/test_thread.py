@@ -10,7 +10,7 @@ import pytest
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 from actors.engines.thread import EngineThread
-from actors.generation import SEQUENCES_PER_CALL, Chunk, chunks, sequences_per_call
+from actors.generation import SEQUENCES_ALONE, SEQUENCES_PER_CALL, Chunk, chunks, sequences_alone, sequences_per_call
 from scpl_ray.config import Experiment
 
 SETTINGS = EngineSettings.of(Experiment(), 0.0)
@@ -182,6 +182,12 @@ def test_chunks_hold_every_completion_once_and_in_order(size: int) -> None:
             first = 0 if number else one.first_sample
             found += [(query, prompt, i) for i in range(first, first + samples)]
     assert found == [(query, prompt, i) for query, prompt, samples in wanted for i in range(samples)]
+
+
+@pytest.mark.parametrize(("total", "size"), [(0, 64), (1, 1), (2, 1), (64, 32), (128, 64), (129, 33), (400, 50)])
+def test_calls_that_are_written_by_themselves_are_even_in_number(total: int, size: int) -> None:
+    assert sequences_alone(total) == size <= SEQUENCES_ALONE
+    assert total < 2 or -(-total // size) % 2 == 0
 
 
 @pytest.mark.parametrize(("total", "size"), [(1, 8), (256, 8), (400, 13), (2048, 64), (4096, 128), (400_000, 128)])
