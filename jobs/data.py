@@ -87,6 +87,8 @@ def _print(survey: Survey, stopped: Sequence[str], console: Console) -> None:
         say(f"words of {what}: {median:,} (median); half of them have {low:,} to {high:,}")
     for setting in survey.settings:
         say(f"setting: {setting}")
+    for note in survey.notes:
+        say(f"note: {note}")
     if survey.prompts_per_group is not None and survey.neutral_prompts is not None:
         say(
             f"evaluation prompts: evaluation.prompts_per_group={survey.prompts_per_group} and "

@@ -42,13 +42,14 @@ def run(experiment: Experiment, console: Console, *, output: Path | None, start:
     began = time.perf_counter()
     paths = simulate(experiment, start=start)
     seconds = time.perf_counter() - began
+    if output is not None:  # first, so that nothing that is said of the numbers can lose them
+        write(paths, output)
     seeds, rounds = experiment.analytic.seeds, experiment.loop.rounds
     console.print(round_table(paths))
     for line in (*levelled_lines(paths), *stability_lines(paths), *_notes(experiment)):
         console.print(line, markup=False)
     console.print(f"{seeds * rounds:,} rounds simulated in {seconds:.2f} s: a model of the loop, not the loop")
     if output is not None:
-        write(paths, output)
         console.print(f"{output} written: one row per seed, round, group and metric", markup=False)
     return paths
 

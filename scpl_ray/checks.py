@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from scpl_ray import tasks
 from scpl_ray.config import Experiment, code
 from scpl_ray.config.errors import nearest
@@ -12,16 +14,22 @@ from scpl_ray.config.schema import CUSTOM, FUNCTION_TERM, MODEL_TERM
 from scpl_ray.config.values import names_folder
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
+from scpl_ray.feedback.population import first_counts
 from scpl_ray.own import references
 from scpl_ray.own.registry import Registry
-from scpl_ray.selection import strategies, targets
+from scpl_ray.selection import group_aware, strategies, targets
+from scpl_ray.selection.candidates import kept_rows
+from scpl_ray.shares import largest_remainder
 from scpl_ray.tracking import flat
 from scpl_ray.training.objectives import OBJECTIVES
 
 
 def conflicts(experiment: Experiment) -> list[str]:
     """List all conflicts between keys, each as ``key = value: the rule that is broken, and what to do``."""
-    rules = (_credentials, _name, _registries, _groups, _own, _engines, _selection, _choices, _real, _objective)
+    rules = (
+        *(_credentials, _name, _registries, _groups, _own, _engines, _selection, _impossible),
+        *(_choices, _real, _objective),
+    )
     return [mask(complaint) for rule in rules for complaint in rule(experiment)]
 
 
@@ -142,6 +150,63 @@ def _selection(experiment: Experiment) -> Iterator[str]:
         yield f"selection.best_of = 1: {compares}, and would take the first whatever its reward; set 2 or more"
     elif generation.temperature == 0:
         yield f"generation.temperature = 0: {compares}, which are all the same text; raise it, or use none"
+
+
+def _impossible(experiment: Experiment) -> Iterator[str]:
+    """Selections that fail in round 1 whatever is answered, and whatever the seed."""
+    selection, groups = experiment.selection, experiment.groups
+    strategy = strategies.STRATEGIES.built_in(selection.strategy)
+    if strategy is None:
+        return
+    this = f"selection.strategy = {selection.strategy!r}"
+    prompts, samples = experiment.queries.prompts_per_round, experiment.generation.samples_per_prompt
+    rows = kept_rows(selection.keep_fraction, prompts * samples)
+    if strategy.reads_keep_fraction and rows == 0:
+        yield (
+            f"selection.keep_fraction = {selection.keep_fraction:g}: {this} keeps none of {prompts * samples} "
+            f"completions (queries.prompts_per_round = {prompts}, generation.samples_per_prompt = {samples}); raise it"
+        )
+    if not strategy.reads_target or list(_groups(experiment)):
+        return
+    target = targets.target_shares(selection, len(groups.names), groups.shares)
+    if strategy.costs_classes and not target.all():
+        yield f"selection.target = {target.tolist()}: {this}, where the log excess over a 0 is infinite; use quotas"
+    elif selection.target_of == "groups":
+        sought = largest_remainder(target, rows) if strategy.keep is group_aware.quotas else target
+        for name, wanted, share in zip(groups.names, sought, groups.shares, strict=True):
+            if wanted > 0 and share == 0:
+                yield (
+                    f"groups.shares = {list(groups.shares)}: {this} wants completions of {name}, who asks nothing in "
+                    "round 1; raise its share, or set selection.target"
+                )
+
+
+def first_round(experiment: Experiment) -> None:
+    """Check that selection can work with the queries of each group in round 1, which the seed decides.
+
+    Raises:
+        ValueError: a quota exceeds the completions of its group, or a group that is wanted asks nothing.
+    """
+    selection, names = experiment.selection, experiment.groups.names
+    strategy = strategies.STRATEGIES.built_in(selection.strategy)
+    if strategy is None or not strategy.reads_target or selection.target_of != "groups":
+        return
+    asked = first_counts(experiment)
+    target = targets.target_shares(selection, len(names), experiment.groups.shares)
+    there = asked * experiment.generation.samples_per_prompt
+    told = f"in round 1 the groups ask {asked.tolist()} of queries.prompts_per_round = {asked.sum()} prompts"
+    if strategy.keep is group_aware.quotas:
+        wanted = largest_remainder(target, kept_rows(selection.keep_fraction, int(there.sum())))
+        if np.any(wanted > there):
+            raise ValueError(
+                f"selection.keep_fraction = {selection.keep_fraction:g}: {told}, so that {wanted.tolist()} per group "
+                f"cannot be kept of {there.tolist()} completions; lower it, or set selection.target"
+            )
+    elif missing := [name for name, wanted, n in zip(names, target, asked, strict=True) if wanted > 0 and n == 0]:
+        raise ValueError(
+            f"selection.target: {told}, and none are of {', '.join(missing)}, of whom selection.strategy = "
+            f"{selection.strategy!r} wants a share; raise queries.prompts_per_round, groups.shares, or set the target"
+        )
 
 
 def _choices(experiment: Experiment) -> Iterator[str]:

@@ -185,7 +185,9 @@ class Loop:
             columns = (*COLUMNS, "text") if strategies.reads_texts(e.selection) else COLUMNS
             completions = self.store.table(t, "completions", "completions", Completion, columns)
             rewards = self.store.column(t, "scores", Score, "reward").to_numpy()
-            candidates = candidates_of(queries, completions, rewards, e.groups.names, self.task.kinds, judged)
+            candidates = candidates_of(
+                queries, completions, rewards, e.groups.names, self.task.kinds, judged, round_=t, seed=e.seed
+            )
             kept = strategies.select(
                 candidates, e.selection, round_=t, seed=e.seed, initial_shares=e.groups.shares, confusion=errors
             )

@@ -76,7 +76,7 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
             if moved := [key for key in keys if key in inputs.DATA]:
                 inputs.check_same(store, after, moved)
         else:
-            retention.check_start(store, after)
+            retention.check_start(store, before, after)
             identity = store.facts.get("id")
             again = f"say so: --resume {shlex.quote(run_dir)} {consent.PLACE}"
             consent.require(identity, [after], keys, f"--resume {run_dir}", again)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
+from scipy.special import expit, ndtr
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.code import references
 from scpl_ray.feedback import rules
 from scpl_ray.selection import targets
+from scpl_ray.selection.candidates import kept_rows
 from scpl_ray.selection.cycles import real_rows_needed
 from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
@@ -24,6 +25,8 @@ from scpl_ray.training.objectives import OBJECTIVES
 CONTEXTS = 2
 """Number of contexts: a prompt reveals its group (0) or is neutral (1)."""
 WIN_NODES, WIN_WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
+LOGISTIC_NODES, _STEP = np.linspace(-40.0, 40.0, 161, retstep=True)
+LOGISTIC_WEIGHTS = _STEP * expit(LOGISTIC_NODES) * expit(-LOGISTIC_NODES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,9 +83,17 @@ def mean_rewards(choices: FloatArray, gain: ArrayLike, advantage: ArrayLike) -> 
 
 
 def win_rates(means: FloatArray, sds: FloatArray) -> FloatArray:
-    """E logistic(r) of r ~ N(mu, sd^2), shape (..., K): Gauss-Hermite, error below 1e-6 for sd up to 1."""
+    """E logistic(r) of r ~ N(mu, sd^2), shape (..., K).
+
+    Up to sd 1 by Gauss-Hermite, with an error below 1e-6. Wider rewards see a step: the same number is the mean of
+    Phi((mu - l) / sd) over l of the logistic distribution, by the trapezoid rule, exact to 1e-12.
+    """
     values = expit(means[..., None] + sds[..., None] * WIN_NODES)
-    return np.asarray(values @ WIN_WEIGHTS / WIN_WEIGHTS.sum())
+    narrow = np.asarray(values @ WIN_WEIGHTS / WIN_WEIGHTS.sum())
+    if np.all(sds <= 1.0):
+        return narrow
+    wide = np.maximum(sds, 1.0)[..., None]
+    return np.where(sds <= 1.0, narrow, ndtr((means[..., None] - LOGISTIC_NODES) / wide) @ LOGISTIC_WEIGHTS)
 
 
 def choice_gain(experiment: Experiment) -> float:
@@ -262,7 +273,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
 
 def _budget(experiment: Experiment) -> int:
     completions = experiment.queries.prompts_per_round * experiment.generation.samples_per_prompt
-    rows = int(np.floor(round(experiment.selection.keep_fraction * completions, 9)))
+    rows = kept_rows(experiment.selection.keep_fraction, completions)
     if rows == 0 and STRATEGIES[experiment.selection.strategy].reads_keep_fraction:
         raise ValueError(
             f"selection.keep_fraction: {experiment.selection.keep_fraction} of {completions} completions keeps none; "

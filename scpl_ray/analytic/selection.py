@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.special import erfcx, log_ndtr, ndtr, ndtri
 
 from scpl_ray.analytic.cells import Answered, AskedGroups, Classes, KeptCounts, Number
 from scpl_ray.analytic.draws import Draws, Expected
@@ -290,8 +290,7 @@ def _accepted(
         at_top = _at_top(answered.counts, maxima, (maxima - means) / sds, draws)
         reference = maxima.max(axis=(1, 2, 3), keepdims=True)
         ceiling = np.broadcast_to(reference, shape)
-    z = (ceiling - means) / sds
-    exponent = (means - reference) / beta + sds**2 / (2.0 * beta**2) + log_ndtr(z - sds / beta) - log_ndtr(z)
+    exponent = log_acceptance((ceiling - means) / sds, sds / beta) + (ceiling - reference) / beta
     accept = np.exp(np.minimum(exponent, 0.0))
     others = answered.counts - at_top
     if not calibrate:
@@ -300,6 +299,18 @@ def _accepted(
     _refuse_missing(mass, answered, settings, "accepted, every acceptance underflows", "raise selection.beta")
     multiplier = classes.by_cell(calibrated_multipliers(mass, settings.target, 1.0))
     return draws.binomial(at_top, multiplier) + draws.binomial(others, accept * multiplier)
+
+
+def log_acceptance(z: FloatArray, steepness: FloatArray) -> FloatArray:
+    """ln E[exp((r - R) / beta) | r <= R] for R that lies z sd above the mean, and a = sd / beta.
+
+    It is a^2 / 2 - a z + ln Phi(z - a) - ln Phi(z). Where a exceeds z its terms cancel, and Phi is taken by the scaled
+    complementary error function: ln(erfcx((a - z) / sqrt 2) / 2) - z^2 / 2 - ln Phi(z).
+    """
+    beyond = np.maximum(steepness - z, 0.0)
+    scaled = np.log(erfcx(beyond / np.sqrt(2.0)) / 2.0) - z**2 / 2.0
+    plain = steepness * (steepness / 2.0 - z) + log_ndtr(z - steepness)
+    return np.asarray(np.where(beyond > 0, scaled, plain) - log_ndtr(z))
 
 
 def _maxima(counts: IntArray, means: FloatArray, sds: FloatArray, draws: Draws) -> FloatArray:

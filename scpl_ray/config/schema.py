@@ -120,7 +120,7 @@ class Task(Section):
     marker_strength: Fraction = 0.8
     """Built-in language: probability that a group's prompt carries a word that reveals the group."""
     max_prompt_tokens: PositiveInt = 64
-    """Prompts are cut to this many tokens."""
+    """Longest prompt in tokens: news, preference and maths leave rows with longer ones out, others are cut to it."""
     answer_format: Literal["auto", "plain", "gsm8k", "boxed"] = "auto"
     """maths: how rows give their answer: by itself, after ``####``, in ``\\boxed{}``; ``auto`` finds out row by row."""
     answer: Literal["first", "last"] = "first"

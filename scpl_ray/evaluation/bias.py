@@ -248,14 +248,14 @@ class Preference:
     """Number of completions to which the judge gave no kind; shares leave them out."""
     balanced: PreferenceBias
     """Raw shares relative to equal shares."""
-    round_0: PreferenceBias
-    """Raw shares relative to those of round 0."""
+    round_0: PreferenceBias | None
+    """Raw shares relative to those of round 0; ``None`` where round 0 has none."""
     correction: Correction | None
     """The corrected shares; ``None`` where the judge's errors are not known."""
     corrected_balanced: PreferenceBias | None
     """Corrected shares relative to equal shares."""
     corrected_round_0: PreferenceBias | None
-    """Corrected shares relative to the corrected ones of round 0."""
+    """Corrected shares relative to the corrected ones of round 0; ``None`` also where round 0 has none."""
 
 
 def measure_preference(
@@ -265,7 +265,7 @@ def measure_preference(
 
     Args:
         counts: the round's counts on neutral prompts.
-        round_0: the counts of the base model.
+        round_0: the counts of the base model, perhaps of no decided completion.
         advantaged: the kind whose log-odds is taken, e.g. :func:`advantaged_kind`.
         confusion: of held-out texts of known kind i, how many the judge called j, shape (K, K); or
             P(judged j | true i), rows that sum to 1, where its errors are known exactly. See :func:`correct_shares`.
@@ -280,18 +280,22 @@ def measure_preference(
     index = counts.kinds.index(advantaged)
     even = balanced(len(counts.kinds))
 
-    def both(shares: FloatArray, first: FloatArray) -> tuple[PreferenceBias, PreferenceBias]:
+    def both(shares: FloatArray, first: FloatArray | None) -> tuple[PreferenceBias, PreferenceBias | None]:
+        now = preference_bias(shares, even, advantaged=index, total=counts.decided)
+        if first is None:
+            return now, None
         since = preference_bias(shares, first, advantaged=index, total=counts.decided, reference_total=round_0.decided)
         if counts is round_0:  # the same answers, not two counts of them: there is no distance, nor noise in it
             since = dataclasses.replace(since, total_variation=np.zeros(()), kl=np.zeros(()))
-        return preference_bias(shares, even, advantaged=index, total=counts.decided), since
+        return now, since
 
-    raw = both(counts.shares(), round_0.shares())
+    before = round_0.shares() if round_0.decided else None
+    raw = both(counts.shares(), before)
     head = (counts.kinds, advantaged, counts.decided, counts.undecided)
     if confusion is None:
         return Preference(*head, *raw, None, None, None)
     correction = correct_shares(counts.shares(), confusion, total=counts.decided)
-    corrected = both(correction.shares, correct_shares(round_0.shares(), confusion).shares)
+    corrected = both(correction.shares, None if before is None else correct_shares(before, confusion).shares)
     return Preference(*head, *raw, correction, *corrected)
 
 

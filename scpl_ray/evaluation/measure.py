@@ -9,6 +9,7 @@ A number that does not exist (no kept data in round 0, no completion of any kind
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from scpl_ray.config import Experiment, Groups
 from scpl_ray.evaluation import bias, disparity, diversity, quality, within_run
 from scpl_ray.evaluation.quality import CORRECT, quality_without_own_kind
 from scpl_ray.records import Completion, Judgement, Metric, Query, Score
-from scpl_ray.storage import facts
+from scpl_ray.storage import facts, redoing
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.run_directory import Store
 
@@ -87,8 +88,8 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
     scored = store.column(round_, "scores", Score, "reward").to_pylist()
     if len(answered) != len(scored) or any(group_of.get(query_id) not in rewards for query_id in answered):
         raise StoreError(
-            f"{store.name}: queries, completions and scores of round {round_} do not belong together; remove its phase "
-            "completions and all later ones to do them again"
+            f"{store.name}: queries, completions and scores of round {round_} do not belong together; restore them, or "
+            f"{redoing.remedy(store.root, round_, 'completions')}"
         )
     for query_id, reward in zip(answered, scored, strict=True):
         rewards[str(group_of[query_id])].append(reward)
@@ -99,7 +100,8 @@ def asked(store: Store, round_: int, groups: Groups) -> Asked:
             f"{store.name}: selection and dataset of round {round_} are not both committed; resume the run"
         )
     first = _first(store)
-    kept = facts.by_group(selection, "shares_after", groups.names, store.name)
+    remedy = functools.partial(redoing.remedy, store.root, round_, "selection")
+    kept = facts.by_group(selection, "shares_after", groups.names, store.name, remedy)
     shares = facts.shares(store.read_json(round_, "queries", "shares"), groups.names, f"{store.name}: round {round_}")
     return Asked(
         round_,
@@ -319,8 +321,6 @@ def _preference(
         return
     start = {r.group: int(r.value) for r in first if r.metric == "kind_count"}
     round_0 = bias.kind_counts([start[name] for name in names], kinds) if first else counts
-    if round_0.decided == 0:
-        return
     advantaged = bias.advantaged_kind(kinds, experiment.groups.shares)
     preference = bias.measure_preference(counts, round_0, advantaged=advantaged, confusion=confusion)
     for k, name in enumerate(names):
@@ -332,6 +332,8 @@ def _preference(
         ("balanced", preference.balanced, preference.corrected_balanced),
         ("round0", preference.round_0, preference.corrected_round_0),
     ):
+        if found is None:
+            continue  # the base model wrote nothing of any kind
         for k, name in enumerate(names):
             yield name, f"kind_log_odds_{suffix}", found.kind_log_odds[k]
             yield name, f"kind_difference_{suffix}", found.differences[k]

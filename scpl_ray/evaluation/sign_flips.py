@@ -9,6 +9,7 @@ rarely show it. A second p-value, of Johnson's t (1978) corrected for such a tai
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,41 +33,62 @@ REACHES = np.geomspace(0.1, 1e4, 26)
 GRID, REFINED = 32, 5
 """Offsets per step of that search, and steps."""
 CHUNK = 4_000_000
-"""Number of flipped sums in memory at once."""
+"""Number of flipped sums, and of signs, in memory at once."""
 
 
-@functools.lru_cache(maxsize=64)
-def patterns(n_seeds: int) -> FloatArray:
-    """Sign patterns, shape (F, S): half of all, since a pattern and its negative have the same size of mean.
+def n_patterns(n_seeds: int) -> int:
+    """Number of sign patterns F: half of all, since a pattern and its negative have the same size of mean."""
+    return 2 ** (n_seeds - 1) if n_seeds <= EXACT_UP_TO else DRAWN + 1
+
+
+def patterns(n_seeds: int) -> Iterator[FloatArray]:
+    """The sign patterns in blocks of shape (f, S), at most :data:`CHUNK` signs at once.
 
     The first pattern changes no sign. Beyond :data:`EXACT_UP_TO` seeds the others are drawn with a fixed seed.
     """
+    if n_seeds <= EXACT_UP_TO or n_patterns(n_seeds) * n_seeds <= CHUNK:
+        yield _all_patterns(n_seeds)
+    else:
+        yield from _drawn(n_seeds, max(1, CHUNK // n_seeds))
+
+
+@functools.lru_cache(maxsize=64)
+def _all_patterns(n_seeds: int) -> FloatArray:
     if n_seeds <= EXACT_UP_TO:
         bits = (np.arange(2 ** (n_seeds - 1))[:, None] >> np.arange(n_seeds)) & 1
         return np.asarray(1.0 - 2.0 * bits)
+    return np.concatenate([*_drawn(n_seeds, DRAWN)])
+
+
+def _drawn(n_seeds: int, rows: int) -> Iterator[FloatArray]:
+    """The pattern that changes no sign, and those drawn, so many at once; they do not depend on how many."""
     rng = seeds.generator(n_seeds, "sign patterns")
-    drawn = 1.0 - 2.0 * rng.integers(2, size=(DRAWN, n_seeds))
-    return np.concatenate([np.ones((1, n_seeds)), drawn])
+    yield np.ones((1, n_seeds))
+    for first in range(0, DRAWN, rows):
+        bits = rng.integers(2, size=(min(rows, DRAWN - first), n_seeds))
+        yield np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
 
 
 def smallest_p(n_seeds: int) -> float:
     """The smallest two-sided p-value that a sign-flip test of so many seeds can have."""
-    return 1.0 / len(patterns(n_seeds))
+    return 1.0 / n_patterns(n_seeds)
 
 
 def flip_p(differences: ArrayLike) -> FloatArray:
     """Two-sided sign-flip p-values, shape (...) for differences (..., S); 1 where all differences are 0."""
     d = np.asarray(differences, dtype=np.float64)
     flat = d.reshape(-1, d.shape[-1])
-    flips = patterns(d.shape[-1]).T
-    p = np.empty(len(flat))
-    rows = max(1, CHUNK // flips.shape[1])
-    for first in range(0, len(flat), rows):
-        block = flat[first : first + rows]
-        sums = np.abs(block @ flips)
-        slack = ROUNDING * np.abs(block).sum(axis=1)
-        p[first : first + rows] = (sums >= (sums[:, 0] - slack)[:, None]).mean(axis=1)
-    return p.reshape(d.shape[:-1])
+    observed, as_large = np.full(len(flat), np.nan), np.zeros(len(flat), dtype=np.int64)
+    slack = ROUNDING * np.abs(flat).sum(axis=1)
+    for number, signs in enumerate(patterns(d.shape[-1])):
+        rows = max(1, CHUNK // len(signs))
+        for first in range(0, len(flat), rows):
+            of = slice(first, first + rows)
+            sums = np.abs(flat[of] @ signs.T)
+            if number == 0:
+                observed[of] = sums[:, 0]
+            as_large[of] += (sums >= (observed[of] - slack[of])[:, None]).sum(axis=1)
+    return (as_large / n_patterns(d.shape[-1])).reshape(d.shape[:-1])
 
 
 def skewness(differences: ArrayLike) -> FloatArray:
@@ -124,24 +146,25 @@ def joint_p(differences: ArrayLike) -> FloatArray:
         differences: shape (V, S), S >= :data:`FEWEST`.
     """
     d = np.asarray(differences, dtype=np.float64)
-    flips = patterns(d.shape[1]).T
     squares = np.sqrt(d.shape[1] * (d**2).sum(axis=1))
     # |mean| / sd grows with |sum| / sqrt(S sum of squares), in which flips leave the denominator alone
-    largest = np.zeros(flips.shape[1])
-    rows = max(1, CHUNK // flips.shape[1])
-    sizes = np.empty(len(d))
-    for first in range(0, len(d), rows):
-        of = slice(first, first + rows)
-        relative = np.divide(
-            np.abs(d[of] @ flips),
-            squares[of, None],
-            out=np.zeros((len(d[of]), flips.shape[1])),
-            where=squares[of, None] > 0,
-        )
-        sizes[of] = relative[:, 0]
-        largest = np.maximum(largest, relative.max(axis=0))
-    adjusted = (largest[None] >= sizes[:, None] - ROUNDING).mean(axis=1)
-    return np.asarray(np.maximum(adjusted, tail_p(d)))
+    sizes, as_large = np.empty(len(d)), np.zeros(len(d), dtype=np.int64)
+    for number, signs in enumerate(patterns(d.shape[1])):
+        largest = np.zeros(len(signs))
+        rows = max(1, CHUNK // len(signs))
+        for first in range(0, len(d), rows):
+            of = slice(first, first + rows)
+            relative = np.divide(
+                np.abs(d[of] @ signs.T),
+                squares[of, None],
+                out=np.zeros((len(d[of]), len(signs))),
+                where=squares[of, None] > 0,
+            )
+            if number == 0:
+                sizes[of] = relative[:, 0]
+            largest = np.maximum(largest, relative.max(axis=0))
+        as_large += (largest[None] >= sizes[:, None] - ROUNDING).sum(axis=1)
+    return np.asarray(np.maximum(as_large / n_patterns(d.shape[1]), tail_p(d)))
 
 
 def confidence_bounds(differences: ArrayLike, confidence: float) -> tuple[float, float]:

@@ -131,16 +131,24 @@ def retention_agents(
 def replicator_ratio(shares: ArrayLike, fitness: ArrayLike) -> FloatArray:
     """p'_k = p_k f_k / sum_j p_j f_j, shape (..., K). Zeros stay 0; the mean fitness rises by Var_p(f) / mean.
 
+    A group of fitness 0 dies out.
+
     Raises:
-        ValueError: a fitness that is not above 0.
+        ValueError: a fitness below 0, or one of 0 in every group that there is.
     """
     fitness = np.asarray(fitness, dtype=np.float64)
-    if np.any(fitness <= 0):
+    if np.any(fitness < 0):
         raise ValueError(
-            f"measured: the ratio replicator needs every fitness above 0, got {fitness.min():g}; "
+            f"measured: the ratio replicator needs fitness of 0 or more, got {fitness.min():g}; "
             "use feedback.ratio: false, the exponential form"
         )
-    return normalise("shares", np.asarray(shares, dtype=np.float64) * fitness)
+    masses = np.asarray(shares, dtype=np.float64) * fitness
+    if np.any(masses.sum(axis=-1) <= 0):
+        raise ValueError(
+            f"measured: the ratio replicator needs one group above 0, got {fitness.tolist()!s:.200}, where every group "
+            "that is there has 0; use feedback.ratio: false, the exponential form"
+        )
+    return normalise("shares", masses)
 
 
 def replicator_exponential(shares: ArrayLike, fitness: ArrayLike, beta: ArrayLike) -> FloatArray:

@@ -14,6 +14,18 @@ from scpl_ray.feedback import rules
 from scpl_ray.feedback.state import PopulationState
 from scpl_ray.protocols import Choice, Task
 from scpl_ray.records import Query
+from scpl_ray.shares import FloatArray, IntArray
+
+
+def query_counts(experiment: Experiment, shares: FloatArray, round_: int) -> IntArray:
+    """Queries of each group in a round that has these shares, shape (K,): multinomial, by the run's seed."""
+    seed = seeds.derive_seed(experiment.seed, "query counts", round_)
+    return rules.draw_counts(shares, experiment.queries.prompts_per_round, seed)
+
+
+def first_counts(experiment: Experiment) -> IntArray:
+    """Queries of each group in round 1, shape (K,)."""
+    return query_counts(experiment, rules.initial_state(experiment.groups, experiment.feedback).shares, 1)
 
 
 class PopulationSimulator:
@@ -34,10 +46,8 @@ class PopulationSimulator:
 
     def draw(self, round_: int) -> list[Query]:
         """Queries of a round: counts per group are multinomial in the current shares."""
-        names = self._experiment.groups.names
-        total = self._experiment.queries.prompts_per_round
-        seed = seeds.derive_seed(self._experiment.seed, "query counts", round_)
-        counts = dict(zip(names, map(int, rules.draw_counts(self._state.shares, total, seed)), strict=True))
+        drawn = query_counts(self._experiment, self._state.shares, round_)
+        counts = dict(zip(self._experiment.groups.names, map(int, drawn), strict=True))
         prefix = f"r{round_:03d}"
         if self._experiment.queries.prompts == "fresh":
             return self._task.draw(counts, seed=self._draw_seed(round_), prefix=prefix)
@@ -49,10 +59,7 @@ class PopulationSimulator:
     def _reuse(self, counts: Mapping[str, int], prefix: str) -> list[Query]:
         """Repeat each group's first-round prompts, in order, and from the start again where they are too few."""
         groups = self._experiment.groups
-        total = self._experiment.queries.prompts_per_round
-        shares = rules.initial_state(groups, self._experiment.feedback).shares
-        seed = seeds.derive_seed(self._experiment.seed, "query counts", 1)
-        first = dict(zip(groups.names, map(int, rules.draw_counts(shares, total, seed)), strict=True))
+        first = dict(zip(groups.names, map(int, first_counts(self._experiment)), strict=True))
         # a group that sent nothing in round 1 still needs prompts when it arrives later
         pool = self._task.draw({g: max(1, n) for g, n in first.items()}, seed=self._draw_seed(1), prefix="pool")
         by_group = {g: [q for q in pool if q.group == g] for g in groups.names}

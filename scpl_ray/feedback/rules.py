@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -110,19 +111,27 @@ def _replicator(moment: Moment, feedback: Feedback) -> FloatArray:
 
 
 def _custom(moment: Moment, feedback: Feedback) -> FloatArray:
-    return _by_function(_custom_function(feedback), f"feedback.function: what {feedback.function}", moment)
+    return _by_function(_custom_function(feedback), str(feedback.function), "feedback.function", moment)
 
 
-def _by_function(function: Callable[..., ArrayLike], who: str, moment: Moment) -> FloatArray:
-    """A ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,), by row."""
+def _by_function(function: Callable[..., ArrayLike], name: str, key: str, moment: Moment) -> FloatArray:
+    """A ``function(shares, measured, *, initial_shares, round_, seed) -> shares`` on arrays of shape (K,), by row.
+
+    Raises:
+        ValueError: it fails, or does not return shares.
+    """
     alone = moment.shares.ndim == 1
     rows = moment.shares.reshape(-1, moment.shares.shape[-1])
     measured = np.broadcast_to(moment.measured, moment.shares.shape).reshape(rows.shape)
     initial = np.broadcast_to(moment.initial_shares, moment.shares.shape).reshape(rows.shape)
     shares = [
         check_shares(
-            f"{who} returned",
-            function(
+            f"{key}: what {name} returned",
+            references.called(
+                name,
+                key,
+                _numbers,
+                function,
                 row,
                 m.copy(),
                 initial_shares=i.copy(),
@@ -137,17 +146,22 @@ def _by_function(function: Callable[..., ArrayLike], who: str, moment: Moment) -
     return moment.spread(np.array(shares).reshape(moment.shares.shape))
 
 
+def _numbers(function: Callable[..., ArrayLike], *arguments: FloatArray, **named: Any) -> FloatArray:
+    """What a function returns, as numbers."""
+    return np.asarray(function(*arguments, **named), dtype=np.float64)
+
+
 def _adopted(name: str, reference: str) -> Rule:
     """The rule that an installed package offers: a :class:`Rule`, or a function as for ``feedback.function``."""
     found = references.find(reference, f"feedback.rule = {name!r}")
     if isinstance(found, Rule):
-        return found
+        return dataclasses.replace(found, step=functools.partial(references.called, name, "feedback.rule", found.step))
     meaning = " ".join((found.__doc__ or reference).strip().splitlines()[0].split())
     return Rule(meaning=meaning, step=functools.partial(_by_adopted, found, name))
 
 
 def _by_adopted(function: Callable[..., ArrayLike], name: str, moment: Moment, feedback: Feedback) -> FloatArray:
-    return _by_function(function, f"feedback.rule: what {name}", moment)
+    return _by_function(function, name, "feedback.rule", moment)
 
 
 def _schedule_step(feedback: Feedback) -> tuple[float, ...]:
@@ -239,16 +253,10 @@ def try_custom(feedback: Feedback, groups: Groups) -> None:
     shares = np.asarray(groups.shares, dtype=np.float64)
     try:
         advance(shares, np.full(len(shares), 0.5), feedback, initial_shares=shares, round_=1, seed=0)
-    except Exception as error:
-        # whatever the user's code raises is a fault of the config that names it
-        if isinstance(error, ValueError) and str(error).startswith("feedback."):
-            raise
-        key = "feedback.function" if feedback.rule == CUSTOM else "feedback.rule"
-        name = feedback.function if feedback.rule == CUSTOM else feedback.rule
+    except references.FailedError as error:
         raise ValueError(
-            f"{key}: {name!r} failed when it was tried with shares {list(groups.shares)}: "
-            f"{type(error).__name__}: {error}; it is called as function(shares, measured, *, initial_shares, round_, "
-            "seed) and returns the next shares"
+            f"{error}; it was tried with shares {list(groups.shares)}, is called as function(shares, measured, *, "
+            "initial_shares, round_, seed) and returns the next shares"
         ) from error
 
 

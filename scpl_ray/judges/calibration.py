@@ -21,7 +21,7 @@ from scpl_ray.seeds import derive_seed
 
 FloatArray = NDArray[np.float64]
 
-RECIPE = 1
+RECIPE = 2
 """Version of the calibration; it is increased when that changes, so that old cache entries are not used."""
 FOLDS = 5
 SMALLEST = 1e-6
@@ -128,8 +128,8 @@ def fit(scores: ArrayLike, of_kind: Sequence[int], sources: Sequence[str]) -> Ca
         sources: of each text, such as its outlet; texts of one source stay together in the cross-validation.
 
     Returns:
-        ``None`` where a kind has fewer than two sources, or its scores are no better than chance: such log-odds would
-        be noise with the wrong sign.
+        ``None`` where a kind has fewer than two sources, or its scores are no better than chance on sources left out of
+        the fit: such log-odds would be noise with the wrong sign.
     """
     z, kinds = np.asarray(scores, dtype=np.float64), np.asarray(of_kind, dtype=np.int64)
     if not len(z) or (folds := _folds(kinds, sources, z.shape[1])) is None:
@@ -153,6 +153,8 @@ def fit(scores: ArrayLike, of_kind: Sequence[int], sources: Sequence[str]) -> Ca
             "own_sd": held_out[own].std(ddof=1),
             "other_sd": held_out[~own].std(ddof=1),
         }
+        if numbers["own_mean"] <= numbers["other_mean"] or numbers["reliability"] <= 0:
+            return None
         for name, number in numbers.items():
             columns[name].append(float(number))
     return Calibration(texts=len(z), **{name: tuple(column) for name, column in columns.items() if column})

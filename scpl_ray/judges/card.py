@@ -37,7 +37,7 @@ class Measured:
 
     protocol: str
     texts: str
-    """``articles`` or ``windows of N words``."""
+    """``articles`` or ``windows of N words``; of a preference judge, answers."""
     trained_on: int
     """Number of articles the judge was fitted on; with folds, the rounded mean."""
     tested_on: int

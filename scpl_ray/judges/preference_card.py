@@ -20,6 +20,10 @@ from scpl_ray.judges.calibration import Calibration
 from scpl_ray.judges.card import DEPLOYED, FILE, Measured
 from scpl_ray.protocols import Choice
 
+ANSWERS, OF_OWN_QUESTIONS = "answers", "answers to questions that one group asks each"
+"""What kinds are measured on; of the latter, nobody can say whether question or answer gives the kind away."""
+NOT_APART = "every question is one group's, so kinds of answers cannot be told from kinds of questions"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PreferenceCard:
@@ -58,6 +62,7 @@ class PreferenceCard:
             + f"; kinds of answers it has not seen: macro F1 {self.kinds.macro_f1:.2f} ("
             + ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
             + ")"
+            + (f"; {NOT_APART}" if self.kinds.texts == OF_OWN_QUESTIONS else "")
         )
         if self.prompts is None:
             return told
@@ -143,9 +148,12 @@ def measure(
         confusion[kind, int(reward_of[text].argmax())] += 1
     scores = scores_of(np.array([reward_of[text] for text, _ in told])) if told else np.empty((0, len(labels)))
     worth = calibration.fit(scores, [kind for _, kind in told], [prompt for (prompt, _), _ in told])
+    askers: dict[str, set[str]] = {}
+    for c in choices:
+        askers.setdefault(c.prompt, set()).add(str(c.group))
     kinds = Measured(
         DEPLOYED,
-        "answers",
+        OF_OWN_QUESTIONS if all(len(groups) == 1 for groups in askers.values()) else ANSWERS,
         trained_on,
         int(confusion.sum()),
         tuple(tuple(row) for row in confusion.tolist()),

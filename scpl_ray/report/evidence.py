@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter
 
 from scpl_ray.records import Completion, Judgement, Query
 from scpl_ray.report.data import Part, Run
-from scpl_ray.storage import facts
+from scpl_ray.storage import facts, redoing
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.studies.series import Series
 
@@ -55,7 +56,8 @@ def selected(series: Series, runs: Sequence[Run], arm: str) -> Selected | None:
         manifest = run.reader.manifest(last, "selection") if run.arm == arm else None
         if manifest is not None:
             names = run.experiment.groups.names
-            for group, share in facts.by_group(manifest, "shares_before", names, run.reader.name).items():
+            remedy = functools.partial(redoing.remedy, run.reader.root, last, "selection")
+            for group, share in facts.by_group(manifest, "shares_before", names, run.reader.name, remedy).items():
                 before.setdefault(group, []).append(share)
     shares = tuple(
         (g, mean("share", g), float(np.mean(before[g])) if before[g] else None, mean("kept_share", g)) for g in groups

@@ -26,7 +26,8 @@ class Candidates:
     completion_ids: Sequence[str]
     """N distinct ids; a prompt's candidates are sorted by them, with numbers by value: ``s2`` before ``s10``."""
     prompts: IntArray
-    """Index of the prompt that each completion answers, shape (N,)."""
+    """Number of the prompt that each completion answers, shape (N,). Of equal rewards that of the lower number goes
+    first, so that prompts are numbered by chance and not by group."""
     groups: IntArray
     """Group index in 0..K-1, shape (N,)."""
     rewards: FloatArray
@@ -106,7 +107,7 @@ class Candidates:
 
     @cached_property
     def best_first(self) -> IntArray:
-        """Rows sorted by (-reward, prompt, candidate), shape (N,)."""
+        """Rows sorted by (-reward, prompt, candidate), shape (N,): ties between prompts are broken by their numbers."""
         return np.asarray(np.lexsort((self.candidate_rank, self.prompts, -self.rewards)))
 
 
@@ -230,13 +231,18 @@ def accepted(probabilities: FloatArray, draw: Draw) -> IntArray:
     return rows
 
 
+def kept_rows(keep_fraction: float, completions: int) -> int:
+    """Number of completions that ``keep_fraction`` allows, rounded down."""
+    return int(np.floor(round(keep_fraction * completions, 9)))
+
+
 def budget(candidates: Candidates, selection: Selection) -> int:
     """Number of rows that ``keep_fraction`` allows, rounded down.
 
     Raises:
         ValueError: that number is 0.
     """
-    rows = int(np.floor(round(selection.keep_fraction * candidates.size, 9)))
+    rows = kept_rows(selection.keep_fraction, candidates.size)
     if rows == 0:
         raise ValueError(
             f"selection.keep_fraction: {selection.keep_fraction} of {candidates.size} completions keeps none; raise it"

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import SCHEMAS, Example, Judgement, Query
+from scpl_ray.seeds import uniforms
 from scpl_ray.selection import pairs
 from scpl_ray.selection.strategies import Candidates, Selected
 from scpl_ray.selection.targets import NONE
@@ -48,8 +49,14 @@ def candidates_of(
     groups: Sequence[str],
     kinds: Sequence[str] = (),
     judged: Sequence[Judgement] = (),
+    *,
+    round_: int,
+    seed: int,
 ) -> Candidates:
     """The candidates for selection: one entry per completion, in order.
+
+    Prompts are numbered by chance: of equal rewards that of the lower number goes first, and queries come in the order
+    of groups.
 
     Args:
         queries: the round's queries.
@@ -58,13 +65,17 @@ def candidates_of(
         groups: names of the groups.
         kinds: names of the kinds, in the order of the groups that prefer them.
         judged: the judge's words on the completions, in the same order; empty where their kinds are not needed.
+        round_: enters the random stream.
+        seed: the run's seed.
     """
-    position = {q.query_id: i for i, q in enumerate(queries)}
-    prompts = np.array([position[query_id] for query_id in completions["query_id"].to_pylist()], dtype=np.int64)
+    by_chance = np.argsort(uniforms(seed, "prompt order", round_, [q.query_id for q in queries]), kind="stable")
+    number = {queries[i].query_id: place for place, i in enumerate(by_chance)}
+    group_of = {q.query_id: groups.index(str(q.group)) for q in queries}
+    answered = completions["query_id"].to_pylist()
     return Candidates(
         completion_ids=completions["completion_id"].to_pylist(),
-        prompts=prompts,
-        groups=np.array([groups.index(str(queries[i].group)) for i in prompts], dtype=np.int64),
+        prompts=np.array([number[query_id] for query_id in answered], dtype=np.int64),
+        groups=np.array([group_of[query_id] for query_id in answered], dtype=np.int64),
         rewards=rewards,
         n_groups=len(groups),
         kinds=np.array([NONE if j.kind is None else kinds.index(j.kind) for j in judged]) if judged else None,

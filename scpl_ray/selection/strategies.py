@@ -6,6 +6,7 @@ the result does not depend on the order of the rows. A strategy is one function 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -150,7 +151,8 @@ def _by_function(
     Raises:
         ValueError: it fails, or what it returns are not positions of completions, each at most once.
     """
-    found = references.called(name, key, function, candidates, selection=selection, chance=draw.chance.copy())
+    given = copy.deepcopy(candidates)  # what it changes of them is its own
+    found = references.called(name, key, function, given, selection=selection, chance=draw.chance.copy())
     rows = np.asarray(found)
     if rows.dtype.kind not in "iu" or rows.ndim != 1 or rows.size == 0:
         raise ValueError(

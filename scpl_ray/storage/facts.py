@@ -6,7 +6,7 @@ that whoever uses one finds a number where a number is meant, or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError
@@ -69,8 +69,17 @@ def fault(phase: str, facts: Mapping[str, Any]) -> str | None:
     return None
 
 
-def by_group(manifest: Manifest, name: str, groups: Sequence[str], run: str) -> dict[str, float]:
+def by_group(
+    manifest: Manifest, name: str, groups: Sequence[str], run: str, remedy: Callable[[], str]
+) -> dict[str, float]:
     """A fact that has one number per group, in the order of the groups.
+
+    Args:
+        manifest: the phase's manifest.
+        name: the fact.
+        groups: names of the groups.
+        run: the name of the run, for the message.
+        remedy: says what to do where the manifest cannot be restored; see :func:`scpl_ray.storage.redoing.remedy`.
 
     Raises:
         StoreError: it has another number of them.
@@ -79,8 +88,7 @@ def by_group(manifest: Manifest, name: str, groups: Sequence[str], run: str) -> 
     if len(values) != len(groups):
         raise StoreError(
             f"{run}: the manifest of round {manifest.round} {manifest.phase} has {len(values)} {name}, its config "
-            f"{len(groups)} groups ({', '.join(groups)}); restore it, or remove the phase and all later ones to do "
-            "them again"
+            f"{len(groups)} groups ({', '.join(groups)}); restore it, or {remedy()}"
         )
     return dict(zip(groups, values, strict=True))
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import Manifest, Weights
+from scpl_ray.storage import manifests, redoing
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.storage.run_directory import PHASES, Reader, Store
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +39,37 @@ def tidy(store: Store, experiment: Experiment, round_: int) -> None:
         _delete(store, round_, "reward_model")
 
 
-def check_start(reader: Reader, experiment: Experiment) -> None:
-    """Check that the policy that the next round starts from was not deleted.
+def check_start(reader: Reader, before: Experiment, after: Experiment) -> None:
+    """Check that no model that the next phase needs was deleted.
+
+    Args:
+        reader: the run.
+        before: the config with which it ran.
+        after: the config with which it is to go on.
 
     Raises:
-        StoreError: it was.
+        StoreError: one was.
     """
-    rounds = [manifest for manifest in reader.committed() if manifest.phase == "weights"]
-    if rounds and rounds[-1].deleted and rounds[-1].round < experiment.loop.rounds:
-        last = rounds[-1].round
+    committed = [(manifest.round, manifest.phase) for manifest in reader.committed()]
+    if not committed:
+        return
+    round_, phase = committed[-1]
+    # round 0 has two phases only, and the users' reaction needs no model
+    rest = [later for later in PHASES[PHASES.index(phase) + 1 : -1] if round_ or later == "evaluation"]
+    round_, phase = (round_, rest[0]) if rest else (round_ + 1, "queries")
+    if round_ > after.loop.rounds or (model := redoing.lost(reader.root, round_, phase, after)) is None:
+        return
+    if round_ > before.loop.rounds:
         raise StoreError(
-            f"{reader.name}: loop.rounds = {experiment.loop.rounds}: round {last + 1} starts from the weights of round "
-            f"{last}, which were deleted when the run was finished (store.keep = none); start a new run with as many "
+            f"{reader.name}: loop.rounds = {after.loop.rounds}: round {round_} starts from the {model}, whose weights "
+            f"were deleted when the run was finished (store.keep = {before.store.keep}); start a new run with as many "
             "rounds, or with store.keep=last to be able to extend it"
         )
+    raise StoreError(
+        f"{reader.name}: {manifests.phase_folder(round_, phase)} and what followed are missing and cannot be done "
+        f"again, because the {model} was deleted when nothing needed it any more (store.keep = {before.store.keep}); "
+        "restore them, or begin a new run"
+    )
 
 
 def policy_left(reader: Reader, experiment: Experiment, base: Path, version: int) -> Weights:

@@ -35,7 +35,7 @@ import pyarrow as pa
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
 from scpl_ray.records import Example, Manifest, Metric, Record, Weights
-from scpl_ray.storage import consent, inside, manifests, run_facts, tables
+from scpl_ray.storage import consent, inside, manifests, redoing, run_facts, tables
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import sha256, sync, sync_tree, write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST
@@ -372,7 +372,7 @@ class Store(Reader):
             if (later / MANIFEST).exists():
                 raise StoreError(
                     f"{self.name}: {folder.relative_to(self.root)} is missing but {later.relative_to(self.root)} was "
-                    f"built on it; restore it, or remove every later phase to do them again"
+                    f"built on it; restore it, or {redoing.remedy(self.root, round_, phase)}"
                 )
         with _usable(self.name):
             inside.remove_below(self.root, manifests.phase_folder(round_, phase))
@@ -390,6 +390,7 @@ class Store(Reader):
             for above in (folder.parent, folder.parent.parent):
                 sync(above)
             files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
+            self.announce(folder)
             manifests.write(self.root, dataclasses.replace(manifest, seconds=time.monotonic() - started, files=files))
             self._own.add(folder)
             self.publish(folder)
@@ -432,6 +433,9 @@ class Store(Reader):
         with _usable(self.name):
             write_atomically(self.root / CODE, as_json(list(entries)))
 
+    def announce(self, folder: Path) -> None:
+        """Called right before a commit; a store that keeps its run elsewhere notes that the phase is to be uploaded."""
+
     def publish(self, folder: Path) -> None:
         """Called after every commit with the phase's folder; a store that keeps its run elsewhere uploads it."""
 
@@ -466,9 +470,9 @@ class Store(Reader):
                 continue
             where = f"{folder.relative_to(self.root)}: {fault}"
             if position + 1 < len(phases):
+                remedy = redoing.remedy(self.root, manifest.round, manifest.phase)
                 raise StoreError(
-                    f"{self.name}: {where}, and later phases were built on it; restore the file, or remove "
-                    f"{folder.relative_to(self.root)} and every later phase to do them again"
+                    f"{self.name}: {where}, and later phases were built on it; restore the file, or {remedy}"
                 )
             logger.warning("%s; the phase is done again", where)
             self.take_back(folder)

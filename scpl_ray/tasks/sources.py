@@ -270,7 +270,7 @@ def _hub(task: config.Task, asked: Collection[str]) -> Source:
         splits = datasets.load_dataset(name, task.config)
     except DataError:
         raise
-    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"task.data: {name!r} is no file here and could not be loaded from the Hugging Face Hub "
             f"({_one_line(error)}); give a file instead: task.data=FILE.jsonl (or .csv, .parquet)"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from scpl_ray.config import Experiment, loading
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.rows import DataError, Row, Tally, check_groups
-from scpl_ray.tasks.texts import WORDS_PER_TOKEN
+from scpl_ray.tasks.texts import tokens
 
 MOST_GROUPS = 20
 """A column with more labels than this is not taken for the groups unasked."""
@@ -39,6 +39,8 @@ class Survey:
     """Largest ``evaluation.prompts_per_group``, before ``task.max_prompt_tokens``; ``None``: see ``stopped``."""
     neutral_prompts: int | None = None
     """Largest possible ``evaluation.neutral_prompts``."""
+    notes: tuple[str, ...] = ()
+    """What a run on these data cannot say."""
     stopped: str | None = None
     """Why a run with these settings would stop; ``None``: it would not."""
 
@@ -107,11 +109,6 @@ def quartiles(texts: Iterable[str]) -> tuple[int, int, int]:
 def by_part(parts: Mapping[str, Iterable[Sequence[str]]], group: str) -> dict[str, int]:
     """The number of things of a group in every part, from the groups of each thing."""
     return {part: sum(group in groups for groups in parts[part]) for part in PARTS if part in parts}
-
-
-def tokens(words: int) -> int:
-    """About as many tokens of a subword vocabulary as so many words have."""
-    return round(words / WORDS_PER_TOKEN)
 
 
 def fits(key: str, words: Sequence[int], what: str) -> str:

@@ -42,6 +42,11 @@ def answer_words(experiment: Experiment) -> int:
     return max(SHORTEST_ANSWER_WORDS, round(WORDS_PER_TOKEN * experiment.generation.max_new_tokens))
 
 
+def tokens(words: int) -> int:
+    """About as many tokens of a subword vocabulary as so many words have."""
+    return round(words / WORDS_PER_TOKEN)
+
+
 def judge_tokens(experiment: Experiment) -> int:
     """Number of tokens that a fine-tuned judge or reward model reads, if its base can read so many.
 

@@ -17,11 +17,36 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from scpl_ray.tasks.tally import DataError, OddRow
 
+
+class _Cell:
+    """A number in a CSV file; it equals the text that was written too, and filters of texts read that."""
+
+    text: str
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other if isinstance(other, str) else super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return self.text != other if isinstance(other, str) else super().__ne__(other)
+
+
+class _Whole(_Cell, int):
+    """A whole one."""
+
+
+class _Decimal(_Cell, float):
+    """One with a decimal point."""
+
+
+def _text(value: Any) -> Any:
+    return value.text if isinstance(value, _Cell) else value
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
-    "length": len,
-    "wordcount": lambda text: len(str(text).split()),
-    "lower": str.lower,
-    "trim": str.strip,
+    "length": lambda value: len(_text(value)),
+    "wordcount": lambda value: len(str(_text(value)).split()),
+    "lower": lambda value: str.lower(_text(value)),
+    "trim": lambda value: str.strip(_text(value)),
     "float": float,
 }
 TESTS = ("none", "string", "number")
@@ -70,7 +95,7 @@ class RowFilter:
         Args:
             values: of the row, by column.
             typed: whether numbers are numbers; otherwise (CSV) every cell is text, and one that is written like a
-                number is one here.
+                number is both here.
 
         Raises:
             OddRow: the row lacks a column, or its values cannot be compared like that.
@@ -121,6 +146,8 @@ def _depth(node: nodes.Node) -> int:
 
 
 def _typed(cell: Any) -> Any:
-    if isinstance(cell, str) and _NUMBER.fullmatch(cell):
-        return float(cell) if "." in cell else int(cell)
-    return cell
+    if not isinstance(cell, str) or not _NUMBER.fullmatch(cell):
+        return cell
+    number: _Cell = _Decimal(cell) if "." in cell else _Whole(cell)
+    number.text = cell
+    return number

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from rich.console import Console
+from scipy.integrate import quad
 from scipy.special import expit
+from scipy.stats import norm
 from typer.testing import CliRunner
 
 from jobs import simulate as job
@@ -147,6 +149,18 @@ def test_win_rates_integrate_over_the_rewards_of_a_kind() -> None:
     draws = np.random.default_rng(0).normal([0.5, -1.0], [0.3, 1.0], (400_000, 2))
     found = model.win_rates(np.array([0.5, -1.0]), np.array([0.3, 1.0]))
     assert_allclose(found, expit(draws).mean(axis=0), atol=2e-3)
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(1.0, 1.5), (1.0, 10.0), (-3.0, 40.0), (0.3, 1e4)])
+def test_win_rates_of_wide_rewards_are_exact(mean: float, sd: float) -> None:
+    # of r itself, with the step of the logistic function in the middle
+    parts = [(-12.0 * sd + mean, -40.0), (-40.0, 0.0), (0.0, 40.0), (40.0, 12.0 * sd + mean)]
+    if 12.0 * sd < 41.0 + abs(mean):
+        parts = [(mean - 12.0 * sd, mean + 12.0 * sd)]
+    exact = sum(quad(lambda r: expit(r) * norm.pdf(r, mean, sd), *part, limit=500, epsabs=1e-12)[0] for part in parts)
+    found = model.win_rates(np.array([mean, 0.5]), np.array([sd, 0.3]))
+    assert found[0] == pytest.approx(exact, abs=1e-9)
+    assert found[1] == model.win_rates(np.array([0.5, 0.5]), np.array([0.3, 0.3]))[1]
 
 
 def test_a_group_that_asks_nothing_reacts_to_what_it_would_be_given() -> None:
@@ -302,6 +316,16 @@ def test_what_is_printed() -> None:
     assert "cannot tell with fewer than 4 rounds" in few and "steps" not in few and "without effect" not in few
     assert "analytic.seeds is 1" in printed("analytic.seeds=1")
     assert "none to give (feedback.rule: static" in printed("feedback.rule=static")
+
+
+def test_what_was_simulated_is_written_before_anything_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(job, "round_table", fails)
+    with pytest.raises(MemoryError):
+        printed(output=tmp_path / "paths.parquet")
+    assert pq.read_table(tmp_path / "paths.parquet").num_rows > 0
 
 
 def test_points_of_rest_are_printed_in_words() -> None:

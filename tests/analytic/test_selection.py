@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.integrate import quad
+from scipy.stats import norm
 
 from scpl_ray.analytic.cells import Answered
 from scpl_ray.analytic.model import Settings, stack
-from scpl_ray.analytic.selection import STRATEGIES, keep_best, select, without_replacement
+from scpl_ray.analytic.selection import STRATEGIES, keep_best, log_acceptance, select, without_replacement
 from scpl_ray.config import Experiment
 from scpl_ray.selection import strategies
 from scpl_ray.selection.formulas import top_fraction
@@ -61,6 +63,22 @@ def by_completions(chosen: Experiment, rows: int) -> np.ndarray:
         cell = (groups * 2 + contexts) * 2 + kinds
         found[row] = np.bincount(cell[kept.indices], kept.weights, minlength=8)
     return found
+
+
+@pytest.mark.parametrize("beta", [1e-4, 1e-10])
+def test_where_beta_is_near_0_the_best_completion_alone_is_kept(beta: float) -> None:
+    settings = stack([experiment("selection.strategy=vrs", f"selection.beta={beta}")], 200)
+    kept = select(answered(settings), settings, np.random.default_rng(1)).rows.sum(axis=(1, 2, 3))
+    assert 1.0 <= kept.mean() < 1.02
+
+
+@pytest.mark.parametrize("steepness", [0.5, 4.0, 3e2, 1e8])
+@pytest.mark.parametrize("z", [-3.0, 0.5, 4.0])
+def test_the_acceptance_below_a_maximum_is_its_integral(z: float, steepness: float) -> None:
+    # at u / steepness sd below the maximum
+    mean, _ = quad(lambda u: np.exp(-u) * norm.pdf(z - u / steepness) / steepness, 0.0, 60.0)
+    found = np.exp(log_acceptance(np.array(z), np.array(steepness)))
+    assert found == pytest.approx(mean / norm.cdf(z), rel=1e-6)
 
 
 CASES = [
@@ -166,12 +184,19 @@ def test_sampling_without_replacement() -> None:
         (["selection.strategy=threshold", "selection.threshold=9"], r"round 3, 5 of 5 simulated seeds: nothing was"),
         (["selection.strategy=vrs", "selection.r_max=bound", "selection.reward_bound=0.1"], "a reward exceeds"),
         (["selection.strategy=quotas", "selection.target=[0.1, 0.9]", "selection.keep_fraction=0.9"], "a quota"),
-        (["selection.strategy=penalty", "selection.target=[1.0, 0.0]"], "selection.target: holds a 0"),
     ],
 )
 def test_what_would_stop_a_run_stops_a_simulation(overrides: list[str], message: str) -> None:
     settings = stack([experiment(*overrides)], 5)
     with pytest.raises(ValueError, match=message):
+        select(answered(settings), settings, np.random.default_rng(0))
+
+
+def test_a_penalty_has_no_target_of_0() -> None:
+    plain = experiment("selection.strategy=penalty")
+    chosen = plain.selection.model_copy(update={"target": (1.0, 0.0)})
+    settings = stack([plain.model_copy(update={"selection": chosen})], 5)
+    with pytest.raises(ValueError, match=r"selection\.target: holds a 0"):
         select(answered(settings), settings, np.random.default_rng(0))
 
 
@@ -223,5 +248,7 @@ def test_more_candidates_wanted_than_drawn() -> None:
 
 
 def test_a_fraction_that_keeps_nothing() -> None:
+    plain = experiment("selection.strategy=top")
+    chosen = plain.selection.model_copy(update={"keep_fraction": 0.001})
     with pytest.raises(ValueError, match=r"selection.keep_fraction: 0.001 of 96 completions keeps none"):
-        stack([experiment("selection.strategy=top", "selection.keep_fraction=0.001")], 2)
+        stack([plain.model_copy(update={"selection": chosen})], 2)

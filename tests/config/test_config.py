@@ -158,7 +158,32 @@ def test_settings_that_would_act_as_another_are_refused(overrides: list[str], me
     assert message in refuse(*overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["selection.strategy=top", "selection.keep_fraction=0.001"], "'top' keeps none of 512 completions"),
+        (["selection.strategy=quotas", "selection.keep_fraction=0.001"], "'quotas' keeps none of 512 completions"),
+        (["selection.strategy=penalty", "selection.target=[1, 0]"], "the log excess over a 0 is infinite; use quotas"),
+        (
+            ["selection.strategy=penalty", "selection.target=initial", "groups.shares=[1, 0]"],
+            "the log excess over a 0 is infinite; use quotas",
+        ),
+        *(
+            ([f"selection.strategy={strategy}", "groups.shares=[1, 0]"], f"'{strategy}' wants completions of south")
+            for strategy in ("importance", "quotas", "calibrated", "reweight")
+        ),
+    ],
+)
+def test_selections_that_fail_in_round_1_whatever_is_answered_are_refused(overrides: list[str], message: str) -> None:
+    assert message in refuse("queries.prompts_per_round=128", "generation.samples_per_prompt=4", *overrides)
+
+
 def test_settings_near_those_are_not_refused() -> None:
+    experiments.load(None, ["selection.strategy=vrs", "selection.keep_fraction=0.001", "selection.target=[1, 0]"])
+    experiments.load(None, ["selection.strategy=quotas", "selection.target=initial", "groups.shares=[1, 0]"])
+    experiments.load(None, ["selection.strategy=importance", "selection.target=[1, 0]"])
+    # the model may write what nobody asks for
+    experiments.load(None, ["selection.strategy=importance", "selection.target_of=kinds", "groups.shares=[1, 0]"])
     experiments.load(None, ["selection.r_max=prompt"])
     experiments.load(None, ["selection.strategy=penalty", "selection.r_max=bound", "feedback.floor=0.4"])
     experiments.load(None, ["selection.strategy=top", "generation.samples_per_prompt=1", "selection.r_max=prompt"])
@@ -204,6 +229,11 @@ def test_what_dpo_goes_with() -> None:
         ("[" * 2000, "nested too deeply"),
         ("a: " + "{b: " * 12 + "1" + "}" * 12, "nested 13 deep"),
         ("loop: 3", "loop = 3"),
+        ("loop: {rounds: 010}", "010 is a number in base 8 to YAML 1.1: leave leading zeros out"),
+        ("training: {learning_rate: 007.5}", "007.5"),
+        ("training: {learning_rate: 01e-3}", "01e-3"),
+        ("loop: {rounds: 1:30}", "1:30 is a number in base 60 to YAML 1.1"),
+        ("name: 0123", 'or quote it: "0123"'),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
@@ -212,6 +242,29 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
         experiments.load(path)
     assert message in str(caught.value)
+
+
+def test_zeros_and_colons_in_quotes_and_in_other_values_stay(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: '01e3'\nseed: 0\ntraining: {learning_rate: 0.01, warmup_fraction: 0}\n")
+    found = experiments.load(path)
+    assert (found.name, found.training.learning_rate, found.training.warmup_fraction) == ("01e3", 0.01, 0.0)
+    assert experiments.loads(loading.dump(found), "again") == found
+
+
+def test_a_section_lays_its_keys_on_those_that_are_there(tmp_path: Path) -> None:
+    base = {"loop": {"kind": "retraining", "rounds": 7}, "reward": {"terms": {"model": 1.0}, "replicas": 2}}
+    laid = loading.overlay(base, {"loop": {"rounds": 3}, "reward": {"terms": {"length": 1.0}}})
+    assert laid == {"loop": {"kind": "retraining", "rounds": 3}, "reward": {"terms": {"length": 1.0}, "replicas": 2}}
+    assert loading.overlay(base, {"loop": {}}) == base
+    assert loading.overlay({"model": {"lora": None}}, {"model.lora": {}}) == {"model": {"lora": {}}}
+    assert loading.overlay({"model": {"lora": {"rank": 4}}}, {"model": {"lora": {"alpha": 2.0}}})["model"]["lora"] == {
+        "rank": 4,
+        "alpha": 2.0,
+    }
+    # what a key of the section replaces, the section replaces too
+    rule = loading.overlay({"feedback": {"rule": "softmax", "beta": 3.0}}, {"feedback": {"function": "own.py:rule"}})
+    assert rule["feedback"] == {"beta": 3.0, "function": "own.py:rule"}
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

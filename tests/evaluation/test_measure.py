@@ -53,7 +53,13 @@ def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:
     assert (None, "preference_log_odds_balanced") not in found and found[None, "undecided_count"] == 2
     assert (found["north", "kind_share_low"], found["north", "kind_share_high"]) == (0.0, 1.0)
     first = [Metric(0, g, "kind_count", 0.0) for g in ("north", "south")]
-    assert (None, "preference_log_odds_round0") not in evaluate(["north"], first)
+    since = evaluate(["north"], first)
+    assert (None, "preference_log_odds_round0") not in since and ("north", "kind_difference_round0") not in since
+    # what is told of the round alone needs no round 0
+    alone = evaluate(["north"], [Metric(0, g, "kind_count", 1.0) for g in ("north", "south")])
+    for name in ("preference_log_odds_balanced", "total_variation_balanced", "kl_balanced"):
+        assert since[None, name] == alone[None, name]
+    assert since["north", "kind_share"] == alone["north", "kind_share"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -281,9 +281,15 @@ def test_replicator_rule_keeps_zeros_and_its_form(ratio):
     np.testing.assert_allclose(after, [0.0, *(weights / weights.sum())], atol=1e-12)
 
 
-def test_ratio_replicator_needs_positive_fitness():
-    with pytest.raises(ValueError, match=r"every fitness above 0, got 0; use feedback\.ratio: false"):
-        move(PopulationState((1.0, 1.0)), [0.0, 0.5], Feedback(rule="replicator"))
+def test_ratio_replicator_lets_groups_of_fitness_0_die_out_unless_all_have_it():
+    rule = Feedback(rule="replicator")
+    assert move(PopulationState((1.0, 1.0)), [0.0, 0.5], rule).shares.tolist() == [0.0, 1.0]
+    assert move(PopulationState((0.0, 2.0)), [0.0, 0.5], rule).shares.tolist() == [0.0, 1.0]
+    for users in ((1.0, 1.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"needs one group above 0, got .* use feedback\.ratio: false"):
+            move(PopulationState(users), [0.0, 0.0 if users[1] else 0.5], rule)
+    with pytest.raises(ValueError, match=r"needs fitness of 0 or more, got -0\.5"):
+        formulas.replicator_ratio([0.5, 0.5], [1.0, -0.5])
 
 
 # softmax ------------------------------------------------------------------------------------------------------------

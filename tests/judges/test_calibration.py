@@ -9,6 +9,7 @@ import pytest
 from scpl_ray.judges import calibration, preference_card
 from scpl_ray.judges.calibration import Calibration
 from scpl_ray.judges.card import DEPLOYED, JudgeCard, Measured
+from scpl_ray.judges.preference_card import PreferenceCard
 from scpl_ray.protocols import Choice
 from scpl_ray.shares import FloatArray
 
@@ -51,15 +52,28 @@ def test_a_judge_that_knows_nothing_has_no_log_odds() -> None:
     assert calibration.fit(np.empty((0, 2)), [], []) is None
 
 
-def test_what_is_learned_of_a_source_does_not_count() -> None:
-    """Scores that tell sources apart and kinds only by them: their spread is measured on sources left out."""
-    rng = np.random.default_rng(3)
+def of_sources(seed: int, *, alike: bool) -> Scored:
+    """Scores that tell sources apart and no kinds; the sources of both kinds may have the same scores."""
+    rng = np.random.default_rng(seed)
     own = {f"{'ab'[k]}{i}": k for k in (0, 1) for i in range(6)}
     lean = {source: rng.normal() for source in own}
-    sources = [str(s) for s in rng.choice(list(own), 3000)]
-    z = np.array([lean[s] for s in sources]) + 0.1 * rng.normal(size=3000)
-    found = calibration.fit(np.stack([-z, z], axis=-1), [own[s] for s in sources], sources)
-    assert found is None or min(found.reliability) < 0.8
+    sources = [str(s) for s in rng.choice(list(own), 600)]
+    z = np.array([lean[f"a{s[1]}" if alike else s] for s in sources]) + 0.1 * rng.normal(size=600)
+    return np.stack([-z, z], axis=-1), [own[s] for s in sources], sources
+
+
+def test_what_is_learned_of_a_source_does_not_count() -> None:
+    for seed in range(12):
+        found = calibration.fit(*of_sources(seed, alike=True))
+        assert found is None, seed
+
+
+def test_log_odds_have_the_right_sign_on_sources_left_out() -> None:
+    known = [calibration.fit(*of_sources(seed, alike=False)) for seed in range(20)]
+    found = [one for one in known if one is not None]
+    for one in found:
+        assert np.greater(one.own_mean, one.other_mean).all() and min(one.reliability) > 0
+    assert len(found) <= 5
 
 
 def test_three_kinds_have_log_odds_each_against_the_others() -> None:
@@ -147,3 +161,20 @@ def test_a_preference_judge_is_calibrated_by_questions() -> None:
     assert worth is not None and worth.texts == kinds.tested_on == 180
     told = worth.log_odds(preference_card.scores_of(np.array([2.0, 0.0, 0.0])))
     assert told[0] > 1 and max(told[1:]) < 0
+
+
+@pytest.mark.parametrize(("shared", "said"), [(True, False), (False, True)])
+def test_a_card_says_where_kinds_and_questions_cannot_be_told_apart(shared: bool, said: bool) -> None:
+    groups = ("one", "two")
+    choices = [
+        Choice(f"question {i if shared else (i, group)}", f"{group} {i}", f"nobody {i}", group)
+        for i in range(6)
+        for group in groups
+    ]
+
+    def rewards(texts: Sequence[tuple[str, str]]) -> FloatArray:
+        return np.array([[float(answer.startswith(group)) for group in groups] for _, answer in texts])
+
+    tested, right, kinds, worth = preference_card.measure(rewards, choices, groups, trained_on=1)
+    card = PreferenceCard(groups, "a base", 12, "0" * 64, {}, tested, right, kinds, worth)
+    assert ("kinds of answers cannot be told from kinds of questions" in card.summary()) == said

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
-from scpl_ray.storage import locations, retention
+from scpl_ray.storage import locations, manifests, retention
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.manifests import phase_of
 from scpl_ray.storage.object_store import names
@@ -291,6 +291,29 @@ def test_a_phase_whose_upload_did_not_end_is_carried_on_with(
     store, _ = locations.resume(RUN)
     assert not list(store.committed())
     store.close()
+
+
+def test_a_phase_that_was_committed_and_not_begun_to_be_uploaded_is_carried_on_with(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is killed right before, or right after, the manifest is written."""
+
+    def killed(*_: object) -> None:
+        raise fakes.Killed
+
+    for of, name, whole in ((RemoteStore, "publish", True), (manifests, "write", False)):
+        server.reset()
+        store = locations.create(RUN, QUICK, {})
+        commit(store, 0, "base")
+        with monkeypatch.context() as patched, pytest.raises(fakes.Killed):
+            patched.setattr(of, name, killed)
+            commit(store, 0, "evaluation", "dear")
+        crash(store)
+        server.client.delete_object(Bucket=BUCKET, Key=f"{KEY}/lock")
+        store, _ = locations.resume(RUN)
+        assert [m.phase for m in store.committed()] == (["base", "evaluation"] if whole else ["base"])
+        store.close()
+        assert ("rounds/000/evaluation/manifest.json" in objects_of(server)) == whole
 
 
 def two_phases(experiment: Experiment = QUICK) -> Store:

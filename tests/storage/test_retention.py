@@ -18,7 +18,7 @@ from scpl_ray.protocols import TrainingJob, TrainingResult
 from scpl_ray.records import Manifest
 from scpl_ray.storage import manifests, retention
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.storage.run_directory import PHASES, Reader, Store
 from tests.support import fakes
 from tests.support.finished_runs import begun
 from tests.support.loops import driven, records_of, small
@@ -141,8 +141,77 @@ def test_a_run_that_keeps_nothing_cannot_be_made_longer_and_says_so(play: Any, t
     play(store, experiment)
     store.close()
     refused = scpl("run", "--resume", "run", "loop.rounds=6", code=2)
-    assert "round 3 starts from the weights of round 2, which were deleted" in refused and "store.keep=last" in refused
+    assert (
+        "round 3 starts from the policy of round 2, whose weights were deleted" in refused
+        and "store.keep=last" in refused
+    )
     assert Reader.open(store.root)[1].loop.rounds == ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind", "redone"),
+    [
+        ("completions", "retraining", False),
+        ("scores", "retraining", False),
+        ("selection", "retraining", True),
+        ("selection", "incremental", False),
+        ("evaluation", "retraining", False),
+        ("feedback", "retraining", False),
+    ],
+)
+def test_damage_is_advised_to_be_done_again_only_where_the_models_for_it_are_left(
+    play: Any, tmp_path: Path, phase: str, kind: str, redone: bool
+) -> None:
+    experiment = small(*FULL, f"loop.kind={kind}", "loop.rounds=3")
+    store = begun(tmp_path / "run", experiment)
+    play(store, experiment)
+    files = store.manifest(2, phase).files  # type: ignore[union-attr]
+    store.close()
+    path = store.folder(2, phase) / next(iter(files))
+    kept = path.read_bytes()
+    path.write_bytes(b"")
+    with pytest.raises(StoreError) as damaged:
+        Store.open(store.root)
+    path.write_bytes(kept)
+    again, _ = Store.open(store.root)
+    marker = again.folder(2, phase) / "manifest.json"
+    marker.rename(tmp_path / "manifest.json")
+    with pytest.raises(StoreError) as missing, again.phase(2, phase):
+        pass
+    (tmp_path / "manifest.json").rename(marker)
+    again.close()
+    for told in (str(damaged.value), str(missing.value)):
+        assert "restore" in told
+        assert (f"remove rounds/002/{phase} and every later phase" in told) == redone
+        assert ("begin a new run" in told and "store.keep = last" in told) != redone
+
+
+def test_phases_that_were_removed_and_cannot_be_done_again_are_named_with_the_reason(play: Any, tmp_path: Path) -> None:
+    experiment = small(*FULL, "loop.kind=incremental", "loop.rounds=3")
+    store = begun(tmp_path / "run", experiment)
+    play(store, experiment)
+    store.close()
+    (tmp_path / "run/summary.json").unlink()
+    removed = ("evaluation", "feedback", "weights", "dataset")
+    for round_, phases in ((3, PHASES), (2, removed)):
+        for phase in phases:
+            (store.folder(round_, phase) / "manifest.json").unlink(missing_ok=True)
+    told = scpl("run", "--resume", "run", code=2)
+    told = " ".join(told.replace("│", " ").split())
+    assert "rounds/002/dataset and what followed are missing" in told and "store.keep = last" in told
+    assert "policy of round 1 was deleted" in told and "store.keep = none" not in told
+
+
+def test_what_is_left_of_a_run_goes_on_where_only_the_last_phase_is_missing(play: Any, tmp_path: Path) -> None:
+    experiment = small(*FULL, "store.keep=none")
+    store = begun(tmp_path / "run", experiment)
+    play(store, experiment)
+    (store.folder(ROUNDS, "feedback") / "manifest.json").unlink()
+    retention.check_start(store, experiment, experiment)
+    (store.folder(ROUNDS, "evaluation") / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"002/evaluation .* cannot be done again, because the policy of round 2"):
+        retention.check_start(store, experiment, experiment)
+    store.close()
 
 
 def test_a_deleted_file_that_is_no_file_of_the_phase_is_a_damaged_manifest(play: Any, tmp_path: Path) -> None:

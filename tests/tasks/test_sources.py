@@ -215,6 +215,18 @@ def test_a_hub_set_is_read_undecoded_by_config_and_split(
     assert "task.config, task.split: " in refused(tmp_path / "hub" / "en-test.parquet", split="test")
 
 
+def test_a_hub_set_that_is_a_script_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(name: str) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found articles.py")
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: "")
+    said = refused(Path("some/articles"))
+    assert "Hub (Dataset scripts are no longer supported" in said and "give a file instead: task.data=FILE" in said
+
+
 def test_what_parquet_holds_and_python_cannot_is_an_odd_row(tmp_path: Path) -> None:
     bad = pa.array([b"caf\xe9"] + [b"ok"] * 19).view(pa.string())
     pq.write_table(pa.table({"label": ["x"] * 20, "text": bad}), tmp_path / "a.parquet")

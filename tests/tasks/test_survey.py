@@ -48,14 +48,16 @@ def test_it_says_what_news_makes_of_a_file(path: Path) -> None:
         ["right", "36", "4", "3", "120", "18", "9", "9"],
     ]
     assert "words of text: 120 (median)" in said
-    assert "setting: task.opening_words=24 task.continuation_words=18 fits half of the texts or more" in said
+    lengths = "task.opening_words=24 task.continuation_words=18 generation.max_new_tokens=24"
+    assert f"setting: {lengths} fits half of the texts or more" in said
     assert "evaluation.prompts_per_group=7 and evaluation.neutral_prompts=18 at most" in said
     assert said.endswith("a run can use this\n")
 
 
 def test_it_says_why_a_run_would_stop(path: Path) -> None:
     said = check(path, news_data.rows(outlets=2, words=12), "--task", "news", code=1)
-    assert "setting: task.opening_words=4 task.continuation_words=8 fits half of the texts or more" in said
+    lengths = "task.opening_words=4 task.continuation_words=8 generation.max_new_tokens=11"
+    assert f"setting: {lengths} fits half of the texts or more" in said
     assert "a run would stop: " in said and "every text of 'left' is too short" in said
     said = check(path, news_data.rows(outlets=2), "--task", "news", code=1)
     assert "no outlet of 'left' is left for" in said and "give articles of 3 or more outlets" in said
@@ -88,9 +90,11 @@ def test_it_says_what_the_other_tasks_make_of_a_file(path: Path) -> None:
     said = check(path, maths_data.rows(), *MATHS, *FEW)
     assert "group = source" in said and "120 of 120 rows kept" in said and "evaluation.neutral_prompts=684" in said
     said = check(path, preference_data.responses(), "--task", "preference", *FEW)
+    assert "note: " not in said
     assert "│ academy  │   40 │        40 │" in said and "prompts_per_group=4 and evaluation.neutral_prompts=4" in said
     said = check(path, preference_data.pairs(), "--task", "preference", *FEW)
     assert "│ academy  │   40 │        40 │               20 │" in said
+    assert "note: every question is one group's, so kinds of answers cannot be told from kinds of questions\n" in said
 
 
 def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:

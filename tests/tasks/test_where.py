@@ -49,6 +49,35 @@ def test_rows_are_chosen(where: str, kept: int, form: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("level != '0'", 3),
+        ("level == '0'", 1),
+        ("'0' == level", 1),
+        ("level > 0", 3),
+        ("level == 0", 1),
+        ("year in ['2019', '2020']", 2),
+        ("year not in ('2019', '2020')", 2),
+        ("year in [2019, 2020]", 2),
+        ("year == '2019' and year < 2020", 1),
+        ("weight != '0.50'", 3),
+        ("weight == 0.5", 1),
+        ("weight == level", 1),
+        ("year|length == 4", 4),
+        ("year|trim == '2019'", 1),
+        ("year is number", 4),
+        ("zip == '01234'", 4),
+    ],
+)
+def test_a_csv_cell_is_the_number_and_the_text_that_are_written(where: str, kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    cells = [f"x,{i},{2018 + i},{weight},01234\n" for i, weight in enumerate(("0.50", "1.0", "3.5", "4"))]
+    path.write_text("label,level,year,weight,zip\n" + "".join(cells))
+    rows, _ = data.load(Task(data=str(path), where=where), FIELDS)
+    assert len(rows) == kept
+
+
+@pytest.mark.parametrize(
     ("where", "said"),
     [
         ("label = 'x'", "is == meant?"),

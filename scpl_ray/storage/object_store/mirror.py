@@ -129,6 +129,12 @@ class RemoteStore(Store):
         finally:
             super().close()
 
+    def announce(self, folder: Path) -> None:
+        """Note that a phase is to be uploaded, so that it is not lost if this process ends once it is committed."""
+        with self._mutex:
+            self._pending.setdefault(folder.relative_to(self.root).as_posix(), new_attempt())
+            self._write_state()
+
     def publish(self, folder: Path) -> None:
         """Upload a committed phase below the name of an attempt, and publish it by a conditional write of its manifest.
 

@@ -17,14 +17,16 @@ Which = Literal["first", "last"]
 """Which of several marked answers counts."""
 
 MOST_STATEMENTS = 64
-"""Number of places where "answer is" may stand that are looked at, from the side that counts."""
+"""Number of lines with ``####`` and of places for "answer is" that are looked at, from the side that counts."""
 SURROUNDINGS = 80
 """Characters between "answer" and its "is", and of spaces or marks before what it is."""
 
 _MARK = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|^[ \t]*####|\banswer\b", re.IGNORECASE | re.MULTILINE)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
-_IS = re.compile(r"[^.\n:=]{0,60}?\b(?:is|equals)\b:?|[ \t]{0,9}[:=]", re.IGNORECASE)
+_BETWEEN = r"(?: (?:that |which )?we(?: [a-z]+){1,3} |(?:(?!\b(?:we|note|need|that|which)\b)[^.,\n:=]){0,60}?)"
+"""What may stand between "answer" and its "is": nothing that begins another clause, but "we get" at once."""
+_IS = re.compile(rf"{_BETWEEN}\b(?:is|equals)\b:?|[ \t]{{0,9}}[:=]", re.IGNORECASE)
 _ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}[.?](?=\s|$)|,?\s(?:because|since)\s")
 _FILLER = re.compile(r"(?:(?:then|therefore|thus|hence|simply|just|now|indeed|clearly),? ){1,3}", re.IGNORECASE)
@@ -72,9 +74,10 @@ def canonical(answer: str) -> str:
 def extract(text: str, which: Which = "first") -> str | None:
     r"""The answer that a text gives, as it is written there; ``None`` if it gives none.
 
-    An answer is marked by ``\boxed{}``, by a line that starts with ``####``, or by a sentence "The answer is X" (or
-    "answer: X") whose X can be read as mathematics, or that stands on a line of its own. The first or the last marked
-    answer counts. A text without one gives what its last sentence of that form says in words, else its last number.
+    An answer is marked by ``\boxed{}``, by a line ``#### X``, or by a sentence "The answer is X" (or "answer: X") whose
+    X can be read as mathematics; or X is words in the last line, or in a sentence on a line of its own. The first or
+    the last marked answer counts. A text without one gives what its last line or sentence of those forms says in words,
+    else its last number.
     """
     braces = _pairs_of_braces(text) if _BOX.search(text) else {}
     marks: Iterable[re.Match[str]] = _outermost(text, braces)
@@ -85,11 +88,10 @@ def extract(text: str, which: Which = "first") -> str | None:
     for mark in marks:
         if mark[0].startswith("\\"):
             found = _box(text, mark.end(), braces)
-        elif mark[0].endswith("#"):
-            found = _stripped(_line(text, mark.end()))
         else:
             statements += 1
-            found, certain = _statement(text, mark) if statements <= MOST_STATEMENTS else ("", False)
+            say = _headed if mark[0].endswith("#") else _statement
+            found, certain = say(text, mark) if statements <= MOST_STATEMENTS else ("", False)
             if found and not certain:
                 stated.append(found)
                 continue
@@ -131,6 +133,14 @@ def _bounded(found: str) -> str | None:
 def _line(text: str, start: int) -> str:
     """The rest of a line, as far as an answer can reach and some further."""
     return text[start : start + 2 * LONGEST + SURROUNDINGS].partition("\n")[0]
+
+
+def _headed(text: str, mark: re.Match[str]) -> tuple[str, bool]:
+    """What a line after ``####`` says, and whether it is certainly an answer: it may be the heading of a step."""
+    line = _line(text, mark.end())
+    found = _stripped(line)
+    last = not text[mark.end() + len(line) :].strip()
+    return found, last or len(found) > LONGEST or read(found).node is not None
 
 
 def _statement(text: str, mark: re.Match[str]) -> tuple[str, bool]:

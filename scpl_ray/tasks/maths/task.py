@@ -10,7 +10,9 @@ its card. Training, evaluation and judge data share no problem.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,6 +34,8 @@ from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide, answer_words, fitting, model_side, prompt_lengths, repetition_free
 
+logger = logging.getLogger(__name__)
+
 PROBLEM = "Problem: {problem}\nSolution:"
 """The prompt for a model without a chat template; the answer continues it."""
 REQUEST = "Solve this problem. End with: The answer is X.\n\n{problem}"
@@ -48,6 +52,8 @@ CORRECT_WEIGHT, OWN_GROUP_WEIGHT = 3.0, 1.0
 """Weights of the terms of a solution's utility to its reader, in nats of log-odds of being chosen."""
 CORRUPTED = 0.25
 """Fraction of the solutions in a choice between two groups' styles whose answer is another problem's."""
+UNEVEN = 0.1
+"""Largest difference between groups in the share of evaluation problems that are too long, without a warning."""
 _ENDS = (".", "!", "?", "$", "}", "]")
 
 
@@ -256,11 +262,25 @@ def _short_enough(corpus: Corpus, part: str, side: ModelSide, experiment: Experi
     )
     written = {problem: side.tokens_of(problem.solution) + 1 for problem in lengths}
     kept = tuple(p for p, asked in lengths.items() if asked <= asks and written[p] <= writes)
-    corpus.tally.leave_out("with a prompt or solution that is too long", len(lengths) - len(kept))
-    if lacking := sorted(set(experiment.groups.names) - {problem.group for problem in kept}):
+    counts, fit = Counter(problem.group for problem in lengths), Counter(problem.group for problem in kept)
+    for group in experiment.groups.names:
+        reason = f"with a prompt or solution that is too long ({part}, {group})"
+        corpus.tally.leave_out(reason, counts[group] - fit[group])
+    if lacking := [group for group in experiment.groups.names if not fit[group]]:
+        of_lacking = [problem for problem in lengths if problem.group in lacking]
         raise DataError(
             f"task.max_prompt_tokens = {asks}, generation.max_new_tokens = {writes}: no {part} problem of "
-            f"{', '.join(lacking)} and its solution are that short; set the first to {fitting([*lengths.values()])}, "
-            f"the second to {fitting([*written.values()])}"
+            f"{', '.join(lacking)} and its solution are that short; set the first to "
+            f"{fitting([lengths[problem] for problem in of_lacking])}, the second to "
+            f"{fitting([written[problem] for problem in of_lacking])}"
+        )
+    left_out = {group: 1.0 - fit[group] / counts[group] for group in experiment.groups.names}
+    if part == EVALUATION and max(left_out.values()) - min(left_out.values()) > UNEVEN:
+        logger.warning(
+            "the evaluation leaves out problems that are too long: %s; groups are compared on their short ones: raise "
+            "task.max_prompt_tokens = %d or generation.max_new_tokens = %d",
+            ", ".join(f"{share:.0%} of {group}" for group, share in left_out.items()),
+            asks,
+            writes,
         )
     return kept

@@ -15,7 +15,7 @@ from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.minimums import OUTLETS_PER_GROUP
 from scpl_ray.tasks.outlets import EVALUATION, PARTS, TRAIN, assign, outlet
 from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
-from scpl_ray.tasks.texts import answer_words, digest, first_words, readable
+from scpl_ray.tasks.texts import WORDS_PER_TOKEN, answer_words, digest, first_words, readable, tokens
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ FIELDS = Fields(
 """Leaning, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation and judge."""
 LEAST_CONTINUATION = 4
 """Fewest words that an answer can be compared with; the limit of ``task.continuation_words``."""
+MOST_UNLIKE = 1.5
+"""Largest ratio between the length of answers and that on which the judge is measured, without a warning."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,6 +97,17 @@ class Lengths:
         return cls(experiment.task.opening_words, answer_words(experiment) if given is None else given)
 
 
+def check_lengths(experiment: Experiment) -> None:
+    """Warn if ``task.continuation_words``, the length on which a judge is measured, is not that of the answers."""
+    given, written = experiment.task.continuation_words, experiment.generation.max_new_tokens
+    if given is not None and not 1.0 / MOST_UNLIKE <= given / (WORDS_PER_TOKEN * written) <= MOST_UNLIKE:
+        logger.warning(
+            "task.continuation_words = %d: the judge is fitted and measured on texts of so many words, and "
+            "generation.max_new_tokens = %d makes answers of about %d; set generation.max_new_tokens=%d",
+            *(given, written, round(WORDS_PER_TOKEN * written), tokens(given)),
+        )
+
+
 def load(experiment: Experiment) -> Corpus:
     """Read, check and split ``task.data``.
 
@@ -129,7 +142,9 @@ def load(experiment: Experiment) -> Corpus:
 
 
 def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally: Tally) -> list[Row]:
-    """The rows of the groups that are long enough, every text once.
+    """The rows of the groups that are long enough, every opening with its continuation once, whatever their case.
+
+    Outlets print one agency's article, each with an end of its own.
 
     Raises:
         DataError: no row of a group is long enough; the message says which of the two lengths excludes them.
@@ -137,7 +152,8 @@ def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally:
     kept, seen = [], set()
     short: dict[str, list[int]] = {group: [] for group in groups}
     for row in rows:
-        text, words = digest(row["text"]), len(row["text"].split())
+        text = digest(f"{_opening(row, lengths)} {_reference(row, lengths)}".casefold())
+        words = len(row["text"].split())
         if row["label"] not in groups:
             tally.leave_out("of a label that is no group")
         elif text in seen:
@@ -164,7 +180,8 @@ def _too_short(group: str, found: Sequence[int], lengths: Lengths, source: str) 
     opening = max(1, median * 2 // 5)
     none_after = sum(words <= lengths.opening for words in found)
     advice = (
-        f"set task.opening_words={opening} task.continuation_words={median - opening} to use half of them"
+        f"set task.opening_words={opening} task.continuation_words={median - opening} "
+        f"generation.max_new_tokens={tokens(median - opening)} to use half of them"
         if median - opening >= LEAST_CONTINUATION
         else f"give longer texts: the opening needs a word and the continuation {LEAST_CONTINUATION}"
     )
@@ -208,10 +225,8 @@ def _split(rows: Sequence[Row], part_of: Mapping[str, str], groups: Sequence[str
 
 
 def _article(row: Row, lengths: Lengths) -> Article:
-    opening = " ".join(row["text"].split()[: lengths.opening])
-    return Article(
-        _id(row), row["label"], row["topic"], row["title"], opening, _reference(row, lengths), where=row.where
-    )
+    opening, reference = _opening(row, lengths), _reference(row, lengths)
+    return Article(_id(row), row["label"], row["topic"], row["title"], opening, reference, where=row.where)
 
 
 def _labelled(row: Row) -> LabelledText:
@@ -227,6 +242,10 @@ def _labelled(row: Row) -> LabelledText:
 
 def _id(row: Row) -> str:
     return row.values["id"] or digest(row["text"])[:16]
+
+
+def _opening(row: Row, lengths: Lengths) -> str:
+    return " ".join(row["text"].split()[: lengths.opening])
 
 
 def _reference(row: Row, lengths: Lengths) -> str:

@@ -11,6 +11,7 @@ from scpl_ray.tasks.news.articles import LEAST_CONTINUATION, Lengths
 from scpl_ray.tasks.news.task import NEUTRAL_OPENINGS, shared_topics
 from scpl_ray.tasks.outlets import outlet
 from scpl_ray.tasks.survey import Survey
+from scpl_ray.tasks.texts import tokens
 
 
 def survey(experiment: Experiment, *, named: bool) -> Survey:
@@ -54,7 +55,10 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     opening = max(1, min(lengths.opening, median * 2 // 5))
     if median >= opening + LEAST_CONTINUATION:
         most = min(lengths.continuation, median - opening)
-        settings.append(f"task.opening_words={opening} task.continuation_words={most} fits half of the texts or more")
+        settings.append(
+            f"task.opening_words={opening} task.continuation_words={most} generation.max_new_tokens={tokens(most)} "
+            "fits half of the texts or more"
+        )
     prompts = [len(row["title"].split()) + min(lengths.opening, len(row["text"].split())) for row in rows]
     settings.append(common.fits("task.max_prompt_tokens", prompts, "prompts"))
     return Survey(

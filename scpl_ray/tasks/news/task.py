@@ -162,15 +162,16 @@ class News(DataTask[Article]):
         """
         topic = self._by_topic[self._choice_topics[rng.integers(len(self._choice_topics))]]
         first, second = rng.choice(len(self.kinds), 2, replace=False).tolist()
-        asked = pick(topic[self.kinds[rng.integers(len(self.kinds))]], rng)
+        group = self.kinds[rng.integers(len(self.kinds))]
+        place = int(rng.integers(len(topic[group])))
         texts, utilities = [], []
         for leaning in (self.kinds[first], self.kinds[second]):
-            article = pick([other for other in topic[leaning] if other != asked], rng)
+            article = _other(topic[leaning], place if leaning == group else None, rng)
             order = rng.permutation(len(words := article.reference.split()))
             shuffled = bool(rng.random() < SHUFFLED)
             texts.append(_answer(" ".join(words[i] for i in order) if shuffled else article.reference))
             utilities.append(REAL_WEIGHT * (not shuffled) + OWN_LEANING_WEIGHT * (leaning == user))
-        return preferred(article_prompt(self._template, asked), texts, utilities, rng)
+        return preferred(article_prompt(self._template, topic[group][place]), texts, utilities, rng)
 
     def _query(self, query_id: str, item: Article, group: str) -> Query:
         return Query(query_id, group, article_prompt(self._template, item), item.reference, item.topic)
@@ -214,6 +215,7 @@ def build(experiment: Experiment) -> News:
         ValueError: the model has no usable tokenizer, or there are fewer evaluation prompts than are asked for.
     """
     encoder = SentenceEncoder() if experiment.task.similarity else None
+    articles.check_lengths(experiment)
     corpus = articles.load(experiment)
     judge, card = leaning_judge(corpus, experiment)
     texts = (f"{article_prompt(PLAIN, article)}{_answer(article.reference)}" for article in corpus.train)
@@ -250,6 +252,14 @@ def shared_topics(found: Iterable[Article], groups: Sequence[str], *, least: int
         counts[article.topic][article.group] += 1
     fewest = {topic: min(of_topic[group] for group in groups) for topic, of_topic in counts.items()}
     return sorted((topic for topic in fewest if fewest[topic] >= least), key=lambda topic: (-fewest[topic], topic))
+
+
+def _other(found: Sequence[Article], place: int | None, rng: np.random.Generator) -> Article:
+    """One of them at random, but not the one at a place."""
+    if place is None:
+        return pick(found, rng)
+    drawn = int(rng.integers(len(found) - 1))
+    return found[drawn + (drawn >= place)]
 
 
 def _answer(text: str) -> str:

@@ -258,7 +258,8 @@ def _check_left(questions: Sequence[_Asked], tally: Tally) -> None:
 def _split(asked: Sequence[_Asked], groups: Sequence[str], source: str) -> dict[str, tuple[Question, ...]]:
     """The user's own parts, or the same shares (:data:`PARTS`) of the questions of every set of groups.
 
-    Questions of one conversation are in one part, the one to which the first of them is dealt.
+    What rounding takes from a part in one set, the next sets of its groups give back. Questions of one conversation are
+    in one part, the one to which the first of them is dealt.
     """
     given = {one.question.question_id: one.row.values["part"] for one in asked}
     strata: dict[tuple[str, ...], list[Question]] = defaultdict(list)
@@ -266,15 +267,21 @@ def _split(asked: Sequence[_Asked], groups: Sequence[str], source: str) -> dict[
         strata[tuple(sorted(question.groups))].append(question)
     parts: dict[str, list[Question]] = {part: [] for part in PARTS}
     homes: dict[str, str] = {}
-    for stratum in strata.values():
+    owed = {group: dict.fromkeys(PARTS, 0.0) for group in groups}  # questions that its parts up to this one still lack
+    for key, stratum in strata.items():
         if any(given.values()):
             for question in stratum:
                 parts[str(given[question.question_id])].append(question)
             continue
-        start = share = 0.0
+        share, end = 0.0, 0
         for part, of_part in PARTS.items():
-            start, share = share, share + of_part
-            for question in stratum[round(start * len(stratum)) : round(share * len(stratum))]:
+            share += of_part
+            wanted = share * len(stratum)
+            lacking = sum(owed[group][part] for group in key) / len(key)
+            start, end = end, min(max(round(wanted + lacking), end), len(stratum))
+            for group in key:
+                owed[group][part] += wanted - end
+            for question in stratum[start:end]:
                 parts[homes.setdefault(_conversation(question.turns), part)].append(question)
     for part, questions in parts.items():
         for group in groups:

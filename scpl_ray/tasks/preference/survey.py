@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scpl_ray.config import Experiment
+from scpl_ray.judges.preference_card import NOT_APART
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks import survey as common
 from scpl_ray.tasks.outlets import EVALUATION
@@ -71,6 +72,7 @@ def _whole(experiment: Experiment, corpus: Corpus, groups: dict[str, dict[str, i
         ),
         prompts_per_group=min(map(len, asked.values())),
         neutral_prompts=len(neutral),
+        notes=(NOT_APART,) if all(len(question.groups) == 1 for question in found) else (),
         stopped=stopped,
     )
 

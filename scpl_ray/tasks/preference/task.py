@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from scpl_ray.config import Experiment
@@ -78,6 +79,7 @@ class Preference(DataTask[Question]):
         self._answer_words = answer_words
         self._own_preference = own_preference
         self._transcript = {self._prompt(q): q.transcript() for q in (*train, *evaluation)}
+        self._references: dict[tuple[str, str], NDArray[np.float64]] = {}
 
     def neutral_prompts(self, count: int) -> list[Query]:
         """Fixed held-out questions that no group prompt asks; the reference is an answer for no group, where known.
@@ -107,7 +109,7 @@ class Preference(DataTask[Question]):
         texts = [(self._plain(query), text.strip()) for query, _, text in work]
         compared = [i for i, (query, _, _) in enumerate(work) if query.group is not None and query.reference]
         rewards = self._judge.rewards(texts)
-        references = self._judge.rewards([(texts[i][0], str(work[i][0].reference)) for i in compared])
+        references = self._of_references([(texts[i][0], str(work[i][0].reference)) for i in compared])
         of_reference = dict(zip(compared, references, strict=True))
         judgements = []
         for i, (query, completion_id, text) in enumerate(work):
@@ -132,12 +134,26 @@ class Preference(DataTask[Question]):
         A policy that is selected by ``own_preference`` is selected by its judge; ``reward.model`` of
         ``scpl reward train`` is fitted on other questions.
         """
-        words = unicode_words(text)
-        terms = form_terms(words, self._answer_words) | {"finished": finished(text)}
-        if self._own_preference and query.group is not None:
-            rewards = self._judge.rewards([(self._plain(query), text.strip())])
-            terms["own_preference"] = float(expit(rewards[0, self.kinds.index(query.group)])) if words else 0.0
-        return terms
+        return self.rule_terms_of([(query, text)])[0]
+
+    def rule_terms_of(self, texts: Sequence[tuple[Query, str]]) -> list[dict[str, float]]:
+        """As :meth:`rule_terms` of each (query, text), in order; the judge reads them together."""
+        words = [unicode_words(text) for _, text in texts]
+        found = [form_terms(of, self._answer_words) for of in words]
+        for terms, (_, text) in zip(found, texts, strict=True):
+            terms["finished"] = finished(text)
+        asked = [(i, query) for i, (query, _) in enumerate(texts) if self._own_preference and query.group is not None]
+        rewards = self._judge.rewards([(self._plain(query), texts[i][1].strip()) for i, query in asked])
+        for (i, query), row in zip(asked, rewards, strict=True):
+            reward = float(expit(row[self.kinds.index(str(query.group))]))
+            found[i]["own_preference"] = reward if words[i] else 0.0
+        return found
+
+    def _of_references(self, references: Sequence[tuple[str, str]]) -> list[NDArray[np.float64]]:
+        """The rewards of (transcript, reference), which every round asks for and which stay the same."""
+        new = [one for one in dict.fromkeys(references) if one not in self._references]
+        self._references.update(zip(new, self._judge.rewards(new), strict=True))
+        return [self._references[one] for one in references]
 
     def _choice(self, user: str, rng: np.random.Generator) -> Choice:
         """A choice of the group's own answer over another one of the same question: always, as the data say."""
@@ -173,17 +189,25 @@ def answer_start(template: Template) -> str:
 
 
 def held_out(evaluation: Sequence[Question], groups: Sequence[str]) -> tuple[dict[str, list[Question]], list[Question]]:
-    """Half of the held-out questions of every set of groups for group prompts, by group; the other half as neutral.
+    """Half of the held-out questions for group prompts, by group; the other half as neutral.
 
-    Neutral questions of different sets of groups come in turn.
+    Questions of one set of groups alternate. Which half an odd one is in counts for the next sets of its groups, so
+    that halves stay halves where there are many sets. Neutral questions of different sets of groups come in turn.
     """
     strata: dict[tuple[str, ...], list[Question]] = {}
     for question in evaluation:
         strata.setdefault(tuple(sorted(question.groups)), []).append(question)
-    asked = [question for stratum in strata.values() for question in stratum[::2]]
-    turns = itertools.zip_longest(*(strata[key][1::2] for key in sorted(strata)))
-    neutral = [question for turn in turns for question in turn if question is not None]
-    return {group: [q for q in asked if group in q.groups] for group in groups}, neutral
+    asked: list[Question] = []
+    neutral: dict[tuple[str, ...], list[Question]] = {key: [] for key in sorted(strata)}
+    ahead: dict[str, int] = {}  # questions of a group that are asked, minus neutral ones
+    for key, stratum in strata.items():
+        for question in stratum:
+            ask = not ahead.keys() >= set(key) or sum(ahead[group] for group in key) <= 0
+            (asked if ask else neutral[key]).append(question)
+            ahead |= {group: ahead.get(group, 0) + (1 if ask else -1) for group in key}
+    turns = itertools.zip_longest(*neutral.values())
+    in_turn = [question for turn in turns for question in turn if question is not None]
+    return {group: [q for q in asked if group in q.groups] for group in groups}, in_turn
 
 
 def build(experiment: Experiment) -> Preference:

@@ -167,6 +167,36 @@ def test_the_first_or_the_last_marked_answer_counts(text: str, first: str, last:
     )
 
 
+WORKING = [
+    ("To find the answer, we note that the first number is 5. Then 5+7=12. The answer is 12.", "12"),
+    ("To get the answer, we need to know how much each apple costs, which is 3 dollars. The answer is 12.", "12"),
+    ("To find the answer we need to see what 3 + 4 is: 7. The answer is 12.", "12"),
+    ("The answer follows if we note that x is 5. The answer is 12.", "12"),
+    ("#### Step 1: Find x\n2x = 54\nThe answer is 27.", "27"),
+    ("#### Step 1: Find x\n2x = 54\n\\boxed{27}", "27"),
+    ("#### Step 1: Find x\n2x = 54\n#### 27\nQuestion: how many?\n#### 20", "27"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), WORKING)
+def test_a_step_of_the_working_is_no_answer(text: str, answer: str) -> None:
+    assert answers.extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer we get is 12. There are 5 more.", "12"),
+        ("The answer that we are looking for is 12. There are 5 more.", "12"),
+        ("The answer to the question is 12. There are 5 more.", "12"),
+        ("So it is so.\n#### the purple one\n", "the purple one"),
+        ("#### the purple one\nQuestion: who?", "the purple one"),
+    ],
+)
+def test_an_answer_may_be_said_in_other_ways(text: str, answer: str) -> None:
+    assert answers.extract(text) == answer
+
+
 PIECES = [
     *" \t\n1.-$\\{}([|^_!'*`x%²√½中\u2009\ue000",
     "1 ", "1,", ",111", "\\\\", "**", r"\boxed", r"\boxed{", r"\boxed{}", "answer", "answer is ", "answer: ",

@@ -1,6 +1,7 @@
 """The maths task on made-up problems: solutions, splits, prompts, judgement, choices, and every complaint."""
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -366,7 +367,13 @@ def test_problems_too_long_for_the_model_are_left_out_or_refused(
     task = maths.build(write(rows))
     report = task.data_report
     assert report is not None and report.rows - report.kept == sum(report.dropped.values())
-    assert report.dropped["with a prompt or solution that is too long"] == 14
+    long = {reason: count for reason, count in report.dropped.items() if "that is too long" in reason}
+    assert set(long) <= {
+        f"with a prompt or solution that is too long ({part}, {group})"
+        for part in ("train", "evaluation")
+        for group in maths_data.SOURCES
+    }
+    assert sum(long.values()) == 14
     asked = task.draw({"farm": 40, "shop": 40}, seed=0, prefix="r")
     assert not any("Well" in q.prompt or "Hm" in str(q.reference) for q in asked)
     with pytest.raises(
@@ -376,6 +383,31 @@ def test_problems_too_long_for_the_model_are_left_out_or_refused(
         maths.build(write(rows, task={"max_prompt_tokens": 10}))
     with pytest.raises(DataError, match=r"generation\.max_new_tokens = 4: no train problem of farm, shop"):
         maths.build(write(rows, generation={"max_new_tokens": 4}))
+
+
+def test_problems_left_out_are_counted_by_group_and_an_uneven_evaluation_is_warned_of(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = corpus_rows()
+    maths.build(write(rows))
+    assert "the evaluation leaves out" not in caplog.text
+    for row in [row for row in rows if row["source"] == "farm"][:30]:
+        row["solution"] = "Hm. " * 40 + row["solution"]
+    report = maths.build(write(rows)).data_report
+    assert report is not None and report.dropped == {
+        f"with a prompt or solution that is too long ({part}, farm)": 10 for part in ("train", "evaluation")
+    }
+    assert "too long: 50% of farm, 0% of shop; groups are compared on their short ones" in caplog.text
+
+
+def test_the_limits_that_are_advised_are_those_of_the_group_that_lacks_problems(write: Write) -> None:
+    rows = [row for i, row in enumerate(corpus_rows()) if i < 30 or row["source"] == "shop"]
+    for row in rows[:30]:
+        row["solution"] = "Hm. " * 40 + row["solution"]
+    with pytest.raises(DataError, match=r"no train problem of farm and its solution.*the second to (\d+)") as error:
+        maths.build(write(rows))
+    found = re.search(r"the second to (\d+)", str(error.value))
+    assert found is not None and int(found[1]) > 40
 
 
 def test_too_few_evaluation_prompts_are_found_at_the_start(write: Write) -> None:

@@ -423,9 +423,9 @@ def test_short_texts_are_used_where_opening_and_continuation_are_short(write: Wr
     [
         (20, r"every text of 'left' is too short: task\.opening_words = 24 leaves nothing of 36 of them, "
              r"task\.continuation_words = 12 is more than what is left of 0; half of them have 20 words or more: set "
-             r"task\.opening_words=8 task\.continuation_words=12 to use half of them"),
+             r"task\.opening_words=8 task\.continuation_words=12 generation\.max_new_tokens=16 to use half of them"),
         (30, r"task\.opening_words = 24 leaves nothing of 0 of them, task\.continuation_words = 12 is more than what "
-             r"is left of 36; .*set task\.opening_words=12 task\.continuation_words=18"),
+             r"is left of 36; .*set task\.opening_words=12 task\.continuation_words=18 generation\.max_new_tokens=24"),
         (4, "give longer texts: the opening needs a word and the continuation 4"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Preference data: two shapes of rows, every complaint about them, and parts that share no question."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from scpl_ray.config import Experiment
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.questions import Corpus, Question
+from scpl_ray.tasks.preference.task import held_out
 from scpl_ray.tasks.rows import DataError
 from tests.support.preference_data import GROUPS, pairs, responses, write_jsonl
 
@@ -112,6 +114,42 @@ def test_parts_share_no_question_and_depend_on_no_order(load: Load, shape: Calla
     for group in groups:
         assert len({sum(group in q.groups for q in questions) for questions in corpus.parts.values()}) == 3
     assert load(rows[::-1], groups).parts == corpus.parts
+
+
+def test_parts_and_halves_keep_their_sizes_where_there_are_many_sets_of_groups(load: Load) -> None:
+    groups = tuple(f"g{i}" for i in range(8))
+    sets = list(itertools.combinations(groups, 3))
+    rows = [
+        {"group": group, "prompt": f"w{i} what", "chosen": f"w1 {group}", "rejected": "w2"}
+        for i in range(200)
+        for group in sets[i * 11 % len(sets)]
+    ]
+    parts = load(rows, groups).parts
+    for part, count in (("train", 100), ("judge", 60), ("evaluation", 40)):
+        assert abs(len(parts[part]) - count) <= 2
+    asked, neutral = held_out(parts["evaluation"], groups)
+    every_asked = {question for of_group in asked.values() for question in of_group}
+    assert len(every_asked) + len(neutral) == len(parts["evaluation"]) and abs(len(every_asked) - len(neutral)) <= 3
+    for group in groups:
+        unasked = sum(group in question.groups for question in neutral)
+        assert len(asked[group]) > 0 and abs(len(asked[group]) - unasked) <= 4
+
+
+@pytest.mark.parametrize("shape", [responses, pairs])
+def test_sets_without_a_common_group_are_split_by_themselves(load: Load, shape: Callable[..., Rows]) -> None:
+    """Where all groups ask all questions, or each its own, every set has its shares and its halves."""
+    groups = GROUPS if shape is responses else GROUPS[:2]
+    parts = load(shape(47), groups).parts
+    asked, neutral = held_out(parts["evaluation"], groups)
+    for group in groups:
+        of_group = {part: [q for q in questions if group in q.groups] for part, questions in parts.items()}
+        assert {part: len(questions) for part, questions in of_group.items()} == {
+            "train": 24,
+            "judge": 14,
+            "evaluation": 9,
+        }
+        assert asked[group] == of_group["evaluation"][::2]
+        assert [q for q in neutral if group in q.groups] == of_group["evaluation"][1::2]
 
 
 def test_a_conversation_that_was_cut_at_several_turns_is_in_one_part(load: Load) -> None:
