@@ -37,7 +37,7 @@ def lost(root: Path, round_: int, phase: str, experiment: Experiment) -> str | N
     elif phase != "base":
         if phase in FROM_LAST_POLICY or not experiment.loop.starts_from_base:
             models = [(round_ - 1, "weights")]
-        if phase == "scores":
+        if phase in ("completions", "scores"):  # the reward model is committed before the completions that it scores
             models.append((round_, "reward_model"))
     for of, kind in models:
         manifest = manifests.read(root, of, kind)

@@ -149,40 +149,43 @@ def test_a_run_that_keeps_nothing_cannot_be_made_longer_and_says_so(play: Any, t
 
 
 @pytest.mark.parametrize(
-    ("phase", "kind", "redone"),
+    ("round_", "phase", "kind", "redone"),
     [
-        ("completions", "retraining", False),
-        ("scores", "retraining", False),
-        ("selection", "retraining", True),
-        ("selection", "incremental", False),
-        ("evaluation", "retraining", False),
-        ("feedback", "retraining", False),
+        (1, "queries", "incremental", True),
+        (1, "completions", "incremental", False),
+        (1, "scores", "retraining", False),
+        (2, "completions", "retraining", False),
+        (2, "scores", "retraining", False),
+        (2, "selection", "retraining", True),
+        (2, "selection", "incremental", False),
+        (2, "evaluation", "retraining", False),
+        (2, "feedback", "retraining", False),
     ],
 )
 def test_damage_is_advised_to_be_done_again_only_where_the_models_for_it_are_left(
-    play: Any, tmp_path: Path, phase: str, kind: str, redone: bool
+    play: Any, tmp_path: Path, round_: int, phase: str, kind: str, redone: bool
 ) -> None:
     experiment = small(*FULL, f"loop.kind={kind}", "loop.rounds=3")
     store = begun(tmp_path / "run", experiment)
     play(store, experiment)
-    files = store.manifest(2, phase).files  # type: ignore[union-attr]
+    files = store.manifest(round_, phase).files  # type: ignore[union-attr]
     store.close()
-    path = store.folder(2, phase) / next(iter(files))
+    path = store.folder(round_, phase) / next(iter(files))
     kept = path.read_bytes()
     path.write_bytes(b"")
     with pytest.raises(StoreError) as damaged:
         Store.open(store.root)
     path.write_bytes(kept)
     again, _ = Store.open(store.root)
-    marker = again.folder(2, phase) / "manifest.json"
+    marker = again.folder(round_, phase) / "manifest.json"
     marker.rename(tmp_path / "manifest.json")
-    with pytest.raises(StoreError) as missing, again.phase(2, phase):
+    with pytest.raises(StoreError) as missing, again.phase(round_, phase):
         pass
     (tmp_path / "manifest.json").rename(marker)
     again.close()
     for told in (str(damaged.value), str(missing.value)):
         assert "restore" in told
-        assert (f"remove rounds/002/{phase} and every later phase" in told) == redone
+        assert (f"remove rounds/00{round_}/{phase} and every later phase" in told) == redone
         assert ("begin a new run" in told and "store.keep = last" in told) != redone
 
 
