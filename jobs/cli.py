@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import sys
 from pathlib import Path
@@ -221,9 +222,23 @@ def doctor(
 
 def main() -> None:
     """Entry point of the ``scpl`` command; rules and other code of the user's may lie in the working directory."""
-    sys.path.append(str(Path.cwd()))
+    try:
+        sys.path.append(str(Path.cwd()))
+    except FileNotFoundError:
+        print("scpl: the working directory is gone; change to one that exists", file=sys.stderr)
+        raise SystemExit(2) from None
     for stream in (sys.stdout, sys.stderr):
         # a name in letters that this terminal cannot show must not stop a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="scpl" if sys.argv[0].endswith("scpl") else None)
+    try:
+        try:
+            app(prog_name="scpl" if sys.argv[0].endswith("scpl") else None)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stdout = io.StringIO()  # else what could not be written is tried again at the end
+        print(f"scpl: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None

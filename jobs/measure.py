@@ -43,17 +43,13 @@ def measure_log(
     """
     log, said = reading.read(file, _mapping(fields), by=by)
     numbers, answers, moved = findings.periods(log), findings.findings(log), findings.preference(log)
+    found = group_map(log) if fit else None
+    if output is not None:  # first, so that nothing that is said of the numbers can lose them
+        _write(output, log, numbers, answers, moved.tolist(), found)
     console.print(said, markup=False, highlight=False)
     console.print(_table(log, numbers, moved.tolist()))
     for one in answers:
-        sign = "●" if one.shown else "○"
-        word = "shown" if one.shown else "not shown"
-        console.print(
-            f"{sign} {one.question} {word}: {one.answer} (adjusted p {text.p_value(one.p_adjusted)})",
-            markup=False,
-            highlight=False,
-        )
-    found = group_map(log) if fit else None
+        console.print(_said(one), markup=False, highlight=False)
     if found is not None:
         console.print(_growth(found), markup=False, highlight=False)
     console.print(
@@ -63,8 +59,15 @@ def measure_log(
         style="dim",
     )
     if output is not None:
-        _write(output, log, numbers, answers, moved.tolist(), found)
         console.print(f"{output} written", markup=False)
+
+
+def _said(one: findings.Finding) -> str:
+    """A question and its answer in one line."""
+    if not one.answered:
+        return f"○ {one.question} cannot tell: {one.answer}"
+    sign, word = ("●", "shown") if one.shown else ("○", "not shown")
+    return f"{sign} {one.question} {word}: {one.answer} (adjusted p {text.p_value(one.p_adjusted)})"
 
 
 def _growth(found: GroupMap) -> str:
@@ -138,9 +141,9 @@ def _write(
             {
                 "question": one.question,
                 "answer": one.answer,
-                "p": one.p,
-                "p_adjusted": one.p_adjusted,
-                "shown": one.shown,
+                "p": one.p if one.answered else None,
+                "p_adjusted": one.p_adjusted if one.answered else None,
+                "shown": one.shown if one.answered else None,
             }
             for one in answers
         ],

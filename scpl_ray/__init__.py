@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from jobs.api import Figures, Report, Run, Study, load, read, resume, run, simulate, sweep
+    from jobs.api import Figures, Report, Run, Study, compare, load, read, resume, run, simulate, sweep
     from scpl_ray.config import (
         Analytic,
         Cycle,
@@ -45,7 +45,8 @@ _HOME = {
     ),
     **dict.fromkeys(("RoundDone", "TrainingStep"), _RECORDS),
     **dict.fromkeys(
-        ("Figures", "Report", "Run", "Study", "load", "read", "resume", "run", "simulate", "sweep"), _INTERFACE
+        ("Figures", "Report", "Run", "Study", "compare", "load", "read", "resume", "run", "simulate", "sweep"),
+        _INTERFACE,
     ),
 }
 """The module that each name of the interface comes from. The last one starts processes, so it stands above this
@@ -76,6 +77,7 @@ __all__ = [
     "Training",
     "TrainingStep",
     "__version__",
+    "compare",
     "load",
     "read",
     "resume",

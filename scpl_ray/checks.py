@@ -11,7 +11,7 @@ from scpl_ray import tasks
 from scpl_ray.config import Experiment, code
 from scpl_ray.config.errors import nearest
 from scpl_ray.config.schema import CUSTOM, FUNCTION_TERM, MODEL_TERM
-from scpl_ray.config.values import names_folder
+from scpl_ray.config.values import NAME_RULE, names_folder
 from scpl_ray.credentials import mask
 from scpl_ray.feedback import rules as feedback
 from scpl_ray.feedback.population import first_counts
@@ -55,7 +55,7 @@ def _credentials(experiment: Experiment) -> Iterator[str]:
 
 def _name(experiment: Experiment) -> Iterator[str]:
     if not names_folder(experiment.name):
-        yield f"name = {experiment.name!r}: letters, digits, . _ - only; it names a folder"
+        yield f"name = {experiment.name!r}: {NAME_RULE}; it names a folder"
 
 
 def _unknown(key: str, value: str, known: Registry[Any], otherwise: str) -> Iterator[str]:

@@ -4,6 +4,6 @@ It stands here, above everything that it starts, and :mod:`scpl_ray` finds it by
 """
 
 from jobs.api.reading import Figures, Report, Run, Study, read
-from jobs.api.running import load, resume, run, simulate, sweep
+from jobs.api.running import compare, load, resume, run, simulate, sweep
 
-__all__ = ["Figures", "Report", "Run", "Study", "load", "read", "resume", "run", "simulate", "sweep"]
+__all__ = ["Figures", "Report", "Run", "Study", "compare", "load", "read", "resume", "run", "simulate", "sweep"]

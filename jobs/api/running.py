@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from jobs.api.plain import dumped, plain
 from jobs.api.reading import Run, Study
 from scpl_ray.config import Experiment
 from scpl_ray.protocols import RoundDone
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from scpl_ray.protocols import Task
     from scpl_ray.storage.run_directory import Store
+    from scpl_ray.studies.study import Study as Plan
+    from scpl_ray.studies.study import Trial
 
 Callbacks = Sequence[Callable[[RoundDone], object]]
 
@@ -46,7 +49,7 @@ def load(config: str | Path | None = None, keys: Mapping[str, object] | None = N
     from scpl_ray.config import loading
 
     path = config_path(str(config) if config is not None else QUICK_START)
-    return experiments.build(loading.overlay(loading.read(path), keys or {}), str(path))
+    return experiments.build(loading.overlay(loading.read(path), plain(keys or {})), str(path))
 
 
 def run(
@@ -105,11 +108,9 @@ def resume(
         ValueError: the run cannot be continued here.
         RuntimeError, OSError: the run stopped again.
     """
-    import yaml
-
     from jobs.driver import resuming
 
-    given = [f"{key}={yaml.safe_dump(value, default_flow_style=True).strip()}" for key, value in (keys or {}).items()]
+    given = [f"{key}={dumped(value, flow=True)}" for key, value in (keys or {}).items()]
     store, experiment, task = resuming.reopen(str(run_dir), given)
     if task is None:
         store.close()
@@ -142,25 +143,73 @@ def sweep(
     import tempfile
 
     from jobs.configs import CONFIGS
-    from jobs.driver import study as job
     from jobs.terminal.command import study_path
-    from jobs.terminal.interrupts import STOPPED
-    from scpl_ray.storage import locations
-    from scpl_ray.studies import results
     from scpl_ray.studies import study as studies
 
     with tempfile.TemporaryDirectory(prefix="scpl-") as scratch:
         if isinstance(study, Mapping):
-            import yaml
-
             path = Path(scratch) / "study.yaml"
-            path.write_text(yaml.safe_dump(_anchored(study), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            path.write_text(dumped(_anchored(plain(study))), encoding="utf-8")
         else:
             path = study_path(str(study))
-        plan = studies.load(path, CONFIGS, quick=quick)
-        folder = locations.local(str(study_dir), "study_dir") if study_dir is not None else job.new_folder(plan)
-        plan, trials, _ = job.checked(plan, dry_run=False)
-        job.create(folder, plan)
+        folder, plan, trials = _begun(studies.load(path, CONFIGS, quick=quick), study_dir)
+    return _performed(folder, plan, trials)
+
+
+def compare(
+    config: str | Path | None = None,
+    keys: Mapping[str, object] | None = None,
+    *,
+    against: str = "static",
+    seeds: int = 6,
+    simulated: bool = False,
+    study_dir: str | Path | None = None,
+) -> Study:
+    """Run a loop and its control over seeds, and ask whether the loop amplifies, as ``scpl compare`` does.
+
+    Args:
+        config: as for :func:`load`.
+        keys: as for :func:`load`.
+        against: the control: ``static``, ``retraining``, or ``KEY=VALUE``.
+        seeds: seeds of each; fewer than 6 give an interval and no verdict.
+        simulated: without a language model, in the analytic mode.
+        study_dir: as for :func:`sweep`.
+
+    Raises:
+        ValueError: nothing can be compared, or something cannot run; nothing was started.
+        StoreError, RuntimeError: as :func:`sweep`.
+
+    >>> compare(keys={"loop.rounds": 2}, simulated=True, study_dir="studies/beside").arms  # doctest: +ELLIPSIS
+    2 arms x 6 seeds simulated in ...
+    ['loop', 'static']
+    """
+    from jobs.terminal.command import base_name, config_path
+    from scpl_ray.studies.comparison import comparison
+
+    if seeds < 2:
+        raise ValueError(f"seeds: {seeds} of each are compared; give at least 2")
+    own = plain(keys or {})
+    base = base_name(config_path(str(config)) if config is not None else None)
+    plan = comparison(load(config, own), against, base=base, own=own, seeds=int(seeds), simulated=simulated)
+    return _performed(*_begun(plan, study_dir))
+
+
+def _begun(plan: Plan, study_dir: str | Path | None) -> tuple[Path, Plan, list[Trial]]:
+    """The folder of a new study, the study, and its trials, after every check."""
+    from jobs.driver import study as job
+    from scpl_ray.storage import locations
+
+    folder = locations.local(str(study_dir), "study_dir") if study_dir is not None else job.new_folder(plan)
+    plan, trials, _ = job.checked(plan, dry_run=False)
+    job.create(folder, plan)
+    return folder, plan, trials
+
+
+def _performed(folder: Path, plan: Plan, trials: list[Trial]) -> Study:
+    from jobs.driver import study as job
+    from jobs.terminal.interrupts import STOPPED
+    from scpl_ray.studies import results
+
     code = job.run(folder, plan, trials)
     if code == STOPPED:
         raise KeyboardInterrupt
@@ -188,7 +237,7 @@ def simulate(experiment: Experiment | str | Path | None = None, *, seeds: int | 
         seeds: repetitions; ``None``: ``analytic.seeds``.
 
     Raises:
-        ValueError: a setting cannot be simulated.
+        ValueError: a setting cannot be simulated, or there are no repetitions.
 
     >>> paths = simulate(load(keys={"loop.rounds": 2}), seeds=4)
     >>> len(paths[(paths.metric == "share") & (paths.group == "north")])
@@ -197,8 +246,11 @@ def simulate(experiment: Experiment | str | Path | None = None, *, seeds: int | 
     from scpl_ray.analytic.loop import simulate as simulated
 
     checked = _checked(experiment)
-    few = checked.analytic.model_copy(update={"seeds": seeds if seeds is not None else checked.analytic.seeds})
-    return simulated(checked.model_copy(update={"analytic": few})).table().drop_columns(["low", "high"]).to_pandas()
+    if seeds is not None:
+        if isinstance(seeds, bool) or seeds != int(seeds) or seeds < 1:
+            raise ValueError(f"seeds: {seeds} repetitions; give a whole number of at least 1")
+        checked = checked.model_copy(update={"analytic": checked.analytic.model_copy(update={"seeds": int(seeds)})})
+    return simulated(checked).table().drop_columns(["low", "high"]).to_pandas()
 
 
 def _checked(experiment: Experiment | str | Path | None) -> Experiment:

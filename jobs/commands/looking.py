@@ -31,8 +31,13 @@ def sample(
         list[str] | None, typer.Option("--prompt", help="What is asked; - reads one prompt per line.")
     ] = None,
     number: Annotated[int, typer.Option(min=1, help="Answers per prompt; recorded ones: prompts per group.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the answers: one seed gives the same answers again.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Send prompts without the model's chat template.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --prompt, of the answers: one seed gives the same answers again (default: 0)."),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With --prompt: send prompts without the model's chat template.")
+    ] = False,
 ) -> None:
     """Ask the policies of a run, or see what they answered, side by side.
 
@@ -43,8 +48,9 @@ def sample(
     from jobs import sample as job
 
     try:
-        if keys and prompt is None:
-            raise ConfigError(f"{keys[0]}: changes how a policy is asked; give --prompt too")
+        changes = [*(keys or []), *(["--seed"] if seed is not None else []), *(["--raw"] if raw else [])]
+        if changes and prompt is None:
+            raise ConfigError(f"{changes[0]}: changes how a policy is asked; give --prompt too")
         asked = itertools.chain.from_iterable(_lines() if text == "-" else [text] for text in prompt or ())
         job.sample(
             run_dir,
@@ -53,7 +59,7 @@ def sample(
             keys or [],
             wide_console(),
             number=number,
-            seed=seed,
+            seed=seed or 0,
             raw=raw,
         )
     except (ValueError, StoreError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -84,8 +85,11 @@ def measure(
             from jobs.driver.checkpoints import measure_checkpoints
 
             path, overrides = split_arguments(arguments or [])
+            # quoted, so that no name of a file is read as YAML
             overrides += [
-                f"{key}={value}" for key, value in (("task.name", task), ("task.data", data)) if value is not None
+                f"{key}={json.dumps(value, ensure_ascii=False)}"
+                for key, value in (("task.name", task), ("task.data", data))
+                if value is not None
             ]
             given = any(text.partition("=")[0] == "task.name" for text in overrides)
             names = [name.strip() for name in checkpoints.split(",")]

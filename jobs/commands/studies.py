@@ -38,7 +38,9 @@ def sweep(
         list[str] | None,
         typer.Argument(
             metavar="[STUDY] [KEY=VALUE]...",
-            help="A study file, or a built-in study (" + ", ".join(STUDIES) + "), then what is different: size, seeds, "
+            help="A study file, or a built-in study ("
+            + ", ".join(STUDIES)
+            + "), then what is different: name, size, seeds, "
             "arms (a list), or keys of all arms such as task.data. With --resume only seeds, to more.",
         ),
     ] = None,
@@ -138,7 +140,7 @@ def compare(
             experiments.load(path, overrides),
             against,
             base=base_name(path),
-            overrides=overrides,
+            own=dict(map(loading.parse_override, overrides)),
             seeds=seeds,
             simulated=simulated,
         )

@@ -190,6 +190,7 @@ def _checked(experiment: Experiment) -> Task:
     harness.check(experiment)
     preflight.check_measured(experiment, on_gpu=loop.gpus_possible())
     task = tasks.TASKS[experiment.task.name].build(experiment)
+    preflight.check_sent(task)
     task.group_prompts(experiment.evaluation.prompts_per_group)
     task.neutral_prompts(experiment.evaluation.neutral_prompts)
     if not os.environ.get(ADDRESS):

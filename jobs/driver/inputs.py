@@ -63,27 +63,19 @@ def anchored(experiment: Experiment, keys: Collection[str] = KEYS) -> Experiment
 
 
 def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
-    """The study with absolute paths in its keys; relative paths of its base are added to the keys of all arms.
+    """The study as its folder keeps it: with the keys of its base, and absolute paths in all keys.
 
     Args:
         plan: the study.
         configs: built-in configs by name.
     """
-    keys = _anchored_keys(plan.set)
-    base = study.base_values(plan, configs)
-    for key, value in _given(base):
-        path = _anchored_value(key, value)
-        if path is not None and not any(key == other or key.startswith(f"{other}.") for other in keys):
-            keys[key] = path
-            # laid on the base, a function is used instead of what stands there, unless that is said again
-            for instead, said in _given(base, [loading.REPLACED[key]] if key in loading.REPLACED else []):
-                keys.setdefault(instead, said)
+    base = plan.base if plan.base == study.DEFAULTS else _anchored_keys(study.base_values(plan, configs))
     axes = {
         key: tuple(_anchored_keys({key: value})[key] for value in values) if isinstance(values, tuple) else values
         for key, values in plan.axes.items()
     }
     arms = {arm: _anchored_keys(own) for arm, own in plan.arms.items()}
-    return plan.model_copy(update={"set": keys, "arms": arms, "axes": axes})
+    return plan.model_copy(update={"base": base, "set": _anchored_keys(plan.set), "arms": arms, "axes": axes})
 
 
 def digests(experiment: Experiment) -> dict[str, dict[str, str]]:

@@ -14,12 +14,13 @@ from rich.table import Table
 
 from jobs.configs import CONFIGS
 from scpl_ray.analytic.loop import simulate
+from scpl_ray.config.errors import ConfigError
 from scpl_ray.report import data, text
 from scpl_ray.storage import run_facts
 from scpl_ray.studies import results
 from scpl_ray.studies.pilot import LEVEL, PILOT_SEEDS, POWER, Outlook, outlook
 from scpl_ray.studies.series import Series
-from scpl_ray.studies.study import Study, Trial
+from scpl_ray.studies.study import Study, Trial, arm_label, points
 
 
 def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: Path | None) -> None:
@@ -33,6 +34,7 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
 
     Raises:
         StoreError: the folder holds no study with results.
+        ConfigError: that study has no arm that a claim is about.
     """
     hours = ""
     if pilot is None:
@@ -41,6 +43,12 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
     else:
         (part,) = data.load([pilot], CONFIGS)
         table, unknown, source = part.table, [], str(pilot)
+        asked = {arm_label(arm, cell) for claim in plan.claims for arm in claim.contrast for cell in points(plan)}
+        if asked and not asked & set(part.series.arms):
+            raise ConfigError(
+                f"--pilot {pilot}: has no arm of this study's claims; it has {', '.join(part.series.arms)}; give a "
+                f"study with some of {', '.join(sorted(asked))}"
+            )
         hours = _hours(part, len(trials))
     found = outlook(Series.of(table), plan, seeds=plan.seeds)
     console.print(_table(found, plan, source))

@@ -7,17 +7,22 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ray import cloudpickle
+
 from actors.engines.registry import ENGINES
+from jobs.driver import own_code
+from scpl_ray import checks
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import FUNCTION_TERM, MODEL_TERM
 from scpl_ray.feedback import rules
 from scpl_ray.models import limits, smollm2, sources, tiny, tiny_base
-from scpl_ray.own import functions
+from scpl_ray.own import functions, references
 from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
 from scpl_ray.tasks import bases
+from scpl_ray.tasks.own import OwnTask
 from scpl_ray.training.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -34,7 +39,7 @@ def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
     Raises:
         ConfigError: the folder, the models or the settings do not fit; the message lists every fault.
     """
-    _together((_cache, _rule, _lengths, _model, _reward_model), experiment, on_gpu)
+    _together((_cache, _own_code, _rule, _first_round, _lengths, _model, _reward_model), experiment, on_gpu)
 
 
 def check_measured(experiment: Experiment, *, on_gpu: bool) -> None:
@@ -46,9 +51,9 @@ def check_measured(experiment: Experiment, *, on_gpu: bool) -> None:
     _together((_cache, _model), experiment, on_gpu)
 
 
-def _together(checks: Sequence[Callable[[Experiment, bool], None]], experiment: Experiment, on_gpu: bool) -> None:
+def _together(every: Sequence[Callable[[Experiment, bool], None]], experiment: Experiment, on_gpu: bool) -> None:
     found = []
-    for check in checks:
+    for check in every:
         try:
             check(experiment, on_gpu)
         except ValueError as error:
@@ -62,8 +67,9 @@ def check_task(experiment: Experiment, task: Task) -> None:
 
     Raises:
         ValueError: there are too few prompts, or nothing that users could choose between, or the user's own reward
-            function cannot score real answers.
+            function cannot score real answers, or the user's own task cannot be sent to other processes.
     """
+    check_sent(task)
     settings = experiment.evaluation
     task.group_prompts(settings.prompts_per_group)
     task.neutral_prompts(settings.neutral_prompts)
@@ -72,6 +78,33 @@ def check_task(experiment: Experiment, task: Task) -> None:
     if experiment.reward.function is not None and experiment.reward.terms.get(FUNCTION_TERM):
         queries = task.group_prompts(1)
         functions.rewards(experiment.reward.function, queries, [query.reference or "" for query in queries])
+
+
+def check_sent(task: Task) -> None:
+    """Check that a task of the user's own can be sent to other processes, as Ray sends it.
+
+    Raises:
+        ValueError: it cannot be pickled; the message names the attribute.
+    """
+    if not isinstance(task, OwnTask):
+        return
+    who = f"task.name: sending the task of {task.name!r} to other processes"
+    try:
+        references.called_as(who, cloudpickle.dumps, task.task)
+    except references.FailedError as error:
+        attributes = vars(task.task) if "__dict__" in dir(task.task) else {}
+        bad = [f"its attribute {name} cannot be sent: " for name, value in attributes.items() if not _sent(value)]
+        raise ValueError(
+            f"{error}; {''.join(bad[:1])}make it where it is used, in the method, and not when the task is built"
+        ) from error
+
+
+def _sent(value: object) -> bool:
+    try:
+        references.called_as("", cloudpickle.dumps, value)
+    except references.FailedError:
+        return False
+    return True
 
 
 def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:
@@ -105,8 +138,16 @@ def _cache(experiment: Experiment, on_gpu: bool) -> None:
         raise ValueError(f"{folder}: {there} cannot be written; set SCPL_CACHE to a folder that can be written")
 
 
+def _own_code(experiment: Experiment, on_gpu: bool) -> None:
+    own_code.luggage([experiment])
+
+
 def _rule(experiment: Experiment, on_gpu: bool) -> None:
     rules.try_custom(experiment.feedback, experiment.groups)
+
+
+def _first_round(experiment: Experiment, on_gpu: bool) -> None:
+    checks.first_round(experiment)
 
 
 def _lengths(experiment: Experiment, on_gpu: bool) -> None:

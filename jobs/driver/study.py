@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -28,8 +29,9 @@ from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.paths import Paths
-from scpl_ray.config import loading
-from scpl_ray.config.errors import ConfigError, near
+from scpl_ray.config import Experiment, loading
+from scpl_ray.config.errors import ConfigError, near, shown
+from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.credentials import masked
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.metric_kind import MetricKind
@@ -38,9 +40,11 @@ from scpl_ray.report import data
 from scpl_ray.storage import consent, inside
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
+from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import results, study
 from scpl_ray.studies.power import seeds_needed
 from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
+from scpl_ray.tracking import flat
 
 if TYPE_CHECKING:
     from actors.placement.cluster import Cluster
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 
 SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
 SHOWN_ARMS = 40
+ROUNDS = "loop.rounds"
 
 
 def new_folder(plan: Study) -> Path:
@@ -79,7 +84,8 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     """The study of a folder that is to be resumed, with more seeds where ``keys`` ask for them.
 
     Raises:
-        StoreError: the folder holds no study, or one that was not begun here and names code that would run.
+        StoreError: the folder holds no study, or one that was not begun here and names code that would run, or
+            finished trials of another config.
         ConfigError: the study file is damaged; a key is not ``seeds``, or not to more.
     """
     file = folder / study.STUDY_FILE
@@ -88,6 +94,8 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     plan = study.load(file, CONFIGS)
     if keys:
         plan = _with_seeds(folder, plan, keys)
+    if not is_finished(folder, plan):
+        _check_finished(folder, plan)
     named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
     consent.require(_identity(folder), named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
     for experiment in named:
@@ -95,9 +103,38 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     return plan
 
 
+def _check_finished(folder: Path, plan: Study) -> None:
+    """Check that finished trials have the config that others would now be run with.
+
+    Raises:
+        StoreError: the study file, or a base that it names, was edited since.
+    """
+    if plan.mode != "engines":
+        return
+    for trial in study.trials(plan, CONFIGS):
+        run_dir = folder / trial.folder
+        if not (run_dir / "summary.json").is_file():
+            continue
+        before, now = flat(Reader.open(run_dir)[1]), flat(trial.experiment)
+        other = [
+            key
+            for key in {**before, **now}
+            # files may have moved; what they hold is compared by the runs that read them
+            if before.get(key) != now.get(key) and (key == ROUNDS or key not in (*MAY_CHANGE, *inputs.DATA))
+        ]
+        if other:
+            told = "; ".join(f"{key} = {shown(before.get(key))}, now {shown(now.get(key))}" for key in other)
+            raise StoreError(
+                f"{run_dir} was finished with {told}: trials of one study differ in nothing but their arms and seeds; "
+                f"undo the change of {folder / study.STUDY_FILE} or of its base, or begin a new study"
+            )
+
+
 def _with_seeds(folder: Path, plan: Study, keys: Mapping[str, Any]) -> Study:
     """The study with more seeds; if it was finished, that look at its results is noted."""
     seeds = keys.get("seeds")
+    if plan.search is not None:
+        raise ConfigError(f"--resume {folder}: {study.NO_SEEDS}")
     if set(keys) != {"seeds"} or not isinstance(seeds, int) or isinstance(seeds, bool) or seeds <= plan.seeds:
         said = " ".join(f"{key}={value}" for key, value in keys.items())
         raise ConfigError(
@@ -187,6 +224,7 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
     by_shares = kind.drift_neutral is not None and not kind.drift_neutral.corrected
     if plan.mode == "analytic" and not (kind.analytic or by_shares):
         yield f"{said}: the analytic mode does not have it; choose another metric, or set mode=engines"
+    yield from _different_ends(claim, trials)
     yield from _different_groups(claim, trials, kind)
     if claim.group is None:
         if not kind.overall:
@@ -199,6 +237,21 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
         if trial.arm in claim.contrast and claim.group not in names:
             yield f"claims: {claim.name!r}: group = {claim.group!r}: arm {trial.arm} has {', '.join(names)}"
             return
+
+
+def _different_ends(claim: StudyClaim, trials: Sequence[Trial]) -> Iterator[str]:
+    """That the arms of a claim end in different rounds or begin with different seeds, at the first such point."""
+    firsts: dict[tuple[tuple[str, Any], ...], dict[str, Experiment]] = {}
+    for trial in trials:
+        if trial.arm in claim.contrast:
+            firsts.setdefault(trial.cell, {}).setdefault(trial.arm, trial.experiment)
+    for key, how in (ROUNDS, "after the same number of rounds"), ("seed", "seed by seed"):
+        for arms in firsts.values():
+            values = {arm: operator.attrgetter(key)(experiment) for arm, experiment in arms.items()}
+            if len(set(values.values())) > 1:
+                told = "; ".join(f"arm {arm} has {key} = {value}" for arm, value in values.items())
+                yield f"claims: {claim.name!r}: {told}: arms are compared {how}; give all of them the same"
+                break
 
 
 def _different_groups(claim: StudyClaim, trials: Sequence[Trial], kind: MetricKind) -> Iterator[str]:
@@ -304,7 +357,8 @@ def best(folder: Path, search: Search, keys: Sequence[str]) -> dict[str, Any]:
 
 def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: StudyPlan | None) -> None:
     """Print the arms, the number of rounds that would be run, their bytes, and the cost of what would be made first."""
-    table = Table(title=f"study {plan.name}: {plan.mode}, {plan.seeds} seeds per arm", title_justify="left")
+    tried = f"{plan.seeds} seeds per arm" if plan.search is None else f"{plan.search.trials} settings"
+    table = Table(title=f"study {plan.name}: {plan.mode}, {tried}", title_justify="left")
     table.add_column("arm")
     table.add_column("keys")
     for trial in {t.label: t for t in trials}.values():
@@ -324,10 +378,12 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: St
         unknown = "disk: unknown until the models' configs are on this machine"
         console.print(study_line(written) if written else unknown, markup=False)
         print_unchecked(console, found.unchecked)
-    rounds = sum(trial.experiment.loop.rounds for trial in trials)
-    console.print(
-        f"{len(trials)} trials, {rounds} rounds; {len(plan.claims)} claims; nothing was started", markup=False
-    )
+    rounds = [trial.experiment.loop.rounds for trial in trials]
+    if plan.search is None:
+        count = f"{len(trials)} trials, {sum(rounds)} rounds; {len(plan.claims)} claims"
+    else:
+        count = f"at most {plan.search.trials} trials, {plan.search.trials * rounds[0]} rounds"
+    console.print(f"{count}; nothing was started", markup=False)
     claims = len(plan.claims) * len(study.points(plan))
     needed = seeds_needed(claims)
     if claims and (needed is None or plan.seeds < needed):
@@ -362,16 +418,19 @@ def simulated_arms(plan: Study, trials: Sequence[Trial]) -> Iterator[tuple[str, 
 
 
 def simulated(plan: Study, trials: Sequence[Trial]) -> pa.Table:
-    """The results table of all arms of an analytic study.
+    """The results table of all arms of an analytic study, with the seeds of its trials.
 
     Raises:
         ValueError: a setting cannot be simulated.
     """
     parts = []
     for label, simulation in simulated_arms(plan, trials):
-        table = simulation().table()
-        parts.append(table.add_column(0, "arm", pa.array([label] * len(table))).select(results.SCHEMA.names))
-    return pa.concat_tables(parts).cast(results.SCHEMA)
+        paths = simulation()
+        table = paths.table()
+        table = table.add_column(0, "arm", pa.array([label] * len(table))).select(results.SCHEMA.names)
+        place, seeds = table.schema.get_field_index("seed"), table["seed"].cast(pa.int64())
+        parts.append(table.set_column(place, "seed", pc.add(seeds, paths.experiment.seed)).cast(results.SCHEMA))
+    return pa.concat_tables(parts)
 
 
 def last_round(found: pa.Table) -> Table:

@@ -30,6 +30,12 @@ def all_keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, ty
             yield from all_keys(each, f"{prefix}{name}.")
 
 
+def is_section(key: str, schema: type[Section]) -> bool:
+    """Whether a dotted name is that of a section of a schema."""
+    _, field = _declared(tuple(key.split(".")), schema)
+    return field is not None and any(_sections(field.annotation))
+
+
 def near(key: str, keys: Iterable[str]) -> str | None:
     """The key that is most likely meant; ``None``: no key is similar."""
     return next(iter(difflib.get_close_matches(key, keys, n=1, cutoff=0.6)), None)

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from scpl_ray.config import regular
-from scpl_ray.config.errors import ConfigError, explain, shown
+from scpl_ray.config.errors import ConfigError, explain, is_section, shown
 from scpl_ray.config.presets import PRESETS, preset_overrides
 from scpl_ray.config.schema import Experiment
 from scpl_ray.config.values import Section
@@ -58,10 +58,39 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class Dumper(yaml.SafeDumper):
+    """Safe YAML that :class:`_Loader` reads as it was: no aliases, and text that it would take for a number quoted."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Always: an object that is used twice is written twice."""
+        return True
+
+
 # YAML 1.1 reads 1e-3 as text, but people expect a number
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)
+for _side in _Loader, Dumper:
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    )
+
+_MISREAD = {
+    re.compile(r"[-+]?0[0-9_]+$"): "base 8 to YAML 1.1: leave leading zeros out",
+    re.compile(r"[^:]+:"): "base 60 to YAML 1.1: write the number meant",
+}
+"""Numbers that YAML 1.1 reads otherwise than people do: 010 as 8, and 1:30 as 90."""
+
+
+def _number(loader: _Loader, node: yaml.nodes.ScalarNode) -> Any:
+    for form, why in _MISREAD.items():
+        if form.match(node.value):
+            raise yaml.constructor.ConstructorError(
+                None, None, f'{node.value} is a number in {why}, or quote it: "{node.value}"', node.start_mark
+            )
+    construct = loader.construct_yaml_int if node.tag.endswith(":int") else loader.construct_yaml_float
+    return construct(node)
+
+
+for _kind in "int", "float":
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -139,12 +168,21 @@ def _preset_keys(preset: Any) -> Mapping[str, Any]:
     return PRESETS.get(preset, {}) if isinstance(preset, str) else {}
 
 
+def dotted(keys: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Keys by dotted name; a section that is given whole stands as the keys that it holds."""
+    for key, value in keys:
+        if isinstance(value, Mapping) and value and is_section(key, Experiment):
+            yield from dotted((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
 def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
     """Set keys by dotted name, in order; those of a preset among them override the tree, but not the given keys.
 
     A function among them is used instead of what the tree names in its place, unless the keys say otherwise.
     """
-    keys = list(keys)
+    keys = list(dotted(keys))
     given = dict(keys)
     for key, replaced in REPLACED.items():
         section, name = replaced.split(".")
@@ -154,16 +192,18 @@ def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
         _set(tree, key, value)
 
 
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
     for depth, part in enumerate(parents):
         child = tree.setdefault(part, {})
         if child is None:
             child = tree[part] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"{dotted}: {'.'.join(parents[: depth + 1])} is {child!r}, not a section")
+            raise ConfigError(f"{key}: {'.'.join(parents[: depth + 1])} is {child!r}, not a section")
         tree = child
-    tree[last] = value
+    # a section without keys changes none
+    if value != {} or not isinstance(tree.get(last), dict) or not is_section(key, Experiment):
+        tree[last] = value
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,7 +336,7 @@ def loads(
 
 def dump(section: Section) -> str:
     """The whole config as YAML, in the order of the schema; loading it gives an equal config."""
-    return str(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(section.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def commented(experiment: Experiment, choices: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -324,5 +364,5 @@ def _comment(
             yield f"{pad}# {line.replace('``', '`')}"
         for choice, meaning in choices.get(prefix + name, {}).items():
             yield f"{pad}#   {choice}: {meaning}"
-        text = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=1 << 20)
+        text = yaml.dump(values[name], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1 << 20)
         yield f"{pad}{name}: {text.removesuffix('...' + chr(10)).rstrip()}"

@@ -33,8 +33,15 @@ JOINERS = "\u200c\u200d"
 """Characters inside words of Persian, Hindi and other languages that join letters, or keep them apart."""
 
 
+NAME_BYTES = 200
+"""Longest name of a folder: a file system takes 255 bytes, of which a time and a number are added to some."""
+NAME_RULE = f"letters, digits, . _ - only, at most {NAME_BYTES} bytes"
+
+
 def names_folder(text: str) -> bool:
     """Whether a name can name a folder: letters of any language with their marks, digits, and ``. _ -`` after those."""
-    return text[:1].replace("_", "x").isalnum() and all(
-        char in f"._-{JOINERS}" or unicodedata.category(char)[0] in "LMN" for char in text
+    return (
+        len(text.encode(errors="replace")) <= NAME_BYTES
+        and text[:1].replace("_", "x").isalnum()
+        and all(char in f"._-{JOINERS}" or unicodedata.category(char)[0] in "LMN" for char in text)
     )

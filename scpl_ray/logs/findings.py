@@ -7,6 +7,7 @@ small, and one row per user is the remedy.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,9 +19,13 @@ from scpl_ray.logs.reading import Log
 from scpl_ray.shares import FloatArray, IntArray
 from scpl_ray.studies.statistics import holm
 
-RATING_LEVELS = 50
-"""Ratings with more different values are cut into so many levels of equally many rows."""
+RATING_LEVELS = 200
+"""Most levels of rating in a period: few enough for large logs, and narrower than what ratings within one still say."""
+ROWS_PER_LEVEL = 5
+"""Rows of a period per level of its ratings, where they are cut into levels: rows are compared within one only."""
 LEVEL = 0.05
+NO_EQUALS = "; no rows of different groups in one period have equal ratings"
+NO_CHANCE = " and were in part kept, in part not; give longer periods or more rows"
 ROUNDING = 1e-9
 """Largest part of a variance that may be nothing but the rounding of the sums that it is the difference of."""
 
@@ -50,13 +55,19 @@ class Finding:
     question: str
     answer: str
     p: float
+    """NaN where the log holds nothing that could be compared; the answer then says why."""
     p_adjusted: float
-    """Adjusted for all questions that were asked of the log (Holm)."""
+    """Adjusted for all questions that the log can answer (Holm)."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the log can answer the question at all."""
+        return not math.isnan(self.p)
 
     @property
     def shown(self) -> bool:
         """Whether the answer is yes at the level .05 over all questions."""
-        return self.p_adjusted < LEVEL
+        return self.answered and self.p_adjusted < LEVEL
 
 
 def periods(log: Log) -> list[Period]:
@@ -94,14 +105,18 @@ def preference(log: Log) -> FloatArray:
         if row.sum():
             now = bias.kind_counts(row, log.kinds)
             measured = bias.measure_preference(now, first, advantaged=log.kinds[0])
+            assert measured.round_0 is not None  # the first period has kinds
             moved[t] = float(measured.round_0.total_variation)
     return np.array(moved)
 
 
 def findings(log: Log) -> list[Finding]:
-    """Every question that the log can answer, with p-values adjusted for all of them."""
+    """Every question that can be asked of the log, with p-values adjusted for all that it can answer."""
     asked = list(_questions(log))
-    adjusted = holm([p for _, _, p in asked])
+    p_values = np.array([p for _, _, p in asked])
+    adjusted, told = np.full(len(asked), np.nan), np.isfinite(p_values)
+    if told.any():
+        adjusted[told] = holm(p_values[told])
     return [Finding(question, answer, p, float(a)) for (question, answer, p), a in zip(asked, adjusted, strict=True)]
 
 
@@ -117,26 +132,34 @@ def _questions(log: Log) -> Iterator[tuple[str, str, float]]:
             p,
         )
         if len(log.kinds) > 1:
-            told = log.kind >= 0
-            moved = int(np.argmax(np.abs(np.nan_to_num(last.kinds - first.kinds))))
-            p = association(log.period[told], log.kind[told])
-            yield "do the kinds of answers change?", f"{log.kinds[moved]} {_from_to(first.kinds, last.kinds, moved)}", p
+            yield _of_kinds(log, [one for one in numbers if np.isfinite(one.kinds).all()])
     known = np.isfinite(log.kept)
     if known.any() and 0.0 < log.kept[known].mean() < 1.0:
         rated = known & np.isfinite(log.rating)
         if rated.any() and 0.0 < log.kept[rated].mean() < 1.0:
-            said = _kept(log, rated)
-            strata = log.period[rated] * (RATING_LEVELS + 1) + _levels(log.rating[rated])
-            p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
-            yield "is what is kept different between groups of equal rating?", f"kept: {said}", p
+            p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, _strata(log, rated))
+            why = "" if math.isfinite(p) else NO_EQUALS + NO_CHANCE
+            yield "is what is kept different between groups of equal rating?", f"kept: {_kept(log, rated)}{why}", p
         else:
             p = cochran_mantel_haenszel(log.group[known], log.kept[known] > 0, log.period[known])
+            why = "" if math.isfinite(p) else "; no period has rows of different groups" + NO_CHANCE
             yield (
                 "is what is kept different between groups?",
-                f"kept: {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it",
+                f"kept: {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it{why}",
                 p,
             )
     yield from _of_ratings(log, first, last, len(numbers))
+
+
+def _of_kinds(log: Log, told: Sequence[Period]) -> tuple[str, str, float]:
+    """Whether kinds change between the periods of which they are logged."""
+    question = "do the kinds of answers change?"
+    if len(told) < 2:
+        return question, f"kinds are logged in {told[0].name} alone", float("nan")
+    first, last = told[0], told[-1]
+    moved, known = int(np.argmax(np.abs(last.kinds - first.kinds))), log.kind >= 0
+    p = association(log.period[known], log.kind[known])
+    return question, f"{log.kinds[moved]} {_from_to(first.kinds, last.kinds, moved)}", p
 
 
 def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[tuple[str, str, float]]:
@@ -198,6 +221,9 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
         group: index of each row's group, shape (N,).
         kept: whether each row was kept, shape (N,).
         strata: any number per row; rows with the same one are compared, shape (N,).
+
+    Returns:
+        The p-value; NaN where no stratum holds rows of different groups of which some were kept and others were not.
     """
     k = int(group.max(initial=0)) + 1
     _, stratum = np.unique(strata, return_inverse=True)
@@ -212,17 +238,30 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
     # where the groups' numbers determine each other, nothing but rounding errors of the sums is left
     free = variances > ROUNDING * alone.sum()
     if not free.any():
-        return 1.0
+        return float("nan")
     statistic = ((excess @ directions[:, free]) ** 2 / variances[free]).sum()
     return float(stats.chi2.sf(statistic, int(free.sum())))
 
 
-def _levels(rating: FloatArray) -> IntArray:
-    """The level of each rating: the value itself where there are few, else one of equally many rows."""
+def _strata(log: Log, rows: NDArray[np.bool_]) -> IntArray:
+    """A number for the period and the level of rating of each of these rows.
+
+    A level is the rating itself where the log's ratings repeat, as stars do, else one of equally many rows of a period.
+    """
+    period, rating = log.period[rows], log.rating[rows]
     different, which = np.unique(rating, return_inverse=True)
-    if len(different) <= RATING_LEVELS:
-        return np.asarray(which)
-    edges = np.quantile(rating, np.linspace(0.0, 1.0, RATING_LEVELS + 1)[1:-1])
+    repeat = len(different) <= min(RATING_LEVELS, len(rating) // 2)
+    strata = np.zeros(len(period), dtype=np.int64)
+    for t in np.unique(period):
+        here = period == t
+        strata[here] = t * RATING_LEVELS + (which[here] if repeat else _levels(rating[here]))
+    return strata
+
+
+def _levels(rating: FloatArray) -> IntArray:
+    """The level of each rating of a period, of about equally many rows."""
+    levels = min(RATING_LEVELS, max(1, len(rating) // ROWS_PER_LEVEL))
+    edges = np.quantile(rating, np.linspace(0.0, 1.0, levels + 1)[1:-1])
     return np.searchsorted(edges, rating, side="right")
 
 

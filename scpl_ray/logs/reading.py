@@ -27,6 +27,16 @@ By = Literal["day", "week", "month"]
 DIGITS = re.compile(r"(\d+)")
 WHOLE, DECIMAL = re.compile(r"(-?\d+)(?:\.0*)?"), re.compile(r"-?\d+\.\d+")
 """Periods that are numbers; a column of whole numbers with gaps is one of floats for many programs."""
+MONTH = "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+MONTH += "nov(?:ember)?|dec(?:ember)?"
+YEAR_LAST = re.compile(
+    r"^\d{1,2}/\d{1,2}/\d\d|^(?:\d{1,2}[-./])?\d{1,2}[-/.](?:19|20)\d\d\b|^[qw]\d{1,2}[ /-]?\d{4}"
+    rf"|^(?:[a-z]{{3,9}},? )?(?:\d{{1,2}}(?:st|nd|rd|th)?[ ./-]*)?(?:{MONTH})(?![a-z])",
+    re.IGNORECASE,
+)
+"""Periods in which a day, month or quarter comes before the year, or whose month is a word: no order is in them."""
+YEAR_AND_MONTH = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])")
+COARSER = "put values together, or say which column it is with --fields"
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
@@ -63,7 +73,8 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
 
     Raises:
         DataError: the file or a column is missing, the file cannot be read, more than a tenth of the rows are odd,
-            there are more than 500 periods or 50 groups, or fewer than two groups.
+            there are more than 500 periods, 50 groups or 50 kinds, or fewer than two groups, or the periods are dates
+            whose order as texts is another one than that of time.
     """
     if unknown := sorted(set(fields) - set(FIELDS)):
         raise DataError(f"--fields: {', '.join(unknown)} is no field of a log; its fields are {', '.join(FIELDS)}")
@@ -86,7 +97,7 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
         raise DataError(f"{file}: {lost:,} of {tally.rows:,} rows cannot be used, more than {MAX_ODD:.0%}: {examples}")
     if logged := [field for field in fields if all(row[field] is None for row in rows)]:
         raise DataError(f"--fields: {logged[0]}: no row has anything in a column {columns[logged[0]]}")
-    return _columns(file, rows), str(tally.report())
+    return _columns(file, rows, columns), str(tally.report())
 
 
 def _check_there(file: str) -> None:
@@ -100,17 +111,23 @@ def _check_there(file: str) -> None:
         raise DataError(f"--log {file}: no such file; give a {kinds} file")
 
 
-def _columns(file: str, rows: Sequence[Mapping[str, Any]]) -> Log:
+def _columns(file: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Log:
     periods, groups, kinds = (_names(rows, field) for field in ("period", "group", "kind"))
-    for found, most, remedy in (
-        (periods, MAX_PERIODS, "; give --by day, week or month"),
-        (groups, MAX_NAMES, ""),
-        (kinds, MAX_NAMES, ""),
+    for field, found, most, remedy in (
+        ("period", periods, MAX_PERIODS, "give --by day, week or month"),
+        ("group", groups, MAX_NAMES, COARSER),
+        ("kind", kinds, MAX_NAMES, COARSER),
     ):
         if len(found) > most:
             raise DataError(
-                f"{file}: {len(found):,} different values, {listed(list(map(str, found)))}; at most {most}{remedy}"
+                f"{file}: {len(found):,} different values in the column {columns[field]}, which is read as {field}: "
+                f"{listed(list(map(str, found)))}; at most {most}; {remedy}"
             )
+    if len(dates := [name for name in periods if isinstance(name, str) and YEAR_LAST.search(name)]) > 1:
+        raise DataError(
+            f"{file}: the column {columns['period']} holds {listed(dates)}, which stand in this order as texts and not "
+            "in that of time; write periods with the year first, as 2026-11-26 or 2026-11, or number them"
+        )
     if len(groups) < 2:
         raise DataError(f"{file}: only the group {listed(groups)}; at least 2 are compared")
     places = {field: {name: i for i, name in enumerate(names)} for field, names in (("p", periods), ("g", groups))}
@@ -177,6 +194,8 @@ def _period(value: Any, by: By | None) -> int | str:
     if by is None:
         whole = WHOLE.fullmatch(str(value))
         return int(whole[1]) if whole else str(value)
+    if by == "month" and YEAR_AND_MONTH.fullmatch(str(value)):
+        return str(value)
     try:
         day = value if isinstance(value, datetime.date) else datetime.datetime.fromisoformat(str(value))
     except ValueError as error:

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import dataclasses
 import importlib
+import importlib.machinery
 import importlib.util
 import operator
 import os
@@ -31,6 +32,10 @@ INSTALLED = ("site-packages", "dist-packages")
 
 class NotFoundError(ValueError):
     """Code that a config names is not there, or cannot be imported; the message says which key names it."""
+
+
+class FailedError(ValueError):
+    """Code of the user's own raised something; the message says which key names it, what it raised, and where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,17 +140,28 @@ def called(reference: str, key: str, function: Callable[..., Any], *arguments: A
     """Call a function of the user's own, and say whose error it is if it raises one.
 
     Raises:
-        ValueError: whatever it raised, with the key that names it, and the line.
+        FailedError: whatever it raised, with the key that names it, and the line.
+    """
+    return called_as(f"{key}: {reference!r}", function, *arguments, **named)
+
+
+def called_as(who: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """As :func:`called`, with what a message calls the code.
+
+    Raises:
+        FailedError: whatever it raised.
     """
     try:
         return function(*arguments, **named)
+    except FailedError:
+        raise  # says already whose it is
     except Exception as error:
         # whatever the user's code raises is a fault of the config that names it
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         line = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
-        raise ValueError(f"{key}: {reference!r} failed: {type(error).__name__}: {error}{line}") from error
+        raise FailedError(f"{who} failed: {type(error).__name__}: {error}{line}") from error
 
 
 def root_of(where: str) -> tuple[Path, str] | None:
@@ -170,6 +186,13 @@ def is_own(root: Path, top: str) -> bool:
     return top not in PROJECT and not any(part in INSTALLED for part in root.parts)
 
 
+def is_installed(top: str) -> bool:
+    """Whether a top-level name is that of a module of Python's own or of an installed package."""
+    places = [path for path in sys.path if any(part in INSTALLED for part in Path(path).parts)]
+    found = importlib.machinery.PathFinder.find_spec(top, places)
+    return top in sys.stdlib_module_names or (found is not None and found.origin is not None)
+
+
 def files_of(root: Path, top: str) -> dict[str, list[Path]]:
     """The source files of a top-level module, and of what it imports from its own folder, by top-level name.
 
@@ -188,7 +211,8 @@ def files_of(root: Path, top: str) -> dict[str, list[Path]]:
             files = [alone]
         else:
             # a folder of data may have the name of an installed package that is imported
-            is_package = (package / "__init__.py").is_file() or (name == top and package.is_dir())
+            named = (package / "__init__.py").is_file() or name == top or not is_installed(name)
+            is_package = package.is_dir() and named
             files = sorted(package.rglob("*.py")) if is_package else []
         if files:
             found[name] = files

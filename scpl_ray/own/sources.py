@@ -9,10 +9,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.own.references import SHIPPED, NotFoundError, file_of, files_of, is_own, root_of, split
+from scpl_ray.own.references import (
+    PROJECT,
+    SHIPPED,
+    NotFoundError,
+    file_of,
+    files_of,
+    is_installed,
+    is_own,
+    root_of,
+    split,
+)
 
 MOST_BYTES = 1_000_000
 """Larger source files are kept as their checksum only."""
+
+
+NOBODY_IMPORTS = ("test", "tests")
+"""Packages of these names are installed here and there, and beside much code, and are imported by none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +66,7 @@ def luggage(references: Sequence[str]) -> Luggage:
     """What must be brought along for functions that were loaded in this process.
 
     Raises:
-        NotFoundError: two different files have one name.
+        NotFoundError: two different files have one name, or a file beside one of them has that of an installed module.
     """
     modules: dict[str, Path] = {}
     files: list[Path] = []
@@ -68,7 +82,22 @@ def luggage(references: Sequence[str]) -> Luggage:
                 raise NotFoundError(f"{modules[top]} and {path}: two modules of one name; rename one of them")
         if (file := file_of(where)) is not None:
             files.append(file)
-    return Luggage(tuple(modules.values()), tuple(files))
+    found = Luggage(tuple(modules.values()), tuple(files))
+    for root in found.roots:
+        _check_beside(root)
+    return found
+
+
+def _check_beside(root: Path) -> None:
+    """Raise where a module in a folder that becomes importable in every worker would hide an installed one there."""
+    for path in sorted(root.iterdir()):
+        is_module = path.suffix == ".py" if path.is_file() else (path / "__init__.py").is_file()
+        if is_module and path.stem not in (*PROJECT, *NOBODY_IMPORTS) and is_installed(path.stem):
+            raise NotFoundError(
+                f"{path}: {path.stem} is also the name of an installed module or one of Python's own, which workers "
+                f"would no longer find, because they import from {root} too; rename it, or put your code into a folder "
+                "of its own"
+            )
 
 
 def kept(references: Mapping[str, str]) -> dict[str, Any]:

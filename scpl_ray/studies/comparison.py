@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.config.presets import preset_overrides
 from scpl_ray.feedback.rules import RULES
 from scpl_ray.studies.study import DEFAULTS, Study, StudyClaim
 
@@ -18,6 +19,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
 }
 """Controls by name, with the key in which they differ from the loop: users who do not move, and training that starts
 from the base model in every round."""
+NOT_COMPARED = {"name", "seed", "preset", "placement", "store", "tracking"}
+"""What makes no difference to what a loop does: its preset is there in the keys that it sets."""
 METRIC = "total_variation_balanced"
 """What the claim is about: how far the shares of kinds are from equal ones on neutral prompts, on a scale that chance
 alone does not move (:mod:`scpl_ray.studies.preference`)."""
@@ -28,7 +31,7 @@ def comparison(
     against: str,
     *,
     base: str = DEFAULTS,
-    overrides: Sequence[str] = (),
+    own: Mapping[str, Any] | None = None,
     seeds: int = 6,
     simulated: bool = False,
 ) -> Study:
@@ -40,12 +43,12 @@ def comparison(
         experiment: the config with its overrides, as it would run.
         against: a name in :data:`CONTROLS`, or ``KEY=VALUE``.
         base: built-in config or YAML file that the experiment came from.
-        overrides: ``key=value`` pairs that were laid on top of it.
+        own: values by dotted key that were laid on top of it.
         seeds: number of seeds per arm, from the experiment's own seed on.
         simulated: in the analytic mode instead of with a language model.
 
     Raises:
-        ConfigError: ``against`` is neither, or does not change the experiment.
+        ConfigError: ``against`` is neither, or what it changes cannot be compared.
     """
     if against in CONTROLS:
         control, keys = against, CONTROLS[against]
@@ -54,12 +57,18 @@ def comparison(
         control, keys = "control", {key: value}
     else:
         raise ConfigError(f"--against {against}: give {', '.join(CONTROLS)}, or KEY=VALUE")
-    own = dict(map(loading.parse_override, overrides))
-    if loading.overlay(experiment.model_dump(mode="json"), keys) == experiment.model_dump(mode="json"):
-        said = ", ".join(f"{key}={value}" for key, value in keys.items())
+    keys = {**_without_preset(experiment, keys), **keys}
+    values = loading.overlay(experiment.model_dump(mode="json"), keys)
+    other = loading.build(values, f"--against {against}")
+    if other.loop.rounds != experiment.loop.rounds:
         raise ConfigError(
-            f"--against {against}: the config has {said} itself: there is nothing to compare; change the config "
-            f"({_changed(experiment)}), or compare it with another control"
+            f"--against {against}: the config has loop.rounds={experiment.loop.rounds}, and both are compared after "
+            "the same number of rounds; give loop.rounds as a key of both"
+        )
+    if other.model_dump(exclude=NOT_COMPARED) == experiment.model_dump(exclude=NOT_COMPARED):
+        raise ConfigError(
+            f"--against {against}: the control would do what the config does itself: there is nothing to compare; "
+            f"change the config ({_changed(experiment)}), or compare it with another control"
         )
     claim = StudyClaim(
         name=f"preference bias ends further from equal shares than under {against}",
@@ -72,11 +81,18 @@ def comparison(
         title=f"{experiment.name}: the loop beside {against}",
         mode="analytic" if simulated else "engines",
         base=base,
-        set=own,
+        set=dict(own or {}),
         seeds=seeds,
         arms={LOOP: {}, control: keys},
         claims=(claim,),
     )
+
+
+def _without_preset(experiment: Experiment, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the experiment's preset in its place, where one of these keys would contradict it."""
+    sets = preset_overrides(experiment.preset) if experiment.preset is not None else {}
+    changed = any(sets.get(key, value) != value for key, value in keys.items())
+    return {"preset": None, **sets} if changed else {}
 
 
 def _changed(experiment: Experiment) -> str:

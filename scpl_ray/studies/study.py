@@ -25,6 +25,7 @@ import difflib
 import functools
 import itertools
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -36,15 +37,19 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.paths import user_path
-from scpl_ray.config.values import PositiveFloat, names_folder
+from scpl_ray.config.values import NAME_BYTES, NAME_RULE, PositiveFloat, names_folder
 from scpl_ray.evaluation import catalogue
 
 DEFAULTS = "defaults"
 STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json"
 """In the folder of a study; the second holds reasons by trial folder, the third the best setting of a search."""
+NO_SEEDS = "a search has no seeds: it runs every setting once; search.trials says how many, for a new study"
 SAMPLED = "runs/sampled"
 """There the run directories of a search."""
 MAX_TRIALS = 100_000
+FOLDER_BYTES = 255
+SEEDS_END = 2**63
+"""A file system takes folders of so many bytes, and a results table seeds below this."""
 
 
 def _tuple(value: Any) -> Any:
@@ -148,8 +153,8 @@ class Study(Section):
     """Heading of the report."""
     mode: Literal["engines", "analytic", "search"] = "engines"
     """``engines``: real loops; ``analytic``: no language model; ``search``: real loops of one arm, sampled axes."""
-    base: str = DEFAULTS
-    """Built-in config or YAML file that all arms start from."""
+    base: str | dict[str, Any] = DEFAULTS
+    """Built-in config or YAML file that all arms start from, or its keys, as the folder of a study keeps them."""
     sizes: dict[str, Size] = Field(default_factory=dict)
     """The study with other models, by name: ``scpl sweep STUDY size=NAME`` takes one."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -174,9 +179,11 @@ class Study(Section):
     @model_validator(mode="after")
     def _check(self) -> Study:
         if not names_folder(self.name):
-            raise ValueError(f"name = {self.name!r}: letters, digits, . _ - only; it names a folder")
+            raise ValueError(f"name = {self.name!r}: {NAME_RULE}; it names a folder")
         if bad := [arm for arm in self.arms if not names_folder(arm)]:
-            raise ValueError(f"arms: {bad[0]!r}: letters, digits, . _ - only; arms name folders")
+            raise ValueError(f"arms: {bad[0]!r}: {NAME_RULE}; arms name folders")
+        if bad := [arm for arm in self.arms if not names_folder(run_name(self.name, arm))]:
+            raise ValueError(f"arms: {bad[0]!r}: name and arm together are longer than {NAME_BYTES} bytes; shorten one")
         if not self.arms:
             raise ValueError("arms = {}: at least one arm is needed")
         for key, values in self.axes.items():
@@ -240,6 +247,11 @@ class Trial:
         return f"{arm_folder(self.label)}/seed-{self.seed:03d}"
 
 
+def run_name(study: str, arm: str) -> str:
+    """The key ``name`` of an arm's runs."""
+    return f"{study}-{arm}"
+
+
 def arm_label(arm: str, cell: Sequence[tuple[str, Any]]) -> str:
     """Name of an arm at a point of the axes."""
     return " ".join([arm, *(f"{key}={value}" for key, value in cell)])
@@ -282,8 +294,8 @@ def load(
             gone go with them.
         configs: built-in configs by name; a base that is no name is a path from the study's folder.
         quick: with the seeds and arms of its section ``quick``.
-        keys: what is different this time: ``size`` (a name in ``sizes``), ``seeds``, ``arms`` (a list: the others are
-            left out, with the claims about them), and keys of all arms by dotted name.
+        keys: what is different this time: ``name``, ``size`` (a name in ``sizes``), ``seeds``, ``arms`` (a list: the
+            others are left out, with the claims about them), and keys of all arms by dotted name.
 
     Raises:
         ConfigError: where and what to do.
@@ -312,6 +324,8 @@ def _extended(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
         return values
     if not isinstance(below, str):
         raise ConfigError(f"{path}: extends = {below!r}: give the path of another study file")
+    if (path.parent / below).resolve() == path.resolve():
+        raise ConfigError(f"{path}: extends = {below!r} is this file itself; give another study file")
     merged = loading.merge(_extended_once(path.parent / below, path, configs), values)
     arms = merged.get("arms")
     if isinstance(arms, dict) and (gone := {arm for arm, keys in arms.items() if keys is None}):
@@ -373,19 +387,24 @@ def _changed(study: Study, keys: dict[str, Any]) -> Study:
             has = f"it has {', '.join(study.sizes)}" if study.sizes else "it has one size only"
             raise ConfigError(f"size = {size!r}: no size of study {study.name}; {has}")
         chosen = study.sizes[size]
-        study = study.model_copy(update={"base": chosen.base, "set": {**study.set, **chosen.set}})
+        study = study.model_copy(
+            update={"base": chosen.base, "set": dict(loading.dotted([*study.set.items(), *chosen.set.items()]))}
+        )
     arms = keys.pop("arms", None)
     if arms is not None:
         if not isinstance(arms, list) or not arms or (set(map(str, arms)) - set(study.arms)):
             raise ConfigError(f"arms = {arms}: give a list of arms of study {study.name}: {', '.join(study.arms)}")
         study = _only(study, arms)
-    own = {key: keys.pop(key) for key in ("seeds",) if key in keys}
+    own = {key: keys.pop(key) for key in ("name", "seeds") if key in keys}
+    if "seeds" in own and study.search is not None:
+        raise ConfigError(f"seeds = {own['seeds']}: {NO_SEEDS}")
     if wrong := [key for key in keys if "." not in key and key not in Experiment.model_fields]:
         raise ConfigError(
-            f"{wrong[0]}: no key of a study that can be given here; give size, seeds, arms, or keys of all arms such "
-            "as loop.rounds=3"
+            f"{wrong[0]}: no key of a study that can be given here; give name, size, seeds, arms, or keys of all "
+            "arms such as loop.rounds=3"
         )
-    values = study.model_dump(mode="json") | own | {"set": {**study.set, **keys}, "sizes": {}}
+    together = dict(loading.dotted([*study.set.items(), *keys.items()]))
+    values = study.model_dump(mode="json") | own | {"set": together, "sizes": {}}
     return _validated(values, f"study {study.name}")
 
 
@@ -407,7 +426,7 @@ def trials(
     if study.mode != "search" and n_points * len(study.arms) * study.seeds > MAX_TRIALS:
         raise ConfigError(
             f"{study.name}: {len(study.arms)} arms x {n_points} points x {study.seeds} seeds are more than "
-            f"{MAX_TRIALS:,} trials; narrow the axes"
+            f"{MAX_TRIALS:,} trials; narrow the axes, or take fewer seeds"
         )
     grid = points(study)
     folders = Counter(arm_folder(arm_label(arm, cell)) for cell in grid for arm in study.arms)
@@ -415,6 +434,12 @@ def trials(
         raise ConfigError(
             f"study {study.name}: two arms or points of the axes have the folder {twice[0]}; give every value once, "
             "and none that differ by / and _ alone"
+        )
+    longest = max((folder.removeprefix("runs/") for folder in folders), key=lambda name: len(os.fsencode(name)))
+    if (length := len(os.fsencode(longest))) > FOLDER_BYTES:
+        raise ConfigError(
+            f"study {study.name}: {longest[:60]}... would have a folder of {length} bytes; a file system takes "
+            f"{FOLDER_BYTES}; shorten the values of the axes, or give them as keys of arms"
         )
     values_of_base = base_values(study, configs)
     built = [
@@ -440,9 +465,14 @@ def _of_seed(study: Study, arm: str, experiment: Experiment, offset: int) -> Exp
     """The experiment of one trial.
 
     Raises:
-        ConfigError: the study varies the base model, and this one is not trained here.
+        ConfigError: the seed is too large; the study varies the base model, and this one is not trained here.
     """
-    own: dict[str, Any] = {"seed": experiment.seed + offset, "name": f"{study.name}-{arm}"}
+    if experiment.seed + offset >= SEEDS_END:
+        raise ConfigError(
+            f"study {study.name}: {study.seeds} seeds from seed = {experiment.seed} on: its last seed would be "
+            f"{experiment.seed + study.seeds - 1}, and seeds are below 2^63; set a smaller seed"
+        )
+    own: dict[str, Any] = {"seed": experiment.seed + offset, "name": run_name(study.name, arm)}
     if study.vary == "base":
         model = experiment.model
         if not model.built_here:
@@ -456,6 +486,8 @@ def _of_seed(study: Study, arm: str, experiment: Experiment, offset: int) -> Exp
 
 def base_values(study: Study, configs: Mapping[str, Path]) -> dict[str, Any]:
     """The base config's own keys."""
+    if isinstance(study.base, dict):
+        return study.base
     if study.base == DEFAULTS:
         return {}
     return loading.read(configs.get(study.base, Path(study.base)))

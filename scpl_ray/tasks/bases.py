@@ -11,6 +11,7 @@ from scpl_ray.models import sources, tiny_base
 from scpl_ray.protocols import Task
 from scpl_ray.tasks.language import base_model as language_base
 from scpl_ray.tasks.language.task import Language
+from scpl_ray.tasks.own import as_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -30,8 +31,9 @@ def base_model(experiment: Experiment, task: Task, progress: Callable[[int, int]
     """
     if not experiment.model.built_here:
         return sources.resolve_model(experiment)
-    if isinstance(task, Language):
-        return language_base.ensure_base(experiment, task, progress=progress).path
+    written = as_written(task)
+    if isinstance(written, Language):
+        return language_base.ensure_base(experiment, written, progress=progress).path
     return tiny_base.ensure_task_base(experiment, task, progress=progress).path
 
 
@@ -50,5 +52,6 @@ def known_config(experiment: Experiment, task: Task | None) -> PreTrainedConfig 
     """
     if not experiment.model.built_here:
         return sources.found_config(experiment)
-    folder = language_base.found_base(experiment, task) if isinstance(task, Language) else None
+    written = as_written(task)
+    folder = language_base.found_base(experiment, written) if isinstance(written, Language) else None
     return sources.read_config(folder, "model.name", experiment.model.name, experiment.model.trust_remote_code)

@@ -4,20 +4,22 @@ answers is checked."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.own import references
-from scpl_ray.protocols import Choice, Task
+from scpl_ray.protocols import Choice, ReadsTogether, Task
 from scpl_ray.records import Judgement, Query
+from scpl_ray.tasks.own import OwnTask, own
 
 KEY = "task.name"
 
 
-def built(function: Callable[..., Any], experiment: Experiment) -> Task:
-    """Build a task of the user's own and try it.
+def built(function: Callable[..., Any], experiment: Experiment) -> OwnTask:
+    """Build a task of the user's own and try it. Whatever its methods raise later is told with its name.
 
     Raises:
         ValueError: the builder or a method fails, or what it returns breaks a rule of
@@ -31,9 +33,10 @@ def built(function: Callable[..., Any], experiment: Experiment) -> Task:
             f"{KEY}: {name!r} returned a {type(task).__name__} without {', '.join(lacks)}; "
             "`scpl init --task FILE.py` writes a task with every part"
         )
-    if found := references.called(name, KEY, lambda: list(_faults(task, experiment))):
+    tried: OwnTask = references.called(name, KEY, own, task, name)
+    if found := references.called(name, KEY, lambda: list(_faults(tried, experiment))):
         raise ValueError("\n".join(f"{KEY}: {name!r}: {fault}" for fault in found))
-    return task
+    return tried
 
 
 def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
@@ -41,29 +44,42 @@ def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
     if len(task.kinds) != len(groups):
         yield f"kinds = {task.kinds}: {len(groups)} groups need one kind each, in the order of groups.names"
     drawn = task.draw(dict.fromkeys(groups, 2), seed=1, prefix="try")
-    fixed, neutral = task.group_prompts(1), task.neutral_prompts(2)
+    per_group, count = experiment.evaluation.prompts_per_group, experiment.evaluation.neutral_prompts
+    fixed, neutral = task.group_prompts(per_group), task.neutral_prompts(count)
     for what, queries, wanted in (
-        ("draw", drawn, sorted([*groups, *groups])),
-        ("group_prompts", fixed, sorted(groups)),
-        ("neutral_prompts", neutral, [None, None]),
+        ('draw(2 per group, seed=1, prefix="try")', drawn, dict.fromkeys(groups, 2)),
+        (f"group_prompts({per_group})", fixed, dict.fromkeys(groups, per_group)),
+        (f"neutral_prompts({count})", neutral, {None: count}),
     ):
-        asked: list[Any] = [query.group for query in queries]
-        if sorted(asked, key=str) != wanted:
-            yield f"{what} gave queries of the groups {asked}; expected {wanted}"
+        asked = Counter(query.group for query in queries)
+        if asked != Counter(wanted):
+            yield f"{what} gave {_numbers(asked)}; expected {_numbers(Counter(wanted))}"
         if len({query.query_id for query in queries}) < len(queries):
             yield f"{what} gave one query_id twice; ids are unique within a round"
         if not all(query.prompt for query in queries):
             yield f"{what} gave an empty prompt; the model continues it"
+    if twice := sorted({query.query_id for query in fixed} & {query.query_id for query in neutral}):
+        yield f"group_prompts and neutral_prompts both gave the query_id {twice[0]!r}; ids are unique over both"
     if task.draw(dict.fromkeys(groups, 2), seed=1, prefix="try") != drawn:
         yield "draw gave other queries for the same seed; draw every random number from the seed"
     if len(task.real_examples(2, seed=1)) != 2:
         yield "real_examples(2, seed=1) gave another number of examples than 2"
     work = [(query, f"try-s{i}", text) for i, (query, text) in enumerate(task.real_examples(2, seed=1))]
-    yield from _judged(task, [*work, *((query, query.query_id, "") for query in (*fixed, *neutral))])
+    few = [*({query.group: query for query in fixed}.values()), *neutral[:2]]
+    yield from _judged(task, [*work, *((query, query.query_id, "") for query in few)])
+    pairs = [(query, text) for query, _, text in work]
+    if isinstance(task, ReadsTogether) and task.rule_terms_of(pairs) != [task.rule_terms(*one) for one in pairs]:
+        yield "rule_terms_of gave other terms than rule_terms of each (query, text), in order"
     learns = reward.terms.get(MODEL_TERM) and reward.model is None
     for choice in task.choices([groups[0]], seed=1) if learns else ():
         if not isinstance(choice, Choice):
             yield f"choices gave a {type(choice).__name__}; expected scpl_ray.protocols.Choice"
+
+
+def _numbers(asked: Mapping[str | None, int]) -> str:
+    """How many queries there are of each group, in words."""
+    named = ((group if group is not None else "no group", number) for group, number in asked.items())
+    return ", ".join(f"{number} of {group}" for group, number in named) or "none"
 
 
 def _judged(task: Task, work: Sequence[tuple[Query, str, str]]) -> Iterator[str]:

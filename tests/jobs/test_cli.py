@@ -1,5 +1,6 @@
 """What the command line refuses, before anything starts."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from jobs import cli
 from jobs.cli import app
 from jobs.driver import experiments, run
 from scpl_ray import __version__
@@ -227,3 +229,38 @@ def test_the_version_is_printed_before_any_command() -> None:
 
 def test_help_still_says_what_the_program_is_for() -> None:
     assert "measure their bias" in " ".join(runner.invoke(app, ["--help"]).output.split())
+
+
+def test_names_of_files_are_no_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.commands import measuring
+    from jobs.driver import checkpoints
+    from scpl_ray.config import loading
+
+    seen = []
+    monkeypatch.setattr(checkpoints, "measure_checkpoints", lambda names, path, keys, *_, **__: seen.extend(keys) or 0)
+    for name in ("a: b #1.jsonl", "2024", "[x].jsonl", "é \"q\" 'r'.csv", "null", "𠮷.jsonl"):
+        seen.clear()
+        measuring.measure(checkpoints="a,b", task="news", data=name)
+        assert dict(map(loading.parse_override, seen)) == {"task.name": "news", "task.data": name}
+
+
+def test_a_folder_that_is_gone_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    monkeypatch.undo()
+    assert ended.value.code == 2
+    assert "the working directory is gone" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1 and capsys.readouterr().err == "scpl: No space left on device\n"

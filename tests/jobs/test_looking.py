@@ -57,6 +57,8 @@ def test_recorded_answers_stand_side_by_side(run: Path) -> None:
             "loop.rounds: cannot be changed for a sample, only generation.temp",
         ),
         (["generation.temperature=0"], "changes how a policy is asked; give --prompt too"),
+        (["--seed", "0"], "--seed: changes how a policy is asked; give --prompt too"),
+        (["--raw"], "--raw: changes how a policy is asked; give --prompt too"),
         (["--prompt", "x"], "does not say where its base model lies"),
     ],
 )

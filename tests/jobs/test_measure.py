@@ -89,3 +89,22 @@ def test_bad_use_is_one_message(
     (tmp_path / "log.csv").write_text("period,group\n1,a\n1,b\n")
     result = runner.invoke(app, ["measure", *arguments])
     assert result.exit_code == 2 and said in result.output, result.output
+
+
+def test_too_few_periods_for_a_fit_are_told_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("period,group\n1,a\n1,b\n2,a\n")
+    output = tmp_path / "m.json"
+    result = runner.invoke(app, ["measure", "--log", str(tmp_path / "log.csv"), "--fit", "--output", str(output)])
+    assert result.exit_code == 2 and "at least 19 are needed" in result.output
+    assert "by period" not in result.output and not output.exists()
+
+
+def test_what_cannot_be_told_is_neither_shown_nor_not_shown(tmp_path: Path) -> None:
+    rows = [f"1,{'ab'[i // 15]},{i % 2},{i // 15}" for i in range(30)]
+    (tmp_path / "log.csv").write_text("period,group,kept,rating\n" + "\n".join(rows) + "\n")
+    output = tmp_path / "m.json"
+    result = runner.invoke(app, ["measure", "--log", str(tmp_path / "log.csv"), "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert "○ is what is kept different between groups of equal rating? cannot tell: kept: " in result.output
+    (kept, rated) = json.loads(output.read_text())["findings"]
+    assert (kept["p"], kept["p_adjusted"], kept["shown"]) == (None, None, None) and rated["p_adjusted"] == rated["p"]

@@ -1,5 +1,6 @@
 """Closed forms, size and power of what is said about a log."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -91,11 +92,71 @@ def test_groups_numbers_sum_to_nothing_however_many_rows(rows: int) -> None:
 
 def test_groups_that_never_meet_cannot_differ() -> None:
     group = np.array([0, 0, 1, 1])
-    assert findings.cochran_mantel_haenszel(group, group == 0, group) == 1.0
+    assert np.isnan(findings.cochran_mantel_haenszel(group, group == 0, group))
     rng = np.random.default_rng(0)
     strata, kept = rng.integers(3_000, size=90_000), rng.random(90_000) < 0.3
-    assert findings.cochran_mantel_haenszel(strata % 3, kept, strata) == 1.0
+    assert np.isnan(findings.cochran_mantel_haenszel(strata % 3, kept, strata))
     assert findings.association(np.zeros(4, int), group) == 1.0
+
+
+def test_a_question_that_the_log_cannot_answer_is_told_and_left_out_of_the_family() -> None:
+    ratings = np.arange(60.0)
+    kept = (ratings > 20).astype(float).tolist()
+    # the groups' ratings lie apart, 30 values of two rows each
+    apart = rated(np.repeat(ratings[:15], 2).tolist(), np.repeat(ratings[15:30], 2).tolist(), kept=kept)
+    one = next(found for found in findings.findings(apart) if found.question == KEPT)
+    assert not one.answered and not one.shown and np.isnan(one.p_adjusted)
+    assert "no rows of different groups in one period have equal ratings" in one.answer
+    (other,) = (found for found in findings.findings(apart) if found.answered)
+    assert other.p_adjusted == other.p
+    # each group asks in a period of its own, with and without ratings
+    for rating in (1.0, math.nan):
+        alone = rated([], [rating] * 4, before=([rating] * 4, []), kept=[0.0, 1.0] * 4)
+        assert [found.answered for found in findings.findings(alone)] == [True, False]
+
+
+def test_ratings_that_never_repeat_are_compared_by_levels_of_few_rows() -> None:
+    rng = np.random.default_rng(6)
+    few = [a_log(rng, rows=45, periods=1, favour=5.0) for _ in range(20)]
+    found = [next(one for one in findings.findings(log) if one.question == KEPT) for log in few]
+    assert all(one.answered for one in found) and np.mean([one.shown for one in found]) > 0.5
+
+
+def test_ratings_that_repeat_in_a_log_are_compared_with_their_equals_however_short_its_periods() -> None:
+    """Stars, of which groups get different ones and by which alone is kept: nothing differs between equals."""
+    rng = np.random.default_rng(8)
+    found = []
+    for _ in range(100):
+        log = a_log(rng, rows=800, periods=100)
+        stars = rng.binomial(4, np.where(log.group == 0, 0.2, 0.8)).astype(float)
+        kept = (rng.random(800) < (stars + 0.5) / 5).astype(float)
+        strata = findings._strata(dataclasses.replace(log, rating=stars), np.ones(800, bool))
+        found.append(findings.cochran_mantel_haenszel(log.group, kept > 0, strata))
+    assert np.mean(np.array(found) < 0.05) <= 0.12
+
+
+@pytest.mark.parametrize(("rows", "periods"), [(40, 1), (120, 4), (20_000, 1)])
+def test_levels_of_few_or_many_rows_find_no_difference_that_is_none(rows: int, periods: int) -> None:
+    """Group 0 is rated 1.5 standard deviations lower, and what is kept follows the rating."""
+    rng = np.random.default_rng(rows)
+    found = []
+    for _ in range(1_000 if rows < 1_000 else 200):
+        log = a_log(rng, rows, periods)
+        rating = log.rating - 0.7 * (log.group == 0)
+        kept = (rng.random(rows) < 1.0 / (1.0 + np.exp(-2.0 * rating))).astype(float)
+        strata = findings._strata(dataclasses.replace(log, rating=rating), np.ones(rows, bool))
+        found.append(findings.cochran_mantel_haenszel(log.group, kept > 0, strata))
+    assert np.mean(np.array(found) < 0.05) <= 0.07
+
+
+def test_kinds_are_compared_between_the_periods_that_have_them() -> None:
+    log = a_log(np.random.default_rng(7), periods=3)
+    known = dataclasses.replace(log, kind=np.where(log.period == 1, log.kind, -1))
+    one = next(found for found in findings.findings(known) if found.question == KINDS)
+    assert not one.answered and one.answer == "kinds are logged in 1 alone"
+    known = dataclasses.replace(log, kind=np.where(log.period > 0, log.kind, -1))
+    one = next(found for found in findings.findings(known) if found.question == KINDS)
+    assert one.answered and "nan" not in one.answer
 
 
 def shown(log: Log) -> dict[str, bool]:

@@ -51,6 +51,8 @@ def test_periods_are_in_their_order_as_other_programs_write_numbers(tmp_path: Pa
         ("1.9.0", "1.10.0", "1.10.0-rc2"),
         ("v01", "v1", "v1a"),
         ("1.10", "1.9", "v1.9", "v1.10"),
+        ("2026 3 March", "2026 4 April", "2026/11/05", "2026/11/26"),
+        ("1.9.12", "1.10.26", "march-model 1", "mayor"),
     ],
 )
 def test_numbers_within_the_names_of_periods_are_in_their_order(periods: tuple[str, ...], tmp_path: Path) -> None:
@@ -82,6 +84,16 @@ def test_a_csv_file_with_other_columns_and_dates(tmp_path: Path) -> None:
         ([{**ROWS[0], "period": "spring"}], {"by": "day"}, "'spring' is no date"),
         (ROWS[:1], {}, "only the group b; at least 2 are compared"),
         ([{"period": i, "group": "ab"[i % 2]} for i in range(501)], {}, "at most 500; give --by"),
+        (
+            [{"period": 1, "group": i} for i in range(51)],
+            {},
+            "51 different values in the column group, which is read as group: 0, 1, .* at most 50; put values together",
+        ),
+        (
+            [{"period": 1, "group": i % 2, "topic": i} for i in range(51)],
+            {"fields": {"kind": "topic"}},
+            "in the column topic, which is read as kind: .* or say which column it is with --fields",
+        ),
         (ROWS, {"fields": {"groups": "x"}}, "groups is no field of a log"),
         (ROWS, {"fields": {"kept": "accepted"}}, "kept: no row has anything in a column accepted"),
     ],
@@ -102,3 +114,35 @@ def test_a_log_that_is_not_there_is_no_data_set_of_a_run(
     with pytest.raises(DataError) as found:
         reading.read(file, {})
     assert str(found.value) == f"--log {file}: no such file; give a .jsonl, .csv, .tsv or .parquet file"
+
+
+@pytest.mark.parametrize(
+    "periods",
+    [
+        ("05/03/2026", "01/04/2026"),
+        ("3/5/26", "4/1/26"),
+        ("05.03.2026", "01.04.2026 10:00"),
+        ("01-2027", "02-2026"),
+        ("Mar 2026", "Apr 2026"),
+        ("5 September", "5march"),
+        ("Q1 2027", "Q2 2026"),
+    ],
+)
+def test_dates_whose_order_as_texts_is_not_that_of_time_are_refused(periods: tuple[str, str], tmp_path: Path) -> None:
+    rows = [{"when": period, "group": group} for period in periods for group in "ab"]
+    with pytest.raises(DataError, match=r"the column when holds .*; write periods with the year first, as 2026-11-26"):
+        reading.read(write(tmp_path / "log.jsonl", rows), {"period": "when"})
+    # one period has no order
+    assert len(reading.read(write(tmp_path / "one.jsonl", rows[:2]), {"period": "when"})[0].periods) == 1
+
+
+@pytest.mark.parametrize("periods", [("0.0625", "0.1250"), ("v1 (May 2026)", "v2 (June 2026)"), ("2026-01", "2026-02")])
+def test_periods_whose_names_are_in_order_are_taken(periods: tuple[str, str], tmp_path: Path) -> None:
+    rows = [{"when": period, "group": group} for period in periods for group in "ab"]
+    assert reading.read(write(tmp_path / "log.jsonl", rows), {"period": "when"})[0].periods == periods
+
+
+def test_months_are_taken_as_months(tmp_path: Path) -> None:
+    rows = [{"period": period, "group": group} for period in ("2026-02", "2026-01", "2026-01-30") for group in "ab"]
+    log, _ = reading.read(write(tmp_path / "log.jsonl", rows), {}, by="month")
+    assert log.periods == ("2026-01", "2026-02")

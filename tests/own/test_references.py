@@ -122,6 +122,19 @@ def test_what_a_worker_needs_is_the_module_and_its_neighbours(tmp_path: Path) ->
     assert "hooks.py is not there" in done.stderr, "a module of the same name is not taken for it"
 
 
+def test_a_folder_without_init_that_is_imported_goes_along(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import inner.deep\nimport packaged\nimport yaml\ndef f():\n    return inner.deep.N\n"
+    )
+    for name, text in (("inner/deep.py", "N = 1\n"), ("packaged/rows.csv", "1\n"), ("yaml/mine.py", "")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    assert load("mine.py:f")() == 1
+    found = sources.luggage([f"{tmp_path}/mine.py:f"])
+    assert sorted(path.name for path in found.modules) == ["inner", "mine.py"]
+    assert set(sources.kept({"k": f"{tmp_path}/mine.py:f"})["files"]) == {"inner/deep.py", "mine.py"}
+
+
 def test_what_is_kept_is_the_text_of_every_file_and_a_change_is_named(tmp_path: Path) -> None:
     own_code.write(tmp_path)
     load("hooks:brevity")

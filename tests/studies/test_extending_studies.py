@@ -64,9 +64,9 @@ def test_what_is_different_wins_and_claims_go_with_their_arms(tmp_path: Path) ->
 
 def test_keys_for_this_time(tmp_path: Path) -> None:
     above = "extends: below.yaml\nsizes: {big: {base: news_tiny, set: {loop.rounds: 7}}}\n"
-    keys = {"seeds": 4, "arms": ["a", "b"], "size": "big", "selection.beta": 2.0}
+    keys = {"name": "mine", "seeds": 4, "arms": ["a", "b"], "size": "big", "selection.beta": 2.0}
     plan = load(tmp_path, above, keys=keys)
-    assert (plan.seeds, list(plan.arms), plan.base) == (4, ["a", "b"], "news_tiny")
+    assert (plan.name, plan.seeds, list(plan.arms), plan.base) == ("mine", 4, ["a", "b"], "news_tiny")
     assert plan.set == {"loop.rounds": 7, "queries.prompts_per_round": 64, "selection.beta": 2.0}
     assert [claim.name for claim in plan.claims] == ["one"]
 
@@ -76,7 +76,8 @@ def test_keys_for_this_time(tmp_path: Path) -> None:
     [
         ("extends: 3\n", {}, "give the path of another study file"),
         ("extends: nothing.yaml\n", {}, "nothing.yaml"),
-        ("extends: above.yaml\n", {}, "extends another study itself"),
+        ("extends: above.yaml\n", {}, "extends = 'above.yaml' is this file itself; give another study file"),
+        ("extends: ./above.yaml\n", {}, "is this file itself"),
         ("extends: below.yaml\narms: {c: null}\nclaims:\n", {}, "claims"),
         ("extends: below.yaml\narms: {c: null}\nclaims: [3, {contrast: 4}]\n", {}, "claims"),
         ("extends: below.yaml\narms: {c: null}\nquick:\n", {}, "quick"),
@@ -125,7 +126,9 @@ def test_a_grid_of_too_many_points_is_refused_before_it_is_made(tmp_path: Path) 
     path = tmp_path / "s.yaml"
     values = list(range(1, 1001))
     path.write_text(f"{BELOW}axes: {{loop.rounds: {values}, seed: {values}, selection.best_of: {values}}}\n")
-    with pytest.raises(ConfigError, match="3 arms x 1000000000 points x 10 seeds are more than 100,000 trials"):
+    with pytest.raises(
+        ConfigError, match="3 arms x 1000000000 points x 10 seeds are more than 100,000 trials; narrow the axes"
+    ):
         study.trials(study.load(path, CONFIGS), CONFIGS)
 
 

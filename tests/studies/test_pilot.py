@@ -80,3 +80,14 @@ def test_the_command_reads_the_analytic_mode_or_a_study_that_was_run(
     dpo = ["paper_news", "--power", "arms=[static-dpo, shifted-dpo]", "task.data=none.jsonl"]
     unknown = runner.invoke(app, ["sweep", *dpo])
     assert unknown.exit_code == 0 and "not simulated: static-dpo" in unknown.output
+
+
+def test_a_pilot_without_the_arms_of_any_claim_is_refused(tmp_path: Path) -> None:
+    for name, arms in (("one", "{a: {}, b: {feedback.rule: static}}"), ("two", "{c: {}, d: {feedback.rule: static}}")):
+        claim = f"{{name: c, metric: disparate_gap, contrast: {{{arms[1]}: 1, {'b' if name == 'one' else 'd'}: -1}}}}"
+        text = f"name: {name}\nmode: analytic\nseeds: 2\nset: {{loop.rounds: 1}}\narms: {arms}\nclaims: [{claim}]\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    said = runner.invoke(app, ["sweep", str(tmp_path / "one.yaml"), "--study-dir", str(tmp_path / "one")])
+    assert said.exit_code == 0, said.output
+    said = runner.invoke(app, ["sweep", str(tmp_path / "two.yaml"), "--power", "--pilot", str(tmp_path / "one")])
+    assert said.exit_code == 2 and "has no arm of this study's claims; it has a, b" in " ".join(said.output.split())

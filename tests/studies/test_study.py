@@ -88,6 +88,15 @@ def test_quick_keeps_its_arms_and_the_claims_on_them(tmp_path: Path) -> None:
     assert plan.seeds == 1 and list(plan.arms) == ["static"] and plan.claims == ()
 
 
+def test_a_section_given_whole_is_laid_key_by_key(tmp_path: Path) -> None:
+    text = "name: x\nset: {loop: {rounds: 2}}\narms: {a: {loop: {kind: retraining}}}\nbase: {loop: {rounds: 9}}\n"
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    for keys, rounds in (({}, 2), ({"loop": {"kind": "incremental"}}, 2), ({"loop": {"rounds": 3}}, 3)):
+        (trial,) = study.trials(study.load(path, CONFIGS, keys={"seeds": 1, **keys}), CONFIGS)
+        assert (trial.experiment.loop.rounds, trial.experiment.loop.kind) == (rounds, "retraining")
+
+
 def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
     base = tmp_path / "base.yaml"
     base.write_text("loop: {rounds: 7, kind: retraining}\nseed: 5\nfeedback: {beta: 9.0}\n")
@@ -158,7 +167,17 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
         ("name: x\narms: {a: {lop.kind: foo}}", "lop: unknown key"),
         ("name: x\naxes: {selection.beta: [0.5, 0.0]}", "arm only selection.beta=0.0"),
         ("name: x\nbase: nowhere.yaml", "nowhere.yaml"),
-        ("name: x\nseeds: 100000\narms: {a: {}, b: {}}", "more than 100,000 trials"),
+        (
+            "name: x\nseeds: 100000\narms: {a: {}, b: {}}",
+            "more than 100,000 trials; narrow the axes, or take fewer seeds",
+        ),
+        ("name: x\nbase: 3", "or a mapping such as {key: value}"),
+        ("name: x\nbase: {lop: {}}", "study x, arm only: 1 problem\n  lop: unknown key; the nearest is loop"),
+        ("name: x\nseeds: 3\nset: {seed: 9223372036854775806}", "its last seed would be 9223372036854775808"),
+        (f"name: {'x' * 201}", "at most 200 bytes"),
+        (f"name: x\narms: {{{'é' * 101}: {{}}}}", "at most 200 bytes"),
+        (f"name: {'x' * 120}\narms: {{{'a' * 120}: {{}}}}", "name and arm together"),
+        (f"name: x\naxes: {{task.data: [{'d' * 300}]}}", "folder of 315 bytes; a file system takes 255"),
     ],
 )
 def test_a_study_that_cannot_run_says_why(tmp_path: Path, text: str, message: str) -> None:

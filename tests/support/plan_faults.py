@@ -117,10 +117,23 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         ["reward.model: model has no tokenizer"],
     ),
     "a reward model with other outputs": (["reward.model=model"], as_it_is, ["reward.model: model has 2 outputs"]),
+    "quotas that round 1 cannot fill": (
+        ["selection.strategy=quotas", "selection.keep_fraction=1.0", "groups.shares=[0.6, 0.4]"],
+        as_it_is,
+        ["selection.keep_fraction = 1: in round 1 the groups ask [", "lower it, or set selection.target"],
+    ),
+    "a wanted group of which round 1 draws no user": (
+        ["selection.strategy=importance", "groups.shares=[0.99999, 0.00001]"],
+        as_it_is,
+        [
+            "selection.target: in round 1 the groups ask [",
+            "none are of south, of whom selection.strategy = 'importance'",
+        ],
+    ),
     "a rule that takes too little": (
         [CUSTOM, "feedback.function=own_rules:short"],
         as_it_is,
-        ["failed when it was tried with shares [0.5, 0.5]: TypeError", "function(shares, measured, *, initial_shares"],
+        ["failed: TypeError", "tried with shares [0.5, 0.5]", "function(shares, measured, *, initial_shares"],
     ),
     "a rule whose shares are none": (
         [CUSTOM, "feedback.function=own_rules:wrong"],

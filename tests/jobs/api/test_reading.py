@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import scpl_ray as scpl
-from jobs.api import reading, running
+from jobs.api import plain, reading, running
 from jobs.driver import experiments
 from scpl_ray import protocols
 from scpl_ray.config import code, errors
@@ -138,6 +138,47 @@ def test_simulating_and_loading_check_as_the_command_line_does() -> None:
     with pytest.raises(ValueError, match=r"only generation.samples_per_prompt = 4 candidates"):
         scpl.run(scpl.Experiment(selection=scpl.Selection(strategy="best_of_n", best_of=9)))
     assert not list(Path("runs").glob("quickstart*"))
+
+
+def test_objects_of_a_notebook_are_taken_as_plain_values(tmp_path: Path) -> None:
+    keys = {"loop.rounds": np.int64(2), "groups.shares": np.array([0.25, 0.75]), "task.data": Path("rows.jsonl")}
+    with pytest.raises(ValueError, match=r"task.data"):
+        scpl.load(keys=keys)
+    loaded = scpl.load(keys={**keys, "task.data": None, "feedback.sensitivity": (np.float64(1.0), 2)})
+    assert (
+        loaded.groups.shares == (0.25, 0.75) and loaded.loop.rounds == 2 and loaded.feedback.sensitivity == (1.0, 2.0)
+    )
+    assert plain.plain({"data": [Path("a/b")]}) == {"data": ["a/b"]}
+    assert plain.dumped({"a": np.float64(0.5), "b": (1, 2)}, flow=True) == "{a: 0.5, b: [1, 2]}"
+    assert (plain.dumped("x y", flow=True), plain.dumped(np.int64(3), flow=True)) == ("x y", "3")
+    for seeds in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=r"seeds: .* at least 1"):
+            scpl.simulate(loaded, seeds=seeds)  # type: ignore[arg-type]
+
+
+def test_texts_that_look_like_numbers_stay_texts() -> None:
+    from scpl_ray.config import loading
+
+    for text in ("1e5", "1e-3", "010", "null"):
+        assert loading.parse_override(f"name={plain.dumped(text, flow=True)}") == ("name", text)
+
+
+def test_one_object_may_stand_in_two_arms_of_a_study(tmp_path: Path) -> None:
+    shares = [0.5, 0.5]
+    arms = {name: {"groups.shares": shares, "selection.beta": beta} for name, beta in (("a", 1.0), ("b", 2.0))}
+    content = {"name": "s", "mode": "analytic", "seeds": np.int64(2), "set": {"loop.rounds": 1}, "arms": arms}
+    made = scpl.sweep(content, study_dir=tmp_path / "s")
+    assert made.arms == ["a", "b"] and "*" not in (tmp_path / "s/study.yaml").read_text()
+
+
+def test_a_comparison_is_a_study_with_a_verdict(tmp_path: Path) -> None:
+    keys = {"feedback.rule": "retention", "feedback.sensitivity": [0.2, 2.0], "loop.rounds": 2}
+    made = scpl.compare(keys=keys, against="static", simulated=True, study_dir=tmp_path / "c")
+    assert made.arms == ["loop", "static"] and len(made.verdicts) == 1
+    with pytest.raises(ValueError, match="give at least 2"):
+        scpl.compare(keys=keys, seeds=1)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        scpl.compare(keys={"feedback.rule": "static"}, simulated=True)
 
 
 USER = '''"""What a user's own file looks like to a type checker."""

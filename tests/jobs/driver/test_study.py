@@ -256,6 +256,15 @@ def test_seeds_are_not_added_under_the_hands_of_a_study_that_runs(tmp_path: Path
             "claims: [{name: c, metric: total_variation_balanced, contrast: {a: 1, b: -1}}]\n",
             "arm a has north, south; arm b has x, y, z: shares of kinds are compared between equal groups only",
         ),
+        (
+            "arms: {a: {loop.rounds: 2}, b: {loop.rounds: 4}}\naxes: {selection.beta: [0.5, 1.0]}\n"
+            "claims: [{name: c, metric: disparate_gap, contrast: {a: 1, b: -1}}]\n",
+            "arm a has loop.rounds = 2; arm b has loop.rounds = 4: arms are compared after the same number of rounds",
+        ),
+        (
+            "arms: {a: {}, b: {seed: 100}}\nclaims: [{name: c, metric: disparate_gap, contrast: {a: 1, b: -1}}]\n",
+            "arm a has seed = 0; arm b has seed = 100: arms are compared seed by seed",
+        ),
     ],
 )
 def test_claims_that_nothing_could_decide_are_refused(text: str, said: str, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""A task of the user's own as the program calls it: whatever it raises is told with its key and its method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from scpl_ray.own import references
+from scpl_ray.protocols import Choice, ReadsTogether, Task
+from scpl_ray.records import Judgement, Query
+
+
+class OwnTask:
+    """:class:`scpl_ray.protocols.Task` by a task of the user's own.
+
+    Args:
+        task: the user's task, with every part of the protocol.
+        name: what ``task.name`` says.
+
+    Raises:
+        FailedError: from every method, whatever the user's method raises.
+    """
+
+    def __init__(self, task: Task, name: str) -> None:
+        self.task = task
+        """The user's."""
+        self.name = name
+        self.kinds = task.kinds
+        self.confusion = task.confusion
+        self.judge_card = task.judge_card
+        self.data_report = task.data_report
+        self.tokenizer = task.tokenizer
+
+    def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
+        """New training queries."""
+        found: list[Query] = self._called(self.task.draw, counts, seed=seed, prefix=prefix)
+        return found
+
+    def group_prompts(self, per_group: int) -> list[Query]:
+        """The held-out prompts of the groups."""
+        found: list[Query] = self._called(self.task.group_prompts, per_group)
+        return found
+
+    def neutral_prompts(self, count: int) -> list[Query]:
+        """The held-out prompts that any group could have asked."""
+        found: list[Query] = self._called(self.task.neutral_prompts, count)
+        return found
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        """Real prompts with real answers."""
+        found: list[tuple[Query, str]] = self._called(self.task.real_examples, count, seed=seed)
+        return found
+
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        """The kind and the quality of each (query, completion id, text)."""
+        found: list[Judgement] = self._called(self.task.judge, work)
+        return found
+
+    def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
+        """One pairwise choice per user."""
+        found: list[Choice] = self._called(self.task.choices, users, seed=seed)
+        return found
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        """The reward terms that need no model."""
+        found: dict[str, float] = self._called(self.task.rule_terms, query, text)
+        return found
+
+    def _called(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return references.called_as(f"task.name: {method.__name__} of {self.name!r}", method, *arguments, **named)
+
+
+class OwnTaskReadingTogether(OwnTask):
+    """A task of the user's own whose rules read many texts together."""
+
+    def __init__(self, task: Task, together: ReadsTogether, name: str) -> None:
+        super().__init__(task, name)
+        self._together = together
+
+    def rule_terms_of(self, texts: Sequence[tuple[Query, str]]) -> list[dict[str, float]]:
+        """As ``rule_terms`` of each (query, text), in order."""
+        found: list[dict[str, float]] = self._called(self._together.rule_terms_of, texts)
+        return found
+
+
+def as_written(task: Task | None) -> Task | None:
+    """The user's own object behind a task, where it is one of the user's: its class may be one of this project."""
+    return task.task if isinstance(task, OwnTask) else task
+
+
+def own(task: Task, name: str) -> OwnTask:
+    """A task of the user's own as the program calls it."""
+    return OwnTaskReadingTogether(task, task, name) if isinstance(task, ReadsTogether) else OwnTask(task, name)
