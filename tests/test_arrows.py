@@ -53,7 +53,7 @@ ROOMS = {
     ),
     "checks": (
         "what only the parts together can find wrong in a config",
-        "config credentials feedback own selection tasks tracking training",
+        "config credentials feedback own selection shares tasks tracking training",
     ),
     "registries": (
         "names and meanings of what a config can choose, for files and pages that explain it",
