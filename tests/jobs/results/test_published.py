@@ -185,6 +185,53 @@ def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
     assert f"{distinct[0]:.0%} distinct pairs of words in round 0 and {distinct[-1]:.0%} in round 5" in page
 
 
+def test_what_pages_say_of_the_study_of_preference_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_preference")
+    assert part.study is not None
+    page, index, paper = (
+        " ".join((DOCS / "results" / f"{name}.md").read_text().split()) for name in ("tasks", "index", "paper")
+    )
+    judged = verdicts.judge(part.series, part.study).judged
+    shifted, _, reacting, gap, _, excess, cost = (one.verdict for one in judged)
+    assert {one.outcome for one in judged} == {"cannot tell"}
+    for found, pages in (
+        *((shifted, (index, paper)), (reacting, (index, paper))),
+        *((gap, (paper,)), (excess, (paper,)), (cost, (paper,))),
+    ):
+        assert found is not None
+        low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+        assert all(f"{text.signed(found.estimate)} ({low} to {high})" in one for one in pages)
+
+    def path(arm: str, metric: str, kind: str | None = None) -> np.ndarray:
+        return part.series.path(arm, metric, *([] if kind is None else [kind])).mean(axis=0)
+
+    kinds = {kind: path("static", "kind_share", kind) for kind in ("academy", "literature", "entertainment")}
+    assert f"{kinds['academy'][0]:.0%} are told as the academics'" in page
+    assert f"{kinds['literature'][0]:.0%} as literature's and {kinds['entertainment'][0]:.0%} as" in page
+    moved = path("shifted", "kind_share", "literature")[-1]
+    assert f"literature has {kinds['literature'][-1]:.0%} where nobody moves and {moved:.0%} where users" in page
+    own = {f"{path(arm, 'kind_share', 'academy')[-1]:.0%}" for arm in ("static", "shifted")}
+    assert own == {"7%"} and "share is 7% in both" in page
+    apart = {arm: path(arm, "total_variation_balanced") for arm in part.study.arms}
+    assert all(one[-1] < one[0] for one in apart.values())
+    assert f"from {apart['static'][0]:.3f} to {apart['static'][-1]:.3f} in total" in page
+    quality = {arm: path(arm, "quality_mean_without_own_kind") for arm in ("static", "shifted")}
+    assert f"of {quality['static'][0]:.2f} it keeps {quality['static'][-1]:.2f} where nobody" in page
+    assert f"moves and {quality['shifted'][-1]:.2f} where" in page
+    distinct = path("static", "distinct_2")
+    assert f"{distinct[0]:.0%} are distinct in round 0, and {distinct[-1]:.0%} in round 5" in page
+
+
+@pytest.mark.parametrize("task", ["news", "preference", "maths"])
+def test_the_readme_says_of_the_three_tasks_what_was_found(task: str) -> None:
+    part = published.read(DOCS / "results" / f"paper_{task}")
+    assert part.study is not None
+    found = verdicts.judge(part.series, part.study).judged[0].verdict
+    assert found is not None and found.verdict == "cannot tell"
+    low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+    assert f"{task} {text.signed(found.estimate)}, {low} to {high}" in (DOCS.parent / "README.md").read_text()
+
+
 def test_both_runs_of_the_tiny_study_stand_side_by_side() -> None:
     now = DOCS / "results" / "paper_tiny"
     cells: dict[str, list[str]] = {}
