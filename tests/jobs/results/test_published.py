@@ -13,6 +13,7 @@ from jobs.results.__main__ import app
 from scpl_ray.report import text
 from scpl_ray.report.text import MINUS
 from scpl_ray.studies import results, verdicts
+from scpl_ray.studies.statistics import Verdict
 from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from tests.docs.pages import DOCS
 
@@ -22,6 +23,18 @@ PAGES = [file.read_text() for file in (DOCS / "results").glob("*.md")]
 SEEDS = {"loop": "users react: preference since round 0", "static": "the same users in every round"}
 """The rows of the quick start's table of seeds, by arm."""
 ON_AVX512 = {"loop": "AVX-512, users react", "static": "AVX-512, the same users in every round"}
+
+
+def words_of(name: str) -> str:
+    """A page of results, without its line breaks."""
+    return " ".join((DOCS / "results" / f"{name}.md").read_text().split())
+
+
+def numbers_of(found: Verdict | None) -> str:
+    """An estimate with its interval, as pages write it."""
+    assert found is not None
+    low, high = text.signed(found.interval.low), text.signed(found.interval.high)
+    return f"{text.signed(found.estimate)} ({low} to {high})"
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
@@ -139,36 +152,29 @@ def test_what_pages_say_of_the_study_of_base_models_is_what_it_found() -> None:
 def test_what_pages_say_of_the_study_of_maths_is_what_it_found() -> None:
     part = published.read(DOCS / "results" / "paper_maths")
     assert part.study is not None
-    page, index, paper = ((DOCS / "results" / f"{name}.md").read_text() for name in ("tasks", "index", "paper"))
-    shifted, _, reacting, gap, _, excess, cost = (one.verdict for one in verdicts.judge(part.series, part.study).judged)
-    assert cost is not None and cost.verdict == "supported"
-    for found, pages in ((shifted, (index, paper)), (reacting, (index, paper)), (gap, (paper,)), (excess, (paper,))):
-        assert found is not None and found.verdict == "cannot tell"
-        low, high = text.signed(found.interval.low), text.signed(found.interval.high)
-        assert all(f"{text.signed(found.estimate)} ({low} to {high})" in one for one in pages)
+    page, index, paper = map(words_of, ("tasks", "index", "paper"))
+    *judged, cost = verdicts.judge(part.series, part.study).judged
+    assert cost.outcome == "supported" and {one.outcome for one in judged} == {"cannot tell"}
+    shifted, _, reacting, gap, _, excess = (one.verdict for one in judged)
+    assert all(numbers_of(found) in one for found in (shifted, reacting) for one in (index, paper))
+    assert all(numbers_of(found) in paper for found in (gap, excess))
     ends = {arm: part.series.path(arm, "kind_share", "mawps").mean(axis=0) for arm in ("static", "shifted")}
     assert f"first: {ends['static'][0]:.0%} of" in page and f"makes it {ends['static'][-1]:.0%} where" in page
     assert f"holds it back, to {ends['shifted'][-1]:.0%}" in page
     right, distinct = (part.series.path("static", metric).mean(axis=0) for metric in ("pass_at_1", "distinct_2"))
     assert f"answers {right[-1]:.0%} of problems rightly" in page
-    assert f"{distinct[0]:.0%} are distinct in round 0 and {distinct[-1]:.0%} in" in page.replace("\n", " ")
+    assert f"{distinct[0]:.0%} are distinct in round 0 and {distinct[-1]:.0%} in" in page
 
 
 def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
     part = published.read(DOCS / "results" / "paper_news")
     assert part.study is not None
-    page, index, paper = (
-        " ".join((DOCS / "results" / f"{name}.md").read_text().split()) for name in ("tasks", "index", "paper")
-    )
+    page, index, paper = map(words_of, ("tasks", "index", "paper"))
     judged = verdicts.judge(part.series, part.study).judged
     shifted, selected, reacting, gap, _, excess, cost = (one.verdict for one in judged)
-    for found, pages in (
-        *((shifted, (index, paper)), (reacting, (index, paper))),
-        *((gap, (paper,)), (excess, (paper,)), (cost, (paper,))),
-    ):
-        assert found is not None and found.verdict == "cannot tell"
-        low, high = text.signed(found.interval.low), text.signed(found.interval.high)
-        assert all(f"{text.signed(found.estimate)} ({low} to {high})" in one for one in pages)
+    assert {one.outcome for one in judged} == {"cannot tell"}
+    assert all(numbers_of(found) in one for found in (shifted, reacting) for one in (index, paper))
+    assert all(numbers_of(found) in paper for found in (gap, excess, cost))
     assert shifted is not None and f"*nearer* to equal, by {-shifted.estimate:.3f}, and the interval holds 0" in page
     assert selected is not None and selected.interval.high < 0
     assert f"(by {-selected.estimate:.3f}, with an interval that leaves out 0 and" in page
@@ -188,19 +194,12 @@ def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
 def test_what_pages_say_of_the_study_of_preference_is_what_it_found() -> None:
     part = published.read(DOCS / "results" / "paper_preference")
     assert part.study is not None
-    page, index, paper = (
-        " ".join((DOCS / "results" / f"{name}.md").read_text().split()) for name in ("tasks", "index", "paper")
-    )
+    page, index, paper = map(words_of, ("tasks", "index", "paper"))
     judged = verdicts.judge(part.series, part.study).judged
     shifted, _, reacting, gap, _, excess, cost = (one.verdict for one in judged)
     assert {one.outcome for one in judged} == {"cannot tell"}
-    for found, pages in (
-        *((shifted, (index, paper)), (reacting, (index, paper))),
-        *((gap, (paper,)), (excess, (paper,)), (cost, (paper,))),
-    ):
-        assert found is not None
-        low, high = text.signed(found.interval.low), text.signed(found.interval.high)
-        assert all(f"{text.signed(found.estimate)} ({low} to {high})" in one for one in pages)
+    assert all(numbers_of(found) in one for found in (shifted, reacting) for one in (index, paper))
+    assert all(numbers_of(found) in paper for found in (gap, excess, cost))
 
     def path(arm: str, metric: str, kind: str | None = None) -> np.ndarray:
         return part.series.path(arm, metric, *([] if kind is None else [kind])).mean(axis=0)
