@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.placement import limits
 from jobs.driver import experiments
 from jobs.terminal.display import SHOWN_GROUPS
 from scpl_ray.analytic import calibration
@@ -37,8 +39,9 @@ def run(experiment: Experiment, console: Console, *, output: Path | None, start:
     """Simulate and print a line per round, fixed points and their stability; optionally write all numbers.
 
     Raises:
-        ValueError: a setting cannot be simulated, or the file cannot be written.
+        ValueError: a setting cannot be simulated, memory does not suffice, or the file cannot be written.
     """
+    check_memory(experiment)
     began = time.perf_counter()
     paths = simulate(experiment, start=start)
     seconds = time.perf_counter() - began
@@ -52,6 +55,24 @@ def run(experiment: Experiment, console: Console, *, output: Path | None, start:
     if output is not None:
         console.print(f"{output} written: one row per seed, round, group and metric", markup=False)
     return paths
+
+
+def check_memory(experiment: Experiment, free_gib: Callable[[], float] = limits.free_memory_gib) -> None:
+    """Check that all rounds of all seeds fit into memory.
+
+    Raises:
+        ValueError: they do not.
+    """
+    groups = len(experiment.groups.names)
+    numbers = len(dataclasses.fields(Paths)) * groups + groups**2
+    seed_rounds = experiment.analytic.seeds * (experiment.loop.rounds + 1)
+    # once as the rounds come, once side by side, and half as much again while they are computed
+    needed, free = 2.5 * 8 * numbers * seed_rounds / limits.GIB, free_gib()
+    if needed > free:
+        raise ValueError(
+            f"analytic.seeds: {experiment.analytic.seeds:,} seeds of {experiment.loop.rounds:,} rounds need about "
+            f"{needed:,.1f} GiB of memory, of which {free:.1f} are free; lower analytic.seeds or loop.rounds"
+        )
 
 
 def run_from(

@@ -24,6 +24,8 @@ from scpl_ray.training.objectives import OBJECTIVES
 
 CONTEXTS = 2
 """Number of contexts: a prompt reveals its group (0) or is neutral (1)."""
+LARGEST_REWARD = 1e6
+"""Largest difference of rewards, or standard deviation of them, that squares and exponentials are computed of."""
 WIN_NODES, WIN_WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 LOGISTIC_NODES, _STEP = np.linspace(-40.0, 40.0, 161, retstep=True)
 LOGISTIC_WEIGHTS = _STEP * expit(LOGISTIC_NODES) * expit(-LOGISTIC_NODES)
@@ -119,7 +121,8 @@ def validate(experiment: Experiment) -> None:
     Raises:
         ValueError: an unknown strategy, another objective than SFT, a target that is not a vector of shares, wrong
             feedback settings, both kinds of real rows, more candidates than are drawn, standard deviations that
-            are not one per kind and above 0, or ceilings that are not one per group and in [0, 1].
+            are not one per kind and above 0, rewards beyond :data:`LARGEST_REWARD`, or ceilings that are not one per
+            group and in [0, 1].
     """
     k = len(experiment.groups.names)
     chosen, sd = experiment.selection, experiment.analytic.reward_sd
@@ -136,6 +139,13 @@ def validate(experiment: Experiment) -> None:
         )
     if isinstance(sd, tuple) and (len(sd) != k or min(sd) <= 0):
         raise ValueError(f"analytic.reward_sd: {list(sd)}; give one number above 0, or one per kind, {k}")
+    assumed = {"choice_gain": experiment.analytic.choice_gain, "kind_advantage": experiment.analytic.kind_advantage}
+    spreads = sd if isinstance(sd, tuple) else (sd,)
+    for name, value in (*assumed.items(), *(("reward_sd", spread) for spread in spreads)):
+        if abs(value) > LARGEST_REWARD:
+            raise ValueError(
+                f"analytic.{name}: {value:g}; rewards beyond {LARGEST_REWARD:g} cannot be computed with: give less"
+            )
     ceiling = experiment.analytic.quality_ceiling
     if isinstance(ceiling, tuple) and (len(ceiling) != k or min(ceiling) < 0 or max(ceiling) > 1):
         raise ValueError(f"analytic.quality_ceiling: {list(ceiling)}; give one number in [0, 1], or one per group, {k}")

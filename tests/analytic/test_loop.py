@@ -328,6 +328,15 @@ def test_what_was_simulated_is_written_before_anything_is_said(tmp_path: Path, m
     assert pq.read_table(tmp_path / "paths.parquet").num_rows > 0
 
 
+def test_more_seeds_than_memory_holds_are_refused_before_anything_is_computed() -> None:
+    experiment = small("analytic.seeds=100_000_000_000")
+    with pytest.raises(ValueError, match=r"^analytic.seeds: 100,000,000,000 seeds of 3 rounds need about .* GiB"):
+        job.run(experiment, Console(file=io.StringIO()), output=None)
+    job.check_memory(small(), lambda: 0.001)
+    with pytest.raises(ValueError, match=r"of which 0.0 are free; lower analytic.seeds or loop.rounds"):
+        job.check_memory(small(), lambda: 0.00001)
+
+
 def test_points_of_rest_are_printed_in_words() -> None:
     text = printed("feedback.rule=replicator", "selection.strategy=none", "analytic.own_kind_weight=0.0")
     assert "equal groups, rho(J) = 1.200, unstable" in text and "where a group has died out" in text

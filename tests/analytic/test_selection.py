@@ -230,6 +230,9 @@ def test_a_calibration_without_acceptance_is_refused() -> None:
         ("selection", "target", (0.5, 0.6), r"selection.target: \[0.5, 0.6\] sums to 1.1"),
         ("analytic", "reward_sd", (0.1, 0.2, 0.3), r"analytic.reward_sd: \[0.1, 0.2, 0.3\]; give one number above 0"),
         ("analytic", "reward_sd", (0.1, -0.2), r"analytic.reward_sd: \[0.1, -0.2\]"),
+        ("analytic", "reward_sd", 1e300, r"analytic.reward_sd: 1e\+300; rewards beyond 1e\+06 cannot be computed with"),
+        ("analytic", "reward_sd", (0.2, 1e300), r"analytic.reward_sd: 1e\+300"),
+        ("analytic", "kind_advantage", -1e300, r"analytic.kind_advantage: -1e\+300"),
         ("feedback", "rule", "vote", r"feedback.rule: 'vote' is unknown"),
     ],
 )
