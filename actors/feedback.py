@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.file_transfer import beside
 from actors.pool import MAX_RESTARTS, MAX_TASK_RETRIES
@@ -44,7 +45,9 @@ class RayPopulation:
     """:class:`scpl_ray.protocols.Population` on Ray.
 
     Raises:
-        ray.exceptions.GetTimeoutError: the actor does not answer within :data:`DEADLINE_S`.
+        Exception: from every method, what the simulator raised, such as the error of a rule of the user's own.
+        RuntimeError: its process died too often.
+        TimeoutError: it did not answer within :data:`DEADLINE_S`.
     """
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
@@ -65,9 +68,7 @@ class RayPopulation:
         self._actor.call.remote(self._run, self._state, "shares")
 
     def _call(self, method: str, *args: Any) -> Any:
-        result, self._state = ray.get(
-            self._actor.call.remote(self._run, self._state, method, *args), timeout=DEADLINE_S
-        )
+        result, self._state = answer(self._actor.call.remote(self._run, self._state, method, *args), method)
         return result
 
     def shares(self) -> dict[str, float]:
@@ -100,3 +101,32 @@ class RayPopulation:
     def close(self) -> None:
         """End the actor."""
         ray.kill(self._actor)
+
+
+def answer(call: Any, method: str) -> Any:
+    """What a call of the simulator returned.
+
+    Args:
+        call: its object reference.
+        method: what it was asked, for error messages.
+
+    Raises:
+        Exception: what the simulator raised.
+        RuntimeError: its process died too often.
+        TimeoutError: it did not answer within :data:`DEADLINE_S`.
+    """
+    try:
+        return ray.get(call, timeout=DEADLINE_S)
+    except GetTimeoutError as error:  # before the next: one that the simulator itself met is both
+        raise TimeoutError(
+            f"the feedback simulator: no answer to {method!r} within {DEADLINE_S:.0f} s; if feedback.function is "
+            "yours, make it faster; else free the CPUs of this machine, and continue the run"
+        ) from error
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayActorError as error:
+        raise RuntimeError(
+            f"the feedback simulator is gone ({MAX_TASK_RETRIES} retries of a call, {MAX_RESTARTS} restarts): "
+            f"{str(error).strip().splitlines()[0]}; it holds the users and the task's data, so free memory of this "
+            "machine, and continue the run"
+        ) from error

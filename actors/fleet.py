@@ -191,5 +191,9 @@ def reader_places(placed: Layout) -> list[NodeAffinitySchedulingStrategy]:
 
 def asks(experiment: Experiment) -> dict[str, str]:
     """The settings that each pool is started with, by pool name: runs with equal settings can share the pool."""
-    depends_on = {"generator": generation.DEPENDS_ON, "scorer": reward.DEPENDS_ON, "trainer": training.DEPENDS_ON}
+    depends_on = {
+        "generator": generation.DEPENDS_ON,
+        "scorer": reward.depends_on(experiment),
+        "trainer": training.DEPENDS_ON,
+    }
     return {name: agreement(experiment, keys) for name, keys in depends_on.items()}

@@ -33,6 +33,8 @@ MAX_TASK_RETRIES = 3
 PROGRESS_S = 30.0
 DEADLINE_S = 1800.0
 """Longest time without any answer; reading a large model from a slow disk takes minutes."""
+LONG_S = 24 * 3600.0
+"""Longest time without any answer to calls that are long by themselves, while the processes that work on them live."""
 START_POLL_S = 0.2
 PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 """States of an actor without a process."""
@@ -177,28 +179,29 @@ class Pool:
         self._load[index] += 1
         return reference
 
-    def wait_any(self, references: Sequence[Any], what: str) -> Any:
+    def wait_any(self, references: Sequence[Any], what: str, *, long: bool = False) -> Any:
         """One of the references: one whose call has ended.
 
         Args:
             references: of unfinished calls.
             what: what the calls are doing, for progress and error messages.
+            long: whether a call may take longer than the deadline, which then holds for replicas without a process.
 
         Raises:
             TimeoutError: none has ended within the deadline; the message names what is missing and the logs.
         """
-        started = time.monotonic()
+        started, limit = time.monotonic(), self._deadline_s
         while True:
-            waited = time.monotonic() - started
-            ready, _ = ray.wait(
-                list(references), num_returns=1, timeout=max(0.0, min(PROGRESS_S, self._deadline_s - waited))
-            )
+            left = limit - (time.monotonic() - started)
+            ready, _ = ray.wait(list(references), num_returns=1, timeout=max(0.0, min(PROGRESS_S, left)))
             if ready:
                 return ready[0]
             waited = time.monotonic() - started
             replicas = sorted({self._replica_of[r] for r in references})
             missing = f"{len(references)} calls on {self._role.name} {', '.join(map(str, replicas))}"
-            if waited >= self._deadline_s - WAKE_S:
+            if long and all(self._facts(i).get("State") == "ALIVE" for i in replicas):
+                limit = max(self._deadline_s, min(LONG_S, waited + self._deadline_s))
+            if waited >= limit - WAKE_S:
                 raise TimeoutError(
                     f"{what}: no answer for {waited:.0f} s; missing: {missing}; "
                     f"logs: {', '.join(str(self._logs[i]) for i in replicas)}"
@@ -259,12 +262,12 @@ class Pool:
             f"{str(error).strip().splitlines()[0]}\nend of {self._logs[index]}:\n{self._log_tail(index)}"
         )
 
-    def results(self, references: Sequence[Any], what: str) -> list[Any]:
+    def results(self, references: Sequence[Any], what: str, *, long: bool = False) -> list[Any]:
         """What all calls returned, in the order of the references; raises like :meth:`wait_any` and :meth:`result`."""
         waiting = list(references)
         done = {}
         while waiting:
-            reference = self.wait_any(waiting, what)
+            reference = self.wait_any(waiting, what, long=long)
             waiting.remove(reference)
             done[reference] = self.result(reference)
         return [done[reference] for reference in references]

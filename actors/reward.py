@@ -32,13 +32,18 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
+HARNESS_TOKENS = 1024
+"""Tokens of a long request of lm-evaluation-harness; models can read many times more than most tasks ask."""
 LANGUAGE_MODELS_KEPT = 2
 """Language models kept in memory for likelihoods: the base model and the current policy."""
-DEPENDS_ON = (*tasks.DEPENDS_ON, "generation.refresh", "reward.function")
-"""Sections and keys that the scorers are started with: runs with equal values can share the scorers.
 
-The keys of the task include those of the model and the reward that the scorers read themselves.
-"""
+
+def depends_on(experiment: Experiment) -> tuple[str, ...]:
+    """Sections and keys that the scorers are started with: runs with equal values can share the scorers.
+
+    The keys of the task include those of the model and the reward that the scorers read themselves.
+    """
+    return (*tasks.depends_on(experiment), "generation.refresh", "reward.function")
 
 
 class Reader(Replica):
@@ -132,7 +137,7 @@ class ScoringActor(Reader):
         """What a policy scores on tasks of lm-evaluation-harness, by the name of the metric."""
         tokenizer = load_tokenizer(self._files.here(policy.model), trust_remote_code=self._trust_remote_code)
         model = self._language_model(policy.model)
-        batch = max(1, self._tokens_per_batch // (positions(model.config) or self._tokens_per_batch))
+        batch = harness_batch(self._tokens_per_batch, positions(model.config))
         with EndsProcess(ValueError, OSError), self._speaking(policy, model):
             return harness.measured(model, tokenizer, tasks, batch)
 
@@ -170,6 +175,19 @@ class ScoringActor(Reader):
             self._language_models[model] = loaded.to(self._device).eval()
         self._language_models[model] = self._language_models.pop(model).to(self._device)
         return self._language_models[model]
+
+
+def harness_batch(tokens_per_batch: int, longest: int | None) -> int:
+    """How many requests of lm-evaluation-harness a model reads at a time.
+
+    Args:
+        tokens_per_batch: tokens per forward pass.
+        longest: most tokens that the model can read; ``None``: there is no end.
+
+    >>> harness_batch(8192, 8192), harness_batch(8192, 256), harness_batch(512, None)
+    (8, 32, 1)
+    """
+    return max(1, tokens_per_batch // min(longest or HARNESS_TOKENS, HARNESS_TOKENS))
 
 
 class _Gathered(Generic[Answer]):
@@ -266,10 +284,13 @@ class RayScorer:
         )
 
     def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
-        """Train the task's own reward model into ``output``; see :func:`scpl_ray.training.reward_model.fit`."""
+        """Train the task's own reward model into ``output``; see :func:`scpl_ray.training.reward_model.fit`.
+
+        It may take hours, as long as its scorer has a process.
+        """
         call = self._pool.submit("fit", list(choices), base.absolute(), output.absolute(), seed)
         figures: dict[str, float]
-        (figures,) = self._pool.results([call], "reward model training")
+        (figures,) = self._pool.results([call], "reward model training", long=True)
         return figures
 
     def use(self, reward_model: Path | None) -> None:
@@ -372,16 +393,17 @@ class RayScorer:
         return [found[c.completion_id] for c in completions]
 
     def benchmarks(self, policy: Weights, tasks: Sequence[str]) -> dict[str, float]:
-        """What a policy scores on tasks of lm-evaluation-harness, in one scorer, by the name of the metric.
+        """What a policy scores on tasks of lm-evaluation-harness, one task per scorer, by the name of the metric.
 
         Raises:
             ValueError, OSError: the data of a task cannot be had.
-            RuntimeError: the scorer died too often.
-            TimeoutError: it did not answer within the deadline.
+            RuntimeError: a scorer died too often.
+            TimeoutError: none answered for a day, or within the deadline where one has no process.
         """
-        call = self._pool.submit("benchmarks", policy.absolute(), list(tasks))
-        found: dict[str, float]
-        (found,) = self._pool.results([call], f"lm-evaluation-harness: {', '.join(tasks)}")
+        calls = [self._pool.submit("benchmarks", policy.absolute(), [task]) for task in tasks]
+        found: dict[str, float] = {}
+        for scores in self._pool.results(calls, f"lm-evaluation-harness: {', '.join(tasks)}", long=True):
+            found |= scores
         return found
 
     @property

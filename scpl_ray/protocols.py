@@ -41,7 +41,7 @@ class DataReport:
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()) if count)
-        return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept" + (
+        return f"{self.source}: {self.kept:,} of {self.rows:,} rows used" + (
             f" (dropped: {reasons})" if reasons else ""
         )
 
@@ -63,6 +63,16 @@ class Card(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write ``card.json`` into an existing folder; its key ``table`` holds the rows of :meth:`table`."""
+        ...
+
+
+@runtime_checkable
+class FittedCard(Protocol):
+    """A card of a judge that was fitted on this machine, so that it can be told from one that is fitted anew."""
+
+    @property
+    def fitted_files(self) -> Mapping[str, str]:
+        """SHA-256 of the files of the judge, by name; empty: not known."""
         ...
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
+from scpl_ray.models.attention import compute_caps
 
 TOKENS_PER_BATCH = 16_384
 """Size of a batch in tokens: its rows times its final width."""
@@ -89,7 +90,7 @@ class TransformersEngine(Engine):
             use_safetensors=True,
             trust_remote_code=self.settings.trust_remote_code,
         )
-        self._base = self._base.to(self._device).eval()
+        self._base = compute_caps(self._base).to(self._device).eval()
         self._model = self._base
 
     def _serve_adapter(self, adapter: Path | None) -> None:

@@ -342,7 +342,7 @@ class Study:
         return _report(self.path, output)
 
     def __repr__(self) -> str:
-        return f"Study({str(self.path)!r}: {len(self.arms)} arms, {len(self._part.series.seeds)} seeds)"
+        return f"Study({str(self.path)!r}: {len(self.arms)} arms, {len(self._part.series.measured)} seeds)"
 
     def _repr_html_(self) -> str:
         sentences = "".join(f"<li>{html.escape(text)}</li>" for text in self.verdicts.sentence)

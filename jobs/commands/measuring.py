@@ -38,7 +38,8 @@ def measure(
     task: Annotated[str | None, typer.Option(help="With --checkpoints: as task.name.")] = None,
     data: Annotated[str | None, typer.Option(metavar="FILE", help="With --checkpoints: as task.data.")] = None,
     log: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet, one row per answer, instead of models.")
+        str | None,
+        typer.Option(metavar="FILE", help="JSONL, CSV, TSV or Parquet, one row per answer, instead of models."),
     ] = None,
     fields: Annotated[
         str | None,

@@ -60,7 +60,7 @@ def data_check(
     task: Annotated[str, typer.Option(help="maths, news or preference.")],
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As for scpl run.")] = None,
 ) -> None:
-    """Say what a task makes of a file: rows kept and left out by reason, groups, lengths, and settings that fit.
+    """Say what a task makes of a file: rows used and left out by reason, groups, lengths, and settings that fit.
 
     [bold]scpl data check ARTICLES.csv --task news 'task.fields={text: body}'[/] answers within seconds, without a
     model. It ends with 1 where a run would stop.

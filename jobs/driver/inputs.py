@@ -1,9 +1,9 @@
-"""What a run reads from outside its directory: data, models and code that the config names by a path."""
+"""What a run reads from outside its directory: data, models and code that the config names by a path, and its judge."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import TINY
 from scpl_ray.models import sentences, smollm2
 from scpl_ray.own import references
+from scpl_ray.protocols import FittedCard, Task
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
-from scpl_ray.storage.run_directory import Store
+from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import study
 from scpl_ray.studies.study import Study
 from scpl_ray.tracking import flat
@@ -27,6 +28,13 @@ NAMES = (TINY, smollm2.NAME, sentences.NAME)
 """Values of these keys that are never paths."""
 FILE = "inputs"
 """The JSON file of the phase ``base`` that holds the checksums."""
+JUDGE = "judge"
+"""The same for the files of the judge, where it was fitted on this machine."""
+NEW_JUDGE = (
+    "it was fitted anew, after an upgrade or with another cache: bring the first versions or the first cache "
+    "(SCPL_CACHE) back, or begin anew"
+)
+"""Why a judge may be another one, and what to do."""
 CHECKED = ("*.safetensors", "config.json")
 """The files of a folder that are checked."""
 
@@ -78,19 +86,54 @@ def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
     return plan.model_copy(update={"base": base, "set": _anchored_keys(plan.set), "arms": arms, "axes": axes})
 
 
-def digests(experiment: Experiment) -> dict[str, dict[str, str]]:
-    """SHA-256 by file name, for each of :data:`DATA` that names a file or folder here."""
+def digests(experiment: Experiment, digest: Callable[[Path], str] = sha256) -> dict[str, dict[str, str]]:
+    """SHA-256 by file name, for each of :data:`DATA` that names a file or folder here.
+
+    Args:
+        experiment: the config.
+        digest: the SHA-256 of a file, for callers who know some already.
+    """
     found = {}
     for key, value in _given(experiment.model_dump(mode="json")):
         path = path_of(value) if key in DATA else None
         if path is not None:
             files = sorted(file for pattern in CHECKED for file in path.glob(pattern)) if path.is_dir() else [path]
             # a file may be called something else when it has moved
-            found[key] = {file.name if path.is_dir() else "": sha256(file) for file in files}
+            found[key] = {file.name if path.is_dir() else "": digest(file) for file in files}
     return found
 
 
-def check_same(store: Store, experiment: Experiment, named: Collection[str] = ()) -> None:
+def weights(base: Path, digest: Callable[[Path], str] = sha256) -> dict[str, str]:
+    """SHA-256 of the weights of a base model, by file name."""
+    return {path.name: digest(path) for path in sorted(base.glob("*.safetensors"))}
+
+
+def judge_files(task: Task) -> dict[str, str]:
+    """SHA-256 of the files of a task's judge, by name; empty where it has none that was fitted on this machine."""
+    return dict(task.judge_card.fitted_files) if isinstance(task.judge_card, FittedCard) else {}
+
+
+def began_with(run: Reader, name: str = FILE) -> dict[str, Any]:
+    """What a run noted of its beginning, :data:`FILE` or :data:`JUDGE`; empty: nothing, as runs of earlier versions."""
+    manifest = run.manifest(0, "base")
+    if manifest is None or f"{name}.json" not in manifest.files:
+        return {}
+    found: dict[str, Any] = run.read_json(0, "base", name)
+    return found
+
+
+def check_judge(run: Reader, task: Task) -> None:
+    """Check that a run goes on with the judge that it began with.
+
+    Raises:
+        StoreError: the judge was fitted anew since.
+    """
+    before = began_with(run, JUDGE)
+    if before and (now := judge_files(task)) != before:
+        raise StoreError(f"{run.name}: began with the judge {before}, but it is {now} now; {NEW_JUDGE}")
+
+
+def check_same(store: Reader, experiment: Experiment, named: Collection[str] = ()) -> None:
     """Check that data and models are those that the run began with, wherever they lie now.
 
     Args:
@@ -103,8 +146,7 @@ def check_same(store: Store, experiment: Experiment, named: Collection[str] = ()
     """
     if store.manifest(0, "base") is None:
         return
-    known = (store.folder(0, "base") / f"{FILE}.json").is_file()
-    before = store.read_json(0, "base", FILE) if known else {}
+    before = began_with(store)
     now, values = digests(experiment), flat(experiment)
     for key in DATA:
         again = f"scpl run --resume {shlex.quote(store.name)} {key}=PATH"

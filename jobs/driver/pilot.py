@@ -15,12 +15,17 @@ from rich.table import Table
 from jobs.configs import CONFIGS
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.report import data, text
+from scpl_ray.report import data, text, words
 from scpl_ray.storage import run_facts
 from scpl_ray.studies import results
 from scpl_ray.studies.pilot import LEVEL, PILOT_SEEDS, POWER, Outlook, outlook
 from scpl_ray.studies.series import Series
 from scpl_ray.studies.study import Study, Trial, arm_label, points
+
+AT_LEAST = (
+    f"at least, {words.NOT_GIVEN}: a verdict about a distance of three or more kinds also needs the test that the "
+    "shares moved"
+)
 
 
 def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: Path | None) -> None:
@@ -52,6 +57,8 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
         hours = _hours(part, len(trials))
     found = outlook(Series.of(table), plan, seeds=plan.seeds)
     console.print(_table(found, plan, source))
+    if any(one.at_least for one in found):
+        console.print(AT_LEAST, markup=False, highlight=False)
     for reason in unknown:
         console.print(f"not simulated: {reason}", markup=False, highlight=False)
     if hours:
@@ -82,12 +89,12 @@ def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
         table.add_column(name, justify="left" if name == "claim" else "right")
     for one in found:
         known = one.sd == one.sd and (one.sd > 0 or one.needed is not None)
-        needed = "more than 100" if one.needed is None else str(one.needed)
+        needed = "more than 100" if one.needed is None else f"{'at least ' if one.at_least else ''}{one.needed}"
         table.add_row(
             escape(one.name),
             text.signed(one.effect),
             text.number(one.sd),
-            "none" if one.detectable == float("inf") else text.number(one.detectable),
+            words.detectable(one.detectable) if one.sd == one.sd else text.NOTHING,
             needed if known else text.NOTHING,
         )
     return table

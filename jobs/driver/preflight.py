@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ray import cloudpickle
 
 from actors.engines.registry import ENGINES
-from jobs.driver import own_code
+from jobs.driver import own_code, real_answers
 from scpl_ray import checks
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
@@ -39,7 +39,8 @@ def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
     Raises:
         ConfigError: the folder, the models or the settings do not fit; the message lists every fault.
     """
-    _together((_cache, _own_code, _rule, _first_round, _lengths, _model, _reward_model), experiment, on_gpu)
+    every = (_cache, _own_code, _rule, _first_round, _lengths, _steps, _model, _reward_model)
+    _together(every, experiment, on_gpu)
 
 
 def check_measured(experiment: Experiment, *, on_gpu: bool) -> None:
@@ -67,7 +68,8 @@ def check_task(experiment: Experiment, task: Task) -> None:
 
     Raises:
         ValueError: there are too few prompts, or nothing that users could choose between, or the user's own reward
-            function cannot score real answers, or the user's own task cannot be sent to other processes.
+            function cannot score real answers, or the user's own task cannot be sent to other processes, or real
+            answers are too long to train on.
     """
     check_sent(task)
     settings = experiment.evaluation
@@ -78,6 +80,8 @@ def check_task(experiment: Experiment, task: Task) -> None:
     if experiment.reward.function is not None and experiment.reward.terms.get(FUNCTION_TERM):
         queries = task.group_prompts(1)
         functions.rewards(experiment.reward.function, queries, [query.reference or "" for query in queries])
+    with contextlib.suppress(cache.NotMadeError):  # the plan says that the tokenizer is not here
+        real_answers.check(experiment, task)
 
 
 def check_sent(task: Task) -> None:
@@ -116,7 +120,7 @@ def made_first(experiment: Experiment, task: Task | None) -> dict[str, str]:
     """
     name, cost = experiment.model.name, {}
     if experiment.model.built_here:
-        if bases.known_config(experiment, task) is None:
+        if bases.made_base(experiment, task) is None:
             cost["tiny base model"] = "minutes, unless it is in the cache"
     elif name == smollm2.NAME and smollm2.found() is None:
         cost[smollm2.ENTRY] = "half a minute: it is converted from its package"
@@ -152,23 +156,47 @@ def _first_round(experiment: Experiment, on_gpu: bool) -> None:
 
 def _lengths(experiment: Experiment, on_gpu: bool) -> None:
     room = experiment.training.tokens_per_micro_batch
+    longest, said = _longest(experiment)
+    if room < longest:
+        raise ValueError(
+            f"training.tokens_per_micro_batch = {room}: {said}, and none is cut; raise it to at least {longest}"
+        )
+
+
+def _steps(experiment: Experiment, on_gpu: bool) -> None:
+    training = experiment.training
+    longest, said = _longest(experiment)
+    if training.steps is not None and training.tokens_per_step < longest:
+        raise ValueError(
+            f"training.tokens_per_step = {training.tokens_per_step}: {said}, and one that is longer than a step has a "
+            f"step to itself, so that arms would not train equally much in training.steps = {training.steps}; raise it "
+            f"to at least {longest}, or leave training.steps out"
+        )
+
+
+def _longest(experiment: Experiment) -> tuple[int, str]:
+    """The tokens that what trains together may have, and the same in words."""
     asked, written = experiment.task.max_prompt_tokens, experiment.generation.max_new_tokens
     pairs = OBJECTIVES[experiment.training.objective].pairs
     longest = (asked + written) * (2 if pairs else 1)
-    if room < longest:
-        raise ValueError(
-            f"training.tokens_per_micro_batch = {room}: {'a pair of sequences' if pairs else 'a sequence'} may have "
-            f"{longest} tokens ({asked} of a prompt and {written} of a completion{' each' if pairs else ''}), and none "
-            f"is cut; raise it to at least {longest}"
-        )
+    return longest, (
+        f"{'a pair of sequences' if pairs else 'a sequence'} may have {longest} tokens ({asked} of a prompt and "
+        f"{written} of a completion{' each' if pairs else ''})"
+    )
 
 
 def _model(experiment: Experiment, on_gpu: bool) -> None:
     """What a model's folder, or the Hub, says; a tiny model's sizes are known before it is made."""
     model = experiment.model
     if model.built_here:
-        positions = tiny_base.POSITIONS if experiment.task.name != "language" else tiny.POSITIONS
+        positions = real_answers.tiny_positions(experiment)
         limits.check_positions(positions, experiment, "the tiny model")
+        asked, learned = experiment.task.max_prompt_tokens, tiny_base.PROMPT_POSITIONS
+        if asked > learned:
+            raise ValueError(
+                f"task.max_prompt_tokens = {asked}: the tiny model learns from the first {learned} tokens of a prompt "
+                f"only, and would be asked the whole; set it to at most {learned}, or choose another model.name"
+            )
         _served(tiny.build_config(model.family, positions), experiment, on_gpu)
         return
     sources.check_model(experiment)

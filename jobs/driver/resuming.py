@@ -89,10 +89,14 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
                 task = run.checked_plan(after)[0]
             except ValueError as error:
                 raise StoreError(_advised(str(error), store)) from error
+            inputs.check_judge(store, task)
             if isinstance(identity, str):
                 consent.give(identity, after)
         if after != before:
             store.extend(after)
+        if task is None and "store.keep" in keys:
+            for round_ in range(after.loop.rounds + 1):
+                retention.tidy(store, after, round_)
         unless_it_continues.pop_all()
     return store, after, task
 

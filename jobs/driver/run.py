@@ -48,7 +48,6 @@ from scpl_ray.report.text import short_names
 from scpl_ray.selection.steering import steering_prompts
 from scpl_ray.storage import cache, manifests, retention
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import BASE, Reader, Store
 from scpl_ray.tasks.bases import base_model
 
@@ -314,11 +313,11 @@ def rounds(
     """
     own_code.keep(store, experiment, progress.note)
     hooks = [*own_code.on_round(experiment), *callbacks]
-    if task.judge_card is not None:
-        task.judge_card.save(store.root)
     engines = fleet.engines(experiment, task)
     progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), fleet.queues)
     base = _base(store, experiment, task, progress, peaks)
+    if task.judge_card is not None:
+        task.judge_card.save(store.root)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
@@ -354,8 +353,10 @@ def encoder(experiment: Experiment, base: Path) -> Encode:
 def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, peaks: Machine | None) -> Path:
     """The base model. The SHA-256 of its weights is committed, because a resumed run must find the same weights.
 
+    So is that of the data and of the judge.
+
     Raises:
-        StoreError: the run was started from different weights.
+        StoreError: the run was started from different weights, or with other data or another judge.
     """
 
     def built(done: int, total: int) -> None:
@@ -367,9 +368,11 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, 
     if store.manifest(0, "base") is None:
         with store.phase(0, "base") as phase:
             base = base_model(experiment, task, built)
-            phase.write_json("base", _digests(base))
+            phase.write_json("base", inputs.weights(base))
             phase.facts[BASE] = str(base.absolute())
             phase.write_json(inputs.FILE, inputs.digests(experiment))
+            if judge := inputs.judge_files(task):
+                phase.write_json(inputs.JUDGE, judge)
             phase.facts |= machine.facts(peaks, base, experiment)
             if task.data_report is not None:
                 phase.facts["data"] = dataclasses.asdict(task.data_report)
@@ -378,17 +381,14 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, 
         progress.done(committed)
     else:
         inputs.check_same(store, experiment)
+        inputs.check_judge(store, task)
         base = base_model(experiment, task)
-    digests = _digests(base)
+    digests = inputs.weights(base)
     if (before := store.read_json(0, "base", "base")) != digests:
         raise StoreError(
             f"{store.name}: began with the weights {before}, but {base} holds {digests}; bring the first model back"
         )
     return base
-
-
-def _digests(base: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
 
 
 def supervise(store: Store, experiment: Experiment, task: Task, *, verbose: bool = False) -> int:

@@ -74,6 +74,7 @@ def files_read(phase: str, round_: int) -> Iterator[tuple[int, str, str]]:
     """
     yield 0, "base", "base.json"
     yield 0, "base", "inputs.json"
+    yield 0, "base", "judge.json"
     policy = (round_ - 1, "weights", "")
     match phase:
         case "reward_model":
@@ -213,8 +214,10 @@ class SharingStore(Store):
         return note if own and ".." not in Path(note["run"]).parts else None
 
     def _key(self, round_: int, phase: str) -> str | None:
-        """What a phase is a function of, as a name; ``None``: something that it reads is not there yet."""
+        """What a phase is a function of, as a name; ``None``: it is never taken over, or cannot be yet."""
         assert self._experiment is not None
+        if phase == "weights" and self._experiment.training.callback is not None:
+            return None  # it is the user's wish to be told of every step, also for what it does beside the weights
         read = {}
         for t, before, name in files_read(phase, round_):
             if t < 0 or (t == 0 and before not in ("base", "evaluation")) or not self._has(before, t):

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.configs import CONFIGS
-from jobs.driver import experiments, inputs, own_code
+from jobs.driver import alike, experiments, inputs, own_code, study_identity
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
@@ -68,14 +68,15 @@ def create(folder: Path, plan: Study) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != study_identity.FILE for path in folder.iterdir()):
             raise StoreError(
                 f"{folder}: not empty; if it holds a study, continue that with: scpl sweep --resume "
                 f"{shlex.quote(str(folder))}; else give another folder with --study-dir"
             )
+        identity = study_identity.new(folder)
         write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
         for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS):
-            consent.give(_identity(folder), trial.experiment)
+            consent.give(identity, trial.experiment)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --study-dir") from error
 
@@ -85,7 +86,7 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
 
     Raises:
         StoreError: the folder holds no study, or one that was not begun here and names code that would run, or
-            finished trials of another config.
+            finished trials of another config, or data or models are not those that its trials began with.
         ConfigError: the study file is damaged; a key is not ``seeds``, or not to more.
     """
     file = folder / study.STUDY_FILE
@@ -94,12 +95,14 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     plan = study.load(file, CONFIGS)
     if keys:
         plan = _with_seeds(folder, plan, keys)
-    if not is_finished(folder, plan):
-        _check_finished(folder, plan)
     named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
-    consent.require(_identity(folder), named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
+    identity = study_identity.of(folder)
+    consent.require(identity, named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
+    if plan.mode != "analytic" and not is_finished(folder, plan):
+        _check_finished(folder, plan)
+        alike.check_inputs(folder, plan)
     for experiment in named:
-        own_code.find_again(_identity(folder), experiment)
+        own_code.find_again(identity, experiment)
     return plan
 
 
@@ -119,7 +122,7 @@ def _check_finished(folder: Path, plan: Study) -> None:
         other = [
             key
             for key in {**before, **now}
-            # files may have moved; what they hold is compared by the runs that read them
+            # files may have moved; what they hold is compared by itself
             if before.get(key) != now.get(key) and (key == ROUNDS or key not in (*MAY_CHANGE, *inputs.DATA))
         ]
         if other:
@@ -141,8 +144,10 @@ def _with_seeds(folder: Path, plan: Study, keys: Mapping[str, Any]) -> Study:
             f"--resume {folder}: {said}: a study may only get more seeds than its {plan.seeds}; begin a new one for "
             "anything else"
         )
-    interim = plan.interim if not (folder / results.FILE).is_file() else (*plan.interim, plan.seeds)
-    return plan.model_copy(update={"seeds": seeds, "interim": interim})
+    looks = {*plan.interim, *results.looks(folder)}
+    if (folder / results.FILE).is_file():
+        looks.add(plan.seeds)
+    return plan.model_copy(update={"seeds": seeds, "interim": tuple(sorted(n for n in looks if n < seeds))})
 
 
 def extend(folder: Path, plan: Study) -> None:
@@ -153,10 +158,6 @@ def extend(folder: Path, plan: Study) -> None:
     """
     with _locked(folder):
         write_atomically(folder / study.STUDY_FILE, study.dump(plan).encode())
-
-
-def _identity(folder: Path) -> str:
-    return f"study {folder.resolve()}"
 
 
 def is_finished(folder: Path, plan: Study) -> bool:
@@ -314,6 +315,7 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
         found = collect(folder, plan, trials)
     write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
     results.write(found, folder)
+    results.note_look(folder, plan.seeds)
     console.print(last_round(found))
     if plan.claims and found.num_rows:
         (part,) = data.load([folder], CONFIGS)

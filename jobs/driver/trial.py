@@ -144,7 +144,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
 
 def task_key(experiment: Experiment) -> str:
     """The values that a task is built from: trials with equal values share the task."""
-    return agreement(experiment, tasks.DEPENDS_ON)
+    return agreement(experiment, tasks.depends_on(experiment))
 
 
 def trial_folder(config: Mapping[str, Any]) -> str:

@@ -21,15 +21,15 @@ from actors.fleet import asks
 from actors.placement.cluster import Cluster
 from actors.placement.layout import PlacementError, layout
 from actors.placement.memory import Sizes, known_sizes
-from jobs.driver import machine, own_code, provenance
+from jobs.driver import alike, machine, own_code, provenance
 from jobs.driver import run as loop
 from jobs.driver.dry_run import SETUP
 from jobs.driver.shared_phases import INDEX
-from jobs.driver.trial import LoopTrial, trial_folder
+from jobs.driver.trial import LoopTrial, task_key, trial_folder
 from jobs.terminal.display import chatter_to, line_parts, wide_console
 from jobs.terminal.interrupts import Interrupts
 from scpl_ray import tasks
-from scpl_ray.config import loading
+from scpl_ray.config import Experiment, loading
 from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
 from scpl_ray.protocols import Task
@@ -173,7 +173,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
     if not left:
         return {}
-    sizes = prepare(left, console)
+    sizes = prepare(left, console, alike.Beginnings(alike.begun(folder, plan)))
     peaks = machine.measured(left[0].experiment)
     prepared = time.monotonic()
     code = own_code.luggage([trial.experiment for trial in trials])
@@ -259,18 +259,24 @@ def in_order(trials: Sequence[Trial], side_by_side: int) -> list[Trial]:
     side go through all arms before the next seeds do: trials at the same time then have different seeds, and each finds
     what an earlier arm of its seed has done alike.
     """
-    keys = list(dict.fromkeys(str(asks(trial.experiment)) for trial in trials))
+    shared = {id(trial): _shared(trial.experiment) for trial in trials}
+    keys = list(dict.fromkeys(shared.values()))
     arms = list(dict.fromkeys(trial.label for trial in trials))
     seeds = sorted({trial.seed for trial in trials})
     return sorted(
         trials,
         key=lambda trial: (
-            keys.index(str(asks(trial.experiment))),
+            keys.index(shared[id(trial)]),
             seeds.index(trial.seed) // side_by_side,
             arms.index(trial.label),
             trial.seed,
         ),
     )
+
+
+def _shared(experiment: Experiment) -> str:
+    """What trials share that run one after the other; scorers of a task of the user's own are shared by no others."""
+    return str({**asks(experiment), "scorer": agreement(experiment, (*tasks.DEPENDS_ON, "reward.function"))})
 
 
 def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) -> dict[str, str]:
@@ -281,7 +287,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     """
     assert plan.search is not None
     began = time.monotonic()
-    sizes = prepare(trials, console)[:1]
+    sizes = prepare(trials, console, alike.Beginnings(alike.begun(folder, plan)))[:1]
     peaks = machine.measured(trials[0].experiment)
     prepared = time.monotonic()
     rounds = trials[0].experiment.loop.rounds + 1
@@ -289,9 +295,9 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
     code = own_code.luggage([trial.experiment for trial in trials])
     with loop.connected(folder / "logs/ray", console.print, code) as cluster:
-        alike, known = [trials[0]] * plan.search.trials, sizes * plan.search.trials
-        side_by_side = concurrent_trials(alike, cluster, known)
-        for line in unused_gpus(alike, cluster, side_by_side, known):
+        every, known = [trials[0]] * plan.search.trials, sizes * plan.search.trials
+        side_by_side = concurrent_trials(every, cluster, known)
+        for line in unused_gpus(every, cluster, side_by_side, known):
             console.print(line, markup=False)
         started = time.monotonic()
         try:
@@ -355,11 +361,19 @@ def _run_config(folder: Path, progress: _Progress) -> tune.RunConfig:
     return tune.RunConfig(name=name, storage_path=str(folder / "tune"), callbacks=[progress], verbose=0)
 
 
-def prepare(trials: Sequence[Trial], console: Console) -> list[Sizes | None]:
+def prepare(trials: Sequence[Trial], console: Console, beginnings: alike.Beginnings) -> list[Sizes | None]:
     """Check each set-up of the trials and build or find its base model, before any trial starts.
+
+    Args:
+        trials: the trials that are left.
+        console: where people read.
+        beginnings: the models and judges that trials of this study began with.
 
     Returns:
         The sizes of the models of each trial.
+
+    Raises:
+        StoreError: a trial would start otherwise than those that were begun.
     """
     built: dict[str, Task] = {}
     known: dict[str, Sizes | None] = {}
@@ -367,10 +381,12 @@ def prepare(trials: Sequence[Trial], console: Console) -> list[Sizes | None]:
     sizes = []
     for trial in trials:
         experiment = trial.experiment
-        setup, key = agreement(experiment, SETUP), agreement(experiment, tasks.DEPENDS_ON)
+        setup, key = agreement(experiment, SETUP), task_key(experiment)
         if setup not in known:
             built[key], _ = loop.checked_plan(experiment, task=built.get(key))
-            bases.add(base_model(experiment, built[key]))
+            base = base_model(experiment, built[key])
+            beginnings.check(experiment, built[key], base)
+            bases.add(base)
             logger.info("%s is checked; its base model is there", trial.label)
             known[setup] = known_sizes(experiment, built[key])
         sizes.append(known[setup])

@@ -15,11 +15,14 @@ from jobs.configs import CONFIGS
 from jobs.pages import on_page
 from scpl_ray.report import data, figures, sessions, text, words
 from scpl_ray.report.data import Part
+from scpl_ray.report.evidence import CARD_FILE
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.studies import results, verdicts
 from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from scpl_ray.studies.verdicts import Family, Judged
 
+JUDGE = "judge.json"
+"""The card of the judge that all runs share, where their task has one."""
 CLAIMS = "claims"
 DRAWN = (CLAIMS, "preference", "disparity")
 """The figures that a page shows; that of the claims only where there are several."""
@@ -40,8 +43,8 @@ def publish(study_dir: Path, pages: Path) -> str:
 
     Raises:
         StoreError: it is no folder of a study.
-        ValueError: a run of the study is missing or not finished, an axis holds files by their place on this machine,
-            or not exactly one page has a place for the table.
+        ValueError: a run of the study is missing or not finished, its runs had different judges, an axis holds files by
+            their place on this machine, or not exactly one page has a place for the table.
     """
     part = read(study_dir)
     if part.study is None:
@@ -51,6 +54,11 @@ def publish(study_dir: Path, pages: Path) -> str:
         raise ValueError(
             f"{study_dir}: runs missing or not finished: {len(part.gaps)}, first {first.arm}, seed {first.seed} "
             f"({first.reason}); go on with scpl sweep --resume {shlex.quote(str(study_dir))}"
+        )
+    cards = {file.read_bytes() for file in study_dir.glob(f"runs/**/{CARD_FILE}")}
+    if len(cards) > 1:
+        raise ValueError(
+            f"{study_dir}: its runs had {len(cards)} judges ({CARD_FILE}); a page shows what one judge told"
         )
     family = verdicts.judge(part.series, part.study)
     found = table(part, family)
@@ -70,6 +78,8 @@ def publish(study_dir: Path, pages: Path) -> str:
     if (study_dir / sessions.FILE).exists():
         write_atomically(folder / sessions.FILE, (study_dir / sessions.FILE).read_bytes())
     results.write(part.table, folder)
+    for card in cards:
+        write_atomically(folder / JUDGE, card)
     for figure in figures.draw_all(part, part.arms[: figures.MAX_ARMS], family):
         if figure.name in DRAWN and (figure.name != CLAIMS or family.size > 1):
             write_atomically(folder / f"{figure.name}.svg", figure.svg)
@@ -122,8 +132,7 @@ def _row(judged: Judged) -> str:
     numbers = ("", "", "", "")
     if found is not None:
         interval = text.interval(found.interval.low, found.interval.high, signed=True)
-        least = found.minimum_detectable_effect
-        detectable = "none" if least == float("inf") else text.number(least)
+        detectable = words.detectable(found.minimum_detectable_effect)
         numbers = (text.signed(found.estimate), interval, text.p_value(found.p_adjusted), detectable)
     return f"| {' | '.join((claim.question, judged.name, scale, *numbers, judged.outcome))} |"
 

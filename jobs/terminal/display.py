@@ -311,5 +311,5 @@ def seconds_table(rows: Sequence[PhaseSeconds]) -> Table:
 
 
 def _cell(value: float, form: str) -> str:
-    """A value as text; a missing percentage is left empty, because round 0 keeps nothing."""
-    return "" if math.isnan(value) and form.endswith("%") else f"{value:{form}}"
+    """A value as text; one that was not measured is left empty."""
+    return "" if math.isnan(value) else f"{value:{form}}"

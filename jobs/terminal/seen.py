@@ -15,6 +15,8 @@ CAVEAT = "One seed without a control shows what is measured and supports no clai
 def seen(first: Sequence[Metric], last: Sequence[Metric], groups: Sequence[str]) -> str:
     """What changed between two rounds: who asked, where the answers to neutral prompts moved, who is served worst.
 
+    That answers moved, and who is served worst, is said only where the within-run intervals of the last round show it.
+
     Args:
         first: the metrics of round 0.
         last: those of the last round.
@@ -31,16 +33,35 @@ def seen(first: Sequence[Metric], last: Sequence[Metric], groups: Sequence[str])
     moved = lookup(last, "preference_log_odds_round0")
     if math.isfinite(moved):
         largest = max(groups, key=lambda name: shares[name][0])
-        where = f"{'towards' if moved > 0 else 'away from'} what {largest} prefers"
-        parts.append(
-            "answers to neutral prompts lean as in round 0"
-            if math.isclose(moved, 0.0, abs_tol=0.005)
-            else f"answers to neutral prompts moved {where} (log-odds {moved:+.2f} since round 0)"
-        )
+        where = f"moved {'towards' if moved > 0 else 'away from'} what {largest} prefers"
+        low, high = _bounds(last, "preference_log_odds_round0")
+        shown = where if low > 0 or high < 0 else "are not shown to have moved"
+        parts.append(f"answers to neutral prompts {shown} (log-odds {round(moved, 2) + 0.0:+.2f} since round 0)")
     quality = {name: (lookup(first, "quality", name), lookup(last, "quality", name)) for name in groups}
     worst = min(groups, key=lambda name: quality[name][1])
-    parts.append(f"{worst} is served worst (quality {quality[worst][0]:.2f}, then {quality[worst][1]:.2f})")
+    numbers = f"quality {quality[worst][0]:.2f}, then {quality[worst][1]:.2f}"
+    parts.append(
+        f"{worst} is served worst ({numbers})"
+        if _is_worst(last, worst, groups)
+        else f"no group is shown to be served worst (lowest is {worst}: {numbers})"
+    )
     return "; ".join(parts)
+
+
+def _is_worst(last: Sequence[Metric], worst: str, groups: Sequence[str]) -> bool:
+    """Whether a group is shown to be served worse than every other; of two, the interval of their gap says so."""
+    if len(groups) == 2:
+        return _bounds(last, "disparate_gap")[0] > 0
+    highest = _bounds(last, "quality", worst)[1]
+    return all(highest < _bounds(last, "quality", name)[0] for name in groups if name != worst)
+
+
+def _bounds(rows: Sequence[Metric], metric: str, group: str | None = None) -> tuple[float, float]:
+    """The within-run interval of a number; NaN where it has none."""
+    found = next((row for row in rows if row.metric == metric and row.group == group), None)
+    if found is None or found.low is None or found.high is None:
+        return math.nan, math.nan
+    return found.low, found.high
 
 
 def closing_words(first: Sequence[Metric], last: Sequence[Metric], groups: Sequence[str], config: str) -> str:

@@ -34,6 +34,8 @@ def print_verdicts(console: Console, part: Part) -> None:
     """
     assert part.study is not None
     family = verdicts.judge(part.series, part.study)
+    if lacking := words.unfinished(part):
+        console.print(lacking, markup=False, highlight=False)
     for judged in family.judged:
         question = f"{judged.claim.question}: " if judged.claim.question else ""
         console.print(

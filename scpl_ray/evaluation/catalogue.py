@@ -379,14 +379,14 @@ CATALOGUE = (
     _fraction(
         name="distinct_1",
         definition="Distinct tokens among all of the group's answers (overall: of those to neutral prompts), at a "
-        "fixed token budget.",
+        "fixed token budget; none where the answers have fewer tokens.",
         per_group=True,
         overall=True,
         better="higher",
     ),
     _fraction(
         name="distinct_2",
-        definition="Distinct 2-grams among all of the same answers, at the same token budget.",
+        definition="Distinct 2-grams among all of the same answers, at the same token budget, or none.",
         per_group=True,
         overall=True,
         better="higher",

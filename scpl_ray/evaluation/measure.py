@@ -381,7 +381,8 @@ def _text(answers: Answers, by_group: Mapping[str | None, Sequence[int]], experi
         documents = [answers.completions[i].token_ids for i in indices]
         for n in (1, 2):
             found = diversity.distinct_n(documents, n, budget_tokens=DISTINCT_TOKENS, seed=experiment.seed)
-            yield name, f"distinct_{n}", found.value
+            if found.tokens == found.budget:
+                yield name, f"distinct_{n}", found.value
         if len(indices) >= SELF_BLEU_ANSWERS:
             texts = [answers.completions[i].text for i in indices]
             yield name, "self_bleu", diversity.self_bleu(texts, size=SELF_BLEU_ANSWERS, seed=experiment.seed)

@@ -110,6 +110,8 @@ class JudgeCard:
     """What its probabilities are worth on windows of sources that it has not seen; ``None``: nothing, or not known."""
     prompts: int | None = dataclasses.field(default=None, compare=False)
     """Number of neutral prompts for which the card says what they show; ``None``: not for a number."""
+    fitted_files: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """SHA-256 of the files of the fitted judge, by name; empty: not known."""
 
     def find(self, protocol: str, *, windows: bool) -> Measured:
         """The measurement of one protocol.

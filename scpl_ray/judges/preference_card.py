@@ -46,6 +46,8 @@ class PreferenceCard:
     """What its outputs are worth on the same answers; ``None``: nothing, or it is not known."""
     prompts: int | None = dataclasses.field(default=None, compare=False)
     """Number of neutral prompts for which the card says what they show; ``None``: not for a number."""
+    fitted_files: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """SHA-256 of the files of the fitted judge, by name; empty: not known."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -137,18 +138,24 @@ def _questions(log: Log) -> Iterator[tuple[str, str, float]]:
     if known.any() and 0.0 < log.kept[known].mean() < 1.0:
         rated = known & np.isfinite(log.rating)
         if rated.any() and 0.0 < log.kept[rated].mean() < 1.0:
-            p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, _strata(log, rated))
-            why = "" if math.isfinite(p) else NO_EQUALS + NO_CHANCE
-            yield "is what is kept different between groups of equal rating?", f"kept: {_kept(log, rated)}{why}", p
+            strata = _strata(log, rated)
+            p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
+            said = f"in all {_kept(log, rated)}"
+            if math.isfinite(p):
+                said = f"at equal rating {_kept_beside(log, rated, strata)}; {said}"
+            else:
+                said += NO_EQUALS + NO_CHANCE
+            yield "is what is kept different between groups of equal rating?", f"kept: {said}", p
         else:
             p = cochran_mantel_haenszel(log.group[known], log.kept[known] > 0, log.period[known])
-            why = "" if math.isfinite(p) else "; no period has rows of different groups" + NO_CHANCE
-            yield (
-                "is what is kept different between groups?",
-                f"kept: {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it{why}",
-                p,
-            )
-    yield from _of_ratings(log, first, last, len(numbers))
+            said = f"in all {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it"
+            if math.isfinite(p):
+                said = f"within a period {_kept_beside(log, known, log.period[known])}; {said}"
+            else:
+                said += "; no period has rows of different groups" + NO_CHANCE
+            yield "is what is kept different between groups?", f"kept: {said}", p
+    if np.isfinite(log.rating).any():
+        yield from _of_ratings(log, first, last, len(numbers))
 
 
 def _of_kinds(log: Log, told: Sequence[Period]) -> tuple[str, str, float]:
@@ -166,28 +173,59 @@ def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[t
     """Groups with fewer than two ratings are left out, by name."""
     before, after = (_samples(log, t) for t in (0, len(log.periods) - 1))
     now = [g for g, one in enumerate(after) if len(one) > 1]
-    if len(now) > 1:
+    question = f"are groups rated differently in {last.name}?"
+    if len(now) < 2:
+        yield question, f"too few ratings to compare: {_counted(log, after, last)}", float("nan")
+    else:
         worst = min(now, key=last.ratings.__getitem__)
         said = f"gap {np.ptp(last.ratings[now]):.3f}, {log.groups[worst]} is served worst ({last.ratings[worst]:.3f})"
         p = _differ([after[g] for g in now])
-        yield f"are groups rated differently in {last.name}?", said + _without(log, now), p
-    both = [g for g in now if len(before[g]) > 1]
-    variance = {g: sum(one[g].var(ddof=1) / len(one[g]) for one in (before, after)) for g in both}
-    told = [g for g in both if variance[g] > 0]
-    if count > 1 and len(told) > 1:
-        change, weight = (last.ratings - first.ratings)[told], 1.0 / np.array([variance[g] for g in told])
+        yield question, said + _without(log, now), p
+    if count < 2:
+        return
+    told = [g for g in now if len(before[g]) > 1]
+    question = "do the groups' ratings change differently?"
+    if len(told) < 2:
+        counted = f"{_counted(log, before, first)}; {_counted(log, after, last)}"
+        yield question, f"too few ratings to compare: {counted}", float("nan")
+    else:
+        change, weight = (last.ratings - first.ratings)[told], 1.0 / _variances(before, after, told)
         mean = (change * weight).sum() / weight.sum()
         p = float(stats.chi2.sf(((change - mean) ** 2 * weight).sum(), len(told) - 1))
         most, least = told[int(np.argmax(change))], told[int(np.argmin(change))]
         said = f"{log.groups[most]} {change.max():+.3f}, {log.groups[least]} {change.min():+.3f}; the gap is "
         said += f"{np.ptp(first.ratings[told]):.3f}, then {np.ptp(last.ratings[told]):.3f}"
-        yield "do the groups' ratings change differently?", said + _without(log, told), p
+        yield question, said + _without(log, told), p
+
+
+def _counted(log: Log, samples: Sequence[FloatArray], period: Period) -> str:
+    """How many ratings each group has in a period."""
+    return f"in {period.name} " + ", ".join(f"{g} has {len(one)}" for g, one in zip(log.groups, samples, strict=True))
+
+
+def _variances(before: Sequence[FloatArray], after: Sequence[FloatArray], groups: Sequence[int]) -> FloatArray:
+    """Variances of the changes of these groups' mean ratings.
+
+    Ratings that all agree are not for that without error: they get the variance that they would have if one more of n
+    had been at the other end of all ratings.
+    """
+    everything = np.concatenate([one[g] for g in groups for one in (before, after)])
+    width = float(np.ptp(everything)) or 1.0
+
+    def of(sample: FloatArray) -> float:
+        n, spread = len(sample), float(sample.var(ddof=1))
+        return (spread if spread > 0 else width**2 * n / (n + 1.0) ** 2) / n
+
+    return np.array([of(before[g]) + of(after[g]) for g in groups])
 
 
 def _differ(samples: Sequence[FloatArray]) -> float:
     """P-value that groups are rated alike: of their means, or of ranks where a group's ratings all agree."""
     if all(np.ptp(one) > 0 for one in samples):
-        return float(stats.alexandergovern(*samples).pvalue)
+        with warnings.catch_warnings():
+            # of means that are equal, whose differences are then zero or rounding
+            warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+            return float(stats.alexandergovern(*samples).pvalue)
     return float(stats.kruskal(*samples).pvalue) if np.ptp(np.concatenate(samples)) > 0 else 1.0
 
 
@@ -202,6 +240,13 @@ def _kept(log: Log, rows: NDArray[np.bool_]) -> str:
     accepted = _means(log.kept[rows], log.group[rows], len(log.groups))
     best, worst = int(np.nanargmax(accepted)), int(np.nanargmin(accepted))
     return f"{log.groups[best]} {accepted[best]:.3f}, {log.groups[worst]} {accepted[worst]:.3f}"
+
+
+def _kept_beside(log: Log, rows: NDArray[np.bool_], strata: IntArray) -> str:
+    """The groups that are kept most and least beside what is expected within strata, which the test holds equal."""
+    beside = kept_beside_expected(log.group[rows], log.kept[rows] > 0, strata)
+    most, least = int(np.nanargmax(beside)), int(np.nanargmin(beside))
+    return f"{log.groups[most]} {beside[most]:+.3f}, {log.groups[least]} {beside[least]:+.3f} beside what is expected"
 
 
 def association(rows: IntArray, columns: IntArray) -> float:
@@ -225,13 +270,10 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
     Returns:
         The p-value; NaN where no stratum holds rows of different groups of which some were kept and others were not.
     """
-    k = int(group.max(initial=0)) + 1
-    _, stratum = np.unique(strata, return_inverse=True)
-    table = np.zeros((int(stratum.max(initial=0)) + 1, k, 2))
-    np.add.at(table, (stratum, group, kept.astype(np.int64)), 1.0)
+    table = _tables(group, kept, strata)
     table = table[table.sum(axis=(1, 2)) > 1]
     rows, n, yes = table.sum(axis=2), table.sum(axis=(1, 2)), table[..., 1].sum(axis=1)
-    excess = (table[..., 1] - rows * (yes / n)[:, None]).sum(axis=0)
+    excess = _excess(table)
     scale = yes * (n - yes) / (n**2 * (n - 1.0))
     alone = (scale[:, None] * rows * n[:, None]).sum(axis=0)
     variances, directions = np.linalg.eigh(np.diag(alone) - np.einsum("s,si,sj->ij", scale, rows, rows))
@@ -241,6 +283,37 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
         return float("nan")
     statistic = ((excess @ directions[:, free]) ** 2 / variances[free]).sum()
     return float(stats.chi2.sf(statistic, int(free.sum())))
+
+
+def kept_beside_expected(group: IntArray, kept: NDArray[np.bool_], strata: IntArray) -> FloatArray:
+    """Share of each group's rows that were kept, less the share expected if within strata the group did not matter.
+
+    Args:
+        group: index of each row's group, shape (N,).
+        kept: whether each row was kept, shape (N,).
+        strata: any number per row; rows with the same one are compared, shape (N,).
+
+    Returns:
+        Shape (K,), over the rows of strata that hold rows of other groups too; NaN for a group without any.
+    """
+    table = _tables(group, kept, strata)
+    table = table[(table.sum(axis=2) > 0).sum(axis=1) > 1]
+    rows = table.sum(axis=(0, 2))
+    return np.asarray(np.divide(_excess(table), rows, out=np.full(len(rows), np.nan), where=rows > 0))
+
+
+def _tables(group: IntArray, kept: NDArray[np.bool_], strata: IntArray) -> FloatArray:
+    """Numbers of rows by stratum, group, and whether they were kept, shape (S, K, 2)."""
+    _, stratum = np.unique(strata, return_inverse=True)
+    table = np.zeros((int(stratum.max(initial=0)) + 1, int(group.max(initial=0)) + 1, 2))
+    np.add.at(table, (stratum, group, kept.astype(np.int64)), 1.0)
+    return table
+
+
+def _excess(table: FloatArray) -> FloatArray:
+    """Rows kept of each group, less those expected within strata, shape (K,)."""
+    expected = table.sum(axis=2) * (table[..., 1].sum(axis=1) / table.sum(axis=(1, 2)))[:, None]
+    return np.asarray((table[..., 1] - expected).sum(axis=0))
 
 
 def _strata(log: Log, rows: NDArray[np.bool_]) -> IntArray:

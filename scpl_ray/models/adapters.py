@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from scpl_ray.config import Lora
+from scpl_ray.models.attention import compute_caps
 from scpl_ray.protocols import TrainingError
 from scpl_ray.seeds import derive_seed
 
@@ -36,7 +37,7 @@ def load_model(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fa
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
     )
-    return model
+    return compute_caps(model)
 
 
 def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from scpl_ray.config import Experiment
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """What configs of different architectures call the longest sequence; MPT has ``max_seq_len``, Bloom ``seq_length``."""
@@ -75,6 +75,9 @@ def check_positions(known: int | None, experiment: Experiment, name: str, *, key
 def check_tokenizer(folder: Path, config: PreTrainedConfig, name: str, *, trust_remote_code: bool) -> None:
     """Check that a tokenizer belongs to the weights beside it.
 
+    It may have tokens without an embedding that no text of a run contains: those of Gemma 3, whose text models have
+    none for images.
+
     Raises:
         ValueError: it cannot be read, gives ids for which the model has no embedding, or has no end-of-sequence token.
     """
@@ -88,9 +91,10 @@ def check_tokenizer(folder: Path, config: PreTrainedConfig, name: str, *, trust_
             f"model.name: the tokenizer of {name} cannot be read ({reason}); save it into the same folder with "
             "save_pretrained"
         ) from error
-    largest = max(tokenizer.get_vocab().values(), default=0)
     rows = min(int(config.get_text_config().vocab_size), _embedding_rows(folder))
-    if largest >= rows:
+    beyond = {id_ for id_ in tokenizer.get_vocab().values() if id_ >= rows}
+    if beyond and (beyond - set(tokenizer.added_tokens_decoder) or beyond & _written(tokenizer)):
+        largest = max(beyond)
         raise ValueError(
             f"model.name: the tokenizer of {name} gives ids up to {largest:,}, but its model has embeddings for "
             f"{rows:,} (ids up to {rows - 1:,}); save the tokenizer that belongs to it, or resize_token_embeddings"
@@ -100,6 +104,21 @@ def check_tokenizer(folder: Path, config: PreTrainedConfig, name: str, *, trust_
             f"model.name: the tokenizer of {name} has no eos_token, so a model could not learn to stop; name one in "
             "its tokenizer_config.json, or choose another model"
         )
+
+
+def _written(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids that the program itself writes: special tokens, and those around the texts of a conversation.
+
+    Raises:
+        ValueError: the chat template cannot be used.
+    """
+    from scpl_ray.models.template import template_of
+
+    template = template_of(tokenizer)
+    around = (template.before, template.after, template.answered or "", template.asked_again or "")
+    ids = {id_ for text in around for id_ in tokenizer(text)["input_ids"]}
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return ids.union(id_ for id_ in special if id_ is not None)
 
 
 def _embedding_rows(folder: Path) -> float:

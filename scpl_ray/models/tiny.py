@@ -21,7 +21,7 @@ from transformers import (
 
 Family = Literal["llama", "qwen2", "gpt2"]
 
-PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
+SPECIAL_TOKENS = PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 LAYERS, HEADS, HIDDEN, POSITIONS = 2, 3, 96, 128
 """Sizes of the models; vLLM's CPU attention needs 32 dimensions per head."""
 GATED_WIDTH, PLAIN_WIDTH = 256, 384

@@ -39,6 +39,8 @@ CARD = "card.json"
 WEIGHTS = "model.safetensors"
 POSITIONS = 512
 """Longest sequence of prompt and answer, in tokens."""
+PROMPT_POSITIONS = POSITIONS // 2
+"""Tokens of a prompt that a model learns from, so that its answer has room."""
 TOKENIZER_EXAMPLES = 10_000
 """Number of real examples from which a tokenizer is made if the task brings none."""
 
@@ -176,7 +178,7 @@ def _build(
     tokenizer = load_tokenizer(source)
 
     def encode(prompt: str, answer: str) -> pretraining.Pair:
-        asked = encode_prompt(tokenizer, prompt, min(config.task.max_prompt_tokens, POSITIONS // 2))
+        asked = encode_prompt(tokenizer, prompt, min(config.task.max_prompt_tokens, PROMPT_POSITIONS))
         return asked, encode_answer(tokenizer, answer)[: POSITIONS - len(asked)]
 
     pairs = [encode(query.prompt, answer) for query, answer in examples]

@@ -6,11 +6,12 @@ import dataclasses
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
@@ -98,11 +99,14 @@ def legend_inches(labels: Sequence[str]) -> float:
     return LINE_INCHES * sum(len(lines(label, LEGEND_CHARACTERS)) for label in labels)
 
 
-def legend(canvas: Canvas, axis: Axes) -> None:
-    """The names of what one panel shows, below all of them; a long name takes several lines."""
-    handles, labels = axis.get_legend_handles_labels()
+def legend(canvas: Canvas, shown: Mapping[str, Artist]) -> None:
+    """The names of what one panel shows, below all of them; a long name takes several lines.
+
+    They are given with what is drawn, as Matplotlib itself leaves out names that begin with an underscore.
+    """
+    labels = list(shown)
     canvas.legend(
-        handles,
+        list(shown.values()),
         ["\n".join(lines(label, LEGEND_CHARACTERS)) for label in labels],
         loc="outside lower left",
         ncols=_columns(labels),

@@ -25,6 +25,8 @@ from scpl_ray.studies.series import Series
 from scpl_ray.studies.study import FAILED_FILE, STUDY_FILE, Study, arm_folder, arm_label
 
 SEED_FOLDER = re.compile(r"seed-(\d+)")
+FAILED = "failed: "
+"""With what the reason of a run begins that failed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +67,7 @@ class Part:
     table: pa.Table
     """The tidy results table, :data:`scpl_ray.studies.results.SCHEMA`."""
     series: Series
+    """The same as paths; of a study, with the planned seeds that have no result."""
     experiments: Mapping[str, Experiment]
     """The configs by label of the arm, where they are known."""
     runs: tuple[Run, ...]
@@ -142,8 +145,6 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
         raise StoreError(f"{folder}: a study without any result; run it first")
     if not table.num_rows:
         raise StoreError(f"{folder}: no round was evaluated yet; let the study run until its first round is")
-    series = Series.of(table)
-    labels = planned + [arm for arm in series.arms if arm not in planned]
     experiments = {run.arm: run.experiment for run in runs}
     first: int | None = None
     if found.mode != "search":
@@ -153,6 +154,10 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
             experiments = {trial.label: trial.experiment for trial in trials} | experiments
         except ConfigError as error:
             notes.append(f"The configs of arms without run directories are not shown: {error}")
+        if first is None:
+            first = min(table["seed"].to_pylist())
+    series = Series.of(table, () if first is None else _planned(first, found.seeds))
+    labels = planned + [arm for arm in series.arms if arm not in planned]
     return Part(
         title=found.title or found.name,
         source=str(folder),
@@ -162,10 +167,15 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
         series=series,
         experiments=experiments,
         runs=tuple(runs),
-        gaps=_gaps(series, planned, runs, _failed(folder), by_folder, first, found.seeds),
+        gaps=_gaps(series, planned, runs, _failed(folder), by_folder),
         notes=tuple(notes),
         sessions=sessions.read(folder),
     )
+
+
+def _planned(first: int, seeds: int) -> range:
+    """The planned seeds, no more than a study and a results table can hold, whatever a study file says."""
+    return range(first, min(first + min(seeds, study.MAX_TRIALS), study.SEEDS_END))
 
 
 def _labels(found: Study) -> list[str]:
@@ -236,23 +246,17 @@ def _gaps(
     runs: Sequence[Run],
     failed: Mapping[str, str],
     by_folder: Mapping[str, str],
-    first: int | None,
-    n_seeds: int,
 ) -> tuple[Gap, ...]:
-    """What a study lacks; its seeds begin with ``first``, or with the smallest that is there where that is ``None``."""
+    """What a study lacks of its planned seeds, which are those of its series."""
     found: dict[tuple[str, int | None], str] = {(gap.arm, gap.seed): gap.reason for gap in _unfinished(runs)}
     seeds = set(series.seeds)
     for name, reason in failed.items():
         arm, _, last = name.rpartition("/")
         if number := SEED_FOLDER.fullmatch(last):
             seeds.add(int(number[1]))
-            found[by_folder.get(arm, arm), int(number[1])] = f"failed: {reason}"
+            found[by_folder.get(arm, arm), int(number[1])] = f"{FAILED}{reason}"
         else:
-            found[last, None] = f"failed: {reason}"
-    if first is None and seeds:
-        first = min(seeds)
-    if first is not None:
-        seeds |= set(range(first, first + n_seeds))
+            found[last, None] = f"{FAILED}{reason}"
     for label in labels:
         there = dict(zip(series.seeds, series.reached(label).tolist(), strict=True))
         for seed in sorted(seeds):

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from scpl_ray import __version__
 from scpl_ray.config import Experiment
+from scpl_ray.evaluation.sign_flips import FEWEST
 from scpl_ray.report import text, words
 from scpl_ray.report.data import Part
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_facts import COMMIT
 from scpl_ray.studies import verdicts
 from scpl_ray.studies.study import points
+from scpl_ray.studies.verdicts import Family
 
 PACKAGE = "scpl_ray"
 COLUMNS = (
@@ -123,8 +125,13 @@ def methods(part: Part) -> str:
     return f"{stated(part)} {words.condition(part)}"
 
 
-def stated(part: Part) -> str:
-    """The same paragraph, without what its intervals are conditional on."""
+def stated(part: Part, family: Family | None = None) -> str:
+    """The same paragraph, without what its intervals are conditional on.
+
+    Args:
+        part: the part.
+        family: its claims with their verdicts; ``None``: they are judged here.
+    """
     experiments = list(part.experiments.values())
     if not experiments:
         return f"{part.title}: the configs of the runs are not known."
@@ -159,16 +166,44 @@ def stated(part: Part) -> str:
         f"followed the rule {_all(experiments, lambda e: e.feedback.rule)}.",
         f"Policies were measured on {asked}.",
     ]
+    if lacking := words.unfinished(part):
+        sentences.append(lacking)
     if part.study is not None and part.study.claims:
         count, places = len(part.study.claims), len(points(part.study))
         at = f", each at {places} points of the axes, which makes {count * places} claims" if places > 1 else ""
-        sentences.append(
-            f"{count} claim{'s were' if count > 1 else ' was'} fixed in the study file{at}. Each was tested on the "
-            "differences between arms seed by seed, by a two-sided sign-flip test whose p-value is at least that of a "
-            "skewness-corrected t-test; p-values are adjusted by Holm's method (1979) over all claims"
-            f"{' at all points' if places > 1 else ''} at the 5% level."
-        )
+        sentences.append(f"{count} claim{'s were' if count > 1 else ' was'} fixed in the study file{at}.")
+        sentences += _tests(family or verdicts.judge(part.series, part.study))
     return " ".join(sentences)
+
+
+def _tests(family: Family) -> Iterator[str]:
+    """The tests that were made, as sentences."""
+    tested = [one for one in family.judged if one.verdict is not None and one.verdict.p == one.verdict.p]
+    count, all_of_them = len(tested), len(tested) == len(family.judged)
+    if not tested:
+        yield f"None was tested: a test takes {FEWEST} seeds with a finite number in every arm."
+        return
+    which = "Each" if all_of_them else f"{count} of {len(family.judged)}"
+    others = "" if all_of_them else f"; a test takes {FEWEST} seeds with a finite number in every arm"
+    yield (
+        f"{which} {'was' if all_of_them or count == 1 else 'were'} tested on the differences between arms seed by "
+        "seed, by a two-sided sign-flip test whose p-value is at least that of a skewness-corrected t-test; p-values "
+        f"are adjusted by Holm's method (1979) over {count} tested claim{'s' if count > 1 else ''} at the 5% "
+        f"level{others}."
+    )
+    scales = {one.numbers.scale for one in tested}
+    if "share" in scales:
+        yield (
+            "Claims about log-odds of a kind were tested as differences in its share, whose mean chance alone does not "
+            "move."
+        )
+    if "distance" in scales:
+        yield (
+            "Claims about a distance of shares were tested as differences in the distance of the mean shares, together "
+            "with a sign-flip test, jointly over kinds, that the mean shares differ at all; the larger p-value counts."
+        )
+    if any(one.claim.margin is not None for one in tested):
+        yield "Claims with a margin were tested against it."
 
 
 def references(*parts: Part) -> str:

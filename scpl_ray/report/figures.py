@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -170,8 +171,7 @@ def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) 
     names = short_names(part.checkpoints)
     with drawing(name, title, _alt(title, paths, names), height) as (canvas, done):
         axes = canvas.subplots(len(paths), 1, squeeze=False, sharex=True)[:, 0]
-        for axis, (panel, by_arm) in zip(axes, paths.items(), strict=True):
-            _panel(part, axis, panel, by_arm)
+        named = [_panel(part, axis, panel, by_arm) for axis, (panel, by_arm) in zip(axes, paths.items(), strict=True)]
         if names:
             axes[-1].set_xlabel("checkpoint")
             if len(names) <= MAX_NAMES:
@@ -180,19 +180,20 @@ def _draw(part: Part, name: str, title: str, paths: Paths, arms: Sequence[str]) 
         else:
             axes[-1].set_xlabel("round")
             axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(canvas, axes[0])
+        legend(canvas, named[0])
     return done[0]
 
 
-def _panel(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath]) -> None:
-    ends = []
+def _panel(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath]) -> dict[str, Artist]:
+    """Draw one panel; returns what it shows by its name in the legend."""
+    ends, named = [], {}
     for row, (arm, path) in enumerate(by_arm.items()):
-        _line(axis, path, row, visible(arm), len(by_arm))
+        named[visible(arm)] = _line(axis, path, row, len(by_arm))
         ends.append(_within_run(axis, path, part.series.within_run(arm, *panel), row, len(by_arm), kind_of(panel[0])))
-    _dress(part, axis, panel, by_arm, ends)
+    return named | _dress(part, axis, panel, by_arm, ends)
 
 
-def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None:
+def _line(axis: Axes, path: MeanPath, row: int, n_arms: int) -> Artist:
     rounds = _drawn_rounds(len(path.mean))
     colour = COLOURS[row % len(COLOURS)]
     low, high = path.low[rounds], path.high[rounds]
@@ -200,11 +201,10 @@ def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None
     if n_arms > BANDS_UP_TO:
         # side by side within a round, so that no bar hides another
         x += (row - (n_arms - 1) / 2) * 0.6 / n_arms * max(1.0, rounds[-1] / MAX_POINTS)
-    axis.plot(
+    (drawn,) = axis.plot(
         x,
         path.mean[rounds],
         color=colour,
-        label=label,
         linestyle=LINES[row % len(LINES)],
         linewidth=1.5,
         marker=MARKERS[row % len(MARKERS)],
@@ -217,6 +217,7 @@ def _line(axis: Axes, path: MeanPath, row: int, label: str, n_arms: int) -> None
         there = np.flatnonzero(~np.isnan(low))
         bars = there if len(rounds) <= BARS_UP_TO else there[-1:]
         axis.vlines(x[bars], low[bars], high[bars], color=colour, linewidth=1.0, alpha=0.8)
+    return drawn
 
 
 def _single(path: MeanPath) -> bool:
@@ -266,8 +267,12 @@ def _drawn_rounds(n: int) -> IntArray:
     return np.unique(np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(np.int64))
 
 
-def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath], ends: Sequence[FloatArray]) -> None:
+def _dress(
+    part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath], ends: Sequence[FloatArray]
+) -> dict[str, Artist]:
+    """Title, grid and ends of a panel, and what chance alone makes of its metric, which is returned by its name."""
     metric, group = panel
+    named: dict[str, Artist] = {}
     dress(axis, metric_name(metric, group))
     axis.grid(axis="y", color="#dddddd", lw=0.6)
     kind = kind_of(metric)
@@ -277,7 +282,8 @@ def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath],
         shown.append(chance)
         if np.isfinite(chance).any():
             rounds = _drawn_rounds(len(chance))
-            axis.plot(rounds, chance[rounds], color=SOFT, lw=1.0, ls=(0, (1, 1.5)), label="by chance alone")
+            (drawn,) = axis.plot(rounds, chance[rounds], color=SOFT, lw=1.0, ls=(0, (1, 1.5)))
+            named["by chance alone"] = drawn
     finite = np.concatenate(shown)
     finite = finite[np.isfinite(finite)]
     if len(finite):
@@ -285,6 +291,7 @@ def _dress(part: Part, axis: Axes, panel: Panel, by_arm: Mapping[str, MeanPath],
         axis.set_ylim(*limits(float(finite.min()), float(finite.max()), span=span, lowest=lowest, highest=highest))
     if kind is not None and kind.unit == "log-odds":
         axis.axhline(0.0, color=SOFT, lw=0.8)
+    return named
 
 
 def _chance(part: Part, arms: Mapping[str, MeanPath], metric: str) -> FloatArray:

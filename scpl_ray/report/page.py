@@ -137,7 +137,6 @@ def _context(one: View) -> dict[str, Any]:
         "claims": _claims(one.family) if one.family else [],
         "family": one.family,
         "max_claims": MAX_CLAIMS,
-        "inf": math.inf,
         "figures": [(figure, Markup(base64.b64encode(figure.svg).decode())) for figure in one.figures],
         "changes": {metric: changes[metric] for metric in there},
         "flags": [_flags(one, arm) for arm in one.shown],
@@ -151,16 +150,19 @@ def _context(one: View) -> dict[str, Any]:
         "bases": words.between_bases(part),
         "versions": _versions(part),
         "began": _began(part),
-        "methods": export.stated(part),
+        "methods": export.stated(part, one.family),
         "references": export.references(part),
     }
 
 
 def _headline(one: View) -> str:
-    """What was found, in a sentence or two; empty where no arm has a result."""
+    """What was found, in a few sentences, after what a study lacks; empty where no arm has a result."""
+    said = ""
     if one.family is not None:
-        return headline.of_claims(one.family)
-    return headline.of_changes(one.part, one.flags[one.shown[0]]) if one.shown else ""
+        said = headline.of_claims(one.family)
+    elif one.shown:
+        said = headline.of_changes(one.part, one.flags[one.shown[0]])
+    return " ".join(filter(None, (words.unfinished(one.part), said)))
 
 
 def _began(part: Part) -> list[tuple[str, int]]:
@@ -176,7 +178,7 @@ def _phase_seconds(part: Part, arm: str) -> list[PhaseSeconds]:
 
 def _facts(one: View) -> dict[str, str]:
     part = one.part
-    seeds = part.series.seeds
+    seeds = part.series.measured
     rounds = sorted({int(flags.last) for flags in one.flags.values()})
     planned = part.study.seeds if part.study is not None and part.study.mode != "search" else len(seeds)
     kinds = {e.task.name for e in part.experiments.values()}, {e.model.name for e in part.experiments.values()}
@@ -222,6 +224,7 @@ def _claims(family: Family) -> list[dict[str, Any]]:
             if judged.verdict is None
             else text.interval(judged.verdict.interval.low, judged.verdict.interval.high, signed=True),
             "p": "" if judged.verdict is None else text.p_value(judged.verdict.p_adjusted),
+            "detectable": "" if judged.verdict is None else words.detectable(judged.verdict.minimum_detectable_effect),
             "sentence": words.sentence(judged, family),
             "left_out": words.left_out(judged),
         }
@@ -300,7 +303,7 @@ def summary(one: View) -> dict[str, Any]:
         "notes": part.notes,
         "condition": words.condition(part),
         "between_bases": words.between_bases(part),
-        "seeds": part.series.seeds,
+        "seeds": part.series.measured,
         "missing": [dataclasses.asdict(gap) for gap in part.gaps],
         "level": one.family.level if one.family else None,
         "power": one.family.power if one.family else None,
@@ -366,8 +369,9 @@ def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
         "tested_on": judged.numbers.scale,
         "in_units_of_the_metric": None if judged.numbers.own is None else dataclasses.asdict(judged.numbers.own),
         "bounds_of_undecided": judged.numbers.bounds,
+        "undecided": judged.numbers.undecided,
         "stands_without_missing_seeds": judged.stands,
-        "gap_closed": judged.cause,
+        "gap_smaller": judged.cause,
         "levelled_down": judged.levelled_down,
         "not_compared": {str(seed): arms for seed, arms in judged.left_out.items()},
         "sentence": words.sentence(judged, family),

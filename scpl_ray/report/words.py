@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from scpl_ray.evaluation.disparity import ALL_LOST, GAIN, UNCLEAR, WORST_GAINED
 from scpl_ray.evaluation.sign_flips import FEWEST
 from scpl_ray.feedback.rules import RULES
-from scpl_ray.report.data import Part
+from scpl_ray.report.data import FAILED, Part
 from scpl_ray.report.text import MINUS, NOTHING, TIMES, base_name, interval, metric_name, number, p_value, signed
 from scpl_ray.studies.bases import between_bases as spread_of_bases
 from scpl_ray.studies.statistics import Verdict
@@ -21,7 +21,16 @@ CLOSED: Mapping[str, str] = {
     GAIN: "gap closed by gain",
     UNCLEAR: "gap closed; neither gain nor loss is shown to be why",
 }
-"""Why a gap is smaller, in words."""
+"""Why a gap is smaller than in round 0, in words."""
+SMALLER: Mapping[str, str] = {
+    ALL_LOST: "by loss: the mean or the quality of the worst-served group is lower than there, and no group is shown "
+    "to be served better",
+    WORST_GAINED: "while the worst-served group is served better than there and the mean is lower",
+    GAIN: "by gain",
+    UNCLEAR: "and neither gain nor loss is shown to be why",
+}
+"""Why a gap is smaller than that of a control, in words that follow its name."""
+NOT_GIVEN = "not given"
 MAX_ROUNDS = 8
 """Largest number of rounds that are listed after such a word."""
 
@@ -56,9 +65,7 @@ def sentence(judged: Judged, family: Family) -> str:
         return f"{'Cannot tell' if judged.numbers.infinite else 'Not judged'}: {judged.reason}."
     parts = [_finding(judged, verdict, family), _scale(judged), _uncertain(judged, verdict)]
     if judged.cause:
-        parts.append(f"{CLOSED[judged.cause].capitalize()}.")
-    if judged.cause == ALL_LOST:
-        parts.append("That is no gain for the group behind.")
+        parts.append(f"The gap is smaller than in {judged.control}, {SMALLER[judged.cause]}.")
     return " ".join(part for part in parts if part)
 
 
@@ -108,6 +115,11 @@ def _open(judged: Judged, verdict: Verdict, family: Family) -> str:
     return text
 
 
+def detectable(effect: float) -> str:
+    """A detectable effect for tables: a number, none that so few seeds can support, or one that is not known."""
+    return "none" if effect == float("inf") else NOT_GIVEN if effect != effect else number(effect)
+
+
 def _unit(judged: Judged) -> str:
     return {"metric": "", "share": " in the share of the kind", "distance": " in the distance of the mean shares"}[
         judged.numbers.scale
@@ -133,6 +145,9 @@ def _uncertain(judged: Judged, verdict: Verdict) -> str:
     parts = []
     if judged.numbers.bounds is not None:
         parts.append(f"Undecided answers leave {interval(*judged.numbers.bounds, signed=True)} possible.")
+    if judged.numbers.undecided:
+        of_arms = ", ".join(f"{number(part)} in {arm}" for arm, part in judged.numbers.undecided.items())
+        parts.append(f"Undecided are {of_arms} of the answers; what they leave possible is not bounded.")
     if judged.stands is not None:
         parts.append(
             "It stands whatever the seeds that are not compared would have shown."
@@ -159,6 +174,17 @@ def condition(part: Part) -> str:
         f"Intervals are between seeds, on condition of {bases}{names}, one set of held-out prompts, and {judge}: other "
         "ones may differ by more."
     )
+
+
+def unfinished(part: Part) -> str:
+    """How many planned seeds of a study are whole; empty where all are, and where there is no plan."""
+    if part.study is None or part.study.mode == "search" or not part.gaps:
+        return ""
+    short = {gap.seed for gap in part.gaps}
+    whole = sum(seed not in short for seed in part.series.seeds)
+    failed = all(gap.reason.startswith(FAILED) for gap in part.gaps)
+    why = "runs of the others failed" if failed else "the study is not finished"
+    return f"{whole} of {len(part.series.seeds)} planned seeds are there in every arm; {why}."
 
 
 def looked(part: Part) -> str:
@@ -191,7 +217,13 @@ def between_bases(part: Part) -> str:
 
 def left_out(judged: Judged) -> str:
     """The seeds that are not compared; empty where all are compared."""
-    parts = [f"seed {seed} (no number in {', '.join(arms)})" for seed, arms in judged.left_out.items()]
+    lacking: dict[tuple[str, ...], list[int]] = {}
+    for seed, arms in judged.left_out.items():
+        lacking.setdefault(arms, []).append(seed)
+    parts = [
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (no number in {', '.join(arms)})"
+        for arms, seeds in lacking.items()
+    ]
     return f"Not compared: {'; '.join(parts)}." if parts and judged.verdict is not None else ""
 
 

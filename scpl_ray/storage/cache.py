@@ -172,6 +172,12 @@ def found(name: str, key: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the files of an entry, by name, as they were when it was made; :func:`entry` has compared them."""
+    files: dict[str, str] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"]
+    return files
+
+
 def _folder(name: str, key: str) -> Path:
     return directory() / f"{name}-{key[:16]}"
 

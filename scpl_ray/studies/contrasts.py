@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpl_ray.evaluation import sign_flips
-from scpl_ray.evaluation.catalogue import kind_of
+from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, cause_of
 from scpl_ray.evaluation.metric_kind import DriftNeutral, QualityBehind
 from scpl_ray.shares import FloatArray
@@ -23,6 +23,8 @@ Weights = Sequence[tuple[str, float]]
 """Labels of the arms of a contrast with their weights."""
 At = Literal["last", "mean"]
 Scale = Literal["metric", "share", "distance"]
+OF_KINDS = {kind.drift_neutral.shares for kind in CATALOGUE if kind.drift_neutral is not None}
+"""The metrics that hold shares of kinds."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,11 +43,16 @@ class Contrast:
     """Seeds with an infinite number, each with the arms: measurements that failed, which may not be dropped."""
     beside_p: float
     """P-value that the mean shares do not differ at all; 0 where the scale is not ``distance``."""
+    detectable: bool
+    """Whether the spread of the differences tells which difference would have been found: not of a distance of three or
+    more kinds, whose verdict rests as much on the test that the mean shares differ at all."""
     own: Interval | None
     """The contrast in the metric's own units, where it is tested on another scale."""
     bounds: tuple[float, float] | None
-    """Between which means the undecided answers leave the contrast, all on one side or all on the other; ``None``:
-    there are none, or they do not matter."""
+    """Between which means the undecided answers leave the contrast, whatever kinds they are of; ``None``: there are
+    none, or nothing bounds what they leave open."""
+    undecided: Mapping[str, float]
+    """Mean fraction of undecided answers by arm, where there are any and no bounds."""
     span: float | None
     """Largest size that the contrast of one seed can have; ``None``: there is no largest."""
 
@@ -77,6 +84,12 @@ def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast
     beside = 0.0
     if moved is not None and whole.sum() >= sign_flips.FEWEST:
         beside = preference.moved_p(moved[whole])
+    bounds = None
+    if neutral is not None and scale == "share":
+        bounds = _bounds_of_share(series, weights, neutral, claim)
+    elif neutral is not None and scale == "distance" and whole.any():
+        bounds = _bounds_of_distance(series, weights, neutral, claim.at, float(total[whole].mean()))
+    of_kinds = neutral is not None or claim.metric in OF_KINDS
     positive = sum(weight for _, weight in weights if weight > 0)
     since = neutral is not None and neutral.since_round_0
     fraction = kind is not None and kind.is_fraction
@@ -87,8 +100,10 @@ def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast
         left_out=_listed(series, numbers, np.isnan),
         infinite=_listed(series, numbers, np.isinf),
         beside_p=beside,
+        detectable=moved is None or moved.shape[1] < 3,
         own=None if scale == "metric" else _interval(_weighted(own, weights)[whole]),
-        bounds=_bounds(series, weights, neutral, claim) if neutral is not None and scale == "share" else None,
+        bounds=bounds,
+        undecided=_undecided(series, weights, claim.at) if of_kinds and bounds is None else {},
         span=positive * (1.0 + since) if scale != "metric" else positive if fraction else None,
     )
 
@@ -160,8 +175,10 @@ def _distances(
     return numbers, _weighted(vectors, weights)
 
 
-def _bounds(series: Series, weights: Weights, neutral: DriftNeutral, claim: StudyClaim) -> tuple[float, float] | None:
-    """The smallest and largest mean contrast that the undecided answers allow, over all seeds that have answers.
+def _bounds_of_share(
+    series: Series, weights: Weights, neutral: DriftNeutral, claim: StudyClaim
+) -> tuple[float, float] | None:
+    """The smallest and largest mean contrast of shares that undecided answers allow, over all seeds that have answers.
 
     ``None`` too for shares that are corrected for the judge's error: the ends of the raw ones do not bound them.
     """
@@ -180,6 +197,50 @@ def _bounds(series: Series, weights: Weights, neutral: DriftNeutral, claim: Stud
     if not there.any() or np.all(np.abs(most - least)[there] <= ROUNDING):
         return None
     return float(least[there].mean()), float(most[there].mean())
+
+
+def _bounds_of_distance(
+    series: Series, weights: Weights, neutral: DriftNeutral, at: At, estimate: float
+) -> tuple[float, float] | None:
+    """The same of distances of the mean shares, from those that each kind has at least.
+
+    Undecided answers may be of any kinds. The distance is convex in how they are divided, so that it is largest where
+    all are of one kind; it is smallest where they fill up what a kind has less than in the reference. The estimate,
+    from which chance is taken, may lie outside by as much as that, and is held too.
+    """
+    last, low, start = _last(series, weights), {}, {}
+    for label, _ in weights:
+        least = series.paths(label, "kind_share_low")
+        if least.shape[-1] < 2:
+            return None
+        low[label] = _in_rounds(least, last, at)
+        start[label] = least[:, 0] if neutral.since_round_0 else np.full(low[label].shape, 1.0 / least.shape[-1])
+    there = np.all([~np.isnan(shares).any(axis=1) for shares in (*low.values(), *start.values())], axis=0)
+    if not there.any():
+        return None
+    bounds = np.zeros(2)
+    undecided = 0.0
+    for label, weight in weights:
+        one, other = low[label][there].mean(axis=0), start[label][there].mean(axis=0)
+        ends = [shares + (1.0 - shares.sum()) * np.eye(len(shares)) for shares in (one, other)]
+        nearest = max(0.0, float(np.maximum(one, other).sum()) - 1.0)
+        furthest = float(np.abs(ends[0][:, None] - ends[1]).sum(axis=-1).max()) / 2.0
+        bounds += weight * np.array([nearest, furthest] if weight > 0 else [furthest, nearest])
+        undecided = max(undecided, 1.0 - float(one.sum()), 1.0 - float(other.sum()))
+    if undecided <= ROUNDING:
+        return None
+    return float(min(bounds[0], estimate)), float(max(bounds[1], estimate))
+
+
+def _undecided(series: Series, weights: Weights, at: At) -> dict[str, float]:
+    """Mean fraction of undecided answers in the rounds that are compared, by arm; of arms that have any."""
+    found = {}
+    for label, _ in weights:
+        low, high = (series.paths(label, f"kind_share_{end}")[..., :1] for end in ("low", "high"))
+        if low.shape == high.shape and low.shape[-1]:
+            of_seeds = _in_rounds(high - low, _last(series, weights), at)
+            found[label] = float(of_seeds[~np.isnan(of_seeds)].mean()) if np.isfinite(of_seeds).any() else 0.0
+    return {label: fraction for label, fraction in found.items() if fraction > ROUNDING}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,10 +32,14 @@ class Outlook:
     seeds: int
     """Seeds of the pilot that have a number."""
     detectable: float
-    """Difference that the study's seeds find with 80% power; infinite where so few can support no claim."""
+    """Difference that the study's seeds find with 80% power; infinite where so few can support no claim; NaN where
+    it is not known, see ``at_least``."""
     needed: int | None
     """Fewest seeds that find the pilot's effect with 80% power; ``None``: more than 100, or sd or effect are not known
     or there is none."""
+    at_least: bool
+    """Whether more seeds may be needed: a verdict about a distance of three or more kinds also needs the test that the
+    shares moved, which the differences' spread does not tell."""
 
 
 def outlook(series: Series, plan: Study, *, seeds: int) -> list[Outlook]:
@@ -56,16 +60,20 @@ def outlook(series: Series, plan: Study, *, seeds: int) -> list[Outlook]:
     for cell in cells:
         for claim in plan.claims:
             weights = tuple((arm_label(arm, cell), weight) for arm, weight in claim.contrast.items())
-            d = contrast_of(series, weights, claim).paired.differences
+            numbers = contrast_of(series, weights, claim)
+            d, at_least = numbers.paired.differences, not numbers.detectable
             name = " ".join([claim.name, *(f"{key}={value}" for key, value in cell)])
             if len(d) < 2:
-                found.append(Outlook(name, float("nan"), float("nan"), len(d), float("nan"), None))
+                found.append(Outlook(name, float("nan"), float("nan"), len(d), float("nan"), None, at_least))
                 continue
             effect, sd = float(d.mean()), float(d.std(ddof=1))
             margin = 0.0 if claim.margin is None else claim.margin * (1.0 if claim.direction == "above 0" else -1.0)
             size = abs(effect + margin)
             enough = (n for n in CANDIDATES if size > ROUNDING and _detectable(sd, len(d), n, level) <= size)
-            found.append(Outlook(name, effect, sd, len(d), _detectable(sd, len(d), seeds, level), next(enough, None)))
+            detectable = _detectable(sd, len(d), seeds, level)
+            if at_least and np.isfinite(detectable):
+                detectable = float("nan")
+            found.append(Outlook(name, effect, sd, len(d), detectable, next(enough, None), at_least))
     return found
 
 

@@ -1,7 +1,11 @@
-"""The results of a study or of single runs as one tidy table: a row per arm, seed, round, group and metric."""
+"""The results of a study or of single runs as one tidy table: a row per arm, seed, round, group and metric.
+
+Beside the table of a study stands with how many seeds such tables were written, each of which may have been looked at.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scpl_ray.records import Metric
-from scpl_ray.storage import tables
+from scpl_ray.storage import inside, tables
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import write_atomically
+from scpl_ray.storage.manifests import MOST_BYTES
 from scpl_ray.storage.run_directory import Reader
 
-FILE = "results.parquet"
+FILE, LOOKS_FILE = "results.parquet", "looks.json"
 SCHEMA = pa.schema(
     [
         pa.field("arm", pa.string(), nullable=False),
@@ -29,6 +34,7 @@ SCHEMA = pa.schema(
 )
 """``group`` is null for a metric over all groups; numbers that do not exist have no row. ``low`` and ``high`` are the
 bounds of the within-run interval, null where a metric has none."""
+REPAIR = "write the numbers of seeds with which it was finished there as a list, or remove it"
 ADDED = ("low", "high")
 """Columns that tables of older versions do not have; there they are read as null."""
 
@@ -78,6 +84,36 @@ def read(folder: Path) -> pa.Table:
     if not (folder / FILE).exists():
         raise StoreError(f"{folder / FILE}: is not there yet; run the study, or resume it")
     return tables.read_below(folder, FILE, SCHEMA, added=ADDED)
+
+
+def note_look(folder: Path, seeds: int) -> None:
+    """Note that a table of so many seeds is written, where a study that goes on and stops does not lose it.
+
+    Raises:
+        StoreError: as :func:`looks`.
+    """
+    numbers = sorted({*looks(folder), seeds})
+    write_atomically(folder / LOOKS_FILE, f"{json.dumps(numbers)}\n".encode())
+
+
+def looks(folder: Path) -> tuple[int, ...]:
+    """Numbers of seeds with which tables of a study were written, ascending.
+
+    Raises:
+        StoreError: the file cannot be read, or holds something else.
+    """
+    path = folder / LOOKS_FILE
+    try:
+        found = json.loads(inside.read_below(folder, LOOKS_FILE, MOST_BYTES))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; make it a file that can be read") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not JSON ({error}); {REPAIR}") from error
+    if not isinstance(found, list) or not all(type(number) is int and number > 0 for number in found):
+        raise StoreError(f"{path}: holds {str(found)[:60]}; {REPAIR}")
+    return tuple(found)
 
 
 def records(found: pa.Table) -> Iterator[tuple[str, int, Metric]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,19 @@ class Series:
     arms: tuple[str, ...]
     """Labels of the arms, in the order of the table."""
     seeds: tuple[int, ...]
-    """The seeds of all arms together, ascending; they are the rows of every path."""
+    """The seeds of all arms together and those that were planned, ascending; they are the rows of every path."""
     values: Mapping[str, Mapping[Key, FloatArray]]
     """The paths by arm and key, each of shape (S, T + 1)."""
     within: Mapping[str, Mapping[Key, FloatArray]] = dataclasses.field(default_factory=dict)
     """Bounds of the within-run intervals by arm and key, each of shape (S, T + 1, 2), of metrics that have them."""
 
     @classmethod
-    def of(cls, table: pa.Table) -> Series:
+    def of(cls, table: pa.Table, planned: Iterable[int] = ()) -> Series:
         """Read the paths from a table with the schema :data:`scpl_ray.studies.results.SCHEMA`.
+
+        Args:
+            table: the table.
+            planned: seeds that a study was to have: one without a number in any arm is missing, and is not forgotten.
 
         Raises:
             ValueError: a round below 0, or a number that occurs twice.
@@ -39,7 +43,8 @@ class Series:
         arm, arms = _codes(table["arm"])
         metric, metrics = _codes(table["metric"])
         group, groups = _codes(table["group"])
-        seeds, seed = np.unique(table["seed"].to_numpy(), return_inverse=True)
+        seeds = np.union1d(table["seed"].to_numpy(), np.array(list(planned), dtype=np.int64))
+        seed = np.searchsorted(seeds, table["seed"].to_numpy())
         round_, value = table["round"].to_numpy(), table["value"].to_numpy()
         if len(round_) and round_.min() < 0:
             raise ValueError(f"results: round {round_.min()} is below 0; the table is damaged, write it again")
@@ -68,6 +73,12 @@ class Series:
                 within[str(arms[a])][name] = np.full((*path.shape, 2), np.nan)
                 within[str(arms[a])][name][seed[rows], round_[rows]] = bounds[rows]
         return cls(tuple(map(str, arms)), tuple(seeds.tolist()), values, within)
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The seeds that have any number in any arm."""
+        there = np.any([self.reached(arm) >= 0 for arm in self.arms], axis=0) if self.arms else ()
+        return tuple(seed for seed, ok in zip(self.seeds, there, strict=False) if ok)
 
     def path(self, arm: str, metric: str, group: str | None = None) -> FloatArray:
         """A path, shape (S, T + 1); all NaN if the arm lacks the metric, and one round long if it has no metrics."""

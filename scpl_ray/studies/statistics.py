@@ -204,6 +204,8 @@ class Claim:
     """Above 0: a non-inferiority claim, that the mean lies above ``-margin`` (``below 0``: below ``margin``)."""
     beside_p: float = 0.0
     """P-value of a wider null that has to be rejected too; 0 where there is none."""
+    detectable: bool = True
+    """Whether the test of the mean says which difference is found: not where rejecting that null is as hard."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +224,8 @@ class Verdict:
     """The p-value after Holm's correction over the family."""
     minimum_detectable_effect: float
     """Mean difference that as many seeds detect with ``power`` at the family's strictest level, level / M; infinite
-    where so few seeds can support none of so many claims, or give an interval alone."""
+    where so few seeds can support none of so many claims, or give an interval alone; NaN where the claim is not
+    ``detectable``, so that it is not known."""
     power: float
     verdict: Literal["supported", "opposite", "cannot tell"]
     skewness: float = 0.0
@@ -276,6 +279,8 @@ def judge_claims(
         smallest = float("inf")
         if i in tested:
             smallest = minimum_detectable_effect(float(d.std(ddof=1)), len(d), level=level / len(tested), power=power)
+            if not claim.detectable and np.isfinite(smallest):
+                smallest = float("nan")
         verdicts.append(
             Verdict(
                 claim=claim,

@@ -55,7 +55,7 @@ class Judged:
 
     stands: bool | None = None
     """Whether a verdict is the same whatever the seeds that are not compared would have shown; ``None``: all are
-    compared, there is no verdict to change, or the metric has no bounds."""
+    compared, there is no verdict to change, the metric has no bounds, or it is a distance that they might undo."""
 
     @property
     def left_out(self) -> Mapping[int, tuple[str, ...]]:
@@ -70,11 +70,18 @@ class Judged:
         return self.verdict.verdict
 
     @property
+    def control(self) -> str | None:
+        """The arm with which another one is compared; ``None``: the contrast is not one arm less another."""
+        by_weight = {weight: arm for arm, weight in self.claim.contrast.items()}
+        return by_weight[-1.0] if len(self.contrast) == 2 and by_weight.keys() == {1.0, -1.0} else None
+
+    @property
     def smaller_gap(self) -> bool:
-        """Whether the claim is about a gap, and the gap is shown to be smaller."""
+        """Whether the claim is about the gap of one arm less that of its control, and it is shown to be smaller."""
         verdict = self.verdict
         return (
             self.served is not None
+            and self.control is not None
             and verdict is not None
             and verdict.verdict != "cannot tell"
             and verdict.interval.high < -ROUNDING
@@ -82,12 +89,12 @@ class Judged:
 
     @property
     def cause(self) -> str:
-        """Why the gap is smaller; empty where the claim is about no gap, or that it is smaller is not shown."""
+        """Why the gap is smaller than the control's; empty where :attr:`smaller_gap` is false."""
         return self.served.cause() if self.served is not None and self.smaller_gap else ""
 
     @property
     def levelled_down(self) -> bool:
-        """Whether the gap is smaller and the quality of the worst-served group or of all is lower."""
+        """Whether the gap is smaller than the control's, and the quality of the worst-served group or of all lower."""
         return self.smaller_gap and self.served is not None and self.served.fell()
 
 
@@ -122,7 +129,7 @@ def judge(series: Series, study: Study, *, level: float = 0.05, power: float = 0
     not compared are listed with the arms that lack them. A claim with an infinite number is not judged.
 
     Args:
-        series: the results.
+        series: the results; its seeds hold the planned ones, so that those that all arms lack are listed too.
         study: its claims and axes.
         level: chance of any false verdict in the whole family.
         power: power at which the minimum detectable effect is computed.
@@ -133,7 +140,14 @@ def judge(series: Series, study: Study, *, level: float = 0.05, power: float = 0
     found = [_prepare(series, study, claim, cell, level) for cell in points(study) for claim in study.claims]
     whole = [one for one in found if not one.reason]
     claims = [
-        Claim(one.name, one.numbers.paired, one.claim.direction, one.claim.margin or 0.0, one.numbers.beside_p)
+        Claim(
+            one.name,
+            one.numbers.paired,
+            one.claim.direction,
+            one.claim.margin or 0.0,
+            one.numbers.beside_p,
+            one.numbers.detectable,
+        )
         for one in whole
     ]
     verdicts = judge_claims(claims, level=level, power=power) if claims else ()
@@ -193,7 +207,9 @@ def _stands(numbers: Contrast, verdict: Verdict, level: float) -> bool | None:
     shift = verdict.claim.margin * (1.0 if verdict.claim.direction == "above 0" else -1.0)
     against = np.full(len(numbers.left_out), -side * numbers.span)
     d = np.concatenate([verdict.claim.paired.differences, against]) + shift
-    return bool(d.mean() * side > 0 and sign_flips.two_sided_p(d) < level)
+    same = bool(d.mean() * side > 0 and sign_flips.two_sided_p(d) < level)
+    # further seeds change the signs that all seeds of a distance enter with, and the test that the shares moved
+    return None if same and numbers.scale == "distance" else same
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,8 +28,9 @@ DEPENDS_ON = (
     "evaluation.prompts_per_group",
     "evaluation.neutral_prompts",
 )
-"""Sections and keys that the builders of tasks read. Experiments that agree on them have the same task, so code that
-shares a task between experiments compares these keys. A builder that reads another key must add it here."""
+"""Sections and keys that the builders of this project's tasks read. One that reads another key must add it here."""
+READ_BY_NO_TASK = ("name", "placement", "store", "tracking", "analytic")
+"""What no task is built from, whoever wrote it: how a run is called, where it works, and what it keeps and shows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,16 @@ _BUILT_IN = {
         reward_trainer="scpl_ray.tasks.preference.task:train_reward_model",
     ),
 }
+
+
+def depends_on(experiment: Experiment) -> tuple[str, ...]:
+    """The sections and keys that a task is built from. Experiments that agree on them have the same task.
+
+    A task of this project reads what :data:`DEPENDS_ON` says. One of the user's own may read any key, also the seed.
+    """
+    if not TASKS[experiment.task.name].own:
+        return DEPENDS_ON
+    return tuple(key for key in type(experiment).model_fields if key not in READ_BY_NO_TASK)
 
 
 def _adopted(name: str, reference: str) -> TaskKind:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
+from scpl_ray.models.attention import caps_scores, has_sinks
+
 FLASH = "flash_attention_2"
 SEPARATE = "scpl_separate_sequences"
 
@@ -27,13 +29,17 @@ SEPARATE = "scpl_separate_sequences"
 def use_lengths(model: PreTrainedModel) -> bool:
     """Let a model attend by the lengths of sequences; returns whether it can.
 
+    A model keeps its own attention where that does more than the kernels with lengths, such as capping scores.
+
     Args:
         model: in the format that it is trained in.
     """
+    if has_sinks(model):
+        return False
     if model.dtype != torch.float32 and model._supports_flash_attn and is_flash_attn_2_available():
         model.set_attn_implementation(FLASH)
         return True
-    if not model._supports_sdpa:
+    if not model._supports_sdpa or caps_scores(model):
         return False
     AttentionInterface.register(SEPARATE, separate_attention)
     model.set_attn_implementation(SEPARATE)

@@ -48,7 +48,8 @@ class MicroBatch:
 
     token_ids: NDArray[np.int64]
     position_ids: NDArray[np.int64]
-    """Positions, which restart at 0 with every sequence and continue to count in the padding at the end of a row."""
+    """Positions, which restart at 0 with every sequence. In the padding at the end of a row they continue to count, but
+    never beyond those of the longest sequence, because a model may have no others."""
     targets: NDArray[np.int64]
     """The token that each position predicts."""
     weights: NDArray[np.float32]
@@ -100,6 +101,26 @@ def training_pairs(examples: Sequence[Example]) -> list[TrainingSequence]:
     return _learnable(made)
 
 
+def check_positions(examples: Iterable[Example], positions: int | None) -> None:
+    """Check that every example fits a model: what a model wrote does, but real answers are never cut.
+
+    Args:
+        examples: the training data.
+        positions: the longest sequence of the model, in tokens; ``None``: not known.
+
+    Raises:
+        ValueError: an example is longer; the message names it.
+    """
+    for example in examples:
+        tokens = len(example.prompt_token_ids) + max(len(example.token_ids), len(example.rejected_token_ids or ()))
+        if positions is not None and tokens > positions:
+            raise ValueError(
+                f"example {example.example_id} ({example.origin}): its prompt and answer have {tokens} tokens, the "
+                f"model has {positions} positions, and no answer is cut; give the task shorter real answers, or start "
+                "a new run without any (cycle.real_share and cycle.real_rows 0), or of a model with more positions"
+            )
+
+
 def _sequence(example: Example, answer: tuple[int, ...], loss_on: str) -> TrainingSequence:
     if not math.isfinite(example.weight) or example.weight < 0:
         raise ValueError(f"example {example.example_id}: weight {example.weight} must be finite and at least 0")
@@ -147,8 +168,9 @@ def plan_steps(
 
     Each epoch visits every unit once, in an order of its own. Without ``steps``, every epoch is cut into steps of
     about ``tokens_per_step`` tokens, as equal in size as whole units allow. With ``steps``, one epoch follows the other
-    until so many steps are full, whatever the amount of data: their tokens differ from ``steps * tokens_per_step`` by
-    at most one unit. A step is the same set of units for any number of workers.
+    until so many steps are full, whatever the amount of data: where no unit is longer than ``tokens_per_step``, their
+    tokens differ from ``steps * tokens_per_step`` by at most one unit; a longer one has a step to itself, which is then
+    longer too. A step is the same set of units for any number of workers.
 
     Args:
         lengths: number of tokens of each unit.
@@ -281,6 +303,7 @@ def collate(rows: Rows, sequences: Sequence[TrainingSequence]) -> MicroBatch:
     Rows are padded on the right. In a causal model no token attends to later ones, so no attention mask is needed.
     """
     width = max((sum(len(sequences[i].token_ids) for i in row) for row in rows), default=2)
+    longest = max((len(sequences[i].token_ids) for row in rows for i in row), default=2)
     shape = (max(len(rows), 1), width)
     token_ids, targets = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     position_ids = np.tile(np.arange(width, dtype=np.int64), (shape[0], 1))
@@ -291,7 +314,7 @@ def collate(rows: Rows, sequences: Sequence[TrainingSequence]) -> MicroBatch:
             sequence = sequences[index]
             end = start + len(sequence.token_ids)
             token_ids[r, start:end] = sequence.token_ids
-            position_ids[r, start:] = np.arange(width - start)
+            position_ids[r, start:] = np.arange(width - start) % longest
             targets[r, start : end - 1] = sequence.token_ids[1:]
             weights[r, start + sequence.first_target - 1 : end - 1] = sequence.weight
             start = end

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from scpl_ray.models.attention import compute_caps
 from scpl_ray.models.likelihood import POSITIONS_STEP, equal_width_batches, pad_right
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer
@@ -252,6 +253,7 @@ def untrained(
 
 def _wrap(model: Any, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> SequenceModel:
     config = model.config.get_text_config()
+    compute_caps(model)
     known = [i for i in (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None]
     config.pad_token_id = known[0] if known else 0
     longest = min(tokenizer.model_max_length, positions(config) or sys.maxsize) - 1

@@ -34,6 +34,7 @@ from scpl_ray.models.adapters import (
     save_adapter,
     save_model,
 )
+from scpl_ray.models.limits import positions
 from scpl_ray.own import references
 from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult, TrainingStep
 from scpl_ray.records import Example, Weights, from_table
@@ -43,12 +44,14 @@ from scpl_ray.training.batches import (
     Rows,
     Step,
     TrainingSequence,
+    check_positions,
     collate,
     plan_steps,
     sequence_rows,
     unit_lengths,
 )
 from scpl_ray.training.deepspeed_settings import deepspeed_config
+from scpl_ray.training.dropout import turn_off
 from scpl_ray.training.losses import packing_is_exact, sequence_log_probabilities
 from scpl_ray.training.master import FOLDER, formats, full_weights, masters, put, save_master
 from scpl_ray.training.objectives import OBJECTIVES
@@ -125,6 +128,7 @@ class Worker:
         examples = from_table(pq.read_table(job.dataset), Example)
         sequences = self._objective.sequences(examples)
         loaded = self._load(job.base)
+        check_positions(examples, positions(loaded.frame.config))
         steps = self._steps(loaded, sequences, self._training.epochs, self._training.steps, job.seed)
         if self._objective.reference is not None:
             policy = job.start if self._objective.reference == "start" else Weights(0, job.base)
@@ -171,10 +175,8 @@ class Worker:
             self._loaded = None
             gc.collect()
         model = load_model(base, self._dtype, trust_remote_code=self._trust_remote_code)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
         frame, buffers = self._frame(model), saved_buffers(model)
+        turn_off(model)  # after the frame, whose config is saved with what was trained
         one_row = self._device is not None and use_lengths(model)
         weights = dict(model.named_parameters()) if self._lora is not None and self._weights_stay_exact(base) else None
         module = model if self._lora is None else add_adapter(model, self._lora)

@@ -217,9 +217,19 @@ def written(texts: Sequence[str]) -> Found:
 
 
 def test_distinct_n_pools_documents_without_crossing_them() -> None:
-    found = written(["the cat sat on the mat", "the cat sat on the rug", "a dog ran"])
-    assert found["north", "distinct_1"] == pytest.approx(0.6)
-    assert found["north", "distinct_2"] == pytest.approx(0.666667, abs=1e-6)
+    texts = ["the cat sat on the mat", "the cat sat on the rug", "a dog ran"]
+    copies = measure.DISTINCT_TOKENS // 15
+    found = written(texts * copies)
+    assert found["north", "distinct_1"] == pytest.approx(9 / 15 / copies)
+    assert found["north", "distinct_2"] == pytest.approx(8 / 12 / copies)
+
+
+def test_fewer_tokens_than_the_budget_have_no_distinct_n() -> None:
+    copies = measure.DISTINCT_TOKENS // 6
+    found = {n: written(["the cat sat on the mat"] * n) for n in (copies, copies - 1)}
+    for name in ("distinct_1", "distinct_2"):
+        assert ("north", name) in found[copies] and ("north", name) not in found[copies - 1]
+        assert ("south", name) not in found[copies] and (None, name) not in found[copies]
 
 
 def test_self_bleu_compares_a_fixed_number_of_answers() -> None:

@@ -101,3 +101,8 @@ def test_the_last_round_has_its_intervals_below_it() -> None:
 def test_a_run_of_an_older_version_has_no_intervals() -> None:
     lines = shown([rows(0, bounds=False), rows(1, bounds=False)])
     assert "1 0.600 0.400 0.040 50% 1.5" in lines and not any("low" in line or "95%" in line for line in lines)
+
+
+def test_a_number_that_one_round_lacks_leaves_its_cell_empty() -> None:
+    lines = shown([[*rows(0, bounds=False), Metric(0, None, "distinct_2", 0.7)], rows(1, bounds=False)])
+    assert "0 0.600 0.400 0.040 0.700 50% 1.5" in lines and "1 0.600 0.400 0.040 50% 1.5" in lines

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -110,9 +111,9 @@ def test_a_question_that_the_log_cannot_answer_is_told_and_left_out_of_the_famil
     (other,) = (found for found in findings.findings(apart) if found.answered)
     assert other.p_adjusted == other.p
     # each group asks in a period of its own, with and without ratings
-    for rating in (1.0, math.nan):
+    for rating, of_ratings in ((1.0, [False, False]), (math.nan, [])):
         alone = rated([], [rating] * 4, before=([rating] * 4, []), kept=[0.0, 1.0] * 4)
-        assert [found.answered for found in findings.findings(alone)] == [True, False]
+        assert [found.answered for found in findings.findings(alone)] == [True, False, *of_ratings]
 
 
 def test_ratings_that_never_repeat_are_compared_by_levels_of_few_rows() -> None:
@@ -218,6 +219,9 @@ def test_a_gap_is_seen_where_the_ratings_of_a_group_all_agree() -> None:
     good, bad = [1.0] * 180 + [0.0] * 20, [1.0] * 60 + [0.0] * 140
     assert answers(rated(good, bad, [1.0] * 2))[RATED][1]
     assert not answers(rated([1.0] * 20, [1.0] * 20))[RATED][1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not answers(rated([1.0] * 38 + [0.0] * 2, [0.0] * 2 + [1.0] * 38))[RATED][1]
 
 
 def test_groups_with_too_few_ratings_are_left_out_by_name() -> None:
@@ -225,7 +229,7 @@ def test_groups_with_too_few_ratings_are_left_out_by_name() -> None:
     good, bad = rng.normal(4.0, 1.0, 100).tolist(), rng.normal(3.0, 1.0, 100).tolist()
     said, shown_ = answers(rated(good, bad, [0.0]))[RATED]
     assert shown_ and "b is served worst" in said and "without c" in said
-    found = answers(rated(good, bad, [1.0, 1.0], before=(bad, good, [1.0, 1.0])))
+    found = answers(rated(good, bad, [1.0, 1.0], before=(bad, good, [1.0])))
     assert found[CHANGE][1] and "without c" in found[CHANGE][0]
 
 
@@ -243,7 +247,50 @@ def test_ratings_of_what_was_kept_alone_hold_nothing_against_acceptance() -> Non
     found = answers(rated(*ratings, kept=kept))
     assert KEPT not in found
     said, shown_ = found["is what is kept different between groups?"]
-    assert shown_ and said.startswith("kept: a 0.910, b 0.320; no ratings of both")
+    assert shown_ and "; in all a 0.910, b 0.320; no ratings of both" in said
+    # 61.5% of all rows are kept
+    assert said.startswith("kept: within a period a +0.295, b -0.295 beside what is expected; ")
+
+
+def test_a_group_that_is_kept_more_at_equal_rating_and_less_in_all_is_said_to_be_favoured() -> None:
+    """Group b is mostly rated 1 and group a mostly 5; at each rating b is kept by 0.2 more often."""
+    high = [5.0] * 80 + [1.0] * 20
+    kept = [1.0] * 56 + [0.0] * 24 + [1.0] * 4 + [0.0] * 16
+    low = [5.0] * 20 + [1.0] * 80
+    kept += [1.0] * 18 + [0.0] * 2 + [1.0] * 32 + [0.0] * 48
+    said, shown_ = answers(rated(high, low, kept=kept))[KEPT]
+    # per 100 rows: a is kept 60 times of 66.4 that are expected, b 50 times of 43.6
+    assert (
+        shown_ and said == "kept: at equal rating b +0.064, a -0.064 beside what is expected; in all a 0.600, b 0.500"
+    )
+
+
+def test_questions_about_ratings_are_asked_even_if_they_cannot_be_answered() -> None:
+    """The last period has only begun, as the newest week of a log has."""
+    before = ([5.0, 4.0] * 30, [1.0, 2.0] * 30)
+    for last in (([5.0] * 40, [1.0]), ([5.0] * 40, [])):
+        found = {one.question: one for one in findings.findings(rated(*last, before=before))}
+        for question in ("are groups rated differently in 2?", CHANGE):
+            assert not found[question].answered and f"in 2 a has 40, b has {len(last[1])}" in found[question].answer
+    without = dataclasses.replace(rated([1.0] * 5, [2.0] * 5, before=before), rating=np.full(130, np.nan))
+    assert set(answers(without)) == {WHO}
+
+
+def test_a_group_whose_ratings_all_agree_counts_among_those_that_change() -> None:
+    steady = [1.0] * 200
+    said, shown_ = answers(rated(steady, [1.0, 0.0] * 100, before=(steady, steady)))[CHANGE]
+    assert shown_ and said.endswith("the gap is 0.000, then 0.500")
+    assert not answers(rated([1.0] * 3, [0.0] * 3, before=([1.0] * 3, [1.0] * 3)))[CHANGE][1]  # too few to say so
+    assert not answers(rated([1.0] * 9, [1.0] * 9, before=([1.0] * 9, [1.0] * 9)))[CHANGE][1]
+
+
+def test_rare_ratings_rarely_seem_to_change_differently() -> None:
+    rng = np.random.default_rng(9)
+    found = []
+    for _ in range(400):
+        draws = [(rng.random(40) < 0.97).astype(float).tolist() for _ in range(4)]
+        found.append(answers(rated(*draws[:2], before=tuple(draws[2:])))[CHANGE][1])
+    assert np.mean(found) <= 0.05
 
 
 def test_periods_are_plain_means() -> None:

@@ -78,14 +78,20 @@ def test_no_cell_of_the_table_is_a_formula_and_numbers_stay_numbers() -> None:
     assert {(row["estimate"], row["low"], row["high"]) for row in found} == {("-0.25", "-1e-05", "+0.5")}
 
 
-CLAIM = StudyClaim(name="c", metric="quality_mean", contrast={"a": 1.0, "b": -1.0})
+CONTRAST = {"a": 1.0, "b": -1.0}
+CLAIM = StudyClaim(name="c", metric="quality_mean", contrast=CONTRAST)
 
 
-def part(name: str, version: str, arms: Mapping[str, Sequence[str]], **keys: object) -> Part:
-    """A study whose arms have these overrides, and whose runs were made with a version."""
-    asked = Study.model_validate({"name": name, "arms": {arm: {} for arm in arms}, "claims": (CLAIM,), **keys})
+def measured(more: float) -> list[Metric]:
+    shares = [Metric(t, g, m, 0.5) for t in (0, 1) for g in ("north", "south") for m in ("share", "kind_share")]
+    return [Metric(1, None, "quality_mean", 0.5 + more), *shares]
+
+
+def part(name: str, version: str, arms: Mapping[str, Sequence[str]], seeds: int = 2, **keys: object) -> Part:
+    """A study whose arms have these overrides and numbers of seeds, and whose runs were made with a version."""
+    asked = Study.model_validate({"name": name, "arms": {arm: {} for arm in arms}, "claims": (CLAIM,)} | keys)
     experiments = {arm: defaults(overrides) for arm, overrides in arms.items()}
-    table = results.table([(arm, s, [Metric(1, None, "quality_mean", 0.5 + s / 10)]) for arm in arms for s in (0, 1)])
+    table = results.table([(arm, s, measured(s / 100)) for arm in arms for s in range(seeds)])
     # the folder of a run is not read
     run = Run("a", 0, cast(Reader, None), experiments["a"], {"scpl_ray": version}, {})
     return Part(
@@ -119,8 +125,34 @@ def test_the_methods_state_the_groups_of_all_arms_and_count_points() -> None:
     )
     assert "held-out prompts per group (north, south or x, y, z)" in said
     assert "1 claim was fixed in the study file, each at 3 points of the axes, which makes 3 claims." in said
-    assert "over all claims at all points at the 5% level" in said
+    assert "None was tested: a test takes 6 seeds with a finite number in every arm." in said
     assert "points" not in export.stated(part("one", "0.1.0", ARMS))
+
+
+def test_the_methods_state_the_tests_that_were_made_and_no_others() -> None:
+    claims = {
+        "q": {"metric": "quality_mean"},
+        "m": {"metric": "quality_mean", "margin": 0.1},
+        "d": {"metric": "total_variation_balanced"},
+        "s": {"metric": "preference_log_odds_balanced"},
+        "none": {"metric": "distinct_2"},
+    }
+
+    def said(seeds: int, *names: str) -> str:
+        asked = [StudyClaim.model_validate({"name": n, "contrast": CONTRAST, **claims[n]}) for n in names]
+        return export.stated(part("one", "0.1.0", ARMS, seeds, claims=asked))
+
+    plain = said(6, "q")
+    assert "Each was tested on the differences" in plain and "over 1 tested claim at the 5% level." in plain
+    assert "margin" not in plain and "distance" not in plain and "log-odds" not in plain
+    some = said(6, "q", "none", "m")
+    assert "2 of 3 were tested on the differences" in some
+    assert "over 2 tested claims at the 5% level; a test takes 6 seeds" in some
+    assert "Claims with a margin were tested against it." in some
+    assert "jointly over kinds, that the mean shares differ at all; the larger p-value counts." in said(6, "d")
+    assert "tested as differences in its share, whose mean chance alone does not move." in said(6, "s")
+    few = said(5, *claims)
+    assert "None was tested" in few and "sign-flip" not in few and "Holm" not in few
 
 
 def test_what_is_to_be_copied_has_line_breaks_and_nothing_that_acts() -> None:

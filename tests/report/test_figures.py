@@ -106,6 +106,16 @@ def test_the_gap_stands_beside_what_chance_alone_makes() -> None:
     assert b"by chance alone" not in figure.svg
 
 
+def test_names_that_begin_with_an_underscore_stand_in_the_legend() -> None:
+    named = {"loop": "_loop", "static": "static"}
+    arms = pa.array([named[arm] for arm in table()["arm"].to_pylist()])
+    found = table().set_column(0, "arm", arms)
+    part = Part("t", "here", None, ("_loop", "static"), found, Series.of(found), {}, (), (), ())
+    for figure in figures.draw_all(part, ["_loop", "static"]):
+        shown = [len(re.findall(f">{name}</text>".encode(), figure.svg)) for name in named.values()]
+        assert shown == [1, 1], figure.name
+
+
 def test_the_figure_of_claims_holds_every_estimate_and_the_paths_end_at_them() -> None:
     claims = (claim(), claim(name="mean of all rounds", at="mean"), claim(name="x", metric="distinct_2", margin=0.1))
     part = part_of(table(), *claims)

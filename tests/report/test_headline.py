@@ -1,6 +1,7 @@
 """The first sentences of a page, and those of a verdict: they say no more than is shown."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -88,15 +89,45 @@ ROSE = Interval(0.1, 0.05, 0.2, 0.95, SEEDS)
         (Served(FELL, FELL, (0.0, 0.0), False), UNCLEAR),
     ],
 )
-def test_no_gain_is_said_only_where_all_lost(served: Served, cause: str) -> None:
+def test_why_a_gap_is_smaller_than_the_controls_is_said_and_not_that_it_closed(served: Served, cause: str) -> None:
     family = judged(FALLS, last=0.01)
     one = dataclasses.replace(family.judged[0], served=served)
     family = dataclasses.replace(family, judged=(one,))
     assert one.outcome == "supported" and one.cause == cause
     said = words.sentence(one, family)
-    assert words.CLOSED[cause].capitalize() in said
-    assert ("That is no gain for the group behind." in said) == (cause == ALL_LOST)
-    assert ("a group behind did not gain" in headline.of_claims(family)) == (cause == ALL_LOST)
+    assert f"The gap is smaller than in static, {words.SMALLER[cause]}." in said and "closed" not in said
+    assert ("no group is shown to be served better" in headline.of_claims(family)) == (cause == ALL_LOST)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "said"),
+    [
+        ({"loop": 1.0, "static": -1.0}, "The gap is smaller than in static, by gain."),
+        ({"static": -1.0, "loop": 1.0}, "The gap is smaller than in static, by gain."),
+        ({"loop": 0.5, "static": -0.5}, ""),
+        ({"loop": 1.0, "static": -0.5, "other": -0.5}, ""),
+        ({"loop": 1.0, "static": -1.0, "other": 1.0, "last": -1.0}, ""),
+    ],
+)
+def test_why_a_gap_is_smaller_is_said_of_one_arm_beside_its_control_alone(
+    contrast: dict[str, float], said: str
+) -> None:
+    ends = {"loop": (0.8, 0.9), "static": (0.4, 0.9), "other": (0.4, 0.9), "last": (0.4, 0.9)}
+    table = []
+    for (arm, (worst, best)), seed in itertools.product(ends.items(), range(SEEDS)):
+        low, high = worst + 0.001 * seed, best
+        numbers = {headline.GAP: high - low, headline.WORST: low, headline.MEAN: (low + high) / 2}
+        start = {headline.GAP: 0.01, headline.WORST: 0.9, headline.MEAN: 0.9}
+        table.append(
+            (arm, seed, [Metric(t, None, m, v) for t, own in enumerate((start, numbers)) for m, v in own.items()])
+        )
+    one = claim("the gap is smaller", direction="below 0", contrast=contrast)
+    asked = Study.model_validate({"name": "s", "arms": {arm: {} for arm in ends}, "claims": (one,)})
+    family = verdicts.judge(Series.of(results.table(table)), asked)
+    (found,) = family.judged
+    assert found.outcome == "supported" and bool(found.cause) == bool(said)
+    assert said in words.sentence(found, family) and "losed" not in words.sentence(found, family)
+    assert ("smaller than in" in words.sentence(found, family)) == bool(said)
 
 
 Bounds = tuple[float, float]

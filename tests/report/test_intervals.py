@@ -143,7 +143,7 @@ def test_without_intervals_within_runs_none_are_spoken_of() -> None:
 def test_bars_between_seeds_stand_in_the_last_round_that_has_one() -> None:
     axis = Canvas().subplots()
     path = MeanPath(*(np.append(np.linspace(low, low + 0.2, 20), np.nan) for low in (0.5, 0.4, 0.6)), np.full(21, 3))
-    figures._line(axis, path, 0, "a", 5)
+    figures._line(axis, path, 0, 5)
     (drawn,) = axis.collections
     (segment,) = drawn.get_segments()
     assert segment[:, 1].tolist() == pytest.approx([0.6, 0.8])

@@ -92,10 +92,9 @@ def test_a_point_on_many_axes_keeps_its_end() -> None:
 def test_legends_and_titles_stay_on_the_figure(labels: list[str]) -> None:
     with axes.drawing("f", f"{LONG} {LONG}", "", 4.0 + axes.legend_inches(labels)) as (canvas, done):
         axis = canvas.subplots()
-        for label in labels:
-            axis.plot([0, 1], [0, 1], label=label)
+        drawn = {label: axis.plot([0, 1], [0, 1])[0] for label in labels}
         axes.dress(axis, LONG)
-        axes.legend(canvas, axis)
+        axes.legend(canvas, drawn)
     assert done
     canvas.draw_without_rendering()
     heading = canvas._suptitle  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import study as job
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.report import data, words
+from scpl_ray.storage.errors import StoreError
 from scpl_ray.studies import results, study
 from scpl_ray.studies.power import seeds_needed
 
@@ -152,3 +153,22 @@ def test_seeds_added_after_a_look_are_said_aloud(tmp_path: Path) -> None:
     assert "after a look at the results with 6 seeds" in words.looked(part) and words.looked(part) in words.condition(
         part
     )
+
+
+def test_a_look_is_not_forgotten_where_the_study_went_on_and_was_stopped_since(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(BELOW + "mode: analytic\nseeds: 6\n")
+    folder = tmp_path / "studies"
+    plan, trials, _ = job.checked(study.load(path, CONFIGS), dry_run=False)
+    job.create(folder, plan)
+    assert job.run(folder, plan, trials) == 0 and results.looks(folder) == (6,)
+    (folder / results.FILE).unlink()  # as a study does that goes on after runs that failed
+    more = job.open_study(folder, {"seeds": 8})
+    assert more.interim == (6,)
+    job.extend(folder, more)
+    # it was stopped before its next table: that is no look
+    assert job.open_study(folder, {"seeds": 12}).interim == (6,)
+    for damage in ("6", "[0]", "[true]", "not JSON", "[1.5]"):
+        (folder / results.LOOKS_FILE).write_text(damage)
+        with pytest.raises(StoreError, match="write the numbers of seeds with which it was finished there"):
+            job.open_study(folder, {"seeds": 12})

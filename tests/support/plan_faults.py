@@ -50,6 +50,21 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         as_it_is,
         ["a pair of sequences may have 176 tokens", "raise it to at least 176"],
     ),
+    "steps that a sequence makes longer": (
+        ["training.tokens_per_step=80", "training.steps=4"],
+        as_it_is,
+        ["training.tokens_per_step = 80: a sequence may have 88 tokens", "leave training.steps out"],
+    ),
+    "steps that a pair makes longer": (
+        ["training.tokens_per_step=100", "training.steps=4", "training.objective=dpo"],
+        as_it_is,
+        ["training.tokens_per_step = 100: a pair of sequences may have 176 tokens", "raise it to at least 176"],
+    ),
+    "prompts of which a tiny model learns a part": (
+        ["task.name=news", "task.max_prompt_tokens=300"],
+        as_it_is,
+        ["task.max_prompt_tokens = 300: the tiny model learns from the first 256 tokens of a prompt", "at most 256"],
+    ),
     "more tokens than the tiny model has positions": (
         ["generation.max_new_tokens=65"],
         as_it_is,

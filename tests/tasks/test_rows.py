@@ -211,4 +211,4 @@ def test_all_rows_have_a_part_or_none_has() -> None:
 
 def test_the_report_counts_by_reason() -> None:
     report = DataReport("f", 10, 7, {"too short": 2, "repeated": 1, "other": 0})
-    assert str(report) == "f: 7 of 10 rows kept (dropped: 1 repeated, 2 too short)"
+    assert str(report) == "f: 7 of 10 rows used (dropped: 1 repeated, 2 too short)"

@@ -123,7 +123,7 @@ def test_an_odd_line_is_dropped_and_counted_and_too_many_are_an_error(kind: str,
     message = refused(path)
     assert "4 of 14 rows cannot be used, more than the share task.max_dropped = 0.1" in message
     assert [f"line {n}: " in message for n in (11, 12, 13, 14)] == [True, True, True, False]
-    assert f"10 of 14 rows kept (dropped: 4 {next(iter(tally.report().dropped))})" in message
+    assert f"10 of 14 rows used (dropped: 4 {next(iter(tally.report().dropped))})" in message
     assert "see: scpl data check " in message
     assert len(load(path, max_dropped=0.3)[0]) == 10
 

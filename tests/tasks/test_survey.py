@@ -38,7 +38,7 @@ def test_it_says_what_news_makes_of_a_file(path: Path) -> None:
     rows[5]["text"] = "too short"
     said = check(path, [{**row, "body": row.pop("text")} for row in rows], *NEWS, "task.fields={text: body}", *FEW)
     assert (
-        "70 of 72 rows kept (dropped: 1 whose body is empty, 1 with no words after" in said and "(JSON lines)" in said
+        "70 of 72 rows used (dropped: 1 whose body is empty, 1 with no words after" in said and "(JSON lines)" in said
     )
     assert "text = body" in said and f"{path} line 3: body is empty; fill it or leave the row out" in said
     table = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
@@ -88,7 +88,7 @@ def test_fewer_held_out_prompts_than_a_run_asks_stop_it(keys: tuple[str, ...], s
 
 def test_it_says_what_the_other_tasks_make_of_a_file(path: Path) -> None:
     said = check(path, maths_data.rows(), *MATHS, *FEW)
-    assert "group = source" in said and "120 of 120 rows kept" in said and "evaluation.neutral_prompts=684" in said
+    assert "group = source" in said and "120 of 120 rows used" in said and "evaluation.neutral_prompts=684" in said
     said = check(path, preference_data.responses(), "--task", "preference", *FEW)
     assert "note: " not in said
     assert "│ academy  │   40 │        40 │" in said and "prompts_per_group=4 and evaluation.neutral_prompts=4" in said

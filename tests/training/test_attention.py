@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, MistralConfig, PreTrainedConfig
 
 from scpl_ray.training.attention import SEPARATE, use_lengths
 from scpl_ray.training.batches import collate, training_pairs, training_sequences
@@ -59,3 +59,36 @@ def test_rows_of_their_own_and_pairs_are_as_before(models):
 
 def test_packing_is_found_exact(models):
     assert packing_is_exact(models[1])
+
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("special", "can"),
+    [
+        (Gemma2Config(**SIZES), False),
+        (Gemma2Config(**SIZES, attn_logit_softcapping=None), True),
+        (GptOssConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1), False),
+    ],
+    ids=["capped", "not capped", "sinks"],
+)
+def test_attention_that_does_more_than_the_kernels_stays_as_it_is(special: PreTrainedConfig, can: bool) -> None:
+    model = AutoModelForCausalLM.from_config(special)
+    before = model.config._attn_implementation
+    assert use_lengths(model) is can
+    assert (model.config._attn_implementation == before) is not can
+
+
+def test_sinks_are_not_left_to_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scpl_ray.training.attention.is_flash_attn_2_available", lambda: True)
+    model = AutoModelForCausalLM.from_config(GptOssConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1))
+    assert not use_lengths(model.bfloat16())

@@ -12,6 +12,7 @@ from scpl_ray.records import Example
 from scpl_ray.training.batches import (
     Step,
     TrainingSequence,
+    check_positions,
     collate,
     plan_steps,
     sequence_rows,
@@ -93,6 +94,15 @@ def test_both_sequences_of_a_pair_are_in_one_micro_batch_within_the_budget(packe
 def test_bad_weights_are_refused(weight):
     with pytest.raises(ValueError, match="example e: weight"):
         training_sequences([dataclasses.replace(EXAMPLE, weight=weight)], "completion")
+
+
+def test_an_example_that_a_model_has_no_positions_for_is_named():
+    pair = dataclasses.replace(EXAMPLE, rejected_token_ids=(4, 5, 6))
+    for example, tokens in ((EXAMPLE, 5), (pair, 6)):
+        check_positions([example], tokens)
+        check_positions([example], None)
+        with pytest.raises(ValueError, match=rf"example e \(real\): .* {tokens} tokens, the model has {tokens - 1} "):
+            check_positions([example], tokens - 1)
 
 
 def test_every_epoch_visits_every_sequence_once_in_its_own_order():
@@ -189,6 +199,12 @@ def test_collate_packs_masks_and_pads():
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]
     assert batch.targets.tolist() == [[11, 12, 13, 0, 21, 0, 0], [31, 32, 33, 34, 35, 36, 0]]
     assert batch.weights.tolist() == [[0, 0.5, 0.5, 0, 2, 0, 0], [0, 0, 0, 0, 0, 1, 0]]
+
+
+def test_padding_has_no_position_beyond_those_of_the_longest_sequence():
+    sequences = [TrainingSequence(tuple(range(n)), 1, 1.0) for n in (4, 4, 2, 1)]
+    batch = collate(((0, 1), (2, 3)), sequences)
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 0, 1, 2, 3, 0, 1]]
 
 
 def test_an_empty_micro_batch_has_tokens_but_no_loss():

@@ -10,15 +10,23 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from scpl_ray.config import Lora, Training
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.records import Example
-from scpl_ray.training.batches import MicroBatch, TrainingSequence, collate, sequence_rows, training_pairs
+from scpl_ray.training.batches import (
+    MicroBatch,
+    TrainingSequence,
+    collate,
+    plan_steps,
+    sequence_rows,
+    training_pairs,
+    unit_lengths,
+)
 from scpl_ray.training.losses import preference_loss, sequence_log_probabilities
 from scpl_ray.training.objectives import OBJECTIVES
-from tests.support.tiny_models import FAMILIES, config, pairs, save_model
+from tests.support.tiny_models import FAMILIES, VOCABULARY, config, pairs, save_model
 
 BETA = 0.3
 
@@ -121,6 +129,27 @@ def test_an_empty_micro_batch_has_loss_zero_and_gradient_zero() -> None:
     total.backward()
     assert float(total.detach()) == 0.0 and figures.tolist() == [0.0, 0.0]
     assert policy.logits.grad is not None and not policy.logits.grad.any()
+
+
+def test_pairs_of_any_lengths_fit_a_model_with_learned_positions() -> None:
+    """Padding behind a short pair, which shares a batch with a long one, needs positions too."""
+    torch.manual_seed(0)
+    learned = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=1, n_positions=64)
+    ).eval()
+    long, short = ((5,) * 20, (6,) * 40, (7,) * 40), ((5,) * 4, (6,) * 6, (7,) * 6)
+    data = training_pairs(
+        [Example(f"e{i}", "real", None, *one[:2], 1.0, one[2]) for i, one in enumerate((long, short))]
+    )
+    sizes = {"epochs": 1, "tokens_per_step": 512, "tokens_per_micro_batch": 512, "workers": 1, "seed": 0}
+    (step,) = plan_steps(unit_lengths(data, 2, True), packed=True, **sizes)
+    (units,) = step.shards[0]
+    batch = collate(sequence_rows(units, 2, True), data)
+    alone = [collate(((0,),), [sequence]) for sequence in batch.sequences]
+    with torch.no_grad():
+        found, _ = sequence_log_probabilities(learned, batch)
+        wanted = torch.cat([sequence_log_probabilities(learned, one)[0] for one in alone])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_a_step_makes_the_chosen_more_likely_than_the_rejected(model, sequences) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from scpl_ray.config import Lora, Model
 from scpl_ray.models import adapters
@@ -29,7 +29,7 @@ from tests.support.plain_training import (
     reference,
     tensors,
 )
-from tests.support.tiny_models import FAMILIES, examples, pairs, save_model
+from tests.support.tiny_models import FAMILIES, examples, pairs, save_examples, save_model
 from tests.support.training_group import run, run_group
 from tests.support.training_jobs import ADAPTER, DPO, FULL, SMALL, Material, written
 
@@ -390,6 +390,13 @@ def test_a_start_of_another_shape_is_refused(job, material):
         run((SMALL, FULL, [todo]))
 
 
+def test_a_real_answer_longer_than_the_model_is_refused(job, tmp_path):
+    long = dataclasses.replace(examples(1)[0], token_ids=(5,) * 130)
+    todo = job(1, family="gpt2", dataset=save_examples(tmp_path / "long.parquet", [*examples(3, seed=1), long]))
+    with pytest.raises(ValueError, match=r"example e0 \(real\): .* the model has 128 positions"):
+        run((SMALL.model_copy(update={"tokens_per_micro_batch": 512}), FULL, [todo]))
+
+
 def test_unchanged_weights_are_an_error(job):
     with pytest.raises(TrainingError, match=r"\d+ optimizer steps changed the weights by 0"):
         run((SMALL.model_copy(update={"learning_rate": 1e-45}), FULL, [job(1)]))
@@ -398,6 +405,13 @@ def test_unchanged_weights_are_an_error(job):
 def test_divergence_is_an_error(job):
     with pytest.raises(TrainingError, match=r"(the loss of step \d+ of \d+ is nan|not finite).*learning_rate"):
         run((SMALL.model_copy(update={"learning_rate": 1e30}), FULL, [job(1)]))
+
+
+def test_what_was_trained_keeps_the_dropout_that_its_base_names(job, material):
+    todo = job(1, family="gpt2")
+    run((SMALL.model_copy(update={"epochs": 1}), FULL, [todo]))
+    for folder in (material.bases["gpt2"], todo.output / "model"):
+        assert AutoConfig.from_pretrained(folder).resid_pdrop == 0.1
 
 
 def test_learning_rates_warm_up_and_decay():

@@ -117,7 +117,9 @@ def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
 
 def _card(folder: Path, experiment: Experiment) -> JudgeCard:
     """The card of a fitted judge, for as many neutral prompts as a run of this experiment asks."""
-    return dataclasses.replace(JudgeCard.load(folder), prompts=experiment.evaluation.neutral_prompts)
+    files = {name: digest for name, digest in cache.checksums(folder).items() if name != judge_card.FILE}
+    prompts = experiment.evaluation.neutral_prompts
+    return dataclasses.replace(JudgeCard.load(folder), prompts=prompts, fitted_files=files)
 
 
 def told(judge: Judge, worth: Calibration | None, text: str) -> tuple[str | None, tuple[float, ...] | None]:

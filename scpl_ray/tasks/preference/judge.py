@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from scpl_ray.config import Experiment
 from scpl_ray.judges import calibration, preference_card
+from scpl_ray.judges.card import FILE
 from scpl_ray.judges.preference_card import PreferenceCard
 from scpl_ray.protocols import Choice
 from scpl_ray.seeds import generator
@@ -121,7 +122,9 @@ def train_judge(experiment: Experiment, output: Path) -> PreferenceCard:
 
 def _card(folder: Path, experiment: Experiment) -> PreferenceCard:
     """The card of a fitted judge, for as many neutral prompts as a run of this experiment asks."""
-    return dataclasses.replace(PreferenceCard.load(folder), prompts=experiment.evaluation.neutral_prompts)
+    files = {name: digest for name, digest in cache.checksums(folder).items() if name != FILE}
+    prompts = experiment.evaluation.neutral_prompts
+    return dataclasses.replace(PreferenceCard.load(folder), prompts=prompts, fitted_files=files)
 
 
 def _fitted(corpus: Corpus, experiment: Experiment) -> Path:

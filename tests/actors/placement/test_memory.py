@@ -12,6 +12,7 @@ from jobs.driver import experiments
 from scpl_ray import tasks
 from scpl_ray.config import Experiment, Lora
 from scpl_ray.models.adapters import add_adapter
+from scpl_ray.tasks import bases
 from tests.support.model_cards import QWEN_7B
 from tests.support.tiny_models import save_model
 
@@ -212,12 +213,27 @@ def test_who_gives_memory_back(folder: Path) -> None:
     assert found["engine"].host == 1.0
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_tiny_model_is_known_before_it_is_made(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path))
+    experiment = experiments.load(None, [f"model.family={family}", "model.base_training_sentences=64"])
+    task = tasks.TASKS["language"].build(experiment)
+    before = known_sizes(experiment, task)
+    assert bases.made_base(experiment, task) is None
+    bases.base_model(experiment, task)
+    assert bases.made_base(experiment, task) is not None
+    after = known_sizes(experiment, task)
+    assert before is not None and after is not None
+    assert 0.9 < after.policy.parameters / before.policy.parameters <= 1.0
+    assert (before.policy.layers, before.policy.hidden) == (after.policy.layers, after.policy.hidden)
+
+
 def test_what_is_not_here_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCPL_CACHE", str(tmp_path))
-    for overrides in ([], ["model.name=nobody/has-this-model"], [f"model.name={save_model(tmp_path / 'm', 'llama')}"]):
+    for overrides in (["model.name=nobody/has-this-model"], [f"model.name={save_model(tmp_path / 'm', 'llama')}"]):
         experiment = experiments.load(None, overrides)
         known = known_sizes(experiment, tasks.TASKS["language"].build(experiment))
-        assert (known is not None) == (bool(overrides) and str(tmp_path) in overrides[0])
+        assert (known is not None) == (str(tmp_path) in overrides[0])
     with pytest.raises(ValueError, match=r"model.name: /no/such/folder: no such folder; give a folder with a model"):
         lost = experiments.load(None, ["model.name=/no/such/folder"])
         known_sizes(lost, tasks.TASKS["language"].build(lost))

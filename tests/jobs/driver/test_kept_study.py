@@ -1,6 +1,8 @@
 """What a study's folder keeps, so that a study that is resumed is the one that was begun."""
 
 import io
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,14 @@ from typer.testing import CliRunner
 from jobs import cli
 from jobs.configs import CONFIGS
 from jobs.driver import study as sweep
+from jobs.driver import study_identity
 from scpl_ray.config import loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.report import data
+from scpl_ray.storage import consent
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.studies import results, study
+from tests.support import own_code
 from tests.support.finished_runs import finished
 
 STUDY = "name: s\nmode: analytic\nbase: base.yaml\nseeds: 2\narms: {a: {}, b: {feedback.rule: static}}\n"
@@ -60,6 +65,53 @@ def test_a_study_may_extend_one_that_was_begun_and_name_another_base(begun: Path
     Path("t.yaml").write_text("extends: s/study.yaml\nbase: own.yaml\n")
     plan = study.load(Path("t.yaml"), CONFIGS)
     assert study.base_values(plan, CONFIGS) == {"loop": {"rounds": 1}}
+
+
+OWN = "name: s\nmode: analytic\nseeds: 2\nset: {loop.rounds: 1, feedback.function: 'hooks.py:crowding'}\n"
+
+
+def refused(*words: str) -> str:
+    result = CliRunner().invoke(cli.app, list(words))
+    assert result.exit_code == 2, (result.output, result.exception)
+    return result.output
+
+
+def test_a_study_that_names_code_goes_on_where_its_folder_was_moved_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own_code.write(tmp_path / "mine"))
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    Path("s.yaml").write_text(OWN)
+    scpl("sweep", "s.yaml", "--study-dir", "s")
+    Path("s").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    scpl("sweep", "--resume", "moved", "seeds=3")
+    # who received it was never asked
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "another user's"))
+    assert "was not begun here, and its config names code" in refused("sweep", "--resume", "moved")
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
+    # neither an id of nobody's, nor one that cannot be read, nor the place of a study that was begun here is enough
+    Path("moved").rename("mine/s")
+    for text in (json.dumps({"id": "another"}), "[]", "{"):
+        Path("mine/s", study_identity.FILE).write_text(text)
+        assert "was not begun here" in refused("sweep", "--resume", "mine/s")
+    Path("mine/s", study_identity.FILE).unlink()
+    assert "was not begun here" in refused("sweep", "--resume", "mine/s")
+    # a study that an earlier version began is known by its place
+    plan = study.load(Path("mine/s/study.yaml"), CONFIGS)
+    consent.give(f"study {tmp_path / 'mine/s'}", study.trials(plan, CONFIGS)[0].experiment)
+    scpl("sweep", "--resume", "mine/s")
+    own_code.forget("hooks", "helpers")
+
+
+def test_a_folder_left_by_a_study_that_died_before_it_began_is_used(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    study_identity.new(tmp_path / "s")
+    sweep.create(tmp_path / "s", study.Study(name="s", mode="analytic", seeds=2))
+    assert study_identity.of(tmp_path / "s") == study_identity.of(tmp_path / "s")
+    with pytest.raises(StoreError, match="not empty"):
+        sweep.create(tmp_path / "s", study.Study(name="s", mode="analytic", seeds=2))
 
 
 def test_finished_trials_are_not_mixed_with_others_of_an_edited_study(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from jobs.driver import advice, experiments, inputs, run
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import all_keys
 from scpl_ray.config.schema import MAY_CHANGE
+from scpl_ray.protocols import TrainingJob, TrainingResult
 from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.studies import study
 from scpl_ray.studies.study import Study
-from tests.support import news_data
+from scpl_ray.tasks import TASKS
+from tests.support import fakes, news_data
 from tests.support.finished_runs import begun, finished
 from tests.support.loops import small
 
@@ -115,6 +117,55 @@ def test_data_that_moved_may_be_named_again_if_it_is_the_same(
     articles(tmp_path / "moved.jsonl")
     refused = scpl("run", "--resume", "r 1", "reward.model=cache", code=2)
     assert "reward.model = " in refused and "only what has moved may be named again" in refused
+
+
+def test_a_judge_that_is_fitted_anew_and_comes_out_otherwise_is_refused_before_anything_starts(
+    tmp_path: Path, here: list[tuple[Store, Experiment]]
+) -> None:
+    experiment = experiments.load(None, [*NEWS, f"task.data={articles(tmp_path / 'd.jsonl')}"])
+    files = inputs.judge_files(TASKS["news"].build(experiment))
+    assert set(files) == {"judge.safetensors", "judge.json"}, "its card may get more rows"
+    for name, judge in (("same", files), ("earlier version", None), ("other", {**files, "judge.json": "0" * 64})):
+        store = Store.create(tmp_path / name, inputs.anchored(experiment), {})
+        with store.phase(0, "base") as phase:
+            phase.write_json("base", {})
+            if judge is not None:
+                phase.write_json(inputs.JUDGE, judge)
+        store.close()
+        if name != "other":
+            scpl("run", "--resume", name)
+            here[-1][0].close()
+    refused = scpl("run", "--resume", "other", code=2)
+    assert "other: began with the judge" in refused and "it was fitted anew" in refused and len(here) == 2
+
+
+def test_a_finished_run_is_made_smaller_when_it_is_told_to_keep_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trainer(fakes.FakeTrainer):
+        def train(self, job: TrainingJob) -> TrainingResult:
+            result = super().train(job)
+            (job.output / "model").mkdir(exist_ok=True)
+            (job.output / "model" / "model.safetensors").write_bytes(bytes(100))
+            return result
+
+    monkeypatch.setattr(fakes, "FakeTrainer", Trainer)
+    folder = finished(tmp_path / "r", small("loop.rounds=2", "store.keep=all"))
+
+    def left() -> list[str]:
+        there = (
+            *folder.glob("rounds/*/weights/model/*.safetensors"),
+            *folder.glob("rounds/*/reward_model/*.safetensors"),
+        )
+        return sorted(str(path.relative_to(folder / "rounds")) for path in there)
+
+    model = "{:03}/weights/model/model.safetensors"
+    assert {model.format(1), model.format(2)} <= set(left())
+    scpl("run", "--resume", "r", "store.keep=last")
+    assert left() == [model.format(2)]
+    assert "finished before, nothing was started" in scpl("run", "--resume", "r", "store.keep=none")
+    assert left() == [] and Reader.open(folder)[1].store.keep == "none"
+    scpl("run", "--resume", "r", "store.keep=none")
 
 
 @pytest.mark.parametrize("key", MAY_CHANGE)

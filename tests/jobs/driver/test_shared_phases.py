@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from jobs.driver import run, tuning
+from jobs.driver.alike import Beginnings
 from jobs.driver.dry_run import check_trials
 from jobs.driver.shared_phases import INDEX, SHARED, SharingStore, files_read, unread
 from jobs.driver.tuning import in_order
@@ -155,6 +156,17 @@ def test_a_note_that_leads_out_of_the_study_is_not_followed(play: Play, tmp_path
     assert taken(study / "runs/two/seed-000") == {}
 
 
+def test_training_of_which_the_user_is_told_is_never_taken_over(play: Play, tmp_path: Path) -> None:
+    study, own = tmp_path / "study", tmp_path / "told.py"
+    (study / "runs").mkdir(parents=True)
+    own.write_text("def step(done):\n    return None\n")
+    keys = [*KEYS, f"training.callback={own}:step"]
+    play(study / "runs/one/seed-000", small(*keys), study)
+    play(study / "runs/two/seed-000", small(*keys, "feedback.rule=static"), study)
+    found = taken(study / "runs/two/seed-000")
+    assert (1, "dataset") in found and (1, "evaluation") in found and (1, "weights") not in found
+
+
 def test_what_was_taken_over_is_in_no_seconds(play: Play, tmp_path: Path) -> None:
     study = tmp_path / "study"
     (study / "runs").mkdir(parents=True)
@@ -188,6 +200,13 @@ def test_trials_at_the_same_time_have_different_seeds() -> None:
     assert [trial.arm for trial in in_order(mixed, 1)] == ["a", "c", "b"]
 
 
+def test_trials_of_a_task_of_ones_own_are_in_the_same_order(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def build(experiment):\n    return experiment.seed\n")
+    own = small(f"task.name={tmp_path}/mine.py:build")
+    trials = [Trial(arm, (), s, own.model_copy(update={"seed": s})) for s in range(4) for arm in ("a", "b")]
+    assert [(trial.seed, trial.arm) for trial in in_order(trials, 2)][:4] == [(0, "a"), (1, "a"), (0, "b"), (1, "b")]
+
+
 def test_every_set_up_is_checked_before_a_study_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Arms that differ in selection alone, which decides how many held-out prompts the data must have."""
     seen: list[str] = []
@@ -198,7 +217,7 @@ def test_every_set_up_is_checked_before_a_study_starts(monkeypatch: pytest.Monke
         for seed in (0, 1)
         for strategy in ("vrs", "reweight", "top")
     ]
-    assert len(tuning.prepare(trials, Console(quiet=True))) == 6
+    assert len(tuning.prepare(trials, Console(quiet=True), Beginnings())) == 6
     assert seen == ["vrs", "reweight", "top"]
     seen.clear()
     check_trials(trials, with_tasks=True)

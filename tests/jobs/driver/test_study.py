@@ -82,6 +82,23 @@ def test_a_task_is_shared_by_trials_that_build_it_alike() -> None:
         assert (task_key(defaults(keys)) == one) == shared
 
 
+def test_a_task_of_ones_own_may_read_any_key_so_trials_share_it_only_where_all_are_alike(tmp_path: Path) -> None:
+    """Also the seed and the shares; what changes no task is how a run is called, where it works and what it keeps."""
+    (tmp_path / "mine.py").write_text("def build(experiment):\n    return experiment.seed\n")
+    own = f"task.name={tmp_path}/mine.py:build"
+    one = defaults([own])
+    for keys, shared in (
+        (["name=other", "store.keep=all", "placement.gpus=dedicated"], True),
+        (["seed=3"], False),
+        (["groups.shares=[0.5, 0.5]"], False),
+        (["queries.prompts_per_round=7"], False),
+    ):
+        other = defaults([own, *keys])
+        assert (task_key(other) == task_key(one)) == shared
+        changed = {name for name, asked in asks(one).items() if asks(other)[name] != asked}
+        assert changed == (set() if shared else {"scorer"})
+
+
 def machine(cpus: float, gpus: int = 0) -> Cluster:
     return Cluster((Node("one", cpus, 64.0, gpus, 80.0),))
 

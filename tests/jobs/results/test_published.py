@@ -1,8 +1,10 @@
 """What the pages keep of studies that were run: the committed tables follow from the committed results."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,12 @@ ON_AVX512 = {"loop": "AVX-512, users react", "static": "AVX-512, the same users 
 def words_of(name: str) -> str:
     """A page of results, without its line breaks."""
     return " ".join((DOCS / "results" / f"{name}.md").read_text().split())
+
+
+def judge_of(study: str) -> dict[str, Any]:
+    """The card of the judge of a study."""
+    card: dict[str, Any] = json.loads((DOCS / "results" / study / published.JUDGE).read_bytes())
+    return card
 
 
 def numbers_of(found: Verdict | None) -> str:
@@ -146,6 +154,10 @@ def test_what_pages_say_of_the_study_of_base_models_is_what_it_found() -> None:
     still, moved = np.split(np.sort(ends[0] - ends[1]), [2])
     page = (DOCS / "results" / "language.md").read_text()
     assert f"moved by {moved[0]:.2f} to {moved[-1]:.2f} log-odds more" in page
+    larger = published.read(DOCS / "results" / "paper_tiny").series
+    alone = [larger.path(arm, "preference_log_odds_round0")[:, -1] for arm in ("shifted", "static")]
+    mean = (alone[0] - alone[1]).mean()
+    assert 1.8 * moved[-1] < mean < 1.9 * moved[-1] and f"it moves by {mean:.2f} in the mean of ten seeds" in page
     assert f"did not move ({text.MINUS}{-still[0]:.2f} and {still[1]:.2f})" in page
 
 
@@ -159,11 +171,19 @@ def test_what_pages_say_of_the_study_of_maths_is_what_it_found() -> None:
     assert all(numbers_of(found) in one for found in (shifted, reacting) for one in (index, paper))
     assert all(numbers_of(found) in paper for found in (gap, excess))
     ends = {arm: part.series.path(arm, "kind_share", "mawps").mean(axis=0) for arm in ("static", "shifted")}
-    assert f"first: {ends['static'][0]:.0%} of" in page and f"makes it {ends['static'][-1]:.0%} where" in page
-    assert f"holds it back, to {ends['shifted'][-1]:.0%}" in page
+    assert f"tells {ends['static'][0]:.0%} of its" in page and f"so, and {ends['static'][-1]:.0%} after" in page
+    assert f"it is {ends['shifted'][-1]:.0%}: the mean shares" in page
+    corrected = part.series.path("static", "kind_share_corrected", "mawps").mean(axis=0)
+    assert f"confuses, {corrected[0]:.0%} and {corrected[-1]:.0%})" in page
+    own = {arm: part.series.path(arm, "kind_share", "asdiv")[:, -1] for arm in ("static", "shifted")}
+    assert f"{own['static'].mean():.0%} are told as `asdiv`'s" in page
+    assert f"and {own['shifted'].mean():.0%} where users are shifted, more in seven of nine seeds" in page
+    more = own["shifted"] - own["static"]
+    assert (more > 0.005).sum() == 7 and (more < 0.0002).sum() == 2
     right, distinct = (part.series.path("static", metric).mean(axis=0) for metric in ("pass_at_1", "distinct_2"))
     assert f"answers {right[-1]:.0%} of problems rightly" in page
     assert f"{distinct[0]:.0%} are distinct in round 0 and {distinct[-1]:.0%} in" in page
+    assert f"macro F1 of {judge_of('paper_maths')['table'][-1]['macro F1']:.2f} on problems" in page
 
 
 def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
@@ -175,15 +195,29 @@ def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
     assert {one.outcome for one in judged} == {"cannot tell"}
     assert all(numbers_of(found) in one for found in (shifted, reacting) for one in (index, paper))
     assert all(numbers_of(found) in paper for found in (gap, excess, cost))
-    assert shifted is not None and f"*nearer* to equal, by {-shifted.estimate:.3f}, and the interval holds 0" in page
-    assert selected is not None and selected.interval.high < 0
-    assert f"(by {-selected.estimate:.3f}, with an interval that leaves out 0 and" in page
-    assert f"an adjusted p of {selected.p_adjusted:.3f})" in page
-    left = {arm: part.series.path(arm, "kind_share", "left") for arm in ("static", "shifted")}
-    static, moved = (path.mean(axis=0) for path in left.values())
-    assert f"asks: {static[0]:.0%} of its texts" in page and f"after five rounds ({static[-1]:.0%})" in page
-    assert f"half of them are left ({moved[-1]:.0%}), in seven of nine" in page
+    assert shifted is not None and shifted.interval.high > 0
+    assert f"difference of {text.signed(shifted.estimate)}, whose interval holds 0" in page
+    left = {arm: part.series.path(arm, "kind_share", "left") for arm in ("static", "shifted", "shifted-random")}
+    static, moved, drawn = (path.mean(axis=0) for path in left.values())
+    assert f"calls {static[0]:.0%} of the model's" in page and f"{static[-1]:.0%} after five rounds" in page
+    assert f"and {moved[-1]:.0%} where users are shifted to the left, in seven of nine" in page
     assert (left["shifted"][:, -1] > left["static"][:, -1]).sum() == 7
+    apart = [abs(path[-1] - 0.5) for path in (static, moved, drawn)]
+    assert f"moved by, {apart[0] - apart[1]:.3f}:" in page
+    assert selected is not None and f"and {-selected.estimate:.3f} by the estimate (adjusted p" in page
+    assert f"{selected.p_adjusted:.3f}). It keeps" in page
+    assert f"keeping by reward is {apart[2] - apart[1]:.3f} nearer" in page
+    told = [part.series.path(arm, "kind_share_corrected", "left") for arm in ("static", "shifted")]
+    ends = (told[0][:, 0].mean(), told[0][:, -1].mean(), told[1][:, -1].mean())
+    assert "that is {:.0%}, {:.0%} and {:.0%}".format(*ends) in page
+    assert all(0.2 <= one[:, -1].std(ddof=1) <= 0.3 for one in told)
+    windows = judge_of("paper_news")["measured"][-1]["confusion"]
+    true_rate, false_rate = (row[0] / sum(row) for row in windows)
+    assert told[0][0, 0] == pytest.approx((left["static"][0, 0] - false_rate) / (true_rate - false_rate))
+    assert f"left as left in {true_rate:.0%} and right as left in {false_rate:.0%}" in page
+    assert f"would call {(true_rate + false_rate) / 2:.0%} left, and of texts that are all left {true_rate:.0%}" in page
+    assert (true_rate - false_rate) / 2 < 0.09 and "there is to find is less than 0.09" in page
+    assert f"finds {text.number(shifted.minimum_detectable_effect)} with 80% power" in page
     quality = {arm: part.series.path(arm, "quality_mean_without_own_kind").mean(axis=0) for arm in part.study.arms}
     assert f"of {quality['shifted'][0]:.2f} in round 0 it leaves {quality['shifted'][-1]:.2f}" in page
     assert f"random draws leave {quality['shifted-random'][-1]:.2f}" in page
@@ -211,6 +245,10 @@ def test_what_pages_say_of_the_study_of_preference_is_what_it_found() -> None:
     assert f"literature has {kinds['literature'][-1]:.0%} where nobody moves and {moved:.0%} where users" in page
     own = {f"{path(arm, 'kind_share', 'academy')[-1]:.0%}" for arm in ("static", "shifted")}
     assert own == {"7%"} and "share is 7% in both" in page
+    corrected = part.series.path("static", "kind_share_corrected", "academy")[:, 1:]
+    assert (corrected == 0).mean() > 0.9
+    confusion = np.array(judge_of("paper_preference")["kinds"]["confusion"])
+    assert f"groups for {np.trace(confusion) / confusion.sum():.0%} of the published" in page
     apart = {arm: path(arm, "total_variation_balanced") for arm in part.study.arms}
     assert all(one[-1] < one[0] for one in apart.values())
     assert f"from {apart['static'][0]:.3f} to {apart['static'][-1]:.3f} in total" in page
@@ -219,6 +257,41 @@ def test_what_pages_say_of_the_study_of_preference_is_what_it_found() -> None:
     assert f"moves and {quality['shifted'][-1]:.2f} where" in page
     distinct = path("static", "distinct_2")
     assert f"{distinct[0]:.0%} are distinct in round 0, and {distinct[-1]:.0%} in round 5" in page
+
+
+def test_what_pages_say_of_the_remedy_on_the_tiny_model_is_what_was_found() -> None:
+    part = published.read(DOCS / "results" / "remedy_engines")
+    assert part.study is not None
+    page, index, paper = map(words_of, ("remedy", "index", "paper"))
+    readme = (DOCS.parent / "README.md").read_text()
+    judged = verdicts.judge(part.series, part.study).judged
+    assert {one.outcome for one in judged} == {"supported"}
+    excess, half, mean, worst, *_ = (one.verdict for one in judged)
+    assert excess is not None and half is not None and mean is not None and worst is not None
+    assert numbers_of(excess) in paper and f"{numbers_of(half).replace(' (', ' from half (')}" in paper
+    assert f"an excess of {excess.estimate:.3f}" in page and f"end {excess.estimate:.3f} further from equal" in index
+    assert f"(measured {text.signed(mean.estimate)} and {text.signed(worst.estimate)})" in readme
+    left = {}
+    for remedy in ("reweight", "quotas"):
+        claim = {
+            "name": remedy,
+            "metric": "total_variation_balanced",
+            "contrast": {f"shifted-{remedy}": 1, f"static-{remedy}": -1},
+        }
+        plan = Study.model_validate({**part.study.model_dump(mode="json"), "claims": [claim]})
+        left[remedy] = verdicts.judge(part.series, plan).judged[0].verdict
+    assert f"`reweight` leaves {numbers_of(left['reweight'])} and `quotas` {numbers_of(left['quotas'])}" in page
+    assert f"{numbers_of(left['reweight'])} and quotas {numbers_of(left['quotas'])}" in index.replace(" of it (", " (")
+    north = {arm: part.series.path(arm, "kind_share", "north").mean(axis=0) for arm in part.study.arms}
+    assert {f"{path[0]:.0%}" for path in north.values()} == {"60%"}
+    assert f"end at {north['static-vrs'][-1]:.0%} where nobody moves and at {north['shifted-vrs'][-1]:.0%}" in page
+    for remedy, ends in (("reweight", "59%"), ("quotas", "57%")):
+        assert f"{north[f'shifted-{remedy}'][-1]:.0%}" == ends and north[f"static-{remedy}"][-1] <= 0.6
+    gaps = {arm: part.series.path(arm, "disparate_gap")[:, -1].mean() for arm in part.study.arms}
+    assert f"is {gaps['shifted-reweight']:.3f} and {gaps['shifted-quotas']:.3f} where users" in page
+    assert f"shifted, and {gaps['shifted-vrs']:.3f} under VRS" in page
+    without = [part.series.path(arm, "disparate_gap_without_own_kind")[:, -1].mean() for arm in part.study.arms]
+    assert {f"{gap:.2f}" for gap in without} == {"0.02"}
 
 
 @pytest.mark.parametrize("task", ["news", "preference", "maths"])

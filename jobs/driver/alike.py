@@ -1,0 +1,106 @@
+"""Trials of one study read the same data and start from the same model and judge, whenever each of them is run.
+
+A study that is resumed, or gets more seeds, mixes new trials with those that were begun earlier. What these read is
+compared once for all: every file is hashed once, and of every trial two small files are read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.configs import CONFIGS
+from jobs.driver import inputs
+from scpl_ray import tasks
+from scpl_ray.config import Experiment
+from scpl_ray.config.agreement import agreement
+from scpl_ray.protocols import Task
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import sha256
+from scpl_ray.storage.run_directory import Reader
+from scpl_ray.studies import study
+from scpl_ray.studies.study import Study
+from scpl_ray.tracking import flat
+
+
+def begun(folder: Path, plan: Study) -> Iterator[tuple[Reader, Experiment]]:
+    """The trials of a study whose base model is committed, with the config that each would be resumed with.
+
+    Raises:
+        StoreError: a trial cannot be read.
+    """
+    if plan.mode == "search":
+        for place in sorted((folder / study.SAMPLED).glob("*/run.json")):
+            run, experiment = Reader.open(place.parent)
+            if run.manifest(0, "base") is not None:
+                yield run, experiment
+        return
+    for trial in study.trials(plan, CONFIGS):
+        run = Reader(folder / trial.folder)
+        if run.manifest(0, "base") is not None:
+            yield run, trial.experiment
+
+
+def check_inputs(folder: Path, plan: Study) -> None:
+    """Check that the data and models that a study names by a path are those that its trials began with.
+
+    Raises:
+        StoreError: a file is another one.
+    """
+    hashed = functools.cache(sha256)
+    now: dict[str, dict[str, dict[str, str]]] = {}
+    for run, experiment in begun(folder, plan):
+        before, named = inputs.began_with(run), agreement(experiment, inputs.DATA)
+        if before and named not in now:
+            now[named] = inputs.digests(experiment, hashed)
+        for key in inputs.DATA:
+            if key in before and key in now[named] and before[key] != now[named][key]:
+                raise StoreError(
+                    f"{run.name}: {key} = {flat(experiment)[key]}: not what this trial began with (SHA-256 differs); "
+                    "trials of one study read the same, so bring the first one back, say in "
+                    f"{folder / study.STUDY_FILE} where it lies now, or begin a new study"
+                )
+
+
+class Beginnings:
+    """The base models and judges that some trials of a study began with.
+
+    Trials of the same task and model share both, whatever their arms and seeds.
+
+    Args:
+        trials: those that were begun, with their configs.
+    """
+
+    def __init__(self, trials: Iterable[tuple[Reader, Experiment]] = ()) -> None:
+        self._hashed: Callable[[Path], str] = functools.cache(sha256)
+        self._known: dict[str, list[tuple[Reader, Any, Any]]] = {}
+        for run, experiment in trials:
+            known = self._known.setdefault(agreement(experiment, tasks.depends_on(experiment)), [])
+            weights, judge = run.read_json(0, "base", "base"), inputs.began_with(run, inputs.JUDGE)
+            if (weights, judge) not in [before[1:] for before in known]:
+                known.append((run, weights, judge))
+
+    def check(self, experiment: Experiment, task: Task, base: Path) -> None:
+        """Check that a trial that has not begun would start as those did.
+
+        Args:
+            experiment: its config.
+            task: its task.
+            base: its base model.
+
+        Raises:
+            StoreError: it would start from other weights, or with another judge.
+        """
+        for run, weights, judge in self._known.get(agreement(experiment, tasks.depends_on(experiment)), ()):
+            if (now := inputs.weights(base, self._hashed)) != weights:
+                raise StoreError(
+                    f"{run.name}: began with the weights {weights}, but {base} holds {now}; trials of one study start "
+                    "from the same model, so bring the first one back, or begin a new study"
+                )
+            if judge and (files := inputs.judge_files(task)) != judge:
+                raise StoreError(
+                    f"{run.name}: began with the judge {judge}, but it is {files} now; trials of one study have the "
+                    f"same judge; {inputs.NEW_JUDGE}"
+                )

@@ -1,0 +1,169 @@
+"""Trials that are added to a study read and start from what those that were begun earlier did."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs.configs import CONFIGS
+from jobs.driver import alike, inputs, run, tuning
+from jobs.driver import study as sweep
+from scpl_ray.config import Experiment
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.files import sha256
+from scpl_ray.storage.run_directory import Store
+from scpl_ray.studies import study
+from scpl_ray.studies.study import Study
+from tests.support import fakes
+from tests.support.configs import defaults
+from tests.support.finished_runs import begun
+from tests.support.loops import Silent
+
+
+class FittedAnew:
+    """A judge's card, of which only the files of the judge are asked."""
+
+    def __init__(self, digest: str) -> None:
+        self.fitted_files = {"judge.safetensors": digest}
+
+
+def task_with(digest: str) -> fakes.FakeTask:
+    task = fakes.FakeTask(("north", "south"))
+    task.judge_card = FittedAnew(digest)
+    return task
+
+
+def of_data(tmp_path: Path) -> tuple[Path, Study, Path]:
+    """A study on a file of data, of whose three trials two were begun; its folder and the file."""
+    data = tmp_path / "d.jsonl"
+    data.write_text("{}\n")
+    plan = Study(name="s", seeds=3, set={"loop.rounds": 2, "task.data": str(data)})
+    sweep.create(tmp_path / "s", plan)
+    for trial in study.trials(plan, CONFIGS)[:2]:
+        begun(tmp_path / "s" / trial.folder, trial.experiment).close()
+    return tmp_path / "s", plan, data
+
+
+def test_data_that_changed_since_trials_were_begun_are_refused(tmp_path: Path) -> None:
+    folder, plan, data = of_data(tmp_path)
+    assert sweep.open_study(folder) == plan
+    assert sweep.open_study(folder, {"seeds": 5}).seeds == 5
+    data.write_text("{}\n{}\n")
+    for keys in (None, {"seeds": 5}):
+        with pytest.raises(
+            StoreError, match=r"task.data = .*not what this trial began with \(SHA-256 differs\)"
+        ) as told:
+            sweep.open_study(folder, keys)
+    assert "seed-000" in str(told.value) and "study.yaml where it lies now, or begin a new study" in str(told.value)
+
+
+def test_data_may_lie_elsewhere_if_they_are_the_same(tmp_path: Path) -> None:
+    folder, plan, data = of_data(tmp_path)
+    data.rename(tmp_path / "moved.jsonl")
+    moved = plan.model_copy(update={"set": {"loop.rounds": 2, "task.data": str(tmp_path / "moved.jsonl")}})
+    (folder / study.STUDY_FILE).write_text(study.dump(moved))
+    assert sweep.open_study(folder) == moved
+    (tmp_path / "moved.jsonl").write_text("others\n")
+    with pytest.raises(StoreError, match="SHA-256 differs"):
+        sweep.open_study(folder)
+
+
+def test_every_file_is_hashed_once_however_many_trials_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, plan, data = of_data(tmp_path)
+    hashed = []
+    monkeypatch.setattr(alike, "sha256", lambda path: hashed.append(path) or sha256(path))
+    alike.check_inputs(folder, plan)
+    assert hashed == [data]
+
+
+def test_the_trials_of_a_search_are_compared_with_what_their_own_configs_name(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    data.write_text("{}\n")
+    text = "name: s\nmode: search\nsearch: {metric: quality_mean}\naxes: {feedback.beta: [1.0, 2.0]}\n"
+    (tmp_path / "s.yaml").write_text(f"{text}set: {{loop.rounds: 2, task.data: {data}}}\n")
+    plan = study.load(tmp_path / "s.yaml", CONFIGS)
+    sweep.create(tmp_path / "s", plan)
+    experiment = study.trials(plan, CONFIGS)[0].experiment
+    begun(tmp_path / "s" / study.SAMPLED / "abc", experiment).close()
+    assert sweep.open_study(tmp_path / "s") == plan
+    data.write_text("others\n")
+    with pytest.raises(StoreError, match=r"abc: task.data = .*SHA-256 differs"):
+        sweep.open_study(tmp_path / "s")
+
+
+def started(root: Path, experiment: Experiment, weights: dict[str, str], judge: dict[str, str]) -> None:
+    """A trial that has noted its base model, and its judge unless an earlier version began it."""
+    store = Store.create(root, experiment, {})
+    with store.phase(0, "base") as phase:
+        phase.write_json("base", weights)
+        phase.write_json(inputs.FILE, {})
+        if judge:
+            phase.write_json(inputs.JUDGE, judge)
+    store.close()
+
+
+def test_no_trial_starts_from_another_model_than_those_that_were_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Study(name="s", seeds=2, set={"loop.rounds": 2}, arms={"a": {}, "b": {"feedback.rule": "static"}})
+    trials, base = study.trials(plan, CONFIGS), tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"first")
+    started(tmp_path / "s" / trials[0].folder, trials[0].experiment, inputs.weights(base), {})
+    monkeypatch.setattr(tuning, "base_model", lambda *_: base)
+
+    def prepared() -> int:
+        known = alike.Beginnings(alike.begun(tmp_path / "s", plan))
+        return len(tuning.prepare(trials[1:], Console(quiet=True), known))
+
+    assert prepared() == 3
+    (base / "model.safetensors").write_bytes(b"another")
+    with pytest.raises(
+        StoreError, match=r"a/seed-000: began with the weights .*trials of one study start from the same"
+    ):
+        prepared()
+
+
+def test_no_trial_starts_with_another_judge_and_other_models_are_no_matter(tmp_path: Path) -> None:
+    experiment = defaults([])
+    started(tmp_path / "one", experiment, {}, {"judge.safetensors": "a"})
+    started(tmp_path / "two", defaults(["seed=1"]), {}, {})
+    pairs = [(Store.open(tmp_path / name)[0], defaults([f"seed={s}"])) for s, name in enumerate(("one", "two"))]
+    known = alike.Beginnings(pairs)
+    known.check(defaults(["seed=9", "feedback.rule=static"]), task_with("a"), tmp_path)
+    with pytest.raises(
+        StoreError, match=r"one: began with the judge .*'a'.* is .*'b'.* now; .*same judge; it was fitted anew"
+    ):
+        known.check(defaults(["seed=9"]), task_with("b"), tmp_path)
+    known.check(defaults(["seed=9", "model.base_seed=5"]), task_with("b"), tmp_path)
+    for store, _ in pairs:
+        store.close()
+
+
+def test_a_run_notes_its_judge_with_its_base_model_and_refuses_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experiment = fakes.make_base(tmp_path / "base", 2), defaults([])
+    monkeypatch.setattr(run, "base_model", lambda *_: base)
+    store = Store.create(tmp_path / "run", experiment, {})
+    assert run._base(store, experiment, task_with("a"), Silent(), None) == base
+    assert inputs.began_with(store, inputs.JUDGE) == {"judge.safetensors": "a"}
+    assert run._base(store, experiment, task_with("a"), Silent(), None) == base
+    with pytest.raises(StoreError, match="began with the judge"):
+        run._base(store, experiment, task_with("b"), Silent(), None)
+    store.close()
+
+
+def test_a_run_goes_on_with_the_judge_that_it_began_with(tmp_path: Path) -> None:
+    for name, judge in (("noted", {"judge.safetensors": "a"}), ("by an earlier version", {})):
+        started(tmp_path / name, defaults([]), {}, judge)
+        store, _ = Store.open(tmp_path / name)
+        inputs.check_judge(store, task_with("a"))
+        if judge:
+            with pytest.raises(StoreError, match=r"noted: began with the judge .*'a'.*SCPL_CACHE"):
+                inputs.check_judge(store, task_with("b"))
+            with pytest.raises(StoreError, match="began with the judge"):
+                inputs.check_judge(store, fakes.FakeTask(("north", "south")))
+        else:
+            inputs.check_judge(store, task_with("b"))
+        store.close()
