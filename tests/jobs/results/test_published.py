@@ -294,6 +294,26 @@ def test_what_pages_say_of_the_remedy_on_the_tiny_model_is_what_was_found() -> N
     assert {f"{gap:.2f}" for gap in without} == {"0.02"}
 
 
+def test_what_pages_say_of_the_gap_on_the_tiny_model_is_what_was_found() -> None:
+    part = published.read(DOCS / "results" / "gap_engines")
+    assert part.study is not None
+    page, index, paper = map(words_of, ("gap", "index", "paper"))
+    judged = verdicts.judge(part.series, part.study).judged
+    assert [one.outcome for one in judged] == ["supported", *["cannot tell"] * 3]
+    assert all(numbers_of(judged[0].verdict) in one for one in (index, paper))
+    ends = {arm: part.series.path(arm, "disparate_gap")[:, -1].mean() for arm in part.study.arms}
+    assert f"({ends['calm']:.3f} beside {ends['static']:.3f} of the control)" in page
+    shares = {arm: part.series.path(arm, "share", "north")[:, -1].mean() for arm in part.study.arms}
+    assert f"from 0.60 to {shares['calm']:.2f}." in page and f"share is {shares['keen']:.2f} in round 5 where" in page
+    expected = json.loads((DOCS / "results" / "gap.json").read_bytes())["reacting"]
+    corner = expected["y"].index(2.0), expected["x"].index(12.0)
+    assert f"diagram has {expected['panels']['incremental']['5']['share'][corner[0]][corner[1]]:.2f}" in page
+    strong = judged[2].verdict
+    assert strong is not None and strong.interval.high < 0.244
+    without = [part.series.path(arm, "disparate_gap_without_own_kind")[:, -1].mean() for arm in part.study.arms]
+    assert {f"{gap:.2f}" for gap in without} == {"0.01", "0.02"}
+
+
 @pytest.mark.parametrize("task", ["news", "preference", "maths"])
 def test_the_readme_says_of_the_three_tasks_what_was_found(task: str) -> None:
     part = published.read(DOCS / "results" / f"paper_{task}")
