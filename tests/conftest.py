@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -38,10 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """The environment is as before afterwards: a run sets variables, which all that is started later inherits."""
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Environment, import path and modules are as before afterwards: a run sets variables, which all that is started
+    later inherits, and the folder of a user's file stays on the path, where its name would hide another test's."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
     with patch.dict(os.environ):
         yield
+    for name, module in list(sys.modules.items()):
+        # not asked of the module itself, because lazy ones import on every question
+        if (getattr(module, "__dict__", {}).get("__file__") or "").startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
