@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from actors.placement.cluster import Cluster
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.placement.reservation import Reservation, bundles
+from actors.placement.role import Role
 from actors.reward import RayScorer, readers_beside
 from actors.training import RayTrainer
 from scpl_ray.config import Experiment
@@ -70,7 +71,7 @@ class Fleet:
         generator, scorer = self._answering(experiment, task, placed, reservation)
         trainer = self._keep(
             "trainer",
-            f"{asks(experiment)['trainer']} {placed.worker}",
+            f"{asks(experiment)['trainer']} {placed.worker} {nodes(placed, placed.worker)}",
             lambda: RayTrainer(
                 experiment.training,
                 experiment.model,
@@ -79,11 +80,22 @@ class Fleet:
                 threads_per_worker=placed.worker.threads,
                 files=self._files,
                 places=reservation.places(placed.worker.name),
+                nodes=nodes(placed, placed.worker) if self._spread(placed) else (),
                 make_room=lambda: self._kept["scorer"][1].sleep(),
             ),
         )
         trainer.prepare()
-        return Engines(generator, scorer, trainer, population, generator.sampling_bound)
+        dtype = experiment.model.dtype
+        assert dtype != "auto"
+        return Engines(
+            generator,
+            scorer,
+            trainer,
+            population,
+            generator.sampling_bound,
+            shares_gpus=placed.mode == "colocated",
+            dtype=dtype,
+        )
 
     def measuring(self, experiment: Experiment, task: Task) -> tuple[RayGenerator, RayScorer, Experiment]:
         """The engines and scorers that measure policies, without any training worker.
@@ -102,6 +114,7 @@ class Fleet:
         sizes = known_sizes(experiment, task)
         placed = layout(experiment, self._cluster, sizes)
         parameters = sizes.policy.parameters if sizes else None
+        experiment = precision.suited(experiment, self._cluster.without_bfloat16)
         experiment = precision.decided(experiment, parameters, on_gpu=placed.mode != "cpu")
         reservation = self._reserved(placed)
         if self._files.transfer is None and file_transfer.may_be_needed():
@@ -115,20 +128,20 @@ class Fleet:
         asked = asks(experiment)
         generator = self._keep(
             "generator",
-            f"{asked['generator']} {placed.engine}",
+            f"{asked['generator']} {placed.engine} {nodes(placed, placed.engine)}",
             lambda: RayGenerator(
                 experiment,
                 placed.engine,
                 logs,
                 self._files,
-                places=reservation.places(placed.engine.name),
+                places=self._places(placed, reservation, placed.engine),
                 devices=reservation.devices(placed.engine.name),
             ),
         )
         generator.begin(experiment)
         scorer = self._keep(
             "scorer",
-            f"{asked['scorer']} {placed.scorer}",
+            f"{asked['scorer']} {placed.scorer} {nodes(placed, placed.scorer)}",
             lambda: RayScorer(
                 experiment,
                 task,
@@ -136,8 +149,8 @@ class Fleet:
                 logs,
                 self._files,
                 readers=readers,
-                reader_places=reader_places(placed) if readers is not None else (),
-                places=reservation.places(placed.scorer.name),
+                reader_places=seat_places(placed, placed.scorer) if readers is not None else (),
+                places=self._places(placed, reservation, placed.scorer),
             ),
         )
         scorer.begin()
@@ -158,6 +171,13 @@ class Fleet:
         if self._reservation is not None:
             self._reservation.close()
             self._reservation = None
+
+    def _spread(self, placed: Layout) -> bool:
+        """Whether nothing is reserved that would say on which of several nodes each process sits."""
+        return placed.mode == "cpu" and len(self._cluster.nodes) > 1
+
+    def _places(self, placed: Layout, reservation: Reservation, role: Role) -> Sequence[Any]:
+        return seat_places(placed, role) if self._spread(placed) else reservation.places(role.name)
 
     def _reserved(self, placed: Layout) -> Reservation:
         """Reserve the GPUs of a layout; processes that sit on other GPUs are ended first."""
@@ -181,12 +201,18 @@ class Fleet:
         return self._kept[name][1]  # type: ignore[no-any-return]
 
 
-def reader_places(placed: Layout) -> list[NodeAffinitySchedulingStrategy]:
-    """Where each reader starts, by index: on the node of its scorer, or elsewhere where that one is lost.
+def nodes(placed: Layout, role: Role) -> list[str]:
+    """Ray's ids of the nodes on which the processes of a role sit, by index."""
+    return [seat.node.id for seat in placed.of(role)]
 
-    A reader reserves no CPU, so that Ray would put it on any node, also on a head that has none.
+
+def seat_places(placed: Layout, role: Role) -> list[NodeAffinitySchedulingStrategy]:
+    """Where each process of a role starts, by index: on the node of its seat, or elsewhere where that one is lost.
+
+    Left to Ray, a process that reserves little or nothing starts on any node: a reader, which reserves no CPU, on a
+    head that has none, and an engine without a GPU on a node whose memory cannot hold its model.
     """
-    return [NodeAffinitySchedulingStrategy(seat.node.id, soft=True) for seat in placed.of(placed.scorer)]
+    return [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes(placed, role)]
 
 
 def asks(experiment: Experiment) -> dict[str, str]:

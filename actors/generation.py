@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from actors.engines import gpu_memory
 from actors.engines.base import MAX_SEQUENCES, Engine, EngineSettings, Probe, Request
 from actors.engines.proof import Checksums, Loaded, check
 from actors.engines.registry import ENGINES
@@ -216,7 +217,7 @@ class GenerationActor(Replica):
         here = self._files.weights(weights)
         self._engine.check(here)
         try:
-            with EndsProcess(ValueError, ImportError):
+            with EndsProcess(ValueError, ImportError, gpu_memory.NoRoomError):
                 self._engine.load(here)
         except ImportError as error:
             logger.exception("the engine cannot be loaded")
@@ -282,7 +283,7 @@ class RayGenerator:
         Raises:
             ValueError: these weights cannot be served.
             RuntimeError: the replicas read different weights or the old ones, or answer the probe prompt as if; see
-                :func:`actors.engines.proof.check`.
+                :func:`actors.engines.proof.check`; or others hold the GPU memory that one needs to wake.
             TimeoutError: no engine answered within the deadline.
         """
         weights = weights.absolute()

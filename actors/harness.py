@@ -49,7 +49,7 @@ def measured(model: Any, tokenizer: Any, tasks: Sequence[str], batch: int) -> di
     Args:
         model: a causal language model of transformers, which may hold an adapter.
         tokenizer: its tokenizer.
-        tasks: names of tasks or groups of tasks.
+        tasks: names of tasks, or of groups or tags of the harness, which stand for several.
         batch: sequences at a time.
 
     Raises:
@@ -70,24 +70,35 @@ def measured(model: Any, tokenizer: Any, tasks: Sequence[str], batch: int) -> di
 def scores(found: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, float]:
     """The scores in what the harness returns, by the name of the metric; standard errors are left out.
 
+    A name that has no score of its own, a tag or a group that adds nothing up, stands for the tasks that were asked.
+
     >>> results = {"arc_easy": {"alias": "arc_easy", "acc,none": 0.5, "acc_stderr,none": 0.1, "exact,strict": 1.0}}
     >>> scores({"results": results}, ["arc_easy"])
     {'lm_eval_arc_easy_acc': 0.5, 'lm_eval_arc_easy_exact_strict': 1.0}
+    >>> scores({"results": results}, ["ai2_arc"]) == scores({"results": results}, ["arc_easy"])
+    True
 
     Raises:
-        ValueError: a task has no score.
+        ValueError: a name has no score, and nor has any task.
     """
     every = {**found.get("results", {}), **found.get("groups", {})}
+    of_task = {task: _scores_of(task, values) for task, values in every.items()}
     named: dict[str, float] = {}
-    for task in tasks:
-        before = len(named)
-        for key, value in every.get(task, {}).items():
-            # a score is keyed METRIC,FILTER; what has no filter describes the task
-            name, comma, filter_ = key.partition(",")
-            if not comma or not isinstance(value, int | float) or name.endswith("_stderr"):
-                continue
+    for asked in tasks:
+        own = of_task.get(asked) or {name: score for one in of_task.values() for name, score in one.items()}
+        if not own:
+            raise ValueError(f"{KEY}: lm-evaluation-harness returned no score of {asked}")
+        named |= own
+    return named
+
+
+def _scores_of(task: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of one task or group, by the name of the metric."""
+    named = {}
+    for key, value in values.items():
+        # a score is keyed METRIC,FILTER; what has no filter describes the task
+        name, comma, filter_ = key.partition(",")
+        if comma and isinstance(value, int | float) and not name.endswith("_stderr"):
             whole = "_".join([task, name, *([filter_] if filter_ != PLAIN else [])])
             named[HARNESS.name.replace("<task>", whole)] = float(value)
-        if len(named) == before:
-            raise ValueError(f"{KEY}: lm-evaluation-harness returned no score of {task}")
     return named

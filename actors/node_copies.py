@@ -3,8 +3,8 @@
 Anybody may create names there, so the folder must be this user's own: a real folder, of this user, closed to others.
 Only what this module names is ever removed: copies, which are named by a digest, and their unfinished parts.
 
-A process holds a shared lock on each of the copies that it asked for last. What another process holds stays, whatever
-its age; beyond that, a node keeps the :data:`FOLDERS_KEPT` most recent copies.
+A process holds a shared lock on each of the :data:`FOLDERS_HELD` copies that it asked for last. What a process holds
+stays, whatever its age. The oldest others are removed until a node keeps :data:`FOLDERS_KEPT` copies in all.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from pathlib import Path
 
 from scpl_ray.storage import inside
 
-FOLDERS_KEPT = 8
-"""Number of copies kept on a node: enough for the base model, a few policies, a reward model and a data set. Each
-process holds as many."""
+FOLDERS_KEPT = 6
+"""Number of copies kept on a node: the base model, two policies, one more with its float32 weights from which training
+starts, a reward model and a data set."""
+FOLDERS_HELD = 3
+"""Number of copies that a process holds: as many as it reads for one piece of work, such as a base model, an adapter
+and a data set, or a base model, a policy and a reward model."""
 LOCK_SECONDS = 1800.0
 """Longest wait for another process that is copying, in seconds."""
 POLL_SECONDS = 0.2
@@ -88,7 +91,7 @@ def building(copies: Path, folder: Path) -> Iterator[Path]:
 
 
 def hold(folder: Path) -> None:
-    """Keep a copy from being removed as long as it is among the last :data:`FOLDERS_KEPT` that this process asked for.
+    """Keep a copy from being removed as long as it is among the last :data:`FOLDERS_HELD` that this process asked for.
 
     Raises:
         OSError: it is no real folder.
@@ -105,7 +108,7 @@ def hold(folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         _held[folder] = descriptor
     os.utime(folder)
-    while len(_held) > FOLDERS_KEPT:
+    while len(_held) > FOLDERS_HELD:
         os.close(_held.popitem(last=False)[1])
 
 

@@ -17,7 +17,14 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.placement.role import Role
 from actors.processes import running, wait_for_end
@@ -228,28 +235,44 @@ class Pool:
         ready, _ = ray.wait(list(references), num_returns=len(references), timeout=0)
         return list(ready)
 
-    def result(self, reference: Any) -> Any:
-        """What an ended call returned; the call is repeated if the node of its replica was lost.
+    def result(self, reference: Any, *, long: bool = False) -> Any:
+        """What an ended call returned; the call is repeated, and waited for, if the node of its replica was lost.
+
+        Args:
+            reference: of the call.
+            long: as in :meth:`wait_any`, for the repetition.
 
         Raises:
             Exception: what the call raised.
             RuntimeError: the replica died more often than it may be restarted; the message shows the end of its log.
+            TimeoutError: the answer did not arrive within the deadline.
         """
         index, (method, arguments, restarts) = self._replica_of[reference], self._calls[reference]
         self.forget([reference])
-        until = time.monotonic() + self._deadline_s
+        seen, until = restarts, time.monotonic() + self._deadline_s
         while True:
             try:
                 return ray.get(reference, timeout=self._deadline_s)
             except RayTaskError as error:
                 raise error.cause from error
+            except GetTimeoutError as error:
+                raise TimeoutError(
+                    f"{method}: no answer from {self._role.name} {index} for {self._deadline_s:.0f} s; "
+                    f"log: {self._logs[index]}"
+                ) from error
             except NODE_LOST as error:
+                if (now := self._restarts_of(index)) > seen:  # it was back meanwhile
+                    seen, until = now, time.monotonic() + self._deadline_s
                 # a call that ended its process on every retry fails in the same way; only the restarts tell them apart
-                if time.monotonic() > until or self._restarts_of(index) - restarts >= MAX_TASK_RETRIES:
+                if time.monotonic() > until or now - restarts >= MAX_TASK_RETRIES:
                     raise self._gone(index, error) from error
                 logger.warning("%s %d cannot be reached: %s is called again", self._role.name, index, method)
                 time.sleep(UNREACHABLE_POLL_S)
-                reference = getattr(self._actors[index], method).remote(*arguments)
+                reference = self.submit(method, *arguments, replica=index)
+                try:
+                    self.wait_any([reference], f"{method}, called again", long=long)
+                finally:
+                    self.forget([reference])
             except RayActorError as error:
                 raise self._gone(index, error) from error
 
@@ -269,7 +292,7 @@ class Pool:
         while waiting:
             reference = self.wait_any(waiting, what, long=long)
             waiting.remove(reference)
-            done[reference] = self.result(reference)
+            done[reference] = self.result(reference, long=long)
         return [done[reference] for reference in references]
 
     def everywhere(self, method: str, *arguments: Any, what: str) -> list[Any]:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +114,11 @@ class _Run:
         resources: dict[str, float],
         config: dict[str, Any],
         places: Sequence[Any],
+        nodes: Sequence[str],
     ):
         self.name = name
         self._logs = folder / f"{name}-worker*.log"
-        self._workers, self._resources, self._places = workers, resources, places
+        self._workers, self._resources, self._places, self._nodes = workers, resources, places, nodes
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=beside()).remote()
         self._error: Exception | None = None
         self._idle = True
@@ -143,6 +144,7 @@ class _Run:
                     use_gpu=gpu,
                     resources_per_worker=self._resources,
                     placement_strategy="SPREAD",
+                    label_selector=where([facts["NodeID"] for facts in ray.nodes() if facts["Alive"]], self._nodes),
                 ),
                 # Ray Train silently resumes a run of the same name, by default retries a broken controller for ever,
                 # and would restart workers without their job. Therefore whole runs are repeated here instead.
@@ -234,6 +236,16 @@ class _Run:
         ray.kill(self._mailbox)
 
 
+def where(alive: Collection[str], nodes: Sequence[str]) -> list[dict[str, str]] | None:
+    """Ray Train's label selector for each worker: its own node as long as that is alive; ``None``: any.
+
+    Args:
+        alive: Ray's ids of the nodes that are there.
+        nodes: that of each worker's node; empty: any.
+    """
+    return [{ray._raylet.RAY_NODE_ID_KEY: node} if node in alive else {} for node in nodes] or None
+
+
 def _on_this_node(job: TrainingJob, files: Files, output: Path | None) -> TrainingJob:
     """The job with paths on the worker's own node."""
     start = job.start
@@ -278,6 +290,7 @@ class RayTrainer:
         startup_deadline_s: float = 180.0,
         stall_deadline_s: float = 1800.0,
         places: Sequence[Any] = (),
+        nodes: Sequence[str] = (),
         make_room: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is started yet.
@@ -294,13 +307,15 @@ class RayTrainer:
             stall_deadline_s: longest wait for a step, or for weights to be loaded or saved.
             places: Ray's scheduling strategy for each worker, in one placement group; if empty, they are spread over
                 the nodes.
+            nodes: where there are no places, Ray's id of the node on which each worker runs, or elsewhere where that
+                one is lost; if empty, any.
             make_room: called before a job: others leave the workers' GPUs.
         """
         self._training = training
         self._config = {"training": training, "model": model, "threads": threads_per_worker, "files": files}
         self._folder = folder.absolute()
         self._resources = {name: amount for name, amount in resources_per_worker.items() if amount > 0}
-        self._places = list(places)
+        self._places, self._nodes = list(places), list(nodes)
         self._make_room = make_room
         self._attempts = attempts
         self._deadlines = startup_deadline_s, stall_deadline_s
@@ -326,6 +341,7 @@ class RayTrainer:
             resources=self._resources,
             config={**self._config, "restarts": self._lost},
             places=self._places,
+            nodes=self._nodes,
         )
         return self._run
 

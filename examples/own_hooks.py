@@ -41,7 +41,12 @@ def losses(step: TrainingStep) -> None:
 
 
 def told(done: RoundDone) -> None:
-    """Called after every round: a line per round in a file beside the metrics."""
-    if not done.from_disk:
-        with Path(done.run_dir, "logs", "rounds.txt").open("a", encoding="utf-8") as file:
+    """Called after every round, in a run that is resumed for its earlier ones too: a line per round in a file.
+
+    A run may be stopped before it tells of a round that is on disk, so the file itself says which lines are missing.
+    """
+    path = Path(done.run_dir, "logs", "rounds.txt")
+    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if not any(line.startswith(f"{done.round}:") for line in there):
+        with path.open("a", encoding="utf-8") as file:
             file.write(f"{done.round}: {done.shares}, gap {done.value('disparate_gap'):.3f}\n")

@@ -3,8 +3,9 @@
     python examples/own_reward.py --dry-run
     python examples/own_reward.py 'reward.terms={brevity: 1.0, model: 0.5}' loop.rounds=2
 
-are ``scpl run`` on this task; any options and keys of ``scpl run`` may follow. Without the term ``model`` no reward
-model is trained.
+are ``scpl run`` on this task; any options and keys of ``scpl run`` may follow. ``--resume RUN_DIR`` with the same
+``reward.terms`` continues a run, which ``scpl run`` itself cannot, because it does not know the task. Without the term
+``model`` no reward model is trained.
 """
 
 from __future__ import annotations

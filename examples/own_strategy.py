@@ -3,8 +3,9 @@
     python examples/own_strategy.py --dry-run
     python examples/own_strategy.py loop.rounds=2 selection.keep_fraction=0.5
 
-are ``scpl run`` with this strategy; any options and keys of ``scpl run`` may follow. Selection happens in the driver,
-so no other process has to know this file. A strategy that comes with the package is registered in
+are ``scpl run`` with this strategy; any options and keys of ``scpl run`` may follow. ``--resume RUN_DIR`` continues a
+run, which must be asked of this file too, because ``scpl run`` does not know the strategy. Selection happens in the
+driver, so no other process has to know this file. A strategy that comes with the package is registered in
 scpl_ray/selection/strategies.py.
 """
 
@@ -27,7 +28,13 @@ def median(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
     return Kept(order[: budget(candidates, selection)])
 
 
-MEDIAN = Strategy(meaning="what lies nearest to the median reward", keep=median, fixes="size", reads_keep_fraction=True)
+MEDIAN = Strategy(
+    meaning="what lies nearest to the median reward",
+    keep=median,
+    fixes="size",
+    reads_keep_fraction=True,
+    modelled=False,  # the analytic mode does not know it
+)
 
 if __name__ == "__main__":
     STRATEGIES["median"] = MEDIAN

@@ -14,7 +14,7 @@ import typer
 from jobs.commands import looking, measuring, models, sharing, studies
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.driver import experiments
-from jobs.terminal.command import PlannedNodes, fail, planned_nodes, split_arguments
+from jobs.terminal.command import PlannedNodes, check_output, fail, planned_nodes, split_arguments
 from jobs.terminal.display import unheard, wide_console
 from scpl_ray import __version__
 from scpl_ray.config.errors import ConfigError
@@ -143,12 +143,14 @@ def simulate(
         if from_run is None:
             if fit_rounds is not None:
                 raise ConfigError(f"--fit-rounds {fit_rounds}: needs a run to fit to, --from RUN_DIR")
+            check_output(output, path)
             job.run(experiments.load(path, overrides), console, output=output)
         elif path is not None:
             raise ConfigError(f"--from {from_run}: brings its own config; leave {path} out, give only key=value pairs")
         else:
             with locations.readable([from_run]) as runs:
                 for folder, name in runs.items():
+                    check_output(output, folder)
                     job.run_from(folder, overrides, console, name=name, output=output, fit_rounds=fit_rounds)
     except (ValueError, StoreError) as error:
         raise fail(error) from error

@@ -12,7 +12,7 @@ from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError, nearest
 from scpl_ray.selection.strategies import steers
 from scpl_ray.tasks import TASKS
-from scpl_ray.tasks.minimums import MINIMUMS
+from scpl_ray.tasks.minimums import MINIMUMS, NO_NEUTRAL_PROMPTS
 from scpl_ray.tasks.survey import Survey, stated_groups, with_groups, without_groups
 
 READING = tuple(name for name, kind in TASKS.items() if kind.surveyor is not None)
@@ -32,12 +32,15 @@ def check(file: str, task: str, overrides: Sequence[str], console: Console) -> b
         Whether a run with these keys could use the file as it is.
 
     Raises:
-        ConfigError: a key is wrong, or the task reads no data.
+        ConfigError: a key is wrong or says which file or task is meant, or the task reads no data.
         DataError: the file cannot be read.
     """
     if task not in READING:
         raise ConfigError(f"--task {task}: reads no data; give one of {', '.join(READING)}{nearest(task, READING)}")
     keys = dict(map(loading.parse_override, overrides))
+    for key in dict(loading.dotted(keys.items())):
+        if key in ("task.data", "task.name"):
+            raise ConfigError(f"{key}: the file and the task are given by FILE and --task TASK; leave the key out")
     source = " ".join(["scpl data check", *overrides])
     stated = stated_groups(keys)
     keys = keys if stated is None else without_groups(keys)
@@ -60,10 +63,12 @@ def _too_few(survey: Survey, experiment: Experiment) -> Iterator[str]:
         yield (
             f"evaluation.steering_prompts_per_group = {evaluation.steering_prompts_per_group}: selection.strategy = "
             f"{experiment.selection.strategy!r} steers by so many beside evaluation.prompts_per_group = {grouped}; "
-            f"their sum can be {most}"
+            + (f"their sum can be {most}" if most > 1 else f"a group has only {most}, so give more rows")
         )
     neutral, most = evaluation.neutral_prompts, survey.neutral_prompts
-    if most is not None and neutral > most:
+    if most == 0:
+        yield f"evaluation.neutral_prompts = {neutral}: {NO_NEUTRAL_PROMPTS[survey.tally.task]}"
+    elif most is not None and neutral > most:
         yield f"evaluation.neutral_prompts = {neutral}; set it to {most} or fewer"
 
 

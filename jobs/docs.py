@@ -226,7 +226,7 @@ def _bounds(metadata: Sequence[Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return "2^63" if value == 2**63 else f"{value:g}"
+    return "2^63" if value == 2**63 else f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def write(folder: Annotated[Path, typer.Argument(help="The folder of the documentation.")] = Path("docs")) -> None:

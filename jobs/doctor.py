@@ -68,6 +68,8 @@ def examine(console: Console) -> bool:
     row("free memory", f"{memory:.1f} GiB", "" if memory >= 5 else "the quick start needs about 5 GiB")
     row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB", "")
     row("GPUs", _gpus(), "")
+    if capabilities := _capabilities():
+        row("model.dtype: auto on these GPUs", *precision.explained_on_gpus(capabilities))
     row("model.dtype: auto on a CPU", *precision.explained())
     for what, found, remedy in nvidia.rows():
         row(what, found, remedy)
@@ -98,6 +100,12 @@ def _distribution(*names: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "not installed"
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    import torch
+
+    return [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
 
 
 def _gpus() -> str:

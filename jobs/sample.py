@@ -26,6 +26,8 @@ KEYS = ("generation.temperature", "generation.top_p", "generation.max_new_tokens
 """Keys that may be changed for a sample."""
 ADAPTERS = {"generation.refresh": "adapter"}
 """How policies that are adapters are served: adapters of all rounds stay, merged weights do not (``store.keep``)."""
+_WHOLE = 2**20
+"""More tokens than any prompt has."""
 
 
 def sample(
@@ -118,6 +120,8 @@ def _talk(
     from actors.engines.base import EngineSettings, Request
     from actors.engines.transformers import TransformersEngine
     from actors.placement.memory import with_format
+    from jobs.driver import inputs
+    from scpl_ray.models import precision
     from scpl_ray.models.template import template_of
     from scpl_ray.models.tokens import decode, encode_prompt, load_tokenizer
     from scpl_ray.seeds import derive_seed
@@ -128,13 +132,21 @@ def _talk(
     tokenizer = load_tokenizer(base, trust_remote_code=experiment.model.trust_remote_code)
     template = template_of(tokenizer)
     gpus = float(torch.cuda.is_available())
+    experiment = inputs.in_its_format(reader, experiment)
+    if gpus:
+        dtype, _ = precision.explained_on_gpus([torch.cuda.get_device_capability()])
+        experiment = precision.in_format(experiment, dtype)
     settings = EngineSettings.of(with_format(experiment, None, on_gpu=gpus > 0), gpus)
     engine: Engine = TransformersEngine(settings)
     for prompt in prompts:
         if not prompt.strip():
             raise ConfigError("--prompt: empty; a model continues a text")
         sent = template.apply(prompt) if template.is_chat and not raw else prompt
-        ids = encode_prompt(tokenizer, sent, settings.max_prompt_tokens)
+        whole = encode_prompt(tokenizer, sent, _WHOLE)
+        ids = whole[: settings.max_prompt_tokens]
+        if len(whole) > len(ids):
+            said = f"the next prompt has {len(whole)} tokens: its end was cut to task.max_prompt_tokens = {len(ids)}"
+            console.print(f"{said}, as in the run", markup=False, highlight=False)
         answers: list[list[str]] = []
         for t in rounds:
             _load(engine, policies[t])

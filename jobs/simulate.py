@@ -22,7 +22,7 @@ from scpl_ray.analytic import calibration
 from scpl_ray.analytic.calibration import Calibration, PredictionError
 from scpl_ray.analytic.fixed_points import LongRun, Rest, stability
 from scpl_ray.analytic.loop import simulate
-from scpl_ray.analytic.model import Start, without_effect
+from scpl_ray.analytic.model import Start, ignored_line
 from scpl_ray.analytic.paths import Band, Paths, band
 from scpl_ray.config import Experiment, loading
 from scpl_ray.evaluation.catalogue import CATALOGUE
@@ -49,8 +49,9 @@ def run(experiment: Experiment, console: Console, *, output: Path | None, start:
         write(paths, output)
     seeds, rounds = experiment.analytic.seeds, experiment.loop.rounds
     console.print(round_table(paths))
-    for line in (*levelled_lines(paths), *stability_lines(paths), *_notes(experiment)):
-        console.print(line, markup=False)
+    for line in (*levelled_lines(paths), *stability_lines(paths), ignored_line([experiment])):
+        if line:
+            console.print(line, markup=False)
     console.print(f"{seeds * rounds:,} rounds simulated in {seconds:.2f} s: a model of the loop, not the loop")
     if output is not None:
         console.print(f"{output} written: one row per seed, round, group and metric", markup=False)
@@ -207,11 +208,6 @@ def _verdict(rest: Rest) -> str:
     if rest.rho != rest.rho:
         return "where a group has died out"
     return f"rho(J) = {rest.rho:.3f}, {'stable' if rest.rho < 1 else 'unstable'}"
-
-
-def _notes(experiment: Experiment) -> list[str]:
-    ignored = without_effect(experiment)
-    return [f"without effect in the analytic mode: {', '.join(ignored)}"] if ignored else []
 
 
 def _parameter_table(fitted: Calibration, name: str) -> Table:

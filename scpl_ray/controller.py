@@ -127,6 +127,9 @@ class Loop:
                 piece = records.from_table(unscored.pop(0), Completion)
                 self.engines.scorer.submit([by_id[c.query_id] for c in piece], piece)
 
+        if self.engines.shares_gpus and self.store.manifest(t, "completions") is None:
+            # An engine that starts takes what is free of its share, so that a fit beside it would leave it less.
+            self._serve(t - 1)
         with ThreadPoolExecutor(1) as background:
             fitting = background.submit(self.reward_model, t)
             with self._phase(t, "completions", total=sum(samples)) as phase:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from scpl_ray.records import Completion, Judgement, Manifest, Metric, Query, Score, Weights
 
@@ -292,7 +292,8 @@ class RoundDone:
     metrics: tuple[Metric, ...]
     """Every number of the round."""
     from_disk: bool
-    """Whether an earlier process had done the round already, as in a run that is resumed."""
+    """Whether an earlier process had done the round already, as in a run that is resumed. It need not have told of it:
+    it may have been stopped between the two, or a hook have failed. What is done once per round looks if it was."""
 
     def value(self, metric: str, group: str | None = None) -> float:
         """One number of the round; NaN if it does not exist.
@@ -409,6 +410,10 @@ class Engines:
     sampling_bound: float = SAMPLING_BOUND
     """Largest mean difference, in nats per token, between the log-probabilities that the generator drew with and those
     of a pass of the scorer, with which both hold the same weights."""
+    shares_gpus: bool = False
+    """Whether the generator, the scorer and the trainer take turns on the same GPUs."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """The number format that they compute in; ``None``: they compute nothing, as fakes do."""
 
 
 def judge_errors(task: Task) -> tuple[tuple[float, ...], ...] | None:

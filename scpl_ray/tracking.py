@@ -6,6 +6,7 @@ is written once.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import logging
@@ -21,11 +22,27 @@ from scpl_ray.records import Metric
 logger = logging.getLogger(__name__)
 
 PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
-RUN_TAG = "scpl_ray.run_dir"
+RUN_TAG, PLACE_TAG = "scpl_ray.run", "scpl_ray.run_dir"
+"""The tags by which MLflow's run is found: the id of the run or, of one that has none, where it lies."""
 IN_FILTERS = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in "%'\"`\\")
-"""The characters of a run's identity that its tag holds as they are; MLflow's filters are written with quotes."""
+"""The characters of a place that its tag holds as they are; MLflow's filters are written with quotes."""
 WRITTEN = "rounds_written"
 """The dashboard metric whose values are the rounds that have been written there already."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """Which run dashboards show."""
+
+    place: str
+    """Its folder or URI; the last part of it is its name in dashboards."""
+    id: str | None
+    """What identifies it wherever it lies; ``None``: an earlier version began it, and its place identifies it."""
+
+    @property
+    def name(self) -> str:
+        """What dashboards call it."""
+        return PurePosixPath(self.place).name
 
 
 class Tracker(Protocol):
@@ -63,16 +80,18 @@ class Boards:
     Args:
         experiment: the config.
         run_dir: the run directory, which receives TensorBoard's files.
-        identity: identifies the run in the dashboards, :attr:`~scpl_ray.storage.run_directory.Reader.identity`.
+        place: the run's folder or URI, :attr:`~scpl_ray.storage.run_directory.Reader.place`.
+        run_id: the ``id`` of its ``run.json``; anything but a text: it has none.
     """
 
-    def __init__(self, experiment: Experiment, run_dir: Path, identity: str) -> None:
+    def __init__(self, experiment: Experiment, run_dir: Path, place: str, run_id: object) -> None:
+        run = Run(place, run_id if isinstance(run_id, str) else None)
         names = portable_names(experiment.groups.names)
         self._boards: list[Tracker] = [TensorBoard(run_dir / "tensorboard", names)]
         if experiment.tracking.to == "mlflow":
-            self._boards.append(MLflow(experiment, identity, names))
+            self._boards.append(MLflow(experiment, run, names))
         elif experiment.tracking.to == "wandb":
-            self._boards.append(WeightsAndBiases(experiment, run_dir, identity, names))
+            self._boards.append(WeightsAndBiases(experiment, run_dir, run, names))
         self._each(lambda board: board.open())
 
     def write(self, rows: Sequence[Metric]) -> None:
@@ -154,26 +173,27 @@ class TensorBoard:
 class MLflow:
     """A run of an MLflow experiment, which a resumed run finds by a tag."""
 
-    def __init__(self, experiment: Experiment, identity: str, names: Mapping[str, str]) -> None:
-        self._experiment, self._identity, self._names = experiment, identity, names
+    def __init__(self, experiment: Experiment, run: Run, names: Mapping[str, str]) -> None:
+        self._experiment, self._of, self._names = experiment, run, names
 
     def open(self) -> None:
         """Find the run by its tag, or create it."""
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
-        experiment, identity = self._experiment, self._identity
+        experiment, of = self._experiment, self._of
         self._client = MlflowClient()
         name = experiment.tracking.project
         known = self._client.get_experiment_by_name(name)
         where = known.experiment_id if known else self._client.create_experiment(name)
-        here = urllib.parse.quote(identity, safe=IN_FILTERS, errors="surrogatepass")
-        before = self._client.search_runs([where], f"tags.`{RUN_TAG}` = '{here}'", max_results=1)
+        tag = PLACE_TAG if of.id is None else RUN_TAG
+        here = urllib.parse.quote(of.id or of.place, safe=IN_FILTERS, errors="surrogatepass")
+        before = self._client.search_runs([where], f"tags.`{tag}` = '{here}'", max_results=1)
         if before:
             self._run = before[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
         else:
-            run = self._client.create_run(where, run_name=PurePosixPath(identity).name, tags={RUN_TAG: here})
+            run = self._client.create_run(where, run_name=of.name, tags={tag: here})
             self._run = run.info.run_id
             params = [Param(key, str(value)) for key, value in flat(experiment).items()]
             self._client.log_batch(self._run, params=params, tags=[RunTag("scpl_ray.name", experiment.name)])
@@ -201,14 +221,14 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of a W&B project, with an id derived from the run directory; its steps are the rounds."""
+    """A run of a W&B project, with an id derived from the run's; its steps are the rounds."""
 
-    def __init__(self, experiment: Experiment, run_dir: Path, identity: str, names: Mapping[str, str]) -> None:
+    def __init__(self, experiment: Experiment, run_dir: Path, run: Run, names: Mapping[str, str]) -> None:
         self._names = names
         self._settings: dict[str, Any] = {
             "project": experiment.tracking.project,
-            "name": PurePosixPath(identity).name,
-            "id": hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16],
+            "name": run.name,
+            "id": hashlib.sha256((run.id or run.place).encode(errors="surrogatepass")).hexdigest()[:16],
             "dir": str(run_dir),
             "config": flat(experiment),
         }

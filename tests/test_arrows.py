@@ -48,8 +48,8 @@ ROOMS = {
     ),
     "tracking": ("sends records to a dashboard", "config records"),
     "analytic": (
-        "the loop as arithmetic: the rules and selection of the real one, no model and no task",
-        "config evaluation feedback records seeds selection shares storage training",
+        "the loop as arithmetic: rules and selection of the real one, the record of a task, no model and no task",
+        "config evaluation feedback records seeds selection shares storage tasks training",
     ),
     "checks": (
         "what only the parts together can find wrong in a config",

@@ -17,8 +17,10 @@ def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-def write(experiment: Experiment, run_dir: Path, rounds: list[list[Metric]], finished: bool) -> None:
-    boards = tracking.Boards(experiment, run_dir, str(run_dir))
+def write(
+    experiment: Experiment, run_dir: Path, rounds: list[list[Metric]], finished: bool, run_id: str | None = None
+) -> None:
+    boards = tracking.Boards(experiment, run_dir, str(run_dir), run_id)
     for rows in rounds:
         boards.write(rows)
     boards.close(finished=finished)
@@ -46,6 +48,31 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path: Path, mlflow_store: N
         assert [(p.step, p.value) for p in points] == list(enumerate(map(pytest.approx, values)))
     write(experiment, tmp_path / "other", ROUNDS, True)
     assert len(client.search_runs([where])) == 2
+
+
+def test_a_run_has_a_record_of_its_own_wherever_it_lies(
+    tmp_path: Path, mlflow_store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run at its path begins another one, and a run that was moved goes on in its own."""
+    from mlflow import MlflowClient
+
+    experiment = defaults(["tracking.to=mlflow", "tracking.project=p"])
+    write(experiment, tmp_path / "r", ROUNDS[:1], False, "first")
+    write(experiment, tmp_path / "r", ROUNDS[:2], True, "second")
+    write(experiment, tmp_path / "moved", ROUNDS, True, "first")
+    client = MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("p").experiment_id])
+    steps = {
+        run.data.tags[tracking.RUN_TAG]: [p.step for p in client.get_metric_history(run.info.run_id, "disparate_gap")]
+        for run in found
+    }
+    assert steps == {"first": [0, 1, 2], "second": [0, 1]} and {run.info.run_name for run in found} == {"r"}
+    names = tracking.portable_names(experiment.groups.names)
+    at = [
+        tracking.WeightsAndBiases(experiment, tmp_path, tracking.Run(place, run_id), names)._settings
+        for place, run_id in (("/a/r", "first"), ("/a/r", "second"), ("/b/r", "first"), ("/a/r", None), ("/b/r", None))
+    ]
+    assert at[0]["id"] == at[2]["id"] and len({one["id"] for one in at}) == 4 and {one["name"] for one in at} == {"r"}
 
 
 NAMES = {

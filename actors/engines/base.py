@@ -368,8 +368,12 @@ class Engine(abc.ABC):
 
 def values_per_token(config: PreTrainedConfig) -> int:
     """How many numbers a model keeps per token of a sequence: keys and values of all layers and key-value heads."""
-    heads = int(config.to_dict().get("num_key_value_heads") or config.num_attention_heads)
-    return 2 * int(config.num_hidden_layers) * heads * head_width(config)
+    return 2 * int(config.num_hidden_layers) * key_value_heads(config) * head_width(config)
+
+
+def key_value_heads(config: PreTrainedConfig) -> int:
+    """Number of key-value heads of an attention layer of a model."""
+    return int(config.to_dict().get("num_key_value_heads") or config.num_attention_heads)
 
 
 def head_width(config: PreTrainedConfig) -> int:

@@ -17,6 +17,10 @@ SLACK = 64 * 2**20
 """How much less than before may be free, in bytes: other processes' contexts grow a little."""
 
 
+class NoRoomError(RuntimeError):
+    """Others hold memory that an engine needs to wake; it is asleep as before, and can be asked again."""
+
+
 def free_bytes() -> int | None:
     """Free memory of this process's GPU, in bytes; ``None`` without a GPU in use."""
     import torch
@@ -42,14 +46,14 @@ def wait_until_free(
         say: is told that there is a wait, every ten seconds.
 
     Raises:
-        RuntimeError: too little was free all the time.
+        NoRoomError: too little was free all the time.
     """
     began = said = time.monotonic()
     while (there := free()) is not None and there < needed - SLACK:
         now = time.monotonic()
         found = f"{needed / GIB:.2f} GiB of the shared GPU are needed to wake and {there / GIB:.2f} are free"
         if now - began >= wait_s:
-            raise RuntimeError(
+            raise NoRoomError(
                 f"{found} after {now - began:.0f} s: another process still holds the rest; `nvidia-smi` on this node "
                 "names it; end it, or set placement.gpus=dedicated"
             )

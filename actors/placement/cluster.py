@@ -7,13 +7,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from actors.placement import limits
+from scpl_ray.models.precision import CAPABILITY
 
 GIB = 2**30
 PROBE_S = 300.0
-"""Longest wait for a node to say how much memory its GPUs have; a worker process must start there."""
+"""Longest wait for a node to say what GPUs it has; a worker process must start there."""
 DESCRIBED = re.compile(
     r"(?:(?P<nodes>\d+)x)?(?P<cpus>\d+)cpu:(?P<memory>\d+)gib(?::(?P<gpus>\d+)gpu:(?P<gpu_memory>\d+)gib)?"
 )
@@ -37,6 +39,8 @@ class Node:
     """Memory of each GPU."""
     id: str = ""
     """Ray's id of the node; empty if Ray does not run, as in a plan."""
+    bfloat16: bool = True
+    """Whether all its GPUs multiply bfloat16, as those of a description do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +60,11 @@ class Cluster:
     def gpus(self) -> int:
         """Number of GPUs of all nodes."""
         return sum(node.gpus for node in self.nodes)
+
+    @property
+    def without_bfloat16(self) -> tuple[str, ...]:
+        """Names of the nodes with GPUs that do not multiply bfloat16."""
+        return tuple(node.name for node in self.nodes if node.gpus and not node.bfloat16)
 
     def started(self, id_: str) -> Cluster:
         """The same single machine, once Ray runs there and has given it this id."""
@@ -108,24 +117,24 @@ def local_cluster() -> Cluster:
     """This machine: the CPUs and memory that this process may use, and all GPUs that are visible to it."""
     import torch
 
-    memory: list[float] = []
+    gpus: list[tuple[float, bool]] = []
     if torch.cuda.device_count():
         # A process that has queried a GPU holds memory on it from then on, so another process does it. It does not
         # import the user's script again, which need not be ready for that.
-        asked = f"import json; from {__name__} import gpu_memory_gib; print(json.dumps(gpu_memory_gib()))"
+        asked = f"import json; from {__name__} import gpus_here; print(json.dumps(gpus_here()))"
         told = subprocess.run(
             [sys.executable, "-c", asked], stdout=subprocess.PIPE, text=True, check=True, timeout=PROBE_S
         )
-        memory = json.loads(told.stdout.splitlines()[-1])
-    node = Node("this machine", limits.cpus(), limits.memory_gib(), len(memory), min(memory, default=0.0))
-    return Cluster((node,))
+        gpus = json.loads(told.stdout.splitlines()[-1])
+    memory, bfloat16 = _least(gpus)
+    return Cluster((Node("this machine", limits.cpus(), limits.memory_gib(), len(gpus), memory, bfloat16=bfloat16),))
 
 
 def ray_cluster() -> Cluster:
     """The cluster that Ray is connected to, with nodes in the order of their addresses.
 
     Raises:
-        ray.exceptions.GetTimeoutError: a node with GPUs did not report their memory in time.
+        ray.exceptions.GetTimeoutError: a node with GPUs did not say what they are in time.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -137,32 +146,40 @@ def ray_cluster() -> Cluster:
         if facts["Resources"].get("GPU"):
             place = NodeAffinitySchedulingStrategy(facts["NodeID"], soft=False)
             # The process ends after one call, which frees the memory that it holds on the GPUs.
-            probe = ray.remote(num_cpus=0, max_calls=1, scheduling_strategy=place)(gpu_memory_gib)
+            probe = ray.remote(num_cpus=0, max_calls=1, scheduling_strategy=place)(gpus_here)
             asked[facts["NodeID"]] = probe.remote()
-    memory = dict(zip(asked, ray.get(list(asked.values()), timeout=PROBE_S), strict=True))
-    return Cluster(tuple(node_of(facts, memory.get(facts["NodeID"], [])) for facts in alive), connected=True)
+    gpus = dict(zip(asked, ray.get(list(asked.values()), timeout=PROBE_S), strict=True))
+    return Cluster(tuple(node_of(facts, gpus.get(facts["NodeID"], [])) for facts in alive), connected=True)
 
 
-def node_of(facts: dict[str, Any], gpu_memory: list[float]) -> Node:
+def node_of(facts: dict[str, Any], gpus: Sequence[tuple[float, bool]]) -> Node:
     """A node, built from what Ray reports about it.
 
     Args:
         facts: an item of ``ray.nodes()``.
-        gpu_memory: memory of each of its GPUs, in GiB.
+        gpus: what :func:`gpus_here` says there.
     """
     has = facts["Resources"]
+    memory, bfloat16 = _least(gpus)
     return Node(
         facts["NodeManagerAddress"],
         has.get("CPU", 0.0),
         has.get("memory", 0.0) / GIB,
         int(has.get("GPU", 0)),
-        min(gpu_memory, default=0.0),
+        memory,
         facts["NodeID"],
+        bfloat16,
     )
 
 
-def gpu_memory_gib() -> list[float]:
-    """Memory of each GPU that is visible to this process, in GiB."""
+def gpus_here() -> list[tuple[float, bool]]:
+    """Of each GPU that is visible to this process, its memory in GiB, and whether it multiplies bfloat16."""
     import torch
 
-    return [torch.cuda.get_device_properties(i).total_memory / GIB for i in range(torch.cuda.device_count())]
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [(gpu.total_memory / GIB, (gpu.major, gpu.minor) >= CAPABILITY) for gpu in found]
+
+
+def _least(gpus: Sequence[tuple[float, bool]]) -> tuple[float, bool]:
+    """What all GPUs of a node have."""
+    return min((memory for memory, _ in gpus), default=0.0), all(bfloat16 for _, bfloat16 in gpus)

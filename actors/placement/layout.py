@@ -18,10 +18,14 @@ from actors.placement.cluster import Cluster, Node
 from actors.placement.memory import Estimate, Mode, Sizes, estimates
 from actors.placement.role import Role
 from scpl_ray.config import Experiment
+from scpl_ray.models import precision
 
 ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS = 0.4, 0.15, 0.4
 """Shares of a core that a process reserves on a machine without GPUs; together less than one, because the process
-that drives a trial of a study reserves a little too."""
+that drives a trial of a study reserves a little too. They hold as well where processes share GPUs of a node that has
+no core for each."""
+WHOLE_CPUS = (1.0, 1.0, 1.0)
+"""CPUs that each process reserves on a machine with GPUs."""
 ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS = 0.5, 0.1, 0.4
 """Shares of a GPU if the three roles share it. Engine and scorer are reserved together and take more than half a GPU,
 so that no GPU gets two such pairs and each keeps room for exactly one worker."""
@@ -141,13 +145,18 @@ def layout(experiment: Experiment, cluster: Cluster, sizes: Sizes | None = None)
     Raises:
         PlacementError: the processes do not fit the cluster.
     """
+    try:
+        experiment = precision.suited(experiment, cluster.without_bfloat16)
+    except ValueError as error:
+        raise PlacementError(str(error)) from error
     split = experiment.generation.tensor_parallel
-    if sizes is not None and sizes.policy.attention_heads % split:
-        heads = sizes.policy.attention_heads
-        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+    if sizes is not None and split > 1 and not (model := sizes.policy).splits_over(split):
+        possible = ", ".join(str(n) for n in range(1, model.attention_heads + 1) if n == 1 or model.splits_over(n))
+        width = f", feed-forward layers of {model.feed_forward}" if model.feed_forward else ""
         raise PlacementError(
-            f"generation.tensor_parallel = {split}: the model has {heads} attention heads, which are split evenly; "
-            f"one of {divisors}"
+            f"generation.tensor_parallel = {split}: the model has {model.attention_heads} attention heads, "
+            f"{model.key_value_heads} key-value heads{width} and {model.vocabulary} vocabulary entries, all of which "
+            f"are split evenly; one of {possible}"
         )
     try:
         return _laid_out_on(experiment, cluster, sizes)
@@ -267,9 +276,9 @@ def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
     counts = _counts(experiment)
     each = (float(experiment.generation.tensor_parallel), 1.0, 1.0)
     _check("GPU", counts, each, cluster.gpus)
-    _check("CPU", counts, (1.0, 1.0, 1.0), cluster.cpus)
+    _check("CPU", counts, WHOLE_CPUS, cluster.cpus)
     found = estimates(experiment, sizes, "dedicated") if sizes else None
-    roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), each)
+    roles = _roles(tuple(counts.values()), WHOLE_CPUS, each)
     for role in roles:
         if found:
             _check_memory(role.name, _on_gpu(role, found), found[role.name], _largest_gpu(cluster), ADVICE[role.name])
@@ -283,12 +292,22 @@ def _dedicated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) ->
 
 
 def _colocated(experiment: Experiment, cluster: Cluster, sizes: Sizes | None) -> Layout:
+    """Processes that share GPUs, with a core each or, where a node has too few of these, shares of cores too."""
+    try:
+        return _colocated_on(experiment, cluster, sizes, WHOLE_CPUS)
+    except PlacementError:
+        if all(node.cpus >= sum(WHOLE_CPUS) * node.gpus for node in cluster.nodes):
+            raise
+    return _colocated_on(experiment, cluster, sizes, (ENGINE_CPUS, SCORER_CPUS, WORKER_CPUS))
+
+
+def _colocated_on(experiment: Experiment, cluster: Cluster, sizes: Sizes | None, cpus: Sequence[float]) -> Layout:
     counts, split = _counts(experiment), experiment.generation.tensor_parallel
     _check_shared(counts, split, cluster)
-    _check("CPU", counts, (1.0, 1.0, 1.0), cluster.cpus)
+    _check("CPU", counts, cpus, cluster.cpus)
     found = estimates(experiment, sizes, "colocated") if sizes else None
     share = ENGINE_MEMORY[experiment.training.worker_lifetime]
-    roles = _roles(tuple(counts.values()), (1.0, 1.0, 1.0), (ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS))
+    roles = _roles(tuple(counts.values()), cpus, (ENGINE_GPUS, SCORER_GPUS, WORKER_GPUS))
     roles = (
         dataclasses.replace(roles[0], memory_share=share, sleeps=True, shares=split),
         dataclasses.replace(roles[1], sleeps=True),

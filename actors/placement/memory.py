@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from actors.engines.base import values_per_token
+from actors.engines.base import key_value_heads, values_per_token
 from actors.engines.registry import ENGINES
 from actors.placement.activations import Saved, saved
 from scpl_ray.config import Experiment, Lora
@@ -49,6 +49,8 @@ ADAM_BYTES = 8
 """Two float32 moments per trained weight."""
 ACTIVATION_BYTES = 68
 """Bytes per token, layer and hidden unit that a backward pass needs, in 16 bits, where the model cannot be counted."""
+VOCABULARY_STEP = 64
+"""vLLM fills the vocabulary up to a multiple of this number (``DEFAULT_VOCAB_PADDING_SIZE``)."""
 GATHERED_WEIGHTS = 10**9
 """With ZeRO's stage 3, the most weights that DeepSpeed gathers at a time (``stage3_max_live_parameters``)."""
 FORWARD_WIDTH = 16
@@ -72,6 +74,9 @@ class ModelSize:
     hidden: int
     vocabulary: int
     attention_heads: int
+    key_value_heads: int
+    feed_forward: int
+    """Width of the feed-forward layers; 0: the config does not say."""
     cached_per_token: int
     """Numbers kept per token of a sequence: its keys and values."""
     saved: Mapping[int, Saved] = dataclasses.field(default_factory=dict)
@@ -81,6 +86,14 @@ class ModelSize:
 
     stored_in_bfloat16: bool = False
     """Whether the config says that the weights on disk are in bfloat16."""
+
+    def splits_over(self, gpus: int) -> bool:
+        """Whether vLLM can split the model evenly over so many GPUs."""
+        heads = self.key_value_heads
+        rows = -(-self.vocabulary // VOCABULARY_STEP) * VOCABULARY_STEP
+        whole = all(count % gpus == 0 for count in (self.attention_heads, self.feed_forward, rows))
+        # GPUs beyond the key-value heads hold copies of these.
+        return whole and (heads % gpus == 0 or gpus % heads == 0)
 
     def saved_in(self, width: int) -> Saved:
         """What training keeps for the backward pass, in numbers of so many bytes."""
@@ -168,6 +181,8 @@ def _counted(asked: _Model) -> ModelSize:
         hidden=int(text.hidden_size),
         vocabulary=int(text.vocab_size),
         attention_heads=int(text.num_attention_heads),
+        key_value_heads=key_value_heads(text),
+        feed_forward=int(text.to_dict().get("intermediate_size") or 0),
         cached_per_token=values_per_token(text),
         saved={} if asked.classifier else _saved(model, network, torch.float32, torch.bfloat16),
         saved_whole=whole.get(FLOAT32),
@@ -234,7 +249,7 @@ def _engine(experiment: Experiment, size: ModelSize, width: int, mode: Mode) -> 
     held = ENGINES[experiment.generation.engine].load().held(positions, on_gpu=mode != "cpu")
     if experiment.generation.max_sequences != "auto":
         held = dataclasses.replace(held, rows=experiment.generation.max_sequences)
-    cached = width * held.cached_tokens * size.cached_per_token / split
+    cached = width * held.cached_tokens * size.cached_per_token / min(split, size.key_value_heads)
     if held.cache_limit_bytes is not None:
         cached = min(held.cache_limit_bytes, cached)
     working = {

@@ -205,8 +205,14 @@ class Run:
         ``AutoModelForCausalLM``.
 
         Raises:
-            StoreError: the round has trained no policy yet, or the folder is gone.
+            StoreError: the round has trained no policy yet, or the folder is gone, or this is a measurement of
+                checkpoints, which holds no policies.
         """
+        if self._reader.checkpoints:
+            names = ", ".join(self._reader.checkpoints)
+            raise StoreError(
+                f"{self.path}: holds answers of the measured checkpoints {names}, not the models; load those"
+            )
         if round_ == 0:
             return self._reader.base()
         self._check(round_, "weights")

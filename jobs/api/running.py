@@ -68,17 +68,18 @@ def run(
         verbose: whether ``logs/driver.log`` also holds debug messages.
 
     Raises:
-        ValueError: the config cannot run; nothing was started.
+        ValueError: the config cannot run, or this process is connected to Ray; nothing was started.
         StoreError: the folder cannot be used.
         RuntimeError, OSError: the run stopped; :func:`resume` continues it.
     """
     from jobs.driver import inputs, provenance
     from jobs.driver import run as driver
-    from jobs.driver.ray_session import check_address
+    from jobs.driver.ray_session import check_address, check_unconnected
     from scpl_ray.storage import locations
     from scpl_ray.storage.run_directory import Store
 
     checked = _checked(experiment)
+    check_unconnected()
     check_address()
     task = driver.checked_plan(checked)[0]
     checked = inputs.anchored(checked)
@@ -129,7 +130,7 @@ def sweep(
         quick: the seeds and arms of its section ``quick``.
 
     Raises:
-        ValueError: the study cannot run; nothing was started.
+        ValueError: the study cannot run, or this process is connected to Ray; nothing was started.
         StoreError: the folder cannot be used.
         RuntimeError: it stopped, and ``scpl sweep --resume`` continues it; failed trials alone are no error, see
             :attr:`Study.failed`.
@@ -199,6 +200,10 @@ def _begun(plan: Plan, study_dir: str | Path | None) -> tuple[Path, Plan, list[T
     from jobs.driver import study as job
     from scpl_ray.storage import locations
 
+    if plan.mode != "analytic":
+        from jobs.driver.ray_session import check_unconnected  # imports Ray
+
+        check_unconnected()
     folder = locations.local(str(study_dir), "study_dir") if study_dir is not None else job.new_folder(plan)
     plan, trials, _ = job.checked(plan, dry_run=False)
     job.create(folder, plan)

@@ -24,6 +24,7 @@ from actors.placement.memory import with_format
 from jobs.driver import run
 from jobs.terminal.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
+from scpl_ray.models import precision
 from scpl_ray.protocols import TrainingJob
 from scpl_ray.records import Completion, Manifest, Weights
 from scpl_ray.storage import retention
@@ -41,7 +42,8 @@ def overhead(experiment: Experiment) -> None:
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / "output.log") as screen:
         console = wide_console(screen)
         task, _ = run.plan(experiment)
-        placed = layout(experiment, local_cluster())
+        machine = local_cluster()
+        placed = layout(experiment, machine)
         store = Store.create(Path(folder) / "run", experiment, run.versions())
         started = time.monotonic()
         run.run(store, experiment, task)
@@ -50,6 +52,7 @@ def overhead(experiment: Experiment) -> None:
         by_round = [[m for m in store.committed() if m.round == t] for t in range(1, experiment.loop.rounds + 1)]
         console.print(phase_table(by_round, wall))
 
+        experiment = precision.suited(experiment, machine.without_bfloat16)
         experiment = with_format(experiment, task, on_gpu=placed.mode != "cpu")
         last = experiment.loop.rounds
         facts = {m.phase: m.facts for m in by_round[-1]}

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from scpl_ray.config import Experiment
 
+_RULE = ("softmax", "quality", "population", "model")
+
 
 def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float]], list[float]]:
     """Simulate one seed: shares per round (T + 1 lists of K numbers), and the exact final kinds on neutral prompts (K).
@@ -21,12 +23,13 @@ def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float
     """
     e, a = experiment, experiment.analytic
     shape = (e.selection.strategy, e.selection.r_max, e.selection.matched_control, e.cycle.kind, e.loop.kind)
-    rule = (e.feedback.rule, e.feedback.measure, e.reward.choices)
-    if shape != ("vrs", "batch", False, "replace", "incremental") or rule != ("softmax", "quality", "population"):
+    rule = (e.feedback.rule, e.feedback.measure, e.reward.choices, *e.reward.terms)
+    if shape != ("vrs", "batch", False, "replace", "incremental") or rule != _RULE:
         raise ValueError(f"experiment: {shape} {rule}; the plain loop knows that of the default keys only")
     draws = random.Random(seed)
     k = len(e.groups.names)
-    sds = list(a.reward_sd) if isinstance(a.reward_sd, tuple) else [a.reward_sd] * k
+    weight = e.reward.terms["model"]
+    sds = [abs(weight) * sd for sd in (a.reward_sd if isinstance(a.reward_sd, tuple) else [a.reward_sd] * k)]
     own, other = a.own_kind, (1.0 - a.own_kind) / (k - 1)
     # K laws for prompts that reveal their group, and one last law for neutral prompts
     laws = [[own if j == g else other for j in range(k)] for g in range(k)] + [[1.0 / k] * k]
@@ -34,9 +37,8 @@ def simulate_plainly(experiment: Experiment, seed: int) -> tuple[list[list[float
     for t in range(1, e.loop.rounds + 1):
         asked = e.reward.choices_per_round
         choosing = draws.choices(range(k), shares, k=asked)
-        gain = a.choice_gain * e.reward.terms["model"]
-        means = [gain * (choosing.count(j) / asked - 1.0 / k) for j in range(k)]
-        means[0] += a.kind_advantage
+        means = [weight * a.choice_gain * (choosing.count(j) / asked - 1.0 / k) for j in range(k)]
+        means[0] += weight * a.kind_advantage
         answered = []
         for _ in range(e.queries.prompts_per_round):
             group = draws.choices(range(k), shares)[0]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobs.configs import CONFIGS
-from jobs.terminal.command import fail, split_arguments
+from jobs.terminal.command import check_output, fail, split_arguments
 from jobs.terminal.display import wide_console
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.paths import user_path
@@ -80,6 +80,7 @@ def measure(
             _unasked(of_models, "--log")
             from jobs.measure import measure_log
 
+            check_output(output, user_path(log))
             measure_log(log, fields, by, wide_console(), fit=fit, output=output)
         elif checkpoints is not None:
             _unasked(of_logs, "--checkpoints")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scpl_ray.models import precision
+from scpl_ray.models.precision import Format
 from scpl_ray.records import Example
 
 WORDS = tuple(f"w{number}" for number in range(400))
@@ -11,6 +13,13 @@ POSITIONS = 256
 RANK = 8
 TOKENS = 128
 """Of each training example."""
+
+
+def number_format(*, on_gpu: bool) -> Format:
+    """The format that models are tried in: that of ``model.dtype: auto`` on the GPU of this process, or on a CPU."""
+    import torch
+
+    return precision.explained_on_gpus([torch.cuda.get_device_capability()])[0] if on_gpu else "float32"
 
 
 def make(folder: Path, *, large: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.devices.attempt import Check, CheckError, Report
-from jobs.devices.material import TOKENS
+from jobs.devices.material import TOKENS, number_format
 
 GIB = 2**30
 SUMMED = 2**24
@@ -109,7 +109,7 @@ def _step(rank: int, ranks: int, stage: int, folder: Path, on_gpu: bool) -> str:
     }
     experiment = plain.model_copy(
         update={
-            "model": plain.model.model_copy(update={"lora": None, "dtype": "bfloat16" if on_gpu else "float32"}),
+            "model": plain.model.model_copy(update={"lora": None, "dtype": number_format(on_gpu=on_gpu)}),
             "training": plain.training.model_copy(update=changes),
         }
     )

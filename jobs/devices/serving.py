@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.devices.attempt import Check, CheckError, Report
-from jobs.devices.material import POSITIONS, RANK
+from jobs.devices.material import POSITIONS, RANK, number_format
 from scpl_ray.records import Weights
 
 START, ADAPTER, SLEEP, RELOAD, WAKE = "engine start", "adapter served twice", "sleep", "reload", "wake"
@@ -45,7 +45,7 @@ def serve(report: Report, rank: int, ranks: int, folder: Path, name: str, on_gpu
         temperature=1.0,
         top_p=1.0,
         adapter_rank=RANK,
-        dtype="bfloat16" if on_gpu else "float32",
+        dtype=number_format(on_gpu=on_gpu),
         gpus=float(on_gpu),
         trust_remote_code=False,
         memory_share=MEMORY_SHARE,

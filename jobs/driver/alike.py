@@ -16,6 +16,8 @@ from jobs.driver import inputs
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
+from scpl_ray.models import precision
+from scpl_ray.models.precision import Format
 from scpl_ray.protocols import Task
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
@@ -64,23 +66,44 @@ def check_inputs(folder: Path, plan: Study) -> None:
                 )
 
 
-class Beginnings:
-    """The base models and judges that some trials of a study began with.
+def machine_key(experiment: Experiment) -> str:
+    """What ``model.dtype: auto`` depends on besides the machine, as text."""
+    return agreement(experiment, ("model",))
 
-    Trials of the same task and model share both, whatever their arms and seeds.
+
+class Beginnings:
+    """The base models, judges and number formats that some trials of a study began with.
+
+    Trials of the same task and model share them, whatever their arms and seeds.
 
     Args:
         trials: those that were begun, with their configs.
+
+    Raises:
+        StoreError: some compute in one format, and some in another.
     """
 
     def __init__(self, trials: Iterable[tuple[Reader, Experiment]] = ()) -> None:
         self._hashed: Callable[[Path], str] = functools.cache(sha256)
         self._known: dict[str, list[tuple[Reader, Any, Any]]] = {}
+        self._formats: dict[str, tuple[str, Format]] = {}
         for run, experiment in trials:
+            if dtype := inputs.began_with(run, inputs.FORMAT).get(inputs.DTYPE):
+                other, before = self._formats.setdefault(machine_key(experiment), (run.name, dtype))
+                if before != dtype:
+                    raise StoreError(
+                        f"{run.name}: computes in {dtype}, but {other} in {before}; trials of one study compute in the "
+                        "same format, so begin a new study, with model.dtype=float32 or bfloat16 if its machines differ"
+                    )
             known = self._known.setdefault(agreement(experiment, tasks.depends_on(experiment)), [])
             weights, judge = run.read_json(0, "base", "base"), inputs.began_with(run, inputs.JUDGE)
             if (weights, judge) not in [before[1:] for before in known]:
                 known.append((run, weights, judge))
+
+    def in_format(self, experiment: Experiment) -> Experiment:
+        """A trial that computes in the format of those, where ``model.dtype`` leaves it to the machine."""
+        _, dtype = self._formats.get(machine_key(experiment), (None, None))
+        return precision.in_format(experiment, dtype)
 
     def check(self, experiment: Experiment, task: Task, base: Path) -> None:
         """Check that a trial that has not begun would start as those did.

@@ -91,12 +91,7 @@ def measure_checkpoints(
         store = _opened(
             output or Path(f"measured/{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"), experiment, names
         )
-        if store.manifest(0, "base") is None:
-            with store.phase(0, "base") as phase:
-                phase.write_json("base", digests)
-                phase.write_json(inputs.FILE, inputs.digests(experiment))
-                phase.facts[BASE] = str(base)
-        elif store.read_json(0, "base", "base") != digests:
+        if store.manifest(0, "base") is not None and store.read_json(0, "base", "base") != digests:
             store.close()
             raise StoreError(f"{store.name}: began with other weights in these folders; give another --output")
     return loop.watched(
@@ -191,6 +186,7 @@ def _checked(experiment: Experiment) -> Task:
     preflight.check_measured(experiment, on_gpu=loop.gpus_possible())
     task = tasks.TASKS[experiment.task.name].build(experiment)
     preflight.check_sent(task)
+    preflight.check_own_prompts(experiment, task)
     task.group_prompts(experiment.evaluation.prompts_per_group)
     task.neutral_prompts(experiment.evaluation.neutral_prompts)
     if not os.environ.get(ADDRESS):
@@ -257,7 +253,13 @@ def rounds(
     progress: Progress,
 ) -> Iterator[list[Metric]]:
     """Measure the checkpoints that are not measured yet; yields the metrics of each."""
-    generator, scorer, decided = fleet.measuring(experiment, task)
+    generator, scorer, decided = fleet.measuring(inputs.in_its_format(store, experiment), task)
+    if store.manifest(0, "base") is None:
+        with store.phase(0, "base") as phase:
+            phase.write_json("base", {one.name: one.digests for one in checkpoints})
+            phase.write_json(inputs.FILE, inputs.digests(experiment))
+            phase.write_json(inputs.FORMAT, {inputs.DTYPE: decided.model.dtype})
+            phase.facts[BASE] = str(base)
     held_out = HeldOut(experiment, task, generator, scorer, generator.sampling_bound, progress.generated)
     for left in store.root.glob(f"{MERGED}*"):  # by a process that was killed
         inside.remove_below(store.root, left.name)

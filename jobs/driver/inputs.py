@@ -10,7 +10,7 @@ from typing import Any
 from scpl_ray.config import Experiment, code, loading
 from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import TINY
-from scpl_ray.models import sentences, smollm2
+from scpl_ray.models import precision, sentences, smollm2
 from scpl_ray.own import references
 from scpl_ray.protocols import FittedCard, Task
 from scpl_ray.storage.errors import StoreError
@@ -30,6 +30,8 @@ FILE = "inputs"
 """The JSON file of the phase ``base`` that holds the checksums."""
 JUDGE = "judge"
 """The same for the files of the judge, where it was fitted on this machine."""
+FORMAT, DTYPE = "format", "model.dtype"
+"""The JSON file of the phase ``base`` with the number format that a run computes in, and its only key."""
 NEW_JUDGE = (
     "it was fitted anew, after an upgrade or with another cache: bring the first versions or the first cache "
     "(SCPL_CACHE) back, or begin anew"
@@ -120,6 +122,14 @@ def began_with(run: Reader, name: str = FILE) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = run.read_json(0, "base", name)
     return found
+
+
+def in_its_format(run: Reader, experiment: Experiment) -> Experiment:
+    """The experiment with the format that a run began in, where ``model.dtype`` leaves it to the machine.
+
+    A run that has not begun, or was begun by an earlier version, has noted none.
+    """
+    return precision.in_format(experiment, began_with(run, FORMAT).get(DTYPE))
 
 
 def check_judge(run: Reader, task: Task) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jobs.configs import CONFIGS
 from scpl_ray.analytic.loop import simulate
+from scpl_ray.analytic.model import ignored_line
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.report import data, text, words
 from scpl_ray.storage import run_facts
@@ -59,6 +60,8 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
     console.print(_table(found, plan, source))
     if any(one.at_least for one in found):
         console.print(AT_LEAST, markup=False, highlight=False)
+    if pilot is None and (ignored := ignored_line(trial.experiment for trial in trials)):
+        console.print(ignored, markup=False, highlight=False)
     for reason in unknown:
         console.print(f"not simulated: {reason}", markup=False, highlight=False)
     if hours:

@@ -17,7 +17,7 @@ from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import FUNCTION_TERM, MODEL_TERM
 from scpl_ray.feedback import rules
-from scpl_ray.models import limits, smollm2, sources, tiny, tiny_base
+from scpl_ray.models import limits, prompts, smollm2, sources, tiny, tiny_base
 from scpl_ray.own import functions, references
 from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
@@ -68,8 +68,8 @@ def check_task(experiment: Experiment, task: Task) -> None:
 
     Raises:
         ValueError: there are too few prompts, or nothing that users could choose between, or the user's own reward
-            function cannot score real answers, or the user's own task cannot be sent to other processes, or real
-            answers are too long to train on.
+            function cannot score real answers, or the user's own task cannot be sent to other processes, or its prompts
+            would be cut, or real answers are too long to train on.
     """
     check_sent(task)
     settings = experiment.evaluation
@@ -81,7 +81,24 @@ def check_task(experiment: Experiment, task: Task) -> None:
         queries = task.group_prompts(1)
         functions.rewards(experiment.reward.function, queries, [query.reference or "" for query in queries])
     with contextlib.suppress(cache.NotMadeError):  # the plan says that the tokenizer is not here
+        check_own_prompts(experiment, task)
         real_answers.check(experiment, task)
+
+
+def check_own_prompts(experiment: Experiment, task: Task) -> None:
+    """Check that no prompt of a task of the user's own would be cut.
+
+    Those of this project's tasks were held against the limit when the task was built. The tokenizer of a tiny model is
+    made with the model, which checks them then.
+
+    Raises:
+        ValueError: one would be.
+        NotMadeError: in a plan, the tokenizer is not here.
+    """
+    if isinstance(task, OwnTask):
+        folder = real_answers.tokenizer_of(experiment, task)
+        if folder is not None:
+            prompts.check(experiment, task, folder)
 
 
 def check_sent(task: Task) -> None:

@@ -38,6 +38,19 @@ IN_SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_sto
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
+def check_unconnected() -> None:
+    """Check that this process may connect to Ray, which a process does once at a time.
+
+    Raises:
+        ValueError: it is connected already, as a notebook may be.
+    """
+    if ray.is_initialized():
+        raise ValueError(
+            "this process is connected to a Ray already, and a run starts its own, or joins the one of "
+            f"{ADDRESS}: call ray.shutdown() first"
+        )
+
+
 def check_address() -> None:
     """Check that a Ray answers at ``RAY_ADDRESS``, if that is set; signals are handled while it waits.
 

@@ -28,7 +28,7 @@ def check(experiment: Experiment, task: Task) -> None:
     count = min(EXAMPLES, real_rows_needed(experiment.queries.prompts_per_round, cycle))
     if not count:
         return
-    folder = task.tokenizer if experiment.model.built_here else sources.resolve_tokenizer(experiment, ())
+    folder = tokenizer_of(experiment, task)
     if folder is None:
         return
     lengths = _lengths(experiment, task, folder, count)
@@ -43,6 +43,15 @@ def check(experiment: Experiment, task: Task) -> None:
             f"prompt and {written} of its answer), more than {' and '.join(over)}, and no answer is cut; raise what "
             "can be raised, give the task shorter answers, or set it to 0"
         )
+
+
+def tokenizer_of(experiment: Experiment, task: Task) -> Path | None:
+    """The folder of the tokenizer of a run's model; ``None``: a tiny model makes it itself.
+
+    Raises:
+        NotMadeError: in a plan, it is not here.
+    """
+    return task.tokenizer if experiment.model.built_here else sources.resolve_tokenizer(experiment, ())
 
 
 def _lengths(experiment: Experiment, task: Task, folder: Path, count: int) -> dict[str, tuple[int, int]]:

@@ -30,7 +30,8 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
 
     Args:
         run_dir: its folder or URI.
-        overrides: ``key=value`` of :data:`~scpl_ray.config.schema.MAY_CHANGE`, or where data and models lie now.
+        overrides: ``key=value`` of :data:`~scpl_ray.config.schema.MAY_CHANGE`, or where data and models lie now; any
+            other key with the value that the run has.
         thorough: hash every file of the run.
 
     Returns:
@@ -58,6 +59,7 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
         agreed = consent.code_of(before)
         keys = {key: references.anchored(value) if key in code.KEYS else value for key, value in keys.items()}
         restated = {key for key, value in keys.items() if key in agreed and _same_code(agreed[key], value)}
+        restated |= {key for key, value in keys.items() if _has(before.model_dump(mode="json"), key, value)}
         if changed := [key for key in keys if key not in (*MAY_CHANGE, *inputs.DATA, *restated)]:
             raise StoreError(
                 f"--resume {run_dir}: {', '.join(changed)} cannot change in a run, only {', '.join(MAY_CHANGE)}, and "
@@ -86,7 +88,7 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
                 raise StoreError(_advised(loading.problems(source, conflicts), store))
             inputs.check_same(store, after, keys)
             try:
-                task = run.checked_plan(after)[0]
+                task = run.checked_plan(inputs.in_its_format(store, after))[0]
             except ValueError as error:
                 raise StoreError(_advised(str(error), store)) from error
             inputs.check_judge(store, task)
@@ -99,6 +101,15 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
                 retention.tidy(store, after, round_)
         unless_it_continues.pop_all()
     return store, after, task
+
+
+def _has(values: object, key: str, value: object) -> bool:
+    """Whether a config has a value already, so that a key only says it again."""
+    for name in key.split("."):
+        if not isinstance(values, dict) or name not in values:
+            return False
+        values = values[name]
+    return values == value
 
 
 def _same_code(before: object, after: object) -> bool:
@@ -125,7 +136,7 @@ def show(run_: Reader, experiment: Experiment, console: Console) -> None:
     """
     measured = [run_.read(t, "evaluation", "metrics", Metric) for t in range(experiment.loop.rounds + 1)]
     if experiment.tracking.to is not None:
-        boards = tracking.Boards(experiment, run_.root, run_.identity)
+        boards = tracking.Boards(experiment, run_.root, run_.place, run_.facts.get("id"))
         for rows in measured:
             boards.write(rows)
         boards.close(finished=True)

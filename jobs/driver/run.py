@@ -28,7 +28,7 @@ from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
 from jobs.driver import advice, inputs, machine, own_code, preflight
 from jobs.driver.own_code import OnRound
-from jobs.driver.ray_session import ADDRESS, join, keep_logs, temporary_folder
+from jobs.driver.ray_session import ADDRESS, check_unconnected, join, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
 from jobs.terminal.interrupts import STOPPED, Interrupts, handlers_kept
 from jobs.terminal.plan import unused_code
@@ -37,6 +37,8 @@ from scpl_ray import checks, tasks, tracking
 from scpl_ray.config import Experiment, schema
 from scpl_ray.controller import Loop
 from scpl_ray.credentials import MaskedLog, masked
+from scpl_ray.models import precision
+from scpl_ray.models.precision import Format
 from scpl_ray.models.sources import check_model, check_reward_model, resolve_reward_model
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.own.sources import NO_CODE, Luggage
@@ -87,8 +89,10 @@ def connected(logs: Path, say: Callable[[str], None] = logger.warning, code: Lug
         code: the user's code that every worker must be able to import.
 
     Raises:
+        ValueError: this process is connected to a Ray already.
         RuntimeError: there is no Ray at ``RAY_ADDRESS``, or none can be started here.
     """
+    check_unconnected()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     environment = code.environment(same_machine=not os.environ.get(ADDRESS))
     environment["env_vars"] = {**QUIET, **environment.get("env_vars", {})}
@@ -184,7 +188,12 @@ def _placed(experiment: Experiment, task: Task | None, cluster: Cluster | None) 
 def planned_disk(experiment: Experiment, task: Task | None, cluster: Cluster | None = None) -> Disk | None:
     """The bytes that a run will write and keep; ``None``: a model's config is not on this machine yet."""
     sizes = known_sizes(experiment, task)
-    return None if sizes is None else disk(experiment, sizes, on_gpu=gpus_possible(cluster))
+    if sizes is None:
+        return None
+    if cluster is None and not os.environ.get(ADDRESS):
+        cluster = local_cluster()
+    suited = precision.suited(experiment, cluster.without_bfloat16) if cluster else experiment
+    return disk(suited, sizes, on_gpu=gpus_possible(cluster))
 
 
 def checked_plan(
@@ -249,7 +258,7 @@ def run(
             display.note(line)
         with (
             connected(store.root / "logs/ray", display.note, own_code.luggage([experiment])) as there,
-            _grown(experiment, task, there) as cluster,
+            _grown(inputs.in_its_format(store, experiment), task, there) as cluster,
             Fleet(store.root, cluster) as fleet,
         ):
             measured = list(rounds(store, experiment, task, fleet, display, peaks, callbacks))
@@ -306,22 +315,24 @@ def rounds(
     progress: Progress,
     peaks: Machine | None = None,
     callbacks: Sequence[OnRound] = (),
+    dtype: Format | None = None,
 ) -> Iterator[list[Metric]]:
     """Run the loop of a run directory in the processes of a fleet; yields the metrics of rounds 0, 1, ...
 
-    A new run notes the peaks of its machine, where they were measured.
+    A new run notes the peaks of its machine, where they were measured, and the number format that ``model.dtype: auto``
+    is there, which it keeps wherever it is resumed. In a study that format is given, as ``dtype``.
     """
     own_code.keep(store, experiment, progress.note)
     hooks = [*own_code.on_round(experiment), *callbacks]
-    engines = fleet.engines(experiment, task)
-    progress = WatchedProgress(progress, "/".join(store.identity.split("/")[-2:]), fleet.queues)
-    base = _base(store, experiment, task, progress, peaks)
+    engines = fleet.engines(precision.in_format(inputs.in_its_format(store, experiment), dtype), task)
+    progress = WatchedProgress(progress, "/".join(store.place.split("/")[-2:]), fleet.queues)
+    base = _base(store, experiment, task, progress, peaks, engines.dtype)
     if task.judge_card is not None:
         task.judge_card.save(store.root)
     given = resolve_reward_model(experiment)
     loop = Loop(experiment, task, store, engines, base, encoder(experiment, base), progress, reward_model=given)
     measured: list[list[Metric]] = []
-    boards = tracking.Boards(experiment, store.root, store.identity)
+    boards = tracking.Boards(experiment, store.root, store.place, store.facts.get("id"))
     try:
         for round_ in range(experiment.loop.rounds + 1):
             from_disk = manifests.read(store.root, round_, "evaluation") is not None
@@ -350,10 +361,17 @@ def encoder(experiment: Experiment, base: Path) -> Encode:
     return encode
 
 
-def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, peaks: Machine | None) -> Path:
+def _base(
+    store: Store,
+    experiment: Experiment,
+    task: Task,
+    progress: Progress,
+    peaks: Machine | None,
+    dtype: Format | None = None,
+) -> Path:
     """The base model. The SHA-256 of its weights is committed, because a resumed run must find the same weights.
 
-    So is that of the data and of the judge.
+    So is that of the data and of the judge, and the number format of the run.
 
     Raises:
         StoreError: the run was started from different weights, or with other data or another judge.
@@ -373,7 +391,9 @@ def _base(store: Store, experiment: Experiment, task: Task, progress: Progress, 
             phase.write_json(inputs.FILE, inputs.digests(experiment))
             if judge := inputs.judge_files(task):
                 phase.write_json(inputs.JUDGE, judge)
-            phase.facts |= machine.facts(peaks, base, experiment)
+            if dtype:
+                phase.write_json(inputs.FORMAT, {inputs.DTYPE: dtype})
+            phase.facts |= machine.facts(peaks, base, precision.in_format(experiment, dtype))
             if task.data_report is not None:
                 phase.facts["data"] = dataclasses.asdict(task.data_report)
         committed = store.manifest(0, "base")

@@ -28,6 +28,7 @@ from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.analytic.loop import simulate
+from scpl_ray.analytic.model import ignored_line
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError, near, shown
@@ -305,6 +306,8 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
         console.print(
             f"{arms} arms x {plan.seeds} seeds simulated in {seconds:.1f} s: a model of the loop, not the loop"
         )
+        if ignored := ignored_line(trial.experiment for trial in trials):
+            console.print(ignored, markup=False, highlight=False)
     else:
         from jobs.driver import tuning  # imports Ray: a study without a language model need not wait
 

@@ -17,11 +17,13 @@ from ray import tune
 from actors.fleet import Fleet
 from actors.placement.cluster import Cluster
 from jobs.driver import experiments, run
+from jobs.driver.alike import machine_key
 from jobs.driver.shared_phases import SharingStore
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
+from scpl_ray.models.precision import Format
 from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.report.roofline import Machine
@@ -66,9 +68,10 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
     """Trials in one process, one after the other; those that need the same engines share them.
 
     The config holds ``study`` (absolute folder), ``cluster`` (this process's share of the machine or cluster),
-    ``peaks`` (those of the machine, or ``None``), ``began`` (see :mod:`jobs.driver.provenance`), ``trial`` with
-    ``folder`` (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys, whose hash then
-    names the folder.
+    ``peaks`` (those of the machine, or ``None``), ``formats`` (what ``model.dtype: auto`` is, by
+    :func:`jobs.driver.alike.machine_key`), ``began`` (see :mod:`jobs.driver.provenance`), ``trial`` with ``folder``
+    (below the study's) and ``experiment`` (YAML), and in a search the ``sampled`` keys, whose hash then names the
+    folder.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -78,6 +81,7 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         self._study = Path(config["study"])
         self._fleet = Fleet(self._study, cluster)
         self._peaks: Machine | None = config["peaks"]
+        self._formats: Mapping[str, Format] = config["formats"]
         self._began: Mapping[str, str] = config["began"]
         self._task: tuple[str, Task] | None = None
         self._store: SharingStore | None = None
@@ -132,7 +136,8 @@ class LoopTrial(tune.Trainable):  # type: ignore[misc]
         self._store.share(self._study, self._experiment)
         run.log_to(run_dir / "logs" / "driver.log", verbose=False)
         task = self._task_of(self._experiment)
-        yield from run.rounds(self._store, self._experiment, task, self._fleet, Quiet(), self._peaks)
+        dtype = self._formats.get(machine_key(self._experiment))
+        yield from run.rounds(self._store, self._experiment, task, self._fleet, Quiet(), self._peaks, dtype=dtype)
 
     def _task_of(self, experiment: Experiment) -> Task:
         """The trial's task: that of the last trial if it is built from the same values, else a new one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -32,6 +33,7 @@ from scpl_ray import tasks
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.agreement import agreement
 from scpl_ray.credentials import masked
+from scpl_ray.models import precision
 from scpl_ray.protocols import Task
 from scpl_ray.report import sessions
 from scpl_ray.report.sessions import Session
@@ -173,13 +175,15 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
     if not left:
         return {}
-    sizes = prepare(left, console, alike.Beginnings(alike.begun(folder, plan)))
+    beginnings = alike.Beginnings(alike.begun(folder, plan))
+    sizes = prepare(left, console, beginnings)
     peaks = machine.measured(left[0].experiment)
     prepared = time.monotonic()
     code = own_code.luggage([trial.experiment for trial in trials])
     with loop.connected(folder / "logs/ray", console.print, code) as cluster:
-        side_by_side = concurrent_trials(left, cluster, sizes)
-        for line in unused_gpus(left, cluster, side_by_side, sizes):
+        decided = in_format(left, cluster, sizes, beginnings)
+        side_by_side = concurrent_trials(decided, cluster, sizes)
+        for line in unused_gpus(decided, cluster, side_by_side, sizes):
             console.print(line, markup=False)
         ordered = in_order(left, side_by_side)
         started = time.monotonic()
@@ -192,6 +196,7 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
                     "study": str(folder),
                     "cluster": trial_share(cluster, side_by_side),
                     "peaks": peaks,
+                    "formats": formats(left, decided),
                     "began": provenance.began(),
                     "trial": tune.grid_search(space),
                 },
@@ -212,6 +217,35 @@ def _note(folder: Path, finished: int, side_by_side: int, times: tuple[float, fl
     began, prepared, started = times
     ran_s = time.monotonic() - started
     sessions.add(folder, Session(finished, side_by_side, prepared - began, started - prepared, ran_s))
+
+
+def in_format(
+    trials: Sequence[Trial], cluster: Cluster, sizes: Sequence[Sizes | None], beginnings: alike.Beginnings
+) -> list[Trial]:
+    """The trials with ``model.dtype`` decided: as those that were begun, or else as this machine or cluster suggests.
+
+    It is decided here for all of them, because the nodes of a cluster may have other processors.
+    """
+    found = []
+    for trial, known in zip(trials, sizes, strict=True):
+        parameters = known.policy.parameters if known else None
+        experiment = precision.suited(beginnings.in_format(trial.experiment), cluster.without_bfloat16)
+        experiment = precision.decided(experiment, parameters, on_gpu=cluster.gpus > 0)
+        found.append(dataclasses.replace(trial, experiment=experiment))
+    return found
+
+
+def formats(trials: Sequence[Trial], decided: Sequence[Trial]) -> dict[str, str]:
+    """The format of each trial, by :func:`jobs.driver.alike.machine_key`.
+
+    Args:
+        trials: as they were planned.
+        decided: the same, from :func:`in_format`.
+    """
+    return {
+        alike.machine_key(trial.experiment): one.experiment.model.dtype
+        for trial, one in zip(trials, decided, strict=True)
+    }
 
 
 def trial_share(cluster: Cluster, side_by_side: int) -> Cluster:
@@ -287,7 +321,8 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     """
     assert plan.search is not None
     began = time.monotonic()
-    sizes = prepare(trials, console, alike.Beginnings(alike.begun(folder, plan)))[:1]
+    beginnings = alike.Beginnings(alike.begun(folder, plan))
+    sizes = prepare(trials, console, beginnings)[:1]
     peaks = machine.measured(trials[0].experiment)
     prepared = time.monotonic()
     rounds = trials[0].experiment.loop.rounds + 1
@@ -295,7 +330,8 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     progress = _Progress(console, plan.search.trials, rounds * plan.search.trials)
     code = own_code.luggage([trial.experiment for trial in trials])
     with loop.connected(folder / "logs/ray", console.print, code) as cluster:
-        every, known = [trials[0]] * plan.search.trials, sizes * plan.search.trials
+        decided = in_format(trials[:1], cluster, sizes, beginnings)
+        every, known = decided * plan.search.trials, sizes * plan.search.trials
         side_by_side = concurrent_trials(every, cluster, known)
         for line in unused_gpus(every, cluster, side_by_side, known):
             console.print(line, markup=False)
@@ -307,6 +343,7 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
                     "study": str(folder),
                     "cluster": trial_share(cluster, side_by_side),
                     "peaks": peaks,
+                    "formats": formats(trials[:1], decided),
                     "began": provenance.began(),
                     "trial": {"folder": "", "experiment": loading.dump(trials[0].experiment)},
                     "sampled": {key: _sampler(values) for key, values in plan.axes.items()},
@@ -383,7 +420,7 @@ def prepare(trials: Sequence[Trial], console: Console, beginnings: alike.Beginni
         experiment = trial.experiment
         setup, key = agreement(experiment, SETUP), task_key(experiment)
         if setup not in known:
-            built[key], _ = loop.checked_plan(experiment, task=built.get(key))
+            built[key], _ = loop.checked_plan(beginnings.in_format(experiment), task=built.get(key))
             base = base_model(experiment, built[key])
             beginnings.check(experiment, built[key], base)
             bases.add(base)

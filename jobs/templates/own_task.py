@@ -36,7 +36,11 @@ def build(experiment: Experiment) -> Pets:
 
 
 class Pets:
-    """Each group likes lines about one animal."""
+    """Each group likes lines about one animal.
+
+    A prompt is sent as it is, and has at most ``task.max_prompt_tokens`` tokens. Where the model is a chat model, write
+    its template around each: ``scpl_ray.tasks.texts.model_side(experiment, ()).template.apply(text)``.
+    """
 
     confusion: tuple[tuple[float, ...], ...] | None = None
     """The judge's errors, P(judged j | true i), so that shares are also reported corrected. ``None``: it makes none."""

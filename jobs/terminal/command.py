@@ -55,6 +55,25 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     return None, list(arguments)
 
 
+def check_output(output: Path | None, read: Path | None) -> None:
+    """Check that a command does not write over what it reads.
+
+    Args:
+        output: the file that it is to write.
+        read: a file or folder that it reads.
+
+    Raises:
+        ConfigError: they are the same, by whatever path, or the file would lie in the folder.
+    """
+    if output is None or read is None or not _there(read):
+        return
+    if (_there(output) and output.samefile(read)) or (
+        read.is_dir() and output.resolve().is_relative_to(read.resolve())
+    ):
+        inside = f"lies in {read}" if read.is_dir() else f"is {read}"
+        raise ConfigError(f"--output {output}: {inside}, which is read; give another file")
+
+
 def names_file(argument: str) -> bool:
     """Whether the first argument names a file, and is no ``KEY=VALUE``: a file may have ``=`` in its name."""
     return "=" not in argument or _there(user_path(argument), Path.is_file)

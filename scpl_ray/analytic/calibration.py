@@ -3,7 +3,8 @@
 Each parameter is estimated from the measurements that depend on it, in rounds 0..h:
 
 =============================== =====================================================================================
-kinds at the start              own-kind shares and neutral kinds of round 0 (counts plus 1/2)
+kinds at the start              own-kind shares and neutral kinds of round 0 (counts plus 1/2), which were decoded at
+                                ``generation.temperature``: what the base model writes at 1 is taken from them
 ``choice_gain``                 slope of the groups' mean rewards on the mean of c_k - 1/K over what they were given
 (or ``kind_advantage``)         slope on the share of the first kind, where no reward model is learned from choices
 ``reward_sd``                   spread of rewards within group and round, minus the part that kinds explain
@@ -180,13 +181,18 @@ def calibrate(observed: Observed, fit_rounds: int | None = None) -> Calibration:
         fit_rounds: h in 1..T - 1, so that something is left to predict; ``None``: half of T, rounded up.
 
     Raises:
-        ValueError: fewer than 2 rounds, or an h outside 1..T - 1.
+        ValueError: fewer than 2 rounds, an h outside 1..T - 1, or greedy decoding.
     """
     if observed.rounds < 2:
         raise ValueError(f"--from: the run has {observed.rounds} evaluated rounds; fitting and predicting need 2")
     h = (observed.rounds + 1) // 2 if fit_rounds is None else fit_rounds
     if not 1 <= h < observed.rounds:
         raise ValueError(f"--fit-rounds: {h} of {observed.rounds} rounds; give 1 to {observed.rounds - 1}")
+    if observed.experiment.generation.temperature == 0:
+        raise ValueError(
+            "--from: the run has generation.temperature: 0, and greedy answers do not tell how often the base model "
+            "writes each kind; give a run with a temperature above 0"
+        )
     before = observed.experiment.analytic
     start = _start(observed)
     curve = _learning_curve(observed, h)
@@ -292,12 +298,14 @@ def _with(experiment: Experiment, found: dict[str, float]) -> Experiment:
 
 
 def _start(observed: Observed) -> Start:
+    """The kinds of the base model, of which round 0 measured what its decoding temperature makes of them."""
     counts = observed.kind_counts[0] + SMOOTHING
     neutral = counts / counts.sum()
     m = observed.experiment.task.marker_strength
     # the own-kind share of a group is a mixture over prompts that reveal the group and prompts that do not
     own = np.clip((observed.own_kind[0] - (1.0 - m) * neutral) / m, 0.0, 1.0) if m > 0 else neutral
-    return Start(_own_and_others(own), neutral)
+    sharper = 1.0 / observed.experiment.generation.temperature
+    return Start(model.tempered(_own_and_others(own), sharper), model.tempered(neutral, sharper))
 
 
 def _own_and_others(own: FloatArray) -> FloatArray:
@@ -328,7 +336,8 @@ def _reward_law(observed: Observed, h: int, law: FloatArray) -> dict[str, _Estim
     e = observed.experiment
     k = len(e.groups.names)
     learned = model.choice_gain(e.model_copy(update={"analytic": Analytic(choice_gain=1.0)}))
-    name, kinds = _SLOPES[1], np.broadcast_to(np.eye(k)[0], (h, k))
+    weight = model.reward_weight(e)
+    name, kinds = _SLOPES[1], np.broadcast_to(np.eye(k)[0] * weight, (h, k))
     if learned:
         choosing = np.full((h, k), 1.0 / k) if e.reward.choices == "balanced" else observed.shares[1 : h + 1]
         name, kinds = _SLOPES[0], learned * (choosing - 1.0 / k)
@@ -354,7 +363,7 @@ def _reward_law(observed: Observed, h: int, law: FloatArray) -> dict[str, _Estim
     if len(within) and within.mean() > SMALLEST_VARIANCE:
         rest = float(((within - within.mean()) ** 2).sum())
         variance = _ranged(float(within.mean()), rest, len(within) - 1, 1.0 / np.sqrt(len(within)))
-        ends = np.sqrt(np.maximum([variance.value, variance.low, variance.high], 0.0))
+        ends = np.sqrt(np.maximum([variance.value, variance.low, variance.high], 0.0)) / abs(weight)
         found["reward_sd"] = _Estimate(*ends.tolist())
     return found
 

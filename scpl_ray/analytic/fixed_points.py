@@ -1,7 +1,8 @@
 """The fixed points of an experiment's groups, and whether they are stable.
 
 The round of :mod:`scpl_ray.analytic.loop` is reduced to the groups alone: there are infinitely many users, the kinds of
-text stay those of the base model, and only the newest data are used. What remains is a map of the groups' user masses,
+text stay those of the base model, decoded at the experiment's temperature, and only the newest data are used. What
+remains is a map of the groups' user masses,
 
     shares -> kept shares (closed forms of :mod:`scpl_ray.selection.formulas`) -> data shares -> quality -> feedback
     rule,
@@ -70,7 +71,10 @@ class GroupsAlone:
         self._experiment = experiment
         self._rule = experiment.feedback.model_copy(update={"agents": False})
         start = start or model.assumed_start(experiment)
-        self._law = model.asked_law(start.revealing, start.neutral, experiment.task.marker_strength)
+        revealing, neutral = (
+            model.tempered(kinds, experiment.generation.temperature) for kinds in (start.revealing, start.neutral)
+        )
+        self._law = model.asked_law(revealing, neutral, experiment.task.marker_strength)
         self._sds = model.reward_sds(experiment)
 
     def step(self, arrivals: FloatArray) -> FloatArray:
@@ -181,7 +185,7 @@ class GroupsAlone:
     def _means(self, shares: FloatArray) -> FloatArray:
         experiment = self._experiment
         choosing = np.full(len(shares), 1.0 / len(shares)) if experiment.reward.choices == "balanced" else shares
-        return model.mean_rewards(choosing, model.choice_gain(experiment), experiment.analytic.kind_advantage)
+        return model.mean_rewards(choosing, model.choice_gain(experiment), model.kind_advantage(experiment))
 
 
 def obstacle(experiment: Experiment) -> str:

@@ -6,11 +6,13 @@ G x between the kinds, and rejection sampling at beta adds the pull (G / beta) x
 the share of a group's own kind, the kept data lean by (1 + (2 p - 1) G / (2 beta)) x to the first group, and the
 learning curve serves it better by 2 q_0 gamma times the lean of the data. Kinds follow what was kept:
 
-    y' = A y + B x,     A = 1 - a theta,        B = (1 - a) theta G / beta    (incremental)
-                        A = (1 - a) theta,      B the same                    (retraining)
+    y' = A y + B x,     A = 1 - a_c theta,      B = (1 - a_c) theta G / beta  (incremental)
+                        A = (1 - a_c) theta,    B the same                    (retraining)
 
-a is the share of real data and theta = n / (n + n_0) what a prompt's n rows weigh beside the prior's n_0. Without real
-data an incremental loop has A = 1: nothing brings its kinds back, they add up every lean that users ever had.
+a_c is the share of real rows among those of a prompt of this context, and theta = n / (n + n_0) what its n rows weigh
+beside the prior's n_0. It is the share a of real data where real text answers prompts as users send them; the built-in
+language's answers few neutral ones, whose a_c is smaller. Without real data an incremental loop has A = 1: nothing
+brings its kinds back, they add up every lean that users ever had.
 
 Users who choose by softmax close the loop: x' = (1 - eta) x + eta (1 - eps) (beta_u / 2) (q_1 - q_2).
 """
@@ -81,10 +83,16 @@ def pull(experiment: Experiment) -> float:
 def kinds(experiment: Experiment, rows: float) -> list[tuple[float, float, float]]:
     """For prompts that reveal their group and for neutral ones: what a lean of the kinds brings back, A and B."""
     e, a = experiment, experiment.analytic
-    m, real = e.task.marker_strength, e.cycle.real_share
+    m, share = e.task.marker_strength, e.cycle.real_share
+    marked = np.array([m, 1.0 - m])
+    marked_in_real = np.array([model.marked_in_real(e), 1.0 - model.marked_in_real(e)])
+    of_real = share * marked_in_real
+    of_all = (1.0 - share) * marked + of_real
     reaction = _reaction(e) * a.own_kind_weight
+    effects = (2.0 * m * a.own_kind * (1.0 - a.own_kind), (1.0 - m) / 2.0)
     found = []
-    for effect, n in ((2.0 * m * a.own_kind * (1.0 - a.own_kind), m * rows / 2.0), ((1.0 - m) / 2.0, (1.0 - m) * rows)):
+    reals = np.divide(of_real, of_all, out=np.zeros(2), where=of_all > 0)
+    for effect, n, real in zip(effects, of_all * rows / [2.0, 1.0], reals, strict=True):
         theta = n / (n + a.prior_rows)
         keep = (1.0 - real) * theta if e.loop.starts_from_base else 1.0 - real * theta
         found.append((reaction * effect, keep, (1.0 - real) * theta * pull(e)))

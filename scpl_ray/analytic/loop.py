@@ -6,22 +6,24 @@ and the policy is a table P_t(kind | context). With K groups and kinds, round t 
 
     queries     n_g ~ Multinomial(N, s_t),  n_gc: Binomial(n_g, m) of them reveal g
     completions X_gck ~ Multinomial(samples n_gc, P_{t-1}( . | c) at the decoding temperature)
-    rewards     r | k ~ N(mu_k, sd_k^2),  mu_k = w G (c_k - 1/K) + A [k = 1],  c ~ Multinomial(C, s_t) / C
+    rewards     r | k ~ N(mu_k, (v sd_k)^2),  mu_k = w G (c_k - 1/K) + v A [k = 1],  c ~ Multinomial(C, s_t) / C
     selection   the configured strategy, on these counts and rewards (:mod:`scpl_ray.analytic.selection`)
-    dataset     D_gck: kept rows by weight, by the data cycle, with real rows of all groups equally
+    dataset     D_gck: kept rows by weight, by the data cycle, with real rows of all groups equally, of which
+                m / (m + u (1 - m)) reveal their group
     training    P_t(k | c) = (D_ck + n_0 P_start(k | c)) / (D_c + n_0),  start: round 0 or t - 1 by ``loop.kind``;
                 then on neutral prompts P_t(k) ~ P_t(k)^(1 - sigma) D_k^sigma with D_k all data of kind k
     quality     q_g = (1 - w_q) L_g + w_q P_t(own kind | g),  L_g = min(1, q_0 (K d_g)^gamma),  d_g: g's share of D
     evaluation  binomial and multinomial noise of the configured numbers of evaluation prompts
     feedback    s_{t+1} by the same rule functions as in a run, from what was measured
 
-w is the weight of the reward model among the reward terms, C = ``reward.choices_per_round``, G =
-``analytic.choice_gain`` (0 where the reward model was given instead of learned; c is uniform where choices are
-``balanced``), A = ``analytic.kind_advantage``, n_0 =
-``analytic.prior_rows``, sigma = ``analytic.spillover``, q_0, gamma and w_q the learning curve's. With n_0 = 0 training
-is maximum likelihood. Without selection and spillover, at temperature 1, every P_t is a martingale: more queries of one
-group change nothing in expectation (the covariate-shift null). Rejection sampling at beta moves the log-odds of kinds
-by dmu / beta + dsd^2 / (2 beta^2) per round.
+w is the weight of the reward model among the reward terms and v = w where it is the only term, else 1 (other terms are
+not modelled), C = ``reward.choices_per_round``, G = ``analytic.choice_gain`` (0 where the reward model was given
+instead of learned; c is uniform where choices are ``balanced``), A = ``analytic.kind_advantage``, u = the fraction of
+the neutral queries that the task's real text keeps (0.05 in the built-in language, 1 where real text and queries come
+from the same data), n_0 = ``analytic.prior_rows``, sigma = ``analytic.spillover``, q_0, gamma and w_q the learning
+curve's. With n_0 = 0 training is maximum likelihood. Without selection and spillover, at temperature 1, every P_t is a
+martingale: more queries of one group change nothing in expectation (the covariate-shift null). Rejection sampling at
+beta moves the log-odds of kinds by dmu / beta + dsd^2 / (2 beta^2) per round.
 
 The model leaves out: words, and with them reused prompts, ``top_p`` and a loss on prompts; learning rate and epochs,
 except through n_0; any loss of quality over generations, except through shares and kinds; rewards that differ between
@@ -208,14 +210,14 @@ class _Loop:
         return _Data(rows, np.asarray(rows * pool.mass / np.maximum(pool.rows, 1)))
 
     def _real(self, needed: IntArray) -> FloatArray:
-        """Real rows per cell: equal for all groups, revealing the group as often as users do, by the kinds of round 0.
+        """Real rows per cell: equal for all groups, revealing them as real text does, by the kinds of round 0.
 
         Anchored rows are drawn once; if a round needs fewer, all cells are scaled down by the same factor.
         """
         s, k = self.settings, self.settings.n_groups
         if not needed.any():
             return np.zeros(self.anchor.shape)
-        contexts = np.stack([s.marked, 1.0 - s.marked], axis=-1)[:, None, :, None]
+        contexts = np.stack([s.marked_in_real, 1.0 - s.marked_in_real], axis=-1)[:, None, :, None]
         neutral = np.broadcast_to(self.base.neutral[:, None], self.base.revealing.shape)
         law = contexts * np.stack([self.base.revealing, neutral], axis=2) / k
         flat = law.reshape(len(law), -1)

@@ -6,7 +6,7 @@ The model itself is described in :mod:`scpl_ray.analytic.loop`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,12 +14,14 @@ from scipy.special import expit, ndtr
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.code import references
+from scpl_ray.config.schema import MODEL_TERM, NOT_OF_THE_TASK
 from scpl_ray.feedback import rules
 from scpl_ray.selection import targets
 from scpl_ray.selection.candidates import kept_rows
 from scpl_ray.selection.cycles import real_rows_needed
 from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.shares import FloatArray, IntArray, check_shares, largest_remainder, normalise
+from scpl_ray.tasks import TASKS
 from scpl_ray.training.objectives import OBJECTIVES
 
 CONTEXTS = 2
@@ -98,15 +100,39 @@ def win_rates(means: FloatArray, sds: FloatArray) -> FloatArray:
     return np.where(sds <= 1.0, narrow, ndtr((means[..., None] - LOGISTIC_NODES) / wide) @ LOGISTIC_WEIGHTS)
 
 
+def marked_in_real(experiment: Experiment) -> float:
+    """Fraction of the task's real text that answers prompts which reveal their group; equal groups share it."""
+    marked = experiment.task.marker_strength
+    unmarked = (1.0 - marked) * TASKS[experiment.task.name].unmarked_kept
+    return marked / (marked + unmarked)
+
+
+def reward_weight(experiment: Experiment) -> float:
+    """What multiplies all rewards: the weight of the reward model where it is the only term; 1 where others count too.
+
+    Means and spread grow with it alike, so that it changes nothing that is kept by rank, and rejection sampling sees it
+    as a lower temperature. What further terms add is not known here: ``analytic.reward_sd`` and
+    ``analytic.kind_advantage`` are then those of the whole reward.
+    """
+    terms = {name: weight for name, weight in experiment.reward.terms.items() if weight}
+    return terms[MODEL_TERM] if terms.keys() == {MODEL_TERM} else 1.0
+
+
 def choice_gain(experiment: Experiment) -> float:
     """Reward per unit of the share of choosing users; 0 where the reward model is not learned from their choices."""
     learned = experiment.reward.model is None
-    return experiment.analytic.choice_gain * experiment.reward.terms.get("model", 0.0) * learned
+    return experiment.analytic.choice_gain * experiment.reward.terms.get(MODEL_TERM, 0.0) * learned
+
+
+def kind_advantage(experiment: Experiment) -> float:
+    """Reward of the first kind above the others' that any scorer gives."""
+    return experiment.analytic.kind_advantage * reward_weight(experiment)
 
 
 def reward_sds(experiment: Experiment) -> FloatArray:
     """Standard deviation of rewards within each kind, shape (K,)."""
-    return np.broadcast_to(np.asarray(experiment.analytic.reward_sd, dtype=np.float64), len(experiment.groups.names))
+    given = np.asarray(experiment.analytic.reward_sd, dtype=np.float64) * abs(reward_weight(experiment))
+    return np.broadcast_to(given, len(experiment.groups.names))
 
 
 def quality_ceilings(experiment: Experiment) -> FloatArray:
@@ -140,11 +166,15 @@ def validate(experiment: Experiment) -> None:
     if isinstance(sd, tuple) and (len(sd) != k or min(sd) <= 0):
         raise ValueError(f"analytic.reward_sd: {list(sd)}; give one number above 0, or one per kind, {k}")
     assumed = {"choice_gain": experiment.analytic.choice_gain, "kind_advantage": experiment.analytic.kind_advantage}
-    spreads = sd if isinstance(sd, tuple) else (sd,)
-    for name, value in (*assumed.items(), *(("reward_sd", spread) for spread in spreads)):
-        if abs(value) > LARGEST_REWARD:
+    largest = sd if isinstance(sd, float) else max(sd)
+    scaled = {"choice_gain": experiment.reward.terms.get(MODEL_TERM, 0.0)}
+    for name, value in (assumed | {"reward_sd": largest}).items():
+        weight = scaled.get(name, reward_weight(experiment))
+        if abs(value) * max(1.0, abs(weight)) > LARGEST_REWARD:
+            times = f" times reward.terms.{MODEL_TERM} = {weight:g}" if abs(weight) > 1.0 else ""
             raise ValueError(
-                f"analytic.{name}: {value:g}; rewards beyond {LARGEST_REWARD:g} cannot be computed with: give less"
+                f"analytic.{name}: {value:g}{times}; rewards beyond {LARGEST_REWARD:g} cannot be computed with: give "
+                "less"
             )
     ceiling = experiment.analytic.quality_ceiling
     if isinstance(ceiling, tuple) and (len(ceiling) != k or min(ceiling) < 0 or max(ceiling) > 1):
@@ -166,8 +196,19 @@ def without_effect(experiment: Experiment) -> list[str]:
         f"generation.top_p={experiment.generation.top_p:g}": experiment.generation.top_p < 1,
         "training.loss_on=all": experiment.training.loss_on == "all",
     }
+    terms = [
+        f"reward.terms.{name}={weight:g}"
+        for name, weight in experiment.reward.terms.items()
+        if weight and name not in NOT_OF_THE_TASK
+    ]
     own = [f"{key}={name}" for key, name in references(experiment).items() if key != "feedback.function"]
-    return [text for text, given in found.items() if given] + own
+    return [text for text, given in found.items() if given] + terms + own
+
+
+def ignored_line(experiments: Iterable[Experiment]) -> str:
+    """A line that names what is :func:`without_effect` in any of them; empty where nothing is."""
+    found = dict.fromkeys(text for experiment in experiments for text in without_effect(experiment))
+    return f"without effect in the analytic mode: {', '.join(found)}" if found else ""
 
 
 def shape_of(experiment: Experiment) -> Hashable:
@@ -198,6 +239,7 @@ class Settings:
     initial_shares: FloatArray
     """Shape (B, K), like ``reward_sd``, ``target``, ``quotas`` and ``ceiling``; all others have shape (B,)."""
     marked: FloatArray
+    marked_in_real: FloatArray
     prompts: IntArray
     gain: FloatArray
     advantage: FloatArray
@@ -256,9 +298,10 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
         n_groups=k,
         initial_shares=column(lambda e: e.groups.shares),
         marked=column(lambda e: e.task.marker_strength),
+        marked_in_real=column(marked_in_real),
         prompts=count(lambda e: e.queries.prompts_per_round),
         gain=column(choice_gain),
-        advantage=column(lambda e: e.analytic.kind_advantage),
+        advantage=column(kind_advantage),
         reward_sd=column(reward_sds),
         beta=column(lambda e: e.selection.beta),
         reward_bound=column(lambda e: e.selection.reward_bound),

@@ -132,16 +132,18 @@ def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo
             return f"input should be a mapping such as {_flow(default.model_dump())}{null}"
         return f"is a section; set {', '.join(f'{key}.{name}' for name in section.model_fields)}{null}"
     said = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-    return said + (_quoted(item["input"]) if item["type"] == "string_type" else "")
+    return said + (_quoted(key, item["input"]) if item["type"] == "string_type" else "")
 
 
-def _quoted(value: Any) -> str:
-    """What to do where YAML read a word as something else than text."""
-    if isinstance(value, bool):
-        return '; YAML reads yes, no, on, off, true and false as truth values: quote it, e.g. "yes"'
-    if isinstance(value, int | float | datetime.date):
-        return f'; quote it: "{value}"'
-    return ""
+def _quoted(key: str, value: Any) -> str:
+    """What to do where YAML read a word as something else than text; what was written is not known any more."""
+    if not isinstance(value, bool | int | float | datetime.date):
+        return ""
+    why = "YAML reads yes, no, on, off, true and false as truth values: " if isinstance(value, bool) else ""
+    above, _, place = key.rpartition(".")
+    override = f'{above}=["...", ...]' if place.isdigit() else f'{key}="..."'
+    # the shell takes the outer quotes
+    return f"; {why}quote it as it was written: \"...\", and on a command line '{override}'"
 
 
 def _declared(path: tuple[str, ...], schema: type[Section]) -> tuple[type[Section], FieldInfo | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import logging
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from scpl_ray.config import regular
 from scpl_ray.config.errors import ConfigError, explain, is_section, shown
 from scpl_ray.config.presets import PRESETS, preset_overrides
-from scpl_ray.config.schema import Experiment
+from scpl_ray.config.schema import FUNCTION_TERM, Experiment
 from scpl_ray.config.values import Section
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ REPLACED = {
     "reward.function": "reward.terms",
 }
 """Keys that name a function of the user's own, and the key that says what is used where there is none."""
+CONDITION = "task.where"
+"""The key whose value has quotes, colons and brackets of its own, which are none of YAML on a command line."""
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
 
@@ -82,11 +85,16 @@ _MISREAD = {
 def _number(loader: _Loader, node: yaml.nodes.ScalarNode) -> Any:
     for form, why in _MISREAD.items():
         if form.match(node.value):
-            raise yaml.constructor.ConstructorError(
-                None, None, f'{node.value} is a number in {why}, or quote it: "{node.value}"', node.start_mark
-            )
-    construct = loader.construct_yaml_int if node.tag.endswith(":int") else loader.construct_yaml_float
-    return construct(node)
+            said = f'''{node.value} is a number in {why}, or quote it: "{node.value}"'''
+            also = f""", and on a command line '"{node.value}"'"""
+            raise yaml.constructor.ConstructorError(None, None, said + also, node.start_mark)
+    if node.tag.endswith(":float"):
+        return loader.construct_yaml_float(node)
+    value = loader.construct_yaml_int(node)
+    if abs(value) >= 1 << 63:
+        said = f"a number that begins with {node.value[:9]} has {len(node.value)} digits, more than any key takes"
+        raise yaml.constructor.ConstructorError(None, None, f"{said}, or quote it, if it is text", node.start_mark)
+    return value
 
 
 for _kind in "int", "float":
@@ -160,7 +168,33 @@ def parse_override(text: str) -> tuple[str, Any]:
     for begin, end, example in ("[", "]", "[a, b]"), ("{", "}", "{a: 1.0}"):
         if value.lstrip().startswith(begin) and value.count(begin) > value.count(end):
             raise ConfigError(f"{key}={value}: the value ends early; quote values with spaces: '{key}={example}'")
-    return key, _parse(value, f"{key}={value}")
+    return key, _condition(value) if key == CONDITION else _parse(value, f"{key}={value}")
+
+
+def _condition(text: str) -> str | None:
+    """A condition as it stands, unless the whole of it is one quoted text, or nothing."""
+    text = text.strip()
+    try:
+        read = _parse(text, CONDITION)
+    except ConfigError:
+        return text
+    return read if read is None or (isinstance(read, str) and text[0] in "\"'") else text
+
+
+def override(key: str, value: Any) -> str:
+    """The inverse of :func:`parse_override`."""
+    if isinstance(value, str):
+        text = f"{key}={value}"
+        with contextlib.suppress(ConfigError):
+            if parse_override(text) == (key, value):
+                return text
+    for style in None, '"':
+        written = yaml.dump(
+            value, Dumper=Dumper, default_style=style, default_flow_style=True, allow_unicode=True, width=1 << 20
+        )
+        if "'" not in written:  # in a shell a quote inside quotes takes five characters
+            break
+    return f"{key}={written.removesuffix(chr(10)).removesuffix('...').strip()}"
 
 
 def _preset_keys(preset: Any) -> Mapping[str, Any]:
@@ -180,16 +214,32 @@ def dotted(keys: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 def _lay(tree: dict[str, Any], keys: Iterable[tuple[str, Any]]) -> None:
     """Set keys by dotted name, in order; those of a preset among them override the tree, but not the given keys.
 
-    A function among them is used instead of what the tree names in its place, unless the keys say otherwise.
+    A function among them is used instead of what the tree names in its place, unless the keys or the tree say how.
     """
     keys = list(dotted(keys))
     given = dict(keys)
-    for key, replaced in REPLACED.items():
+    for replaced in _displaced(tree, given):
         section, name = replaced.split(".")
-        if given.get(key) is not None and replaced not in given and isinstance(tree.get(section), dict):
-            tree[section].pop(name, None)
+        del tree[section][name]
     for key, value in [*_preset_keys(given.get("preset")).items(), *keys]:
         _set(tree, key, value)
+
+
+def _displaced(tree: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tree names in the place of functions among given keys, by key.
+
+    It stays where a given key sets it or a part of it, and where it is a mapping that names the function itself.
+    """
+    found = {}
+    for key, replaced in REPLACED.items():
+        section, name = replaced.split(".")
+        inside = tree.get(section)
+        if given.get(key) is None or not isinstance(inside, Mapping) or name not in inside:
+            continue
+        set_too = any(f"{other}.".startswith(f"{replaced}.") for other in given)
+        if not set_too and not (isinstance(inside[name], Mapping) and FUNCTION_TERM in inside[name]):
+            found[replaced] = inside[name]
+    return found
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -319,7 +369,14 @@ def load(
     source = source or str(path or "the defaults")
     if path is not None:
         values = read(path)
-    _lay(values, map(parse_override, overrides))
+    keys = list(dotted(map(parse_override, overrides)))
+    for key, value in _displaced(values, dict(keys)).items():
+        if isinstance(value, Mapping):
+            logger.warning(
+                "%s: %s = %s is not used: %s.function is given and used alone; give %s.%s=WEIGHT too to add it to them",
+                *(source, key, value, key.split(".")[0], key, FUNCTION_TERM),
+            )
+    _lay(values, keys)
     return build(values, f"{source} with {' '.join(overrides)}" if overrides else source, conflicts)
 
 

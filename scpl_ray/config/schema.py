@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from scpl_ray.config.values import Auto, Floats, Fraction, Names, PositiveFloat, PositiveInt, Section
+from scpl_ray.config.values import Asked, Auto, Floats, Fraction, Names, PositiveFloat, PositiveInt, Section
 
 MODEL_TERM = "model"
 """The term of ``reward.terms`` that is the reward model; the others are rule terms of the task."""
@@ -98,8 +98,8 @@ class Task(Section):
     """Configuration of a Hub data set that has several."""
     split: str | None = None
     """Split of a Hub data set; ``null``: all of them, one after the other."""
-    fields: dict[str, str] = Field(default_factory=dict)
-    """Maps the task's field names to the columns of your file, e.g. ``{text: body}``."""
+    fields: dict[str, str | None] = Field(default_factory=dict)
+    """Maps the task's field names to the columns of your file, e.g. ``{text: body}``; ``{id: null}`` reads none."""
     where: Annotated[str, Field(max_length=1000)] | None = None
     """Rows that are read, as a condition on your columns, e.g. ``"label != 'center' and text|wordcount > 20"``."""
     max_dropped: Fraction = 0.1
@@ -156,8 +156,8 @@ class Model(Section):
     lora: Lora | None = Lora()
     """Adapter settings; ``null`` trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: bfloat16 on a GPU, and on a CPU that multiplies bfloat16 itself for models from 30 million weights on;
-    else float32. ``scpl doctor`` says what this machine does."""
+    """``auto``: bfloat16 on GPUs and, from 30 million weights on, on CPUs that multiply it themselves, else float32; a
+    run or study keeps what it began with. ``scpl doctor`` says what this machine does."""
     revision: str | None = None
     """Hub revision: pin it for a paper."""
     trust_remote_code: bool = False
@@ -189,7 +189,7 @@ class Loop(Section):
 class Queries(Section):
     """What users ask."""
 
-    prompts_per_round: PositiveInt = 512
+    prompts_per_round: Asked = 512
     """Queries drawn per round over all groups."""
     prompts: Literal["fresh", "reused"] = "fresh"
     """``fresh``: new prompts each round; ``reused``: each group draws from the prompts it had in round 1."""
@@ -205,7 +205,7 @@ class Generation(Section):
     phases take turns; on GPUs as many as share them all, or three for each scorer on those that workers leave."""
     tensor_parallel: PositiveInt = 1
     """GPUs of one node that each engine splits the model over, for a model too large for one; needs ``vllm``."""
-    samples_per_prompt: PositiveInt = 4
+    samples_per_prompt: Asked = 4
     """Candidates per query."""
     max_new_tokens: PositiveInt = 24
     """Longest completion, in tokens."""
@@ -252,7 +252,7 @@ class Feedback(Section):
     rule: str = "softmax"
     """How the next round's users follow from what was measured."""
     measure: Literal["quality", "reward", "own_kind"] = "quality"
-    """What a group reacts to, in [0, 1]: its ``quality``; ``reward``: its mean reward as a win rate; ``own_kind``: the
+    """What a group reacts to, in [0, 1]: its ``quality``; ``reward``: its mean logistic(reward); ``own_kind``: the
     share of answers of its own kind that it was given."""
     step: Floats | None = None
     """schedule: change of each group's share per round; sums to 0."""
@@ -415,13 +415,13 @@ class Placement(Section):
 class Evaluation(Section):
     """Two fixed held-out sets, asked every round."""
 
-    prompts_per_group: PositiveInt = 100
+    prompts_per_group: Asked = 100
     """Group prompts: quality and disparate bias."""
-    neutral_prompts: PositiveInt = 200
+    neutral_prompts: Asked = 200
     """Neutral prompts: shares of the kinds the model chooses by itself, and preference bias."""
-    samples_per_prompt: PositiveInt = 1
+    samples_per_prompt: Asked = 1
     """Completions per evaluation prompt. The prompt stays the unit: within-run intervals take its answers together."""
-    steering_prompts_per_group: PositiveInt = 50
+    steering_prompts_per_group: Asked = 50
     """Held-out group prompts beside those, asked once a round only where selection steers by quality (``reweight``),
     so that no remedy is tuned on what it is judged by. Texts that are evaluated too are left out of them."""
     lm_eval: Names = ()
@@ -462,7 +462,7 @@ class Analytic(Section):
     kind_advantage: float = 0.0
     """Reward of the first kind above the others' that any scorer gives."""
     reward_sd: Floats | PositiveFloat = 0.25
-    """Standard deviation of rewards within a kind; one number or one per kind."""
+    """Standard deviation of rewards within a kind, one or one per kind; times the weight of ``model`` if alone."""
     quality_ceiling: Floats | Fraction = 0.9
     """q0 of the learning curve L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1; one number,
     or one per group where some are harder to serve."""

@@ -142,6 +142,7 @@ def preference_bias(
     advantaged: int,
     total: ArrayLike | None = None,
     reference_total: ArrayLike | None = None,
+    variance: ArrayLike | None = None,
 ) -> PreferenceBias:
     """Preference bias of shares of kinds relative to one reference.
 
@@ -156,6 +157,8 @@ def preference_bias(
         advantaged: index of the kind A whose log-odds is taken.
         total: number of completions from which ``shares`` were measured, shape (...).
         reference_total: the same for ``reference``, shape (...); ``None``: the reference is known exactly.
+        variance: that of s - tau, shape (..., K), where both are of the same prompts (:func:`paired_variance`);
+            ``None``: they were counted independently of each other.
 
     Raises:
         ValueError: shares that do not sum to 1, lengths that differ, or an index outside 0..K-1.
@@ -172,13 +175,17 @@ def preference_bias(
         differences=s - tau,
         kind_log_odds=log_odds,
         log_odds=np.asarray(log_odds[..., advantaged]),
-        total_variation=debiased_total_variation(s, tau, total, reference_total),
-        kl=debiased_kl(s, tau, total, reference_total),
+        total_variation=debiased_total_variation(s, tau, total, reference_total, variance),
+        kl=debiased_kl(s, tau, total, reference_total, variance),
     )
 
 
 def debiased_total_variation(
-    shares: ArrayLike, reference: ArrayLike, total: ArrayLike | None, reference_total: ArrayLike | None = None
+    shares: ArrayLike,
+    reference: ArrayLike,
+    total: ArrayLike | None,
+    reference_total: ArrayLike | None = None,
+    variance: ArrayLike | None = None,
 ) -> FloatArray:
     """Total variation distance of counted shares, less what counting adds, shape (...) for shares (..., K).
 
@@ -187,27 +194,60 @@ def debiased_total_variation(
     where |d| would be above 0 on average without any distance. Arguments as in :func:`preference_bias`; where neither
     total is given, nothing was counted and it is the exact distance.
     """
-    d, variance = _counted(shares, reference, total, reference_total)
-    e = np.sqrt(variance)
+    d, counted = _counted(shares, reference, total, reference_total)
+    e = np.sqrt(counted if variance is None else np.asarray(variance, dtype=np.float64))
     z = np.divide(d, e, out=np.full_like(d, np.inf), where=e > 0)
     size = np.abs(d) * (2.0 * ndtr(np.abs(z)) - 1.0) - e * np.sqrt(2.0 / np.pi) * np.exp(-(z**2) / 2.0)
     return np.asarray(size.sum(axis=-1) / 2.0)
 
 
 def debiased_kl(
-    shares: ArrayLike, reference: ArrayLike, total: ArrayLike | None, reference_total: ArrayLike | None = None
+    shares: ArrayLike,
+    reference: ArrayLike,
+    total: ArrayLike | None,
+    reference_total: ArrayLike | None = None,
+    variance: ArrayLike | None = None,
 ) -> FloatArray:
     """KL divergence of counted shares in nats, less what counting adds, shape (...) for shares (..., K).
 
     Shares that were counted are smoothed by 1/2 per kind, so that it is finite, and (K - 1) / (2 n) is taken off for
     each of them (Miller 1955). Arguments as in :func:`preference_bias`.
+
+    Near no distance the divergence is sum d^2 / p / 2 of the differences d (delta method), and so sum V / p / 2 on
+    average, with V their variance. Of independent counts sum V / p is (K - 1) (1 / n + 1 / m), Miller's terms. Where
+    another variance is given, they are taken in its proportion to that of independent counts.
     """
     s, tau = np.asarray(shares, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    found = rel_entr(smoothed_shares(s, total), smoothed_shares(tau, reference_total)).sum(axis=-1)
+    p, q = smoothed_shares(s, total), smoothed_shares(tau, reference_total)
+    found, part = rel_entr(p, q).sum(axis=-1), np.ones(())
+    if variance is not None:
+        middle = (p + q) / 2.0
+        _, counted = _counted(s, tau, total, reference_total)
+        part = (np.asarray(variance) / middle).sum(axis=-1) / (counted / middle).sum(axis=-1)
     for n in (total, reference_total):
         if n is not None:
-            found = found - (s.shape[-1] - 1) / (2.0 * np.asarray(n, dtype=np.float64))
+            found = found - part * (s.shape[-1] - 1) / (2.0 * np.asarray(n, dtype=np.float64))
     return np.asarray(found)
+
+
+def paired_variance(counts: ArrayLike, reference: ArrayLike, through: ArrayLike | None = None) -> FloatArray:
+    """Variance of the difference between the shares of kinds that two rounds have on the same prompts, shape (K,).
+
+    The prompt is the unit, and its answers of both rounds enter together (delta method). Policies that are alike give
+    many of the same answers to the same prompts and seeds: what both rounds have in common is no noise in what differs.
+
+    Args:
+        counts: answers of each kind to each of n >= 2 prompts, shape (n, K), at least one in all.
+        reference: the same of the other round.
+        through: maps shares to those whose difference is meant, shape (K, K), as :func:`inverse_errors` does.
+    """
+    apart = np.zeros(np.shape(counts))
+    for sign, given in ((1.0, counts), (-1.0, reference)):
+        of = np.asarray(given, dtype=np.float64)
+        apart += sign * (of - of.sum(axis=1, keepdims=True) * of.sum(axis=0) / of.sum()) / of.sum()
+    if through is not None:
+        apart = apart @ np.asarray(through)
+    return np.asarray((apart**2).sum(axis=0) * len(apart) / (len(apart) - 1.0))
 
 
 def smoothed_shares(shares: FloatArray, total: ArrayLike | None) -> FloatArray:
@@ -259,7 +299,12 @@ class Preference:
 
 
 def measure_preference(
-    counts: KindCounts, round_0: KindCounts, *, advantaged: str, confusion: ArrayLike | None = None
+    counts: KindCounts,
+    round_0: KindCounts,
+    *,
+    advantaged: str,
+    confusion: ArrayLike | None = None,
+    by_prompt: tuple[IntArray, IntArray] | None = None,
 ) -> Preference:
     """The preference bias of a round in all variants, with smoothed log-odds.
 
@@ -269,6 +314,8 @@ def measure_preference(
         advantaged: the kind whose log-odds is taken, e.g. :func:`advantaged_kind`.
         confusion: of held-out texts of known kind i, how many the judge called j, shape (K, K); or
             P(judged j | true i), rows that sum to 1, where its errors are known exactly. See :func:`correct_shares`.
+        by_prompt: ``counts`` and ``round_0`` by prompt, shape (n, K) each, where both rounds answered the same prompts;
+            ``None``: the counts are taken to be independent, as they also are where there is one prompt only.
 
     Raises:
         ValueError: other kinds in round 0, an unknown advantaged kind, no decided completion, or an unusable matrix.
@@ -280,11 +327,17 @@ def measure_preference(
     index = counts.kinds.index(advantaged)
     even = balanced(len(counts.kinds))
 
-    def both(shares: FloatArray, first: FloatArray | None) -> tuple[PreferenceBias, PreferenceBias | None]:
+    def both(
+        shares: FloatArray, first: FloatArray | None, through: FloatArray | None = None
+    ) -> tuple[PreferenceBias, PreferenceBias | None]:
         now = preference_bias(shares, even, advantaged=index, total=counts.decided)
         if first is None:
             return now, None
-        since = preference_bias(shares, first, advantaged=index, total=counts.decided, reference_total=round_0.decided)
+        variance = None
+        if by_prompt is not None and len(by_prompt[0]) > 1:
+            variance = paired_variance(*by_prompt, through)
+        totals = {"total": counts.decided, "reference_total": round_0.decided}
+        since = preference_bias(shares, first, advantaged=index, **totals, variance=variance)
         if counts is round_0:  # the same answers, not two counts of them: there is no distance, nor noise in it
             since = dataclasses.replace(since, total_variation=np.zeros(()), kl=np.zeros(()))
         return now, since
@@ -295,7 +348,8 @@ def measure_preference(
     if confusion is None:
         return Preference(*head, *raw, None, None, None)
     correction = correct_shares(counts.shares(), confusion, total=counts.decided)
-    corrected = both(correction.shares, None if before is None else correct_shares(before, confusion).shares)
+    first = None if before is None else correct_shares(before, confusion).shares
+    corrected = both(correction.shares, first, inverse_errors(confusion))
     return Preference(*head, *raw, correction, *corrected)
 
 

@@ -51,7 +51,8 @@ CATALOGUE = (
     _fraction(
         name="win_rate",
         interval_over="the round's queries",
-        definition="Mean logistic(reward): how often such an answer beats an average one (Bradley-Terry).",
+        definition="Mean logistic(reward), 0.5 for a reward of 0. How often an answer beats one of reward 0 only where "
+        "a unit of reward is a nat of log-odds; the task's own reward model is scaled to a standard deviation of 1.",
         per_group=True,
         better="higher",
         analytic=True,
@@ -141,8 +142,8 @@ CATALOGUE = (
         high=1.0,
         span=0.2,
         drift_neutral=tested("distance", "round0"),
-        definition="Total variation distance of the kinds' shares from those of round 0, less what counting so few "
-        "answers adds to it.",
+        definition="Total variation distance of the kinds' shares from those of round 0, less what chance adds in the "
+        "answers that differ: what both rounds answer alike to a prompt adds nothing.",
         analytic=True,
     ),
     _distance(
@@ -158,7 +159,7 @@ CATALOGUE = (
         span=0.1,
         drift_neutral=tested("distance", "round0"),
         definition="Kullback-Leibler divergence of the kinds' smoothed shares from those of round 0, less what "
-        "counting adds in both rounds: finite where round 0 lacked a kind.",
+        "chance adds in the answers that differ: finite where round 0 lacked a kind.",
         unit="nats",
     ),
     _log_odds(

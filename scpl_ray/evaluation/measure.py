@@ -168,7 +168,7 @@ def evaluate(
             _without_own_kind(answers, by_group, experiment.groups.names),
             _steering(steering),
             _passes(answers, by_group, experiment),
-            _preference(answers, by_group[None], experiment, kinds, confusion, first),
+            _preference(answers, by_group[None], asked.base_judgements, experiment, kinds, confusion, first),
             _soft(answers, by_group[None], asked.base_judgements, experiment, kinds),
             _text(answers, by_group, experiment),
             _sampling(answers.sampling_differences),
@@ -201,7 +201,7 @@ def qualities(
 
 
 def reaction(rows: Sequence[Metric], measure: str) -> dict[str, float]:
-    """The measure to which the groups react: ``quality``, ``reward`` (as a win rate) or ``own_kind``, each in [0, 1].
+    """The measure to which the groups react: ``quality``, ``reward`` (mean logistic) or ``own_kind``, each in [0, 1].
 
     A group that asked nothing has no rewards; it reacts to the mean of the other groups.
     """
@@ -304,6 +304,7 @@ def _passes(answers: Answers, by_group: Mapping[str | None, Sequence[int]], expe
 def _preference(
     answers: Answers,
     neutral: Sequence[int],
+    base: Mapping[str, Sequence[Judgement]],
     experiment: Experiment,
     kinds: Sequence[str],
     confusion: Sequence[Sequence[float]] | None,
@@ -322,7 +323,9 @@ def _preference(
     start = {r.group: int(r.value) for r in first if r.metric == "kind_count"}
     round_0 = bias.kind_counts([start[name] for name in names], kinds) if first else counts
     advantaged = bias.advantaged_kind(kinds, experiment.groups.shares)
-    preference = bias.measure_preference(counts, round_0, advantaged=advantaged, confusion=confusion)
+    now = by_prompt([answers.completions[i] for i in neutral], [answers.judgements[i] for i in neutral])
+    pairs = within_run.of_both_rounds(now, base, kinds)
+    preference = bias.measure_preference(counts, round_0, advantaged=advantaged, confusion=confusion, by_prompt=pairs)
     for k, name in enumerate(names):
         yield name, "kind_share", preference.balanced.shares[k]
         if preference.correction is not None:

@@ -228,6 +228,23 @@ def _counts(judged: Sequence[Sequence[Judgement]], kinds: Sequence[str]) -> IntA
     return found
 
 
+def of_both_rounds(
+    now: Mapping[str, Sequence[Judgement]], base: Mapping[str, Sequence[Judgement]], kinds: Sequence[str]
+) -> tuple[IntArray, IntArray] | None:
+    """Number of answers of each kind to each prompt in a round and in round 0, shape (n, K) each.
+
+    Args:
+        now: what the judge said of the answers to each prompt, by query id.
+        base: the same in round 0.
+        kinds: the kinds.
+
+    Returns:
+        ``None`` where round 0 was not asked all of the prompts.
+    """
+    then = [base.get(query, ()) for query in now]
+    return (_counts([*now.values()], kinds)[:, :-1], _counts(then, kinds)[:, :-1]) if all(then) else None
+
+
 def kinds_now(
     prompts: Prompts,
     names: Sequence[str],
@@ -253,7 +270,7 @@ def kinds_now(
     lean = odds[advantaged]
     yield None, "preference_log_odds_balanced", lean.low[0] - logit(equal), lean.high[0] - logit(equal)
     counts = bias.KindCounts(tuple(names), of_kinds.sum(axis=0), int(undecided.sum()))
-    yield from _distances("balanced", counts, None, shares.draws, np.zeros_like(shares.draws))
+    yield from _distances("balanced", counts, None, shares.draws, np.zeros_like(shares.draws), None)
     if confusion is not None:
         found = _corrected(prompts, of_kinds, confusion)
         for i, name in enumerate(names):
@@ -286,7 +303,8 @@ def kinds_since(
         bias.KindCounts(tuple(names), found[:, :-1].sum(axis=0), int(found[:, -1].sum())) for found in (now, first)
     )
     shares = prompts.fractions(after, decided)
-    yield from _distances("round0", counts, round_0, shares.draws, shares.draws - moved.draws)
+    variance = bias.paired_variance(after, before)
+    yield from _distances("round0", counts, round_0, shares.draws, shares.draws - moved.draws, variance)
     if confusion is not None:
         found = _corrected_since(prompts, after, before, advantaged, confusion)
         if found is not None:
@@ -294,7 +312,12 @@ def kinds_since(
 
 
 def _distances(
-    suffix: str, counts: bias.KindCounts, first: bias.KindCounts | None, draws: FloatArray, before: FloatArray
+    suffix: str,
+    counts: bias.KindCounts,
+    first: bias.KindCounts | None,
+    draws: FloatArray,
+    before: FloatArray,
+    variance: FloatArray | None,
 ) -> Found:
     """Total variation and KL divergence from equal shares, or from those of round 0.
 
@@ -304,12 +327,13 @@ def _distances(
         first: those of round 0; ``None``: the reference is equal shares.
         draws: how far the shares of resamples are from the shares, shape (B, K).
         before: the same of the reference.
+        variance: see :func:`scpl_ray.evaluation.bias.preference_bias`.
     """
     shares, total = counts.shares(), counts.decided
     reference = bias.balanced(len(shares)) if first is None else first.shares()
     counted = None if first is None else first.decided
     apart = shares - reference
-    value = float(bias.debiased_total_variation(shares, reference, total, counted))
+    value = float(bias.debiased_total_variation(shares, reference, total, counted, variance))
     along = np.einsum("bk,k->b", draws - before, np.sign(apart) / 2.0)
     low, high = intervals.distance(value, lambda x: np.abs(x).sum(axis=-1) / 2.0, apart, draws - before, along)
     yield None, f"total_variation_{suffix}", low, min(1.0, high)

@@ -22,6 +22,7 @@ from scipy.special import softmax
 from scpl_ray.config import Experiment
 from scpl_ray.feedback import linear_map
 from scpl_ray.feedback.linear_map import SMALLEST_SPREAD, LinearMap
+from scpl_ray.feedback.rules import RULES
 from scpl_ray.shares import FloatArray, check_fraction, check_shares
 
 FARTHEST_FIXED_POINT = 2.0
@@ -77,7 +78,7 @@ class GroupMap:
         )
 
 
-def carried_on(experiment: Experiment, *, whole_policy: bool) -> str:
+def carried_on(experiment: Experiment, *, whole_policy: bool, shares_alone: bool = False) -> str:
     """What a loop of this config carries from round to round beside its users and kinds; empty: nothing.
 
     Only without it can deviations of users and kinds that die out show that the loop is stable.
@@ -85,7 +86,12 @@ def carried_on(experiment: Experiment, *, whole_policy: bool) -> str:
     Args:
         experiment: the config.
         whole_policy: whether the kinds are all that there is to the policy, as in the analytic mode.
+        shares_alone: whether the users are given as shares also under rules to which their total number matters.
     """
+    known = RULES.built_in(experiment.feedback.rule)
+    if shares_alone and (known is None or known.total_moves):
+        passes = "may pass" if known is None else "passes"  # a package's own rule is not imported to read results
+        return f"feedback.rule={experiment.feedback.rule} {passes} on how many users there are, and not shares alone"
     if experiment.cycle.keeps_earlier:
         return f"cycle.kind={experiment.cycle.kind} trains on the data of earlier rounds too"
     if not (whole_policy or experiment.loop.starts_from_base):
@@ -137,7 +143,9 @@ def estimate_loop_map(parts: Sequence[Part], *, carried: str = "", confidence: f
 
     Assumptions: the parts are all that a round passes on to the next, or ``carried`` says what else; the map is smooth
     and nearly linear over the rounds given, so pass a window around one fixed point; all seeds follow the same map; the
-    noise of different rounds is independent.
+    noise of different rounds is independent. A run breaks the last: all rounds ask the same prompts from the same
+    seeds, and answers that stay the same keep their noise. What stays looks like a slope of 1, so rho comes out too
+    large: more stable loops read "cannot tell", and loops that grow are called stable no more often.
 
     Args:
         parts: the parts, the groups' users first, with the same S >= 2 seeds and T >= 1 rounds.

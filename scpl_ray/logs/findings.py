@@ -189,13 +189,11 @@ def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[t
         counted = f"{_counted(log, before, first)}; {_counted(log, after, last)}"
         yield question, f"too few ratings to compare: {counted}", float("nan")
     else:
-        change, weight = (last.ratings - first.ratings)[told], 1.0 / _variances(before, after, told)
-        mean = (change * weight).sum() / weight.sum()
-        p = float(stats.chi2.sf(((change - mean) ** 2 * weight).sum(), len(told) - 1))
+        change = (last.ratings - first.ratings)[told]
         most, least = told[int(np.argmax(change))], told[int(np.argmin(change))]
         said = f"{log.groups[most]} {change.max():+.3f}, {log.groups[least]} {change.min():+.3f}; the gap is "
         said += f"{np.ptp(first.ratings[told]):.3f}, then {np.ptp(last.ratings[told]):.3f}"
-        yield question, said + _without(log, told), p
+        yield question, said + _without(log, told), _change_differently(before, after, told)
 
 
 def _counted(log: Log, samples: Sequence[FloatArray], period: Period) -> str:
@@ -203,20 +201,31 @@ def _counted(log: Log, samples: Sequence[FloatArray], period: Period) -> str:
     return f"in {period.name} " + ", ".join(f"{g} has {len(one)}" for g, one in zip(log.groups, samples, strict=True))
 
 
-def _variances(before: Sequence[FloatArray], after: Sequence[FloatArray], groups: Sequence[int]) -> FloatArray:
-    """Variances of the changes of these groups' mean ratings.
+def _change_differently(before: Sequence[FloatArray], after: Sequence[FloatArray], groups: Sequence[int]) -> float:
+    """P-value that the mean ratings of these groups change alike.
+
+    The test of Alexander and Govern (1994) of means with unequal variances, here of changes: how far each lies from
+    their weighted mean is a t of Welch-Satterthwaite degrees of freedom, and becomes the normal number of the same
+    chance.
+    """
+    pairs = [(before[g], after[g]) for g in groups]
+    width = float(np.ptp(np.concatenate([one for pair in pairs for one in pair]))) or 1.0
+    numbers = np.array([[_mean(one, width) for one in pair] for pair in pairs])
+    means, variances, freedom = np.moveaxis(numbers, -1, 0)
+    change, variance = means[:, 1] - means[:, 0], variances.sum(axis=1)
+    t = (change - (change / variance).sum() / (1.0 / variance).sum()) / np.sqrt(variance)
+    tails = 2.0 * stats.t.sf(np.abs(t), variance**2 / (variances**2 / freedom).sum(axis=1))
+    return float(stats.chi2.sf(stats.chi2.isf(tails, 1).sum(), len(groups) - 1))
+
+
+def _mean(sample: FloatArray, width: float) -> tuple[float, float, int]:
+    """The mean of ratings, its variance, and the degrees of freedom of that.
 
     Ratings that all agree are not for that without error: they get the variance that they would have if one more of n
-    had been at the other end of all ratings.
+    had been at the other end of all ratings, which are ``width`` apart.
     """
-    everything = np.concatenate([one[g] for g in groups for one in (before, after)])
-    width = float(np.ptp(everything)) or 1.0
-
-    def of(sample: FloatArray) -> float:
-        n, spread = len(sample), float(sample.var(ddof=1))
-        return (spread if spread > 0 else width**2 * n / (n + 1.0) ** 2) / n
-
-    return np.array([of(before[g]) + of(after[g]) for g in groups])
+    n, spread = len(sample), float(sample.var(ddof=1))
+    return float(sample.mean()), (spread if spread > 0 else width**2 * n / (n + 1.0) ** 2) / n, n - 1
 
 
 def _differ(samples: Sequence[FloatArray]) -> float:

@@ -8,6 +8,7 @@ vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class Checkpoint:
     rank: int = 0
     """Of an adapter: its rank; 0 where it has none."""
 
-    @property
+    @functools.cached_property
     def digests(self) -> dict[str, str]:
         """SHA-256 of its weights, by file name."""
         return {path.name: sha256(path) for path in sorted(self.folder.glob(sources.WEIGHTS))}

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from scpl_ray.config import Experiment, Model
-from scpl_ray.models import muon, pretraining, tiny
+from scpl_ray.models import muon, pretraining, prompts, tiny
 from scpl_ray.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from scpl_ray.protocols import Task
 from scpl_ray.records import Query
@@ -141,13 +141,16 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
         progress: called with the number of training steps done and of all steps; not called if the model is cached.
 
     Raises:
-        ValueError: the task has no real examples, or the cache cannot be written.
+        ValueError: the task has no real examples, or its prompts are longer than ``task.max_prompt_tokens``, or the
+            cache cannot be written.
     """
     wanted = config.model.base_training_sentences
     examples = task.real_examples(wanted, seed=derive_seed(config.model.base_seed, "base model text"))
     source = task.tokenizer or ensure_tokenizer(
         config, (f"{query.prompt}{answer}" for query, answer in examples[:TOKENIZER_EXAMPLES])
     )
+    if task.tokenizer is None:  # a task that brings one was checked with it before
+        prompts.check(config, task, source)
     facts = {
         "examples": _digest(f"{query.prompt}\0{answer}" for query, answer in examples),
         "tokenizer": sha256(source / "tokenizer.json"),

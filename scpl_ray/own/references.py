@@ -193,6 +193,14 @@ def is_installed(top: str) -> bool:
     return top in sys.stdlib_module_names or (found is not None and found.origin is not None)
 
 
+def is_there(check: Callable[[], bool]) -> bool:
+    """Whether a path is what a method of it checks; what may not be looked at is not there."""
+    try:
+        return check()
+    except OSError:
+        return False
+
+
 def files_of(root: Path, top: str) -> dict[str, list[Path]]:
     """The source files of a top-level module, and of what it imports from its own folder, by top-level name.
 
@@ -207,12 +215,12 @@ def files_of(root: Path, top: str) -> dict[str, list[Path]]:
         if name in found or (name != top and not is_own(root, name)):
             continue
         alone, package = root / f"{name}.py", root / name
-        if alone.is_file():
+        if is_there(alone.is_file):
             files = [alone]
         else:
             # a folder of data may have the name of an installed package that is imported
-            named = (package / "__init__.py").is_file() or name == top or not is_installed(name)
-            is_package = package.is_dir() and named
+            named = is_there((package / "__init__.py").is_file) or name == top or not is_installed(name)
+            is_package = is_there(package.is_dir) and named
             files = sorted(package.rglob("*.py")) if is_package else []
         if files:
             found[name] = files
@@ -273,7 +281,9 @@ def _named(where: str) -> ModuleType:
     top = where.partition(".")[0]
     known = _LOADED.get(top)
     here = Path.cwd()
-    root = here if known is not None and known.added and files_of(here, top) else known.root if known else here
+    root = here
+    if known is not None and not ((known.added or _followed_here(known.root)) and files_of(here, top)):
+        root = known.root
     _current(top, root)
     importlib.invalidate_caches()
     if top not in sys.modules and importlib.util.find_spec(top) is None and files_of(here, top):
@@ -282,6 +292,16 @@ def _named(where: str) -> ModuleType:
     if top not in _LOADED and (place := root_of(where)) is not None and is_own(*place):
         _LOADED[top] = _Loaded(place[0], _sources(*place), added=False)
     return module
+
+
+def _followed_here(root: Path) -> bool:
+    """Whether Python found a folder because it was the working directory, so that it looks into another one by now."""
+    for path in sys.path:
+        if path in ("", "."):
+            return True
+        if Path(path).is_absolute() and Path(path) == root:
+            return False
+    return True
 
 
 def _current(name: str, root: Path) -> ModuleType | None:

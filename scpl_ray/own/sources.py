@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -17,6 +18,7 @@ from scpl_ray.own.references import (
     files_of,
     is_installed,
     is_own,
+    is_there,
     root_of,
     split,
 )
@@ -25,6 +27,8 @@ MOST_BYTES = 1_000_000
 """Larger source files are kept as their checksum only."""
 
 
+HOME = Path(__file__).resolve().parents[2]
+"""The folder that holds the packages of this project."""
 NOBODY_IMPORTS = ("test", "tests")
 """Packages of these names are installed here and there, and beside much code, and are imported by none."""
 
@@ -77,7 +81,7 @@ def luggage(references: Sequence[str]) -> Luggage:
             continue
         root = place[0]
         for top in files_of(*place):
-            path = root / f"{top}.py" if (root / f"{top}.py").is_file() else root / top
+            path = root / f"{top}.py" if is_there((root / f"{top}.py").is_file) else root / top
             if modules.setdefault(top, path) != path:
                 raise NotFoundError(f"{modules[top]} and {path}: two modules of one name; rename one of them")
         if (file := file_of(where)) is not None:
@@ -90,14 +94,25 @@ def luggage(references: Sequence[str]) -> Luggage:
 
 def _check_beside(root: Path) -> None:
     """Raise where a module in a folder that becomes importable in every worker would hide an installed one there."""
-    for path in sorted(root.iterdir()):
-        is_module = path.suffix == ".py" if path.is_file() else (path / "__init__.py").is_file()
-        if is_module and path.stem not in (*PROJECT, *NOBODY_IMPORTS) and is_installed(path.stem):
+    beside: list[Path] = []
+    with contextlib.suppress(OSError):  # a folder that may not be listed
+        beside = sorted(root.iterdir())
+    for path in beside:
+        alone = is_there(path.is_file)
+        is_module = path.suffix == ".py" if alone else is_there((path / "__init__.py").is_file)
+        if is_module and _hides(path.stem, root):
             raise NotFoundError(
                 f"{path}: {path.stem} is also the name of an installed module or one of Python's own, which workers "
                 f"would no longer find, because they import from {root} too; rename it, or put your code into a folder "
                 "of its own"
             )
+
+
+def _hides(name: str, root: Path) -> bool:
+    """Whether a module of this name would hide another one where its folder is importable."""
+    if name in PROJECT:
+        return root.resolve() != HOME
+    return name not in NOBODY_IMPORTS and is_installed(name)
 
 
 def kept(references: Mapping[str, str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from scpl_ray.selection.candidates import (
     budget,
     selected,
 )
-from scpl_ray.selection.targets import Target, target_shares
+from scpl_ray.selection.targets import NONE, Target, target_shares
 from scpl_ray.shares import FloatArray, IntArray
 
 __all__ = [
@@ -153,18 +153,41 @@ def _by_function(
     """
     given = copy.deepcopy(candidates)  # what it changes of them is its own
     found = references.called(name, key, function, given, selection=selection, chance=draw.chance.copy())
+    return Kept(_positions(found, name, key, candidates.size))
+
+
+def _by_strategy(
+    strategy: Strategy, name: str, key: str, candidates: Candidates, selection: Selection, draw: Draw
+) -> Kept:
+    """What a :class:`Strategy` of an installed package keeps.
+
+    Raises:
+        ValueError: as :func:`_by_function`.
+    """
+    found = references.called(name, key, strategy.keep, copy.deepcopy(candidates), selection, draw)
+    if not isinstance(found, Kept):
+        raise ValueError(f"{key}: {name} returned a {type(found).__name__}; return scpl_ray.selection.candidates.Kept")
+    return dataclasses.replace(found, rows=_positions(found.rows, name, key, candidates.size))
+
+
+def _positions(found: ArrayLike, name: str, key: str, size: int) -> IntArray:
+    """The positions that the user's own code returned.
+
+    Raises:
+        ValueError: they are not those of completions, each at most once.
+    """
     rows = np.asarray(found)
     if rows.dtype.kind not in "iu" or rows.ndim != 1 or rows.size == 0:
         raise ValueError(
             f"{key}: what {name} returned is {found!r:.80}; return the positions of the completions that are kept, "
-            f"whole numbers from 0 to {candidates.size - 1}, at least one"
+            f"whole numbers from 0 to {size - 1}, at least one"
         )
-    if rows.min() < 0 or rows.max() >= candidates.size or len(np.unique(rows)) < rows.size:
+    if rows.min() < 0 or rows.max() >= size or len(np.unique(rows)) < rows.size:
         raise ValueError(
             f"{key}: what {name} returned holds {rows.size} positions from {rows.min()} to {rows.max()}, "
-            f"{len(np.unique(rows))} of them different; each is given once and lies in 0 to {candidates.size - 1}"
+            f"{len(np.unique(rows))} of them different; each is given once and lies in 0 to {size - 1}"
         )
-    return Kept(rows.astype(np.int64))
+    return rows.astype(np.int64)
 
 
 def _adopted(name: str, reference: str) -> Strategy:
@@ -172,7 +195,9 @@ def _adopted(name: str, reference: str) -> Strategy:
     key = "selection.strategy"
     found = references.find(reference, f"{key} = {name!r}")
     if isinstance(found, Strategy):
-        return found
+        keep = functools.partial(_by_strategy, found, name, key)
+        meet = None if found.meet is None else functools.partial(references.called, name, key, found.meet)
+        return dataclasses.replace(found, keep=keep, meet=meet, modelled=False)
     meaning = " ".join((found.__doc__ or reference).strip().splitlines()[0].split())
     return Strategy(meaning=meaning, keep=functools.partial(_by_function, found, name, key), modelled=False)
 
@@ -346,10 +371,12 @@ def _chance(candidates: Candidates, purpose: str, round_: int, seed: int) -> Flo
 def _matched_random(candidates: Candidates, kept: Kept, fixes: str, target: Target, chance: FloatArray) -> Kept:
     """As many rows as were kept, from each stratum that the strategy fixes, chosen by chance instead of by reward.
 
-    The class weights of the strategy are used unchanged. Every stratum keeps its first m rows in random order.
+    Rows of no class are strata of their own, since a strategy leaves them out whatever their reward. The class weights
+    of the strategy are used unchanged. Every stratum keeps its first m rows in random order.
     """
     strata = {"size": np.zeros(candidates.size, np.int64), "prompts": candidates.prompts, "classes": target.classes}
-    _, stratum = np.unique(strata[fixes], return_inverse=True)
+    _, fixed = np.unique(strata[fixes], return_inverse=True)
+    stratum = 2 * fixed + (target.classes == NONE)
     wanted = np.bincount(stratum[kept.rows], minlength=stratum.max() + 1)
     order = np.lexsort((candidates.candidate_rank, chance, stratum))
     sizes = np.bincount(stratum)

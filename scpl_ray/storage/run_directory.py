@@ -83,8 +83,8 @@ class Reader:
         """The name of the run in messages: its URI, or its folder as it was given."""
 
     @property
-    def identity(self) -> str:
-        """An identifier that stays the same whenever and wherever the run is resumed."""
+    def place(self) -> str:
+        """Where the run lies, whichever folder it is read from: its absolute path or its URI."""
         return str(self.root.absolute())
 
     @classmethod

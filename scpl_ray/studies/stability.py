@@ -46,7 +46,7 @@ def arm_stability(series: Series, arm: str, experiment: Experiment | None) -> tu
     judged = asked.prompts_per_group * asked.samples_per_prompt
     parts = [Part("shares", shares), Part("kinds", kinds, decided)]
     parts += [Part("kinds", np.stack([own[..., k], 1.0 - own[..., k]], axis=-1), judged) for k in range(n_groups)]
-    return estimate_loop_map(parts, carried=carried_on(experiment, whole_policy=False)), ""
+    return estimate_loop_map(parts, carried=carried_on(experiment, whole_policy=False, shares_alone=True)), ""
 
 
 def _shares_alone(found: GroupMap) -> GroupMap:

@@ -14,6 +14,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.own import references
 from scpl_ray.own.registry import Registry
 from scpl_ray.protocols import Card, Task
+from scpl_ray.tasks.language import UNMARKED_KEPT
 
 if TYPE_CHECKING:  # reading a config imports no task
     from scpl_ray.tasks.survey import Survey
@@ -51,6 +52,9 @@ class TaskKind:
     """``module:function`` that looks at data without a model (:mod:`scpl_ray.tasks.survey`); ``None``: no data."""
     reward_trainer: str | None = None
     """The same for a reward model with one output per group; ``None``: the data contain no users' choices."""
+    unmarked_kept: float = 1.0
+    """Fraction, above 0, of the prompts that reveal no group which real text keeps; 1: it answers prompts as users send
+    them, as where both are drawn from one pool of data."""
     own: bool = False
     """Whether it is not a task of this project, so that it is tried before it is used."""
 
@@ -104,6 +108,7 @@ _BUILT_IN = {
         meaning="sentences of a small made-up language, built in and offline",
         builder="scpl_ray.tasks.language.task:build",
         reads_data=False,
+        unmarked_kept=UNMARKED_KEPT,
     ),
     "maths": TaskKind(
         meaning="solutions of problems whose answers can be checked",

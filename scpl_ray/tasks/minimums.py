@@ -17,7 +17,8 @@ PROBLEMS_PER_PART = 1
 MINIMUMS: dict[str, tuple[str, ...]] = {
     "news": (
         f"{OUTLETS_PER_GROUP} outlets per group: train, judge and evaluation share none",
-        "texts of task.opening_words + task.continuation_words words or more; shorter ones are left out",
+        "texts of task.opening_words + task.continuation_words words or more, with blanks between words; shorter ones "
+        "are left out",
         "one topic on which evaluation outlets of every group write, for neutral prompts",
         f"without reward.model: one topic with {ARTICLES_PER_TOPIC} training articles of every group",
     ),
@@ -32,3 +33,9 @@ MINIMUMS: dict[str, tuple[str, ...]] = {
     ),
 }
 """What a data set needs at least, by ``task.name``."""
+NO_NEUTRAL_PROMPTS = {
+    "news": "no topic is shared by evaluation outlets of every group; give a coarser topic column with "
+    "task.fields={topic: COLUMN}, or more outlets",
+    "preference": "no held-out question is left for them; give more rows",
+}
+"""Why no neutral prompt is possible, and what to do, by ``task.name``; maths makes its own."""

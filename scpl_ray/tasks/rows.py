@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from scpl_ray import config
+from scpl_ray.config import loading
 from scpl_ray.tasks.sources import MAX_ROWS, SUFFIXES, Raw, Source, open_source
 from scpl_ray.tasks.tally import DataError, OddRow, Tally, listed
 from scpl_ray.tasks.where import RowFilter
@@ -53,18 +54,20 @@ class Row:
         return value
 
 
-def load(task: config.Task, fields: Fields) -> tuple[list[Row], Tally]:
+def load(experiment: config.Experiment, fields: Fields) -> tuple[list[Row], Tally]:
     """Load the rows of ``task.data`` that ``task.where`` asks for.
 
     Args:
-        task: ``data``, ``config``, ``split``, ``where``, ``max_dropped``, and ``fields``: the user's column by the
-            task's field name; other columns have the field's name.
+        experiment: of its section ``task`` are used ``data``, ``config``, ``split``, ``where``, ``max_dropped``, and
+            ``fields``: the user's column by the task's field name, or ``None`` for an optional field that is not read;
+            other columns have the field's name. Messages name a command that reads the same.
         fields: the fields that the task reads.
 
     Raises:
         DataError: the file or data set does not exist, is not readable or has no rows, a column is missing from it, or
             more rows are odd than ``task.max_dropped`` allows.
     """
+    task = experiment.task
     if unknown := sorted(set(task.fields) - set(fields.names)):
         raise DataError(
             f"task.fields: {', '.join(unknown)} is no field of this task; its fields are {', '.join(fields.names)}"
@@ -75,9 +78,15 @@ def load(task: config.Task, fields: Fields) -> tuple[list[Row], Tally]:
             f"{', '.join(fields.required)} (or map yours with task.fields)"
         )
     wanted = RowFilter(task.where) if task.where is not None else None
-    mapping = {field: task.fields.get(field, field) for field in fields.names}
+    if needed := sorted(field for field in fields.required if task.fields.get(field, field) is None):
+        raise DataError(
+            f"task.fields: {', '.join(needed)} cannot be null, for this task needs it; name your column with "
+            f"task.fields={{{needed[0]}: COLUMN}}"
+        )
+    named = {field: task.fields.get(field, field) for field in fields.names}
+    mapping = {field: column for field, column in named.items() if column is not None}
     source = open_source(task, {*mapping.values(), *(wanted.columns if wanted else ())})
-    tally = Tally(task.data, task.name, task.max_dropped, _keys(task))
+    tally = Tally(task.data, task.name, task.max_dropped, keys_of(experiment))
     tally.form = source.form
     if source.alike:
         _check_columns(task, fields, mapping, wanted, set(source.columns), source)
@@ -100,8 +109,13 @@ def load(task: config.Task, fields: Fields) -> tuple[list[Row], Tally]:
             raise DataError(f"{task.data}: holds no rows; give a file with one row per item")
         _check_columns(task, fields, mapping, wanted, seen, source)
         tally.check()
+        if not rows and wanted is None:
+            raise DataError(f"{task.data}: every row is odd: {'; '.join(tally.examples())}")
         if not rows:
-            raise DataError(f"task.where = {task.where!r}: no row of {task.data} is left; compare with what is there")
+            examples = "; ".join(["", *tally.examples()])
+            raise DataError(
+                f"task.where = {task.where!r}: no row of {task.data} is left; compare with what is there{examples}"
+            )
     return rows, tally
 
 
@@ -127,7 +141,8 @@ def unique(rows: Iterable[Row], tally: Tally, field: str) -> list[Row]:
         if value is not None and (before := seen.setdefault(value, row.where)) != row.where:
             raise OddRow(
                 f"with the {field} of an earlier row",
-                f"{field} {value!r} is that of {before} too; give every row its own {field}",
+                f"{field} {value!r} is that of {before} too; give every row its own {field}, or leave the column "
+                f"unread with task.fields={{{field}: null}}",
             )
 
     return sound(rows, tally, check)
@@ -142,7 +157,7 @@ def among(rows: Iterable[Row], tally: Tally, field: str, allowed: Sequence[str])
             raise OddRow(
                 f"with an unknown {field}",
                 f"{field} {value!r} is none of {', '.join(allowed)}; correct it, or map another column with "
-                f"task.fields={{{field}: COLUMN}}",
+                f"task.fields={{{field}: COLUMN}}, or none with task.fields={{{field}: null}}",
             )
 
     return sound(rows, tally, check)
@@ -175,7 +190,8 @@ def all_or_none(rows: Sequence[Row], tally: Tally, field: str) -> list[Row]:
         if row.values[field] is None:
             raise OddRow(
                 f"without a {field}, though others have one",
-                f"no {field}, though other rows have one; give every row a {field} or none",
+                f"no {field}, though other rows have one; give every row a {field} or none, or leave the column unread "
+                f"with task.fields={{{field}: null}}",
             )
 
     return sound(rows, tally, check)
@@ -206,13 +222,19 @@ def check_groups(rows: Sequence[Row], field: str, groups: Sequence[str], source:
         )
 
 
-def _keys(task: config.Task) -> list[str]:
-    """The keys of a task, beside its data, that say how they are read."""
-    given = {"config": task.config, "split": task.split, "where": task.where}
-    mapped = f"{{{', '.join(f'{field}: {column}' for field, column in task.fields.items())}}}"
-    return [f"task.{key}={value}" for key, value in given.items() if value is not None] + (
-        [f"task.fields={mapped}"] if task.fields else []
-    )
+def keys_of(experiment: config.Experiment) -> list[str]:
+    """The keys, beside task and data, by which the same is read as here: ``key=value`` where it is no default."""
+
+    def stated(one: config.Experiment) -> dict[str, Any]:
+        return {
+            **{f"task.{key}": value for key, value in one.task if key not in ("name", "data")},
+            "groups.names": list(one.groups.names),
+            "groups.shares": list(one.groups.shares),
+            "generation.max_new_tokens": one.generation.max_new_tokens,
+        }
+
+    usual = stated(config.Experiment())
+    return [loading.override(key, value) for key, value in stated(experiment).items() if value != usual[key]]
 
 
 def _row(
@@ -230,7 +252,7 @@ def _row(
         return None
     if absent := [field for field in fields.required if mapping[field] not in raw.values]:
         raise OddRow(f"without a field {mapping[absent[0]]}", _absent(absent, mapping, tuple(raw.values)))
-    texts: dict[str, str | None] = {}
+    texts: dict[str, str | None] = dict.fromkeys(fields.names)
     messages: dict[str, list[Any]] = {}
     for field, column in mapping.items():
         value = raw.values.get(column)
@@ -281,7 +303,7 @@ def _check_columns(
     source: Source,
 ) -> None:
     """Raise :class:`DataError` if a column that is needed is in no row at all."""
-    needed = [field for field in fields.names if field in fields.required or field in task.fields]
+    needed = [field for field in mapping if field in fields.required or field in task.fields]
     if absent := [field for field in needed if mapping[field] not in seen]:
         raise DataError(f"{task.data}: {_absent(absent, mapping, source.columns)}")
     if wanted is not None and (lacking := [column for column in wanted.columns if column not in seen]):

@@ -7,6 +7,7 @@ Allowed are the row's columns (``row['my column']`` where a name has blanks), te
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,38 +19,56 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from scpl_ray.tasks.tally import DataError, OddRow
 
 
-class _Cell:
-    """A number in a CSV file; it equals the text that was written too, and filters of texts read that."""
+class _Cell(str):
+    """A cell of a CSV file that is written like a number: beside a number it is that number, beside a text a text."""
 
-    text: str
+    number: int | float
+
+    def _beside(self, other: object) -> tuple[Any, Any]:
+        """The two as they are compared."""
+        if isinstance(other, _Cell):
+            return self.number, other.number
+        return self.number if isinstance(other, int | float) else str(self), other
 
     def __eq__(self, other: object) -> bool:
-        return self.text == other if isinstance(other, str) else super().__eq__(other)
+        return bool(operator.eq(*self._beside(other)))
 
     def __ne__(self, other: object) -> bool:
-        return self.text != other if isinstance(other, str) else super().__ne__(other)
+        return not self == other
 
+    def __lt__(self, other: object) -> bool:
+        return bool(operator.lt(*self._beside(other)))
 
-class _Whole(_Cell, int):
-    """A whole one."""
+    def __le__(self, other: object) -> bool:
+        return bool(operator.le(*self._beside(other)))
 
+    def __gt__(self, other: object) -> bool:
+        return bool(operator.gt(*self._beside(other)))
 
-class _Decimal(_Cell, float):
-    """One with a decimal point."""
+    def __ge__(self, other: object) -> bool:
+        return bool(operator.ge(*self._beside(other)))
 
+    def __neg__(self) -> int | float:
+        return -self.number
 
-def _text(value: Any) -> Any:
-    return value.text if isinstance(value, _Cell) else value
+    def __bool__(self) -> bool:
+        return bool(self.number)
+
+    __hash__ = str.__hash__
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "length": lambda value: len(_text(value)),
-    "wordcount": lambda value: len(str(_text(value)).split()),
-    "lower": lambda value: str.lower(_text(value)),
-    "trim": lambda value: str.strip(_text(value)),
+    "length": len,
+    "wordcount": lambda value: len(str(value).split()),
+    "lower": str.lower,
+    "trim": str.strip,
     "float": float,
 }
-TESTS = ("none", "string", "number")
+TESTS: dict[str, Callable[[Any], bool]] = {
+    "none": lambda value: value is None,
+    "string": lambda value: isinstance(value, str),
+    "number": lambda value: isinstance(value, int | float | _Cell),
+}
 ROW = "row"
 DEEPEST = 64
 """Largest number of operations inside each other; Jinja takes seconds to compile some hundreds of them."""
@@ -74,7 +93,7 @@ class RowFilter:
         self.text = text
         environment = ImmutableSandboxedEnvironment()
         environment.filters = dict(FILTERS)
-        environment.tests = {name: environment.tests[name] for name in TESTS}
+        environment.tests = dict(TESTS)
         try:
             parser = Parser(environment, text, state="variable")
             tree = parser.parse_expression()
@@ -148,6 +167,6 @@ def _depth(node: nodes.Node) -> int:
 def _typed(cell: Any) -> Any:
     if not isinstance(cell, str) or not _NUMBER.fullmatch(cell):
         return cell
-    number: _Cell = _Decimal(cell) if "." in cell else _Whole(cell)
-    number.text = cell
-    return number
+    found = _Cell(cell)
+    found.number = float(cell) if "." in cell else int(cell)
+    return found

@@ -44,8 +44,18 @@ def test_scores_are_named_by_task_metric_and_filter() -> None:
         "lm_eval_arc_easy_acc_norm": 0.75,
         "lm_eval_mmlu_acc": 0.3,
     }
-    with pytest.raises(ValueError, match="no score of hellaswag"):
-        harness.scores(found, ["hellaswag"])
+
+
+def test_a_name_of_several_tasks_without_a_score_of_its_own_is_scored_by_its_tasks() -> None:
+    """A tag of the harness, such as ``ai2_arc``, stands for its tasks, and so does a group that adds nothing up."""
+    scored = {"arc_easy": {"alias": "arc_easy", "acc,none": 0.5}, "arc_challenge": {"acc,none": 0.25}}
+    expected = {"lm_eval_arc_easy_acc": 0.5, "lm_eval_arc_challenge_acc": 0.25}
+    assert harness.scores({"results": scored}, ["ai2_arc"]) == expected
+    group = {"alias": "arc", "name": "arc"}
+    found = {"results": {"arc": group, **scored}, "groups": {"arc": group}}
+    assert harness.scores(found, ["arc"]) == expected
+    with pytest.raises(ValueError, match="no score of ai2_arc"):
+        harness.scores({"results": {"arc_easy": {"alias": "arc_easy"}}}, ["ai2_arc"])
 
 
 def test_every_policy_is_asked_and_its_scores_stand_beside_the_other_metrics(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from actors import node_copies
 from actors.file_transfer import FileTransfer
-from actors.node_copies import FOLDERS_KEPT
+from actors.node_copies import FOLDERS_HELD, FOLDERS_KEPT
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +97,19 @@ def test_what_another_process_holds_stays(copies: Path) -> None:
         node_copies.forget_old(copies)
     assert needed.exists()
     other.communicate("")
+    copy(copies, FOLDERS_KEPT + 3)
     node_copies.forget_old(copies)
     assert not needed.exists() and len(list(copies.iterdir())) == FOLDERS_KEPT
+
+
+def test_a_process_holds_what_it_works_with_and_no_policies_of_earlier_rounds(copies: Path) -> None:
+    made = [copy(copies, number) for number in range(FOLDERS_KEPT + FOLDERS_HELD)]
+    for folder in made:
+        node_copies.hold(folder)
+    assert [node_copies._is_free(folder) for folder in made] == [True] * FOLDERS_KEPT + [False] * FOLDERS_HELD
+    assert FOLDERS_HELD < FOLDERS_KEPT
+    node_copies.forget_old(copies)
+    assert [folder.exists() for folder in made] == [False] * FOLDERS_HELD + [True] * FOLDERS_KEPT
 
 
 def test_a_copy_that_was_made_again_is_held_again(copies: Path) -> None:

@@ -1,5 +1,6 @@
 """Scorers leave a GPU that they share before a worker trains on it, and hold one language model there at a time."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from transformers import Qwen2Config
 
 from actors import reward, training
 from actors.file_transfer import SHARED_DISK
-from actors.fleet import reader_places
+from actors.fleet import Fleet, seat_places
 from actors.placement.cluster import Cluster, Node, described
 from actors.placement.layout import layout
 from actors.placement.memory import Sizes, model_size
@@ -98,10 +99,31 @@ def test_a_reader_is_on_the_node_of_its_scorer_and_none_on_a_head_without_cpus()
         *(Node(id_, 16.0, 128.0, 2, 80.0, id_) for id_ in ("a" * 56, "b" * 56)),
     )
     placed = layout(experiments.load(None, ["placement.gpus=colocated", "reward.replicas=4"]), Cluster(nodes))
-    places = reader_places(placed)
+    places = seat_places(placed, placed.scorer)
     assert sorted(place.node_id[0] for place in places) == ["a", "a", "b", "b"]
     assert [place.node_id for place in places] == [seat.node.id for seat in placed.of(placed.scorer)]
     assert all(place.soft for place in places), "a reader whose node was lost starts elsewhere"
+
+
+def test_without_gpus_processes_sit_on_the_nodes_whose_memory_they_were_counted_in(tmp_path: Path) -> None:
+    """Half of a node's cores are too many engines for its memory, but Ray counts cores alone."""
+    small, large = Node("small", 8.0, 8.0, id="a" * 56), Node("large", 16.0, 128.0, id="b" * 56)
+    half = Sizes(dataclasses.replace(seven_billion(None).policy, parameters=500_000_000), None)
+    asked = experiments.load(None, ["reward.terms={well_formed: 1.0}", "model.dtype=float32"])
+    placed = layout(asked, Cluster((small, large)), half)
+    unreserved: Any = SimpleNamespace(places=lambda role: [])
+    fleet = Fleet(tmp_path, Cluster((small, large), connected=True))
+    for role in (placed.engine, placed.scorer):
+        found = [place.node_id for place in fleet._places(placed, unreserved, role)]
+        assert found == [seat.node.id for seat in placed.of(role)] and len(found) > 5
+        assert found.count(small.id) <= 1, role.name
+    ids = [seat.node.id for seat in placed.of(placed.worker)]
+    (selector,) = training.where([small.id, large.id], ids) or [{}]
+    assert list(selector.values()) == ids
+    assert training.where([small.id], [large.id, small.id])[0] == {}, "a node that was lost binds nobody"  # type: ignore[index]
+    assert training.where([small.id], []) is None
+    one = Fleet(tmp_path, Cluster((large,), connected=True))
+    assert one._places(placed, unreserved, placed.engine) == [], "on one machine there is nothing to say"
 
 
 def test_a_trainer_makes_room_before_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

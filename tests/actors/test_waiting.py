@@ -1,10 +1,12 @@
 """How long a pool waits for calls that are long by themselves, with a clock that the test turns; without Ray."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from actors import pool
 from actors.placement.role import Role
@@ -57,6 +59,75 @@ def test_a_long_call_without_a_process_ends_at_the_deadline_and_one_that_hangs_w
     with pytest.raises(TimeoutError, match="no answer for 86400 s"):
         wait(1e6, lambda now: "ALIVE", long=True)
     assert pool.LONG_S == 86400.0
+
+
+class Lost:
+    """A pool whose replica's node is lost during a call, and what was asked of Ray; the repeated call takes a while.
+
+    Args:
+        repeated_s: seconds that the repeated call takes.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, log: Path, repeated_s: float) -> None:
+        self.now, self.waited, self.begun = 0.0, 0.0, 0
+        self._ends_s = repeated_s
+        self.pool = object.__new__(Pool)
+        self.pool._role, self.pool._deadline_s, self.pool._logs = Role("scorer", 1, 1.0, 0.0, 1), 1800.0, [log]
+        self.pool._actors, self.pool._load, self.pool._restarts = [self], [0], [0]
+        self.pool._replica_of, self.pool._calls = {}, {}
+        monkeypatch.setattr("actors.pool.ray.wait", self._wait)
+        monkeypatch.setattr("actors.pool.ray.get", self._get)
+        monkeypatch.setattr("actors.pool.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("actors.pool.time.sleep", lambda seconds: None)
+        monkeypatch.setattr(self.pool, "_facts", lambda index: {"State": "ALIVE", "NumRestarts": int(self.begun > 1)})
+
+    @property
+    def fit(self) -> "Lost":
+        return self
+
+    def remote(self) -> str:
+        self.begun += 1
+        return f"call {self.begun}"
+
+    def _wait(self, references: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        if references == ["call 1"]:
+            return references, []
+        left = self._ends_s - self.waited
+        self.now, self.waited = self.now + min(timeout, left), self.waited + min(timeout, left)
+        return (references, []) if timeout >= left else ([], references)
+
+    def _get(self, reference: str, timeout: float) -> str:
+        if reference == "call 1":
+            raise ActorUnavailableError("refused", None)
+        if self.waited < self._ends_s:
+            raise GetTimeoutError("Get timed out: some object(s) not ready.")
+        return f"{reference} is done"
+
+
+def test_a_long_call_whose_node_is_lost_is_repeated_and_waited_for_as_long_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    lost = Lost(monkeypatch, tmp_path / "log", 9000.0)
+    assert lost.pool.results([lost.pool.submit("fit")], "fitting", long=True) == ["call 2 is done"]
+    assert lost.waited == 9000.0 and lost.pool.unfinished == 0
+    assert "fit, called again: waiting for 1 calls on scorer 0, 30 s" in caplog.text
+
+
+def test_a_repeated_call_without_an_answer_is_named_with_its_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lost = Lost(monkeypatch, tmp_path / "log", 9000.0)
+    with pytest.raises(TimeoutError, match=r"fit, called again: no answer for 1800 s; .*scorer 0; logs: .*/log"):
+        lost.pool.results([lost.pool.submit("fit")], "fitting")
+    assert lost.pool.unfinished == 0
+
+
+def test_an_answer_that_does_not_arrive_is_named_with_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lost = Lost(monkeypatch, tmp_path / "log", 9000.0)
+    lost.begun = 1
+    with pytest.raises(TimeoutError, match=r"fit: no answer from scorer 0 for 1800 s; log: .*/log"):
+        lost.pool.result(lost.pool.submit("fit"))
 
 
 class StandIn:

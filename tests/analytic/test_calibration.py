@@ -46,20 +46,21 @@ def observed(truth: Experiment, start: Start | None = None) -> Observed:
     one = truth.model_copy(update={"analytic": truth.analytic.model_copy(update={"seeds": 2})})
     paths = simulate(one, start=start)
     rounds, k = truth.loop.rounds, len(truth.groups.names)
-    law = model.asked_law(paths.revealing_law[0], paths.neutral_law[0], truth.task.marker_strength)
+    revealing, neutral = (
+        model.tempered(kinds[0], truth.generation.temperature) for kinds in (paths.revealing_law, paths.neutral_law)
+    )
+    law = model.asked_law(revealing, neutral, truth.task.marker_strength)
     means = np.full((rounds + 1, k), np.nan)
     spread = means.copy()
     for t in range(1, rounds + 1):
         choosing = np.full(k, 1 / k) if truth.reward.choices == "balanced" else paths.shares[0, t]
-        mu = model.mean_rewards(choosing, model.choice_gain(truth), truth.analytic.kind_advantage)
+        mu = model.mean_rewards(choosing, model.choice_gain(truth), model.kind_advantage(truth))
         means[t] = law[t - 1] @ mu
-        spread[t] = 0.35**2 + law[t - 1] @ mu**2 - means[t] ** 2
+        spread[t] = model.reward_sds(truth)[0] ** 2 + law[t - 1] @ mu**2 - means[t] ** 2
     unknown = defaults(list(SIZES))
-    unknown = unknown.model_copy(
-        update={"loop": truth.loop, "reward": truth.reward, "selection": truth.selection, "cycle": truth.cycle}
-    )
+    known = ("loop", "generation", "reward", "feedback", "selection", "cycle")
     return Observed(
-        experiment=unknown.model_copy(update={"feedback": truth.feedback}),
+        experiment=unknown.model_copy(update={section: getattr(truth, section) for section in known}),
         shares=paths.shares[0],
         quality=paths.quality[0],
         own_kind=paths.own_kind[0],
@@ -101,6 +102,33 @@ def test_true_parameters_are_found_and_predict_the_rest() -> None:
     assert moved.model < 0.5 * moved.no_change
     assert by_name["quality"].model < 0.03
     assert all(e.within_band >= 0.5 for e in errors)
+
+
+def test_a_start_is_what_was_decoded_at_the_runs_temperature() -> None:
+    start = Start(np.array([[0.8, 0.2], [0.35, 0.65]]), np.array([0.45, 0.55]))
+    seen = observed(true_experiment("generation.temperature=0.7", "analytic.spillover=0.0"), start)
+    found = calibrate.calibrate(seen, 4)
+    assert_allclose(found.start.revealing, start.revealing, atol=0.03)
+    assert_allclose(found.start.neutral, start.neutral, atol=0.03)
+    errors = {error.metric: error for error in calibrate.predict(found)[1]}
+    moved = errors["preference_log_odds_balanced"]
+    assert moved.model < moved.no_change
+
+
+def test_greedy_answers_do_not_tell_the_kinds_of_the_base_model() -> None:
+    seen = observed(true_experiment("generation.temperature=0.0"))
+    with pytest.raises(ValueError, match=r"--from: the run has generation.temperature: 0, and greedy answers do not"):
+        calibrate.calibrate(seen)
+
+
+def test_parameters_are_those_of_the_reward_model_whatever_its_weight() -> None:
+    found = found_by(calibrate.calibrate(observed(true_experiment("reward.terms={model: 2.0}", "selection.beta=1.0"))))
+    assert found["choice_gain"] == pytest.approx(0.6, abs=0.06)
+    assert found["reward_sd"] == pytest.approx(0.35, abs=0.01)
+    given = ("reward.model=somebody/else", "analytic.kind_advantage=0.3", "reward.terms={model: 2.0}")
+    advantage = found_by(calibrate.calibrate(observed(true_experiment(*given, "selection.beta=1.0"))))
+    assert advantage["kind_advantage"] == pytest.approx(0.3, abs=0.03)
+    assert advantage["reward_sd"] == pytest.approx(0.35, abs=0.01)
 
 
 def test_an_advantage_is_found_where_rewards_are_not_learned() -> None:

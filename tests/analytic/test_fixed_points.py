@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from scpl_ray.analytic import fixed_points, model
 from scpl_ray.analytic.fixed_points import GroupsAlone
-from scpl_ray.analytic.loop import simulate
+from scpl_ray.analytic.loop import simulate, simulate_grid
+from scpl_ray.analytic.model import Start
 from scpl_ray.config import Experiment
 from scpl_ray.selection import strategies
 from tests.support.configs import defaults
@@ -118,6 +119,21 @@ def test_users_who_leave_where_nobody_arrives_rest_nowhere() -> None:
     result = CliRunner().invoke(app, ["simulate", *SMALL, *CLOSED_POPULATION])
     assert result.exit_code == 0, result.output
     assert "the groups come to rest nowhere within reach" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("measure", ["quality", "own_kind", "reward"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
+def test_the_groups_rest_where_a_loop_at_that_temperature_does(temperature: float, measure: str) -> None:
+    """The kinds are held by a heavy prior; the base model serves the groups unequally, so that the rest is not even."""
+    held = ("analytic.prior_rows=1e12", "loop.rounds=150", "analytic.own_kind_weight=0.5", "reward.choices=balanced")
+    rule = (f"feedback.measure={measure}", f"generation.temperature={temperature}", "analytic.kind_advantage=0.5")
+    experiment = defaults([*BARE, *held, *rule])
+    start = Start(np.array([[0.9, 0.1], [0.45, 0.55]]), np.array([0.6, 0.4]))
+    (path,) = simulate_grid([experiment], start=start, chance=False)
+    settled = GroupsAlone(experiment, start).rest_from(np.array([500.0, 500.0]))
+    assert settled is not None
+    assert_allclose(settled.shares, path.shares[0, -1], atol=1e-4)
+    assert settled.shares[0] > 0.51
 
 
 def test_real_data_weakens_the_pull_of_shares() -> None:

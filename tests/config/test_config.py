@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,111 @@ def test_a_function_of_the_users_own_replaces_what_the_config_names_in_its_place
     assert loading.overlay({"reward": {"terms": {"model": 1.0}}}, terms)["reward"]["terms"] == terms["reward.terms"]
     loaded = loading.load(CONFIGS[QUICK_START], ["selection.function=own.py:choose", "feedback.function=own.py:rule"])
     assert (loaded.selection.strategy, loaded.feedback.rule) == ("custom", "custom")
+
+
+@pytest.mark.parametrize(
+    ("terms", "keys", "used"),
+    [
+        ({"model": 0.5, "function": 0.5}, {"reward.function": "own.py:g"}, {"model": 0.5, "function": 0.5}),
+        (
+            {"rouge_l": 1.0, "length": 0.5},
+            {"reward.function": "own.py:g", "reward.terms.function": 0.5},
+            {"rouge_l": 1.0, "length": 0.5, "function": 0.5},
+        ),
+        (
+            {"rouge_l": 1.0},
+            {"reward.terms.length": 2.0, "reward.function": "own.py:g"},
+            {"rouge_l": 1.0, "length": 2.0},
+        ),
+        ({"rouge_l": 1.0}, {"reward.function": "own.py:g"}, {"function": 1.0}),
+    ],
+)
+def test_weights_that_use_a_function_stay_when_another_function_is_given(
+    terms: dict[str, float], keys: dict[str, object], used: dict[str, float]
+) -> None:
+    laid = loading.overlay({"reward": {"terms": terms, "function": "own.py:f"}}, keys)
+    assert loading.build(laid, "here").reward.terms == used
+    assert laid["reward"]["function"] == "own.py:g"
+
+
+def test_weights_that_a_function_replaces_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.yaml").write_text("reward: {terms: {model: 0.5, length: 2.0}}\n")
+    loading.load(tmp_path / "c.yaml", ["reward.function=own.py:g"])
+    assert "c.yaml: reward.terms = {'model': 0.5, 'length': 2.0} is not used: reward.function is" in caplog.text
+    assert "reward.terms.function=WEIGHT" in caplog.text
+    caplog.clear()
+    loading.load(tmp_path / "c.yaml", ["reward.function=own.py:g", "reward.terms.function=1.0"])
+    loading.load(CONFIGS[QUICK_START], ["reward.function=own.py:g", "feedback.function=own.py:rule"])
+    assert not caplog.text
+
+
+CONDITIONS = (
+    "'economy' in topic",
+    '"economy" in topic',
+    "q in ['a: b']",
+    "q == 'a: b'",
+    "q == 'a #b'",
+    "'a' in q or q == 'b'",
+    "[1] == q",
+    "label != 'centre'",
+)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_condition_is_read_as_it_stands_or_as_one_quoted_text(condition: str) -> None:
+    assert loading.parse_override(f"task.where= {condition} ") == ("task.where", condition)
+    assert loading.parse_override(f"task.where={json.dumps(condition)}") == ("task.where", condition)
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~"])
+def test_a_condition_can_be_taken_away(nothing: str) -> None:
+    assert loading.parse_override(f"task.where={nothing}") == ("task.where", None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("task.where", condition) for condition in CONDITIONS),
+        ("task.split", "train"),
+        ("task.config", "1.10"),
+        ("task.config", "a: b # c"),
+        ("task.config", "it's \u2028 \x07 'so' \U0001f600"),
+        ("task.fields", {"answer": "2", "group": "on", "it's": "a, b"}),
+        ("task.max_dropped", 0.05),
+        ("task.similarity", True),
+        ("task.where", None),
+        ("groups.names", ["left", "3", "it's"]),
+        ("groups.shares", [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_an_override_is_read_as_what_it_was_made_of(key: str, value: object) -> None:
+    assert loading.parse_override(loading.override(key, value)) == (key, value)
+
+
+@pytest.mark.parametrize("given", ["1.10", "1234567e8", "12e45678", "3", "1_000", "2024-01-01", "yes"])
+def test_advice_on_quotes_shows_no_converted_value_and_survives_the_shell(given: str) -> None:
+    said = refuse(f"model.revision={given}")
+    assert """quote it as it was written: "...", and on a command line 'model.revision="..."'""" in said
+    assert experiments.load(None, [f'model.revision="{given}"']).model.revision == given
+    assert """on a command line 'groups.names=["...", ...]'""" in refuse("groups.names=[a, 3]")
+
+
+@pytest.mark.parametrize("key", ["generation.samples_per_prompt", "queries.prompts_per_round", "training.steps"])
+def test_numbers_of_hundreds_of_digits_are_refused(key: str) -> None:
+    assert "has 400 digits, more than any key takes" in refuse(f"{key}={'9' * 400}")
+    assert "more than any key takes, or quote it" in refuse(f"name={2**63}")
+    assert experiments.load(None, [f"seed={2**63 - 1}"]).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("queries.prompts_per_round", "generation.samples_per_prompt", "evaluation.prompts_per_group"),
+        *("evaluation.neutral_prompts", "evaluation.steering_prompts_per_group", "evaluation.samples_per_prompt"),
+    ],
+)
+def test_more_prompts_than_memory_holds_are_refused(key: str) -> None:
+    assert f"{key} = 10000000000: input should be less than or equal to 1000000" in refuse(f"{key}=10000000000")
 
 
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
@@ -200,7 +306,10 @@ def test_settings_near_those_are_not_refused() -> None:
         (["cycle.real_rows=7"], "cycle.real_rows = 7: training.objective = 'dpo', and a real answer has no rejected"),
         (["preset=incremental-real"], "cycle.real_share = 0.5: training.objective = 'dpo'"),
         (["training.loss_on=all"], "training.loss_on = 'all': training.objective = 'dpo' compares two completions"),
-        (["training.dpo_pairs=best_worst"], "selection.strategy = 'vrs': training.dpo_pairs = 'best_worst' makes its"),
+        (
+            ["training.dpo_pairs=best_worst"],
+            "selection.strategy = 'vrs': training.dpo_pairs = 'best_worst' makes its",
+        ),
         (["selection.strategy=none"], "selection.strategy = 'none': rejects nothing that training.dpo_pairs = 'acc"),
         (["selection.strategy=importance"], "selection.strategy = 'importance': rejects nothing"),
         (["training.dpo_beta=0.0"], "training.dpo_beta = 0.0: input should be greater than 0"),
@@ -231,7 +340,7 @@ def test_what_dpo_goes_with() -> None:
         ("loop: 3", "loop = 3"),
         ("loop: {rounds: 010}", "010 is a number in base 8 to YAML 1.1: leave leading zeros out"),
         ("loop: {rounds: 1:30}", "1:30 is a number in base 60 to YAML 1.1"),
-        ("name: 0123", 'or quote it: "0123"'),
+        ("name: 0123", """or quote it: "0123", and on a command line '"0123"'"""),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:

@@ -61,6 +61,85 @@ def test_distances_of_counts_are_finite_and_do_not_grow_as_fewer_answers_are_of_
         assert found.total_variation.mean() == pytest.approx(0.3, abs=0.02)
 
 
+def twice(shares, n, shared, rng, samples=1, undecided=0.0):
+    """Kinds of the answers to n prompts in two rounds of one law, of which a part are the very same answers."""
+    law = [*((1 - undecided) * np.array(shares)), undecided]
+    first, later = rng.choice(len(law), size=(2, n, samples), p=law)
+    later = np.where(rng.random((n, samples)) < shared, first, later)
+    return [np.eye(len(law), dtype=np.int64)[kinds].sum(axis=1)[:, :-1] for kinds in (later, first)]
+
+
+def since(later, first):
+    kinds = KINDS[: later.shape[1]]
+    counts = [bias.kind_counts(of.sum(axis=0), kinds) for of in (later, first)]
+    return bias.measure_preference(*counts, advantaged="a", by_prompt=(later, first)).round_0
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.4), (0.6, 0.3, 0.1)])
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.97])
+@pytest.mark.parametrize(("n", "samples", "undecided"), [(200, 1, 0.0), (60, 4, 0.2)])
+def test_answers_that_two_rounds_share_are_no_distance_between_them(shares, shared, n, samples, undecided):
+    rng = np.random.default_rng(3)
+    found = [since(*twice(shares, n, shared, rng, samples, undecided)) for _ in range(1000)]
+    for name, rough in (("total_variation", 0.0007), ("kl", 0.0)):
+        values = np.array([float(one.__dict__[name]) for one in found])
+        # the law of a handful of differing answers is not quite normal
+        assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values)) + rough
+
+
+def test_the_unit_of_what_counting_adds_is_the_prompt():
+    rng = np.random.default_rng(4)
+    values = []
+    for _ in range(1000):  # prompts whose eight answers are alike, and lean anew in the other round
+        counts = rng.binomial(8, rng.beta(0.5, 0.5, size=(2, 40)))
+        values.append(since(*(np.stack([of, 8 - of], axis=1) for of in counts)))
+    for found, alone in (
+        ([one.total_variation for one in values], bias.debiased_total_variation),
+        ([one.kl for one in values], bias.debiased_kl),
+    ):
+        assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found))
+        shares, first = (np.array([getattr(one, of) for one in values]) for of in ("shares", "reference"))
+        plain = alone(shares, first, np.full(1000, 320), np.full(1000, 320))
+        assert plain.mean() > 4 * np.std(found) / np.sqrt(len(found))
+
+
+def test_answers_of_two_rounds_that_are_independent_are_as_two_counts():
+    rng = np.random.default_rng(5)
+    pairs = [twice((0.6, 0.3, 0.1), 200, 0.0, rng) for _ in range(400)]
+    paired = np.mean([bias.paired_variance(*pair) for pair in pairs], axis=0)
+    p = np.array([0.6, 0.3, 0.1])
+    assert paired == pytest.approx(2 * p * (1 - p) / 200, rel=0.03)
+    # and where the variance is that of two counts, so are the distances
+    totals = {"total": 200, "reference_total": 200}
+    s, tau = (0.5, 0.4, 0.1), (0.6, 0.3, 0.1)
+    counted = [bias.smoothed_shares(np.array(of), 200) for of in (s, tau)]
+    variance = sum(of * (1 - of) / 200 for of in counted)
+    plain = bias.preference_bias(s, tau, advantaged=0, **totals)
+    same = bias.preference_bias(s, tau, advantaged=0, **totals, variance=variance)
+    assert same.total_variation == plain.total_variation and same.kl == pytest.approx(float(plain.kl))
+
+
+def test_a_round_that_answers_as_round_0_did_is_at_no_distance_from_it():
+    _, first = twice((0.6, 0.3, 0.1), 50, 0.0, np.random.default_rng(6), samples=2)
+    same = since(first.copy(), first)
+    assert same.total_variation == same.kl == 0.0
+    # of one prompt there is no variance, and its answers count as independent
+    alone = since(np.array([[3, 1]]), np.array([[2, 2]]))
+    counts = [bias.kind_counts(of, ("a", "b")) for of in ((3, 1), (2, 2))]
+    assert alone.total_variation == bias.measure_preference(*counts, advantaged="a").round_0.total_variation
+
+
+def test_a_paired_distance_of_corrected_shares_has_their_noise():
+    rng, confusion = np.random.default_rng(7), [[0.8, 0.2], [0.3, 0.7]]
+    distances = []
+    for _ in range(500):
+        pair = twice((0.6, 0.4), 300, 0.5, rng)
+        counts = [bias.kind_counts(of.sum(axis=0), ("a", "b")) for of in pair]
+        found = bias.measure_preference(*counts, advantaged="a", confusion=confusion, by_prompt=pair)
+        distances.append(float(found.corrected_round_0.total_variation))
+    assert abs(np.mean(distances)) < 4 * np.std(distances) / np.sqrt(500)
+
+
 def test_a_corrected_share_carries_the_error_of_the_judge_too():
     # held-out texts of a judge with TPR .85 and FPR .25; one that is known exactly leaves counting alone
     rates = np.array([[0.85, 0.15], [0.25, 0.75]])

@@ -2,10 +2,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from scpl_ray.config import Experiment
-from scpl_ray.evaluation import diversity, measure
+from scpl_ray.evaluation import bias, diversity, measure
 from scpl_ray.records import Completion, Judgement, Metric, Query
 from tests.support.evaluation_answers import answers
 from tests.support.loops import small
@@ -115,6 +116,42 @@ def test_a_kind_that_round_0_lacked_is_a_number_and_not_an_absence() -> None:
     first = [Metric(0, "north", "kind_count", 20.0), Metric(0, "south", "kind_count", 0.0)]
     found = evaluate(["north"] * 10 + ["south"] * 10, first)
     assert 0.5 < found[None, "kl_round0"] < 5.0
+
+
+def since_round_0(now: measure.Answers, before: measure.Answers) -> dict[str, Metric]:
+    def measured(answered: measure.Answers, asked: measure.Asked, first: Sequence[Metric]) -> list[Metric]:
+        return measure.evaluate(answered, asked, small(), kinds=("north", "south"), confusion=None, first=first)
+
+    shares = {"north": 0.6, "south": 0.4}
+    first = measured(before, measure.Asked(0, shares, {}, {}), [])
+    judged = measure.by_prompt(before.completions, before.judgements)
+    rows = measured(now, measure.Asked(1, shares, {}, {}, base_judgements=judged), first)
+    return {row.metric: row for row in rows if row.group is None and row.metric.endswith("round0")}
+
+
+def test_the_same_answers_as_in_round_0_are_at_no_distance() -> None:
+    base = answers(["north"] * 20 + ["south"] * 30 + [None] * 5)
+    same = since_round_0(base, base)
+    assert same["total_variation_round0"].value == same["kl_round0"].value == 0.0
+    # where round 0 was not asked all of the prompts, they are two counts, each with its noise
+    fewer = since_round_0(base, answers(["north"] * 20 + ["south"] * 30))
+    assert fewer["total_variation_round0"].value < -0.05 and fewer["kl_round0"].value == pytest.approx(-0.02)
+
+
+def test_a_distance_from_round_0_is_less_what_the_answers_that_differ_add_to_it() -> None:
+    before = ["north"] * 20 + ["south"] * 30 + [None] * 5
+    after = ["south"] * 4 + before[4:-1] + ["south"]
+    found = since_round_0(answers([*after]), answers([*before]))
+    pairs = tuple(np.array([[kind == name for name in ("north", "south")] for kind in of]) for of in (after, before))
+    counts = [bias.kind_counts(of.sum(axis=0), ("north", "south")) for of in pairs]
+    wanted = bias.measure_preference(*counts, advantaged="north", by_prompt=pairs).round_0
+    alone = bias.measure_preference(*counts, advantaged="north").round_0
+    assert wanted is not None and alone is not None
+    for name, rest in (("total_variation", 0.02), ("kl", 0.01)):
+        row = found[f"{name}_round0"]
+        assert row.value == pytest.approx(float(getattr(wanted, name)))
+        assert row.value > float(getattr(alone, name)) + rest
+        assert row.low is not None and row.high is not None and row.low <= row.value <= row.high
 
 
 Found = dict[tuple[str | None, str], float]

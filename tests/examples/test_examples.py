@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from examples import own_reward, own_strategy
+from examples import own_hooks, own_reward, own_strategy
 from jobs.cli import app
 from scpl_ray.config import Experiment, Selection
-from scpl_ray.records import Query
+from scpl_ray.protocols import RoundDone
+from scpl_ray.records import Metric, Query
 from scpl_ray.selection.candidates import Candidates
 from scpl_ray.selection.strategies import STRATEGIES, select
 from scpl_ray.tasks import TASKS
@@ -81,6 +82,16 @@ def test_the_reward_term_prefers_short_sentences() -> None:
     short, long = (task.rule_terms(query, " ".join(["a"] * n)) for n in (5, 15))
     assert (short["brevity"], long["brevity"]) == (0.75, 0.25)
     assert "on_topic" in short
+
+
+def test_the_hook_writes_a_line_for_a_round_that_nobody_was_told_of_and_none_twice(tmp_path: Path) -> None:
+    """A run that is stopped between the end of a round and its hooks tells of it when it is resumed, as from disk."""
+    (tmp_path / "logs").mkdir()
+    for round_, from_disk in ((0, False), (0, True), (1, True), (10, False), (1, True)):
+        rows = (Metric(round_, "north", "share", 0.5), Metric(round_, None, "disparate_gap", 0.1))
+        own_hooks.told(RoundDone(round_, 10, tmp_path, rows, from_disk))
+    said = (tmp_path / "logs/rounds.txt").read_text().splitlines()
+    assert said == [f"{t}: {{'north': 0.5}}, gap 0.100" for t in (0, 1, 10)]
 
 
 def test_the_study_is_simulated_and_reaches_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,19 @@ def test_what_a_loop_carries_on(changes, whole, carried):
     assert carried in found and bool(found) == bool(carried)
 
 
+def test_shares_are_not_all_that_retention_passes_on():
+    def found(rule, *, alone):
+        config = Experiment.model_validate({"loop": {"kind": "retraining"}, "feedback": {"rule": rule}})
+        return carried_on(config, whole_policy=False, shares_alone=alone)
+
+    assert found("retention", alone=True) == (
+        "feedback.rule=retention passes on how many users there are, and not shares alone"
+    )
+    assert found("retention", alone=False) == found("softmax", alone=True) == ""
+    # the rule of a package that is not installed where results are read
+    assert found("theirs", alone=True).startswith("feedback.rule=theirs may pass on how many users")
+
+
 def test_bad_parts_are_refused():
     rng = np.random.default_rng(12)
     shares = noisy_linear([[0.5]], 4, 4, rng)

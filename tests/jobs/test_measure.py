@@ -44,6 +44,33 @@ def test_a_log_made_from_a_run_gives_back_its_numbers(tmp_path: Path) -> None:
             assert period["rating"][group] == pytest.approx(metrics["quality", group], abs=1e-12)
 
 
+def test_no_command_writes_over_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = finished(tmp_path / "run", small("loop.rounds=2"))
+    log = tmp_path / "log.csv"
+    log.write_text("period,group\n" + "1,a\n2,b\n" * 40)
+    (tmp_path / "link.csv").symlink_to(log)
+    (tmp_path / "my.yaml").write_text("loop: {rounds: 2}\nanalytic: {seeds: 4}\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for words in (
+        ["measure", "--log", "log.csv", "--output", str(log)],
+        ["measure", "--log", "link.csv", "--output", "log.csv"],
+        ["measure", "--log", "log.csv", "--output", "link.csv"],
+        ["simulate", "my.yaml", "--output", "my.yaml"],
+        ["simulate", "--from", "run", "--output", "run/metrics.parquet"],
+        ["simulate", "--from", "run", "--output", "run/more.parquet"],
+    ):
+        result = runner.invoke(app, words)
+        assert result.exit_code == 2 and f"--output {words[-1]}: " in result.output, (words, result.output)
+        assert "which is read" in result.output and "give another file" in result.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert run.is_dir()
+    for words in (["measure", "--log", "log.csv"], ["simulate", "my.yaml"]):
+        result = runner.invoke(app, [*words, "--output", "new"])
+        assert result.exit_code == 0 and (tmp_path / "new").is_file(), result.output
+        assert runner.invoke(app, [*words, "--output", "new"]).exit_code == 0
+
+
 def test_who_asked_and_what_was_kept(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "log.csv"

@@ -74,3 +74,13 @@ def test_a_whole_model_that_was_deleted_is_a_message(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"the weights of round 2 were deleted.*store\.keep=all"):
         scpl.read(run).policy(2)  # type: ignore[union-attr]
     assert scpl.read(adapters).policy(2).name == "adapter"  # type: ignore[union-attr]
+
+
+def test_a_prompt_that_is_cut_is_told(tmp_path: Path) -> None:
+    run = trained(tmp_path / "cut")
+    words = ["sample", str(run), "--number", "1", "generation.max_new_tokens=4", "--prompt"]
+    for length, said in ((32, False), (33, True)):
+        result = CliRunner().invoke(app, [*words, " ".join(["w3"] * length)])
+        assert result.exit_code == 0, (result.output, result.exception)
+        told = " ".join(result.output.split())
+        assert ("has 33 tokens: its end was cut to task.max_prompt_tokens = 32, as in the run" in told) is said

@@ -293,6 +293,24 @@ def test_rare_ratings_rarely_seem_to_change_differently() -> None:
     assert np.mean(found) <= 0.05
 
 
+@pytest.mark.parametrize(("groups", "ratings"), [(2, 2), (3, 10), (6, 2), (10, 3)])
+def test_groups_with_few_ratings_rarely_seem_to_change_differently(groups: int, ratings: int) -> None:
+    """The p-value of equal changes is below .05 in one log of twenty at most, however many groups have how few."""
+    rng = np.random.default_rng(groups * 100 + ratings)
+    draws = rng.normal(size=(600, 2, groups, ratings))
+    found = [findings._change_differently(*one, range(groups)) for one in draws]
+    assert np.mean(np.array(found) < 0.05) <= 0.07 and np.mean(np.array(found) < 0.001) <= 0.005
+
+
+def test_two_groups_with_many_ratings_are_compared_as_welch_does() -> None:
+    rng = np.random.default_rng(3)
+    before, after = rng.normal(size=(2, 2, 400)) * 0.5 + np.array([[0.0, 0.0], [0.05, -0.05]])[..., None]
+    change = after.mean(axis=1) - before.mean(axis=1)
+    variances = (before.var(axis=1, ddof=1) + after.var(axis=1, ddof=1)) / 400
+    expected = 2 * stats.norm.sf(abs(change[0] - change[1]) / np.sqrt(variances.sum()))
+    assert findings._change_differently(before, after, [0, 1]) == pytest.approx(expected, rel=0.1)
+
+
 def test_periods_are_plain_means() -> None:
     log = a_log(np.random.default_rng(4), rows=400)
     for t, one in enumerate(findings.periods(log)):

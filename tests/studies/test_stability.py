@@ -32,6 +32,7 @@ def test_what_a_loop_passes_on_decides_what_may_be_said() -> None:
         ({"loop": {"kind": "incremental"}}, "shows no growth, but with loop.kind=incremental the weights remember"),
         ({"cycle": {"kind": "accumulate"}}, "shows no growth, but cycle.kind=accumulate trains on the data of earlier"),
         ({"cycle": {"kind": "window", "window_rounds": 3}}, "cycle.kind=window"),
+        ({"feedback": {"rule": "retention"}}, "shows no growth, but feedback.rule=retention passes on how many users"),
     ):
         other, _ = arm_stability(series, "arm", experiment(RETRAINING, changes))
         assert other is not None and other.verdict == "cannot tell" and reason in other.reason

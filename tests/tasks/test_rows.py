@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scpl_ray.config import Task
+from scpl_ray.config import Experiment, Task
 from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks import sources
@@ -25,12 +25,14 @@ def jsonl(path: Path, *lines: Any) -> str:
 
 
 def load(source: Path | str, **task: Any) -> list[Row]:
-    return data.load(Task(data=str(source), **task), FIELDS)[0]
+    return data.load(Experiment(task=Task(data=str(source), **task)), FIELDS)[0]
 
 
-def refused(source: Path | str | None, columns: dict[str, str] | None = None, **task: Any) -> str:
+def refused(source: Path | str | None, columns: dict[str, str | None] | None = None, **task: Any) -> str:
     with pytest.raises(DataError) as error:
-        data.load(Task(data=None if source is None else str(source), fields=columns or {}, **task), FIELDS)
+        data.load(
+            Experiment(task=Task(data=None if source is None else str(source), fields=columns or {}, **task)), FIELDS
+        )
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -176,6 +178,24 @@ def test_ids_are_used_once() -> None:
     tally = Tally("f", "t", 0.1)
     kept = data.unique(rows_of({"id": "1"}, {"id": "2"}, {"id": "1"}, {}, {}), tally, "id")
     assert left(kept, tally, "f line 3: id '1' is that of f line 1 too") == ["1", "2", "4", "5"]
+
+
+def test_an_optional_column_can_be_left_unread_and_a_needed_one_cannot(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *GOOD)
+    assert [row.values["id"] for row in load(path, fields={"id": None})] == [None] * 4
+    said = refused(path, {"label": None, "id": None})
+    assert said == (
+        "task.fields: label cannot be null, for this task needs it; name your column with task.fields={label: COLUMN}"
+    )
+
+
+def test_rows_that_are_all_odd_are_shown_whatever_may_be_dropped(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"prompt": "", "label": "a"}, "no JSON")
+    said = refused(path, max_dropped=1.0)
+    assert f"{path}: every row is odd: {path} line 1: prompt is empty; " in said and "line 2: not valid JSON" in said
+    assert "task.where" not in said
+    said = refused(path, max_dropped=1.0, where="label == 'b'")
+    assert "no row of" in said and "line 2: not valid JSON" in said
 
 
 def test_groups_must_be_two_or_more_labels_of_the_data() -> None:

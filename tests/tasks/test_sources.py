@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scpl_ray.config import Task
+from scpl_ray.config import Experiment, Task
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
 from tests.support import real_data
@@ -21,7 +21,7 @@ CELLS = [(f"L{i % 2}", f"word {i}") for i in range(20)]
 
 
 def load(path: Path, **task: Any) -> tuple[list[Row], Tally]:
-    return data.load(Task(data=str(path), **task), FIELDS)
+    return data.load(Experiment(task=Task(data=str(path), **task)), FIELDS)
 
 
 def refused(path: Path, **task: Any) -> str:

@@ -86,6 +86,26 @@ def test_fewer_held_out_prompts_than_a_run_asks_stop_it(keys: tuple[str, ...], s
     assert found[found.index("needed: without") :].split("\n", 1)[1] == said
 
 
+def test_no_number_is_advised_where_none_is_possible(path: Path) -> None:
+    rows = [{**row, "topic": f"{row['label']} {row['topic']}"} for row in news_data.rows()]
+    said = check(path, rows, *NEWS, *FEW, code=1)
+    assert (
+        "a run would stop: evaluation.neutral_prompts = 4: no topic is shared by evaluation outlets of every group; "
+        "give a coarser topic column with task.fields={topic: COLUMN}, or more outlets\n"
+    ) in said
+    steered = check(path, news_data.rows(outlets=3, per_outlet=1), *NEWS, "evaluation.prompts_per_group=1",
+                    "evaluation.neutral_prompts=1", "selection.strategy=reweight", code=1)  # fmt: skip
+    assert "beside evaluation.prompts_per_group = 1; a group has only 1, so give more rows" in steered
+
+
+def test_it_says_that_news_needs_blanks_between_words(path: Path) -> None:
+    texts = ["\u7ecf\u6d4e\u589e\u957f\u653e\u7f13" * 20 + str(i) for i in range(72)]
+    said = check(
+        path, [{**row, "text": text} for row, text in zip(news_data.rows(), texts, strict=True)], *NEWS, code=1
+    )
+    assert "the continuation 4; a text without blanks between words is one word" in said
+
+
 def test_it_says_what_the_other_tasks_make_of_a_file(path: Path) -> None:
     said = check(path, maths_data.rows(), *MATHS, *FEW)
     assert "group = source" in said and "120 of 120 rows used" in said and "evaluation.neutral_prompts=684" in said
@@ -116,10 +136,18 @@ def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:
         (("--task", "news"), "no field label, source, topic, title, text; the row has a"),
         (("--task", "news", "task.max_dropped=2"), "task.max_dropped = 2: input should be less than or equal to 1"),
         (("--task", "preference"), "name your columns with task.fields"),
+        ((*NEWS, "task.data=other.jsonl"), "task.data: the file and the task are given by FILE and --task TASK; leave"),
+        ((*NEWS, "task={name: maths}"), "task.name: the file and the task are given by FILE and --task TASK; leave"),
     ],
 )
 def test_what_cannot_be_looked_at_is_one_message(arguments: tuple[str, ...], said: str, path: Path) -> None:
     assert said in check(path, [{"a": "b"}] * 3, *arguments, code=2)
+
+
+def test_groups_of_responses_have_the_names_that_the_fields_give_their_columns(path: Path) -> None:
+    rows = [{"q": row["query"], "a": row["academy"], "b": row["business"]} for row in preference_data.responses()]
+    said = check(path, rows, "--task", "preference", "task.fields={query: q, academy: a}", *FEW)
+    assert "│ academy │   40 │" in said and "│ b       │   40 │" in said
 
 
 def test_it_loads_neither_ray_nor_torch(path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scpl_ray.config import Task
+from scpl_ray.config import Experiment, Task
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.rows import DataError, Fields
 from scpl_ray.tasks.where import RowFilter
@@ -43,7 +43,7 @@ def test_rows_are_chosen(where: str, kept: int, form: str, tmp_path: Path) -> No
     else:
         cells = [["" if cell is None else str(cell) for cell in row.values()] for row in ROWS]
         path.write_text("\n".join(map(",".join, [list(ROWS[0]), *cells])) + "\n")
-    rows, tally = data.load(Task(data=str(path), where=where), FIELDS)
+    rows, tally = data.load(Experiment(task=Task(data=str(path), where=where)), FIELDS)
     assert len(rows) == kept
     assert tally.report().dropped == ({"that task.where leaves out": 12 - kept} if kept < 12 else {})
 
@@ -67,13 +67,24 @@ def test_rows_are_chosen(where: str, kept: int, form: str, tmp_path: Path) -> No
         ("year|trim == '2019'", 1),
         ("year is number", 4),
         ("zip == '01234'", 4),
+        ("'20' in year", 4),
+        ("'Grade' not in level", 4),
+        ("year in '2019 and 2021'", 2),
+        ("level not in '2 3'", 2),
+        ("level in zip", 4),
+        ("year < '2020'", 2),
+        ("year > '2019' and '2021' > year", 1),
+        ("2019 < year", 2),
+        ("-level < 0", 3),
+        ("level", 3),
+        ("weight > level", 3),
     ],
 )
 def test_a_csv_cell_is_the_number_and_the_text_that_are_written(where: str, kept: int, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     cells = [f"x,{i},{2018 + i},{weight},01234\n" for i, weight in enumerate(("0.50", "1.0", "3.5", "4"))]
     path.write_text("label,level,year,weight,zip\n" + "".join(cells))
-    rows, _ = data.load(Task(data=str(path), where=where), FIELDS)
+    rows, _ = data.load(Experiment(task=Task(data=str(path), where=where)), FIELDS)
     assert len(rows) == kept
 
 
@@ -108,7 +119,7 @@ def refused(tmp_path: Path, where: str, **task: Any) -> str:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with pytest.raises(DataError) as error:
-        data.load(Task(data=str(path), where=where, **task), FIELDS)
+        data.load(Experiment(task=Task(data=str(path), where=where, **task)), FIELDS)
     return str(error.value)
 
 
@@ -124,5 +135,5 @@ def test_rows_that_it_leaves_out_are_not_looked_at(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps(row | {"text": [1] if row["label"] == "center" else "t"}) + "\n" for row in ROWS)
     )
-    rows, tally = data.load(Task(data=str(path), where="label != 'center'", max_dropped=0.0), FIELDS)
+    rows, tally = data.load(Experiment(task=Task(data=str(path), where="label != 'center'", max_dropped=0.0)), FIELDS)
     assert len(rows) == 8 and tally.examples() == []

@@ -63,28 +63,48 @@ class Rates:
 
 
 def linear_loop(
-    jacobian: Sequence[Sequence[float]], seeds: int, rounds: int, answers: int, rng: np.random.Generator
+    jacobian: Sequence[Sequence[float]],
+    seeds: int,
+    rounds: int,
+    answers: int,
+    rng: np.random.Generator,
+    *,
+    same_chance: bool = False,
 ) -> list[Part]:
-    """A loop of log-odds x' = J x + N(0, .15^2) around 0: the first is a share, the others are kinds in ``answers``."""
+    """A loop of log-odds x' = J x + N(0, .15^2) around 0: the first is a share, the others are kinds in ``answers``.
+
+    With ``same_chance`` an answer is drawn by the same uniform in every round, as from one seed to one prompt.
+    """
     slope = np.asarray(jacobian)
     path = [0.3 * rng.standard_normal((seeds, len(slope)))]
     for _ in range(rounds):
         path.append(path[-1] @ slope.T + 0.15 * rng.standard_normal(path[-1].shape))
     shares = expit(np.stack(path, axis=1))
-    counted = rng.binomial(answers, shares[..., 1:]) / answers
+    if same_chance:
+        chance = rng.random((seeds, 1, len(slope) - 1, answers))
+        counted = (chance < shares[..., 1:, None]).mean(axis=-1)
+    else:
+        counted = rng.binomial(answers, shares[..., 1:]) / answers
     parts = [Part("shares", _two(shares[..., 0]))]
     return parts + [Part("kinds", _two(counted[..., k]), answers) for k in range(counted.shape[-1])]
 
 
 def rho_of_linear_loops(
-    jacobian: Sequence[Sequence[float]], seeds: int, rounds: int, answers: int, repetitions: int, seed: int = 0
+    jacobian: Sequence[Sequence[float]],
+    seeds: int,
+    rounds: int,
+    answers: int,
+    repetitions: int,
+    seed: int = 0,
+    *,
+    same_chance: bool = False,
 ) -> Rates:
     """Estimate rho(J) of :func:`linear_loop` again and again."""
     rng = np.random.default_rng(seed)
     rho = float(np.abs(np.linalg.eigvals(np.asarray(jacobian))).max())
     found, plain = [], []
     for _ in range(repetitions):
-        parts = linear_loop(jacobian, seeds, rounds, answers, rng)
+        parts = linear_loop(jacobian, seeds, rounds, answers, rng, same_chance=same_chance)
         found.append(estimate_loop_map(parts))
         as_exact = [dataclasses.replace(p, values=np.clip(p.values, 1e-3, 1 - 1e-3), draws=np.inf) for p in parts]
         plain.append(estimate_loop_map(as_exact))
@@ -235,6 +255,13 @@ def rows(scale: float = 1.0) -> list[Row]:
             if "rho 1" in name:
                 table.append(("stable, wrongly", 0.025, found.stable, n, where))
                 table.append(("stable, wrongly, with noise ignored", 0.025, found.plain_stable, n, where))
+        same = rho_of_linear_loops(jacobian, 20, 10, 200, n, same_chance=True)
+        where = f"{name}; 20 seeds, 10 rounds, 200 answers that have the same chance in all rounds"
+        table.append(("coverage of rho", CONFIDENCE, same.coverage, n, where))
+        if "rho 1" in name:
+            table.append(("stable, wrongly", 0.025, same.stable, n, where))
+        if "rho 1.1" not in name:
+            table.append(("unstable, wrongly", 0.025, same.unstable, n, where))
     arms: dict[str, dict[str, dict[str, object]]] = {
         "retraining": {"loop": {"kind": "retraining"}},
         "retraining, users react to kinds": {

@@ -26,6 +26,19 @@ def test_noise_that_is_ignored_makes_growth_look_stable() -> None:
     assert found.stable <= 0.06
 
 
+def test_noise_that_stays_from_round_to_round_hides_that_a_loop_is_stable_and_never_that_it_is_not() -> None:
+    """A real run asks the same prompts from the same seeds in every round, so that answers keep their chance."""
+    stable, still, growing = (
+        calibration.rho_of_linear_loops(
+            calibration.JACOBIANS[f"share and kind, rho {rho}"], 20, 10, 200, 60, same_chance=True
+        )
+        for rho in (".856", "1", "1.1")
+    )
+    assert stable.stable <= 0.03 and stable.unstable <= 0.03
+    assert still.stable == 0.0 and still.unstable <= 0.09
+    assert growing.stable == 0.0 and growing.unstable >= 0.8
+
+
 def test_a_loop_that_runs_away_slowly_is_not_called_stable() -> None:
     later = simulate(
         calibration.experiment(calibration.SLOW_RUNAWAY, {"loop": {"rounds": 300}, "analytic": {"seeds": 10}})

@@ -25,6 +25,7 @@ from jobs.pages import on_page
 from jobs.terminal.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
+from scpl_ray.models import precision
 from scpl_ray.models.sources import resolve_reward_model
 from scpl_ray.protocols import Task
 from scpl_ray.storage.files import write_atomically
@@ -86,7 +87,9 @@ def peers(experiment: Experiment, size: str, output: Path, page: Path | None) ->
 
 
 def _setting(folder: Path, store: Store, experiment: Experiment, task: Task) -> Setting:
-    placed = layout(experiment, local_cluster())
+    machine = local_cluster()
+    placed = layout(experiment, machine)
+    experiment = precision.suited(experiment, machine.without_bfloat16)
     experiment = with_format(experiment, task, on_gpu=placed.mode != "cpu")
     (folder / "task.pickle").write_bytes(cloudpickle.dumps(task))
     reward_model = None

@@ -79,7 +79,7 @@ class RemoteStore(Store):
             stack.pop_all()
 
     @property
-    def identity(self) -> str:
+    def place(self) -> str:
         """The URI of the run."""
         return self.name
 

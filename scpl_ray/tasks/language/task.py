@@ -20,6 +20,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.protocols import Card, Choice, DataReport
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
+from scpl_ray.tasks.language import UNMARKED_KEPT
 from scpl_ray.tasks.language import grammar as grammar_module
 from scpl_ray.tasks.language import prompts as prompts_module
 from scpl_ray.tasks.language.grammar import Grammar, words_of
@@ -30,13 +31,6 @@ from scpl_ray.tasks.language.users import Users
 
 OWN_KIND = 0.8
 """P(kind k | a prompt that reveals group k); the other kinds share the rest equally."""
-UNMARKED_KEPT = 0.05
-"""Fraction of the unmarked prompts that is kept in real text.
-
-A model that has seen many unmarked prompts has learned the conditional distribution of their answers well, and more
-queries of one group do not change it (covariate shift). The loop would then show nothing on neutral prompts. The real
-text on which the base model is trained therefore contains few of them, while users continue to ask them.
-"""
 EVALUATION_SEED = 20_260_105
 """Seed of the held-out sets, which are the same for every run, whatever its seed."""
 
@@ -119,7 +113,7 @@ class Language:
         return self._queries(self._count, count, rng, "eval-neutral", marked=0.0, held_out=True)
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real text, equally much of each group; most of it answers marked prompts (:data:`UNMARKED_KEPT`)."""
+        """Real text, equally much of each group; it keeps :data:`UNMARKED_KEPT` of the unmarked prompts."""
         return self._examples(count, generator(seed, "language real"), held_out=False)
 
     def held_out_examples(self, count: int) -> list[tuple[Query, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -88,8 +89,9 @@ def load(experiment: Experiment) -> Corpus:
 
     A row's working is its ``solution`` without calculator annotations (``<<2*3=6>>``) and without the line ``#### 6``;
     a row without a solution has what stands before a marked answer, or its ``formula``, completed by the answer where
-    it has no equals sign; a row with none of them has the answer only. Problems are dealt out to the parts by the
-    SHA-256 of their text, so that a problem's part depends on nothing else.
+    it has no equals sign; a row with none of them has the answer only. Of rows with the same problem, however it is
+    spaced and encoded, the first is used. Problems are dealt out to the parts by the SHA-256 of their text, so that a
+    problem's part depends on nothing else.
 
     Raises:
         DataError: see :func:`scpl_ray.tasks.rows.load`; or there is only one group, a group never occurs, an id is used
@@ -97,12 +99,12 @@ def load(experiment: Experiment) -> Corpus:
             of some group.
     """
     source, groups = str(experiment.task.data), experiment.groups.names
-    rows, tally = data.load(experiment.task, FIELDS)
+    rows, tally = data.load(experiment, FIELDS)
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
     with tally.reported():
         data.check_groups(rows, "group", groups, source)
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
-        rows = data.undivided(rows, tally, "part", "problem", lambda row: _digest(row["problem"]))
+        rows = data.undivided(rows, tally, "part", "problem", lambda row: _same(row["problem"]))
         kept = _usable(data.all_or_none(rows, tally, "part"), experiment, tally)
         tally.check(ANSWERS_REMEDY)
         given = any(row.values["part"] is not None for row, _ in kept)
@@ -120,7 +122,7 @@ def _usable(rows: Sequence[Row], experiment: Experiment, tally: Tally) -> list[t
     kept: list[tuple[Row, Gold]] = []
     shapes, seen = Counter[str](), set[str]()
     for row in rows:
-        problem = _digest(row["problem"])
+        problem = _same(row["problem"])
         if row["group"] not in experiment.groups.names:
             tally.leave_out("of a label that is no group")
         elif problem in seen:
@@ -146,6 +148,9 @@ def _shortened(text: str) -> str:
 
 _QUOTES = str.maketrans("\u2019\u2018\u201c\u201d", "''\"\"")
 _BEFORE_PUNCTUATION = re.compile(r"\s+(?=[.,;:?!])")
+_BETWEEN_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NO_BLANK_OF_NUMBERS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+"""Blanks but for one between two digits, as in 1 2/3."""
 
 
 def _part_of(digest: str) -> str:
@@ -175,5 +180,16 @@ def _problem(row: Row, gold: Gold) -> Problem:
 
 
 def _digest(problem: str) -> str:
-    """The SHA-256 of a problem's words in hexadecimal, whatever their case, quotes, and blanks before punctuation."""
-    return digest(_BEFORE_PUNCTUATION.sub("", problem.casefold().translate(_QUOTES)))
+    """The SHA-256 of a problem in hexadecimal, on which its part rests, and its id where the row has none."""
+    return digest(_plain(problem))
+
+
+def _same(problem: str) -> str:
+    """What equal problems have in common: collections take over those of others, and split words into tokens."""
+    composed = " ".join(unicodedata.normalize("NFC", _plain(problem)).split())
+    return _NO_BLANK_OF_NUMBERS.sub("", _BETWEEN_THOUSANDS.sub("", composed))
+
+
+def _plain(problem: str) -> str:
+    """A problem whatever its case, quotes, and blanks before punctuation."""
+    return _BEFORE_PUNCTUATION.sub("", problem.casefold().translate(_QUOTES))

@@ -21,7 +21,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     Raises:
         DataError: the rows cannot be read.
     """
-    rows, tally = data.load(experiment.task, problems.FIELDS)
+    rows, tally = data.load(experiment, problems.FIELDS)
     experiment = common.grouped(experiment, rows, "group", tally, named=named)
     names = experiment.groups.names
     corpus, stopped = common.attempt(problems.load, experiment)

@@ -116,7 +116,7 @@ def load(experiment: Experiment) -> Corpus:
             all too short, or too few outlets for three parts.
     """
     groups, lengths = experiment.groups.names, Lengths.of(experiment)
-    rows, tally = data.load(experiment.task, FIELDS)
+    rows, tally = data.load(experiment, FIELDS)
     with tally.reported():
         data.check_groups(rows, "label", groups, tally.source)
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
@@ -183,7 +183,8 @@ def _too_short(group: str, found: Sequence[int], lengths: Lengths, source: str) 
         f"set task.opening_words={opening} task.continuation_words={median - opening} "
         f"generation.max_new_tokens={tokens(median - opening)} to use half of them"
         if median - opening >= LEAST_CONTINUATION
-        else f"give longer texts: the opening needs a word and the continuation {LEAST_CONTINUATION}"
+        else f"give longer texts: the opening needs a word and the continuation {LEAST_CONTINUATION}; a text without "
+        "blanks between words is one word"
     )
     return (
         f"{source}: every text of {group!r} is too short: task.opening_words = {lengths.opening} leaves nothing of "

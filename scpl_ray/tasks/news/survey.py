@@ -24,7 +24,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     Raises:
         DataError: the rows cannot be read.
     """
-    rows, tally = data.load(experiment.task, articles.FIELDS)
+    rows, tally = data.load(experiment, articles.FIELDS)
     experiment = common.grouped(experiment, rows, "label", tally, named=named)
     names, lengths = experiment.groups.names, Lengths.of(experiment)
     corpus, stopped = common.attempt(articles.load, experiment)

@@ -23,7 +23,7 @@ from scpl_ray.models.template import PLAIN, Template
 from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
 from scpl_ray.tasks.data_task import DataTask, pick, pools, preferred
-from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC
+from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC, NO_NEUTRAL_PROMPTS
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import Article, Lengths
 from scpl_ray.tasks.news.judge import leaning_judge, told, usable_confusion
@@ -103,6 +103,8 @@ class News(DataTask[Article]):
             ValueError: there are fewer than ``count``.
         """
         possible = len(self._neutral_topics) * len(NEUTRAL_OPENINGS)
+        if count and not possible:
+            raise ValueError(f"evaluation.neutral_prompts = {count}: {NO_NEUTRAL_PROMPTS[self.NAME]}")
         if count > possible:
             raise ValueError(
                 f"evaluation.neutral_prompts = {count}: {len(self._neutral_topics)} topics are shared by all groups' "

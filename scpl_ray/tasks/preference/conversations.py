@@ -32,6 +32,8 @@ _FOREIGN = re.compile(
     r"<\|(?:im_start|im_end|user|assistant|system|prompter|start_header_id|eot_id)\|>|\[/?INST\]|<start_of_turn>"
 )
 """Marks of chat templates; a text that holds one was already written for some model."""
+Mark = tuple[int, re.Match[str]]
+"""The number of a line, and the speaker's name with which it begins."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ def asked(row: Row, field: str) -> list[Turn]:
     turns = spoken(row, field)
     if turns is None:
         text = row.values.get(field)
+        if text is not None and len(_paragraphs(*_marked(text))) > 1:
+            raise _untold(text)
         return [Turn(USER, text)] if text is not None else []
     while turns and turns[-1].role == ASSISTANT and not turns[-1].text:
         turns.pop()  # "Assistant:" at the end of a prompt is where the answer begins
@@ -240,20 +244,44 @@ def _of_transcript(text: str) -> list[Turn] | None:
 
     Turns begin after a blank line; only where that finds no answer, after any line end. Speakers keep the names that
     they have at first, so a line "User: ..." inside a turn of "Human" is part of it.
+
+    Raises:
+        OddRow: several speakers begin paragraphs, of which none is an answer or only the first a system line.
     """
-    lines = text.split("\n")
-    marks = [(i, found) for i, line in enumerate(lines) if (found := _BEGIN.match(line.lstrip()))]
+    lines, marks = _marked(text)
     if not marks:
         return None
-    for after_blank in (True, False):
-        turns = _parted(lines, [mark for mark in marks if not after_blank or _begins(lines, mark[0])])
-        if any(turn.role == ASSISTANT for turn in turns):
+    for used in (_paragraphs(lines, marks), marks):
+        turns = _parted(lines, used)
+        roles = [turn.role for turn in turns]
+        if ASSISTANT in roles or roles == [SYSTEM, USER]:
             return turns
     (first, begin) = marks[0]
+    if first == 0 and len(_paragraphs(lines, marks)) > 1:
+        raise _untold(text)
     return [Turn(USER, text[begin.end() :].strip())] if first == 0 and _role(begin) == USER else None
 
 
-def _parted(lines: list[str], marks: list[tuple[int, re.Match[str]]]) -> list[Turn]:
+def _marked(text: str) -> tuple[list[str], list[Mark]]:
+    """The lines of a text, and where speakers are named at their beginning."""
+    lines = text.split("\n")
+    return lines, [(i, found) for i, line in enumerate(lines) if (found := _BEGIN.match(line.lstrip()))]
+
+
+def _paragraphs(lines: list[str], marks: list[Mark]) -> list[Mark]:
+    """The marks that begin a paragraph."""
+    return [mark for mark in marks if _begins(lines, mark[0])]
+
+
+def _untold(text: str) -> OddRow:
+    return OddRow(
+        "whose turns cannot be told apart",
+        f"{text[:40]!r} ... names several speakers and no answer between them; give user, assistant, ..., user, with "
+        "one system line before them at most",
+    )
+
+
+def _parted(lines: list[str], marks: list[Mark]) -> list[Turn]:
     """The turns between marks of speakers; none where text before the first mark is no preamble of a prompt."""
     preamble = "\n".join(lines[: marks[0][0]]).strip() if marks else ""
     if preamble and (_role(marks[0][1]) != USER or _role(marks[-1][1]) != ASSISTANT or _said(lines, marks[-1], None)):
@@ -273,7 +301,7 @@ def _parted(lines: list[str], marks: list[tuple[int, re.Match[str]]]) -> list[Tu
     ]
 
 
-def _said(lines: list[str], mark: tuple[int, re.Match[str]], end: int | None) -> str:
+def _said(lines: list[str], mark: Mark, end: int | None) -> str:
     """What is said from a mark on, up to the line ``end``."""
     first, found = mark
     return "\n".join([found.string[found.end() :], *lines[first + 1 : end]]).strip()

@@ -139,7 +139,8 @@ def has_pairs(experiment: Experiment) -> bool:
         DataError: their columns are those of neither shape.
     """
     names, groups = experiment.task.fields, experiment.groups.names
-    columns = data.columns_of(experiment.task, {*PAIR_FIELDS.names, QUERY, NORMAL, *groups, *names.values()})
+    mapped = {column for column in names.values() if column is not None}
+    columns = data.columns_of(experiment.task, {*PAIR_FIELDS.names, QUERY, NORMAL, *groups, *mapped})
     pairs = "chosen" in names or "chosen" in columns
     if columns and not pairs and QUERY not in names and QUERY not in columns:
         raise DataError(
@@ -163,10 +164,13 @@ def _responses(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]
     groups = experiment.groups.names
     if taken := sorted({QUERY, *OPTIONAL} & set(groups)):
         raise DataError(f"groups.names: {', '.join(taken)} is a field of this task; give the group another name")
-    rows, tally = data.load(experiment.task, response_fields(groups))
+    rows, tally = data.load(experiment, response_fields(groups))
     rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
     questions: list[_Asked] = []
     seen: set[str] = set()
+
+    def key_of(row: Row) -> str:
+        return _conversation(conversations.checked(conversations.asked(row, QUERY))[1])
 
     def take(row: Row) -> None:
         prompt = conversations.asked(row, QUERY)
@@ -192,10 +196,7 @@ def _responses(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]
 
     with tally.reported():
         rows = data.all_or_none(rows, tally, "part")
-        rows = data.undivided(
-            rows, tally, "part", QUERY, lambda row: _key(*conversations.checked(conversations.asked(row, QUERY)))
-        )
-        data.sound(rows, tally, take)
+        data.sound(data.undivided(rows, tally, "part", QUERY, key_of), tally, take)
         _check_left(questions, tally)
     return questions, tally
 
@@ -203,7 +204,7 @@ def _responses(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]
 def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
     """Questions; rows with the same prompt are one."""
     groups = experiment.groups.names
-    rows, tally = data.load(experiment.task, PAIR_FIELDS)
+    rows, tally = data.load(experiment, PAIR_FIELDS)
     with tally.reported():
         data.check_groups(rows, "group", groups, tally.source)
     rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))

@@ -27,15 +27,14 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     Raises:
         DataError: the rows cannot be read.
     """
-    task = experiment.task
     if questions.has_pairs(experiment):
-        rows, tally = data.load(task, PAIR_FIELDS)
+        rows, tally = data.load(experiment, PAIR_FIELDS)
         experiment = common.grouped(experiment, rows, "group", tally, named=named)
         counts = {group: sum(row["group"] == group for row in rows) for group in experiment.groups.names}
     else:
         if not named:
             experiment = common.with_groups(experiment, _response_columns(experiment))
-        rows, tally = data.load(task, questions.response_fields(experiment.groups.names))
+        rows, tally = data.load(experiment, questions.response_fields(experiment.groups.names))
         counts = dict.fromkeys(experiment.groups.names, len(rows))
     corpus, stopped = common.attempt(questions.load, experiment)
     groups = {group: {"rows": count} for group, count in counts.items()}
@@ -78,10 +77,11 @@ def _whole(experiment: Experiment, corpus: Corpus, groups: dict[str, dict[str, i
 
 
 def _response_columns(experiment: Experiment) -> tuple[str, ...]:
-    """The columns that may be groups: all that are no field of the task."""
-    taken = {experiment.task.fields.get(field, field) for field in (QUERY, NORMAL, *OPTIONAL)}
-    columns = data.columns_of(experiment.task, taken)
-    found = tuple(column for column in columns if column not in taken)
+    """The columns that may be groups, as ``task.fields`` names them: all that are no field of the task."""
+    named = {column: field for field, column in experiment.task.fields.items() if column is not None}
+    fields = (QUERY, NORMAL, *OPTIONAL)
+    columns = data.columns_of(experiment.task, {*fields, *named})
+    found = tuple(name for name in (named.get(column, column) for column in columns) if name not in fields)
     if len(found) < 2:
         raise DataError(
             f"{experiment.task.data}: has the columns {data.listed(columns)}; rows of {QUERY} need one answer per "

@@ -28,7 +28,7 @@ from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
 from scpl_ray.storage.files import check_empty
 from scpl_ray.tasks.data_task import DataTask, pick
-from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
+from scpl_ray.tasks.minimums import NO_NEUTRAL_PROMPTS, QUESTIONS_PER_PART
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.preference import questions as preference_data
 from scpl_ray.tasks.preference.judge import PreferenceJudge, choices_of, fit, preference_judge
@@ -87,6 +87,8 @@ class Preference(DataTask[Question]):
         Raises:
             ValueError: there are fewer than ``count``.
         """
+        if count and not self._neutral:
+            raise ValueError(f"evaluation.neutral_prompts = {count}: {NO_NEUTRAL_PROMPTS[self.NAME]}")
         if count > len(self._neutral):
             raise ValueError(
                 f"evaluation.neutral_prompts = {count}: half of the held-out questions makes {len(self._neutral)}; set "

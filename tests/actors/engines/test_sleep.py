@@ -1,6 +1,7 @@
 """Engines that share a GPU with training give its memory back for the weights phase, and take it again in two steps."""
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors import pool
 from actors.engines import gpu_memory
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
 from actors.engines.proof import Checksums
@@ -19,7 +21,7 @@ from actors.generation import Chunk, GenerationActor
 from scpl_ray.config import Experiment
 from scpl_ray.controller import Loop
 from scpl_ray.feedback.population import PopulationSimulator
-from scpl_ray.protocols import Engines, TrainingJob, TrainingResult
+from scpl_ray.protocols import Choice, Engines, Task, TrainingJob, TrainingResult
 from scpl_ray.records import Weights
 from scpl_ray.storage.run_directory import Store
 from tests.support import fakes
@@ -146,6 +148,57 @@ def test_beside_adapters_the_weights_are_kept_and_not_read_again(tmp_path: Path)
     ]
 
 
+class StartsSlowly(fakes.FakeGenerator):
+    """Takes its time to start, or until a reward model is being fitted."""
+
+    def __init__(self, seed: int, said: list[str], fitting: threading.Event) -> None:
+        super().__init__(seed)
+        self.said, self.fitting = said, fitting
+
+    def refresh(self, weights: Weights) -> None:
+        super().refresh(weights)
+        self.fitting.wait(0.5)
+        self.said.append(f"serve {weights.policy_version}")
+
+
+class Fitting(fakes.FakeScorer):
+    def __init__(self, task: Task, said: list[str], fitting: threading.Event) -> None:
+        super().__init__(task)
+        self.said, self.fitting = said, fitting
+
+    def fit(self, choices: Sequence[Choice], *, base: Path, output: Path, seed: int) -> dict[str, float]:
+        self.said.append("fit")
+        self.fitting.set()
+        return super().fit(choices, base=base, output=output, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("shares_gpus", "resumed"), [(True, ["serve 0", "fit", "serve 1"]), (False, ["fit", "serve 0", "serve 1"])]
+)
+def test_where_gpus_are_shared_engines_start_before_a_reward_model_is_fitted_beside_them(
+    tmp_path: Path, shares_gpus: bool, resumed: list[str]
+) -> None:
+    """A run that was killed in its first completions is resumed, so that no engine is up when round 1 goes on."""
+    experiment = small("loop.rounds=1")
+    task = fakes.FakeTask(experiment.groups.names)
+    base = fakes.make_base(tmp_path / "base", 2)
+
+    def begun(store: Store, said: list[str]) -> Loop:
+        fitting = threading.Event()
+        generator, scorer = StartsSlowly(experiment.seed, said, fitting), Fitting(task, said, fitting)
+        population = PopulationSimulator(experiment, task)
+        engines = Engines(generator, scorer, fakes.FakeTrainer(), population, shares_gpus=shares_gpus)
+        return Loop(experiment, task, store, engines, base, fakes.encode, Silent())
+
+    store = Store.create(tmp_path / "run", experiment, {})
+    begun(store, []).evaluation(0)
+    store.close()
+    store, _ = Store.open(tmp_path / "run")
+    begun(store, said := []).run()
+    store.close()
+    assert said == resumed
+
+
 def test_an_engine_that_cannot_load_stays_asleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     engine = Told(SHARED, said)
@@ -221,6 +274,28 @@ class InThisProcess(GenerationActor):
         self._served = None
         self._lock = threading.Lock()
         self._tokenizer = None
+
+
+def test_an_engine_that_finds_no_room_says_so_and_stays_for_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is intact, so its process goes on; a new one would fail too, with words that say nothing of the GPU."""
+
+    def ended(status: int) -> None:
+        raise AssertionError("the process ended")
+
+    monkeypatch.setattr(pool.os, "_exit", ended)
+    monkeypatch.setattr(pool.logging, "shutdown", lambda: None)
+    monkeypatch.setattr(gpu_memory, "wait_until_free", functools.partial(gpu_memory.wait_until_free, wait_s=0.0))
+    said: list[str] = []
+    actor = InThisProcess(Measured(said, [8, 48, 20, 48]))
+    actor.refresh(Weights(0, tmp_path))
+    actor.sleep()
+    with pytest.raises(RuntimeError, match=r"20\.00 are free after 0 s: another process still holds the rest"):
+        actor.refresh(Weights(1, tmp_path))
+    assert "wake weights" not in said and actor._engine.asleep
+    actor.refresh(Weights(1, tmp_path))
+    assert said[-3:] == ["wake weights", "read model", "wake keys and values"]
 
 
 def test_completions_asked_of_a_sleeping_engine_wake_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.placement.cluster import Cluster, ClusterError, Node, described, node_of
+from actors.placement.cluster import Cluster, Node, described
 from actors.placement.layout import Layout, PlacementError, layout, shared
 from actors.placement.memory import ModelSize, Sizes, estimates
 from actors.placement.reservation import bundles
@@ -16,13 +16,14 @@ from jobs.driver import experiments
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
 
-QWEN_7B = Sizes(ModelSize(7_615_616_512, 40_370_176, 28, 3584, 152_064, 28, 28_672), None)
+QWEN_7B = Sizes(ModelSize(7_615_616_512, 40_370_176, 28, 3584, 152_064, 28, 4, 18_944, 28_672), None)
 """Qwen2.5-7B with a LoRA adapter of rank 16."""
 RULES = "reward.terms={well_formed: 1.0}"
 BIG_ADAPTER = [
     *(RULES, "generation.refresh=adapter", "training.worker_lifetime=round", "generation.engine=vllm"),
     "training.tokens_per_micro_batch=4096",
 ]
+SHARED = "placement.gpus=colocated"
 WHOLE = "training.gradient_checkpointing=false"
 
 
@@ -150,6 +151,21 @@ def test_one_gpu_is_shared() -> None:
         layout(experiment("training.workers=2"), described("16cpu:64gib:1gpu:80gib"))
 
 
+@pytest.mark.parametrize("nodes", ["2cpu:64gib:1gpu:24gib", "1cpu:64gib:1gpu:24gib", "8cpu:256gib:4gpu:24gib"])
+def test_what_takes_turns_on_a_gpu_takes_turns_on_few_cores_too(nodes: str) -> None:
+    (node,) = described(nodes).nodes
+    assert node.gpus > 1 or layout(experiment(), Cluster((node,))).mode == "colocated"
+    placed = layout(experiment(SHARED), Cluster((node,)))
+    assert placed.mode == "colocated" and counts(placed) == (node.gpus, node.gpus, 1)
+    assert [role.cpus for role in placed.roles] == [0.4, 0.15, 0.4]
+    assert sum(bundle.cpus for bundle in bundles(placed)) <= node.cpus
+    assert placed.worker.threads == node.cpus
+    enough = dataclasses.replace(node, cpus=3.0 * node.gpus)
+    assert [role.cpus for role in layout(experiment(SHARED), Cluster((enough,))).roles] == [1.0, 1.0, 1.0]
+    with pytest.raises(PlacementError, match=r"one of each needs 0\.95 already"):
+        layout(experiment(SHARED), Cluster((dataclasses.replace(node, cpus=0.5),)))
+
+
 def test_eight_gpus_dedicated_and_colocated() -> None:
     node = described("96cpu:1024gib:8gpu:80gib")
     own = layout(experiment(*numbers(4, 1, 3)), node)
@@ -219,7 +235,7 @@ def test_what_no_gpu_holds_is_refused_with_its_parts_and_a_way_out() -> None:
         layout(
             experiment(*full, "placement.gpus=dedicated"),
             described("96cpu:1024gib:8gpu:80gib"),
-            Sizes(ModelSize(7_615_616_512, 0, 28, 3584, 152_064, 28, 28_672), None),
+            Sizes(ModelSize(7_615_616_512, 0, 28, 3584, 152_064, 28, 4, 18_944, 28_672), None),
         )
     with pytest.raises(
         PlacementError, match=r"engine 0 asks for 1 CPUs, .* GiB, 1 GPUs of .* on one node; left are node 0"
@@ -270,11 +286,31 @@ def test_an_engine_that_sleeps_beside_an_adapter_keeps_its_weights_in_host_memor
         layout(experiment(*shared), described("16cpu:30gib:1gpu:80gib"), QWEN_7B)
 
 
-def test_heads_are_split_evenly() -> None:
+@pytest.mark.parametrize(
+    ("model", "gpus", "possible"),
+    [
+        # query heads, key-value heads, width of the feed-forward layers, vocabulary
+        ((28, 4, 18_944, 152_064), 3, "1, 2, 4"),  # Qwen2.5-7B, whose 28 heads 7 would divide
+        ((28, 4, 18_944, 152_064), 7, "1, 2, 4"),
+        ((24, 8, 8_192, 128_256), 3, "1, 2, 4, 8"),  # Llama-3.2-3B
+        ((24, 8, 8_192, 128_256), 6, "1, 2, 4, 8"),
+        ((12, 2, 8_960, 151_936), 3, "1, 2, 4"),  # Qwen2.5-1.5B, whose key-value heads two GPUs each can hold
+        ((24, 24, 0, 50_257), 16, "1, 2, 3, 4, 6, 8, 12, 24"),  # filled up to 50,304 = 64 x 786
+        ((24, 24, 0, 50_305), 3, "1, 2, 4, 8"),  # filled up to 64 x 787
+        ((24, 24, 8_192, 50_257), 3, "1, 2, 4, 8"),  # by the feed-forward layers alone
+    ],
+)
+def test_all_that_vllm_splits_is_split_evenly(model: tuple[int, int, int, int], gpus: int, possible: str) -> None:
+    heads, key_values, width, vocabulary = model
+    numbers = {"attention_heads": heads, "key_value_heads": key_values, "feed_forward": width}
+    size = Sizes(dataclasses.replace(QWEN_7B.policy, vocabulary=vocabulary, **numbers), None)
+    nodes = described("2x96cpu:1024gib:24gpu:80gib")
     with pytest.raises(
-        PlacementError, match=r"tensor_parallel = 3: the model has 28 attention heads.*one of 1, 2, 4, 7"
+        PlacementError, match=rf"tensor_parallel = {gpus}: the model has {heads} attention heads, .*one of {possible}$"
     ):
-        layout(experiment(*split(3)), described("96cpu:1024gib:8gpu:80gib"), QWEN_7B)
+        layout(experiment(*split(gpus)), nodes, size)
+    for number in possible.split(", ")[1:]:
+        layout(experiment(*split(int(number)), RULES, "training.worker_lifetime=round"), nodes, size)
 
 
 def test_gpus_that_are_asked_for_must_be_there() -> None:
@@ -315,9 +351,6 @@ def test_conflicts_between_keys() -> None:
         ConfigError, match=r"tensor_parallel = 2: generation.engine = 'transformers' holds a model on one"
     ):
         experiment("generation.tensor_parallel=2")
-
-
-SHARED = "placement.gpus=colocated"
 
 
 def test_a_split_engine_shares_each_of_its_gpus() -> None:
@@ -438,32 +471,3 @@ def test_no_node_is_over_its_capacity(
         assert sum(len(seats) for _, seats in shared(placed)) == len(placed.seats)
     in_bundles = [member for bundle in bundles(placed) for member in bundle.members]
     assert sorted(in_bundles) == ([] if placed.mode == "cpu" else sorted((s.role, s.index) for s in placed.seats))
-
-
-def test_a_cluster_is_described_in_a_line() -> None:
-    assert described("0cpu:8gib, 2x96cpu:1024gib:8gpu:80gib").nodes == (
-        Node("node 0", 0, 8),
-        Node("node 1", 96, 1024, 8, 80),
-        Node("node 2", 96, 1024, 8, 80),
-    )
-    for bad in ("", "4x8xH100", "0x4cpu:8gib", "4cpu", "4cpu:8gib:2gpu", "4cpu:8gib,,"):
-        with pytest.raises(ClusterError, match=r"is not \[NODESx\]CPUScpu:MEMORYgib"):
-            described(bad)
-
-
-def test_what_ray_says_of_a_node() -> None:
-    said = {
-        "NodeID": "ab12",
-        "NodeManagerAddress": "10.0.0.7",
-        "Resources": {"CPU": 96.0, "GPU": 8.0, "memory": 2.0**40, "node:10.0.0.7": 1.0},
-    }
-    assert node_of(said, [80.0] * 7 + [79.5]) == Node("10.0.0.7", 96.0, 1024.0, 8, 79.5, "ab12")
-    head = {"NodeID": "cd", "NodeManagerAddress": "10.0.0.1", "Resources": {"memory": 2.0**35}}
-    assert node_of(head, []) == Node("10.0.0.1", 0.0, 32.0, 0, 0.0, "cd")
-
-
-def test_experiments_side_by_side_have_whole_gpus() -> None:
-    cluster = described("0cpu:32gib,64cpu:512gib:8gpu:80gib,48cpu:256gib:4gpu:80gib")
-    share = cluster.share(3, cpus_aside=0.01)
-    assert [(node.gpus, node.memory_gib) for node in share.nodes] == [(0, 32 / 3), (2, 512 / 3), (1, 256 / 3)]
-    assert [node.cpus for node in share.nodes] == pytest.approx([0, 64 / 3 - 0.01, 16])

@@ -1,5 +1,6 @@
 """Sizes and memory of models, by hand."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_parameters_are_counted_as_transformers_makes_them(folder: Path) -> None
     assert size.parameters == BY_HAND
     assert size.adapter_parameters == 16 * 28 * PER_LAYER == 40_370_176
     assert (size.layers, size.hidden, size.vocabulary, size.attention_heads) == (28, 3584, 152_064, 28)
+    assert (size.key_value_heads, size.feed_forward) == (4, 18_944)
     assert size.cached_per_token == 28 * 2 * 4 * 128
 
 
@@ -80,7 +82,13 @@ def test_an_engine(folder: Path) -> None:
     split = experiment.model_copy(
         update={"generation": experiment.generation.model_copy(update={"tensor_parallel": 4})}
     )
-    assert estimates(split, sizes, "dedicated")["engine"].working["weights"] == pytest.approx(14.185 / 4, abs=1e-3)
+    parts = estimates(split, sizes, "dedicated")["engine"].working
+    assert parts["weights"] == pytest.approx(14.185 / 4, abs=1e-3)
+    assert parts["keys and values"] == pytest.approx(engine.working["keys and values"] / 4)
+    # of two key-value heads each GPU of four has one
+    two = dataclasses.replace(sizes, policy=dataclasses.replace(sizes.policy, key_value_heads=2))
+    fewer = estimates(split, two, "dedicated")["engine"].working["keys and values"]
+    assert fewer == pytest.approx(engine.working["keys and values"] / 2)
 
 
 @pytest.mark.parametrize(

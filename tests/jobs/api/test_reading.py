@@ -17,10 +17,11 @@ from scpl_ray import protocols
 from scpl_ray.config import code, errors
 from scpl_ray.records import Completion, Example
 from scpl_ray.storage.errors import StoreError
-from scpl_ray.storage.run_directory import Reader
+from scpl_ray.storage.run_directory import BASE, Reader, Store
+from scpl_ray.storage.run_facts import CHECKPOINTS
 from tests.docs.pages import DOCS, blocks
 from tests.support.finished_runs import finished
-from tests.support.loops import SMALL
+from tests.support.loops import SMALL, small
 
 STUDY = blocks(DOCS / "first-study.md", "yaml")[0]
 
@@ -104,6 +105,18 @@ def test_what_is_not_there_is_a_message() -> None:
         scpl.Study("runs/first")
     with pytest.raises(StoreError, match="must be a local folder"):
         scpl.read("s3://bucket/run")
+
+
+def test_a_measurement_of_checkpoints_gives_no_policies(tmp_path: Path) -> None:
+    """What it holds of models is the base of its adapters, which is none of those that it measured."""
+    store = Store.create(tmp_path / "m", small(), {}, {CHECKPOINTS: ["ckA", "ckB"]})
+    for t, phase in ((0, "base"), (0, "evaluation"), (1, "evaluation")):
+        with store.phase(t, phase) as begun:
+            begun.facts[BASE] = str(tmp_path)
+    store.close()
+    for t in (0, 1):
+        with pytest.raises(StoreError, match=r"m: holds answers of the measured checkpoints ckA, ckB, not the models"):
+            scpl.read(tmp_path / "m").policy(t)  # type: ignore[union-attr]
 
 
 def test_a_notebook_shows_runs_studies_pages_and_figures(tmp_path: Path) -> None:

@@ -201,6 +201,22 @@ def test_no_other_key_may_change(tmp_path: Path) -> None:
         assert f"{key} cannot change in a run, only loop.rounds" in scpl("run", "--resume", "r", f"{key}=3", code=2)
 
 
+def test_a_key_may_be_given_again_with_the_value_that_the_run_has(
+    tmp_path: Path, here: list[tuple[Store, Experiment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script of the user's does that registers a strategy of its own and names it in every command."""
+    monkeypatch.setattr(run, "checked_plan", lambda experiment: (object(), None))
+    keys = ["selection.strategy=top", "reward.terms={length: 1, well_formed: 0.5}", "groups.names=[a, b]", "seed=3"]
+    began = experiments.load(None, keys)
+    begun(tmp_path / "r", began).close()
+    scpl("run", "--resume", "r", *keys, "model.revision=null")
+    assert here[-1][1] == began
+    here[-1][0].close()
+    for other in ("selection.strategy=none", "reward.terms={length: 1}", "seed=4", "seed.x=3", "reward.terms.x=1"):
+        refused = scpl("run", "--resume", "r", *keys[1:3], other, code=2)
+        assert f"{other.partition('=')[0]} cannot change in a run" in refused
+
+
 def test_a_message_offers_only_what_resume_takes(tmp_path: Path) -> None:
     known = {key for key, _, _ in all_keys(Experiment)}
     for text in (*ADVICE.values(), "training.learning_rate", "lower training.tokens_per_micro_batch (now 8)."):

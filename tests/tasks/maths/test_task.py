@@ -128,6 +128,48 @@ def test_a_problem_in_other_quotes_and_spacing_is_the_same_problem(write: Write)
     assert len(found) == 120 and {text.split(":")[0] for text in found} == {'Mary\'s "farm"'}
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("for $5.20, and", "for $ 5.20 , and"),
+        ("Mike's hens", "Mike 's hens"),
+        ("3+4 hens", "3 + 4 hens"),
+        ("caf\u00e9 hens", "cafe\u0301 hens"),
+        ("3,409 hens", "3409 hens"),
+        ("1,203,409 hens", "1203409\u00a0hens"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_problem_that_is_spaced_or_encoded_otherwise_is_the_same_problem(
+    one: str, other: str, write: Write, *, turned: bool
+) -> None:
+    first, second = (other, one) if turned else (one, other)
+    rows = maths_data.rows()
+    once = problems.load(write([{**row, "problem": f"{first}: {row['problem']}"} for row in rows]))
+    again = [{**row, "id": f"{row['id']}-again", "problem": f"{second}: {row['problem']}"} for row in rows]
+    both = problems.load(write([{**row, "problem": f"{first}: {row['problem']}"} for row in rows] + again))
+    assert both.parts == once.parts
+
+
+def test_numbers_that_are_no_number_together_keep_problems_apart(write: Write) -> None:
+    different = (
+        "1 2/3 hens",
+        "12/3 hens",
+        "5\u00b2 hens",
+        "52 hens",
+        "8, 234 hens",
+        "8234 hens",
+        "7,23 hens",
+        "723 hens",
+    )
+    rows = [
+        {**row, "id": f"{row['id']}-{i}", "problem": f"{text}: {row['problem']}"}
+        for row in maths_data.rows()
+        for i, text in enumerate(different)
+    ]
+    assert sum(map(len, problems.load(write(rows)).parts.values())) == len(rows)
+
+
 def test_draws_are_seeded_and_without_replacement_as_far_as_possible(task: Maths) -> None:
     queries = task.draw({"farm": 40, "shop": 3}, seed=7, prefix="r002")
     assert queries == task.draw({"farm": 40, "shop": 3}, seed=7, prefix="r002")

@@ -70,6 +70,14 @@ def task(experiment: Experiment) -> News:
     return news.build(experiment)
 
 
+def test_without_a_shared_topic_no_number_of_neutral_prompts_is_advised(write: Write) -> None:
+    rows = [{**row, "topic": f"{row['label']} {row['topic']}"} for row in news_data.rows()]
+    with pytest.raises(
+        DataError, match="neutral_prompts = 8: no topic is shared by evaluation outlets of every group; "
+    ):
+        news.build(write(rows))
+
+
 def test_it_is_registered_and_is_a_task(experiment: Experiment) -> None:
     built: Task = TASKS["news"].build(experiment)
     assert built.kinds == ("left", "right")

@@ -119,6 +119,21 @@ def test_system_lines_are_kept(prompt: Any) -> None:
     assert conversations.exchange(row(prompt=prompt, chosen=YES, rejected=NO)) == Exchange("Be kind.", TURNS, YES, NO)
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "System: Be kind.\n\nHuman: Why?",
+        "System: Be kind.\nUser: Why?",
+        "### System:\nBe kind.\n\n### User:\nWhy?\n",
+        "SYSTEM: Be kind.\n\nUSER: Why?",
+    ],
+)
+def test_a_system_line_is_kept_where_no_mark_begins_the_answer(prompt: str) -> None:
+    assert conversations.exchange(row(prompt=prompt, chosen=YES, rejected=NO)) == Exchange(
+        "Be kind.", ("Why?",), YES, NO
+    )
+
+
 def test_a_plain_question_stays_one_turn() -> None:
     for text in (
         "Why?",
@@ -127,10 +142,13 @@ def test_a_plain_question_stays_one_turn() -> None:
         "{\nHuman:",
         "a\nSystem: b",
         "[1, 2] is what?",
+        "Explain:\n\nSystem: on",
     ):
         assert conversations.exchange(row(prompt=text, chosen=YES, rejected=NO)).turns == (text,)
     play = "Human: Hi\n\nRobot: Beep"
     assert conversations.exchange(row(prompt="Write a play.", chosen=YES, rejected=play.split("\n\n")[0])).rejected
+    case = "A use case:\n\nUser: signs in\n\nSystem: checks the name"
+    assert conversations.exchange(row(prompt="Write one.", chosen=case, rejected=NO)).chosen == case
 
 
 @pytest.mark.parametrize(
@@ -140,6 +158,13 @@ def test_a_plain_question_stays_one_turn() -> None:
         (
             {"prompt": "Human: a\n\nHuman: b\n\nAssistant:", "chosen": YES, "rejected": NO},
             "whose turns do not alternate",
+        ),
+        ({"prompt": "Human: a\n\nHuman: b", "chosen": YES, "rejected": NO}, "whose turns cannot be told apart"),
+        ({"prompt": "Human: a\n\nSystem: b", "chosen": YES, "rejected": NO}, "whose turns cannot be told apart"),
+        ({"prompt": "Be kind.\n\nUser: a\n\nUser: b", "chosen": YES, "rejected": NO}, "whose turns cannot be told"),
+        (
+            {"prompt": "System: s\n\nHuman: a\n\nHuman: b", "chosen": YES, "rejected": NO},
+            "whose turns cannot be told apart",
         ),
         ({"prompt": messages()[:2], "chosen": YES, "rejected": NO}, "whose turns do not alternate"),
         (

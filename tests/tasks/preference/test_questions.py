@@ -300,6 +300,17 @@ def test_one_question_in_two_parts_is_an_overlap(load: Load) -> None:
         load(rows, GROUPS[:2], max_dropped=0.0)
 
 
+def test_one_conversation_of_responses_in_two_parts_is_an_overlap(load: Load) -> None:
+    rows = responses()
+    for i, row in enumerate(rows):
+        row["part"] = ("evaluation", "train", "judge")[i % 3]
+    cut_later = f"Human: {rows[0]['query']}\n\nAssistant: {rows[0]['stage']}\n\nHuman: And then?\n\nAssistant:"
+    for other in (rows[0]["query"].upper(), cut_later):
+        rows[1]["query"] = other
+        with pytest.raises(DataError, match="line 2: overlapping splits: its query is in part 'train' here and in "):
+            load(rows, max_dropped=0.0)
+
+
 def test_groups_are_not_called_as_fields(load: Load) -> None:
     with pytest.raises(DataError, match=r"groups\.names: query is a field of this task"):
         load(responses(), ("query", "academy"))

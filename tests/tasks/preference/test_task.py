@@ -1,5 +1,6 @@
 """The preference task on made-up data of both shapes: prompts, choices, judgements."""
 
+import copy
 import pickle
 from collections import Counter
 from collections.abc import Iterator
@@ -108,6 +109,13 @@ def test_training_evaluation_judge_and_neutral_prompts_are_disjoint(
 def test_groups_ask_the_same_questions_where_all_ask_all(task: Preference, pair_task: Preference) -> None:
     assert set(Counter(q.prompt for q in task.group_prompts(4)).values()) == {3}
     assert set(Counter(q.prompt for q in pair_task.group_prompts(4)).values()) == {1}
+
+
+def test_where_no_question_is_neutral_no_number_is_advised(pair_task: Preference) -> None:
+    bare = copy.copy(pair_task)
+    bare._neutral = []
+    with pytest.raises(ValueError, match="neutral_prompts = 1: no held-out question is left for them; give more rows"):
+        bare.neutral_prompts(1)
 
 
 def test_neutral_prompts_of_pairs_come_from_all_groups_in_turn(pair_task: Preference) -> None:
