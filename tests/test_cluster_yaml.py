@@ -17,8 +17,19 @@ from actors.placement.cluster import described
 from scpl_ray import __version__
 
 ROOT = Path(__file__).parents[1]
-MADE = [".git", ".venv", "runs", "studies", "build", "dist", "scpl_ray.egg-info", ".mypy_cache", ".hypothesis"]
-"""Names of what is made in a checkout and may be large."""
+NOT_NEEDED = [
+    ".git",
+    ".venv",
+    "runs",
+    "studies",
+    "build",
+    "dist",
+    "scpl_ray.egg-info",
+    ".mypy_cache",
+    ".hypothesis",
+    "docs",
+]
+"""Names of what is made in a checkout, or kept there for readers, and may be large."""
 
 
 @pytest.fixture
@@ -103,11 +114,11 @@ def test_kubernetes_adds_workers_where_there_may_be_more() -> None:
         assert node.memory_gib <= int(most["memory"].removesuffix("Gi"))
 
 
-def test_what_was_made_in_the_checkout_is_not_uploaded(config: dict[str, Any], tmp_path: Path) -> None:
+def test_what_no_node_needs_is_not_uploaded(config: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / ".rayignore").write_text((ROOT / ".rayignore").read_text())
     ignored = _get_ignore_file(tmp_path, ".rayignore")
     assert ignored is not None
-    for name in MADE:
+    for name in NOT_NEEDED:
         assert any(fnmatch.fnmatch(name, pattern) for pattern in config["rsync_exclude"]), name
         (tmp_path / name).mkdir()
         assert ignored(tmp_path / name), name

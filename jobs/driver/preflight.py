@@ -28,6 +28,9 @@ from scpl_ray.training.objectives import OBJECTIVES
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+MOST_ASKED = 1_000_000
+"""Largest number of prompts of a kind, or of answers to each, that a run may ask for."""
+
 
 def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
     """Check what can be known before the task is built.
@@ -39,7 +42,7 @@ def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
     Raises:
         ConfigError: the folder, the models or the settings do not fit; the message lists every fault.
     """
-    every = (_cache, _own_code, _rule, _first_round, _lengths, _steps, _model, _reward_model)
+    every = (_cache, _own_code, _asked, _rule, _first_round, _lengths, _steps, _model, _reward_model)
     _together(every, experiment, on_gpu)
 
 
@@ -165,6 +168,23 @@ def _own_code(experiment: Experiment, on_gpu: bool) -> None:
 
 def _rule(experiment: Experiment, on_gpu: bool) -> None:
     rules.try_custom(experiment.feedback, experiment.groups)
+
+
+def _asked(experiment: Experiment, on_gpu: bool) -> None:
+    generation, evaluation = experiment.generation, experiment.evaluation
+    numbers = {
+        "queries.prompts_per_round": experiment.queries.prompts_per_round,
+        "generation.samples_per_prompt": generation.samples_per_prompt,
+        "evaluation.prompts_per_group": evaluation.prompts_per_group,
+        "evaluation.neutral_prompts": evaluation.neutral_prompts,
+        "evaluation.samples_per_prompt": evaluation.samples_per_prompt,
+        "evaluation.steering_prompts_per_group": evaluation.steering_prompts_per_group,
+    }
+    if over := [f"{key} = {number}" for key, number in numbers.items() if number > MOST_ASKED]:
+        raise ValueError(
+            f"{', '.join(over)}: a run has all prompts and answers of a round in memory; ask for at most "
+            f"{MOST_ASKED:,} of each (scpl simulate, which only counts them, takes more)"
+        )
 
 
 def _first_round(experiment: Experiment, on_gpu: bool) -> None:

@@ -17,8 +17,8 @@ Floats = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Asked = Annotated[int, Field(ge=1, le=1_000_000)]
-"""A number of prompts, or of answers to each: all of a round are in memory together."""
+Asked = Annotated[int, Field(ge=1, le=10**9)]
+"""A number of prompts, or of answers to each."""
 Auto = Literal["auto"]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 

@@ -154,6 +154,8 @@ def _uncertain(judged: Judged, verdict: Verdict) -> str:
             if judged.stands
             else "The seeds that are not compared could undo it: they may not be missing by chance."
         )
+    if verdict.interval.low == verdict.interval.high:
+        parts.append("Every seed differs by the same: the interval has no width, and says nothing of other seeds.")
     if verdict.skewed:
         parts.append(
             f"The differences are skewed ({number(verdict.skewness)}): the interval may be short on the tail's side."

@@ -7,6 +7,7 @@ to do. :mod:`scpl_ray.tasks.tally` says what happens to a row with which somethi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -86,7 +87,7 @@ def load(experiment: config.Experiment, fields: Fields) -> tuple[list[Row], Tall
     named = {field: task.fields.get(field, field) for field in fields.names}
     mapping = {field: column for field, column in named.items() if column is not None}
     source = open_source(task, {*mapping.values(), *(wanted.columns if wanted else ())})
-    tally = Tally(task.data, task.name, task.max_dropped, keys_of(experiment))
+    tally = Tally(task.data, task.name, task.max_dropped, functools.partial(keys_of, experiment))
     tally.form = source.form
     if source.alike:
         _check_columns(task, fields, mapping, wanted, set(source.columns), source)

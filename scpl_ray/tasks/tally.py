@@ -12,7 +12,7 @@ import contextlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from scpl_ray.protocols import DataReport
 
@@ -60,10 +60,10 @@ class Tally:
         source: the file or Hub id, as the user wrote it.
         task: name of the task.
         max_dropped: largest share of odd rows, ``task.max_dropped``.
-        keys: further keys that say how the data are read, as ``key=value``.
+        keys: gives the further keys that say how the data are read, as ``key=value``, where a complaint names them.
     """
 
-    def __init__(self, source: str, task: str, max_dropped: float, keys: Sequence[str] = ()) -> None:
+    def __init__(self, source: str, task: str, max_dropped: float, keys: Callable[[], Sequence[str]] = tuple) -> None:
         self.source = source
         self.task = task
         self.rows = 0
@@ -72,7 +72,7 @@ class Tally:
         """The mapping found: the user's column by the task's field."""
         self.form = ""
         """How the rows are written, e.g. ``CSV separated by ';'``."""
-        self._command = shlex.join(["scpl", "data", "check", source, "--task", task, *keys])
+        self._keys = keys
         self._max_dropped = max_dropped
         self._odd: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
@@ -131,4 +131,5 @@ class Tally:
         except ValueError as error:
             if not self.rows:
                 raise
-            raise DataError(f"{error} [{self.report()}; see: {self._command}]") from error
+            command = shlex.join(["scpl", "data", "check", self.source, "--task", self.task, *self._keys()])
+            raise DataError(f"{error} [{self.report()}; see: {command}]") from error

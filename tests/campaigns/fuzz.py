@@ -155,7 +155,7 @@ def reads_rows(folder: Path, what: tuple[str, bytes]) -> None:
     path = folder / f"rows{suffix}"
     path.write_bytes(content)
     try:
-        rows.load(Task(data=str(path)), FIELDS)
+        rows.load(Experiment(task=Task(data=str(path))), FIELDS)
     except DataError:
         return
 

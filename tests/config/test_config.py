@@ -147,8 +147,8 @@ def test_numbers_of_hundreds_of_digits_are_refused(key: str) -> None:
         *("evaluation.neutral_prompts", "evaluation.steering_prompts_per_group", "evaluation.samples_per_prompt"),
     ],
 )
-def test_more_prompts_than_memory_holds_are_refused(key: str) -> None:
-    assert f"{key} = 10000000000: input should be less than or equal to 1000000" in refuse(f"{key}=10000000000")
+def test_more_prompts_than_can_be_counted_are_refused(key: str) -> None:
+    assert f"{key} = 10000000000: input should be less than or equal to 1000000000" in refuse(f"{key}=10000000000")
 
 
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_a_claim_that_is_not_judged_says_why() -> None:
     assert broken.startswith("The claim “text gets richer” can be told neither way: distinct_2 is infinite in seed 0")
 
 
+def test_an_interval_without_a_width_is_said_to_say_nothing_of_other_seeds() -> None:
+    table = [
+        (arm, seed, [Metric(t, None, "distinct_2", 0.5) for t in (0, 1)])
+        for arm in ("loop", "static")
+        for seed in range(3)
+    ]
+    family = verdicts.judge(
+        Series.of(results.table(table)), Study(name="s", seeds=3, arms={"loop": {}, "static": {}}, claims=(SAME,))
+    )
+    assert "has no width, and says nothing of other seeds" in words.sentence(family.judged[0], family)
+    wide = judged(SAME)
+    assert "no width" not in words.sentence(wide.judged[0], wide)
+
+
 FELL = Interval(-0.1, -0.2, -0.05, 0.95, SEEDS)
 ROSE = Interval(0.1, 0.05, 0.2, 0.95, SEEDS)
 

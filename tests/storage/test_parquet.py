@@ -34,7 +34,7 @@ def texts(path: Path, count: int = 1_000) -> Path:
 def refused(path: Path) -> str:
     """The two messages that a file gives as a user's data; the same decoder reads received runs."""
     with pytest.raises(DataError) as caught:
-        data.load(Task(data=str(path)), FIELDS)
+        data.load(Experiment(task=Task(data=str(path))), FIELDS)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -100,25 +100,25 @@ def test_a_few_bytes_that_stand_for_gigabytes_are_refused(tmp_path: Path, decode
 
 def test_one_process_reads_many_files_and_is_replaced_when_it_ended(tmp_path: Path) -> None:
     for i in range(3):
-        assert len(data.load(Task(data=str(texts(tmp_path / f"{i}.parquet"))), FIELDS)[0]) == 1_000
+        assert len(data.load(Experiment(task=Task(data=str(texts(tmp_path / f"{i}.parquet")))), FIELDS)[0]) == 1_000
     (decoder,) = parquet._idle
     (tmp_path / "none.parquet").write_bytes(b"PAR1 but nothing else")
     assert "cannot be read as parquet" in refused(tmp_path / "none.parquet")
     assert parquet._idle == [decoder]
     os.kill(decoder._process.pid, signal.SIGKILL)
     decoder._process.wait()
-    assert len(data.load(Task(data=str(tmp_path / "0.parquet")), FIELDS)[0]) == 1_000
+    assert len(data.load(Experiment(task=Task(data=str(tmp_path / "0.parquet"))), FIELDS)[0]) == 1_000
     assert parquet._idle != [decoder]
 
 
 def test_a_signal_to_the_whole_group_is_not_the_files_fault(tmp_path: Path) -> None:
     """As ``ray job stop``, a scheduler or ``timeout`` sends it, while this process finishes a commit."""
     path = texts(tmp_path / "a.parquet")
-    assert len(data.load(Task(data=str(path)), FIELDS)[0]) == 1_000
+    assert len(data.load(Experiment(task=Task(data=str(path))), FIELDS)[0]) == 1_000
     (decoder,) = parquet._idle
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(decoder._process.pid, number)
-        assert len(data.load(Task(data=str(path)), FIELDS)[0]) == 1_000 and parquet._idle == [decoder]
+        assert len(data.load(Experiment(task=Task(data=str(path))), FIELDS)[0]) == 1_000 and parquet._idle == [decoder]
 
 
 def test_a_reading_that_is_left_disturbs_no_other(tmp_path: Path) -> None:

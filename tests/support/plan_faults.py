@@ -50,6 +50,11 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         as_it_is,
         ["a pair of sequences may have 176 tokens", "raise it to at least 176"],
     ),
+    "more prompts than memory holds": (
+        ["evaluation.neutral_prompts=1000000000", "queries.prompts_per_round=2000000"],
+        as_it_is,
+        ["prompts_per_round = 2000000, evaluation.neutral_prompts = 1000000000: a run has all", "at most 1,000,000 of"],
+    ),
     "steps that a sequence makes longer": (
         ["training.tokens_per_step=80", "training.steps=4"],
         as_it_is,

@@ -43,6 +43,8 @@ WHO_FINDS_IT = {
     "scpl_ray/models/limits:check_config": "plan row: a model without attention",
     "scpl_ray/models/limits:check_positions": "plan row: more tokens than a model has positions",
     "scpl_ray/models/limits:check_tokenizer": "plan row: a tokenizer of another model",
+    "scpl_ray/models/precision": ENTRY,
+    "scpl_ray/models/prompts": ENTRY,
     "scpl_ray/models/sentences": ENTRY,
     "scpl_ray/models/smollm2": ENTRY,
     "scpl_ray/models/smollm2:convert": "run: the plan converts nothing",
