@@ -39,9 +39,10 @@ def steps(paths: Paths) -> Steps:
     experiment = paths.experiment
     a = int(np.argmax(experiment.groups.shares))
     temperature = experiment.generation.temperature
+    neutral = model.tempered(paths.neutral_law, temperature)
     law = model.asked_law(
         model.tempered(paths.revealing_law[:, :-1], temperature),
-        model.tempered(paths.neutral_law[:, :-1], temperature),
+        neutral[:, :-1],
         experiment.task.marker_strength,
     )
     equally = logit(law[..., a].mean(axis=-1))
@@ -58,7 +59,7 @@ def steps(paths: Paths) -> Steps:
         asked=np.asarray(as_asked - equally),
         selected=np.asarray(rows - candidates),
         weighted=np.asarray(data - rows),
-        learned=np.asarray(np.diff(logit(paths.neutral_law[..., a]), axis=1)),
+        learned=np.asarray(np.diff(logit(neutral[..., a]), axis=1)),
     )
 
 

@@ -37,6 +37,12 @@ def test_each_remedy_is_seen_in_the_step_that_it_pulls() -> None:
     assert np.abs((by_kind.selected + by_kind.leaning + by_kind.asked).mean(axis=0)).max() < 0.05
 
 
+def test_what_is_learned_is_what_answers_at_the_runs_temperature_gain() -> None:
+    paths = simulate(defaults([*LARGE, *SHIFTED, "generation.temperature=0.5"]))
+    before_decoding = np.diff(np.log(paths.neutral_law[..., 0] / paths.neutral_law[..., 1]), axis=1)
+    np.testing.assert_allclose(steps(paths).learned, 2.0 * before_decoding)
+
+
 def test_three_kinds() -> None:
     found = of("groups.names=[a, b, c]", "groups.shares=[0.5, 0.3, 0.2]", "feedback.step=[0.08, -0.04, -0.04]")
     # gain times the share of those who choose above the mean of the two others

@@ -186,6 +186,43 @@ def test_what_pages_say_of_the_study_of_maths_is_what_it_found() -> None:
     assert f"macro F1 of {judge_of('paper_maths')['table'][-1]['macro F1']:.2f} on problems" in page
 
 
+def test_what_pages_say_of_maths_with_smollm2_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_maths_smollm2")
+    assert part.study is not None and part.gaps == () and part.series.seeds == (0, 1, 2)
+    page, index = words_of("tasks"), words_of("index")
+    shifted, _, worst = (one.verdict for one in verdicts.judge(part.series, part.study).judged)
+    assert shifted is not None and worst is not None
+    assert numbers_of(shifted) in index and np.isnan(shifted.p_adjusted)
+    assert f"{text.signed(shifted.interval.low)} to {text.signed(shifted.interval.high)}, is nearly as wide" in page
+    most = 2 * 2 / 3  # of three kinds a distance from equal lies between 0 and 2/3
+    assert 0.9 * most < shifted.interval.high - shifted.interval.low < most
+    assert worst.interval.low == worst.interval.high == 0.0
+    own = {arm: part.series.path(arm, "kind_share", "asdiv") for arm in ("static", "shifted")}
+    assert f"tells {own['static'][:, 0].mean():.0%} of its 32 answers" in page
+    assert f"{own['static'][:, 0].min():.0%} to {own['static'][:, 0].max():.0%} by seed" in page
+    ends = {arm: path[:, -1] for arm, path in own.items()}
+    assert f"it is {ends['static'].mean():.0%} where nobody moves and {ends['shifted'].mean():.0%} where" in page
+    assert (ends["shifted"] > ends["static"]).sum() == 2
+    right = {arm: part.series.path(arm, "pass_at_1").mean(axis=0) for arm in own}
+    assert f"{right['static'][0]:.0%} are answered rightly in round 0, {right['static'][-1]:.0%} after five" in page
+    assert f"nobody moves and {right['shifted'][-1]:.0%} where users are shifted." in page
+
+
+def test_what_pages_say_of_open_questions_with_smollm2_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_preference_smollm2")
+    assert part.study is not None and part.gaps == () and part.series.seeds == (0, 1, 2)
+    page, index = words_of("tasks"), words_of("index")
+    assert numbers_of(verdicts.judge(part.series, part.study).judged[0].verdict) in index
+    own = {arm: part.series.path(arm, "kind_share", "academy") for arm in ("static", "shifted")}
+    ends = {arm: path[:, -1] for arm, path in own.items()}
+    assert f"leads: {own['static'][:, 0].mean():.0%} of the answers to neutral" in page
+    assert f"in round 0, {ends['static'].mean():.0%} after five rounds where nobody moves" in page
+    assert f"and {ends['shifted'].mean():.0%} where users are shifted to them" in page
+    assert (ends["shifted"] > ends["static"]).sum() == 1 and (ends["shifted"] < ends["static"]).sum() == 2
+    distinct = part.series.path("static", "distinct_2").mean(axis=0)
+    assert f"{distinct[0]:.0%} of the pairs of words are distinct in round 0, and {distinct[-1]:.0%} after" in page
+
+
 def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
     part = published.read(DOCS / "results" / "paper_news")
     assert part.study is not None
