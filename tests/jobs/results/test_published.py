@@ -154,11 +154,19 @@ def test_what_pages_say_of_the_study_of_base_models_is_what_it_found() -> None:
     still, moved = np.split(np.sort(ends[0] - ends[1]), [2])
     page = (DOCS / "results" / "language.md").read_text()
     assert f"moved by {moved[0]:.2f} to {moved[-1]:.2f} log-odds more" in page
-    larger = published.read(DOCS / "results" / "paper_tiny").series
-    alone = [larger.path(arm, "preference_log_odds_round0")[:, -1] for arm in ("shifted", "static")]
+    tiny = published.read(DOCS / "results" / "paper_tiny")
+    assert tiny.study is not None
+    alone = [tiny.series.path(arm, "preference_log_odds_round0")[:, -1] for arm in ("shifted", "static")]
     mean = (alone[0] - alone[1]).mean()
     assert 1.8 * moved[-1] < mean < 1.9 * moved[-1] and f"it moves by {mean:.2f} in the mean of ten seeds" in page
     assert f"did not move ({text.MINUS}{-still[0]:.2f} and {still[1]:.2f})" in page
+    shares = [part.series.path(arm, "kind_difference_balanced", "north")[:, -1] for arm in ("shifted", "static")]
+    *_, least, _, _, _, _, most = np.sort(shares[0] - shares[1])
+    excess = verdicts.judge(tiny.series, tiny.study).judged[0].verdict
+    assert excess is not None
+    assert round(4 * least / excess.estimate) == 1 and round(8 * most / excess.estimate) == 5
+    said = f"in six of eight base models by {least:.2f} to {most:.2f}, a quarter to five eighths of what it was, and in two"
+    assert said in words_of("index")
 
 
 def test_what_pages_say_of_the_study_of_maths_is_what_it_found() -> None:
@@ -221,6 +229,30 @@ def test_what_pages_say_of_open_questions_with_smollm2_is_what_it_found() -> Non
     assert (ends["shifted"] > ends["static"]).sum() == 1 and (ends["shifted"] < ends["static"]).sum() == 2
     distinct = part.series.path("static", "distinct_2").mean(axis=0)
     assert f"{distinct[0]:.0%} of the pairs of words are distinct in round 0, and {distinct[-1]:.0%} after" in page
+
+
+def test_what_pages_say_of_news_with_smollm2_is_what_it_found() -> None:
+    part = published.read(DOCS / "results" / "paper_news_smollm2")
+    assert part.study is not None and part.gaps == () and part.series.seeds == (0, 1, 2, 3, 4)
+    page, index = words_of("tasks"), words_of("index")
+    shifted, gap, _, excess, _ = (one.verdict for one in verdicts.judge(part.series, part.study).judged)
+    assert all(numbers_of(found) in index for found in (shifted, excess)) and gap is not None
+    left = {arm: part.series.path(arm, "kind_share", "left") for arm in part.study.arms}
+    assert len({tuple(path[:, 0]) for path in left.values()}) == 1
+    first, ends = left["static"][:, 0], {arm: path[:, -1] for arm, path in left.items()}
+    assert f"{first.mean():.0%} of the 32 answers to neutral prompts left in round 0, {first.min():.0%} to" in page
+    assert f"to {first.max():.0%} by seed. After five rounds it is {ends['static'].mean():.0%} where nobody" in page
+    assert f"and {ends['shifted'].mean():.0%} where users are shifted to the left, more in three of the five" in page
+    assert (ends["shifted"] > ends["static"]).sum() == 3 and (ends["shifted"] < ends["static"]).sum() == 2
+    assert f"{ends['static-reweight'].mean():.0%} and {ends['shifted-reweight'].mean():.0%}. All of these" in page
+    assert judge_of("paper_news_smollm2")["measured"] == judge_of("paper_news")["measured"]
+    for arm in left:
+        quality = part.series.path(arm, "quality_mean_without_own_kind").mean(axis=0)
+        assert f"{quality[0]:.2f} in round 0 and {quality[-1]:.2f} in the last" in page
+        gaps = part.series.path(arm, "disparate_gap_without_own_kind").mean(axis=0)
+        assert f"its gap {gaps[0]:.2f} and {gaps[-1]:.2f}" in page
+    distinct = part.series.path("static", "distinct_2").mean(axis=0)
+    assert f"words {distinct[0]:.0%} are distinct in round 0, and {distinct[-1]:.0%} after five" in page
 
 
 def test_what_pages_say_of_the_study_of_news_is_what_it_found() -> None:
