@@ -32,11 +32,14 @@ def check(file: str, task: str, overrides: Sequence[str], console: Console) -> b
         Whether a run with these keys could use the file as it is.
 
     Raises:
-        ConfigError: a key is wrong or says which file or task is meant, or the task reads no data.
+        ConfigError: a key is wrong or says which file or task is meant, or the task is unknown or reads no data.
         DataError: the file cannot be read.
     """
     if task not in READING:
-        raise ConfigError(f"--task {task}: reads no data; give one of {', '.join(READING)}{nearest(task, READING)}")
+        what = "unknown task"
+        if task in TASKS:
+            what = "its data are read by its own code" if TASKS[task].reads_data else "reads no data"
+        raise ConfigError(f"--task {task}: {what}; give one of {', '.join(READING)}{nearest(task, READING)}")
     keys = dict(map(loading.parse_override, overrides))
     for key in dict(loading.dotted(keys.items())):
         if key in ("task.data", "task.name"):

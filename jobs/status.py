@@ -30,7 +30,13 @@ def show(folder: Path, console: Console) -> None:
         StoreError: the folder is neither, or cannot be read.
         ConfigError: a study file is damaged.
     """
-    lines = _study(folder) if (folder / study.STUDY_FILE).is_file() else _run(folder)
+    of_study = (folder / study.STUDY_FILE).is_file()
+    if not of_study and not (folder / run_facts.RUN).is_file():
+        raise StoreError(
+            f"{folder}: neither a run nor a study, {run_facts.RUN} and {study.STUDY_FILE} are missing; give a folder "
+            "that `scpl run` or `scpl sweep` made"
+        )
+    lines = _study(folder) if of_study else _run(folder)
     for line in lines:
         console.print(visible(line), markup=False)
 

@@ -112,12 +112,30 @@ def _groups(experiment: Experiment) -> Iterator[str]:
             rule()
         except ValueError as error:
             yield str(error)
+    yield from _whole_users(experiment)
     for name, share in zip(experiment.groups.names, experiment.groups.shares, strict=True):
         if share < experiment.feedback.floor <= 1.0 / k:
             yield (
                 f"groups.shares = {list(experiment.groups.shares)}: {name} begins below feedback.floor = "
                 f"{experiment.feedback.floor:g}; raise its share, or lower the floor"
             )
+
+
+def _whole_users(experiment: Experiment) -> Iterator[str]:
+    """Groups that have a share of the users, but not one of them."""
+    groups = experiment.groups
+    try:
+        feedback.validate(experiment.feedback, len(groups.names))
+    except ValueError:
+        return  # this is told already
+    if not feedback.RULES[experiment.feedback.rule].whole_users(experiment.feedback):
+        return
+    users = feedback.whole_users(groups, experiment.feedback).astype(int).tolist()
+    if none := [name for name, share, n in zip(groups.names, groups.shares, users, strict=True) if share > 0 and not n]:
+        yield (
+            f"feedback.users = {experiment.feedback.users:g}: in whole users groups.shares = {list(groups.shares)} are "
+            f"{users}, none of them of {' and '.join(none)}; raise feedback.users, or set feedback.agents=false"
+        )
 
 
 def _engines(experiment: Experiment) -> Iterator[str]:

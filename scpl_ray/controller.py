@@ -236,7 +236,7 @@ class Loop:
         with self._phase(t, "evaluation", total=self.held_out.answers) as phase:
             if phase:
                 self._serve(t)
-                asked = measure.asked(self.store, t, self.experiment.groups)
+                asked = measure.asked(self.store, t, self.experiment)
                 self.held_out.measure(phase, self._policy(0), self._policy(t), asked, self._rows(0) if t else [])
         self.progress.measured(t, rows := self._rows(t))
         return rows

@@ -33,8 +33,8 @@ ROOMS = {
     "feedback": ("rules are arithmetic on what was measured", "config own protocols records seeds shares"),
     "selection": ("chooses among completions, however they were written", "config own records seeds shares"),
     "evaluation": (
-        "measures records; it knows no task and no engine",
-        "config records seeds shares storage",
+        "measures records, and asks the population whose kind counts first; it knows no task and no engine",
+        "config feedback records seeds shares storage",
     ),
     "models": (
         "weights, tokens and templates, of whatever task and however trained",

@@ -305,6 +305,8 @@ class Study:
     def verdicts(self) -> pd.DataFrame:
         """The claims, one a row: ``name``, ``outcome``, ``estimate``, ``low``, ``high``, ``p_adjusted``, ``sentence``.
 
+        ``not_compared`` says which seeds are left out, and is empty where none is.
+
         >>> read("studies/first").verdicts.outcome.tolist()
         ['supported', 'supported']
         """
@@ -313,7 +315,7 @@ class Study:
         from scpl_ray.report import words
         from scpl_ray.studies import verdicts
 
-        columns = ["name", "outcome", "estimate", "low", "high", "p_adjusted", "sentence"]
+        columns = ["name", "outcome", "estimate", "low", "high", "p_adjusted", "sentence", "not_compared"]
         plan = self._part.study
         if plan is None or not plan.claims:
             return pd.DataFrame(columns=columns)
@@ -324,7 +326,7 @@ class Study:
             numbers = (
                 (found.estimate, found.interval.low, found.interval.high, found.p_adjusted) if found else (None,) * 4
             )
-            rows.append((judged.name, judged.outcome, *numbers, words.sentence(judged, family)))
+            rows.append((judged.name, judged.outcome, *numbers, words.sentence(judged, family), words.left_out(judged)))
         return pd.DataFrame(rows, columns=columns)
 
     @property

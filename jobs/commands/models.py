@@ -26,9 +26,9 @@ def judge_train(output: Output, arguments: Arguments = None) -> None:
     """Train the judge that a run of this config uses, and print how often it errs on text it has not seen.
 
     [bold]scpl judge train news_smollm2 task.data=ARTICLES.jsonl --output judges/news[/] fits a TF-IDF classifier in
-    seconds; with [bold]task.judge=encoder[/] an encoder is fine-tuned, which takes minutes. [bold]scpl judge train
-    preference_smollm2 task.data=ANSWERS.jsonl --output judges/preference[/] fits a reward model with one output per
-    group. A run trains the same judge by itself, once, and keeps it.
+    seconds, as it does for maths; with [bold]task.judge=encoder[/] an encoder is fine-tuned, which takes minutes.
+    [bold]scpl judge train preference_smollm2 task.data=ANSWERS.jsonl --output judges/preference[/] fits a reward model
+    with one output per group. A run trains the same judge by itself, once, and keeps it.
     """
     from jobs.judge import train_judge
 

@@ -41,7 +41,8 @@ def sweep(
             help="A study file, or a built-in study ("
             + ", ".join(STUDIES)
             + "), then what is different: name, size, seeds, "
-            "arms (a list), or keys of all arms such as task.data. With --resume only seeds, to more.",
+            "arms (a list), or keys such as task.data, for all arms that do not set them themselves. With --resume "
+            "only seeds, to more.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The seeds and arms of its section `quick`.")] = False,
@@ -90,7 +91,8 @@ def sweep(
             folder = _study_folder(resume)
             plan = job.open_study(folder, keys)
         else:
-            plan = study.load(study_path(given[0]), CONFIGS, quick=quick, keys=keys)
+            with unheard(CHECKING):
+                plan = study.load(study_path(given[0]), CONFIGS, quick=quick, keys=keys)
             folder = _new_folder(plan, study_dir)
         if power:
             _print_power(plan, pilot)

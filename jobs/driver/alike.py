@@ -1,30 +1,35 @@
-"""Trials of one study read the same data and start from the same model and judge, whenever each of them is run.
+"""Trials of one study read the same data, run the same code and start from the same model and judge, whenever they run.
 
 A study that is resumed, or gets more seeds, mixes new trials with those that were begun earlier. What these read is
-compared once for all: every file is hashed once, and of every trial two small files are read.
+compared once for all: every file of data or models is hashed once, and of every trial a few small files are read.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jobs.configs import CONFIGS
-from jobs.driver import inputs
+from jobs.driver import inputs, own_code
 from scpl_ray import tasks
 from scpl_ray.config import Experiment
 from scpl_ray.config.agreement import agreement
+from scpl_ray.config.errors import shown
+from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.models import precision
 from scpl_ray.models.precision import Format
 from scpl_ray.protocols import Task
+from scpl_ray.storage import upgrades
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
 from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import study
 from scpl_ray.studies.study import Study
 from scpl_ray.tracking import flat
+
+ROUNDS = "loop.rounds"
 
 
 def begun(folder: Path, plan: Study) -> Iterator[tuple[Reader, Experiment]]:
@@ -43,6 +48,22 @@ def begun(folder: Path, plan: Study) -> Iterator[tuple[Reader, Experiment]]:
         run = Reader(folder / trial.folder)
         if run.manifest(0, "base") is not None:
             yield run, trial.experiment
+
+
+def other_keys(before: Experiment, now: Experiment) -> list[str]:
+    """The keys in which a trial was begun otherwise than it would be run now, and which no trial may change.
+
+    Files may have moved: what they hold is compared by itself. Trials of one study end in the same round.
+    """
+    was, would = flat(before), flat(now)
+    free = {*MAY_CHANGE, *inputs.DATA} - {ROUNDS}
+    return [key for key in {**was, **would} if was.get(key) != would.get(key) and key not in free]
+
+
+def told(keys: Iterable[str], before: Experiment, now: Experiment) -> str:
+    """What keys were and are, in words."""
+    was, would = flat(before), flat(now)
+    return "; ".join(f"{key} = {shown(was.get(key))}, now {shown(would.get(key))}" for key in keys)
 
 
 def check_inputs(folder: Path, plan: Study) -> None:
@@ -64,6 +85,36 @@ def check_inputs(folder: Path, plan: Study) -> None:
                     "trials of one study read the same, so bring the first one back, say in "
                     f"{folder / study.STUDY_FILE} where it lies now, or begin a new study"
                 )
+
+
+def check_code(folder: Path, plan: Study) -> None:
+    """Check that the user's code is that with which the trials of a study were begun.
+
+    Raises:
+        StoreError: a source file is another one.
+        ValueError: the code cannot be imported.
+    """
+    for run, experiment in begun(folder, plan):
+        own_code.check_same(run, experiment)
+
+
+def upgraded(folder: Path, plan: Study, now: Mapping[str, str]) -> list[str]:
+    """A line about packages that are others than those of trials that were begun; none if there are none.
+
+    Args:
+        folder: the folder of the study.
+        plan: the study.
+        now: the installed versions.
+
+    Raises:
+        StoreError: a trial cannot be read.
+    """
+    noted = (upgrades.of(run)[-1].versions for run, _ in begun(folder, plan))
+    others = [other for versions in noted if versions and (other := upgrades.changed(versions, now))]
+    if not others:
+        return []
+    which = "; or ".join(dict.fromkeys(others))
+    return [f"package versions changed since trials of this study ran: {which}; the page shows both"]
 
 
 def machine_key(experiment: Experiment) -> str:

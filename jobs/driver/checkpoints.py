@@ -214,6 +214,7 @@ def _run(store: Store, experiment: Experiment, task: Task, checkpoints: Sequence
     names = short_names(store.checkpoints)
     with loop.displayed(store, experiment, task) as display:
         own_code.keep(store, experiment, display.note)
+        provenance.keep_versions(store, experiment, loop.versions(), display.note)
         with (
             loop.connected(store.root / "logs/ray", display.note, own_code.luggage([experiment])) as cluster,
             Fleet(store.root, cluster) as fleet,
@@ -272,7 +273,7 @@ def rounds(
                 progress.start(t, PHASE, held_out.answers)
                 generator.refresh(policy)
                 with store.phase(t, PHASE) as phase:
-                    asked = measure.asked(store, t, experiment.groups)
+                    asked = measure.asked(store, t, experiment)
                     before = store.read(0, PHASE, "metrics", Metric) if t else []
                     held_out.measure(phase, first, policy, asked, before)
                 manifest = store.manifest(t, PHASE)

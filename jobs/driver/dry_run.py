@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from actors.placement.cluster import Cluster
+from actors.placement.cluster import Cluster, described
 from actors.placement.disk import Disk, disk
 from actors.placement.memory import Sizes, known_sizes
 from jobs.driver import preflight, run
+from jobs.driver.ray_session import ADDRESS
 from jobs.terminal.display import unheard
 from jobs.terminal.plan import print_missing, print_plan
 from scpl_ray.config import Experiment
@@ -33,11 +35,15 @@ def print_dry_run(console: Console, experiment: Experiment, cluster: Cluster | N
     Args:
         console: the console to print on.
         experiment: the config.
-        cluster: the cluster to plan for; ``None``: this machine, unless ``RAY_ADDRESS`` names a cluster.
+        cluster: the cluster to plan for; ``None``: what ``placement.cluster`` says, or this machine, unless
+            ``RAY_ADDRESS`` names a cluster.
 
     Raises:
         ValueError: something cannot work.
     """
+    can_grow = experiment.placement.cluster
+    if cluster is None and can_grow is not None and not os.environ.get(ADDRESS):
+        cluster = described(can_grow)
     with cache.planned(elsewhere=cluster is not None) as cached:
         with unheard("checking the config, its data and its models"):
             task, placed = run.plan_of_what_is_here(experiment, cluster)

@@ -14,12 +14,15 @@ from scpl_ray.own.sources import Luggage
 from scpl_ray.protocols import RoundDone
 from scpl_ray.selection.strategies import STRATEGIES
 from scpl_ray.storage import consent, manifests
-from scpl_ray.storage.run_directory import Store
+from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.tasks import TASKS
 
 OnRound = Callable[[RoundDone], object]
 """What is called after every round; what it returns is not used."""
 ON_ROUND = "loop.on_round"
+ONLY_TOLD = (ON_ROUND, "training.callback")
+"""The keys of functions that are told of a run and change no record of it."""
 
 
 def named(experiment: Experiment) -> dict[str, str]:
@@ -65,7 +68,7 @@ def keep(store: Store, experiment: Experiment, say: Callable[[str], None]) -> No
     now, before = sources.kept(functions), store.code
     if before and not sources.changed(before[-1], now):
         return
-    from_round = _unfinished_round(store, experiment)
+    from_round = unfinished_round(store, experiment)
     if before:
         what = ", ".join(sources.changed(before[-1], now))
         say(
@@ -75,12 +78,36 @@ def keep(store: Store, experiment: Experiment, say: Callable[[str], None]) -> No
     store.keep_code([*before, {"from_round": from_round, **now}])
 
 
-def _unfinished_round(store: Store, experiment: Experiment) -> int:
-    rounds = range(experiment.loop.rounds + 1)
-    last = "evaluation"
+def check_same(run: Reader, experiment: Experiment) -> None:
+    """Check that the user's code is that with which a trial of a study has gone on so far.
+
+    Functions of :data:`ONLY_TOLD` may be others.
+
+    Raises:
+        StoreError: a source file is another one.
+        ValueError: the code cannot be imported.
+    """
+    functions = {key: name for key, name in named(experiment).items() if key not in ONLY_TOLD}
+    if not functions or not (entries := run.code):
+        return
+    for key, name in functions.items():
+        references.find(name, key)
+    now = sources.kept(functions)
+    # files that only the entry has belong to the other functions, or a file that imported them has changed
+    before = {"files": {name: file for name, file in entries[-1]["files"].items() if name in now["files"]}}
+    if other := sources.changed(before, now):
+        raise StoreError(
+            f"{run.name}: {', '.join(other)}: not what this trial was made with (SHA-256 differs); trials of one study "
+            "run the same code, so put the first one back (code.json there has its text), or begin a new study"
+        )
+
+
+def unfinished_round(store: Store, experiment: Experiment) -> int:
+    """The first round, or measured checkpoint, that is not complete; the last one where all are."""
+    last = len(store.checkpoints) - 1 if store.checkpoints else experiment.loop.rounds
+    ends = {t: "feedback" if t and not store.checkpoints else "evaluation" for t in range(last + 1)}
     # read as they lie there: a store that shares phases is not asked for one before its turn
-    done = (manifests.read(store.root, t, "feedback" if t else last) is not None for t in rounds)
-    return next((t for t, there in zip(rounds, done, strict=True) if not there), experiment.loop.rounds)
+    return next((t for t, phase in ends.items() if manifests.read(store.root, t, phase) is None), last)
 
 
 def on_round(experiment: Experiment) -> Iterator[OnRound]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
         StoreError: the folder holds no study with results.
         ConfigError: that study has no arm that a claim is about.
     """
-    hours = ""
+    hours = other = ""
     if pilot is None:
         table, unknown = _simulated(trials)
         source = f"the analytic mode, {PILOT_SEEDS} seeds: a model of the loop, not the loop"
@@ -55,7 +55,8 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
                 f"--pilot {pilot}: has no arm of this study's claims; it has {', '.join(part.series.arms)}; give a "
                 f"study with some of {', '.join(sorted(asked))}"
             )
-        hours = _hours(part, len(trials))
+        hours = _hours(part, trials)
+        other = _other_rounds(part, {trial.label: trial.experiment.loop.rounds for trial in trials}, asked)
     found = outlook(Series.of(table), plan, seeds=plan.seeds)
     console.print(_table(found, plan, source))
     if any(one.at_least for one in found):
@@ -64,8 +65,8 @@ def print_power(console: Console, plan: Study, trials: Sequence[Trial], pilot: P
         console.print(ignored, markup=False, highlight=False)
     for reason in unknown:
         console.print(f"not simulated: {reason}", markup=False, highlight=False)
-    if hours:
-        console.print(hours, markup=False)
+    for said in filter(None, (other, hours)):
+        console.print(said, markup=False, highlight=False)
 
 
 def _simulated(trials: Sequence[Trial]) -> tuple[pa.Table, list[str]]:
@@ -103,17 +104,46 @@ def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
     return table
 
 
-def _hours(part: data.Part, trials: int) -> str:
-    """What the study costs, from the seconds of the pilot's finished runs; empty where none is finished."""
-    seconds = [
-        sum(manifest.seconds for manifest in run.reader.committed() if manifest.phase != "reward_model")
-        for run in part.runs
-        if run_facts.is_summed_up(run.reader.root, run.experiment.loop.rounds)
-    ]
-    if not seconds:
+def _other_rounds(part: data.Part, rounds: Mapping[str, int], asked: Collection[str]) -> str:
+    """That arms of the claims end in other rounds in the pilot than in the study; empty where none does.
+
+    Args:
+        part: the pilot.
+        rounds: rounds of the study's arms by label.
+        asked: labels of the arms of its claims.
+    """
+    there = {label: (part.series.last(label), rounds[label]) for label in sorted(asked) if label in part.series.arms}
+    other = [(label, *both) for label, both in there.items() if both[0] != both[1]]
+    if not other:
         return ""
-    each = statistics.median(seconds)
+    label, before, now = other[0]
+    more = f" and {len(other) - 1} more arms" if len(other) > 1 else ""
     return (
-        f"cost: {trials} runs of {each:,.0f} s (median of {len(seconds)} runs of the pilot on its machine), "
-        f"{trials * each / 3600:.1f} hours one after the other"
+        f"{label}{more}: the pilot ends in round {before} and this study in round {now}: what is told is of the "
+        "pilot's rounds, and effects and their spread may be others in later ones"
+    )
+
+
+def _hours(part: data.Part, trials: Sequence[Trial]) -> str:
+    """What the study costs, from the seconds of the pilot's finished runs; empty where none is finished."""
+    done = [run for run in part.runs if run_facts.is_summed_up(run.reader.root, run.experiment.loop.rounds)]
+    phases = ([one.seconds for one in run.reader.committed() if one.phase != "reward_model"] for run in done)
+    seconds = [(sum(of_run), run.experiment.loop.rounds) for of_run, run in zip(phases, done, strict=True)]
+    return cost(seconds, [trial.experiment.loop.rounds for trial in trials]) if seconds else ""
+
+
+def cost(pilot: Sequence[tuple[float, int]], rounds: Sequence[int]) -> str:
+    """What runs cost, in words, by the seconds per round of those of a pilot.
+
+    Args:
+        pilot: seconds and rounds of each run of the pilot, at least one.
+        rounds: rounds of each run of the study.
+    """
+    # round 0 is counted as a round: it has an evaluation too
+    per_round = statistics.median(seconds / (of_run + 1) for seconds, of_run in pilot)
+    total = per_round * sum(one + 1 for one in rounds)
+    by_rounds = ", by the number of rounds" if {of_run for _, of_run in pilot} != {*rounds} else ""
+    return (
+        f"cost: {len(rounds)} runs of {total / len(rounds):,.0f} s (median of {len(pilot)} runs of the pilot on its "
+        f"machine{by_rounds}), {total / 3600:.1f} hours one after the other"
     )

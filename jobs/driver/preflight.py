@@ -11,6 +11,7 @@ from ray import cloudpickle
 
 from actors.engines.registry import ENGINES
 from jobs.driver import own_code, real_answers
+from jobs.driver.ray_session import ADDRESS
 from scpl_ray import checks
 from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
@@ -44,6 +45,20 @@ def check_config(experiment: Experiment, *, on_gpu: bool) -> None:
     """
     every = (_cache, _own_code, _asked, _rule, _first_round, _lengths, _steps, _model, _reward_model)
     _together(every, experiment, on_gpu)
+
+
+def check_grows(experiment: Experiment) -> None:
+    """Check that ``placement.cluster`` is of a cluster that a run would join.
+
+    Raises:
+        ConfigError: ``RAY_ADDRESS`` is not set.
+    """
+    if experiment.placement.cluster is not None and not os.environ.get(ADDRESS):
+        raise ConfigError(
+            f"placement.cluster = {experiment.placement.cluster!r}: {ADDRESS} names no cluster that can grow to it; "
+            f"set {ADDRESS}, or run on this machine with placement.cluster=null; --dry-run plans for it without an "
+            "address"
+        )
 
 
 def check_measured(experiment: Experiment, *, on_gpu: bool) -> None:

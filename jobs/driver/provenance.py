@@ -1,4 +1,4 @@
-"""Where a run comes from: the command line that began it, and the commit of this project."""
+"""Where a run comes from: the command line that began it, the commit of this project, and the packages it ran under."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import scpl_ray
+from jobs.driver import own_code
+from scpl_ray.config import Experiment
 from scpl_ray.credentials import masked
+from scpl_ray.storage import run_facts, upgrades
+from scpl_ray.storage.run_directory import Store
 from scpl_ray.storage.run_facts import COMMAND, COMMIT
 
 ROOT = Path(scpl_ray.__file__).absolute().parents[1]
@@ -31,6 +36,22 @@ def began() -> dict[str, str]:
     if (at := commit()) is not None:
         found[COMMIT] = at
     return found
+
+
+def keep_versions(store: Store, experiment: Experiment, now: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Note the packages under which a run goes on, and say which are others than those it ran under last.
+
+    Raises:
+        StoreError: what was noted cannot be read.
+    """
+    before = upgrades.of(store)[-1].versions
+    other = upgrades.changed(before, now)
+    finished = run_facts.is_summed_up(store.root, None if store.checkpoints else experiment.loop.rounds)
+    if not before or not other or finished:
+        return
+    from_round = own_code.unfinished_round(store, experiment)
+    upgrades.note(store, from_round, now)
+    say(f"package versions changed since this run last ran: {other}; from round {from_round} on they may give others")
 
 
 def commit(root: Path = ROOT) -> str | None:

@@ -26,7 +26,7 @@ from actors.placement.disk import Disk, disk
 from actors.placement.layout import Layout, layout
 from actors.placement.memory import known_sizes
 from actors.prometheus import WatchedProgress
-from jobs.driver import advice, inputs, machine, own_code, preflight
+from jobs.driver import advice, inputs, machine, own_code, preflight, provenance
 from jobs.driver.own_code import OnRound
 from jobs.driver.ray_session import ADDRESS, check_unconnected, join, keep_logs, temporary_folder
 from jobs.terminal.display import Display, chatter_to, closing_table, lookup, restarts_line, seconds_table
@@ -204,6 +204,8 @@ def checked_plan(
     Raises:
         ValueError: as :func:`plan`; or a model, the user's own code, or a setting cannot work.
     """
+    if cluster is None:
+        preflight.check_grows(experiment)
     preflight.check_config(experiment, on_gpu=gpus_possible(cluster))
     task, placed = plan(experiment, cluster, task)
     preflight.check_task(experiment, task)
@@ -323,6 +325,7 @@ def rounds(
     is there, which it keeps wherever it is resumed. In a study that format is given, as ``dtype``.
     """
     own_code.keep(store, experiment, progress.note)
+    provenance.keep_versions(store, experiment, versions(), progress.note)
     hooks = [*own_code.on_round(experiment), *callbacks]
     engines = fleet.engines(precision.in_format(inputs.in_its_format(store, experiment), dtype), task)
     progress = WatchedProgress(progress, "/".join(store.place.split("/")[-2:]), fleet.queues)

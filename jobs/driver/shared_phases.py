@@ -24,18 +24,18 @@ from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.records import Manifest
 from scpl_ray.report.seconds import TAKEN_FROM
 from scpl_ray.selection.strategies import steers
-from scpl_ray.storage import inside, manifests
+from scpl_ray.storage import inside, manifests, upgrades
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256, write_atomically
 from scpl_ray.storage.retention import heavy
 from scpl_ray.storage.run_directory import PHASES, Store
+from scpl_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
-NOWHERE = (
-    *("name", "feedback", "loop.rounds", "analytic", "placement", "tracking"),
-    *("generation.replicas", "reward.replicas"),
-)
+BY_NO_CODE = ("name", "analytic", "placement", "tracking", "generation.replicas", "reward.replicas")
+"""Keys that change no bit of any phase, whatever a task of the user's own was built from, which may read the others."""
+NOWHERE = (*BY_NO_CODE, "feedback", "loop.rounds")
 """Keys that change no bit of what a phase between the queries and the feedback writes."""
 BEFORE_SELECTION = (*NOWHERE, "queries", "cycle", "training", "loop")
 """Keys that no phase before the first selection of a round reads. Selection is read where it steers how many
@@ -50,7 +50,9 @@ deleted it (``store.keep``); a larger one is made again."""
 
 
 def unread(phase: str, round_: int, experiment: Experiment) -> tuple[str, ...]:
-    """The keys and sections that a phase does not read."""
+    """The keys and sections that neither a phase nor the task reads."""
+    if TASKS[experiment.task.name].own:
+        return BY_NO_CODE
     if phase == "reward_model":
         return (*BEFORE_SELECTION, "selection")
     if phase in ("completions", "scores") or (phase == "evaluation" and round_ == 0):
@@ -231,7 +233,8 @@ class SharingStore(Store):
                 if file.startswith(name) and file != "population.json"
             }
         config = _without(self._experiment, unread(phase, round_, self._experiment))
-        facts = {"phase": phase, "round": round_, "read": read, "config": config, "versions": self.facts["versions"]}
+        versions = upgrades.of(self)[-1].versions
+        facts = {"phase": phase, "round": round_, "read": read, "config": config, "versions": versions}
         if own := self.code:
             facts["code"] = {name: file["sha256"] for name, file in own[-1]["files"].items()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

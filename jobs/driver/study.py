@@ -24,15 +24,15 @@ from rich.table import Table
 
 from jobs.configs import CONFIGS
 from jobs.driver import alike, experiments, inputs, own_code, study_identity
+from jobs.driver.alike import ROUNDS
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import ignored_line
 from scpl_ray.analytic.paths import Paths
-from scpl_ray.config import Experiment, loading
-from scpl_ray.config.errors import ConfigError, near, shown
-from scpl_ray.config.schema import MAY_CHANGE
+from scpl_ray.config import loading
+from scpl_ray.config.errors import ConfigError, nearest
 from scpl_ray.credentials import masked
 from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
 from scpl_ray.evaluation.metric_kind import MetricKind
@@ -45,7 +45,6 @@ from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import results, study
 from scpl_ray.studies.power import seeds_needed
 from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
-from scpl_ray.tracking import flat
 
 if TYPE_CHECKING:
     from actors.placement.cluster import Cluster
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
 
 SHOWN = tuple(kind.name for kind in CATALOGUE if kind.study_table)
 SHOWN_ARMS = 40
-ROUNDS = "loop.rounds"
 
 
 def new_folder(plan: Study) -> Path:
@@ -87,7 +85,7 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
 
     Raises:
         StoreError: the folder holds no study, or one that was not begun here and names code that would run, or
-            finished trials of another config, or data or models are not those that its trials began with.
+            finished trials of another config, or data, models or code are not those that its trials began with.
         ConfigError: the study file is damaged; a key is not ``seeds``, or not to more.
     """
     file = folder / study.STUDY_FILE
@@ -99,11 +97,12 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     named = [trial.experiment for trial in study.trials(plan.model_copy(update={"seeds": 1}), CONFIGS)]
     identity = study_identity.of(folder)
     consent.require(identity, named, {}, f"--resume {folder}", f"begin the study here: scpl sweep {file}")
+    for experiment in named:
+        own_code.find_again(identity, experiment)
     if plan.mode != "analytic" and not is_finished(folder, plan):
         _check_finished(folder, plan)
         alike.check_inputs(folder, plan)
-    for experiment in named:
-        own_code.find_again(identity, experiment)
+        alike.check_code(folder, plan)
     return plan
 
 
@@ -119,18 +118,12 @@ def _check_finished(folder: Path, plan: Study) -> None:
         run_dir = folder / trial.folder
         if not (run_dir / "summary.json").is_file():
             continue
-        before, now = flat(Reader.open(run_dir)[1]), flat(trial.experiment)
-        other = [
-            key
-            for key in {**before, **now}
-            # files may have moved; what they hold is compared by itself
-            if before.get(key) != now.get(key) and (key == ROUNDS or key not in (*MAY_CHANGE, *inputs.DATA))
-        ]
-        if other:
-            told = "; ".join(f"{key} = {shown(before.get(key))}, now {shown(now.get(key))}" for key in other)
+        before = Reader.open(run_dir)[1]
+        if other := alike.other_keys(before, trial.experiment):
             raise StoreError(
-                f"{run_dir} was finished with {told}: trials of one study differ in nothing but their arms and seeds; "
-                f"undo the change of {folder / study.STUDY_FILE} or of its base, or begin a new study"
+                f"{run_dir} was finished with {alike.told(other, before, trial.experiment)}: trials of one study "
+                f"differ in nothing but their arms and seeds; undo the change of {folder / study.STUDY_FILE} or of its "
+                "base, or begin a new study"
             )
 
 
@@ -145,9 +138,10 @@ def _with_seeds(folder: Path, plan: Study, keys: Mapping[str, Any]) -> Study:
             f"--resume {folder}: {said}: a study may only get more seeds than its {plan.seeds}; begin a new one for "
             "anything else"
         )
-    looks = {*plan.interim, *results.looks(folder)}
-    if (folder / results.FILE).is_file():
-        looks.add(plan.seeds)
+    noted = results.looks(folder)
+    if not noted and (folder / results.FILE).is_file():  # as older versions left it
+        noted = (plan.seeds,)
+    looks = {*plan.interim, *noted}
     return plan.model_copy(update={"seeds": seeds, "interim": tuple(sorted(n for n in looks if n < seeds))})
 
 
@@ -220,8 +214,8 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
     """What speaks against the metric and the group that a claim names."""
     kind, said = kind_of(claim.metric), f"claims: {claim.name!r}: metric = {claim.metric!r}"
     if kind is None:
-        nearest = near(claim.metric, [kind.name for kind in CATALOGUE])
-        yield f"{said}: no metric of this name{f'; the nearest is {nearest}' if nearest else ''} (docs/metrics.md)"
+        known = [kind.name for kind in CATALOGUE]
+        yield f"{said}: no metric of this name" + (nearest(claim.metric, known) or f"; there are {', '.join(known)}")
         return
     by_shares = kind.drift_neutral is not None and not kind.drift_neutral.corrected
     if plan.mode == "analytic" and not (kind.analytic or by_shares):
@@ -242,28 +236,27 @@ def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> It
 
 
 def _different_ends(claim: StudyClaim, trials: Sequence[Trial]) -> Iterator[str]:
-    """That the arms of a claim end in different rounds or begin with different seeds, at the first such point."""
-    firsts: dict[tuple[tuple[str, Any], ...], dict[str, Experiment]] = {}
+    """That the arms of a claim end in different rounds, at the first point where they do."""
+    ends: dict[str, dict[str, int]] = {}
     for trial in trials:
         if trial.arm in claim.contrast:
-            firsts.setdefault(trial.cell, {}).setdefault(trial.arm, trial.experiment)
-    for key, how in (ROUNDS, "after the same number of rounds"), ("seed", "seed by seed"):
-        for arms in firsts.values():
-            values = {arm: operator.attrgetter(key)(experiment) for arm, experiment in arms.items()}
-            if len(set(values.values())) > 1:
-                told = "; ".join(f"arm {arm} has {key} = {value}" for arm, value in values.items())
-                yield f"claims: {claim.name!r}: {told}: arms are compared {how}; give all of them the same"
-                break
+            ends.setdefault(repr(trial.cell), {})[trial.arm] = trial.experiment.loop.rounds
+    for arms in ends.values():
+        if len(set(arms.values())) > 1:
+            told = "; ".join(f"arm {arm} has {ROUNDS} = {rounds}" for arm, rounds in arms.items())
+            how = "arms are compared after the same number of rounds; give all of them the same"
+            yield f"claims: {claim.name!r}: {told}: {how}"
+            return
 
 
 def _different_groups(claim: StudyClaim, trials: Sequence[Trial], kind: MetricKind) -> Iterator[str]:
     """That the arms of a claim on shares of kinds have different groups, at the first point where they do."""
     if kind.drift_neutral is None:
         return
-    named: dict[tuple[tuple[str, Any], ...], dict[tuple[str, ...], str]] = {}
+    named: dict[str, dict[tuple[str, ...], str]] = {}
     for trial in trials:
         if trial.arm in claim.contrast:
-            named.setdefault(trial.cell, {}).setdefault(trial.experiment.groups.names, trial.arm)
+            named.setdefault(repr(trial.cell), {}).setdefault(trial.experiment.groups.names, trial.arm)
     for found in named.values():
         if len(found) > 1:
             told = "; ".join(f"arm {arm} has {', '.join(names)}" for names, arm in found.items())
@@ -318,11 +311,12 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
         found = collect(folder, plan, trials)
     write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
     results.write(found, folder)
-    results.note_look(folder, plan.seeds)
     console.print(last_round(found))
-    if plan.claims and found.num_rows:
+    if plan.search is None and found.num_rows:
         (part,) = data.load([folder], CONFIGS)
-        print_verdicts(console, part)
+        results.note_look(folder, part.looked_at)
+        if plan.claims:
+            print_verdicts(console, part)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", markup=False)
     if failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ from ray import tune
 
 from actors.fleet import Fleet
 from actors.placement.cluster import Cluster
-from jobs.driver import experiments, run
+from jobs.driver import alike, experiments, inputs, run
 from jobs.driver.alike import machine_key
 from jobs.driver.shared_phases import SharingStore
 from scpl_ray import tasks
@@ -27,8 +28,10 @@ from scpl_ray.models.precision import Format
 from scpl_ray.protocols import Task
 from scpl_ray.records import Completion, Manifest, Metric
 from scpl_ray.report.roofline import Machine
+from scpl_ray.storage import retention
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.studies.study import SAMPLED
+from scpl_ray.tracking import flat
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +183,25 @@ def open_or_create(
                 raise
             time.sleep(LOCK_POLL_S)
     if before != experiment:
-        store.close()
-        raise StoreError(f"{run_dir}: holds a run of another config; give the study another folder")
+        with contextlib.ExitStack() as unless_it_continues:
+            unless_it_continues.callback(store.close)
+            _change(store, before, experiment)
+            unless_it_continues.pop_all()
     return store
+
+
+def _change(store: SharingStore, before: Experiment, now: Experiment) -> None:
+    """Let a trial go on with what changed in its study meanwhile, as ``scpl run --resume`` does with a run.
+
+    Raises:
+        StoreError: something cannot change in it, or data or models are others.
+    """
+    if other := alike.other_keys(before, now):
+        raise StoreError(
+            f"{store.name}: holds a run of another config: {alike.told(other, before, now)}; undo the change, or give "
+            "the study another folder"
+        )
+    was, would = flat(before), flat(now)
+    inputs.check_same(store, now, [key for key in inputs.DATA if was[key] != would[key]])
+    retention.check_start(store, before, now)
+    store.extend(now)

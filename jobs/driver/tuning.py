@@ -175,6 +175,8 @@ def _grid(folder: Path, plan: Study, trials: Sequence[Trial], console: Console) 
     console.print(f"study {plan.name}: {len(trials)} trials, {len(trials) - len(left)} finished before", markup=False)
     if not left:
         return {}
+    for line in alike.upgraded(folder, plan, loop.versions()):
+        console.print(line, markup=False)
     beginnings = alike.Beginnings(alike.begun(folder, plan))
     sizes = prepare(left, console, beginnings)
     peaks = machine.measured(left[0].experiment)
@@ -321,6 +323,8 @@ def _search(folder: Path, plan: Study, trials: Sequence[Trial], console: Console
     """
     assert plan.search is not None
     began = time.monotonic()
+    for line in alike.upgraded(folder, plan, loop.versions()):
+        console.print(line, markup=False)
     beginnings = alike.Beginnings(alike.begun(folder, plan))
     sizes = prepare(trials, console, beginnings)[:1]
     peaks = machine.measured(trials[0].experiment)

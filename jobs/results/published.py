@@ -62,7 +62,9 @@ def publish(study_dir: Path, pages: Path) -> str:
         )
     family = verdicts.judge(part.series, part.study)
     found = table(part, family)
-    plan = without_folders(part.study)
+    # its folder is not kept, so that the looks at it stand in the study file
+    looks = tuple(seeds for seeds in part.looks if seeds != part.looked_at)
+    plan = without_folders(part.study).model_copy(update={"interim": looks})
     place = f"study {plan.name}"
     places = [page for page in sorted(pages.glob("*.md")) if f"<!-- {place} -->" in page.read_text()]
     if len(places) != 1:

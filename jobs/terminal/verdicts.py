@@ -42,7 +42,8 @@ def print_verdicts(console: Console, part: Part) -> None:
             f"{words.SYMBOLS[judged.outcome]} {escape(question + judged.name)}: [bold]{judged.outcome}[/]",
             highlight=False,
         )
-        console.print(textwrap.indent(textwrap.fill(words.sentence(judged, family), WIDTH), "  "), markup=False)
+        said = " ".join(filter(None, (words.sentence(judged, family), words.left_out(judged))))
+        console.print(textwrap.indent(textwrap.fill(said, WIDTH), "  "), markup=False)
     console.print(_paths(part, family))
     if len(part.arms) == 2:
         console.print(_differences(part, *part.arms))
@@ -79,7 +80,7 @@ def _paths(part: Part, family: Family) -> Table:
 
 
 def _differences(part: Part, first: str, second: str) -> Table:
-    """What else differs between two arms in the last round, seed by seed."""
+    """What else differs between two arms in the last round, seed by seed; the means are of the seeds that both have."""
     table = Table(
         title=escape(f"{first} {text.MINUS} {second} in the last round")
         + ", per seed: each interval by itself, not tested",
@@ -98,7 +99,8 @@ def _differences(part: Part, first: str, second: str) -> Table:
         if own is None:
             continue
         form = _form(metric)
-        ends = (form(mean_path(part.series.path(arm, metric)).mean[-1]) for arm in (first, second))
+        rows = [part.series.seeds.index(seed) for seed in numbers.paired.seeds]
+        ends = (form(part.series.path(arm, metric)[rows, -1].mean()) for arm in (first, second))
         table.add_row(
             text.metric_name(metric), *ends, text.signed(own.estimate), text.interval(own.low, own.high, signed=True)
         )

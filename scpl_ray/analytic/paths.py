@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import bias, disparity
+from scpl_ray.feedback.population import initial_shares
 from scpl_ray.records import SCHEMAS, Metric
 from scpl_ray.shares import FloatArray, check_fraction
 
@@ -65,7 +66,7 @@ class Paths:
         """Preference bias against equal shares (``balanced``) or those measured in ``round0``."""
         groups, evaluated = self.experiment.groups, self.experiment.evaluation
         total = evaluated.neutral_prompts * evaluated.samples_per_prompt
-        advantaged = int(np.argmax(groups.shares))
+        advantaged = int(np.argmax(initial_shares(self.experiment)))
         if reference == "balanced":
             return bias.preference_bias(
                 self.kinds, bias.balanced(len(groups.names)), advantaged=advantaged, total=total

@@ -10,6 +10,7 @@ from scipy.special import logit
 from scpl_ray.analytic import model
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.evaluation.bias import smoothed_logit
+from scpl_ray.feedback.population import initial_shares
 from scpl_ray.shares import FloatArray
 
 
@@ -37,7 +38,7 @@ def steps(paths: Paths) -> Steps:
     Candidates and what is kept are counted, and their log-odds smoothed by one half; policies are known exactly.
     """
     experiment = paths.experiment
-    a = int(np.argmax(experiment.groups.shares))
+    a = int(np.argmax(initial_shares(experiment)))
     temperature = experiment.generation.temperature
     neutral = model.tempered(paths.neutral_law, temperature)
     law = model.asked_law(

@@ -6,7 +6,7 @@ import datetime
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -88,10 +88,15 @@ def _line(path: tuple[str, ...], items: list[ErrorDetails], schema: type[Section
         if item["type"] == "missing":
             return f"{key}: missing; give it"
         if item["type"] == "extra_forbidden":
-            return f"{key}: unknown key; {_meant(path, section, schema)}"
+            dotted = "." in path[-1]  # only in a file: on a command line a dot leads into a section
+            meant = _written(key, item["input"], schema) if dotted else _meant(path, section, schema)
+            return f"{key}: unknown key; {meant}"
         if item["type"] == "value_error":
             message = str(item["ctx"]["error"])
             return f"{key}.{message}" if key else message
+    if {item["type"] for item in items} == {"tuple_type", "model_type"} and (one := items[0]["input"]) is not None:
+        inside = ", ".join(section.model_fields)
+        return f"{key} = {shown(one)}: input should be a list such as {_flow([one])}, or a mapping with {inside}"
     rules = [_rule(key, item, section, field) for item in items]
     rule = ", or ".join([rules[0], *(other.removeprefix("input should be ") for other in rules[1:])])
     value = items[0]["input"]
@@ -111,6 +116,30 @@ def _meant(path: tuple[str, ...], section: type[Section], schema: type[Section])
     if other := near(last, tails):
         return f"the nearest is {tails[other]}"
     return f"none is like it; there are {', '.join(section.model_fields)}"
+
+
+def _written(key: str, value: Any, schema: type[Section]) -> str:
+    """How a file says a dotted key, with the sections that its dots stand for."""
+    meant = key
+    if not _leads_to_a_value(key, schema):
+        found = near(key, (name for name, _, _ in all_keys(schema)))
+        if found is None:
+            return "a file holds sections, not dots; no key is like it"
+        meant = found
+    nested = value
+    for part in reversed(meant.split(".")):
+        nested = {part: nested}
+    nearest_is = f"the nearest is {meant}; " if meant != key else ""
+    return f"{nearest_is}a file holds sections, not dots; write {_flow(nested)[1:-1]}"
+
+
+def _leads_to_a_value(key: str, schema: type[Section]) -> bool:
+    """Whether a dotted name is that of a key, or of a place in a free mapping."""
+    names = {name for name, _, _ in all_keys(schema)}
+    above = key.rpartition(".")[0]
+    _, field = _declared(tuple(above.split(".")), schema)
+    mapping = field is not None and any(get_origin(part) is dict for part in _parts(field.annotation))
+    return key in names or (above in names and mapping)
 
 
 def _rule(key: str, item: ErrorDetails, section: type[Section], field: FieldInfo | None) -> str:

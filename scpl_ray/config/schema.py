@@ -119,6 +119,8 @@ class Task(Section):
     """Tokens that a fine-tuned judge or reward model reads; ``null``: 2 x ``generation.max_new_tokens`` + 32."""
     marker_strength: Fraction = 0.8
     """Built-in language: probability that a group's prompt carries a word that reveals the group."""
+    real_text: Literal["drawn", "even"] = "drawn"
+    """Built-in language: ``even``: prompts as users ask them, groups and kinds spread evenly: no base leans far."""
     max_prompt_tokens: PositiveInt = 64
     """Longest prompt in tokens: news, preference and maths leave rows with longer ones out, others are cut to it."""
     answer_format: Literal["auto", "plain", "gsm8k", "boxed"] = "auto"
@@ -231,8 +233,7 @@ class Reward(Section):
     model: str | None = None
     """Sequence-classification model (Hub id or folder); ``null``: the task's own, trained on users' choices."""
     choices: Literal["population", "balanced"] = "population"
-    """Whose choices train the task's reward model: ``population``: the current users'; ``balanced``: all groups'
-    equally."""
+    """Whose choices train a reward model: ``population``: the current users'; ``balanced``: all groups' equally."""
     choices_per_round: PositiveInt = 1024
     """Choices between two answers that the task's reward model is fitted on in each round."""
     replicas: Auto | PositiveInt = "auto"
@@ -464,8 +465,7 @@ class Analytic(Section):
     reward_sd: Floats | PositiveFloat = 0.25
     """Standard deviation of rewards within a kind, one or one per kind; times the weight of ``model`` if alone."""
     quality_ceiling: Floats | Fraction = 0.9
-    """q0 of the learning curve L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1; one number,
-    or one per group where some are harder to serve."""
+    """q0 of L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1; one number or one per group."""
     learning_exponent: Annotated[float, Field(ge=0.0)] = 0.2
     """gamma of the learning curve."""
     own_kind_weight: Fraction = 1 / 3

@@ -91,6 +91,10 @@ def kind_counts(counts: Mapping[str, int] | ArrayLike, kinds: Sequence[str], *, 
 def advantaged_kind(kinds: Sequence[str], initial_shares: ArrayLike) -> str:
     """The kind of the group with the largest initial share; of equally large groups, the first.
 
+    Args:
+        kinds: kind k is the one that group k prefers.
+        initial_shares: shares of round 1, :func:`scpl_ray.feedback.population.initial_shares`, shape (K,).
+
     Raises:
         ValueError: there is not one share per kind, or shares are negative or do not sum to 1.
     """

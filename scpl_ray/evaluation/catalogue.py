@@ -191,6 +191,7 @@ CATALOGUE = (
     ),
     _kind_fraction(
         name="kind_share",
+        of_share=tested("share", "balanced"),
         definition="Share of the group's kind among the answers to neutral prompts that are of any kind.",
         analytic=True,
     ),
@@ -204,6 +205,7 @@ CATALOGUE = (
     ),
     _kind_fraction(
         name="kind_share_corrected",
+        of_share=tested("share", "balanced", corrected=True),
         definition="The share of the group's kind, corrected for the judge's known errors.",
     ),
     MetricKind(
@@ -234,6 +236,7 @@ CATALOGUE = (
     _log_odds(name="kind_soft_round0", definition="The same mean minus that of round 0, by prompt.", per_group=True),
     _on_neutral(
         name="kind_difference_balanced",
+        of_share=tested("share", "balanced"),
         span=0.2,
         definition="Share of the group's kind minus the equal share.",
         unit="fraction",
@@ -243,6 +246,7 @@ CATALOGUE = (
     ),
     _on_neutral(
         name="kind_difference_round0",
+        of_share=tested("share", "round0"),
         span=0.2,
         definition="Share of the group's kind minus that of round 0.",
         unit="fraction",

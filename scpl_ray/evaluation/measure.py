@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from scpl_ray.config import Experiment, Groups
+from scpl_ray.config import Experiment
 from scpl_ray.evaluation import bias, disparity, diversity, quality, within_run
 from scpl_ray.evaluation.quality import CORRECT, quality_without_own_kind
+from scpl_ray.feedback.population import initial_shares
 from scpl_ray.records import Completion, Judgement, Metric, Query, Score
 from scpl_ray.storage import facts, redoing
 from scpl_ray.storage.errors import StoreError
@@ -67,16 +68,17 @@ class Asked:
     """Shares of the training loss by ``origin`` and by ``group``; empty in round 0."""
 
 
-def asked(store: Store, round_: int, groups: Groups) -> Asked:
+def asked(store: Store, round_: int, experiment: Experiment) -> Asked:
     """Read the results of a round's earlier phases from the run directory.
 
     Raises:
         StoreError: a phase is missing, or they do not belong together.
     """
+    groups = experiment.groups
     if round_ == 0:
         # checkpoints are measured without users, whose shares would be told here
-        shares = {} if store.checkpoints else dict(zip(groups.names, groups.shares, strict=True))
-        return Asked(0, shares, {}, {})
+        users = () if store.checkpoints else zip(groups.names, initial_shares(experiment).tolist(), strict=True)
+        return Asked(0, dict(users), {}, {})
     if store.checkpoints:
         first = _first(store)
         return Asked(round_, {}, {}, {}, base_quality=_means(first), base_judgements=first)
@@ -322,7 +324,7 @@ def _preference(
         return
     start = {r.group: int(r.value) for r in first if r.metric == "kind_count"}
     round_0 = bias.kind_counts([start[name] for name in names], kinds) if first else counts
-    advantaged = bias.advantaged_kind(kinds, experiment.groups.shares)
+    advantaged = bias.advantaged_kind(kinds, initial_shares(experiment))
     now = by_prompt([answers.completions[i] for i in neutral], [answers.judgements[i] for i in neutral])
     pairs = within_run.of_both_rounds(now, base, kinds)
     preference = bias.measure_preference(counts, round_0, advantaged=advantaged, confusion=confusion, by_prompt=pairs)
@@ -359,7 +361,7 @@ def _soft(
     if not odds or not all(odds):
         return
     names = experiment.groups.names
-    advantaged = kinds.index(bias.advantaged_kind(kinds, experiment.groups.shares))
+    advantaged = kinds.index(bias.advantaged_kind(kinds, initial_shares(experiment)))
     now = np.mean(np.array(odds, dtype=np.float64), axis=0)
     asked = dict.fromkeys(answers.completions[i].query_id for i in neutral)
     before = [judgement.log_odds for query in asked for judgement in first.get(query, ())]

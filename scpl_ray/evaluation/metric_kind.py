@@ -84,6 +84,9 @@ class MetricKind:
     no function of sums over prompts, and has none."""
     drift_neutral: DriftNeutral | None = None
     """How it is tested between seeds; ``None``: as the mean of its own numbers."""
+    of_share: DriftNeutral | None = None
+    """Of a share of a kind, or its difference from a reference, which is tested as the mean of its own numbers: which
+    one, so that undecided answers bound it; ``None``: it is none."""
     quality_behind: QualityBehind | None = None
     """Of gaps, whose fall is good news only if quality did not fall with it; ``None``: it is no gap."""
     chance: str = ""

@@ -21,6 +21,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.evaluation import bias, intervals
 from scpl_ray.evaluation.intervals import Estimates, Prompts
 from scpl_ray.evaluation.quality import CORRECT, pass_at_k, quality_without_own_kind
+from scpl_ray.feedback.population import initial_shares
 from scpl_ray.records import Judgement
 from scpl_ray.shares import FloatArray, IntArray
 
@@ -53,7 +54,7 @@ def bounds(
         found += [_quality(groups, kinds), _passes(groups, experiment.evaluation.samples_per_prompt)]
     if neutral.prompts is not None:
         then = [asked.base_judgements.get(query, ()) for query in neutral.queries]
-        advantaged = kinds.index(bias.advantaged_kind(kinds, experiment.groups.shares))
+        advantaged = kinds.index(bias.advantaged_kind(kinds, initial_shares(experiment)))
         about = (neutral.prompts, experiment.groups.names, advantaged)
         now = _counts(neutral.judged, kinds)
         first = _counts(then, kinds) if all(then) else None

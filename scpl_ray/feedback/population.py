@@ -23,9 +23,17 @@ def query_counts(experiment: Experiment, shares: FloatArray, round_: int) -> Int
     return rules.draw_counts(shares, experiment.queries.prompts_per_round, seed)
 
 
+def initial_shares(experiment: Experiment) -> FloatArray:
+    """Shares of the queries of round 1, shape (K,): ``groups.shares`` in whole users, and lifted to ``feedback.floor``.
+
+    The largest, of equal ones the first, is that of the group whose kind preference bias is told of.
+    """
+    return rules.initial_state(experiment.groups, experiment.feedback).shares
+
+
 def first_counts(experiment: Experiment) -> IntArray:
     """Queries of each group in round 1, shape (K,)."""
-    return query_counts(experiment, rules.initial_state(experiment.groups, experiment.feedback).shares, 1)
+    return query_counts(experiment, initial_shares(experiment), 1)
 
 
 class PopulationSimulator:

@@ -270,6 +270,11 @@ def _with_floor(users: FloatArray, feedback: Feedback) -> FloatArray:
     return np.asarray(formulas.at_least(users / total, feedback.floor) * total)
 
 
+def whole_users(groups: Groups, feedback: Feedback) -> FloatArray:
+    """``feedback.users`` by the shares of ``groups`` in whole users, before any floor; shape (K,)."""
+    return largest_remainder(groups.shares, round(feedback.users)).astype(np.float64)
+
+
 def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
     """The users of round 1: ``feedback.users`` by the shares of ``groups``; whole users where the rule draws agents.
 
@@ -280,7 +285,7 @@ def initial_state(groups: Groups, feedback: Feedback) -> PopulationState:
     """
     validate(feedback, len(groups.names))
     if RULES[feedback.rule].whole_users(feedback):
-        users = largest_remainder(groups.shares, round(feedback.users)).astype(np.float64)
+        users = whole_users(groups, feedback)
     else:
         users = np.array([share * feedback.users for share in groups.shares])
     return PopulationState(tuple(_with_floor(users, feedback).tolist()))

@@ -134,26 +134,8 @@ def _questions(log: Log) -> Iterator[tuple[str, str, float]]:
         )
         if len(log.kinds) > 1:
             yield _of_kinds(log, [one for one in numbers if np.isfinite(one.kinds).all()])
-    known = np.isfinite(log.kept)
-    if known.any() and 0.0 < log.kept[known].mean() < 1.0:
-        rated = known & np.isfinite(log.rating)
-        if rated.any() and 0.0 < log.kept[rated].mean() < 1.0:
-            strata = _strata(log, rated)
-            p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
-            said = f"in all {_kept(log, rated)}"
-            if math.isfinite(p):
-                said = f"at equal rating {_kept_beside(log, rated, strata)}; {said}"
-            else:
-                said += NO_EQUALS + NO_CHANCE
-            yield "is what is kept different between groups of equal rating?", f"kept: {said}", p
-        else:
-            p = cochran_mantel_haenszel(log.group[known], log.kept[known] > 0, log.period[known])
-            said = f"in all {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it"
-            if math.isfinite(p):
-                said = f"within a period {_kept_beside(log, known, log.period[known])}; {said}"
-            else:
-                said += "; no period has rows of different groups" + NO_CHANCE
-            yield "is what is kept different between groups?", f"kept: {said}", p
+    if np.isfinite(log.kept).any():
+        yield _of_kept(log)
     if np.isfinite(log.rating).any():
         yield from _of_ratings(log, first, last, len(numbers))
 
@@ -167,6 +149,32 @@ def _of_kinds(log: Log, told: Sequence[Period]) -> tuple[str, str, float]:
     moved, known = int(np.argmax(np.abs(last.kinds - first.kinds))), log.kind >= 0
     p = association(log.period[known], log.kind[known])
     return question, f"{log.kinds[moved]} {_from_to(first.kinds, last.kinds, moved)}", p
+
+
+def _of_kept(log: Log) -> tuple[str, str, float]:
+    """Whether groups are kept differently: at equal rating, or within a period where no ratings say."""
+    known = np.isfinite(log.kept)
+    question, kept = "is what is kept different between groups?", int(log.kept[known].sum())
+    if kept in (0, int(known.sum())):
+        told = f"all {kept} rows were" if kept else f"none of the {known.sum()} rows was"
+        return question, f"kept: {told} kept, so that there is nothing else to hold against them", float("nan")
+    rated = known & np.isfinite(log.rating)
+    if rated.any() and 0.0 < log.kept[rated].mean() < 1.0:
+        strata = _strata(log, rated)
+        p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
+        said = f"in all {_kept(log, rated)}"
+        if math.isfinite(p):
+            said = f"at equal rating {_kept_beside(log, rated, strata)}; {said}"
+        else:
+            said += NO_EQUALS + NO_CHANCE
+        return "is what is kept different between groups of equal rating?", f"kept: {said}", p
+    p = cochran_mantel_haenszel(log.group[known], log.kept[known] > 0, log.period[known])
+    said = f"in all {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it"
+    if math.isfinite(p):
+        said = f"within a period {_kept_beside(log, known, log.period[known])}; {said}"
+    else:
+        said += "; no period has rows of different groups" + NO_CHANCE
+    return question, f"kept: {said}", p
 
 
 def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[tuple[str, str, float]]:
@@ -189,9 +197,9 @@ def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[t
         counted = f"{_counted(log, before, first)}; {_counted(log, after, last)}"
         yield question, f"too few ratings to compare: {counted}", float("nan")
     else:
-        change = (last.ratings - first.ratings)[told]
-        most, least = told[int(np.argmax(change))], told[int(np.argmin(change))]
-        said = f"{log.groups[most]} {change.max():+.3f}, {log.groups[least]} {change.min():+.3f}; the gap is "
+        change = np.full(len(log.groups), np.nan)
+        change[told] = (last.ratings - first.ratings)[told]
+        said = f"{_ends(log, change, '+.3f')}; the gap is "
         said += f"{np.ptp(first.ratings[told]):.3f}, then {np.ptp(last.ratings[told]):.3f}"
         yield question, said + _without(log, told), _change_differently(before, after, told)
 
@@ -246,16 +254,19 @@ def _without(log: Log, told: Sequence[int]) -> str:
 
 def _kept(log: Log, rows: NDArray[np.bool_]) -> str:
     """The largest and the smallest share of a group's rows, of these, that was kept."""
-    accepted = _means(log.kept[rows], log.group[rows], len(log.groups))
-    best, worst = int(np.nanargmax(accepted)), int(np.nanargmin(accepted))
-    return f"{log.groups[best]} {accepted[best]:.3f}, {log.groups[worst]} {accepted[worst]:.3f}"
+    return _ends(log, _means(log.kept[rows], log.group[rows], len(log.groups)), ".3f")
 
 
 def _kept_beside(log: Log, rows: NDArray[np.bool_], strata: IntArray) -> str:
     """The groups that are kept most and least beside what is expected within strata, which the test holds equal."""
     beside = kept_beside_expected(log.group[rows], log.kept[rows] > 0, strata)
-    most, least = int(np.nanargmax(beside)), int(np.nanargmin(beside))
-    return f"{log.groups[most]} {beside[most]:+.3f}, {log.groups[least]} {beside[least]:+.3f} beside what is expected"
+    return f"{_ends(log, beside, '+.3f')} beside what is expected"
+
+
+def _ends(log: Log, values: FloatArray, form: str) -> str:
+    """The groups with the largest and the smallest value, two of them even where all are equal; NaN: it has none."""
+    order = [g for g in np.argsort(-values, kind="stable") if np.isfinite(values[g])]
+    return ", ".join(f"{log.groups[g]} {values[g]:{form}}" for g in dict.fromkeys([order[0], order[-1]]))
 
 
 def association(rows: IntArray, columns: IntArray) -> float:

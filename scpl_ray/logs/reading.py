@@ -92,7 +92,14 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
             tally.odd(raw.where, odd)
     if not tally.rows:
         raise DataError(f"{file}: holds no rows; give a file with one row per answer")
-    if (lost := tally.rows - tally.kept) > MAX_ODD * tally.rows:
+    lost = tally.rows - tally.kept
+    if lost == tally.rows and (lacking := [field for field in REQUIRED if columns[field] not in source.columns]):
+        told = f"no column{'s' if len(lacking) > 1 else ''} {', '.join(columns[field] for field in lacking)}"
+        example = ", ".join(f"{field}: COLUMN" for field in lacking)
+        raise DataError(
+            f"{file}: {told}; there are {listed(source.columns)}: say which is which: --fields '{{{example}}}'"
+        )
+    if lost > MAX_ODD * tally.rows:
         examples = "; ".join(tally.examples())
         raise DataError(f"{file}: {lost:,} of {tally.rows:,} rows cannot be used, more than {MAX_ODD:.0%}: {examples}")
     if logged := [field for field in fields if all(row[field] is None for row in rows)]:

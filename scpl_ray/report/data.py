@@ -15,7 +15,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.report import sessions
 from scpl_ray.report.sessions import Session
-from scpl_ray.storage import inside
+from scpl_ray.storage import inside, upgrades
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.manifests import MOST_BYTES
 from scpl_ray.storage.run_directory import Reader
@@ -39,6 +39,7 @@ class Run:
     reader: Reader
     experiment: Experiment
     versions: Mapping[str, str]
+    """Versions by package; of one that was upgraded before the run went on, all in turn: ``2.11.0 then 2.12.0``."""
     began: Mapping[str, str]
     """Command line and commit, where they were noted; see :mod:`scpl_ray.storage.run_facts`."""
 
@@ -79,6 +80,19 @@ class Part:
     """The commands that worked on the study."""
     checkpoints: tuple[str, ...] = ()
     """The models that were measured, in the order of the rounds; empty: the rounds are those of loops."""
+    looks: tuple[int, ...] = ()
+    """With how many seeds the results of the study were looked at, now or before."""
+
+    @property
+    def whole(self) -> int:
+        """Number of seeds of which no arm lacks anything."""
+        short = {gap.seed for gap in self.gaps}
+        return sum(seed not in short for seed in self.series.seeds)
+
+    @property
+    def looked_at(self) -> int:
+        """Number of seeds with which the results are looked at: the whole ones, or without any those with a number."""
+        return self.whole or len(self.series.measured)
 
 
 def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path, str] | None = None) -> list[Part]:
@@ -114,7 +128,7 @@ def load(paths: Sequence[Path], configs: Mapping[str, Path], names: Mapping[Path
 
 def _run(folder: Path, arm: str = "", name: str | None = None) -> Run:
     reader, experiment = Reader.open(folder, name)
-    versions = {str(package): str(version) for package, version in reader.facts.get("versions", {}).items()}
+    versions = upgrades.in_turn(reader)
     began = {key: str(reader.facts[key]) for key in (COMMAND, COMMIT) if key in reader.facts}
     return Run(arm or experiment.name, experiment.seed, reader, experiment, versions, began)
 
@@ -170,6 +184,7 @@ def _study(folder: Path, configs: Mapping[str, Path]) -> Part:
         gaps=_gaps(series, planned, runs, _failed(folder), by_folder),
         notes=tuple(notes),
         sessions=sessions.read(folder),
+        looks=tuple(sorted({*found.interim, *results.looks(folder)})),
     )
 
 

@@ -27,10 +27,13 @@ COLUMNS = (
     "claim",
     "contrast",
     "metric",
+    "direction",
+    "margin",
     "estimate",
     "low",
     "high",
     "seeds",
+    "not_compared",
     "p_adjusted",
     "verdict",
 )
@@ -60,6 +63,8 @@ REFERENCES = r"""@inproceedings{wang-etal-2026-observations,
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     c: f"\\{c}" for c in "&%$#_{}"
 }
+# in LaTeX's default encoding, OT1, these are other characters
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}
 
 
 def write(parts: Sequence[Part], folder: Path, *, csv: bool, latex: bool) -> list[Path]:
@@ -105,19 +110,15 @@ def claims(part: Part, name: str) -> Iterator[tuple[str, ...]]:
         return
     for judged in verdicts.judge(part.series, part.study).judged:
         found = judged.verdict
-        numbers = ("", "", "", "0", "")
+        interval, p = ("", "", ""), ""
         if found is not None:
+            interval = (f"{found.estimate:.4g}", f"{found.interval.low:.4g}", f"{found.interval.high:.4g}")
             p = "" if found.p_adjusted != found.p_adjusted else f"{found.p_adjusted:.4g}"
-            interval = found.interval
-            numbers = (
-                f"{found.estimate:.4g}",
-                f"{interval.low:.4g}",
-                f"{interval.high:.4g}",
-                str(interval.n),
-                p,
-            )
-        measured = f"{words.measured(judged)}, {judged.numbers.scale}"
-        yield (name, judged.claim.question, judged.name, words.contrast(judged), measured, *numbers, judged.outcome)
+        claim, numbers = judged.claim, judged.numbers
+        margin = "" if claim.margin is None else f"{claim.margin:g}"
+        asked = (f"{words.measured(judged)}, {numbers.scale}", claim.direction, margin)
+        seeds = (str(len(numbers.paired.seeds)), " ".join(map(str, judged.left_out)))
+        yield (name, claim.question, judged.name, words.contrast(judged), *asked, *interval, *seeds, p, judged.outcome)
 
 
 def methods(part: Part) -> str:
@@ -240,23 +241,24 @@ def as_latex(rows: Sequence[Sequence[str]]) -> str:
     """Rows of :func:`claims` as a booktabs table, under the names of the studies where there are several."""
     lines = [
         r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{llrrl}",
+        r"\begin{tabular}{lllrrl}",
         r"\toprule",
-        r"claim & contrast & difference (95\% interval) & adjusted $p$ & verdict \\",
+        r"claim & contrast & claimed & difference (95\% interval) & adjusted $p$ & verdict \\",
     ]
     several = len({study for study, *_ in rows}) > 1
     for study, own in itertools.groupby(rows, key=operator.itemgetter(0)):
         lines.append(r"\midrule")
         if several:
-            lines.append(rf"\multicolumn{{5}}{{l}}{{\textit{{{escaped(study)}}}}} \\")
+            lines.append(rf"\multicolumn{{6}}{{l}}{{\textit{{{escaped(study)}}}}} \\")
         lines += [_latex_row(row) for row in own]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _latex_row(row: Sequence[str]) -> str:
-    _, _, claim, contrast, _, estimate, low, high, _, p, verdict = row
+    _, _, claim, contrast, _, direction, margin, estimate, low, high, _, _, p, verdict = row
+    claimed = f"{direction}, margin {margin}" if margin else direction
     interval = f"{estimate} ({low} to {high})" if estimate else "--"
-    cells = " & ".join(map(escaped, (claim, contrast, interval, p or "--", verdict)))
+    cells = " & ".join(map(escaped, (claim, contrast, claimed, interval, p or "--", verdict)))
     # what follows the end of a row or a rule, and begins with one of these, is an argument of it
     guard = "{}" if cells.lstrip().startswith(("[", "*")) else ""
     return rf"{guard}{cells} \\"

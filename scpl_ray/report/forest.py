@@ -46,14 +46,20 @@ NAME_CHARACTERS, LEAST_CHARACTERS = 64, 16
 def draw_all(series: Series, family: Family) -> list[Figure]:
     """The figures of a study's claims; none where no claim has an interval."""
     there = [judged for judged in family.judged if judged.verdict is not None]
-    return [_estimates(there[:MAX_ROWS]), *_differences(series, there[:MAX_PATHS])] if there else []
+    return [_estimates(there), *_differences(series, there)] if there else []
+
+
+def _of(there: Sequence[Judged], most: int) -> str:
+    """What a title adds where not all claims are drawn."""
+    return f" (the first {most} of {len(there)})" if len(there) > most else ""
 
 
 def _estimates(there: Sequence[Judged]) -> Figure:
+    title = f"Claims: mean differences, 95% intervals{_of(there, MAX_ROWS)}"
+    there = there[:MAX_ROWS]
     by_unit: dict[str, list[Judged]] = {}
     for judged in there:
         by_unit.setdefault(_unit(judged), []).append(judged)
-    title = "Claims: mean differences, 95% intervals"
     said = "; ".join(f"{judged.name}: {_numbers(judged)}, {judged.outcome}" for judged in there)
     heights = [ROW_INCHES * len(members) + 0.5 for members in by_unit.values()]
     with drawing("claims", title, f"Line chart. {title}. {said}.", sum(heights) + 0.4) as (canvas, done):
@@ -90,11 +96,11 @@ def _rows(axis: Axes, unit: str, members: Sequence[Judged]) -> None:
 
 
 def _differences(series: Series, there: Sequence[Judged]) -> list[Figure]:
-    paths = {judged.name: (judged, *_path(series, judged)) for judged in there}
+    paths = {judged.name: (judged, *_path(series, judged)) for judged in there[:MAX_PATHS]}
     paths = {name: found for name, found in paths.items() if len(found[1]) > 1}
     if not paths:
         return []
-    title = "Claims: differences, round by round"
+    title = f"Claims: differences, round by round{_of(there, MAX_PATHS)}"
     said = "; ".join(
         f"{name}: {signed(float(path.mean[0]))} in round {rounds[0]} to {signed(float(path.mean[-1]))} in round "
         f"{rounds[-1]}"

@@ -182,23 +182,24 @@ def unfinished(part: Part) -> str:
     """How many planned seeds of a study are whole; empty where all are, and where there is no plan."""
     if part.study is None or part.study.mode == "search" or not part.gaps:
         return ""
-    short = {gap.seed for gap in part.gaps}
-    whole = sum(seed not in short for seed in part.series.seeds)
     failed = all(gap.reason.startswith(FAILED) for gap in part.gaps)
     why = "runs of the others failed" if failed else "the study is not finished"
-    return f"{whole} of {len(part.series.seeds)} planned seeds are there in every arm; {why}."
+    return f"{part.whole} of {len(part.series.seeds)} planned seeds are there in every arm; {why}."
 
 
 def looked(part: Part) -> str:
     """What earlier looks at the results cost, with a blank behind it; empty where there were none."""
-    if part.study is None or not part.study.interim:
+    if part.study is None:
         return ""
-    before = ", ".join(map(str, part.study.interim))
-    times = len(part.study.interim) + 1
+    # of a study that lacks seeds, folders of older versions hold the number that was planned
+    before = [seeds for seeds in part.looks if seeds not in (part.looked_at, part.study.seeds)]
+    if not before:
+        return ""
+    times = len(before) + 1
     return (
-        f"Seeds were added after a look at the results with {before} seeds. Each of {times} looks has its own chance "
-        f"of a false verdict, so that of all together is up to {times} {TIMES} 5%, if it was the results "
-        "that made you go on. "
+        f"These come after a look at the results with {', '.join(map(str, before))} seeds. Each of {times} looks "
+        f"has its own chance of a false verdict, so that of all together is up to {times} {TIMES} 5%, if it was "
+        "the results that made you go on. "
     )
 
 
@@ -272,14 +273,13 @@ def amplification(flags: ArmFlags) -> str:
     change = f"distance from equal shares {number(found.before)} → {number(found.after)}"
     change += f" ({interval(found.change.low, found.change.high, signed=True)})"
     where = f"{number(found.moved)} from round 0, towards {found.towards}'s kind ({signed(found.gained)})"
+    p = f"p {p_value(found.p)} over {found.seeds} seeds"
     match found.word:
         case "cannot tell":
             return f"cannot tell: {found.seeds} seeds, a verdict takes {FEWEST}; {change}; {where}"
         case "not shown":
-            return f"not shown (p {p_value(found.p)}); {change}"
+            return f"not shown ({p}); {change}"
         case "turned":
-            return (
-                f"moved, neither shown to be nearer equal shares nor further (p {p_value(found.p)}): {change}; {where}"
-            )
+            return f"moved, neither shown to be nearer equal shares nor further ({p}): {change}; {where}"
         case word:
-            return f"{word} (p {p_value(found.p)}): {change}; {where}"
+            return f"{word} ({p}): {change}; {where}"

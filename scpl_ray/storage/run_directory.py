@@ -4,6 +4,7 @@
 
     RUN_DIR/
       config.yaml  run.json  lock  code.json (where the config names code of the user's)
+      versions.json                  where packages were upgraded meanwhile: see scpl_ray.storage.upgrades
       rounds/000/...                 round 0: base, evaluation
       rounds/001/<phase>/...         the phases in PHASES, each with manifest.json, which is written last
       metrics.parquet  summary.json  written when the run is finished

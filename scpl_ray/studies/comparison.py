@@ -8,7 +8,6 @@ from typing import Any
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.presets import preset_overrides
-from scpl_ray.feedback.rules import RULES
 from scpl_ray.studies.study import DEFAULTS, Study, StudyClaim
 
 LOOP = "loop"
@@ -68,7 +67,7 @@ def comparison(
     if other.model_dump(exclude=NOT_COMPARED) == experiment.model_dump(exclude=NOT_COMPARED):
         raise ConfigError(
             f"--against {against}: the control would do what the config does itself: there is nothing to compare; "
-            f"change the config ({_changed(experiment)}), or compare it with another control"
+            + _way_out(experiment, against)
         )
     claim = StudyClaim(
         name=f"preference bias ends further from equal shares than under {against}",
@@ -95,8 +94,14 @@ def _without_preset(experiment: Experiment, keys: Mapping[str, Any]) -> dict[str
     return {"preset": None, **sets} if changed else {}
 
 
-def _changed(experiment: Experiment) -> str:
-    """A change that would give a loop something that its control has not."""
-    if not RULES[experiment.feedback.rule].reacts:
-        return "feedback.rule=retention lets users react"
-    return "loop.kind=incremental goes on from the last policy"
+def _way_out(experiment: Experiment, against: str) -> str:
+    """What to do where the control is the loop itself."""
+    if against == "static":
+        return "change the config to let users react (feedback.rule=retention), or compare it with another control"
+    if against == "retraining":
+        change = "loop.kind=incremental" if experiment.preset is None else "preset=null loop.kind=incremental"
+        return f"change the config to go on from the last policy ({change}), or compare it with another control"
+    key = loading.parse_override(against)[0]
+    if key != "preset" and key.split(".")[0] in NOT_COMPARED:
+        return f"{key} makes no difference to a loop; give another key"
+    return f"the config has {against}; give another value"

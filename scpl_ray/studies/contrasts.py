@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpl_ray.evaluation import sign_flips
-from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
+from scpl_ray.evaluation.catalogue import kind_of
 from scpl_ray.evaluation.disparity import ROUNDING, cause_of
 from scpl_ray.evaluation.metric_kind import DriftNeutral, QualityBehind
 from scpl_ray.shares import FloatArray
@@ -23,8 +23,6 @@ Weights = Sequence[tuple[str, float]]
 """Labels of the arms of a contrast with their weights."""
 At = Literal["last", "mean"]
 Scale = Literal["metric", "share", "distance"]
-OF_KINDS = {kind.drift_neutral.shares for kind in CATALOGUE if kind.drift_neutral is not None}
-"""The metrics that hold shares of kinds."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,11 +83,12 @@ def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast
     if moved is not None and whole.sum() >= sign_flips.FEWEST:
         beside = preference.moved_p(moved[whole])
     bounds = None
-    if neutral is not None and scale == "share":
-        bounds = _bounds_of_share(series, weights, neutral, claim)
+    share = neutral if scale == "share" else kind.of_share if kind is not None else None
+    if share is not None:
+        bounds = _bounds_of_share(series, weights, share, claim)
     elif neutral is not None and scale == "distance" and whole.any():
         bounds = _bounds_of_distance(series, weights, neutral, claim.at, float(total[whole].mean()))
-    of_kinds = neutral is not None or claim.metric in OF_KINDS
+    of_kinds = neutral is not None or share is not None
     positive = sum(weight for _, weight in weights if weight > 0)
     since = neutral is not None and neutral.since_round_0
     fraction = kind is not None and kind.is_fraction

@@ -1,6 +1,6 @@
 """The results of a study or of single runs as one tidy table: a row per arm, seed, round, group and metric.
 
-Beside the table of a study stands with how many seeds such tables were written, each of which may have been looked at.
+Beside the table of a study stands with how many whole seeds its results were shown, each of which was a look.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def read(folder: Path) -> pa.Table:
 
 
 def note_look(folder: Path, seeds: int) -> None:
-    """Note that a table of so many seeds is written, where a study that goes on and stops does not lose it.
+    """Note that results of so many whole seeds are shown, where a study that goes on and stops does not lose it.
 
     Raises:
         StoreError: as :func:`looks`.
@@ -97,7 +97,7 @@ def note_look(folder: Path, seeds: int) -> None:
 
 
 def looks(folder: Path) -> tuple[int, ...]:
-    """Numbers of seeds with which tables of a study were written, ascending.
+    """Numbers of whole seeds with which results of a study were shown, ascending.
 
     Raises:
         StoreError: the file cannot be read, or holds something else.

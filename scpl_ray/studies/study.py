@@ -36,14 +36,17 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from scpl_ray.config import Experiment, Names, PositiveInt, Section, errors, loading
 from scpl_ray.config.errors import ConfigError
-from scpl_ray.config.paths import user_path
 from scpl_ray.config.values import NAME_BYTES, NAME_RULE, PositiveFloat, names_folder
 from scpl_ray.evaluation import catalogue
+from scpl_ray.studies import extending, given
 
 DEFAULTS = "defaults"
 STUDY_FILE, FAILED_FILE, SEARCH_FILE = "study.yaml", "failed.json", "search.json"
 """In the folder of a study; the second holds reasons by trial folder, the third the best setting of a search."""
 NO_SEEDS = "a search has no seeds: it runs every setting once; search.trials says how many, for a new study"
+ONE_SEED = (
+    "arms are compared seed by seed, at all points with the same; give `seed` once, in `set`, and how many as `seeds`"
+)
 SAMPLED = "runs/sampled"
 """There the run directories of a search."""
 MAX_TRIALS = 100_000
@@ -295,12 +298,13 @@ def load(
         configs: built-in configs by name; a base that is no name is a path from the study's folder.
         quick: with the seeds and arms of its section ``quick``.
         keys: what is different this time: ``name``, ``size`` (a name in ``sizes``), ``seeds``, ``arms`` (a list: the
-            others are left out, with the claims about them), and keys of all arms by dotted name.
+            others are left out, with the claims about them), and keys by dotted name, for the arms that do not set
+            them themselves.
 
     Raises:
-        ConfigError: where and what to do.
+        ConfigError: where and what to do; also of a key that an axis or every arm sets itself.
     """
-    values = _extended(path, configs)
+    values = extending.read(path, {DEFAULTS, *configs})
     if kind(values) is Experiment:
         raise ConfigError(f"{path} is the config of one run; run it with: scpl run {shlex.quote(str(path))}")
     study = _validated(values, str(path))
@@ -314,56 +318,6 @@ def _validated(values: Mapping[str, Any], source: str) -> Study:
         return Study.model_validate(values)
     except ValidationError as error:
         raise ConfigError(loading.problems(source, errors.explain(error, Study, values))) from error
-
-
-def _extended(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
-    """The keys of a study file on top of those of the study that it extends."""
-    values = _read(path, configs)
-    below = values.pop("extends", None)
-    if below is None:
-        return values
-    if not isinstance(below, str):
-        raise ConfigError(f"{path}: extends = {below!r}: give the path of another study file")
-    if (path.parent / below).resolve() == path.resolve():
-        raise ConfigError(f"{path}: extends = {below!r} is this file itself; give another study file")
-    merged = loading.merge(_extended_once(path.parent / below, path, configs), values)
-    arms = merged.get("arms")
-    if isinstance(arms, dict) and (gone := {arm for arm, keys in arms.items() if keys is None}):
-        merged["arms"] = {arm: keys for arm, keys in arms.items() if arm not in gone}
-        # what has another form than that of a study is left for its check to refuse
-        if isinstance(claims := merged.get("claims"), list):
-            merged["claims"] = [claim for claim in claims if not gone & set(_inside(claim, "contrast", dict))]
-        if quick := _inside(merged.get("quick"), "arms", list):
-            merged["quick"] = {**merged["quick"], "arms": [arm for arm in quick if arm not in list(gone)]}
-    return merged
-
-
-def _inside(values: Any, key: str, form: type) -> Any:
-    """The value of a key of a mapping, or an empty one where it has another form."""
-    found = values.get(key) if isinstance(values, dict) else None
-    return found if isinstance(found, form) else form()
-
-
-def _read(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
-    """The keys of a study file; a base that is no name of a built-in config becomes a path from the file's folder."""
-
-    def anchored(section: Any) -> Any:
-        base = section.get("base") if isinstance(section, dict) else None
-        if not isinstance(base, str) or base == DEFAULTS or base in configs:
-            return section
-        return {**section, "base": str((path.parent / user_path(base)).resolve())}
-
-    values = anchored(loading.read(path))
-    if isinstance(sizes := values.get("sizes"), dict):
-        values["sizes"] = {name: anchored(size) for name, size in sizes.items()}
-    return dict(values)
-
-
-def _extended_once(path: Path, by: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
-    values = _read(path, configs)
-    if "extends" in values:
-        raise ConfigError(f"{by}: extends = {path.name}, which extends another study itself; extend that one")
-    return values
 
 
 def _only(study: Study, arms: Sequence[str]) -> Study:
@@ -400,10 +354,12 @@ def _changed(study: Study, keys: dict[str, Any]) -> Study:
         raise ConfigError(f"seeds = {own['seeds']}: {NO_SEEDS}")
     if wrong := [key for key in keys if "." not in key and key not in Experiment.model_fields]:
         raise ConfigError(
-            f"{wrong[0]}: no key of a study that can be given here; give name, size, seeds, arms, or keys of all "
-            "arms such as loop.rounds=3"
+            f"{wrong[0]}: no key of a study that can be given here; give name, size, seeds, arms, or keys of "
+            "runs such as loop.rounds=3"
         )
     together = dict(loading.dotted([*study.set.items(), *keys.items()]))
+    ends = {key: (one.low, one.high) if isinstance(one, Range) else one for key, one in study.axes.items()}
+    given.check(study.name, keys, together, study.arms, ends)
     values = study.model_dump(mode="json") | own | {"set": together, "sizes": {}}
     return _validated(values, f"study {study.name}")
 
@@ -448,6 +404,10 @@ def trials(
         for arm, keys in study.arms.items()
         for merged in [functools.reduce(loading.overlay, (study.set, dict(cell), keys), values_of_base)]
     ]
+    firsts = {experiment.seed: arm_label(arm, cell) for arm, cell, experiment in reversed(built)}
+    if len(firsts) > 1:
+        told = "; ".join(f"{label} has seed = {seed}" for seed, label in sorted(firsts.items())[:2])
+        raise ConfigError(f"study {study.name}: {told}: {ONE_SEED}")
     if study.mode == "search":
         for key, values in study.axes.items():
             for value in (values.low, values.high) if isinstance(values, Range) else values:

@@ -115,6 +115,7 @@ _BUILT_IN = {
         builder="scpl_ray.tasks.maths.task:build",
         reads_data=True,
         surveyor="scpl_ray.tasks.maths.survey:survey",
+        judge_trainer="scpl_ray.tasks.maths.task:train_judge",
     ),
     "news": TaskKind(
         meaning="continuations of news articles",

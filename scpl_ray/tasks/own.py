@@ -1,7 +1,8 @@
-"""A task of the user's own as the program calls it: whatever it raises is told with its key and its method."""
+"""A task of the user's own as the program calls it: what it raises, or gives too little of, is told with its method."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ class OwnTask:
         name: what ``task.name`` says.
 
     Raises:
-        FailedError: from every method, whatever the user's method raises.
+        FailedError: from every method, whatever the user's method raises, and where it gives fewer or more than it was
+            asked for: a run would go on with other groups than it records.
     """
 
     def __init__(self, task: Task, name: str) -> None:
@@ -33,7 +35,9 @@ class OwnTask:
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """New training queries."""
-        found: list[Query] = self._called(self.task.draw, counts, seed=seed, prefix=prefix)
+        found: list[Query] = list(self._called(self.task.draw, counts, seed=seed, prefix=prefix))
+        if (drawn := Counter(query.group for query in found)) != Counter(counts):
+            raise self._other("draw", numbers(drawn), numbers(counts))
         return found
 
     def group_prompts(self, per_group: int) -> list[Query]:
@@ -48,7 +52,9 @@ class OwnTask:
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
         """Real prompts with real answers."""
-        found: list[tuple[Query, str]] = self._called(self.task.real_examples, count, seed=seed)
+        found: list[tuple[Query, str]] = list(self._called(self.task.real_examples, count, seed=seed))
+        if len(found) != count:
+            raise self._other("real_examples", f"{len(found)} examples", str(count))
         return found
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
@@ -58,7 +64,9 @@ class OwnTask:
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
         """One pairwise choice per user."""
-        found: list[Choice] = self._called(self.task.choices, users, seed=seed)
+        found: list[Choice] = list(self._called(self.task.choices, users, seed=seed))
+        if len(found) != len(users):
+            raise self._other("choices", f"{len(found)} choices", f"{len(users)}, one per user")
         return found
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
@@ -68,6 +76,11 @@ class OwnTask:
 
     def _called(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return references.called_as(f"task.name: {method.__name__} of {self.name!r}", method, *arguments, **named)
+
+    def _other(self, method: str, gave: str, expected: str) -> references.FailedError:
+        """The error of a method that gave another number than it was asked for."""
+        repeat = "; where there is no more, repeat what there is"
+        return references.FailedError(f"task.name: {method} of {self.name!r} gave {gave}; expected {expected}{repeat}")
 
 
 class OwnTaskReadingTogether(OwnTask):
@@ -81,6 +94,12 @@ class OwnTaskReadingTogether(OwnTask):
         """As ``rule_terms`` of each (query, text), in order."""
         found: list[dict[str, float]] = self._called(self._together.rule_terms_of, texts)
         return found
+
+
+def numbers(asked: Mapping[Any, int]) -> str:
+    """How many queries there are of each group, in words; ``None`` is no group."""
+    named = ((group if group is not None else "no group", number) for group, number in asked.items() if number)
+    return ", ".join(f"{number} of {group}" for group, number in named) or "none"
 
 
 def as_written(task: Task | None) -> Task | None:

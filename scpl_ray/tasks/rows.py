@@ -226,9 +226,11 @@ def check_groups(rows: Sequence[Row], field: str, groups: Sequence[str], source:
 def keys_of(experiment: config.Experiment) -> list[str]:
     """The keys, beside task and data, by which the same is read as here: ``key=value`` where it is no default."""
 
+    elsewhere = ("name", "data", "marker_strength", "real_text")  # said already, or read by the built-in language alone
+
     def stated(one: config.Experiment) -> dict[str, Any]:
         return {
-            **{f"task.{key}": value for key, value in one.task if key not in ("name", "data")},
+            **{f"task.{key}": value for key, value in one.task if key not in elsewhere},
             "groups.names": list(one.groups.names),
             "groups.shares": list(one.groups.shares),
             "generation.max_new_tokens": one.generation.max_new_tokens,

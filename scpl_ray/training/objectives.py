@@ -87,6 +87,8 @@ class Objective:
                 f"generation.samples_per_prompt = 1: {this} pairs two answers to one prompt; draw at least 2, or "
                 "use sft"
             )
+        elif experiment.generation.temperature == 0:
+            yield f"generation.temperature = 0: {this} pairs two answers to one prompt, which are the same; raise it"
         for key, value in (("real_share", experiment.cycle.real_share), ("real_rows", experiment.cycle.real_rows)):
             if value:
                 yield (

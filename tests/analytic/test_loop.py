@@ -20,9 +20,13 @@ from jobs.cli import app
 from jobs.driver import experiments
 from scpl_ray.analytic import model
 from scpl_ray.analytic.loop import Paths, Start, band, simulate, simulate_grid
+from scpl_ray.analytic.steps import steps
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.records import SCHEMAS, Metric
+from scpl_ray.studies import results
+from scpl_ray.studies.preference import advantaged
+from scpl_ray.studies.series import Series
 from tests.support.configs import defaults
 
 SMALL = ("generation.engine=transformers", "analytic.seeds=40", "loop.rounds=3", "queries.prompts_per_round=100")
@@ -40,6 +44,21 @@ def same(a: Paths, b: Paths, rounds: int | None = None) -> bool:
 
 
 # paths
+
+
+TIED = ("groups.shares=[0.496, 0.504]", "feedback.rule=retention", "feedback.users=100", "feedback.agents=true")
+"""South is larger in the config; of 100 whole users both have 50, and of equal groups north is the first."""
+
+
+def test_the_log_odds_are_of_the_group_that_is_largest_in_round_1_which_is_the_one_that_claims_are_tested_for() -> None:
+    paths = simulate(small(*TIED, "selection.beta=4.0"))
+    table = results.table([("loop", row.pop("seed"), [Metric(**row)]) for row in paths.table().to_pylist()])
+    found = Series.of(table)
+    assert advantaged(found, "loop") == "north"
+    assert_array_equal(np.sign(paths.preference("balanced").log_odds), np.sign(paths.kinds[..., 0] - 0.5))
+    north = steps(paths).leaning
+    alone = simulate(small(*TIED[1:], "groups.shares=[0.5, 0.5]", "selection.beta=4.0"))
+    assert_array_equal(north, steps(alone).leaning)
 
 
 def test_the_quick_start_is_simulated_unchanged() -> None:

@@ -70,7 +70,7 @@ def play(run_dir: Path, experiment: Experiment, task: Task, fleet: Fleet) -> str
     """Run to the end, resuming after every stop; returns the last reason for a stop, or an empty string."""
     said = ""
     for _ in range(ATTEMPTS):
-        store = open_or_create(run_dir, experiment)
+        store = open_or_create(run_dir, experiment, {})
         try:
             list(run.rounds(store, experiment, task, fleet, Quiet()))
             return said

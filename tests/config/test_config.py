@@ -233,6 +233,25 @@ def test_bad_values_are_named(override: str, message: str) -> None:
     assert message in refuse(override)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("loop.rounds: 3", "loop.rounds: unknown key; a file holds sections, not dots; write loop: {rounds: 3}"),
+        ("model: {lora.rank: 8}", "write model: {lora: {rank: 8}}"),
+        ("xxyyzz.q: 1", "xxyyzz.q: unknown key; a file holds sections, not dots; no key is like it"),
+        ("reward.terms.model: 1.0", "write reward: {terms: {model: 1.0}}"),
+        ("loop.roundss: 3", "loop.roundss: unknown key; the nearest is loop.rounds; a file holds sections, not dots; "),
+        ("loop.roundss: 3", "write loop: {rounds: 3}"),
+        ("loop.kind.x: 3", "the nearest is loop.kind; a file holds sections, not dots; write loop: {kind: 3}"),
+    ],
+)
+def test_a_dotted_key_in_a_file_is_shown_as_a_section(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(line + "\n")
+    with pytest.raises(ConfigError) as found:
+        experiments.load(tmp_path / "c.yaml")
+    assert said in str(found.value)
+
+
 def test_every_conflict_is_listed_at_once() -> None:
     text = refuse("loop.kin=1", "loop.rounds=0", "groups.names=[x]")
     assert "3 problems" in text and len(text.splitlines()) == 4
@@ -251,12 +270,23 @@ def test_conflicts_between_keys() -> None:
     [
         (["selection.strategy=penalty", "selection.r_max=prompt"], "so that it keeps what vrs keeps"),
         (["selection.strategy=tpp", "generation.samples_per_prompt=1"], "samples_per_prompt = 1: selection.strategy ="),
-        (["selection.r_max=prompt", "generation.samples_per_prompt=1"], "(r_max = 'prompt'), and keeps everything"),
+        (
+            ["selection.strategy=vrs", "selection.r_max=prompt", "generation.samples_per_prompt=1"],
+            "(r_max = 'prompt'), and keeps everything",
+        ),
         (["selection.strategy=best_of_n", "selection.best_of=1"], "would take the first whatever its reward"),
         (["selection.strategy=tpp", "generation.temperature=0.0"], "which are all the same text"),
         (["reward.choices=balanced", "reward.model=somebody/else"], "learns from no choices"),
         (["reward.choices=balanced", "reward.terms={model: 0.0, topic: 1.0}"], "no reward model learns from choices"),
         (["feedback.floor=0.45", "groups.shares=[0.6, 0.4]"], "south begins below feedback.floor = 0.45"),
+        (
+            ["feedback.rule=retention", "feedback.agents=true", "feedback.users=3", "groups.shares=[0.9, 0.1]"],
+            "feedback.users = 3: in whole users groups.shares = [0.9, 0.1] are [3, 0], none of them of south; raise",
+        ),
+        (
+            ["feedback.rule=retention", "feedback.agents=true", "feedback.users=0.4", "feedback.floor=0.1"],
+            "feedback.users = 0.4: in whole users groups.shares = [0.5, 0.5] are [0, 0], none of them of north and",
+        ),
         (["feedback.floor=0.6"], "feedback.floor: 0.6 for each of 2 groups exceeds 1 in total"),
     ],
 )
@@ -290,7 +320,11 @@ def test_settings_near_those_are_not_refused() -> None:
     experiments.load(None, ["selection.strategy=importance", "selection.target=[1, 0]"])
     # the model may write what nobody asks for
     experiments.load(None, ["selection.strategy=importance", "selection.target_of=kinds", "groups.shares=[1, 0]"])
-    experiments.load(None, ["selection.r_max=prompt"])
+    experiments.load(None, ["selection.strategy=vrs", "selection.r_max=prompt"])
+    # users in parts, and a group that has no share
+    experiments.load(None, ["feedback.rule=retention", "feedback.users=0.4"])
+    agents = ["feedback.rule=retention", "feedback.agents=true", "feedback.users=1"]
+    experiments.load(None, [*agents, "groups.shares=[1, 0]", "selection.strategy=top"])
     experiments.load(None, ["selection.strategy=penalty", "selection.r_max=bound", "feedback.floor=0.4"])
     experiments.load(None, ["selection.strategy=top", "generation.samples_per_prompt=1", "selection.r_max=prompt"])
 
@@ -302,12 +336,16 @@ def test_settings_near_those_are_not_refused() -> None:
             ["generation.samples_per_prompt=1"],
             "generation.samples_per_prompt = 1: training.objective = 'dpo' pairs two",
         ),
+        (
+            ["generation.temperature=0", "training.dpo_pairs=best_worst", "selection.strategy=none"],
+            "generation.temperature = 0: training.objective = 'dpo' pairs two answers to one prompt, which are",
+        ),
         (["cycle.real_share=0.5"], "cycle.real_share = 0.5: training.objective = 'dpo', and a real answer has no rej"),
         (["cycle.real_rows=7"], "cycle.real_rows = 7: training.objective = 'dpo', and a real answer has no rejected"),
         (["preset=incremental-real"], "cycle.real_share = 0.5: training.objective = 'dpo'"),
         (["training.loss_on=all"], "training.loss_on = 'all': training.objective = 'dpo' compares two completions"),
         (
-            ["training.dpo_pairs=best_worst"],
+            ["selection.strategy=vrs", "training.dpo_pairs=best_worst"],
             "selection.strategy = 'vrs': training.dpo_pairs = 'best_worst' makes its",
         ),
         (["selection.strategy=none"], "selection.strategy = 'none': rejects nothing that training.dpo_pairs = 'acc"),
@@ -323,7 +361,8 @@ def test_what_dpo_cannot_go_with(overrides: list[str], message: str) -> None:
 def test_what_dpo_goes_with() -> None:
     experiments.load(None, ["training.objective=dpo"])
     experiments.load(None, ["training.objective=dpo", "training.dpo_pairs=best_worst", "selection.strategy=none"])
-    experiments.load(None, ["cycle.real_share=0.5", "training.loss_on=all", "generation.samples_per_prompt=1"])
+    alone = ["selection.strategy=vrs", "generation.samples_per_prompt=1"]
+    experiments.load(None, ["cycle.real_share=0.5", "training.loss_on=all", *alone])
 
 
 @pytest.mark.parametrize(

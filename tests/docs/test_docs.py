@@ -88,6 +88,9 @@ def check_scpl(words: list[str]) -> None:
             given = parameters["arguments"] or [None]
             known = {None, *STUDIES, *OWN_STUDIES}
             assert parameters["resume"] or given[0] in known or (ROOT / given[0]).is_file(), given
+            if given[0] in STUDIES or (given[0] and (ROOT / given[0]).is_file()):
+                keys = dict(map(loading.parse_override, given[1:]))
+                study.load(STUDIES.get(given[0], ROOT / given[0]), CONFIGS, quick=parameters["quick"], keys=keys)
         case "init":
             assert parameters["config"] is None or parameters["config"] in CONFIGS
         case "list":
@@ -126,12 +129,13 @@ def code_of_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.usefixtures("code_of_the_pages")
 @pytest.mark.parametrize("page", PAGES, ids=ids)
-def test_commands_exist_with_their_options_and_keys(page: Path) -> None:
+def test_commands_exist_with_their_options_and_keys(page: Path, caplog: pytest.LogCaptureFixture) -> None:
     for program, *words in commands(page):
         if program == "scpl":
             check_scpl(words)
         else:
             check_module(words[1:])
+    assert not [record for record in caplog.records if record.name == "scpl_ray.studies.given"]
 
 
 def test_a_wrong_command_option_or_key_is_found() -> None:
@@ -140,6 +144,7 @@ def test_a_wrong_command_option_or_key_is_found() -> None:
         (["run", "--resum", "x"], "No such option"),
         (["run", "loop.roundss=2"], "the nearest is loop.rounds"),
         (["sweep", "study_nothing"], "study_nothing"),
+        (["sweep", "study_paper_tiny", "arms=[shifted]", "feedback.rule=static"], "every arm sets it itself"),
     ):
         with pytest.raises((AssertionError, ConfigError, TyperException), match=message):
             check_scpl(words)

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation import bias, diversity, measure
 from scpl_ray.records import Completion, Judgement, Metric, Query
+from scpl_ray.storage.run_directory import Store
 from tests.support.evaluation_answers import answers
 from tests.support.loops import small
 
@@ -47,6 +49,23 @@ def test_shares_of_kinds_and_own_kind_by_hand() -> None:
     assert found["north", "perplexity_round0"] == pytest.approx(2.718281828**0.5)
     assert found["north", "perplexity_current"] == pytest.approx(2.718281828**0.25)
     assert found[None, "disparate_gap"] == 0.0
+
+
+def test_the_advantaged_group_is_the_largest_of_round_1_and_not_of_the_config(tmp_path: Path) -> None:
+    whole_users = ("feedback.rule=retention", "feedback.users=100", "feedback.agents=true")
+    experiment = small("groups.shares=[0.496, 0.504]", *whole_users)
+    store = Store.create(tmp_path / "run", experiment, {})
+    asked = measure.asked(store, 0, experiment)
+    store.close()
+    assert asked.shares == {"north": 0.5, "south": 0.5}
+    found = answers(["north", "north", "south", *["north"] * 20])
+    leaning = dataclasses.replace(
+        found, judgements=[dataclasses.replace(j, log_odds=(1.0, -1.0)) for j in found.judgements]
+    )
+    rows = measure.evaluate(leaning, asked, experiment, kinds=("north", "south"), confusion=None, first=[])
+    for metric in ("preference_log_odds_balanced", "preference_soft_balanced"):
+        (north,) = [row for row in rows if (row.group, row.metric) == (None, metric)]
+        assert north.low is not None and 0.0 < north.low <= north.value, metric
 
 
 def test_a_collapsed_model_loses_rows_and_not_the_run() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from scpl_ray.config import Experiment
 from scpl_ray.feedback.population import PopulationSimulator
+from scpl_ray.tasks.own import own
 from tests.support.configs import defaults
 from tests.support.fakes import WORDS, FakeTask
 
@@ -73,6 +74,34 @@ def test_reused_prompts_are_those_that_whole_users_asked_in_round_1(monkeypatch:
 
     monkeypatch.setattr(FakeTask, "draw", noted)
     assert Counter(query.group for query in simulator.draw(1)) == Counter(pools[0])
+
+
+def test_a_task_of_ones_own_that_gives_fewer_than_it_was_asked_for_is_not_believed() -> None:
+    class Few(FakeTask):
+        """Has thirty queries and choices of each group, and five real answers."""
+
+        def draw(self, counts: Any, **keys: Any) -> Any:
+            return super().draw({group: min(count, 30) for group, count in counts.items()}, **keys)
+
+        def choices(self, users: Any, *, seed: int) -> Any:
+            return super().choices(users, seed=seed)[:30]
+
+        def real_examples(self, count: int, *, seed: int) -> Any:
+            return super().real_examples(min(count, 5), seed=seed)
+
+    for reuse in ("fresh", "reused"):
+        _, experiment = population(f"queries.prompts={reuse}")
+        simulator = PopulationSimulator(experiment, own(Few(experiment.groups.names), "few.py:build"))
+        said = r"task.name: draw of 'few.py:build' gave 30 of north, 30 of south; expected \d+ of north, \d+ of south"
+        with pytest.raises(ValueError, match=said):
+            simulator.draw(1)
+    with pytest.raises(ValueError, match=r"task.name: choices of 'few.py:build' gave 30 choices; expected 50, one per"):
+        simulator.choices(1, 50)
+    assert len(simulator.choices(1, 30)) == 30
+    task = own(Few(experiment.groups.names), "few.py:build")
+    assert len(task.real_examples(5, seed=1)) == 5
+    with pytest.raises(ValueError, match=r"real_examples of 'few.py:build' gave 5 examples; expected 6"):
+        task.real_examples(6, seed=1)
 
 
 @pytest.mark.parametrize(

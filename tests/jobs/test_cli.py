@@ -174,7 +174,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing() -> None:
 def test_the_plan_of_preference_training_names_pairs_and_reference() -> None:
     result = runner.invoke(app, ["run", "--dry-run", "training.objective=dpo"])
     assert result.exit_code == 0, result.output
-    assert "vrs; accepted_rejected pairs" in result.output
+    assert "best_of_n; accepted_rejected pairs" in result.output
     assert "DPO against the start" in result.output
 
 

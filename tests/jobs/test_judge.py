@@ -14,13 +14,17 @@ from scpl_ray.config import Experiment
 from scpl_ray.judges import encoder as text_classifier
 from scpl_ray.judges.card import DEPLOYED, RANDOM, JudgeCard
 from scpl_ray.judges.preference_card import PreferenceCard
+from scpl_ray.judges.tfidf import LeaningJudge
 from scpl_ray.models import sentences, sources
 from scpl_ray.tasks import TASKS
+from scpl_ray.tasks.maths import problems
+from scpl_ray.tasks.maths import task as maths
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news import judge as leaning
 from scpl_ray.tasks.preference import judge as preference_judge
+from scpl_ray.tasks.texts import answer_words
 from scpl_ray.training import reward_model
-from tests.support import news_data, preference_data
+from tests.support import maths_data, news_data, preference_data
 from tests.support.configs import defaults
 from tests.support.tiny_models import save_model
 
@@ -184,10 +188,27 @@ def test_the_two_judges_of_news_stand_side_by_side(
     assert judge.label("?! .") is None and judge.label("") is None
 
 
+def test_the_judge_of_maths_is_the_one_of_a_run(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "m.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in maths_data.rows()))
+    given = ["task.name=maths", f"task.data={data}", "task.fields={group: source}", "groups.names=[farm, shop]"]
+    more = [f"model.name={model}", "evaluation.prompts_per_group=8", "evaluation.neutral_prompts=8"]
+    invoke("judge", "train", *given, *more, "--output", tmp_path / "judge")
+    card = JudgeCard.load(tmp_path / "judge")
+    experiment = experiment_of([*given, *more])
+    labelled = problems.load(experiment).labelled()
+    judge, of_run = leaning.words_judge(labelled, experiment, answer_words(experiment), maths.SOURCES)
+    assert card == of_run
+    saved = LeaningJudge.load(tmp_path / "judge")
+    for solution in ("Count all hens together: 3 + 4 = 7", "( 3.0 * 4.0 )", "?"):
+        assert judge.label(solution) == saved.label(solution)
+    assert "is not an empty folder" in invoke("judge", "train", *given, *more, "--output", tmp_path / "judge", code=2)
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("judge", [], "task.name = 'language': this task trains no judge; set task.name to one of news, preference"),
+        ("judge", [], "task.name = 'language': this task trains no judge; set task.name to one of maths, news"),
         ("reward", ["task.name=news"], "task.name = 'news': this task trains no reward model; set task.name to one of"),
         ("judge", ["task.name=preference", "task.data=none.jsonl"], "none.jsonl: no such file"),
         ("judge", ["task.nam=news"], "task.nam: unknown key"),

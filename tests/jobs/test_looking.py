@@ -67,8 +67,8 @@ def test_what_cannot_be_asked_is_one_message(run: Path, words: list[str], messag
 
 
 def test_no_run_is_a_message() -> None:
-    for command in ("sample", "status"):
-        assert "not a run directory" in scpl(command, "nowhere", code=2)
+    assert "not a run directory" in scpl("sample", "nowhere", code=2)
+    assert "neither a run nor a study" in scpl("status", "nowhere", code=2)
 
 
 def test_texts_of_others_do_nothing_to_the_terminal(run: Path) -> None:

@@ -265,6 +265,30 @@ def test_a_group_that_is_kept_more_at_equal_rating_and_less_in_all_is_said_to_be
     )
 
 
+@pytest.mark.parametrize(("kept", "said"), [(1.0, "all 8 rows were kept"), (0.0, "none of the 8")])
+def test_what_is_kept_is_asked_where_all_or_nothing_was(kept: float, said: str) -> None:
+    log = rated([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0], kept=[kept] * 8)
+    for one in (log, dataclasses.replace(log, rating=np.full(len(log.group), np.nan))):
+        found = {finding.question: finding for finding in findings.findings(one)}
+        finding = found["is what is kept different between groups?"]
+        assert not finding.answered and finding.answer.startswith(f"kept: {said}") and KEPT not in found
+        assert "nothing" in finding.answer
+    unknown = dataclasses.replace(log, kept=np.full(len(log.group), np.nan))
+    assert not any("kept" in question for question in answers(unknown))
+
+
+def test_groups_that_are_alike_are_not_named_twice() -> None:
+    """Three groups of which all are kept in equal parts, at one rating that does not change."""
+    same = [3.0, 3.0, 3.0, 3.0]
+    said, shown_ = answers(rated(same, same, same, kept=[1.0, 0.0] * 12, before=(same, same, same)))[KEPT]
+    assert not shown_
+    assert said == "kept: at equal rating a +0.000, c +0.000 beside what is expected; in all a 0.500, c 0.500"
+    changed, _ = answers(rated(same, same, same, before=(same, same, same)))[CHANGE]
+    assert changed.startswith("a +0.000, c +0.000;")
+    one = dataclasses.replace(a_log(np.random.default_rng(1), groups=2), group=np.zeros(2_000, dtype=np.int64))
+    assert ", b" not in answers(one)[KEPT][0] and answers(one)[KEPT][0].count("a 0.") == 1
+
+
 def test_questions_about_ratings_are_asked_even_if_they_cannot_be_answered() -> None:
     """The last period has only begun, as the newest week of a log has."""
     before = ([5.0, 4.0] * 30, [1.0, 2.0] * 30)

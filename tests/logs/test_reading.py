@@ -78,7 +78,18 @@ def test_a_csv_file_with_other_columns_and_dates(tmp_path: Path) -> None:
     ("rows", "arguments", "said"),
     [
         ([], {}, "the file is empty"),
-        ([{"period": 1}], {}, "no group; fill it, or say which column it is"),
+        ([*ROWS[:2], {"period": 1}], {}, "no group; fill it, or say which column it is"),
+        (
+            [{"period": 1, "region": "a"}, {"period": 2, "region": "b"}],
+            {},
+            r"^[^ ]*: no column group; there are period, region: say which is which: --fields '{group: COLUMN}'$",
+        ),
+        (
+            [{"day": 1, "region": "a"}],
+            {"fields": {"group": "regoin"}},
+            "no columns period, regoin; there are day, region: say which is which: "
+            "--fields '{period: COLUMN, group: COLUMN}'$",
+        ),
         ([{**ROWS[0], "kept": "perhaps"}], {}, "kept = 'perhaps'; write true or false"),
         ([{**ROWS[0], "rating": "good"}], {}, "rating = 'good'; write a finite number"),
         ([{**ROWS[0], "period": "spring"}], {"by": "day"}, "'spring' is no date"),
@@ -104,6 +115,13 @@ def test_what_cannot_be_used_says_what_to_do(
     file = write(tmp_path / "log.jsonl", rows)
     with pytest.raises(DataError, match=said):
         reading.read(file, arguments.get("fields", {}), by=arguments.get("by"))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_csv_file_without_the_columns_is_told_which_it_has(rows: int, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("date,region,stars\n" + "2026-01-01,a,3\n" * rows)
+    with pytest.raises(DataError, match=r"log.csv: no columns period, group; there are date, region, stars: say which"):
+        reading.read(str(tmp_path / "log.csv"), {})
 
 
 @pytest.mark.parametrize("file", ["missing.jsonl", "someone/answers", "folder/missing.csv", "~nobody/x.jsonl"])

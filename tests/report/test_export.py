@@ -44,6 +44,19 @@ def test_the_table_has_a_row_per_claim(folder: Path) -> None:
     assert row["estimate"] in table and table.count(r"\\") == 2 and not re.search(r"(?<!\\)[_#]", table)
 
 
+def test_a_row_says_what_was_claimed_and_how_many_seeds_there_are_though_nothing_is_judged() -> None:
+    asked = CLAIM.model_copy(update={"direction": "below 0", "margin": 0.02})
+    rows = [*export.claims(part("one", "0.1.0", ARMS, seeds=1, claims=(asked,)), "one")]
+    (row,) = (dict(zip(export.COLUMNS, row, strict=True)) for row in rows)
+    assert (row["direction"], row["margin"], row["seeds"], row["verdict"]) == (
+        "below 0",
+        "0.02",
+        "1",
+        "not enough seeds",
+    )
+    assert "& below 0, margin 0.02 & -- &" in export.as_latex(rows)
+
+
 def test_the_methods_say_what_was_run(folder: Path) -> None:
     said = (folder / "methods.tex").read_text()
     for fact in (
@@ -58,21 +71,24 @@ def test_the_methods_say_what_was_run(folder: Path) -> None:
 
 
 def test_characters_of_latex_are_text() -> None:
-    row = ("s", "", r"50% of a_b & c\d", f"a {text.MINUS} b", "", "", "", "", "0", "", "not enough seeds")
-    assert r"50\% of a\_b \& c\textbackslash{}d & a - b & -- & -- & not enough seeds \\" in export.as_latex([row])
+    claim, rest = r'50% of a_b & c\d <e> | "f"', ("above 0", "0.02", "", "", "", "1", "", "", "not enough seeds")
+    row = ("s", "", claim, f"a {text.MINUS} b", "", *rest)
+    wanted = r"50\% of a\_b \& c\textbackslash{}d \textless{}e\textgreater{} \textbar{} ''f''"
+    assert rf"{wanted} & a - b & above 0, margin 0.02 & -- & -- & not enough seeds \\" in export.as_latex([row])
 
 
 @pytest.mark.parametrize("claim", ["[2cm] is no length", "*starred", " [after a blank"])
 def test_a_claim_is_no_argument_of_what_stands_before_it(claim: str) -> None:
-    row = ("s", "", claim, "a", "", "", "", "", "0", "", "cannot tell")
+    row = ("s", "", claim, "a", "", "below 0", *[""] * 4, "1", "", "", "cannot tell")
     lines = export.as_latex([row, row]).splitlines()
-    assert [line for line in lines if claim in line] == [rf"{{}}{claim} & a & -- & -- & cannot tell \\"] * 2
+    assert [line for line in lines if claim in line] == [rf"{{}}{claim} & a & below 0 & -- & -- & cannot tell \\"] * 2
     assert "{}" not in export.as_latex([("s", "", "plain [x]", *row[3:])])
 
 
 def test_no_cell_of_the_table_is_a_formula_and_numbers_stay_numbers() -> None:
     names = ["=1+1", "+1-1", "-1+1", "@SUM(A1)", "a=b", "\t=1", "\r=1"]
-    rows = [("s", "", name, "c", "m", "-0.25", "-1e-05", "+0.5", "6", "0.03", "supported") for name in names]
+    numbers = ("-0.25", "-1e-05", "+0.5", "6", "", "0.03")
+    rows = [("s", "", name, "c", "m", "above 0", "", *numbers, "supported") for name in names]
     found = list(csv.DictReader(io.StringIO(export.as_csv(rows), newline="")))
     assert [row["claim"] for row in found] == [*(f"'{name}" for name in names[:4]), "a=b", "⇥\t=1", "⟨U+000D⟩=1"]
     assert {(row["estimate"], row["low"], row["high"]) for row in found} == {("-0.25", "-1e-05", "+0.5")}
@@ -107,7 +123,7 @@ def test_tables_of_several_studies_name_them(tmp_path: Path) -> None:
     with (tmp_path / "claims.csv").open() as file:
         assert [row["study"] for row in csv.DictReader(file)] == ["one", "two"]
     table = (tmp_path / "claims.tex").read_text()
-    assert r"\multicolumn{5}{l}{\textit{two}} \\" in table and table.count(r"\midrule") == 2
+    assert r"\multicolumn{6}{l}{\textit{two}} \\" in table and table.count(r"\midrule") == 2
     assert "version = {0.1.0 and 0.2.0}" in (tmp_path / "references.bib").read_text()
 
 

@@ -54,6 +54,17 @@ def plan(*claims: StudyClaim) -> Study:
     )
 
 
+def test_figures_of_some_claims_say_of_how_many() -> None:
+    claims = [claim(name=f"claim {number}") for number in range(forest.MAX_ROWS + 2)]
+    part = part_of(table(), *claims)
+    for number in (len(claims), forest.MAX_PATHS):
+        family = verdicts.judge(part.series, plan(*claims[:number]))
+        for figure in forest.draw_all(part.series, family):
+            most = forest.MAX_ROWS if figure.name == "claims" else forest.MAX_PATHS
+            said = f"(the first {most} of {number})"
+            assert (said in figure.title, said in figure.alt) == (number > most,) * 2, figure.title
+
+
 @pytest.mark.parametrize(
     ("ends", "settings", "found"),
     [

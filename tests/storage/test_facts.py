@@ -56,7 +56,7 @@ def readers(part: data.Part) -> None:
     (run,) = part.runs
     manifests.restarts(run.reader.committed())
     job.seconds_by_round(run.reader, run.experiment)
-    measure.asked(run.reader, 1, run.experiment.groups)  # type: ignore[arg-type]
+    measure.asked(run.reader, 1, run.experiment)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("phase", ["completions", "selection", "dataset", "weights", "evaluation"])
@@ -107,7 +107,7 @@ def test_facts_for_other_groups_are_a_message(whole: Path, edited: Any) -> None:
     with pytest.raises(StoreError, match="has 1 shares_before, its config 2 groups"):
         evidence.selected(part.series, part.runs, part.arms[0])
     with pytest.raises(StoreError, match="has 1 shares_after, its config 2 groups"):
-        measure.asked(Reader(whole), 1, part.runs[0].experiment.groups)  # type: ignore[arg-type]
+        measure.asked(Reader(whole), 1, part.runs[0].experiment)  # type: ignore[arg-type]
     result = CliRunner().invoke(app, ["report", str(whole)])
     assert result.exit_code == 2 and "has 1 shares_before" in result.output and "Traceback" not in result.output
 
@@ -117,7 +117,7 @@ def test_so_are_odd_shares(whole: Path, odd: Any, monkeypatch: pytest.MonkeyPatc
     reader = Reader(whole)
     monkeypatch.setattr(reader, "read_json", lambda *_: odd)
     with pytest.raises(StoreError, match="expected one share for each of north, south"):
-        measure.asked(reader, 1, small().groups)  # type: ignore[arg-type]
+        measure.asked(reader, 1, small())  # type: ignore[arg-type]
 
 
 def test_what_was_kept_is_that_of_its_group_in_whatever_order_groups_are_named(tmp_path: Path) -> None:

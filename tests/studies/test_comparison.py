@@ -67,19 +67,22 @@ def test_its_seeds_are_enough_for_a_verdict_on_its_one_claim() -> None:
 @pytest.mark.parametrize(
     ("given", "against", "said"),
     [
-        (["feedback.rule=static"], "static", "the control would do what the config does itself"),
-        (["loop.kind=retraining"], "retraining", "the control would do what the config does itself"),
+        (["feedback.rule=static"], "static", r"nothing to compare; .* let users react \(feedback.rule=retention\)"),
+        (["loop.kind=retraining"], "retraining", r"nothing to compare; .* last policy \(loop.kind=incremental\)"),
+        (["feedback.rule=static", "loop.kind=retraining"], "retraining", r"\(loop.kind=incremental\), or compare"),
+        (["feedback.rule=retention"], "feedback.rule=retention", "has feedback.rule=retention; give another value"),
+        (["preset=retraining"], "preset=retraining", "has preset=retraining; give another value"),
         ([], "statc", "give static, retraining, or KEY=VALUE"),
         ([], "=3", "expected key=value"),
-        ([], "name=other", "nothing to compare"),
-        ([], "seed=7", "nothing to compare"),
-        ([], "store.keep=all", "nothing to compare"),
-        (["feedback.function=math:sqrt"], "feedback.function=math:sqrt", "nothing to compare"),
-        (["preset=retraining"], "retraining", "nothing to compare"),
+        ([], "name=other", "nothing to compare; name makes no difference to a loop; give another key"),
+        ([], "seed=7", "nothing to compare; seed makes no difference to a loop"),
+        ([], "store.keep=all", "nothing to compare; store.keep makes no difference"),
+        (["feedback.function=math:sqrt"], "feedback.function=math:sqrt", "nothing to compare; the config has feedback"),
+        (["preset=retraining"], "retraining", r"\(preset=null loop.kind=incremental\)"),
         ([], "loop.rounds=3", "both are compared after the same number of rounds"),
         ([], "selection.betta=3", "the nearest is selection.beta"),
     ],
 )
-def test_what_compares_nothing_is_refused(given: list[str], against: str, said: str) -> None:
+def test_what_compares_nothing_is_refused_with_a_way_out_of_its_own(given: list[str], against: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         comparison(experiments.load(None, given), against, own=keys(given))

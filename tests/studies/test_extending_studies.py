@@ -72,6 +72,78 @@ def test_keys_for_this_time(tmp_path: Path) -> None:
     assert [claim.name for claim in plan.claims] == ["one"]
 
 
+OWN = """
+name: own
+mode: analytic
+set: {loop.rounds: 2, selection.strategy: vrs}
+arms:
+  a: {feedback.rule: static, reward.terms.model: 0.5}
+  b: {feedback: {rule: softmax}, selection.strategy: reweight}
+  c: {feedback.rule: linear, preset: retraining}
+axes: {queries.prompts_per_round: [64, 128]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"feedback.rule": "retention"},
+            r"feedback.rule = 'retention': would change nothing: every arm sets it itself \(a, b, c\); edit `arms` in "
+            "the study file",
+        ),
+        ({"feedback": {"rule": "retention"}}, "feedback.rule = 'retention': would change nothing: every arm"),
+        (
+            {"feedback.rule": "retention", "arms": ["b"]},
+            r"feedback.rule = 'retention': would change nothing: every arm sets it itself \(b\)",
+        ),
+        ({"loop.kind": "incremental", "arms": ["c"]}, "loop.kind = 'incremental': would change nothing: every arm"),
+        (
+            {"reward.terms": {"model": 1.0}, "arms": ["a"]},
+            "reward.terms = {'model': 1.0}: would change nothing: every arm",
+        ),
+        (
+            {"queries.prompts_per_round": 32},
+            "queries.prompts_per_round = 32: would change nothing: the axis queries.prompts_per_round of study own "
+            "sets it; edit `axes` in the study file",
+        ),
+    ],
+)
+def test_a_key_that_all_arms_or_an_axis_set_is_refused(keys: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    with pytest.raises(ConfigError, match=said):
+        study.load(tmp_path / "own.yaml", CONFIGS, keys=keys)
+
+
+def test_a_key_that_the_axis_of_a_search_or_its_arm_sets_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nmode: search\nsearch: {metric: disparate_gap}\narms: {a: {feedback.rule: static}}\n"
+        "axes: {selection.beta: {low: 0.5, high: 2.0}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"selection\.beta = 1\.0: would change nothing: the axis selection\.beta of"):
+        study.load(tmp_path / "s.yaml", CONFIGS, keys={"selection.beta": 1.0})
+    with pytest.raises(ConfigError, match=r"feedback\.rule = 'linear': would change nothing"):
+        study.load(tmp_path / "s.yaml", CONFIGS, keys={"feedback.rule": "linear"})
+
+
+def test_arms_that_keep_their_own_value_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    plan = study.load(tmp_path / "own.yaml", CONFIGS, keys={"selection.strategy": "tpp", "loop.rounds": 3})
+    assert {t.arm: t.experiment.selection.strategy for t in study.trials(plan, CONFIGS)} == {
+        "a": "tpp",
+        "b": "reweight",
+        "c": "tpp",
+    }
+    assert caplog.messages == [
+        "selection.strategy = 'tpp': is not for b, which set it in the study file; leave such arms out with "
+        "'arms=[a, c]', or edit the file"
+    ]
+    caplog.clear()
+    for keys in ({"selection.strategy": "tpp", "arms": ["a", "c"]}, {"feedback.rule": "linear", "arms": ["c"]}):
+        study.load(tmp_path / "own.yaml", CONFIGS, keys=keys)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("above", "keys", "said"),
     [
@@ -153,6 +225,34 @@ def test_seeds_added_after_a_look_are_said_aloud(tmp_path: Path) -> None:
     assert "after a look at the results with 6 seeds" in words.looked(part) and words.looked(part) in words.condition(
         part
     )
+
+
+def test_seeds_added_by_hand_or_after_failures_are_added_after_a_look_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(BELOW + "mode: analytic\nseeds: 8\n")
+    folder = tmp_path / "studies"
+    plan, trials, _ = job.checked(study.load(path, CONFIGS), dry_run=False)
+    job.create(folder, plan)
+    with monkeypatch.context() as patch:
+        simulated = job.simulated
+
+        def some(*given: Any) -> Any:
+            return (found := simulated(*given)).filter([seed < 7 for seed in found["seed"].to_pylist()])
+
+        patch.setattr(job, "simulated", some)
+        assert job.run(folder, plan, trials) == 0
+    (part,) = data.load([folder], CONFIGS)
+    assert results.looks(folder) == (7,) and words.looked(part) == ""
+    assert job.run(folder, plan, trials) == 0
+    (part,) = data.load([folder], CONFIGS)
+    assert "after a look at the results with 7 seeds. Each of 2 looks" in words.looked(part)
+    (folder / study.STUDY_FILE).write_text(study.dump(plan.model_copy(update={"seeds": 9})))
+    plan = job.open_study(folder)
+    assert job.run(folder, plan, study.trials(plan, CONFIGS)) == 0
+    (part,) = data.load([folder], CONFIGS)
+    assert "after a look at the results with 7, 8 seeds. Each of 3 looks" in words.looked(part)
 
 
 def test_a_look_is_not_forgotten_where_the_study_went_on_and_was_stopped_since(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.driver.pilot import cost
 from scpl_ray.records import Metric
 from scpl_ray.studies import results
 from scpl_ray.studies.pilot import CANDIDATES, LEVEL, POWER, outlook
@@ -102,3 +103,23 @@ def test_a_pilot_without_the_arms_of_any_claim_is_refused(tmp_path: Path) -> Non
     assert said.exit_code == 0, said.output
     said = runner.invoke(app, ["sweep", str(tmp_path / "two.yaml"), "--power", "--pilot", str(tmp_path / "one")])
     assert said.exit_code == 2 and "has no arm of this study's claims; it has a, b" in " ".join(said.output.split())
+
+
+def test_a_pilot_of_other_rounds_tells_of_its_own_last_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runner.invoke(app, ["sweep", "study_drift_null", "--study-dir", "s", "seeds=6"]).exit_code == 0
+    said = "the pilot ends in round 5 and this study in round 9: what is told is of the pilot's rounds"
+    longer = runner.invoke(app, ["sweep", "study_drift_null", "--power", "--pilot", "s", "loop.rounds=9"])
+    assert longer.exit_code == 0 and said in " ".join(longer.output.split()), longer.output
+    same = runner.invoke(app, ["sweep", "study_drift_null", "--power", "--pilot", "s"])
+    assert same.exit_code == 0 and "the pilot ends in round" not in same.output
+
+
+def test_the_cost_of_a_study_grows_with_its_rounds() -> None:
+    assert cost([(120.0, 5), (60.0, 5), (60.0, 5)], [5] * 20) == (
+        "cost: 20 runs of 60 s (median of 3 runs of the pilot on its machine), 0.3 hours one after the other"
+    )
+    assert cost([(60.0, 5)], [11] * 20) == (
+        "cost: 20 runs of 120 s (median of 1 runs of the pilot on its machine, by the number of rounds), 0.7 hours one "
+        "after the other"
+    )

@@ -5,9 +5,11 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from jobs.api.reading import read
 from jobs.terminal.verdicts import print_verdicts
 from scpl_ray.records import Metric
 from scpl_ray.report import data, export, page, words
@@ -52,6 +54,28 @@ def test_seeds_that_all_arms_lack_are_left_out_by_name_and_could_undo_the_verdic
     assert judged.left_out == dict.fromkeys((13, 14), ("loop", "static"))
     assert words.left_out(judged) == "Not compared: seeds 13, 14 (no number in loop, static)."
     assert "The seeds that are not compared could undo it" in words.sentence(judged, family)
+    console = Console(file=io.StringIO(), width=200)
+    print_verdicts(console, part)
+    assert words.left_out(judged) in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    (row,) = export.claims(part, "s")
+    assert dict(zip(export.COLUMNS, row, strict=True))["not_compared"] == "13 14"
+    assert read(tmp_path).verdicts.not_compared.tolist() == [words.left_out(judged)]
+
+
+def test_means_beside_a_difference_are_those_of_the_seeds_that_it_compares(tmp_path: Path) -> None:
+    part = study_of(tmp_path, ())
+    rows = [row for row in part.table.to_pylist() if (row["arm"], row["seed"]) != ("static", FIRST)]
+    for row in rows:
+        row["metric"] = "disparate_gap"
+        row["value"] += 9.0 * ((row["arm"], row["seed"]) == ("loop", FIRST))
+    results.write(pa.Table.from_pylist(rows, schema=results.SCHEMA), tmp_path)
+    (part,) = data.load([tmp_path], {})
+    console = Console(file=io.StringIO(), width=200)
+    print_verdicts(console, part)
+    shown = console.file.getvalue().split("in the last round")[-1]  # type: ignore[attr-defined]
+    (row,) = [line for line in shown.splitlines() if line.split()[:2] == ["disparate", "gap"]]
+    first, second, difference = (float(number) for number in row.split()[2:5])
+    assert first - second == pytest.approx(difference, abs=0.002)
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,17 @@ def test_a_section_given_whole_is_laid_key_by_key(tmp_path: Path) -> None:
     text = "name: x\nset: {loop: {rounds: 2}}\narms: {a: {loop: {kind: retraining}}}\nbase: {loop: {rounds: 9}}\n"
     path = tmp_path / "s.yaml"
     path.write_text(text)
-    for keys, rounds in (({}, 2), ({"loop": {"kind": "incremental"}}, 2), ({"loop": {"rounds": 3}}, 3)):
+    for keys, rounds in (({}, 2), ({"loop": {"kind": "retraining"}}, 2), ({"loop": {"rounds": 3}}, 3)):
         (trial,) = study.trials(study.load(path, CONFIGS, keys={"seeds": 1, **keys}), CONFIGS)
         assert (trial.experiment.loop.rounds, trial.experiment.loop.kind) == (rounds, "retraining")
+
+
+@pytest.mark.parametrize(("value", "example"), [("retraining", "[retraining]"), ("0.5", "[0.5]"), ("'1'", "['1']")])
+def test_an_axis_of_one_value_is_shown_as_a_list(value: str, example: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as found:
+        load(tmp_path, f"name: x\naxes: {{loop.kind: {value}}}\n")
+    said = f"axes.loop.kind = {value if '.' in value else repr(value.strip(chr(39)))}: input should be a list such as "
+    assert f"{said}{example}, or a mapping with low, high, log" in str(found.value)
 
 
 def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
@@ -122,7 +130,7 @@ def test_an_arm_wins_over_axes_set_and_base(tmp_path: Path) -> None:
         ("name: x\nclaims: up", "claims = 'up': input should be a list of sections with name, question, metric"),
         (
             "name: x\naxes: {seed: 3}",
-            "axes.seed = 3: is a section; set axes.seed.low, axes.seed.high, axes.seed.log, or a",
+            "axes.seed = 3: input should be a list such as [3], or a mapping with low, high, log",
         ),
         ("name: x\nsearch: 3\nmode: search", "search.sampler, or null"),
         ("name: x\nset: {preset: retraining, loop.kind: incremental}", "arm only: 1 problem\n  preset = 'retraining'"),

@@ -353,6 +353,7 @@ def test_amplification_is_distance_and_towards_whom_stands_beside_it(
     assert found is not None and found.word == word
     assert not towards or found.towards == towards
     assert "g0" not in words.amplification(verdicts.flags(shares_study({"x": pairs[:1]}), "x"))
+    assert f"over {len(pairs)} seeds" in words.amplification(verdicts.flags(shares_study({"x": pairs}), "x"))
 
 
 def test_a_lean_to_the_other_side_counts_as_much_as_one_to_the_largest_group() -> None:
@@ -381,6 +382,33 @@ def test_undecided_answers_bound_what_is_said() -> None:
     (judged,) = family.judged
     assert judged.numbers.bounds == pytest.approx((0.16 - 0.2, 0.16 + 0.2))
     assert "Undecided answers leave \N{MINUS SIGN}0.040 to +0.360 possible" in words.sentence(judged, family)
+
+
+@pytest.mark.parametrize(
+    ("metric", "reference", "bounds"),
+    [
+        ("kind_share", 0.0, (0.16 - 0.2, 0.16 + 0.2)),
+        ("kind_difference_balanced", 0.5, (0.16 - 0.2, 0.16 + 0.2)),
+        # without a difference in round 0, whose answers may be undecided too
+        ("kind_difference_round0", 0.4, (0.16 - 0.4, 0.16 + 0.4)),
+    ],
+)
+def test_undecided_answers_bound_shares_and_their_differences_too(
+    metric: str, reference: float, bounds: tuple[float, float]
+) -> None:
+    table = []
+    for arm, kept in (("loop", 0.7), ("control", 0.5)):
+        for seed in range(6):
+            own = []
+            for t, share in ((0, 0.5), (1, kept)):
+                ends = {"kind_share_low": share * 0.8, "kind_share_high": share * 0.8 + 0.2}
+                own += [Metric(t, "a", m, v) for m, v in ends.items()]
+                own += [Metric(t, "a", metric, share + seed / 1000 - reference)]
+            table.append((arm, seed, own))
+    family = verdicts.judge(Series.of(results.table(table)), a_study(claim(metric=metric, group="a")))
+    (judged,) = family.judged
+    assert judged.numbers.scale == "metric" and judged.numbers.bounds == pytest.approx(bounds)
+    assert "Undecided answers leave" in (said := words.sentence(judged, family)) and "not bounded" not in said
 
 
 def test_undecided_answers_do_not_bound_shares_that_are_corrected_for_the_judges_error() -> None:

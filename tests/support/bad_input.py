@@ -111,6 +111,7 @@ CASES: dict[str, Bad] = {
     "a word for words or a list": keys("selection.target=balance"),
     "a list that the shell cut": keys("groups.names=[a,", "b]"),
     "a mapping that the shell cut": keys("reward.terms={model:", "1.0}"),
+    "a dotted key in a file": yaml("loop.rounds: 3"),
     "an unknown key like no other": keys("xyz=1"),
     "a negative seed": keys("seed=-1"),
     "one group": keys("groups.names=[one]", "groups.shares=[1.0]"),
@@ -208,6 +209,27 @@ CASES: dict[str, Bad] = {
         ("sweep", "s.yaml"),
         {"s.yaml": "name: s\narms: {a: {}, b: {}}\nclaims: [{name: c, metric: m, contrast: {a: 1, z: -1}}]"},
     ),
+    "a study with an unknown metric": Bad(
+        ("sweep", "s.yaml", "--power"),
+        {
+            "s.yaml": "name: s\narms: {a: {}, b: {feedback.rule: static}}\nclaims:\n"
+            "  - {name: c, metric: disparate_gapp, contrast: {a: 1, b: -1}}\n"
+            "  - {name: d, metric: zzqq, contrast: {a: 1, b: -1}}\n"
+        },
+    ),
+    "a study with an axis that is no list": Bad(
+        ("sweep", "s.yaml"), {"s.yaml": "name: s\naxes: {loop.kind: retraining}"}
+    ),
+    "a key that every arm of a study sets": Bad(
+        ("sweep", "s.yaml", "feedback.rule=linear"),
+        {"s.yaml": "name: s\narms: {a: {feedback.rule: static}, b: {feedback.rule: softmax}}"},
+    ),
+    "a key that an axis of a study sets": Bad(
+        ("sweep", "s.yaml", "loop.kind=retraining"), {"s.yaml": "name: s\naxes: {loop.kind: [retraining, incremental]}"}
+    ),
+    "the state of another folder": Bad(("status", "."), {"holiday.jpg": "x"}),
+    "a log with other columns": Bad(("measure", "--log", "l.csv"), {"l.csv": "date,region\n2026-01-01,a\n"}),
+    "data of an unknown task": Bad(("data", "check", "d.csv", "--task", "new"), {"d.csv": "label\na\n"}),
     "a study with a bad arm": Bad(("sweep", "s.yaml"), {"s.yaml": "name: s\narms: {a: {loop.kind: foo}}"}),
     "a sweep of nothing": Bad(("sweep",), {}),
     "resume a study that is none": Bad(("sweep", "--resume", "."), {}),

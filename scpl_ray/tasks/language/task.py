@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,8 @@ from scpl_ray.tasks.language.users import Users
 
 OWN_KIND = 0.8
 """P(kind k | a prompt that reveals group k); the other kinds share the rest equally."""
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Step of the sequence that spreads real text evenly: the number that fractions approach worst."""
 EVALUATION_SEED = 20_260_105
 """Seed of the held-out sets, which are the same for every run, whatever its seed."""
 
@@ -41,16 +45,19 @@ class Language:
     Args:
         groups: names of 2 to 12 groups.
         marker_strength: probability that a group's prompt carries a word that reveals the group.
+        even: real text has as many unmarked prompts as users ask, and groups and kinds are spread evenly over it. A
+            base model of drawn text has seen few such prompts, and leans to a kind by chance.
 
     Raises:
         ValueError: there are too few or too many groups.
     """
 
-    def __init__(self, groups: Sequence[str], marker_strength: float) -> None:
+    def __init__(self, groups: Sequence[str], marker_strength: float, *, even: bool = False) -> None:
         self._lexicon = deal(groups)
         self._grammar = Grammar(self._lexicon)
         self._prompts = PromptGrammar(self._lexicon)
         self._marker_strength = marker_strength
+        self._even = even
         self._count = len(groups)
         self.kinds: tuple[str, ...] = tuple(groups)
         # Kinds share no slanted word, so the judge never mistakes a true text of one kind for another kind.
@@ -68,7 +75,7 @@ class Language:
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of everything that determines the language, in hexadecimal."""
-        facts = {
+        facts: dict[str, Any] = {
             "lexicon": dict(self._lexicon.classes),
             "topics": self._lexicon.topics,
             "templates": grammar_module.TEMPLATES,
@@ -83,6 +90,8 @@ class Language:
                 self._marker_strength,
             ],
         }
+        if self._even:
+            facts["real_text"] = ["even", GOLDEN]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
@@ -113,8 +122,12 @@ class Language:
         return self._queries(self._count, count, rng, "eval-neutral", marked=0.0, held_out=True)
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real text, equally much of each group; it keeps :data:`UNMARKED_KEPT` of the unmarked prompts."""
-        return self._examples(count, generator(seed, "language real"), held_out=False)
+        """Real text, equally much of each group; it keeps :data:`UNMARKED_KEPT` of the unmarked prompts.
+
+        With ``even`` it keeps them all. Any stretch of it then has nearly equal numbers of the groups, and any stretch
+        of the prompts with one marker has the kinds in nearly their true shares.
+        """
+        return self._examples(count, generator(seed, "language real"), held_out=False, even=self._even)
 
     def held_out_examples(self, count: int) -> list[tuple[Query, str]]:
         """Real answers to held-out prompts, the same in every run; they are used for perplexities."""
@@ -220,16 +233,32 @@ class Language:
         ids = [f"{prefix}-q{start + i:05d}" for i in range(count)]
         return self._answered(np.full(count, group), uniforms, ids, marked=marked, held_out=held_out)
 
-    def _examples(self, count: int, rng: np.random.Generator, *, held_out: bool) -> list[tuple[Query, str]]:
+    def _examples(
+        self, count: int, rng: np.random.Generator, *, held_out: bool, even: bool = False
+    ) -> list[tuple[Query, str]]:
+        starts = rng.random(self._count + 2) if even else None
         uniforms = rng.random((count, 1 + self._columns))
-        groups = (uniforms[:, 0] * self._count).astype(np.int64)
-        kept = (1.0 - self._marker_strength) * UNMARKED_KEPT
+        kept = (1.0 - self._marker_strength) * (1.0 if even else UNMARKED_KEPT)
         marked = self._marker_strength / (self._marker_strength + kept)
+        if starts is not None:
+            uniforms[:, 0] = _spread(starts[-1], count)
+        groups = (uniforms[:, 0] * self._count).astype(np.int64)
+        if starts is not None:
+            of_prompt = self._prompts.uniforms_per_prompt
+            prompts = self._prompts.draw(groups, uniforms[:, 1 : 1 + of_prompt], marked=marked, held_out=held_out)
+            for marker in range(self._count + 1):
+                rows = np.flatnonzero(prompts.markers == marker)
+                uniforms[rows, 1 + of_prompt] = _spread(starts[marker], len(rows))
         ids = [f"real-{i:06d}" for i in range(count)]
         queries = self._answered(groups, uniforms[:, 1:], ids, marked=marked, held_out=held_out)
         return [(query, str(query.reference)) for query in queries]
 
 
+def _spread(start: float, count: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) of which every stretch is spread evenly (Kronecker sequence of the golden ratio)."""
+    return np.asarray((start + GOLDEN * np.arange(count)) % 1.0)
+
+
 def build(config: Experiment) -> Language:
-    """Build the task of an experiment from its groups and ``task.marker_strength``."""
-    return Language(config.groups.names, config.task.marker_strength)
+    """Build the task of an experiment from its groups, ``task.marker_strength`` and ``task.real_text``."""
+    return Language(config.groups.names, config.task.marker_strength, even=config.task.real_text == "even")

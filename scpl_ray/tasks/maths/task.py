@@ -14,6 +14,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -25,11 +26,13 @@ from scpl_ray.models.template import Template
 from scpl_ray.protocols import Choice
 from scpl_ray.records import Judgement, Query
 from scpl_ray.seeds import generator
+from scpl_ray.storage import cache
+from scpl_ray.storage.files import check_empty
 from scpl_ray.tasks.data_task import EVALUATION_SEED, DataTask, pick, pools, preferred
 from scpl_ray.tasks.maths import answers, problems
 from scpl_ray.tasks.maths.problems import Corpus, Problem
 from scpl_ray.tasks.maths.verifier import Comparison, Verifier
-from scpl_ray.tasks.news.judge import told, usable_confusion, words_judge
+from scpl_ray.tasks.news.judge import card_of, told, usable_confusion, words_folder, words_judge
 from scpl_ray.tasks.outlets import EVALUATION, TRAIN
 from scpl_ray.tasks.rows import DataError
 from scpl_ray.tasks.texts import ModelSide, answer_words, fitting, model_side, prompt_lengths, repetition_free
@@ -48,6 +51,8 @@ NEUTRAL_PROBLEMS = (
 )
 NEUTRAL_NUMBERS = range(2, 21)
 """The range from which the numbers ``a < b`` are drawn."""
+SOURCES = "problems"
+"""What training, evaluation and judge data share none of."""
 CORRECT_WEIGHT, OWN_GROUP_WEIGHT = 3.0, 1.0
 """Weights of the terms of a solution's utility to its reader, in nats of log-odds of being chosen."""
 CORRUPTED = 0.25
@@ -233,7 +238,7 @@ def build(experiment: Experiment) -> Maths:
         ValueError: the model has no usable tokenizer, or there are fewer evaluation prompts than are asked for.
     """
     corpus = problems.load(experiment)
-    judge, card = words_judge(corpus.labelled(), experiment, answer_words(experiment), "problems")
+    judge, card = words_judge(corpus.labelled(), experiment, answer_words(experiment), SOURCES)
     texts = (f"{PROBLEM.format(problem=p.text)} {p.solution}" for p in corpus.parts[TRAIN])
     side = model_side(experiment, texts)
     with corpus.tally.reported():
@@ -248,6 +253,25 @@ def build(experiment: Experiment) -> Maths:
         which=experiment.task.answer,
     )
     return task.checked(experiment, corpus.tally, side.tokens_of)
+
+
+def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
+    """The judge of kinds that a run of this experiment uses, with its card, written into a folder.
+
+    Args:
+        experiment: ``task``, ``groups`` and ``generation.max_new_tokens`` (the length of answers) matter.
+        output: new or empty folder; receives the judge's files and ``card.json``.
+
+    Raises:
+        DataError: as :func:`scpl_ray.tasks.maths.problems.load`.
+        ValueError: the folder is not empty.
+    """
+    check_empty(output)
+    folder = words_folder(problems.load(experiment).labelled(), experiment, answer_words(experiment), SOURCES)
+    cache.copy(folder, output)
+    card = card_of(folder, experiment)
+    card.save(output)
+    return card
 
 
 def _short_enough(corpus: Corpus, part: str, side: ModelSide, experiment: Experiment) -> tuple[Problem, ...]:

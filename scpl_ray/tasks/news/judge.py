@@ -57,7 +57,7 @@ def leaning_judge(corpus: Corpus, experiment: Experiment) -> tuple[Judge, JudgeC
     """
     recipe = _recipe(experiment)
     folder = _fitted(recipe, corpus.labelled, experiment.groups.names, Lengths.of(experiment).continuation, "outlets")
-    return recipe.load(folder), _card(folder, experiment)
+    return recipe.load(folder), card_of(folder, experiment)
 
 
 def words_judge(
@@ -71,10 +71,16 @@ def words_judge(
         window_words: words of the texts that it will judge.
         sources: what the parts share none of, e.g. ``outlets``.
     """
+    folder = words_folder(labelled, experiment, window_words, sources)
+    return LeaningJudge.load(folder), card_of(folder, experiment)
+
+
+def words_folder(
+    labelled: Mapping[str, Sequence[LabelledText]], experiment: Experiment, window_words: int, sources: str
+) -> Path:
+    """The folder in the cache of the judge that :func:`words_judge` returns."""
     labels = experiment.groups.names
-    recipe = _words_recipe(labels, window_words)
-    folder = _fitted(recipe, labelled, labels, window_words, sources)
-    return recipe.load(folder), _card(folder, experiment)
+    return _fitted(_words_recipe(labels, window_words), labelled, labels, window_words, sources)
 
 
 def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
@@ -94,7 +100,7 @@ def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
     check_empty(output)
     corpus, recipe = articles.load(experiment), _recipe(experiment)
     folder = _fitted(recipe, corpus.labelled, experiment.groups.names, Lengths.of(experiment).continuation, "outlets")
-    card = _card(folder, experiment)
+    card = card_of(folder, experiment)
     everything = [text for texts in corpus.labelled.values() for text in texts]
     measured: tuple[Measured, ...]
     if recipe.most_tested is None:
@@ -115,7 +121,7 @@ def train_judge(experiment: Experiment, output: Path) -> JudgeCard:
     return card
 
 
-def _card(folder: Path, experiment: Experiment) -> JudgeCard:
+def card_of(folder: Path, experiment: Experiment) -> JudgeCard:
     """The card of a fitted judge, for as many neutral prompts as a run of this experiment asks."""
     files = {name: digest for name, digest in cache.checksums(folder).items() if name != judge_card.FILE}
     prompts = experiment.evaluation.neutral_prompts

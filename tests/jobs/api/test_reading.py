@@ -136,7 +136,7 @@ def test_a_study_as_frames() -> None:
     assert isinstance(study, scpl.Study)
     assert list(study.metrics.columns) == ["arm", "seed", "round", "group", "metric", "value", "low", "high"]
     assert study.shares.loc[("static", 3, 5)].to_dict() == {"north": 0.6, "south": 0.4}
-    assert study.verdicts.shape == (2, 7) and study.runs == [] and study.failed == {}
+    assert study.verdicts.shape == (2, 8) and study.runs == [] and study.failed == {}
 
 
 def test_simulating_and_loading_check_as_the_command_line_does() -> None:

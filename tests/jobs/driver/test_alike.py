@@ -1,5 +1,6 @@
 """Trials that are added to a study read and start from what those that were begun earlier did."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,17 @@ from rich.console import Console
 
 from jobs.configs import CONFIGS
 from jobs.driver import alike, inputs, run, tuning
+from jobs.driver import own_code as driver
 from jobs.driver import study as sweep
+from jobs.driver.trial import open_or_create
 from scpl_ray.config import Experiment
+from scpl_ray.storage import upgrades
 from scpl_ray.storage.errors import StoreError
 from scpl_ray.storage.files import sha256
-from scpl_ray.storage.run_directory import Store
+from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.studies import study
 from scpl_ray.studies.study import Study
-from tests.support import fakes
+from tests.support import fakes, own_code
 from tests.support.configs import defaults
 from tests.support.finished_runs import begun
 from tests.support.loops import Silent
@@ -167,3 +171,64 @@ def test_a_run_goes_on_with_the_judge_that_it_began_with(tmp_path: Path) -> None
         else:
             inputs.check_judge(store, task_with("b"))
         store.close()
+
+
+def test_own_code_that_changed_since_trials_were_begun_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for hooks, which are told of rounds and change none."""
+    mine = own_code.write(tmp_path / "mine")
+    (mine / "told.py").write_text("def after(done):\n    return None\n")
+    monkeypatch.chdir(mine)
+    monkeypatch.setenv("SCPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    code = {"loop.on_round": f"{mine}/told.py:after"}
+    arms = {"a": {"reward.function": f"{mine}/hooks.py:brevity"}, "b": {}}
+    plan = Study(name="s", seeds=1, set={"loop.rounds": 2, **code}, arms=arms)
+    sweep.create(tmp_path / "s", plan)
+    for trial in study.trials(plan, CONFIGS):
+        store = begun(tmp_path / "s" / trial.folder, trial.experiment)
+        driver.keep(store, trial.experiment, pytest.fail)
+        store.close()
+    assert sweep.open_study(tmp_path / "s") == plan
+    (mine / "told.py").write_text("def after(done):\n    return done\n")
+    assert sweep.open_study(tmp_path / "s", {"seeds": 2}).seeds == 2
+    (mine / "helpers.py").write_text("LONG = 30\n")
+    with pytest.raises(StoreError, match=r"runs/a.*: helpers.py: not what this trial was made with .*first one back"):
+        sweep.open_study(tmp_path / "s")
+    (mine / "helpers.py").write_text(own_code.HELPERS)
+    assert sweep.open_study(tmp_path / "s") == plan
+    own_code.forget("hooks", "helpers", "told")
+
+
+def test_a_trial_in_flight_goes_on_where_its_data_moved_and_with_what_may_change(tmp_path: Path) -> None:
+    data, moved = tmp_path / "d.jsonl", tmp_path / "moved.jsonl"
+    data.write_text("{}\n")
+    keys = ["task.name=maths", "generation.engine=transformers", "loop.rounds=2"]
+    began = defaults([*keys, f"task.data={data}", "generation.replicas=2"])
+    begun(tmp_path / "t", began).close()
+    data.rename(moved)
+    now = defaults([*keys, f"task.data={moved}", "generation.replicas=1", "training.workers=1"])
+    open_or_create(tmp_path / "t", now, {}).close()
+    assert Reader.open(tmp_path / "t")[1] == now
+    for other, said in (
+        (["loop.rounds=3"], "loop.rounds = 2, now 3; undo"),
+        (["selection.beta=2.0", "reward.replicas=1"], "of another config: selection.beta = 0.5, now 2.0; undo"),
+        (["reward.model=elsewhere"], "reward.model = elsewhere: not known to be what the run began with"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            open_or_create(tmp_path / "t", defaults([*keys, f"task.data={moved}", *other]), {})
+    moved.write_text("others\n")
+    with pytest.raises(StoreError, match=r"task.data = .*not what the run began with \(SHA-256 differs\)"):
+        open_or_create(tmp_path / "t", defaults([*keys, f"task.data={moved}"]), {})
+    assert Reader.open(tmp_path / "t")[1] == now
+
+
+def test_a_study_says_which_packages_are_others_than_those_of_its_trials(tmp_path: Path) -> None:
+    folder, plan, _ = of_data(tmp_path)
+    assert alike.upgraded(folder, plan, {"ray": "2.2"}) == [], "these trials noted no versions"
+    for trial, version in zip(study.trials(plan, CONFIGS), ("2.1", "2.2"), strict=False):
+        upgrades.note(Store.open(folder / trial.folder)[0], 1, {"ray": version})
+    assert alike.upgraded(folder, plan, {"ray": "2.1"}) == [
+        "package versions changed since trials of this study ran: ray 2.2 (now 2.1); the page shows both"
+    ]

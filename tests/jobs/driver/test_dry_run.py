@@ -1,5 +1,6 @@
 """Plans for machines that are somewhere else: of the model there is its config alone, or nothing, and no Hub."""
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from scpl_ray.models import sources
 from scpl_ray.storage import cache
+from tests.docs.pages import DOCS, commands
 from tests.support import maths_data, news_data, preference_data, real_data
 from tests.support.model_cards import QWEN_1_5B, QWEN_7B
 
@@ -94,6 +96,23 @@ def test_a_config_of_seven_billion_for_eight_gpus(task: str) -> None:
     for part in ("weights", "tokenizer"):
         assert f"the {part} of model.name = model (the folder holds none)" in printed
     assert "the lengths and numbers of its prompts were not checked" in printed
+
+
+def test_what_a_cluster_can_grow_to_is_planned_for_without_its_address() -> None:
+    grows = f"placement.cluster={EIGHT}"
+    given = config_alone(QWEN_7B)
+    printed = planned("news_qwen_7b", given, grows)
+    assert printed == planned("news_qwen_7b", given, "--cluster", EIGHT)
+    assert printed.count("node 0: GPU 0, 1, 2, 3, 4, 5, 6, 7") == 3
+
+
+def test_a_run_of_a_cluster_that_grows_is_refused_without_its_address() -> None:
+    result = CliRunner().invoke(app, ["run", f"placement.cluster={EIGHT}"])
+    assert result.exit_code == 2 and not Path("runs").exists()
+    assert result.output == (
+        f"scpl: placement.cluster = '{EIGHT}': RAY_ADDRESS names no cluster that can grow to it; set RAY_ADDRESS, or "
+        "run on this machine with placement.cluster=null; --dry-run plans for it without an address\n"
+    )
 
 
 @pytest.mark.parametrize("split", [1, 2])
@@ -223,3 +242,22 @@ def test_a_study_of_seven_billion_says_its_bytes_without_a_gpu_or_the_model() ->
         assert re.search(rf"the {part} of model.name = \S*model \(the folder holds none\)", printed)
     refused = CliRunner().invoke(app, ["sweep", "paper_news", *keys, "--cluster", EIGHT])
     assert refused.exit_code == 2 and "describes a cluster for --dry-run" in refused.output
+
+
+def test_the_command_of_the_page_plans_raw_gsm8k_with_a_column_of_groups() -> None:
+    (command,) = (words for words in commands(DOCS / "tasks-and-data.md") if "task.answer_format=gsm8k" in words)
+    program, run, config, *keys = command
+    assert (program, run, config) == ("scpl", "run", "maths_tiny")
+    numbers = list(itertools.product(range(2, 28), repeat=2))
+    rows = [
+        {
+            "question": f"{name} has {a} hens and buys {b} more. How many hens are there now?",
+            "answer": f"There are {a}+{b}=<<{a}+{b}={a + b}>>{a + b} hens.\n#### {a + b}",
+            "level": level,
+        }
+        for level, name in (("easy", "Ada"), ("hard", "Ben"))
+        for a, b in numbers
+    ]
+    news_data.write_jsonl(Path("problems.jsonl"), rows)
+    result = CliRunner().invoke(app, ["run", config, "--dry-run", "generation.engine=transformers", *keys])
+    assert result.exit_code == 0 and "nothing was started" in result.output, (result.output, result.exception)

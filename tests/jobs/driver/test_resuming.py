@@ -223,12 +223,20 @@ def test_a_message_offers_only_what_resume_takes(tmp_path: Path) -> None:
         offered, _, kept = advice.resumed_with(text, "runs/é 1").partition("\nthis run keeps its ")
         assert shlex.split(offered.splitlines()[0])[:4] == ["scpl", "run", "--resume", "runs/é 1"]
         for key in known & set(re.findall(r"[\w.]+\w", text)):
-            assert (key in offered) == (key in MAY_CHANGE or key in inputs.KEYS), key
+            assert (key in offered) == (key in MAY_CHANGE or key in inputs.DATA), key
             assert key in offered or key in kept
     assert advice.resumed_with("no key at all", "r") == "scpl run --resume r"
     assert (
         advice.resumed_with("raise reward.tokens_per_batch", "r") == "scpl run --resume r reward.tokens_per_batch=VALUE"
     )
+
+
+def test_code_of_ones_own_that_failed_is_to_be_mended_and_no_key_of_it_is_offered() -> None:
+    for key, who in (("reward.function", "'f.py:g'"), ("task.name", "judge of 'pets.py:build'")):
+        said = advice.resumed_with(f"{key}: {who} failed: KeyError: 'task.data' (/a/f.py:3)", "r")
+        assert said.startswith("scpl run --resume r task.data=VALUE\n")
+        assert said.endswith(f"\nafter mending, or bringing back, the code that {key} names")
+    assert "this run keeps its task.name" in advice.resumed_with("task.name = 'maths': has no such term", "r")
 
 
 def test_a_plan_that_does_not_fit_says_with_which_keys_the_run_continues(tmp_path: Path) -> None:

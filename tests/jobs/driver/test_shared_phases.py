@@ -236,3 +236,35 @@ def test_what_other_own_code_made_is_not_taken_over(play: Play, tmp_path: Path) 
     own.write_text(source.format(3))
     play(study / "runs/three/seed-000", small(*KEYS, *keys, "feedback.beta=4.0"), study)
     assert (1, "selection") not in taken(study / "runs/three/seed-000")
+
+
+@pytest.mark.parametrize("key", ["queries.prompts_per_round=30", "loop.kind=retraining", "feedback.rule=static"])
+def test_phases_of_a_task_of_ones_own_are_shared_only_where_it_was_built_from_the_same_keys(
+    play: Play, key: str, tmp_path: Path
+) -> None:
+    study, own = tmp_path / "study", tmp_path / "reader.py"
+    (study / "runs").mkdir(parents=True)
+    own.write_text("def build(experiment):\n    return experiment\n")
+    keys = [*KEYS, "loop.rounds=1", f"task.name={own}:build"]
+    play(study / "runs/one/seed-000", small(*keys), study)
+    play(study / "runs/two/seed-000", small(*keys, key), study)
+    assert taken(study / "runs/two/seed-000") == {}
+    play(study / "runs/three/seed-000", small(*keys, "generation.replicas=2", "name=other"), study)
+    assert {phase for _, phase in taken(study / "runs/three/seed-000")} == set(SHARED)
+
+
+def test_what_was_made_under_other_packages_is_not_taken_over(play: Play, tmp_path: Path) -> None:
+    """The second trial began under the packages of the first, and goes on under others."""
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    play(study / "runs/one/seed-000", small(*KEYS), study)
+    experiment = small(*KEYS, "feedback.rule=static")
+    for later in ([], [{"from_round": 0, "versions": {"ray": "9"}}]):
+        store = SharingStore.create(study / f"runs/two/seed-00{len(later)}", experiment, {})
+        store.share(study, experiment)
+        with store.phase(0, "base") as phase:
+            phase.write_json("base", {})
+            phase.write_json("inputs", {})
+        (store.root / "versions.json").write_text(json.dumps(later))
+        assert (store.manifest(0, "evaluation") is None) == bool(later)
+        store.close()

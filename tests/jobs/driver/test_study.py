@@ -280,7 +280,11 @@ def test_seeds_are_not_added_under_the_hands_of_a_study_that_runs(tmp_path: Path
         ),
         (
             "arms: {a: {}, b: {seed: 100}}\nclaims: [{name: c, metric: disparate_gap, contrast: {a: 1, b: -1}}]\n",
-            "arm a has seed = 0; arm b has seed = 100: arms are compared seed by seed",
+            "a has seed = 0; b has seed = 100: arms are compared seed by seed",
+        ),
+        (
+            "arms: {a: {}}\naxes: {seed: [0, 100]}\n",
+            "a seed=0 has seed = 0; a seed=100 has seed = 100: arms are compared seed by seed",
         ),
     ],
 )
@@ -290,6 +294,18 @@ def test_claims_that_nothing_could_decide_are_refused(text: str, said: str, tmp_
     shares = text.replace("distinct_2", "kl_balanced")
     if shares != text:
         assert sweep_of(tmp_path, f"name: s\nmode: analytic\nseeds: 2\n{shares}", "--dry-run")[0] == 0
+
+
+def test_axes_take_lists_and_mappings(tmp_path: Path) -> None:
+    text = (
+        "name: s\nmode: analytic\nseeds: 6\nset: {loop.rounds: 1, queries.prompts_per_round: 32}\n"
+        "arms: {a: {}, b: {feedback.rule: static}}\n"
+        "axes: {groups.shares: [[0.5, 0.5], [0.8, 0.2]], reward.terms: [{model: 1.0}, {model: 0.5}]}\n"
+        "claims: [{name: c, metric: total_variation_balanced, contrast: {a: 1, b: -1}}]\n"
+    )
+    code, output = sweep_of(tmp_path, text)
+    assert code == 0 and "c groups.shares=[0.5, 0.5] reward.terms={'model': 0.5}" in " ".join(output.split()), output
+    assert CliRunner().invoke(cli.app, ["report", str(tmp_path / "s"), "--csv", "--latex"]).exit_code == 0
 
 
 def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:

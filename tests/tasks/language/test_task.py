@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from scpl_ray.config import Experiment
 from scpl_ray.records import Query
@@ -134,6 +135,42 @@ def test_kinds_of_real_text_are_those_of_the_law(any_language: Language) -> None
     assert own == pytest.approx(expected, abs=4 * math.sqrt(0.16 / 5000))
     assert all(judgement.terms["well_formed"] == judgement.terms["on_topic"] == 1.0 for judgement in judged)
     assert np.mean([judgement.quality for judgement in judged]) == pytest.approx((2 + own) / 3)
+
+
+def test_even_real_text_has_groups_and_kinds_in_their_shares_in_any_stretch() -> None:
+    names = ("north", "south", "east")
+    even, drawn = Language(names, 0.8, even=True), Language(names, 0.8)
+    towns = {word: k for k, variant in enumerate(deal(names).classes["MARKER"][:-1]) for word in variant}
+
+    def marker(prompt: str) -> int:
+        return next((towns[word] for word in words_of(prompt) if word in towns), len(names))
+
+    def furthest(language: Language) -> tuple[float, float]:
+        """Largest excess of any stretch of a count over its expectation: of groups, and of kinds by marker."""
+        examples = language.real_examples(8000, seed=3)
+        kinds = [language.judge([(query, "c", text)])[0].kind for query, text in examples]
+        markers = np.array([marker(query.prompt) for query, _ in examples])
+        of_groups = max(_furthest(np.array([q.group == name for q, _ in examples]), 1 / 3) for name in names)
+        of_kinds = 0.0
+        for m in range(len(names) + 1):
+            of_marker = [kind for kind, one in zip(kinds, markers, strict=True) if one == m]
+            for k, name in enumerate(names):
+                share = 1 / 3 if m == len(names) else 0.8 if m == k else 0.1
+                of_kinds = max(of_kinds, _furthest(np.array([kind == name for kind in of_marker]), share))
+        return of_groups, of_kinds
+
+    assert max(furthest(even)) < 5 < min(furthest(drawn))
+    unmarked = np.mean([marker(query.prompt) == len(names) for query, _ in even.real_examples(8000, seed=3)])
+    assert unmarked == pytest.approx(0.2, abs=0.02)  # as users ask
+    assert even.real_examples(10, seed=1) == even.real_examples(99, seed=1)[:10] != drawn.real_examples(10, seed=1)
+    assert even.held_out_examples(10) == drawn.held_out_examples(10)
+    assert even.fingerprint != drawn.fingerprint
+
+
+def _furthest(hits: NDArray[np.bool_], share: float) -> float:
+    """The largest distance of the count in any stretch from what its share makes of the stretch."""
+    walk = np.concatenate([[0.0], np.cumsum(hits - share)])
+    return float(walk.max() - walk.min())
 
 
 def test_the_judge_names_the_only_kind_that_can_have_written_a_text(any_language: Language) -> None:
