@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import pyarrow as pa
@@ -104,7 +104,7 @@ def _table(found: Sequence[Outlook], plan: Study, source: str) -> Table:
     return table
 
 
-def _other_rounds(part: data.Part, rounds: Mapping[str, int], asked: Collection[str]) -> str:
+def _other_rounds(part: data.Part, rounds: Mapping[str, int], asked: Set[str]) -> str:
     """That arms of the claims end in other rounds in the pilot than in the study; empty where none does.
 
     Args:
@@ -112,7 +112,8 @@ def _other_rounds(part: data.Part, rounds: Mapping[str, int], asked: Collection[
         rounds: rounds of the study's arms by label.
         asked: labels of the arms of its claims.
     """
-    there = {label: (part.series.last(label), rounds[label]) for label in sorted(asked) if label in part.series.arms}
+    both = sorted(rounds.keys() & asked & set(part.series.arms))
+    there = {label: (part.series.last(label), rounds[label]) for label in both}
     other = [(label, *both) for label, both in there.items() if both[0] != both[1]]
     if not other:
         return ""

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_has_a_row_per_claim(folder: Path) -> None:
     with (folder / "claims.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert tuple(row) == export.COLUMNS and row["seeds"] == "6" and row["verdict"] == "cannot tell"
+    assert tuple(row) == export.COLUMNS and row["seeds"] == "6" and row["verdict"] == "supported"
     assert float(row["low"]) <= float(row["estimate"]) <= float(row["high"])
     table = (folder / "claims.tex").read_text()
     assert row["estimate"] in table and table.count(r"\\") == 2 and not re.search(r"(?<!\\)[_#]", table)
