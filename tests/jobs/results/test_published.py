@@ -15,9 +15,9 @@ from jobs.results.__main__ import app
 from scpl_ray.report import text
 from scpl_ray.report.text import MINUS
 from scpl_ray.studies import results, verdicts
-from scpl_ray.studies.statistics import Verdict
 from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from tests.docs.pages import DOCS
+from tests.jobs.results.pages import numbers_of, words_of
 
 KEPT = sorted(file.parent for file in (DOCS / "results").glob(f"*/{STUDY_FILE}"))
 QUICK = DOCS / "results" / "compare-quickstart"
@@ -27,22 +27,10 @@ SEEDS = {"loop": "users react: preference since round 0", "static": "the same us
 ON_AVX2 = {"loop": "AVX2, users react", "static": "AVX2, the same users in every round"}
 
 
-def words_of(name: str) -> str:
-    """A page of results, without its line breaks."""
-    return " ".join((DOCS / "results" / f"{name}.md").read_text().split())
-
-
 def judge_of(study: str) -> dict[str, Any]:
     """The card of the judge of a study."""
     card: dict[str, Any] = json.loads((DOCS / "results" / study / published.JUDGE).read_bytes())
     return card
-
-
-def numbers_of(found: Verdict | None) -> str:
-    """An estimate with its interval, as pages write it."""
-    assert found is not None
-    low, high = text.signed(found.interval.low), text.signed(found.interval.high)
-    return f"{text.signed(found.estimate)} ({low} to {high})"
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
