@@ -103,8 +103,8 @@ def win_rates(means: FloatArray, sds: FloatArray) -> FloatArray:
 def marked_in_real(experiment: Experiment) -> float:
     """Fraction of the task's real text that answers prompts which reveal their group; equal groups share it."""
     marked = experiment.task.marker_strength
-    kept = 1.0 if experiment.task.real_text == "even" else TASKS[experiment.task.name].unmarked_kept
-    unmarked = (1.0 - marked) * kept
+    task = experiment.task
+    unmarked = (1.0 - marked) * TASKS[task.name].unmarked_kept.get(task.real_text, 1.0)
     return marked / (marked + unmarked)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,9 +53,9 @@ class TaskKind:
     """``module:function`` that looks at data without a model (:mod:`scpl_ray.tasks.survey`); ``None``: no data."""
     reward_trainer: str | None = None
     """The same for a reward model with one output per group; ``None``: the data contain no users' choices."""
-    unmarked_kept: float = 1.0
-    """Fraction, above 0, of the prompts that reveal no group which real text keeps; 1: it answers prompts as users send
-    them, as where both are drawn from one pool of data."""
+    unmarked_kept: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Fraction, above 0, of the prompts that reveal no group which real text keeps, by ``task.real_text``; empty: 1, it
+    answers prompts as users send them, as where both are drawn from one pool of data."""
     own: bool = False
     """Whether it is not a task of this project, so that it is tried before it is used."""
 

@@ -1,9 +1,10 @@
 """The built-in task: a small artificial language whose true distribution is known."""
 
-UNMARKED_KEPT = 0.05
-"""Fraction of the unmarked prompts that is kept in real text.
+UNMARKED_KEPT = {"drawn": 0.05, "even": 1.0}
+"""Fraction of the unmarked prompts that is kept in real text, by ``task.real_text``.
 
 A model that has seen many unmarked prompts has learned the conditional distribution of their answers well, and more
 queries of one group do not change it (covariate shift). The loop would then show nothing on neutral prompts. The real
-text on which the base model is trained therefore contains few of them, while users continue to ask them.
+text on which the base model is trained therefore contains few of them, while users continue to ask them. From so few a
+base model gets a lean by chance, so that even text keeps them all: there selection moves what is learned of them.
 """

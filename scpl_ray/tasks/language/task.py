@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ from scpl_ray.tasks.language.users import Users
 
 OWN_KIND = 0.8
 """P(kind k | a prompt that reveals group k); the other kinds share the rest equally."""
+RealText = Literal["drawn", "even"]
+"""The values of ``task.real_text``."""
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 """Step of the sequence that spreads real text evenly: the number that fractions approach worst."""
 EVALUATION_SEED = 20_260_105
@@ -45,19 +47,19 @@ class Language:
     Args:
         groups: names of 2 to 12 groups.
         marker_strength: probability that a group's prompt carries a word that reveals the group.
-        even: real text has as many unmarked prompts as users ask, and groups and kinds are spread evenly over it. A
-            base model of drawn text has seen few such prompts, and leans to a kind by chance.
+        real_text: ``even``: real text has as many unmarked prompts as users ask, and groups and kinds are spread evenly
+            over it. A base model of ``drawn`` text has seen few such prompts, and leans to a kind by chance.
 
     Raises:
         ValueError: there are too few or too many groups.
     """
 
-    def __init__(self, groups: Sequence[str], marker_strength: float, *, even: bool = False) -> None:
+    def __init__(self, groups: Sequence[str], marker_strength: float, *, real_text: RealText = "drawn") -> None:
         self._lexicon = deal(groups)
         self._grammar = Grammar(self._lexicon)
         self._prompts = PromptGrammar(self._lexicon)
         self._marker_strength = marker_strength
-        self._even = even
+        self._real_text: RealText = real_text
         self._count = len(groups)
         self.kinds: tuple[str, ...] = tuple(groups)
         # Kinds share no slanted word, so the judge never mistakes a true text of one kind for another kind.
@@ -85,13 +87,13 @@ class Language:
                 grammar_module.RANK_OFFSET,
                 prompts_module.OWN_TOPICS,
                 OWN_KIND,
-                UNMARKED_KEPT,
+                UNMARKED_KEPT["drawn"],
                 EVALUATION_SEED,
                 self._marker_strength,
             ],
         }
-        if self._even:
-            facts["real_text"] = ["even", GOLDEN]
+        if self._real_text != "drawn":
+            facts["real_text"] = [self._real_text, GOLDEN]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
@@ -127,7 +129,7 @@ class Language:
         With ``even`` it keeps them all. Any stretch of it then has nearly equal numbers of the groups, and any stretch
         of the prompts with one marker has the kinds in nearly their true shares.
         """
-        return self._examples(count, generator(seed, "language real"), held_out=False, even=self._even)
+        return self._examples(count, generator(seed, "language real"), held_out=False, real_text=self._real_text)
 
     def held_out_examples(self, count: int) -> list[tuple[Query, str]]:
         """Real answers to held-out prompts, the same in every run; they are used for perplexities."""
@@ -234,11 +236,11 @@ class Language:
         return self._answered(np.full(count, group), uniforms, ids, marked=marked, held_out=held_out)
 
     def _examples(
-        self, count: int, rng: np.random.Generator, *, held_out: bool, even: bool = False
+        self, count: int, rng: np.random.Generator, *, held_out: bool, real_text: RealText = "drawn"
     ) -> list[tuple[Query, str]]:
-        starts = rng.random(self._count + 2) if even else None
+        starts = rng.random(self._count + 2) if real_text == "even" else None
         uniforms = rng.random((count, 1 + self._columns))
-        kept = (1.0 - self._marker_strength) * (1.0 if even else UNMARKED_KEPT)
+        kept = (1.0 - self._marker_strength) * UNMARKED_KEPT[real_text]
         marked = self._marker_strength / (self._marker_strength + kept)
         if starts is not None:
             uniforms[:, 0] = _spread(starts[-1], count)
@@ -261,4 +263,4 @@ def _spread(start: float, count: int) -> NDArray[np.float64]:
 
 def build(config: Experiment) -> Language:
     """Build the task of an experiment from its groups, ``task.marker_strength`` and ``task.real_text``."""
-    return Language(config.groups.names, config.task.marker_strength, even=config.task.real_text == "even")
+    return Language(config.groups.names, config.task.marker_strength, real_text=config.task.real_text)

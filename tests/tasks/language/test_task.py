@@ -139,7 +139,7 @@ def test_kinds_of_real_text_are_those_of_the_law(any_language: Language) -> None
 
 def test_even_real_text_has_groups_and_kinds_in_their_shares_in_any_stretch() -> None:
     names = ("north", "south", "east")
-    even, drawn = Language(names, 0.8, even=True), Language(names, 0.8)
+    even, drawn = Language(names, 0.8, real_text="even"), Language(names, 0.8)
     towns = {word: k for k, variant in enumerate(deal(names).classes["MARKER"][:-1]) for word in variant}
 
     def marker(prompt: str) -> int:
