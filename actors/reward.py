@@ -19,7 +19,9 @@ from actors.placement.role import Role
 from actors.pool import DEADLINE_S, EndsProcess, Pool, Replica
 from scpl_ray import checks, tasks
 from scpl_ray.config import Experiment, schema
+from scpl_ray.models import kept_prompts
 from scpl_ray.models.adapters import load_model
+from scpl_ray.models.kept_prompts import KeptPrompts
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer
@@ -87,6 +89,7 @@ class ScoringActor(Reader):
         self._dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[experiment.model.dtype]
         self._reward_model: tuple[Path, reward_model.RewardModel] | None = None
         self._language_models: dict[Path, Any] = {}
+        self._read_before: dict[Path, KeptPrompts] = {}
         self._adapters_are_served = experiment.generation.refresh == "adapter"
 
     def fit(self, choices: Sequence[Choice], base: Path, output: Path, seed: int) -> dict[str, float]:
@@ -128,9 +131,14 @@ class ScoringActor(Reader):
         """Negative log-likelihoods of completions (nats) and their numbers of tokens.
 
         If adapters are served, the adapter is put into the base model for the call, so that no second copy is needed.
+        On a CPU the base model, which is asked of every round's answers to the same prompts, keeps these; on a GPU
+        memory is worth more than the pass.
         """
         model = self._language_model(policy.model)
         with EndsProcess(ValueError), self._speaking(policy, model):
+            if policy.policy_version == 0 and self._device == "cpu" and kept_prompts.suits(model):
+                kept = self._read_before.setdefault(policy.model, KeptPrompts(model))
+                return kept.negative_log_likelihood(sequences, self._tokens_per_batch)
             return negative_log_likelihood(model, sequences, self._tokens_per_batch)
 
     def benchmarks(self, policy: Weights, tasks: Sequence[str]) -> dict[str, float]:
@@ -170,7 +178,9 @@ class ScoringActor(Reader):
                 other.to("cpu")
         if model not in self._language_models:
             while len(self._language_models) >= LANGUAGE_MODELS_KEPT:
-                del self._language_models[next(iter(self._language_models))]
+                left = next(iter(self._language_models))
+                del self._language_models[left]
+                self._read_before.pop(left, None)
             loaded = load_model(self._files.here(model), self._dtype, trust_remote_code=self._trust_remote_code)
             self._language_models[model] = loaded.to(self._device).eval()
         self._language_models[model] = self._language_models.pop(model).to(self._device)

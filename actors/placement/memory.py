@@ -34,6 +34,7 @@ from scpl_ray.config import Experiment, Lora
 from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.models.head import LOGITS_PER_PASS
+from scpl_ray.models.kept_prompts import MOST_BYTES
 from scpl_ray.models.likelihood import POSITIONS_STEP
 from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
@@ -274,6 +275,11 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
         "activations": width * tokens * FORWARD_WIDTH * sizes.policy.hidden
         + slice_tokens * ((width + 2 * FLOAT32) * sizes.policy.vocabulary),
     }
+    if mode == "cpu" and sizes.policy.parameters >= precision.LARGE:
+        asked = experiment.evaluation.neutral_prompts
+        asked += len(experiment.groups.names) * experiment.evaluation.prompts_per_group
+        of_prompts = width * asked * experiment.task.max_prompt_tokens * sizes.policy.cached_per_token
+        working["prompts kept"] = min(MOST_BYTES, of_prompts)
     if experiment.reward.terms.get("model"):
         scorer = sizes.reward or sizes.policy
         working["reward model"] = width * scorer.parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import textwrap
 from collections.abc import Callable
 
@@ -17,20 +18,23 @@ from scpl_ray.report.data import Part
 from scpl_ray.shares import FloatArray
 from scpl_ray.studies import verdicts
 from scpl_ray.studies.contrasts import contrast_of
-from scpl_ray.studies.series import mean_path
-from scpl_ray.studies.statistics import mean_interval
+from scpl_ray.studies.series import Series, mean_path
+from scpl_ray.studies.statistics import Interval, mean_interval
 from scpl_ray.studies.study import StudyClaim
-from scpl_ray.studies.verdicts import CHANGES, Family
+from scpl_ray.studies.verdicts import CHANGES, QUALITY, Family
 
 BARS = "▁▂▃▄▅▆▇█"
 PATH_ARMS = 16
+GROUPS = 8
+"""Most groups whose quality is compared: of more, those that differ most."""
 WIDTH = 118
 
 
 def print_verdicts(console: Console, part: Part) -> None:
     """Print the verdict on every claim as a sentence, then the mean paths of what they are about.
 
-    A study of two arms also gets a table of the other metrics: paired differences, described and not tested.
+    A study of two arms also gets a table of the other metrics and of each group's quality: paired differences,
+    described and not tested.
     """
     assert part.study is not None
     family = verdicts.judge(part.series, part.study)
@@ -89,22 +93,30 @@ def _differences(part: Part, first: str, second: str) -> Table:
     )
     for name in ("metric", first, second, "difference", "95% interval"):
         table.add_column(escape(name), justify="left" if name == "metric" else "right")
-    for metric in CHANGES:
-        claim = StudyClaim(name=metric, metric=metric, contrast={first: 1.0, second: -1.0})
-        weights = tuple(claim.contrast.items())
-        numbers = contrast_of(part.series, weights, claim)
-        own = numbers.own
-        if own is None and len(numbers.paired.seeds) >= 2:
-            own = mean_interval(numbers.paired.differences)
-        if own is None:
-            continue
-        form = _form(metric)
-        rows = [part.series.seeds.index(seed) for seed in numbers.paired.seeds]
-        ends = (form(part.series.path(arm, metric)[rows, -1].mean()) for arm in (first, second))
-        table.add_row(
-            text.metric_name(metric), *ends, text.signed(own.estimate), text.interval(own.low, own.high, signed=True)
-        )
+    found = [_difference(part.series, first, second, metric) for metric in CHANGES]
+    of_groups = [_difference(part.series, first, second, QUALITY, g) for g in part.series.groups(first, QUALITY)]
+    most = heapq.nlargest(GROUPS, of_groups, key=lambda one: abs(one[1].estimate) if one else -1.0)
+    for row in (*found, *(one for one in of_groups if one in most)):
+        if row is not None:
+            name, own, ends = row
+            table.add_row(name, *ends, text.signed(own.estimate), text.interval(own.low, own.high, signed=True))
     return table
+
+
+def _difference(
+    series: Series, first: str, second: str, metric: str, group: str | None = None
+) -> tuple[str, Interval, tuple[str, str]] | None:
+    """A metric in words, the difference between two arms, and both; ``None``: fewer than two seeds have it in both."""
+    claim = StudyClaim(name=metric, metric=metric, group=group, contrast={first: 1.0, second: -1.0})
+    numbers = contrast_of(series, tuple(claim.contrast.items()), claim)
+    own = numbers.own
+    if own is None and len(numbers.paired.seeds) >= 2:
+        own = mean_interval(numbers.paired.differences)
+    if own is None:
+        return None
+    form, rows = _form(metric), [series.seeds.index(seed) for seed in numbers.paired.seeds]
+    last = [form(series.path(arm, metric, group)[rows, -1].mean()) for arm in (first, second)]
+    return escape(text.metric_name(metric, group)), own, (last[0], last[1])
 
 
 def _form(metric: str) -> Callable[[float], str]:

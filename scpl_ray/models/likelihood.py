@@ -38,13 +38,17 @@ def equal_width_batches(lengths: Sequence[int], tokens_per_batch: int, max_width
     """
     by_width: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
-        width = min(-(-length // WIDTH_STEP) * WIDTH_STEP, max_width)
-        by_width.setdefault(width, []).append(index)
+        by_width.setdefault(width_of(length, max_width), []).append(index)
     batches = []
     for width, members in sorted(by_width.items()):
         rows = max(1, tokens_per_batch // width)
         batches += [(width, members[i : i + rows]) for i in range(0, len(members), rows)]
     return batches
+
+
+def width_of(length: int, max_width: int) -> int:
+    """The padded width of a sequence of this length, where the model has ``max_width`` positions."""
+    return min(-(-length // WIDTH_STEP) * WIDTH_STEP, max_width)
 
 
 def pad_right(sequences: Sequence[Ids], width: int, filler: int, device: torch.device | str = "cpu") -> Tensor:

@@ -111,9 +111,15 @@ def drawing(model: Model, prompts: Sequence[int], answers: Sequence[tuple[int, i
     return Work(operations, steps * _read_once(model) + seen * model.cached_per_token * model.bytes_per_number)
 
 
-def reading(model: Model, lengths: Sequence[int], logits: int = 0) -> Work:
-    """Forward passes over whole sequences, with the output head at some positions; 0 of them for a reward model."""
-    return Work(forward(model, [(0, n) for n in lengths], logits), _read_once(model) if lengths else 0.0)
+def reading(model: Model, sequences: Sequence[tuple[int, int]], logits: int = 0) -> Work:
+    """Forward passes over sequences, with the output head at some positions; 0 of them for a reward model.
+
+    Args:
+        model: the model.
+        sequences: of each, the tokens whose keys and values are known already, and those that are read.
+        logits: number of positions at which the output head is needed.
+    """
+    return Work(forward(model, sequences, logits), _read_once(model) if sequences else 0.0)
 
 
 def training(model: Model, lengths: Sequence[int], targets: int, *, passes: float, steps: int) -> Work:

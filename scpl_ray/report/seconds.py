@@ -145,7 +145,7 @@ def _works(reader: Reader, experiment: Experiment, t: int, model: Model) -> Mapp
         found["completions"] = _drawing(model, drawn)
         if reader.manifest(t, "reward_model") is not None:
             # the task's own reward model is the base model with another head
-            found["scores"] = reading(model, [prompt + answer for _, prompt, answer in drawn])
+            found["scores"] = reading(model, [(0, prompt + answer) for _, prompt, answer in drawn])
     weights = reader.manifest(t, "weights")
     trained = None if weights is None else _number(weights.facts, "tokens")
     steps = None if weights is None else _number(weights.facts, "steps")
@@ -158,9 +158,11 @@ def _works(reader: Reader, experiment: Experiment, t: int, model: Model) -> Mapp
         steering = _texts(reader, t, "evaluation", "steering_completions") if aside else []
         found["evaluation"] = _drawing(model, answers + steering)
         if t > 0:
-            # under the policy, likelihoods come with the drawing; under the base they take a pass of its own
-            lengths = [prompt + answer for _, prompt, answer in answers]
-            found["evaluation"] += reading(model, lengths, sum(answer for *_, answer in answers))
+            # under the policy, likelihoods come with the drawing; under the base model they take a pass of its own, in
+            # which the prompts, the same in every round, are read in the first one only; no token follows the last
+            known = [prompt - 1 if t > 1 else 0 for _, prompt, _ in answers]
+            sequences = [(k, prompt + answer - 1 - k) for k, (_, prompt, answer) in zip(known, answers, strict=True)]
+            found["evaluation"] += reading(model, sequences, sum(answer for *_, answer in answers))
     return found
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from actors import reward, training
 from actors.file_transfer import SHARED_DISK
@@ -45,9 +45,10 @@ class Scorer(ScoringActor):
     """The actor, without a process, on a share of a GPU."""
 
     def __init__(self, gpus: float) -> None:
-        self._files, self._device, self._shares_gpu = SHARED_DISK, "cuda", 0 < gpus < 1
-        self._dtype, self._trust_remote_code, self._tokens_per_batch = None, False, 1
+        self._files, self._device, self._shares_gpu = SHARED_DISK, "cuda" if gpus else "cpu", 0 < gpus < 1
+        self._dtype, self._trust_remote_code, self._tokens_per_batch = None, False, 64
         self._language_models, self._reward_model, self._adapters_are_served = {}, None, False
+        self._read_before = {}
         self._groups = ()
 
 
@@ -79,6 +80,28 @@ def test_a_scorer_with_a_gpu_of_its_own_keeps_both_there(said: list[str]) -> Non
     for folder in ("/base", "/policy", "/base"):
         scorer.likelihoods(Weights(0, Path(folder)), [])
     assert said == ["base to cuda", "ask base", "policy to cuda", "ask policy", "ask base"]
+
+
+def test_on_a_cpu_the_base_model_keeps_the_prompts_that_it_has_read_until_it_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = AutoModelForCausalLM.from_config(Qwen2Config(vocab_size=32, num_key_value_heads=1, **shape)).eval()
+    monkeypatch.setattr(reward, "load_model", lambda *_, **__: network)
+    texts = [((*range(30), 3, 4, 5), (6, 7)), ((1, 2), (3,))]
+    small = Scorer(0.0)
+    expected = small.likelihoods(Weights(0, Path("/base")), texts)
+    assert not small._read_before, "a small model reads them again"
+    monkeypatch.setattr(reward.kept_prompts, "LARGE", 1)
+    scorer = Scorer(0.0)
+    for version, folder in enumerate(("/base", "/one", "/base", "/two")):
+        found = scorer.likelihoods(Weights(0 if folder == "/base" else version, Path(folder)), texts)
+        assert [count for _, count in found] == [2, 1]
+        assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], rel=1e-5)
+    assert {folder: len(kept) for folder, kept in scorer._read_before.items()} == {Path("/base"): 1}
+    for folder in ("/three", "/four"):
+        scorer.likelihoods(Weights(3, Path(folder)), texts)
+    assert not scorer._read_before
 
 
 def test_a_scorer_trains_the_reward_model_in_passes_of_as_many_tokens_as_it_scores_at_once(

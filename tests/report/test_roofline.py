@@ -76,8 +76,9 @@ def test_more_completions_of_the_same_length_add_no_reading_of_weights() -> None
 
 
 def test_reading_needs_the_head_only_where_likelihoods_are_asked_for() -> None:
-    assert reading(MODEL, [3, 2]) == Work(2 * 100 * 5 + ATTENTION * 9, 240)
-    assert reading(MODEL, [3, 2], 4).operations - reading(MODEL, [3, 2]).operations == 2 * 20 * 4
+    assert reading(MODEL, [(0, 3), (0, 2)]) == Work(2 * 100 * 5 + ATTENTION * 9, 240)
+    assert reading(MODEL, [(0, 3), (0, 2)], 4).operations - reading(MODEL, [(0, 3), (0, 2)]).operations == 2 * 20 * 4
+    assert reading(MODEL, [(2, 1)]) == Work(2 * 100 + ATTENTION * 3, 240)
     assert reading(MODEL, []) == Work()
 
 

@@ -59,7 +59,7 @@ def test_limits_follow_from_the_lengths_in_the_records(tmp_path: Path) -> None:
     drawn = store.read(2, "completions", "completions", Completion)
     # a fake's prompt and answer are one token each, and four answers share a prompt
     assert found["completions"] == drawing(model, [1] * 40, [(1, 1)] * 160).least_s(machine)
-    assert found["scores"] == reading(model, [2] * len(drawn)).least_s(machine)
+    assert found["scores"] == reading(model, [(0, 2)] * len(drawn)).least_s(machine)
     facts = store.manifest(2, "weights")
     assert facts is not None
     examples = len(store.read(2, "dataset", "dataset", Example))
@@ -67,8 +67,10 @@ def test_limits_follow_from_the_lengths_in_the_records(tmp_path: Path) -> None:
     work = training(model, [2] * examples, examples, passes=passes, steps=facts.facts["steps"])
     assert found["weights"] == pytest.approx(work.least_s(machine))
     asked = 2 * 12 + 30
-    judged = drawing(model, [1] * asked, [(1, 1)] * asked) + reading(model, [2] * asked, asked)
+    judged = drawing(model, [1] * asked, [(1, 1)] * asked) + reading(model, [(0, 1)] * asked, asked)
     assert found["evaluation"] == pytest.approx(judged.least_s(machine))
+    # the first time the base model reads the prompts too, which have one token here: none before the one that is read
+    assert least_seconds(reader, experiment, 1)["evaluation"] == found["evaluation"]
     # before the loop the base is the policy, and drawing gives its likelihoods
     assert least_seconds(reader, experiment, 0)["evaluation"] < found["evaluation"]
     assert not {"queries", "selection", "dataset", "feedback"} & found.keys()
