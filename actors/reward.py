@@ -89,7 +89,7 @@ class ScoringActor(Reader):
         self._dtype = {"auto": automatic, "float32": torch.float32, "bfloat16": torch.bfloat16}[experiment.model.dtype]
         self._reward_model: tuple[Path, reward_model.RewardModel] | None = None
         self._language_models: dict[Path, Any] = {}
-        self._read_before: dict[Path, KeptPrompts] = {}
+        self._read_before: dict[Path, KeptPrompts | None] = {}
         self._adapters_are_served = experiment.generation.refresh == "adapter"
 
     def fit(self, choices: Sequence[Choice], base: Path, output: Path, seed: int) -> dict[str, float]:
@@ -131,13 +131,14 @@ class ScoringActor(Reader):
         """Negative log-likelihoods of completions (nats) and their numbers of tokens.
 
         If adapters are served, the adapter is put into the base model for the call, so that no second copy is needed.
-        On a CPU the base model, which is asked of every round's answers to the same prompts, keeps these; on a GPU
-        memory is worth more than the pass.
+        On a CPU the base model, which is asked of every round's answers to the same prompts, keeps those that fit; on a
+        GPU memory is worth more than the pass.
         """
         model = self._language_model(policy.model)
         with EndsProcess(ValueError), self._speaking(policy, model):
-            if policy.policy_version == 0 and self._device == "cpu" and kept_prompts.suits(model):
-                kept = self._read_before.setdefault(policy.model, KeptPrompts(model))
+            if policy.policy_version == 0 and self._device == "cpu" and policy.model not in self._read_before:
+                self._read_before[policy.model] = KeptPrompts(model) if kept_prompts.suits(model) else None
+            if (kept := self._read_before.get(policy.model)) is not None and policy.policy_version == 0:
                 return kept.negative_log_likelihood(sequences, self._tokens_per_batch)
             return negative_log_likelihood(model, sequences, self._tokens_per_batch)
 

@@ -34,7 +34,7 @@ from scpl_ray.config import Experiment, Lora
 from scpl_ray.models import precision
 from scpl_ray.models.adapters import add_adapter
 from scpl_ray.models.head import LOGITS_PER_PASS
-from scpl_ray.models.kept_prompts import MOST_BYTES
+from scpl_ray.models.kept_prompts import BATCH_BYTES, COPIES, MOST_BYTES
 from scpl_ray.models.likelihood import POSITIONS_STEP
 from scpl_ray.models.sources import known_reward_config
 from scpl_ray.protocols import Task
@@ -278,8 +278,9 @@ def _scorer(experiment: Experiment, sizes: Sizes, width: int, mode: Mode) -> Est
     if mode == "cpu" and sizes.policy.parameters >= precision.LARGE:
         asked = experiment.evaluation.neutral_prompts
         asked += len(experiment.groups.names) * experiment.evaluation.prompts_per_group
-        of_prompts = width * asked * experiment.task.max_prompt_tokens * sizes.policy.cached_per_token
-        working["prompts kept"] = min(MOST_BYTES, of_prompts)
+        of_one = width * experiment.task.max_prompt_tokens * sizes.policy.cached_per_token
+        working["prompts kept"] = min(MOST_BYTES, asked * of_one)
+        working["prompts read"] = COPIES * max(of_one, min(BATCH_BYTES, asked * of_one))
     if experiment.reward.terms.get("model"):
         scorer = sizes.reward or sizes.policy
         working["reward model"] = width * scorer.parameters

@@ -10,6 +10,7 @@ the same two widths share a pass.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,12 @@ from scpl_ray.models.tokens import Ids
 
 SHORTEST = 33
 """Tokens of a prompt from which it is kept: passes of shorter ones take too little."""
-MOST_BYTES = 2**28
+MOST_BYTES = 2**29
 """Largest size of the keys and values that are kept of a model."""
+BATCH_BYTES = 2**26
+"""Largest size of the keys and values of the prompts of one pass, of which :data:`COPIES` are held at a time; the size
+of one prompt's where that is larger."""
+COPIES = 3
 
 States = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, each of shape (texts, heads, tokens, width of a head)."""
@@ -37,15 +42,24 @@ States = list[tuple[Tensor, Tensor]]
 def suits(model: PreTrainedModel) -> bool:
     """Whether prompts of a model can be kept and are worth it.
 
-    Every token must see all before it, and the model be large: in small ones a pass is made of what does not depend on
-    its length.
+    Every token must see all before it, positions count from 0, and the model be large: in small ones a pass is made of
+    what does not depend on its length.
     """
     takes = inspect.signature(model.forward).parameters
     return (
         model.num_parameters() >= LARGE
         and {"attention_mask", "position_ids", "past_key_values"} <= takes.keys()
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+        and _counts_from_0(model)
     )
+
+
+@torch.inference_mode()
+def _counts_from_0(model: PreTrainedModel) -> bool:
+    """Whether a model numbers positions as it is told here; some begin behind the padding token's."""
+    ids = torch.arange(1, 9)[None]
+    by_itself, told = (model(input_ids=ids, **given).logits for given in ({}, {"position_ids": torch.arange(8)[None]}))
+    return torch.equal(by_itself, told)
 
 
 class KeptPrompts:
@@ -88,7 +102,7 @@ class KeptPrompts:
         # a completion's first token is predicted from the prompt's last one, which is therefore read with it
         read = [(prompt[:-1], prompt[-1:] + completion[:-1]) for prompt, completion in sequences]
         widths = [(self._width(before), self._width(after)) for before, after in read]
-        for (before_width, width), members in _batches(widths, tokens_per_batch):
+        for (before_width, width), members in self._batches(widths, tokens_per_batch):
             befores, afters = [read[i][0] for i in members], [read[i][1] for i in members]
             chosen = torch.tensor([[place < len(after) for place in range(width)] for after in afters])
             seen = torch.tensor([[place < len(before) for place in range(before_width)] for before in befores])
@@ -117,9 +131,7 @@ class KeptPrompts:
         if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
             passed = self._model.get_decoder()(input_ids=pad_right(missing, width, 0), use_cache=True).past_key_values
             for row, prompt in enumerate(missing):
-                known[prompt] = [
-                    (layer.keys[row : row + 1].clone(), layer.values[row : row + 1].clone()) for layer in passed.layers
-                ]
+                known[prompt] = [(one.keys[row : row + 1], one.values[row : row + 1]) for one in passed.layers]
                 self._keep(prompt, known[prompt])
         layers = zip(*(known[prompt] for prompt in prompts), strict=True)
         return [(torch.cat([k for k, _ in rows]), torch.cat([v for _, v in rows])) for rows in layers]
@@ -128,14 +140,19 @@ class KeptPrompts:
         size = sum(keys.nbytes + values.nbytes for keys, values in states)
         if size <= self._left:
             self._left -= size
-            self._kept[prompt] = states
+            self._kept[prompt] = [(keys.clone(), values.clone()) for keys, values in states]
 
+    def _batches(self, widths: Sequence[tuple[int, int]], tokens: int) -> Iterator[tuple[tuple[int, int], list[int]]]:
+        """For each pass, its two widths and the indices of its sequences."""
+        by_widths: dict[tuple[int, int], list[int]] = {}
+        for index, both in enumerate(widths):
+            by_widths.setdefault(both, []).append(index)
+        for both, members in sorted(by_widths.items()):
+            rows = max(1, min(tokens // sum(both), BATCH_BYTES // (both[0] * self._bytes_per_token)))
+            for start in range(0, len(members), rows):
+                yield both, members[start : start + rows]
 
-def _batches(widths: Sequence[tuple[int, int]], tokens: int) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    by_widths: dict[tuple[int, int], list[int]] = {}
-    for index, both in enumerate(widths):
-        by_widths.setdefault(both, []).append(index)
-    for both, members in sorted(by_widths.items()):
-        rows = max(1, tokens // sum(both))
-        for start in range(0, len(members), rows):
-            yield both, members[start : start + rows]
+    @functools.cached_property
+    def _bytes_per_token(self) -> int:
+        layers = self._model.get_decoder()(input_ids=torch.tensor([[1]]), use_cache=True).past_key_values.layers
+        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)

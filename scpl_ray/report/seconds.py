@@ -145,7 +145,7 @@ def _works(reader: Reader, experiment: Experiment, t: int, model: Model) -> Mapp
         found["completions"] = _drawing(model, drawn)
         if reader.manifest(t, "reward_model") is not None:
             # the task's own reward model is the base model with another head
-            found["scores"] = reading(model, [(0, prompt + answer) for _, prompt, answer in drawn])
+            found["scores"] = reading(model, _each_prompt_once(drawn, 0))
     weights = reader.manifest(t, "weights")
     trained = None if weights is None else _number(weights.facts, "tokens")
     steps = None if weights is None else _number(weights.facts, "steps")
@@ -160,9 +160,23 @@ def _works(reader: Reader, experiment: Experiment, t: int, model: Model) -> Mapp
         if t > 0:
             # under the policy, likelihoods come with the drawing; under the base model they take a pass of its own, in
             # which the prompts, the same in every round, are read in the first one only; no token follows the last
-            known = [prompt - 1 if t > 1 else 0 for _, prompt, _ in answers]
-            sequences = [(k, prompt + answer - 1 - k) for k, (_, prompt, answer) in zip(known, answers, strict=True)]
-            found["evaluation"] += reading(model, sequences, sum(answer for *_, answer in answers))
+            read = _each_prompt_once(answers, 1) if t == 1 else [(prompt - 1, answer) for _, prompt, answer in answers]
+            found["evaluation"] += reading(model, read, sum(answer for *_, answer in answers))
+    return found
+
+
+def _each_prompt_once(drawn: Sequence[tuple[str, int, int]], unread: int) -> list[tuple[int, int]]:
+    """What :func:`reading` needs of texts whose prompt is read with the first answer to it, and kept for the others.
+
+    Args:
+        drawn: of each text, its query and the lengths of prompt and answer.
+        unread: tokens at the end of a text that need not be read; as many of the prompt are read with each answer.
+    """
+    found, seen = [], set[str]()
+    for query, prompt, answer in drawn:
+        known = prompt - unread if query in seen else 0
+        seen.add(query)
+        found.append((known, prompt + answer - unread - known))
     return found
 
 

@@ -91,7 +91,7 @@ def test_on_a_cpu_the_base_model_keeps_the_prompts_that_it_has_read_until_it_is_
     texts = [((*range(30), 3, 4, 5), (6, 7)), ((1, 2), (3,))]
     small = Scorer(0.0)
     expected = small.likelihoods(Weights(0, Path("/base")), texts)
-    assert not small._read_before, "a small model reads them again"
+    assert small._read_before == {Path("/base"): None}, "a small model reads them again"
     monkeypatch.setattr(reward.kept_prompts, "LARGE", 1)
     scorer = Scorer(0.0)
     for version, folder in enumerate(("/base", "/one", "/base", "/two")):

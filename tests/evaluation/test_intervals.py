@@ -157,3 +157,10 @@ def test_a_distance_near_zero_has_no_lower_bound_and_far_from_it_a_normal_law() 
     assert low == 0.0 and high == pytest.approx(0.06 + 0.05 * 2.448, abs=0.005)
     low, high = intervals.distance(1.0, length, np.array([1.0, 0.0]), draws, draws[:, 0])
     assert [low, high] == pytest.approx([1 - 1.96 * 0.05, 1 + 1.96 * 0.05], abs=0.005)
+
+
+def test_counts_are_summed_exactly_whatever_adds_them_up() -> None:
+    prompts, counts = Prompts(40, 3, "counts"), np.random.default_rng(2).integers(0, 9, (40, 2, 3)).astype(float)
+    one_by_one = np.array([[(w[:, None, None] * counts).sum(axis=0)] for w in prompts._weights])[:, 0]
+    assert np.array_equal(prompts._totals(counts), one_by_one)
+    np.testing.assert_allclose(prompts._totals(counts / 3), one_by_one / 3, rtol=1e-12)

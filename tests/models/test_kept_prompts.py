@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    RobertaConfig,
 )
 
 from scpl_ray.models import kept_prompts
@@ -41,6 +42,16 @@ OTHERS: dict[str, Callable[[], PreTrainedConfig]] = {
     # see a window of what is before
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=16),
     "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=32),
+    # counts positions from behind the padding token's
+    "roberta": lambda: RobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=130,
+        is_decoder=True,
+    ),
     # knows no positions but by the mask
     "bloom": lambda: BloomConfig(vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=2, seq_length=128),
 }
@@ -84,7 +95,7 @@ def test_neither_other_texts_nor_what_was_kept_changes_a_bit() -> None:
     assert KeptPrompts(model, most_bytes=0).negative_log_likelihood(texts, 256) == together
 
 
-def test_a_prompt_that_is_kept_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_kept_is_not_read_again() -> None:
     model, texts = model_of(CONFIGS["llama"]()), some_texts()
     kept = KeptPrompts(model)
     kept.negative_log_likelihood(texts, 4096)
@@ -103,6 +114,22 @@ def test_what_is_kept_has_a_bound() -> None:
     kept = KeptPrompts(model, most_bytes=2 * for_one)
     kept.negative_log_likelihood(texts, 4096)
     assert 2 <= len(kept) < 6
+
+
+def test_a_pass_holds_so_many_keys_and_values_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, texts = model_of(CONFIGS["llama"]()), [(tuple(range(i, i + 41)), (1, 2)) for i in range(12)]
+    together = KeptPrompts(model).negative_log_likelihood(texts, 4096)
+    rows: list[int] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    # keys and values of two layers with one head of 32, in float32
+    of_token = 2 * 2 * 32 * 4
+    for most, expected in ((5 * 40 * of_token, 5), (of_token, 1)):
+        monkeypatch.setattr(kept_prompts, "BATCH_BYTES", most)
+        rows.clear()
+        assert KeptPrompts(model).negative_log_likelihood(texts, 4096) == together
+        assert max(rows) == expected
 
 
 def test_a_text_that_is_too_long_is_refused() -> None:

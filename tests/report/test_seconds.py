@@ -59,7 +59,7 @@ def test_limits_follow_from_the_lengths_in_the_records(tmp_path: Path) -> None:
     drawn = store.read(2, "completions", "completions", Completion)
     # a fake's prompt and answer are one token each, and four answers share a prompt
     assert found["completions"] == drawing(model, [1] * 40, [(1, 1)] * 160).least_s(machine)
-    assert found["scores"] == reading(model, [(0, 2)] * len(drawn)).least_s(machine)
+    assert found["scores"] == reading(model, [(0, 2), *[(1, 1)] * 3] * 40).least_s(machine) and len(drawn) == 160
     facts = store.manifest(2, "weights")
     assert facts is not None
     examples = len(store.read(2, "dataset", "dataset", Example))

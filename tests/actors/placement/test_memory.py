@@ -177,11 +177,15 @@ def test_a_scorer(folder: Path, tmp_path: Path) -> None:
     found = estimates(served, sizes, "dedicated")["scorer"].working
     assert found["weights"] == pytest.approx(2 * (BY_HAND + 40_370_176) / GIB) and "reward model" not in found
     # keys and values of the prompts that the base model has read, as far as they are kept; only without a GPU
-    assert "prompts kept" not in found
-    assert estimates(experiment, sizes, "cpu")["scorer"].working["prompts kept"] == 0.25
+    assert not {"prompts kept", "prompts read"} & found.keys()
+    many = estimates(experiment, sizes, "cpu")["scorer"].working
+    assert many["prompts kept"] == 0.5 and many["prompts read"] == 3 * 2**26 / GIB
     few, _ = qwen(folder, "model.dtype=float32", "evaluation.prompts_per_group=2", "evaluation.neutral_prompts=4")
     of_prompts = 4 * 8 * few.task.max_prompt_tokens * 28 * 2 * 4 * 128
-    assert estimates(few, sizes, "cpu")["scorer"].working["prompts kept"] == pytest.approx(of_prompts / GIB)
+    read = estimates(few, sizes, "cpu")["scorer"].working
+    assert read["prompts kept"] == pytest.approx(of_prompts / GIB) and read["prompts read"] == pytest.approx(
+        3 * of_prompts / GIB
+    )
     judge = tmp_path / "judge"
     judge.mkdir()
     small = {**QWEN_7B, "num_hidden_layers": 2, "architectures": ["Qwen2ForSequenceClassification"], "num_labels": 1}
