@@ -274,11 +274,12 @@ def kinds_now(
     yield from _distances("balanced", counts, None, shares.draws, np.zeros_like(shares.draws), None)
     if confusion is not None:
         found = _corrected(prompts, of_kinds, confusion)
+        low, high = _possible(found, counts, confusion)
         for i, name in enumerate(names):
-            yield name, "kind_share_corrected", max(0.0, found.low[i]), min(1.0, found.high[i])
-        total = counts.decided
-        ends = bias.smoothed_logit(np.clip((found.low[advantaged], found.high[advantaged]), 0.0, 1.0), total)
-        yield None, "preference_log_odds_balanced_corrected", ends[0] - logit(equal), ends[1] - logit(equal)
+            yield name, "kind_share_corrected", low[i], high[i]
+        if _inside(found.value):
+            ends = bias.smoothed_logit((low[advantaged], high[advantaged]), counts.decided) - logit(equal)
+            yield None, "preference_log_odds_balanced_corrected", ends[0], ends[1]
 
 
 def kinds_since(
@@ -353,7 +354,7 @@ def _distances(
 
 
 def _corrected(prompts: Prompts, of_kinds: IntArray, confusion: Sequence[Sequence[float]]) -> Estimates:
-    """Shares that are corrected for the judge's errors, before they are clipped."""
+    """Shares that are corrected for the judge's errors, before they are clipped to what shares can be."""
     inverse, k = bias.inverse_errors(confusion), of_kinds.shape[1]
 
     def statistic(totals: FloatArray) -> FloatArray:
@@ -363,14 +364,38 @@ def _corrected(prompts: Prompts, of_kinds: IntArray, confusion: Sequence[Sequenc
     return prompts.studentised(sums, statistic, np.eye(k), intervals.HALF)
 
 
+def _possible(
+    found: Estimates, counts: bias.KindCounts, confusion: Sequence[Sequence[float]]
+) -> tuple[FloatArray, FloatArray]:
+    """Bounds in [0, 1] of corrected shares, shape (K,) each, which hold the shares.
+
+    The solution of the correction may lie outside [0, 1], and part of its interval, or all of it, is then no share. The
+    bounds are as far from the clipped share as they are from the solution, and no closer than two standard errors of
+    independent answers of these shares (Mandelkern and Schultz 2000): else an interval would be the shorter, the less
+    the answers agree with the judge's errors.
+    """
+    if _inside(found.value):
+        return np.clip(found.low, 0.0, 1.0), np.clip(found.high, 0.0, 1.0)
+    rates = bias.confusion_of_counts(confusion)
+    shares = bias.correct_shares(counts.shares(), rates).shares
+    least = 2.0 * bias.correct_shares(shares @ rates, rates, total=counts.decided).sd
+    low = np.minimum(found.low, shares - np.maximum(least, found.value - found.low))
+    high = np.maximum(found.high, shares + np.maximum(least, found.high - found.value))
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
+def _inside(solved: FloatArray) -> bool:
+    """Whether corrected shares, before they are clipped, lie between 0 and 1: at 0 or 1 log-odds have no interval."""
+    return bool(((solved > 0) & (solved < 1)).all())
+
+
 def _corrected_since(
     prompts: Prompts, after: IntArray, before: IntArray, advantaged: int, confusion: Sequence[Sequence[float]]
 ) -> Estimates | None:
     """Change of the corrected log-odds of the advantaged kind; ``None`` where a corrected share lies at 0 or 1."""
     inverse, k = bias.inverse_errors(confusion), after.shape[1]
     for counts in (after, before):
-        solved = counts.sum(axis=0) / counts.sum() @ inverse
-        if not ((solved > 0) & (solved < 1)).all():
+        if not _inside(counts.sum(axis=0) / counts.sum() @ inverse):
             return None
     totals = [float(after.sum()), float(before.sum())]
 

@@ -15,15 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from scpl_ray import seeds
 from scpl_ray.evaluation import bias
 from scpl_ray.logs.reading import Log
 from scpl_ray.shares import FloatArray, IntArray
 from scpl_ray.studies.statistics import holm
 
 RATING_LEVELS = 200
-"""Most levels of rating in a period: few enough for large logs, and narrower than what ratings within one still say."""
+"""Most levels of rating in a log: few enough for large logs, and narrower than what ratings within one still say."""
 ROWS_PER_LEVEL = 5
-"""Rows of a period per level of its ratings, where they are cut into levels: rows are compared within one only."""
+"""Rows of a period per level of rating, where ratings are cut into levels: rows are compared within one only."""
+LEVELS_PER_ROOT = 0.5
+"""Fewest levels, in square roots of the number of rows: the error of a sum over rows grows as that root, and what the
+ratings within levels still say stays below it."""
+FEWEST_EXPECTED = 5.0
+"""Rows that every cell of a table has to expect for its chi-square to have the law of many rows (Cochran 1954)."""
+TABLES, CELLS, CELLS_AT_ONCE = (999, 9_999), 20_000_000, 2_000_000
+"""Fewest and most tables that are drawn instead, cells in all, and in memory."""
 LEVEL = 0.05
 NO_EQUALS = "; no rows of different groups in one period have equal ratings"
 NO_CHANCE = " and were in part kept, in part not; give longer periods or more rows"
@@ -104,7 +112,7 @@ def preference(log: Log) -> FloatArray:
     moved = [np.nan] * len(counts)
     for t, row in enumerate(counts):
         if row.sum():
-            now = bias.kind_counts(row, log.kinds)
+            now = bias.kind_counts(row, log.kinds) if t else first
             measured = bias.measure_preference(now, first, advantaged=log.kinds[0])
             assert measured.round_0 is not None  # the first period has kinds
             moved[t] = float(measured.round_0.total_variation)
@@ -232,8 +240,10 @@ def _mean(sample: FloatArray, width: float) -> tuple[float, float, int]:
     Ratings that all agree are not for that without error: they get the variance that they would have if one more of n
     had been at the other end of all ratings, which are ``width`` apart.
     """
-    n, spread = len(sample), float(sample.var(ddof=1))
-    return float(sample.mean()), (spread if spread > 0 else width**2 * n / (n + 1.0) ** 2) / n, n - 1
+    n = len(sample)
+    # of decimals that agree the variance may be rounding, and not 0
+    spread = float(sample.var(ddof=1)) if np.ptp(sample) > 0 else width**2 * n / (n + 1.0) ** 2
+    return float(sample.mean()), spread / n, n - 1
 
 
 def _differ(samples: Sequence[FloatArray]) -> float:
@@ -270,11 +280,35 @@ def _ends(log: Log, values: FloatArray, form: str) -> str:
 
 
 def association(rows: IntArray, columns: IntArray) -> float:
-    """P-value of Pearson's chi-square test that two labels are independent; 1 where one of them never varies."""
-    table = np.zeros((rows.max(initial=0) + 1, columns.max(initial=0) + 1))
-    np.add.at(table, (rows, columns), 1.0)
+    """P-value of Pearson's chi-square test that two labels are independent; 1 where one of them never varies.
+
+    Where a cell expects fewer than :data:`FEWEST_EXPECTED` rows, the statistic does not have the law of chi-square. It
+    is then compared with those of tables that shuffled labels give, which are drawn with a fixed seed.
+    """
+    table = np.zeros((rows.max(initial=0) + 1, columns.max(initial=0) + 1), dtype=np.int64)
+    np.add.at(table, (rows, columns), 1)
     table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
-    return float(stats.chi2_contingency(table, correction=False).pvalue) if min(table.shape) > 1 else 1.0
+    if min(table.shape) < 2:
+        return 1.0
+    if stats.contingency.expected_freq(table).min() < FEWEST_EXPECTED:
+        return _shuffled(table)
+    return float(stats.chi2_contingency(table, correction=False).pvalue)
+
+
+def _shuffled(table: IntArray) -> float:
+    """P-value of Pearson's chi-square among tables with the same margins."""
+    margins = table.sum(axis=1), table.sum(axis=0)
+    # beside a constant and a factor, which tables with the same margins share
+    weights = 1.0 / np.outer(*margins)
+    observed = float((table**2 * weights).sum()) * (1.0 - ROUNDING)
+    rng, law = seeds.generator(0, "tables with the same margins"), stats.random_table(*margins)
+    drawn = int(np.clip(CELLS // table.size, *TABLES))
+    at_once = max(1, CELLS_AT_ONCE // table.size)
+    as_large = 1
+    for first in range(0, drawn, at_once):
+        found = law.rvs(min(at_once, drawn - first), random_state=rng)
+        as_large += int((np.einsum("bij,ij->b", found**2, weights) >= observed).sum())
+    return as_large / (drawn + 1)
 
 
 def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: IntArray) -> float:
@@ -339,23 +373,28 @@ def _excess(table: FloatArray) -> FloatArray:
 def _strata(log: Log, rows: NDArray[np.bool_]) -> IntArray:
     """A number for the period and the level of rating of each of these rows.
 
-    A level is the rating itself where the log's ratings repeat, as stars do, else one of equally many rows of a period.
+    A level is the rating itself where the log's ratings repeat, as stars do, else one of :func:`_levels`.
     """
     period, rating = log.period[rows], log.rating[rows]
-    different, which = np.unique(rating, return_inverse=True)
-    repeat = len(different) <= min(RATING_LEVELS, len(rating) // 2)
-    strata = np.zeros(len(period), dtype=np.int64)
-    for t in np.unique(period):
-        here = period == t
-        strata[here] = t * RATING_LEVELS + (which[here] if repeat else _levels(rating[here]))
-    return strata
+    different, level = np.unique(rating, return_inverse=True)
+    if len(different) > min(RATING_LEVELS, len(rating) // 2):
+        level = _levels(period, rating)
+    return np.asarray(period * RATING_LEVELS + level)
 
 
-def _levels(rating: FloatArray) -> IntArray:
-    """The level of each rating of a period, of about equally many rows."""
-    levels = min(RATING_LEVELS, max(1, len(rating) // ROWS_PER_LEVEL))
-    edges = np.quantile(rating, np.linspace(0.0, 1.0, levels + 1)[1:-1])
-    return np.searchsorted(edges, rating, side="right")
+def _levels(period: IntArray, rating: FloatArray) -> IntArray:
+    """The level of each rating, of about equally many rows of the log, less the median of its period.
+
+    The period of an average row gets a level for every :data:`ROWS_PER_LEVEL` of its rows. Where periods are short that
+    is too wide: what ratings within a level still say is little in one period, and adds up over many.
+    """
+    sizes = np.bincount(period)
+    wanted = max(sizes @ sizes / len(period) / ROWS_PER_LEVEL, LEVELS_PER_ROOT * np.sqrt(len(period)))
+    levels = int(np.clip(wanted, 1, RATING_LEVELS))
+    middle = np.lexsort((rating, period))[np.cumsum(sizes) - 1 - sizes // 2]
+    apart = rating - rating[middle][period]
+    edges = np.quantile(apart, np.linspace(0.0, 1.0, levels + 1)[1:-1])
+    return np.asarray(np.searchsorted(edges, apart, side="right"))
 
 
 def _samples(log: Log, t: int) -> Sequence[FloatArray]:

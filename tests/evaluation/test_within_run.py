@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from scpl_ray.config import Experiment
-from scpl_ray.evaluation import catalogue, measure, within_run
+from scpl_ray.evaluation import bias, catalogue, measure, within_run
 from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.evaluation.intervals import Prompts
+from scpl_ray.evaluation.within_run import Bounds
 from scpl_ray.records import Completion, Judgement, Metric, Query
 
 Rows = dict[tuple[str | None, str], Metric]
@@ -163,6 +165,35 @@ def test_no_answer_of_any_kind_has_no_interval_of_kinds() -> None:
     assert (None, "preference_log_odds_balanced") not in found
     low = found["north", "kind_share_low"]
     assert low.value == 0.0 and low.high is not None and 0.0 < low.high < 0.3
+
+
+def corrected(judged: Sequence[int], confusion: Sequence[Sequence[float]]) -> dict[tuple[str | None, str], Bounds]:
+    """The bounds of a round in which so many answers to one prompt each were judged to be of each kind."""
+    k = len(judged)
+    now = np.repeat(np.eye(k, k + 1, dtype=np.int64), judged, axis=0)
+    found = within_run.kinds_now(Prompts(len(now), 0, "neutral"), "abc"[:k], 0, now, confusion)
+    return {(group, metric): (low, high) for group, metric, low, high in found if "corrected" in metric}
+
+
+@pytest.mark.parametrize("judged", [(170, 30), (175, 25), (186, 14), (200, 0), (14, 186), (120, 70, 10), (190, 8, 2)])
+def test_corrected_shares_that_are_clipped_have_intervals_of_an_honest_width(judged: tuple[int, ...]) -> None:
+    """The judge is right in .85: in fewer or more of 200 answers than it would be, a share is clipped to 0 or 1."""
+    k = len(judged)
+    confusion = [[0.85 if i == j else 0.15 / (k - 1) for j in range(k)] for i in range(k)]
+    shares = bias.correct_shares(np.array(judged) / 200, confusion).shares
+    found = corrected(judged, confusion)
+    assert (None, "preference_log_odds_balanced_corrected") not in found
+    for name, share in zip("abc", shares, strict=False):
+        low, high = found[name, "kind_share_corrected"]
+        assert 0.0 <= low <= share <= high <= 1.0 and high - low > 0.04
+
+
+def test_corrected_shares_that_are_not_clipped_have_an_interval_of_their_log_odds() -> None:
+    found = corrected((160, 40), [[0.85, 0.15], [0.15, 0.85]])
+    low, high = found[None, "preference_log_odds_balanced_corrected"]
+    assert low < bias.smoothed_logit(0.65 / 0.7, 200) < high
+    ends = np.array(found["a", "kind_share_corrected"])
+    assert (low, high) == pytest.approx(tuple(bias.smoothed_logit(ends, 200)))
 
 
 def test_it_takes_far_less_than_a_second() -> None:

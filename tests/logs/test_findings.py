@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 import warnings
 
 import numpy as np
@@ -91,6 +92,44 @@ def test_groups_numbers_sum_to_nothing_however_many_rows(rows: int) -> None:
     assert findings.cochran_mantel_haenszel(group, kept, strata) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("table", [[[3, 0], [2, 7]], [[1, 4], [12, 5]], [[4, 0], [0, 3]]])
+def test_a_table_of_few_rows_has_the_p_value_of_shuffled_labels(table: list[list[int]]) -> None:
+    """Of two labels each, tables with the same margins have a hypergeometric law."""
+    rows, columns = (np.repeat(index.ravel(), np.ravel(table)) for index in np.indices((2, 2)))
+    n, first, one = np.sum(table), np.sum(table[0]), np.sum(table, axis=0)[0]
+    law = stats.hypergeom(n, first, one)
+    counts = np.arange(max(0, first + one - n), min(first, one) + 1)
+    far = np.abs(counts - first * one / n) >= abs(table[0][0] - first * one / n) - 1e-9
+    assert findings.association(rows, columns) == pytest.approx(law.pmf(counts)[far].sum(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("periods", "rows", "shares"),
+    [(100, 10, [0.9] + [0.01] * 10), (300, 5, [0.97, 0.03]), (100, 9, [0.5, 0.48, 0.02]), (4, 500, [0.5, 0.5])],
+)
+def test_rare_labels_in_many_short_periods_rarely_seem_to_change(
+    periods: int, rows: int, shares: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some periods have many more rows than others."""
+    monkeypatch.setattr(findings, "TABLES", (999, 999))  # faster than ten times as many
+    rng = np.random.default_rng(periods + rows)
+    size, busy = periods * rows, rng.dirichlet(np.full(periods, 2.0))
+    drawn = ((rng.choice(n, size=size, p=p) for n, p in ((periods, busy), (len(shares), shares))) for _ in range(300))
+    found = np.array([findings.association(*labels) for labels in drawn])
+    assert 0.02 <= np.mean(found < 0.05) <= 0.08 and np.mean(found < 0.01) <= 0.03
+
+
+def test_a_table_of_many_rows_has_the_p_value_of_chi_square_and_a_large_one_of_few_is_not_slow() -> None:
+    rng = np.random.default_rng(0)
+    period, label = rng.integers(20, size=20_000), rng.choice(3, size=20_000, p=[0.5, 0.49, 0.01])
+    table = np.zeros((20, 3))
+    np.add.at(table, (period, label), 1)
+    assert findings.association(period, label) == stats.chi2_contingency(table, correction=False).pvalue
+    began = time.process_time()
+    large = findings.association(rng.integers(500, size=50_000), rng.integers(50, size=50_000))
+    assert 0.001 <= large <= 1.0 and time.process_time() - began < 5.0
+
+
 def test_groups_that_never_meet_cannot_differ() -> None:
     group = np.array([0, 0, 1, 1])
     assert np.isnan(findings.cochran_mantel_haenszel(group, group == 0, group))
@@ -131,23 +170,40 @@ def test_ratings_that_repeat_in_a_log_are_compared_with_their_equals_however_sho
         log = a_log(rng, rows=800, periods=100)
         stars = rng.binomial(4, np.where(log.group == 0, 0.2, 0.8)).astype(float)
         kept = (rng.random(800) < (stars + 0.5) / 5).astype(float)
-        strata = findings._strata(dataclasses.replace(log, rating=stars), np.ones(800, bool))
-        found.append(findings.cochran_mantel_haenszel(log.group, kept > 0, strata))
+        found.append(within_levels(dataclasses.replace(log, rating=stars), kept))
     assert np.mean(np.array(found) < 0.05) <= 0.12
 
 
-@pytest.mark.parametrize(("rows", "periods"), [(40, 1), (120, 4), (20_000, 1)])
-def test_levels_of_few_or_many_rows_find_no_difference_that_is_none(rows: int, periods: int) -> None:
-    """Group 0 is rated 1.5 standard deviations lower, and what is kept follows the rating."""
+def within_levels(log: Log, kept: np.ndarray) -> float:
+    """The p-value of what is kept within periods and levels of rating."""
+    return findings.cochran_mantel_haenszel(log.group, kept > 0, findings._strata(log, np.ones(len(kept), bool)))
+
+
+@pytest.mark.parametrize(("rows", "periods"), [(40, 1), (120, 4), (20_000, 1), (900, 100), (1_440, 120), (2_500, 500)])
+@pytest.mark.parametrize("change", [0.0, 1.0])
+def test_levels_of_few_or_many_rows_find_no_difference_that_is_none(rows: int, periods: int, change: float) -> None:
+    """Group 0 is rated 1.5 standard deviations lower, and what is kept follows the rating less what periods add."""
     rng = np.random.default_rng(rows)
     found = []
     for _ in range(1_000 if rows < 1_000 else 200):
         log = a_log(rng, rows, periods)
         rating = log.rating - 0.7 * (log.group == 0)
-        kept = (rng.random(rows) < 1.0 / (1.0 + np.exp(-2.0 * rating))).astype(float)
-        strata = findings._strata(dataclasses.replace(log, rating=rating), np.ones(rows, bool))
-        found.append(findings.cochran_mantel_haenszel(log.group, kept > 0, strata))
+        kept = rng.random(rows) < 1.0 / (1.0 + np.exp(-2.0 * rating))
+        found.append(within_levels(dataclasses.replace(log, rating=rating + change * log.period), kept))
     assert np.mean(np.array(found) < 0.05) <= 0.07
+
+
+def test_a_threshold_of_ratings_in_many_short_periods_is_no_difference_between_groups() -> None:
+    """What is kept is what is rated above -0.2; group 0 is rated 0.8 standard deviations lower."""
+    rng = np.random.default_rng(4)
+    logs = [a_log(rng, 900, 100) for _ in range(400)]
+    assert np.mean([within_levels(log, log.rating > -0.2) < 0.05 for log in logs]) <= 0.07
+
+
+def test_a_difference_in_many_short_periods_is_seen() -> None:
+    rng = np.random.default_rng(5)
+    logs = [a_log(rng, 900, 100, favour=1.2) for _ in range(200)]
+    assert np.mean([within_levels(log, log.kept) < 0.05 for log in logs]) > 0.7
 
 
 def test_kinds_are_compared_between_the_periods_that_have_them() -> None:
@@ -308,6 +364,15 @@ def test_a_group_whose_ratings_all_agree_counts_among_those_that_change() -> Non
     assert not answers(rated([1.0] * 9, [1.0] * 9, before=([1.0] * 9, [1.0] * 9)))[CHANGE][1]
 
 
+def test_decimals_that_all_agree_are_as_sure_as_whole_numbers_that_do() -> None:
+    """The variance of .1, .1, .1 is computed to be above 0."""
+    found = []
+    for low, high in ((0.0, 1.0), (0.1, 0.7)):
+        log = rated([low] * 3, [high] * 3, before=([low] * 3, [low] * 3))
+        found.append(next(one.p for one in findings.findings(log) if one.question == CHANGE))
+    assert found[1] == pytest.approx(found[0]) and found[0] > 0.05
+
+
 def test_rare_ratings_rarely_seem_to_change_differently() -> None:
     rng = np.random.default_rng(9)
     found = []
@@ -333,6 +398,12 @@ def test_two_groups_with_many_ratings_are_compared_as_welch_does() -> None:
     variances = (before.var(axis=1, ddof=1) + after.var(axis=1, ddof=1)) / 400
     expected = 2 * stats.norm.sf(abs(change[0] - change[1]) / np.sqrt(variances.sum()))
     assert findings._change_differently(before, after, [0, 1]) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_first_period_is_no_distance_away_from_itself() -> None:
+    log = a_log(np.random.default_rng(6), rows=60)
+    moved = findings.preference(log)
+    assert moved[0] == 0.0 and np.isfinite(moved).all() and (moved[1:] != 0.0).all()
 
 
 def test_periods_are_plain_means() -> None:

@@ -15,6 +15,7 @@ from jobs.results.__main__ import app
 from scpl_ray.report import text
 from scpl_ray.report.text import MINUS
 from scpl_ray.studies import results, verdicts
+from scpl_ray.studies.statistics import mean_interval
 from scpl_ray.studies.study import STUDY_FILE, Study, dump
 from tests.docs.pages import DOCS
 from tests.jobs.results.pages import numbers_of, words_of
@@ -91,6 +92,29 @@ def test_what_is_said_of_the_groups_of_the_quick_start_is_what_was_found() -> No
     assert mean[-1] > mean[0] and "and mean quality rises" in page
     gap = {arm: series.path(arm, "disparate_gap_without_own_kind")[:, -1].mean() for arm in ("loop", "static")}
     assert f"({gap['loop']:.3f} and {gap['static']:.3f})" in words_of("gap")
+
+
+def test_what_is_said_of_the_group_that_leaves_is_what_more_prompts_find() -> None:
+    page, readme = words_of("quickstart"), (DOCS.parent / "README.md").read_text()
+    said = []
+    for finer, coarser in (("prompts300", ""), ("prompts300_avx2", "avx2")):
+        part, before = published.read(QUICK / finer), published.read(QUICK / coarser)
+        assert part.gaps == () and len(part.series.seeds) == 10
+        control = [one.series.path("static", "preference_log_odds_round0") for one in (part, before)]
+        assert np.array_equal(*control) and "The control moves as above, to the last digit" in page
+        south, north, own = (
+            part.series.path("loop", metric, group)
+            for metric, group in (("quality", "south"), ("quality", "north"), ("quality_own_kind", "south"))
+        )
+        assert (south < north)[:, -1].all() and (south[:, -1] < south[:, 0]).all()
+        for losses in (south[:, 0] - south[:, -1], own[:, 0] - own[:, -1]):
+            found = mean_interval(losses)
+            said.append(f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})")
+    assert f"in 10 of 10 seeds and is served {said[0]} worse than in round 0, in 10 of 10 seeds" in page
+    assert f"of its own kind less often, by {said[1]}." in page
+    assert f"served worst in 10 of 10 seeds as well, {said[2]} worse, in 10 of 10, and" in page
+    assert f"its own kind is rarer by {said[3]}." in page
+    assert f"its quality falls by {said[0]}, in 10 of 10 seeds." in readme
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_quick_start() -> None:

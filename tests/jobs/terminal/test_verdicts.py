@@ -7,7 +7,7 @@ from rich.console import Console
 
 from jobs.terminal.verdicts import GROUPS, print_verdicts
 from scpl_ray.records import Metric
-from scpl_ray.report import data
+from scpl_ray.report import data, text
 from scpl_ray.studies import results
 from scpl_ray.studies.study import STUDY_FILE, Study, StudyClaim, dump
 
@@ -15,7 +15,7 @@ CLAIM = StudyClaim(name="better", metric="quality_mean", contrast={"loop": 1.0, 
 
 
 def rows_of(folder: Path, changes: dict[str, float]) -> dict[str, list[str]]:
-    """The rows of the groups' quality, where the loop serves them by so much better than the control, for four seeds."""
+    """The rows of the groups' quality, which is better than the control's by these numbers, for four seeds."""
     plan = Study(name="s", mode="analytic", seeds=4, arms={"loop": {}, "static": {}}, claims=(CLAIM,))
     (folder / STUDY_FILE).write_text(dump(plan))
     runs = [
@@ -24,7 +24,7 @@ def rows_of(folder: Path, changes: dict[str, float]) -> dict[str, list[str]]:
             seed,
             [Metric(t, None, "quality_mean", 0.5) for t in (0, 1)]
             + [
-                Metric(t, group, "quality", 0.5 + (by + seed / 1000) * t * (arm == "loop"))
+                Metric(t, group, "quality", 0.5 + (by + (seed - 1.5) / 1000) * t * (arm == "loop"))
                 for t in (0, 1)
                 for group, by in changes.items()
             ],
@@ -43,7 +43,8 @@ def rows_of(folder: Path, changes: dict[str, float]) -> dict[str, list[str]]:
 def test_each_group_has_its_difference(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, {"south": -0.1, "north": 0.2})
     assert list(rows) == ["south", "north"]
-    assert rows["north"][:3] == ["0.701", "0.500", "+0.201"] and rows["south"][:3] == ["0.402", "0.500", "−0.098"]
+    assert rows["north"][:3] == ["0.700", "0.500", "+0.200"]
+    assert rows["south"][:3] == ["0.400", "0.500", f"{text.MINUS}0.100"]
 
 
 def test_of_many_groups_those_that_differ_most_are_shown(tmp_path: Path) -> None:
