@@ -29,7 +29,7 @@ class Pets:
         return [self._query(f"{prefix}-q{i:05d}", group) for i, group in enumerate(groups)]
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        return self.draw(dict.fromkeys(self.kinds, per_group), seed=0, prefix="eval")
+        return [q for g in self.kinds for q in self.draw({g: per_group}, seed=0, prefix=f"eval-{g}")]
 
     def neutral_prompts(self, count: int) -> list[Query]:
         return [Query(f"eval-neutral-q{i:05d}", None, "A line about a pet:") for i in range(count)]

@@ -78,6 +78,11 @@ def _task(experiment: Experiment, kind: tasks.TaskKind) -> Iterator[str]:
     default = type(task).model_fields["judge"].default
     if task.judge != default and task.judge not in kind.judges:
         yield f"task.judge = {task.judge!r}: task.name = {task.name!r} has one judge only; leave task.judge out"
+    if task.marker_strength < (least := kind.least_marked.get(task.real_text, 0.0)):
+        yield (
+            f"task.real_text = {task.real_text!r}: with task.marker_strength = {task.marker_strength:g} the kind of a "
+            f"real answer follows from the group; set task.real_text=drawn, or task.marker_strength={least:g} or more"
+        )
     if task.data is not None and not kind.reads_data:
         readers = [name for name, other in tasks.TASKS.items() if other.reads_data]
         yield (

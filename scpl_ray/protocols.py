@@ -96,7 +96,10 @@ class Task(Protocol):
         ...
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed held-out evaluation prompts, equal in number per group."""
+        """The fixed held-out evaluation prompts, equal in number per group.
+
+        In each group fewer are the first ones of more, with the same ids: what steers selection is asked beside them.
+        """
         ...
 
     def neutral_prompts(self, count: int) -> list[Query]:
@@ -108,7 +111,10 @@ class Task(Protocol):
         ...
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
-        """Judge the kind and quality of each (query, completion id, text), in order and independently of the others."""
+        """Judge the kind and quality of each (query, completion id, text), in order and independently of the others.
+
+        The judgements of one group's queries have terms of the same names.
+        """
         ...
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:

@@ -171,7 +171,9 @@ def _built(experiment: Experiment, task: Task | None = None) -> Task:
     task = task or tasks.TASKS[experiment.task.name].build(experiment)
     if any(name not in schema.NOT_OF_THE_TASK for name in experiment.reward.terms):
         checks.terms(experiment.reward.terms, task.rule_terms(task.group_prompts(1)[0], ""))
-    steering_prompts(experiment, task.group_prompts, [])
+    settings = experiment.evaluation
+    evaluated = [*task.group_prompts(settings.prompts_per_group), *task.neutral_prompts(settings.neutral_prompts)]
+    steering_prompts(experiment, task.group_prompts, evaluated)
     return task
 
 

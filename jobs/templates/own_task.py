@@ -68,8 +68,12 @@ class Pets:
         return [self._query(f"{prefix}-q{i:05d}", group) for i, group in enumerate(groups)]
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        """The fixed evaluation prompts of each group, asked every round: they give quality and disparate bias."""
-        return self.draw(dict.fromkeys(self.kinds, per_group), seed=0, prefix="eval")
+        """The fixed evaluation prompts of each group, asked every round: they give quality and disparate bias.
+
+        Fewer per group are the first ones of more, with the same ids, so every group is numbered by itself: a strategy
+        that steers by quality, such as ``reweight``, asks for more and takes those that are not evaluated.
+        """
+        return [q for g in self.kinds for q in self.draw({g: per_group}, seed=0, prefix=f"eval-{g}")]
 
     def neutral_prompts(self, count: int) -> list[Query]:
         """Fixed prompts that reveal no group: the kinds of their answers give preference bias."""
@@ -90,13 +94,15 @@ class Pets:
         """The kind and the quality of each (query, completion id, text), in order.
 
         ``kind`` is one of :attr:`kinds`, or ``None`` where the text is of none; ``quality`` and all terms lie in
-        [0, 1]. The text stands for itself: the same text must always get the same judgement.
+        [0, 1]. The text stands for itself: the same text must always get the same judgement. The queries of one group
+        have terms of the same names, whatever the text.
         """
         judged = []
         for query, completion_id, text in work:
-            terms = {**self.rule_terms(query, text), "own_kind": float(self._kind(text) == query.group)}
+            kind = self._kind(text)
+            terms = {**self.rule_terms(query, text), "own_kind": float(kind is not None and kind == query.group)}
             quality = (terms["finished"] + terms["pet"] + terms["own_kind"]) / 3
-            judged.append(Judgement(completion_id, self._kind(text), quality, terms))
+            judged.append(Judgement(completion_id, kind, quality, terms))
         return judged
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:

@@ -176,8 +176,9 @@ def phase_lines(experiment: Experiment, task: Task | None) -> dict[str, str]:
     completions = e.queries.prompts_per_round * e.generation.samples_per_prompt
     asked, aside = len(e.groups.names) * e.evaluation.prompts_per_group + e.evaluation.neutral_prompts, 0
     if task is not None:
-        prompts = task.group_prompts(e.evaluation.prompts_per_group)
-        asked = len(prompts) + len(task.neutral_prompts(e.evaluation.neutral_prompts))
+        of_groups, neutral = e.evaluation.prompts_per_group, e.evaluation.neutral_prompts
+        prompts = [*task.group_prompts(of_groups), *task.neutral_prompts(neutral)]
+        asked = len(prompts)
         aside = len(steering_prompts(e, task.group_prompts, prompts))
     evaluated = e.evaluation.samples_per_prompt * asked
     lora, objective = e.model.lora, OBJECTIVES[e.training.objective]

@@ -118,11 +118,11 @@ class Task(Section):
     judge_tokens: Annotated[int, Field(ge=16)] | None = None
     """Tokens that a fine-tuned judge or reward model reads; ``null``: 2 x ``generation.max_new_tokens`` + 32."""
     marker_strength: Fraction = 0.8
-    """Built-in language: probability that a group's prompt carries a word that reveals the group."""
+    """Built-in language: probability that a group's prompt carries a word that reveals it; ``even`` needs 0.05."""
     real_text: Literal["drawn", "even"] = "drawn"
     """Built-in language: ``even``: prompts as users ask them, groups and kinds spread evenly: no base leans far."""
     max_prompt_tokens: PositiveInt = 64
-    """Longest prompt in tokens: news, preference and maths leave rows with longer ones out, others are cut to it."""
+    """Longest prompt in tokens; longer: left out (news, preference, maths), refused (your own task), cut (language)."""
     answer_format: Literal["auto", "plain", "gsm8k", "boxed"] = "auto"
     """maths: how rows give their answer: by itself, after ``####``, in ``\\boxed{}``; ``auto`` finds out row by row."""
     answer: Literal["first", "last"] = "first"

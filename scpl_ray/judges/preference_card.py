@@ -21,8 +21,10 @@ from scpl_ray.judges.card import DEPLOYED, FILE, Measured
 from scpl_ray.protocols import Choice
 
 ANSWERS, OF_OWN_QUESTIONS = "answers", "answers to questions that one group asks each"
-"""What kinds are measured on; of the latter, nobody can say whether question or answer gives the kind away."""
-NOT_APART = "every question is one group's, so kinds of answers cannot be told from kinds of questions"
+"""What kinds are measured on. The latter was written, before the share was, where it is 1."""
+MOST = 0.5
+"""Above this share of answers to questions that one group alone asks, it is said that nobody can tell whether question
+or answer gives the kind away."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class PreferenceCard:
     """Number of neutral prompts for which the card says what they show; ``None``: not for a number."""
     fitted_files: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
     """SHA-256 of the files of the fitted judge, by name; empty: not known."""
+    own_questions: float | None = None
+    """See :func:`own_questions`; ``None``: a card of an earlier version, whose ``kinds.texts`` says whether it is 1."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -58,13 +62,14 @@ class PreferenceCard:
         """One line about the judge's errors, shown beside every share and win rate that the judge produced."""
         figures = zip(self.labels, self.accuracies, self.pairs_tested, strict=True)
         rates = zip(self.labels, self.kinds.true_positive_rates, self.kinds.false_positive_rates, strict=True)
+        own = self.own_questions if self.own_questions is not None else float(self.kinds.texts == OF_OWN_QUESTIONS)
         told = (
             "quality and kinds by a reward model with one output per group: pairs it has not seen ordered rightly: "
             + ", ".join(f"{label} {accuracy:.2f} of {tested}" for label, accuracy, tested in figures)
             + f"; kinds of answers it has not seen: macro F1 {self.kinds.macro_f1:.2f} ("
             + ", ".join(f"{label}: TPR {true:.2f} FPR {false:.2f}" for label, true, false in rates)
             + ")"
-            + (f"; {NOT_APART}" if self.kinds.texts == OF_OWN_QUESTIONS else "")
+            + (f"; {not_apart(own)}" if own > MOST else "")
         )
         if self.prompts is None:
             return told
@@ -120,6 +125,36 @@ class PreferenceCard:
             raise ValueError(f"{folder}: no judge card that can be read ({error}); train the judge anew") from error
 
 
+def own_questions(tested: Sequence[Choice], every: Sequence[Choice]) -> float:
+    """Share of the tested answers of one kind whose question no other group asks.
+
+    Args:
+        tested: the choices that a judge is measured on.
+        every: all choices from which these were drawn, which tell the groups that ask a question.
+    """
+    asking: dict[str, set[str]] = {}
+    for c in every:
+        asking.setdefault(c.prompt, set()).add(str(c.group))
+    prompts = [prompt for prompt, _ in _kinds(tested)]
+    return sum(len(asking[prompt]) == 1 for prompt in prompts) / len(prompts) if prompts else 0.0
+
+
+def not_apart(share: float) -> str:
+    """What is said where more than :data:`MOST` of the answers are to questions that one group alone asks."""
+    return (
+        f"{share:.0%} of the answers are to questions that one group alone asks, so kinds of answers cannot be told "
+        "from kinds of questions"
+    )
+
+
+def _kinds(choices: Sequence[Choice]) -> dict[tuple[str, str], str]:
+    """The (prompt, answer) pairs that the users of one group alone chose, each with that group."""
+    chosen_by: dict[tuple[str, str], set[str]] = {}
+    for c in choices:
+        chosen_by.setdefault((c.prompt, c.chosen), set()).add(str(c.group))
+    return {text: next(iter(groups)) for text, groups in chosen_by.items() if len(groups) == 1}
+
+
 def measure(
     rewards: Callable[[Sequence[tuple[str, str]]], NDArray[np.float64]],
     choices: Sequence[Choice],
@@ -139,23 +174,18 @@ def measure(
     texts = list(dict.fromkeys((c.prompt, text) for c in choices for text in (c.chosen, c.rejected)))
     reward_of = dict(zip(texts, rewards(texts), strict=True))
     margins: dict[str, list[float]] = {label: [] for label in labels}
-    chosen_by: dict[tuple[str, str], set[str]] = {}
     for c in choices:
         column = list(labels).index(str(c.group))
         margins[str(c.group)].append(reward_of[c.prompt, c.chosen][column] - reward_of[c.prompt, c.rejected][column])
-        chosen_by.setdefault((c.prompt, c.chosen), set()).add(str(c.group))
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    told = [(text, list(labels).index(next(iter(groups)))) for text, groups in chosen_by.items() if len(groups) == 1]
+    told = [(text, list(labels).index(group)) for text, group in _kinds(choices).items()]
     for text, kind in told:
         confusion[kind, int(reward_of[text].argmax())] += 1
     scores = scores_of(np.array([reward_of[text] for text, _ in told])) if told else np.empty((0, len(labels)))
     worth = calibration.fit(scores, [kind for _, kind in told], [prompt for (prompt, _), _ in told])
-    askers: dict[str, set[str]] = {}
-    for c in choices:
-        askers.setdefault(c.prompt, set()).add(str(c.group))
     kinds = Measured(
         DEPLOYED,
-        OF_OWN_QUESTIONS if all(len(groups) == 1 for groups in askers.values()) else ANSWERS,
+        ANSWERS,
         trained_on,
         int(confusion.sum()),
         tuple(tuple(row) for row in confusion.tolist()),

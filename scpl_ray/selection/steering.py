@@ -33,7 +33,7 @@ def steering_prompts(
         evaluated: all prompts of the evaluation.
 
     Raises:
-        ValueError: the task has too few held-out prompts.
+        ValueError: the task has too few held-out prompts, or fewer of a group are no prefix of more.
     """
     if not steers(experiment.selection):
         return []
@@ -47,8 +47,26 @@ def steering_prompts(
         ) from error
     ids, texts = {q.query_id for q in evaluated}, {q.prompt for q in evaluated}
     rest = [q for q in held_out if q.query_id not in ids]
+    names = experiment.groups.names
+    other = [g for g in names if (few := _named(evaluated, g)) != _named(held_out, g)[: len(few)]]
+    none = [g for g in names if all(q.group != g for q in rest)]
+    if other or none:
+        fault = (
+            f"does not begin as group_prompts({beside}) for {other[0]!r}" if other else f"has no more of {none[0]!r}"
+        )
+        raise ValueError(
+            f"selection.strategy = {experiment.selection.strategy!r}: steers by prompts of each group that are not "
+            f"evaluated, and group_prompts({beside + own}) of task.name = {experiment.task.name!r} {fault}; give more "
+            "prompts of every group, the first with the same ids and texts as fewer have, e.g. numbered by group: "
+            'prefix=f"eval-{group}"'
+        )
     fresh = {q.group for q in rest if q.prompt not in texts}
     return [q for q in rest if q.prompt not in texts or q.group not in fresh]
+
+
+def _named(prompts: Sequence[Query], group: str) -> list[tuple[str, str]]:
+    """The ids and texts of a group's prompts."""
+    return [(q.query_id, q.prompt) for q in prompts if q.group == group]
 
 
 def samples(experiment: Experiment, queries: Sequence[Query], last: Sequence[Metric]) -> list[int]:

@@ -15,7 +15,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.own import references
 from scpl_ray.own.registry import Registry
 from scpl_ray.protocols import Card, Task
-from scpl_ray.tasks.language import UNMARKED_KEPT
+from scpl_ray.tasks.language import LEAST_MARKED, UNMARKED_KEPT
 
 if TYPE_CHECKING:  # reading a config imports no task
     from scpl_ray.tasks.survey import Survey
@@ -56,6 +56,8 @@ class TaskKind:
     unmarked_kept: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Fraction, above 0, of the prompts that reveal no group which real text keeps, by ``task.real_text``; empty: 1, it
     answers prompts as users send them, as where both are drawn from one pool of data."""
+    least_marked: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Smallest ``task.marker_strength`` at which real text is what it should be, by ``task.real_text``; empty: any."""
     own: bool = False
     """Whether it is not a task of this project, so that it is tried before it is used."""
 
@@ -110,6 +112,7 @@ _BUILT_IN = {
         builder="scpl_ray.tasks.language.task:build",
         reads_data=False,
         unmarked_kept=UNMARKED_KEPT,
+        least_marked=LEAST_MARKED,
     ),
     "maths": TaskKind(
         meaning="solutions of problems whose answers can be checked",

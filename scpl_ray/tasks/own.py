@@ -20,7 +20,8 @@ class OwnTask:
 
     Raises:
         FailedError: from every method, whatever the user's method raises, and where it gives fewer or more than it was
-            asked for: a run would go on with other groups than it records.
+            asked for: a run would go on with other groups than it records. From ``judge`` also where it names the terms
+            of a group's queries otherwise than when it was first asked.
     """
 
     def __init__(self, task: Task, name: str) -> None:
@@ -32,6 +33,9 @@ class OwnTask:
         self.judge_card = task.judge_card
         self.data_report = task.data_report
         self.tokenizer = task.tokenizer
+        self._terms: dict[str, frozenset[str]] = {}
+        """The names of the terms by group, as the judge first gave them; the trial of the task asks it of every group,
+        so that all processes to which the task is sent hold it to the same names."""
 
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """New training queries."""
@@ -59,7 +63,21 @@ class OwnTask:
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
         """The kind and the quality of each (query, completion id, text)."""
-        found: list[Judgement] = self._called(self.task.judge, work)
+        found: list[Judgement] = list(self._called(self.task.judge, work))
+        if strange := [type(one).__name__ for one in found if not isinstance(one, Judgement)]:
+            raise self._failed("judge", f"a {strange[0]}; expected scpl_ray.records.Judgement")
+        if [one.completion_id for one in found] != [completion_id for _, completion_id, _ in work]:
+            raise self._failed("judge", "other completion ids than it was given, or in another order")
+        for (query, _, _), one in zip(work, found, strict=True):
+            if query.group is None:
+                continue
+            first = self._terms.setdefault(query.group, frozenset(one.terms))
+            if differing := sorted(first ^ one.terms.keys()):
+                raise self._failed(
+                    "judge",
+                    f"some answers to queries of {query.group} {', '.join(differing)} among their terms, and others "
+                    "not; give all answers to the queries of one group the same terms, 0 where one says nothing",
+                )
         return found
 
     def choices(self, users: Sequence[str], *, seed: int) -> list[Choice]:
@@ -79,8 +97,10 @@ class OwnTask:
 
     def _other(self, method: str, gave: str, expected: str) -> references.FailedError:
         """The error of a method that gave another number than it was asked for."""
-        repeat = "; where there is no more, repeat what there is"
-        return references.FailedError(f"task.name: {method} of {self.name!r} gave {gave}; expected {expected}{repeat}")
+        return self._failed(method, f"{gave}; expected {expected}; where there is no more, repeat what there is")
+
+    def _failed(self, method: str, gave: str) -> references.FailedError:
+        return references.FailedError(f"task.name: {method} of {self.name!r} gave {gave}")
 
 
 class OwnTaskReadingTogether(OwnTask):

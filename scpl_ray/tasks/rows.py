@@ -133,6 +133,17 @@ def columns_of(task: config.Task, asked: Iterable[str]) -> tuple[str, ...]:
     return () if task.data is None else open_source(task, set(asked)).columns
 
 
+def of_groups(rows: Iterable[Row], tally: Tally, field: str, groups: Sequence[str], otherwise: str) -> list[Row]:
+    """The rows of these groups; others are left out for the reason ``otherwise``, before they count against these."""
+    kept = []
+    for row in rows:
+        if row[field] in groups:
+            kept.append(row)
+        else:
+            tally.leave_out(otherwise)
+    return kept
+
+
 def unique(rows: Iterable[Row], tally: Tally, field: str) -> list[Row]:
     """The rows without those whose value of an optional field an earlier one has; missing values are ignored."""
     seen: dict[str, str] = {}

@@ -12,7 +12,7 @@ from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
 from scpl_ray.own import references
 from scpl_ray.protocols import Choice, ReadsTogether, Task
-from scpl_ray.records import Judgement, Query
+from scpl_ray.records import Query
 from scpl_ray.tasks.own import OwnTask, numbers, own
 
 KEY = "task.name"
@@ -51,9 +51,9 @@ def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
         (f"group_prompts({per_group})", fixed, dict.fromkeys(groups, per_group)),
         (f"neutral_prompts({count})", neutral, {None: count}),
     ):
-        asked = Counter(query.group for query in queries)
-        if asked != Counter(wanted):
-            yield f"{what} gave {numbers(asked)}; expected {numbers(Counter(wanted))}"
+        given = Counter(query.group for query in queries)
+        if given != Counter(wanted):
+            yield f"{what} gave {numbers(given)}; expected {numbers(Counter(wanted))}"
         if len({query.query_id for query in queries}) < len(queries):
             yield f"{what} gave one query_id twice; ids are unique within a round"
         if not all(query.prompt for query in queries):
@@ -64,7 +64,9 @@ def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
         yield "draw gave other queries for the same seed; draw every random number from the seed"
     work = [(query, f"try-s{i}", text) for i, (query, text) in enumerate(task.real_examples(2, seed=1))]
     few = [*({query.group: query for query in fixed}.values()), *neutral[:2]]
-    yield from _judged(task, [*work, *((query, query.query_id, "") for query in few)])
+    texts = ("", work[0][2])  # terms may differ with what was asked, and not with the answer
+    asked = [(query, f"{query.query_id}-s{i}", text) for query in few for i, text in enumerate(texts)]
+    yield from _judged(task, [*work, *asked])
     pairs = [(query, text) for query, _, text in work]
     if isinstance(task, ReadsTogether) and task.rule_terms_of(pairs) != [task.rule_terms(*one) for one in pairs]:
         yield "rule_terms_of gave other terms than rule_terms of each (query, text), in order"
@@ -75,12 +77,9 @@ def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
 
 
 def _judged(task: Task, work: Sequence[tuple[Query, str, str]]) -> Iterator[str]:
-    answers = task.judge(work)
-    if [one.completion_id for one in answers] != [completion_id for _, completion_id, _ in work]:
-        yield "judge gave other completion ids than it was given, or in another order"
-    for one in answers:
+    for one in task.judge(work):
         numbers = {"quality": one.quality, **one.terms}
-        if not isinstance(one, Judgement) or (one.kind is not None and one.kind not in task.kinds):
+        if one.kind is not None and one.kind not in task.kinds:
             yield f"judge said kind = {one.kind!r}; the kinds are {list(task.kinds)}, or None where it cannot tell"
         elif bad := [name for name, value in numbers.items() if not 0.0 <= value <= 1.0]:
             yield f"judge gave {bad[0]} = {numbers[bad[0]]}; quality and terms lie in [0, 1]"

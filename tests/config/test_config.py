@@ -263,6 +263,11 @@ def test_conflicts_between_keys() -> None:
     assert "only generation.samples_per_prompt = 4" in refuse("selection.strategy=best_of_n", "selection.best_of=9")
     assert "task.name = 'language' has one judge only" in refuse("task.judge=encoder")
     assert "full weights have no adapter" in refuse("model.lora=null", "generation.refresh=adapter")
+    even = refuse("task.real_text=even", "task.marker_strength=0.0")
+    assert (
+        "task.real_text = 'even': with task.marker_strength = 0 the kind of a real answer follows" in even
+        and "marker_strength=0.05 or more" in even
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Calibrated log-odds: known laws, judges that know nothing, and what can be seen with them."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,11 +165,11 @@ def test_a_preference_judge_is_calibrated_by_questions() -> None:
     assert told[0] > 1 and max(told[1:]) < 0
 
 
-@pytest.mark.parametrize(("shared", "said"), [(True, False), (False, True)])
-def test_a_card_says_where_kinds_and_questions_cannot_be_told_apart(shared: bool, said: bool) -> None:
+@pytest.mark.parametrize(("shared", "said"), [(6, None), (3, None), (2, "67%"), (1, "83%"), (0, "100%")])
+def test_a_card_says_where_kinds_and_questions_cannot_be_told_apart(shared: int, said: str | None) -> None:
     groups = ("one", "two")
     choices = [
-        Choice(f"question {i if shared else (i, group)}", f"{group} {i}", f"nobody {i}", group)
+        Choice(f"question {i if i < shared else (i, group)}", f"{group} {i}", f"nobody {i}", group)
         for i in range(6)
         for group in groups
     ]
@@ -176,5 +178,20 @@ def test_a_card_says_where_kinds_and_questions_cannot_be_told_apart(shared: bool
         return np.array([[float(answer.startswith(group)) for group in groups] for _, answer in texts])
 
     tested, right, kinds, worth = preference_card.measure(rewards, choices, groups, trained_on=1)
-    card = PreferenceCard(groups, "a base", 12, "0" * 64, {}, tested, right, kinds, worth)
-    assert ("kinds of answers cannot be told from kinds of questions" in card.summary()) == said
+    own = preference_card.own_questions(choices, choices)
+    card = PreferenceCard(groups, "a base", 12, "0" * 64, {}, tested, right, kinds, worth, own_questions=own)
+    told = f"{said} of the answers are to questions that one group alone asks, so kinds of answers cannot be told from"
+    assert (told in card.summary()) == (said is not None) == ("cannot be told" in card.summary())
+    # a sample that holds one group's choice says nothing about who else asks the question
+    assert preference_card.own_questions(choices[::2], choices) == own
+
+
+def test_a_card_of_an_earlier_version_says_it_of_questions_that_are_all_one_groups(tmp_path: Path) -> None:
+    for texts in (preference_card.ANSWERS, preference_card.OF_OWN_QUESTIONS):
+        kinds = Measured("deployed", texts, 1, 2, ((1, 0), (0, 1)), (0, 0))
+        PreferenceCard(("a", "b"), "a base", 12, "0" * 64, {}, (1, 1), (1.0, 1.0), kinds).save(tmp_path)
+        facts = json.loads((tmp_path / "card.json").read_text())
+        del facts["own_questions"]
+        (tmp_path / "card.json").write_text(json.dumps(facts))
+        said = PreferenceCard.load(tmp_path).summary()
+        assert ("100% of the answers are to questions" in said) == (texts == preference_card.OF_OWN_QUESTIONS)

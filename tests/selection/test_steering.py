@@ -45,6 +45,24 @@ def test_a_task_with_too_few_prompts_says_what_they_are_for() -> None:
         steering.steering_prompts(STEERED, few, [])
 
 
+def test_prompts_that_are_numbered_across_groups_are_refused() -> None:
+    def numbered(per_group: int) -> list[Query]:
+        return [Query(f"eval-q{i}", "north" if i < per_group else "south", f"text {i}") for i in range(2 * per_group)]
+
+    said = (
+        r"of task.name = 'language' does not begin as group_prompts\(3\) for 'south'; give more prompts of every group"
+    )
+    with pytest.raises(ValueError, match=rf"selection.strategy = 'reweight': steers by .*group_prompts\(7\) {said}"):
+        steering.steering_prompts(STEERED, numbered, numbered(3))
+
+
+def test_a_task_that_gives_the_evaluated_prompts_alone_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"group_prompts\(7\) of .* has no more of 'north'; give more .*eval-\{group\}"
+    ):
+        steering.steering_prompts(STEERED, lambda n: held_out("abc", n), held_out("abc", 3))
+
+
 def test_the_weaker_group_gets_more_of_as_many_completions() -> None:
     queries = [Query(f"q{i}", "north" if i < 9 else "south", "p") for i in range(10)]
     last = [Metric(1, g, m, v) for m in ("quality", "steering_quality") for g, v in (("north", 0.9), ("south", 0.5))]

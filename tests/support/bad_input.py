@@ -124,6 +124,7 @@ CASES: dict[str, Bad] = {
     "a custom rule that is not there": keys("feedback.rule=custom", "feedback.function=nowhere:rule"),
     "best of more than are drawn": keys("selection.strategy=best_of_n", "selection.best_of=9"),
     "an adapter of full weights": keys("generation.refresh=adapter", "model.lora=null"),
+    "even text of prompts without marks": keys("task.real_text=even", "task.marker_strength=0.04"),
     "no reward term": keys("reward.terms={}"),
     "several problems at once": keys("loop.rounds=0", "seed=-1", "lopp=3"),
     "too many workers": keys("training.workers=64"),

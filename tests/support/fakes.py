@@ -46,7 +46,7 @@ class FakeTask:
         return self._queries(counts, prefix)
 
     def group_prompts(self, per_group: int) -> list[Query]:
-        return self._queries(dict.fromkeys(self.kinds, per_group), "group")
+        return [query for group in self.kinds for query in self._queries({group: per_group}, f"group-{group}")]
 
     def neutral_prompts(self, count: int) -> list[Query]:
         return [Query(f"neutral-q{i:05d}", None, "to all", None, None) for i in range(count)]

@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from jobs.cli import app
 from scpl_ray.own import references
 
 HELPERS = "LONG = 20\n"
@@ -49,6 +52,13 @@ def write(folder: Path) -> Path:
     where = f"STEPS, ROUNDS = {str(folder / 'steps.txt')!r}, {str(folder / 'rounds.txt')!r}\n"
     (folder / "hooks.py").write_text(HOOKS + where)
     return folder
+
+
+def scpl(*words: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == code, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result.output
 
 
 def forget(*names: str) -> None:

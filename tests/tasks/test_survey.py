@@ -114,7 +114,8 @@ def test_it_says_what_the_other_tasks_make_of_a_file(path: Path) -> None:
     assert "│ academy  │   40 │        40 │" in said and "prompts_per_group=4 and evaluation.neutral_prompts=4" in said
     said = check(path, preference_data.pairs(), "--task", "preference", *FEW)
     assert "│ academy  │   40 │        40 │               20 │" in said
-    assert "note: every question is one group's, so kinds of answers cannot be told from kinds of questions\n" in said
+    told = "of the answers are to questions that one group alone asks, so kinds of answers cannot be told from kinds of"
+    assert f"note: 100% {told} questions\n" in said
 
 
 def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:

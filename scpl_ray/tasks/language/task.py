@@ -48,7 +48,8 @@ class Language:
         groups: names of 2 to 12 groups.
         marker_strength: probability that a group's prompt carries a word that reveals the group.
         real_text: ``even``: real text has as many unmarked prompts as users ask, and groups and kinds are spread evenly
-            over it. A base model of ``drawn`` text has seen few such prompts, and leans to a kind by chance.
+            over it. A base model of ``drawn`` text has seen few such prompts, and leans to a kind by chance. See
+            :data:`scpl_ray.tasks.language.LEAST_MARKED` for the marker strengths that it needs.
 
     Raises:
         ValueError: there are too few or too many groups.

@@ -103,6 +103,7 @@ def load(experiment: Experiment) -> Corpus:
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
     with tally.reported():
         data.check_groups(rows, "group", groups, source)
+        rows = data.of_groups(rows, tally, "group", groups, "of a label that is no group")
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
         rows = data.undivided(rows, tally, "part", "problem", lambda row: _same(row["problem"]))
         kept = _usable(data.all_or_none(rows, tally, "part"), experiment, tally)
@@ -117,15 +118,13 @@ def load(experiment: Experiment) -> Corpus:
 
 
 def _usable(rows: Sequence[Row], experiment: Experiment, tally: Tally) -> list[tuple[Row, Gold]]:
-    """The rows of a group's problem that no earlier row has and whose answer can be matched, with their answers."""
+    """The rows of a problem that no earlier row has and whose answer can be matched, with their answers."""
     task, verifier = experiment.task, Verifier()
     kept: list[tuple[Row, Gold]] = []
     shapes, seen = Counter[str](), set[str]()
     for row in rows:
         problem = _same(row["problem"])
-        if row["group"] not in experiment.groups.names:
-            tally.leave_out("of a label that is no group")
-        elif problem in seen:
+        if problem in seen:
             tally.leave_out("with a problem that an earlier row has")
         else:
             gold = gold_of(row, task.answer_format)

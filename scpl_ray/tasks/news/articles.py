@@ -119,6 +119,7 @@ def load(experiment: Experiment) -> Corpus:
     rows, tally = data.load(experiment, FIELDS)
     with tally.reported():
         data.check_groups(rows, "label", groups, tally.source)
+        rows = data.of_groups(rows, tally, "label", groups, "of a label that is no group")
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
         rows = data.undivided(rows, tally, "part", "outlet", lambda row: outlet(row["source"]))
         for published in ("split_random", "split_media"):
@@ -142,7 +143,7 @@ def load(experiment: Experiment) -> Corpus:
 
 
 def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally: Tally) -> list[Row]:
-    """The rows of the groups that are long enough, every opening with its continuation once, whatever their case.
+    """The rows that are long enough, every opening with its continuation once, whatever their case.
 
     Outlets print one agency's article, each with an end of its own.
 
@@ -154,9 +155,7 @@ def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally:
     for row in rows:
         text = digest(f"{_opening(row, lengths)} {_reference(row, lengths)}".casefold())
         words = len(row["text"].split())
-        if row["label"] not in groups:
-            tally.leave_out("of a label that is no group")
-        elif text in seen:
+        if text in seen:
             tally.leave_out("with a text that an earlier row has")
         elif words < lengths.opening + lengths.continuation or not readable(_reference(row, lengths)):
             after = words > lengths.opening
@@ -168,7 +167,7 @@ def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally:
             short[row["label"]].append(words)
         else:
             kept.append(row)
-        seen.add(text)
+            seen.add(text)
     for group in groups:
         if short[group] and all(row["label"] != group for row in kept):
             raise DataError(_too_short(group, short[group], lengths, tally.source))

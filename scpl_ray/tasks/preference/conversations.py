@@ -27,7 +27,7 @@ ROLES = {
 """What data sets call the speakers, in lower case."""
 _NAMES = {name: ROLES[name.lower()] for name in ("System", "Human", "User", "Prompter", "Assistant")}
 _BEGIN = re.compile(rf"(?:#+ ?)?({'|'.join(_NAMES)}|{'|'.join(map(str.upper, _NAMES))}) ?:")
-_GOES_ON = re.compile(r"\n\n(?:Human|Assistant):")
+_GOES_ON = re.compile(r"\n\n(Human|Assistant):")
 _FOREIGN = re.compile(
     r"<\|(?:im_start|im_end|user|assistant|system|prompter|start_header_id|eot_id)\|>|\[/?INST\]|<start_of_turn>"
 )
@@ -64,10 +64,6 @@ def exchange(row: Row) -> Exchange:
     prompt = asked(row, "prompt") or asked(row, "messages")
     if prompt:
         answers = [answer(row, field, prompt) for field in ("chosen", "rejected")]
-        if any(map(_GOES_ON.search, answers)):
-            raise OddRow(
-                "with an answer that goes on with another turn", "an answer goes on with another turn; cut it there"
-            )
         return Exchange(*checked(prompt), *answers)
     chosen, rejected = spoken(row, "chosen"), spoken(row, "rejected")
     if not chosen or not rejected or chosen[0].role == ASSISTANT or rejected[0].role == ASSISTANT:
@@ -111,7 +107,7 @@ def answer(row: Row, field: str, prompt: Sequence[Turn]) -> str:
     """
     turns = spoken(row, field)
     if turns is None:
-        return row[field]
+        return _ended(row[field], field)
     if turns and turns[0].role == ASSISTANT:
         return _single(turns, field)
     before = [turn for turn in prompt if turn.role != SYSTEM]
@@ -119,7 +115,7 @@ def answer(row: Row, field: str, prompt: Sequence[Turn]) -> str:
     if len(said) >= len(before) and all(map(_same, before, said)):
         return _single(said[len(before) :], field)
     if field not in row.messages:
-        return row[field]  # an answer may well be a dialogue
+        return _ended(row[field], field)  # an answer may well be a dialogue
     raise OddRow(
         f"whose {field} begins unlike the prompt",
         f"{field} is a conversation that begins unlike the prompt; give the answer alone, or leave the prompt out",
@@ -163,14 +159,25 @@ def spoken(row: Row, field: str) -> list[Turn] | None:
 
 def _single(turns: Sequence[Turn], field: str) -> str:
     if len(turns) != 1 or turns[0].role != ASSISTANT:
-        goes_on = bool(turns) and turns[0].role == ASSISTANT
+        if turns and turns[0].role == ASSISTANT:
+            raise _going_on(field, turns[1].role)
         raise OddRow(
-            "with an answer that goes on with another turn" if goes_on else f"whose {field} has no answer",
-            f"{field} goes on after the answer with {turns[1].role}; cut it there"
-            if goes_on
-            else f"{field} has no turn of the assistant after the prompt; give the answer",
+            f"whose {field} has no answer", f"{field} has no turn of the assistant after the prompt; give the answer"
         )
-    return turns[0].text
+    return _ended(turns[0].text, field)
+
+
+def _ended(text: str, field: str) -> str:
+    """An answer, in which no other turn begins."""
+    if found := _GOES_ON.search(text):
+        raise _going_on(field, ROLES[found.group(1).lower()])
+    return text
+
+
+def _going_on(field: str, role: str) -> OddRow:
+    return OddRow(
+        "with an answer that goes on with another turn", f"{field} goes on after the answer with {role}; cut it there"
+    )
 
 
 def _same(one: Turn, other: Turn) -> bool:

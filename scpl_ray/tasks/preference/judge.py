@@ -132,7 +132,7 @@ def _fitted(corpus: Corpus, experiment: Experiment) -> Path:
 
     base, groups = resolve_judge_model(experiment), experiment.groups.names
     training = choices_of(corpus.parts[JUDGE], Question.transcript)
-    held_out = choices_of([*corpus.parts[EVALUATION], *corpus.parts[TRAIN]], Question.transcript)
+    held_out = _held_out(corpus)
     facts = {
         "base": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
         "choices": [digest_of(training), digest_of(held_out)],
@@ -148,6 +148,17 @@ def _fitted(corpus: Corpus, experiment: Experiment) -> Path:
         fit(training, held_out, experiment, folder)
 
     return cache.entry("preference-judge", cache.key_of(facts), make, cost="minutes: a reward model is fitted")
+
+
+def own_questions(corpus: Corpus, groups: Sequence[str]) -> float:
+    """Share of the answers that a judge of this corpus is measured on whose question one group alone asks."""
+    held_out = _held_out(corpus)
+    return preference_card.own_questions(_evenly(held_out, groups, TESTED_PAIRS), held_out)
+
+
+def _held_out(corpus: Corpus) -> list[Choice]:
+    """The choices from which those are drawn that a judge is measured on."""
+    return choices_of([*corpus.parts[EVALUATION], *corpus.parts[TRAIN]], Question.transcript)
 
 
 def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Experiment, output: Path) -> PreferenceCard:
@@ -194,6 +205,7 @@ def fit(training: Sequence[Choice], held_out: Sequence[Choice], experiment: Expe
         pairs_right=pairs_right,
         kinds=kinds,
         calibration=worth,
+        own_questions=preference_card.own_questions(tested, held_out),
     )
     card.save(output)
     return card

@@ -192,7 +192,7 @@ def _responses(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]
                 pairs += [Pair(group, answers[group], spare) for group in groups if answers[group] != spare]
             name = row.values["id"] or key[:16]
             questions.append(_Asked(row, Question(name, turns, tuple(pairs), spare, system, row.where)))
-        seen.add(key)
+            seen.add(key)
 
     with tally.reported():
         rows = data.all_or_none(rows, tally, "part")
@@ -207,6 +207,7 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
     rows, tally = data.load(experiment, PAIR_FIELDS)
     with tally.reported():
         data.check_groups(rows, "group", groups, tally.source)
+    rows = data.of_groups(rows, tally, "group", groups, "of a group that is not in groups.names")
     rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
     found: dict[str, _Asked] = {}
 
@@ -233,9 +234,7 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
 
     with tally.reported():
         rows = data.all_or_none(rows, tally, "part")
-        of_groups = [row for row in rows if row["group"] in groups]
-        tally.leave_out("of a group that is not in groups.names", len(rows) - len(of_groups))
-        data.sound(data.undivided(of_groups, tally, "part", "prompt", key_of), tally, take)
+        data.sound(data.undivided(rows, tally, "part", "prompt", key_of), tally, take)
         _check_left(list(found.values()), tally)
     return list(found.values()), tally
 

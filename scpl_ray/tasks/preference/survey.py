@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from scpl_ray.config import Experiment
-from scpl_ray.judges.preference_card import NOT_APART
+from scpl_ray.judges.preference_card import MOST, not_apart
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks import survey as common
 from scpl_ray.tasks.outlets import EVALUATION
-from scpl_ray.tasks.preference import questions
+from scpl_ray.tasks.preference import judge, questions
 from scpl_ray.tasks.preference.questions import NORMAL, OPTIONAL, PAIR_FIELDS, QUERY, Corpus
 from scpl_ray.tasks.preference.task import held_out
 from scpl_ray.tasks.rows import DataError
@@ -61,6 +61,7 @@ def _whole(experiment: Experiment, corpus: Corpus, groups: dict[str, dict[str, i
     whole = questions.load(experiment.model_copy(update={"generation": uncut}))
     answers = [pair.chosen for of_part in whole.parts.values() for question in of_part for pair in question.pairs]
     asked, neutral = held_out(corpus.parts[EVALUATION], tuple(groups))
+    own = judge.own_questions(corpus, tuple(groups))
     return Survey(
         corpus.tally,
         groups,
@@ -71,7 +72,7 @@ def _whole(experiment: Experiment, corpus: Corpus, groups: dict[str, dict[str, i
         ),
         prompts_per_group=min(map(len, asked.values())),
         neutral_prompts=len(neutral),
-        notes=(NOT_APART,) if all(len(question.groups) == 1 for question in found) else (),
+        notes=(not_apart(own),) if own > MOST else (),
         stopped=stopped,
     )
 

@@ -1,7 +1,6 @@
 """The user's own code in configs, in a run that is resumed, in a study, in the analytic mode, and in consent."""
 
 import json
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +18,16 @@ from scpl_ray.feedback.population import PopulationSimulator
 from scpl_ray.feedback.rules import advance, try_custom
 from scpl_ray.own import functions
 from scpl_ray.own.references import NotFoundError
-from scpl_ray.protocols import Engines, ReadsTogether
+from scpl_ray.protocols import Engines
 from scpl_ray.records import Query
 from scpl_ray.selection.candidates import Candidates
 from scpl_ray.selection.strategies import select
 from scpl_ray.storage import consent
 from scpl_ray.storage.run_directory import Reader, Store
 from scpl_ray.studies import study
-from scpl_ray.tasks import TASKS, own
-from scpl_ray.tasks.language.task import Language
 from tests.support import fakes, finished_runs, own_code
 from tests.support.loops import SMALL, Silent
+from tests.support.own_code import scpl
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +37,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     yield tmp_path / "mine"
     own_code.forget("hooks", "helpers", "pets", "more")
-
-
-def scpl(*words: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(words))
-    assert result.exit_code == code, (result.output, result.exception)
-    assert "Traceback" not in result.output
-    return result.output
 
 
 def test_a_function_alone_is_used_and_another_rule_beside_it_wins() -> None:
@@ -160,107 +151,6 @@ def test_rewards_are_one_number_per_text() -> None:
     assert functions.rewards("hooks.py:brevity", queries, ["a b", "a"]) == [0.9, 0.95]
 
 
-def test_an_own_task_is_tried_part_by_part(here: Path) -> None:
-    scpl("init", "--task", "pets.py")
-    text = (here / "pets.py").read_text()
-    assert "task.name=pets.py:build" in text and "FILE" not in text
-    assert "code of yours that will run: task.name = pets:build" in scpl("run", "--dry-run", "task.name=pets:build")
-    for old, new, said in (
-        ("def choices", "def choses", "without choices"),
-        (
-            "return [Query(f",
-            "return 2 * [Query(f",
-            "neutral_prompts(1000) gave 2000 of no group; expected 1000 of no group",
-        ),
-        ("/ 3\n", "* 3\n", "judge gave quality = 9.0; quality and terms lie in [0, 1]"),
-        ("return Pets(experiment.groups.names)", 'raise KeyError("x")', "failed: KeyError: 'x'"),
-        ("return named[0] if", "return 'fish' if", "judge said kind = 'fish'"),
-        ("quality, terms))", "quality, terms, (1.0,)))", "judge gave log_odds = (1.0,); a tuple of one finite number"),
-    ):
-        assert old in text
-        (here / "pets.py").write_text(text.replace(old, new, 1))
-        experiment = experiments.load(None, ["task.name=pets.py:build"])
-        with pytest.raises(ValueError, match=r"task.name: ") as error:
-            TASKS["pets.py:build"].build(experiment)
-        assert said in str(error.value)
-    assert "exists; give another name" in scpl("init", "--task", "pets.py", code=2)
-    assert "not the name of a module" in scpl("init", "--task", "my-pets.py", code=2)
-    assert "leave config.yaml out" in scpl("init", "config.yaml", "--task", "p.py", code=2)
-
-
-def test_the_evaluation_sets_of_an_own_task_are_tried_in_the_numbers_that_are_asked(here: Path) -> None:
-    scpl("init", "--task", "pets.py")
-    text = (here / "pets.py").read_text()
-    for old, new, said in (
-        (
-            "self.kinds, per_group)",
-            "self.kinds, min(per_group, 7))",
-            "gave 7 of north, 7 of south; expected 100 of north",
-        ),
-        ("in range(count)]", "in range(min(count, 50))]", "neutral_prompts(1000) gave 50 of no group; expected 1000"),
-        ("in range(count)]", "in (0, *range(1, count - 1), 0)]", "neutral_prompts(1000) gave one query_id twice"),
-        ('f"eval-neutral-q{i:05d}"', 'f"eval-q{i:05d}"', "both gave the query_id 'eval-q00000'"),
-    ):
-        (here / "pets.py").write_text(text.replace(old, new))
-        assert said in scpl("run", "--dry-run", "task.name=pets.py:build", code=2), new
-
-
-def test_what_a_method_of_an_own_task_raises_is_told_with_its_name_wherever_it_is_called(here: Path) -> None:
-    scpl("init", "--task", "pets.py")
-    text = (here / "pets.py").read_text()
-    experiment = experiments.load(None, ["task.name=pets.py:build"])
-    late = text.replace("        judged = []\n", "        judged = []\n        {}[len(work) < 9]\n").replace(
-        "{}[", "{True: 1}["
-    )
-    (here / "pets.py").write_text(late)
-    task = pickle.loads(pickle.dumps(TASKS["pets.py:build"].build(experiment)))
-    query = Query("q", "north", "A line about a cat:")
-    with pytest.raises(
-        ValueError, match=r"task.name: judge of 'pets.py:build' failed: KeyError: False \(.*pets.py:\d+\)"
-    ):
-        task.judge([(query, str(i), "") for i in range(9)])
-    assert not isinstance(task, ReadsTogether)
-    together = (
-        "    def rule_terms_of(self, texts):\n        {}[1] if len(texts) == 1 else None\n"
-        "        return [self.rule_terms(*one) for one in texts]\n\n    def rule_terms("
-    )
-    (here / "pets.py").write_text(text.replace("    def rule_terms(", together))
-    task = TASKS["pets.py:build"].build(experiment)
-    assert isinstance(task, ReadsTogether)
-    with pytest.raises(ValueError, match=r"task.name: rule_terms_of of 'pets.py:build' failed: KeyError: 1"):
-        task.rule_terms_of([(query, "")])
-    (here / "pets.py").write_text(
-        text.replace(
-            "        return self.draw(dict.fromkeys", "        return {1: 2}[per_group] or self.draw(dict.fromkeys"
-        )
-    )
-    assert "group_prompts of 'pets.py:build' failed: KeyError: 100" in scpl(
-        "run", "--dry-run", "task.name=pets.py:build", code=2
-    )
-
-
-def test_a_task_that_cannot_be_sent_to_other_processes_is_told_with_its_attribute(here: Path) -> None:
-    scpl("init", "--task", "pets.py")
-    text = (here / "pets.py").read_text()
-    lock = text.replace(
-        "        self.animals =",
-        "        import threading\n        self.lock = threading.Lock()\n        self.animals =",
-    )
-    (here / "pets.py").write_text(lock)
-    said = scpl("run", "--dry-run", "task.name=pets.py:build", code=2)
-    assert "sending the task of 'pets.py:build' to other processes failed: TypeError: cannot pickle" in said
-    assert "its attribute lock cannot be sent" in said
-
-
-def test_a_task_may_be_one_of_this_project_with_changes(here: Path) -> None:
-    (here / "more.py").write_text(
-        "from scpl_ray.tasks.language.task import Language\n"
-        "def build(experiment):\n    return Language(experiment.groups.names, experiment.task.marker_strength)\n"
-    )
-    task = TASKS["more.py:build"].build(experiments.load(None, ["task.name=more.py:build"]))
-    assert type(own.as_written(task)) is Language and own.as_written(None) is None
-
-
 def test_a_file_with_the_name_of_an_installed_module_beside_the_code_is_refused(here: Path) -> None:
     for name in ("queue.py", "datasets/__init__.py"):
         (here / name).parent.mkdir(exist_ok=True)
@@ -271,17 +161,6 @@ def test_a_file_with_the_name_of_an_installed_module_beside_the_code_is_refused(
     (here / "tests").mkdir()
     (here / "tests/__init__.py").write_text("")
     scpl("run", "--dry-run", "reward.function=hooks.py:brevity")
-
-
-def test_a_task_without_choices_is_used_where_nothing_learns_from_them(here: Path) -> None:
-    scpl("init", "--task", "pets.py")
-    text = (here / "pets.py").read_text()
-    begin, end = text.index('        chance = generator(seed, "choices")'), text.index("    def rule_terms")
-    (here / "pets.py").write_text(f"{text[:begin]}        raise NotImplementedError('no choices')\n\n{text[end:]}")
-    for keys in (["reward.terms={pet: 1.0}"], ["reward.terms={pet: 1.0, model: 0.0}"], ["reward.model=somewhere"]):
-        assert TASKS["pets.py:build"].build(experiments.load(None, ["task.name=pets.py:build", *keys])).kinds
-    with pytest.raises(ValueError, match=r"task.name: .* failed: NotImplementedError: no choices"):
-        TASKS["pets.py:build"].build(experiments.load(None, ["task.name=pets.py:build"]))
 
 
 def test_paths_of_code_are_absolute_in_a_run_and_in_a_study(here: Path) -> None:

@@ -50,7 +50,7 @@ def experiment(name: Path | str, limit: int, *keys: str) -> Experiment:
 
 
 @pytest.mark.parametrize(
-    ("where", "query"), [("draw", "try-q00031"), ("group_prompts", "group-q"), ("neutral_prompts", "neutral-q")]
+    ("where", "query"), [("draw", "try-q00031"), ("group_prompts", "group-south-q"), ("neutral_prompts", "neutral-q")]
 )
 def test_a_prompt_whose_end_would_be_cut_is_refused(model: Path, where: str, query: str) -> None:
     task = own(LongPrompts(where), "pets.py:build")

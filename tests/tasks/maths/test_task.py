@@ -66,6 +66,12 @@ def task(experiment: Experiment) -> Maths:
     return maths.build(experiment)
 
 
+def test_rows_of_a_label_that_is_no_group_hide_no_row_of_a_group(write: Write) -> None:
+    rows = maths_data.rows()
+    report = problems.load(write([{**rows[0], "source": "zoo", "part": "train"}, *rows])).report
+    assert report.dropped == {"of a label that is no group": 1} and report.kept == len(rows)
+
+
 def test_it_is_registered_and_is_a_task(experiment: Experiment) -> None:
     built: Task = TASKS["maths"].build(experiment)
     assert built.kinds == maths_data.SOURCES and built.tokenizer is None

@@ -35,6 +35,16 @@ def test_one_agencys_article_is_used_once_whatever_its_end_and_case(tmp_path: Pa
     assert len(used) == len(set(used))
 
 
+def test_rows_of_a_label_that_is_no_group_hide_no_row_of_a_group(tmp_path: Path) -> None:
+    rows = news_data.rows()
+    others = [
+        {**rows[0], "label": "center", "id": "a text of its own"},
+        {**rows[1], "label": "center", "part": "train"},
+    ]
+    corpus = articles.load(experiment_on([*others, *rows], tmp_path))
+    assert corpus.report.dropped == {"of a label that is no group": 2} and corpus.report.kept == len(rows)
+
+
 @pytest.mark.parametrize(("words", "warned"), [(None, False), (8, False), (18, False), (7, True), (19, True)])
 def test_a_judge_of_another_length_than_the_answers_is_warned_of(
     words: int | None, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -173,6 +173,10 @@ def test_a_plain_question_stays_one_turn() -> None:
         ),
         ({"prompt": transcript(), "chosen": f"{YES}\n\nHuman: no", "rejected": NO}, "with an answer that goes on"),
         ({"chosen": messages(YES, "so?"), "rejected": messages(NO)}, "with an answer that goes on"),
+        (
+            {"chosen": messages(f"{YES}\n\nHuman: so?"), "rejected": messages(NO)},
+            "with an answer that goes on with another turn",
+        ),
         ({"chosen": YES, "rejected": NO}, "whose chosen and rejected are no conversations"),
         ({"chosen": messages(YES), "rejected": NO}, "whose chosen and rejected are no conversations"),
         ({"chosen": f"Human: a\n\nAssistant: {YES}", "rejected": f"Human: b\n\nAssistant: {NO}"}, "whose chosen and"),

@@ -185,6 +185,11 @@ def test_rows_left_out_are_counted_by_reason(load: Load) -> None:
         "with the same answer for two groups in its first 12 words": 1,
         "with an answer without words": 1,
     }
+    rows = responses()
+    rows[0]["stage"] += "\n\nHuman: w5\n\nAssistant: w6"
+    rows[1]["academy"] = [{"role": "assistant", "content": "w5"}, {"role": "user", "content": "w6"}]
+    rows[2]["normal"] += "\n\nHuman: w5"
+    assert load(rows).report.dropped == {"with an answer that goes on with another turn": 3}
     rows = pairs()
     rows[0]["rejected"] = rows[0]["chosen"]
     rows[2]["chosen"] += "\n\nHuman: w5"
@@ -200,6 +205,23 @@ def test_rows_left_out_are_counted_by_reason(load: Load) -> None:
         "whose turns do not alternate between user and assistant": 1,
         "of a group that is not in groups.names": 1,
     }
+
+
+def test_a_row_that_cannot_be_used_hides_no_later_row_of_its_query(load: Load) -> None:
+    rows = responses()
+    spoilt = [rows[0] | {"id": "a", "stage": "?!"}, rows[1] | {"id": "b", "stage": rows[1]["academy"]}]
+    corpus = load([*spoilt, *rows])
+    assert corpus.report.dropped == {
+        "with the same answer for two groups in its first 12 words": 1,
+        "with an answer without words": 1,
+    }
+    assert {question.question_id for question in every(corpus)} == {row["id"] for row in rows}
+
+
+def test_pairs_of_a_group_that_is_not_asked_for_hide_no_pair_of_another(load: Load) -> None:
+    rows = [row | {"id": str(i)} for i, row in enumerate(pairs())]
+    report = load([rows[0] | {"group": "stage", "part": "train"}, *rows], GROUPS[:2]).report
+    assert report.dropped == {"of a group that is not in groups.names": 1} and report.kept == len(rows)
 
 
 def test_a_users_own_split_is_kept(load: Load) -> None:
