@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "logs": (
         "what a pipeline logged, measured without its model",
-        "config evaluation feedback shares studies tasks",
+        "config evaluation feedback seeds shares studies tasks",
     ),
     "held_out": (
         "how any policy is measured, by a run or by itself: over protocols, whatever drew the answers",
