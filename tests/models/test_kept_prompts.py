@@ -22,17 +22,8 @@ from scpl_ray.models import kept_prompts
 from scpl_ray.models.kept_prompts import SHORTEST, KeptPrompts, suits
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import Ids
+from tests.models.test_likelihood import SHAPE, VOCABULARY
 
-VOCABULARY = 211
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 128,
-}
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
     "qwen2": lambda: Qwen2Config(**SHAPE),
