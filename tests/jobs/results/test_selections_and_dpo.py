@@ -12,13 +12,20 @@ from tests.jobs.results.pages import numbers_of, words_of
 SELECTIONS = ("tpp", "top", "reweight")
 
 
-def test_the_page_of_the_papers_statements_has_the_verdicts_on_other_selections() -> None:
-    part = published.read(DOCS / "results" / "paper_maths_selection")
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        ("paper_maths_selection", "of TPP and TOP: maths, tiny: **cannot tell**, {}."),
+        ("paper_news_selection", "News, tiny: **holds** of both, {}."),
+    ],
+)
+def test_the_page_of_the_papers_statements_has_the_verdicts_on_other_selections(study: str, said: str) -> None:
+    part = published.read(DOCS / "results" / study)
     assert part.study is not None and part.gaps == () and len(part.series.seeds) == 9
     judged = verdicts.judge(part.series, part.study).judged
-    assert [one.outcome for one in judged] == ["cannot tell", "cannot tell"]
+    assert {one.outcome for one in judged} == {"supported" if "holds" in said else "cannot tell"} and len(judged) == 2
     both = " and ".join(numbers_of(one.verdict) for one in judged)
-    assert f"of TPP and TOP: maths, tiny: **cannot tell**, {both}." in words_of("paper")
+    assert said.format(both) in words_of("paper") and both in words_of("index")
 
 
 @pytest.mark.parametrize(("study", "task"), [("paper_maths_dpo", "maths"), ("paper_news_dpo", "News")])
@@ -49,6 +56,22 @@ def test_what_is_said_of_three_selections_on_maths_is_what_was_found() -> None:
     )
     ends = last("total_variation_balanced")
     assert np.ptp(ends) < 0.02, "by distance the three end alike"
+
+
+def test_what_is_said_of_three_selections_on_news_is_what_was_found() -> None:
+    series, page = published.read(DOCS / "results" / "paper_news_selection").series, words_of("tasks")
+
+    def last(metric: str, kind: str | None = None) -> list[float]:
+        return [float(series.path(f"shifted-{one}", metric, kind)[:, -1].mean()) for one in SELECTIONS]
+
+    tpp, top, reweight = last("kind_share", "left")
+    assert f"it is {tpp:.0%} under TPP, {top:.0%} under TOP, and {reweight:.0%} under reweighting" in page
+    tpp, top, reweight = last("quality_mean_without_own_kind")
+    assert f"it is {reweight:.2f} where TPP and TOP leave {tpp:.2f}." in page and f"{tpp:.2f}" == f"{top:.2f}"
+    tpp, top, reweight = last("distinct_2")
+    first = series.path("shifted-tpp", "distinct_2")[:, 0].mean()
+    ends = f"{tpp:.0%} (TPP), {top:.0%} (TOP) and {reweight:.0%} (reweighting) in round 5"
+    assert f"{first:.0%} are distinct in round 0, and {ends}" in page
 
 
 def test_what_is_said_of_preference_optimisation_on_maths_is_what_was_found() -> None:
