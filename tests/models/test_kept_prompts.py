@@ -22,7 +22,7 @@ from scpl_ray.models import kept_prompts
 from scpl_ray.models.kept_prompts import SHORTEST, KeptPrompts, suits
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import Ids
-from tests.models.test_likelihood import SHAPE, VOCABULARY
+from tests.support.model_shapes import SHAPE, VOCABULARY
 
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SHAPE),

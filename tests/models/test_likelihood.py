@@ -23,17 +23,8 @@ from transformers import (
 
 from scpl_ray.models import head
 from scpl_ray.models.likelihood import negative_log_likelihood
+from tests.support.model_shapes import SHAPE, VOCABULARY
 
-VOCABULARY = 211
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 128,
-}
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
     "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=2, n_positions=128),
