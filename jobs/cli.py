@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from actors.startup import imports_stay
 from jobs.commands import looking, measuring, models, sharing, studies
 from jobs.commands.arguments import CHECKING, Arguments
 from jobs.driver import experiments
@@ -47,6 +48,7 @@ def options(
     ] = False,
 ) -> None:
     """Take the options of ``scpl`` itself, before its command."""
+    imports_stay()
 
 
 @app.command()

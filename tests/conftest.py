@@ -9,9 +9,12 @@ from unittest.mock import patch
 
 import pytest
 
+from actors.startup import imports_stay
+
 # Before torch is imported anywhere, and inherited by processes that tests begin. pytest-xdist runs as many processes as
 # there are cores; threads of several processes that wait for each other on one core make small sums many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+imports_stay()
 
 TESTS = Path(__file__).parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -263,6 +264,8 @@ class VllmEngine(Engine):
                 # Generators on a CPU cannot be set back, so a prompt that is read in pieces would draw once per piece.
                 "enable_chunked_prefill": False,
             }
+        # vLLM searches all objects for garbage five times while it starts: two seconds for what was imported and stays.
+        gc.freeze()
         return self._vllm.LLM(
             model=str(folder),
             dtype=settings.dtype,
