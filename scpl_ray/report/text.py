@@ -15,8 +15,8 @@ CUT = 600
 CUT_NAME = 28
 """Largest number of characters of a name below an axis."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
-ROUNDING = 1e-12
-"""Smaller differences between numbers around 1 are rounding errors."""
+ROUNDING = 1e-8
+"""Smaller differences between numbers around 1 are rounding errors, also of the ends of an interval that is searched."""
 NOTHING = "\N{EN DASH}"
 """Shown in place of a number that does not exist."""
 

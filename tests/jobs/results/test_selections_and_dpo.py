@@ -17,6 +17,7 @@ SELECTIONS = ("tpp", "top", "reweight")
     [
         ("paper_maths_selection", "of TPP and TOP: maths, tiny: **cannot tell**, {}."),
         ("paper_news_selection", "News, tiny: **holds** of both, {}."),
+        ("paper_preference_selection", "Preference, tiny: **cannot tell**, {}"),
     ],
 )
 def test_the_page_of_the_papers_statements_has_the_verdicts_on_other_selections(study: str, said: str) -> None:
@@ -72,6 +73,28 @@ def test_what_is_said_of_three_selections_on_news_is_what_was_found() -> None:
     first = series.path("shifted-tpp", "distinct_2")[:, 0].mean()
     ends = f"{tpp:.0%} (TPP), {top:.0%} (TOP) and {reweight:.0%} (reweighting) in round 5"
     assert f"{first:.0%} are distinct in round 0, and {ends}" in page
+
+
+def test_what_is_said_of_three_selections_on_open_questions_is_what_was_found() -> None:
+    series, page = published.read(DOCS / "results" / "paper_preference_selection").series, words_of("tasks")
+
+    def at(t: int, metric: str, kind: str | None = None) -> list[float]:
+        return [float(series.path(f"shifted-{one}", metric, kind)[:, t].mean()) for one in SELECTIONS]
+
+    distance, literature = "total_variation_balanced", ("kind_share", "literature")
+    tpp, top, reweight = at(-1, distance)
+    assert f"from equal shares at {reweight:.2f} where TPP leaves {tpp:.2f} and TOP {top:.2f}." in page
+    first = at(0, distance)[0], at(0, *literature)[0]
+    assert f"In round 0 it is {first[0]:.2f}, and literature has {first[1]:.0%} of the answers" in page
+    tpp, top, reweight = at(-1, *literature)
+    assert f"it has {reweight:.0%} under reweighting, {tpp:.0%} under TPP and {top:.0%} under TOP." in page
+    tpp, top, reweight = at(-1, "kind_share", "academy")
+    assert f"the academics', is told in {reweight:.0%}, {tpp:.0%} and {top:.0%}." in page
+    tpp, top, reweight = at(-1, "quality_mean_without_own_kind")
+    assert f"Quality without own kind is {reweight:.2f}, {tpp:.2f} and {top:.2f}." in page
+    tpp, top, reweight = at(-1, "distinct_2")
+    ends = f"{tpp:.0%} (TPP), {top:.0%} (TOP) and {reweight:.0%} (reweighting) in round 5"
+    assert f"{at(0, 'distinct_2')[0]:.0%} are distinct in round 0, and {ends}" in page
 
 
 def test_what_is_said_of_preference_optimisation_on_maths_is_what_was_found() -> None:
