@@ -107,7 +107,10 @@ class Task(Protocol):
         ...
 
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
-        """Real prompts with real answers; with one seed, a smaller ``count`` gives the first ones of a larger count."""
+        """Real prompts with real answers; with one seed, a smaller ``count`` gives the first ones of a larger count.
+
+        Where the task has fewer it repeats them; every query has an id of its own.
+        """
         ...
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:

@@ -44,7 +44,7 @@ ROOMS = {
     "judges": ("classifiers of texts for any task; a task owns its judge", "protocols seeds training"),
     "tasks": (
         "the data, judge and base model of a task: all that is special about it stands here and nobody below asks",
-        "config evaluation judges models own protocols records seeds storage training",
+        "config evaluation judges models own protocols records seeds shares storage training",
     ),
     "tracking": ("sends records to a dashboard", "config records"),
     "analytic": (

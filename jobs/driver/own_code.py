@@ -24,6 +24,9 @@ ON_ROUND = "loop.on_round"
 ONLY_TOLD = (ON_ROUND, "training.callback")
 """The keys of functions that are told of a run and change no record of it."""
 
+SHOWN = 5
+"""Most files that a message names."""
+
 
 def named(experiment: Experiment) -> dict[str, str]:
     """The functions that a run calls and that are not this project's, by key; those of installed packages too."""
@@ -70,7 +73,7 @@ def keep(store: Store, experiment: Experiment, say: Callable[[str], None]) -> No
         return
     from_round = unfinished_round(store, experiment)
     if before:
-        what = ", ".join(sources.changed(before[-1], now))
+        what = _listed(sources.changed(before[-1], now))
         say(
             f"changed since this run began: {what} (SHA-256 differs); from round {from_round} on the new source is "
             "used; code.json keeps both"
@@ -97,9 +100,16 @@ def check_same(run: Reader, experiment: Experiment) -> None:
     before = {"files": {name: file for name, file in entries[-1]["files"].items() if name in now["files"]}}
     if other := sources.changed(before, now):
         raise StoreError(
-            f"{run.name}: {', '.join(other)}: not what this trial was made with (SHA-256 differs); trials of one study "
-            "run the same code, so put the first one back (code.json there has its text), or begin a new study"
+            f"{run.name}: {_listed(other)}: not what this trial was made with (SHA-256 differs); trials of one study "
+            "run the same code, so put the first one back (code.json there has its text, but for other files of an "
+            "installed package than the module that is named), or begin a new study"
         )
+
+
+def _listed(files: Sequence[str]) -> str:
+    """The names of files; those of a package may be many."""
+    more = len(files) - SHOWN
+    return ", ".join(files[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def unfinished_round(store: Store, experiment: Experiment) -> int:

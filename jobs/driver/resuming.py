@@ -57,7 +57,10 @@ def reopen(run_dir: str, overrides: Sequence[str], *, thorough: bool = False) ->
             )
         keys = dict(map(loading.parse_override, overrides))
         agreed = consent.code_of(before)
-        keys = {key: references.anchored(value) if key in code.KEYS else value for key, value in keys.items()}
+        keys = {
+            key: references.anchored(value) if key in code.KEYS and isinstance(value, str) else value
+            for key, value in keys.items()
+        }
         restated = {key for key, value in keys.items() if key in agreed and _same_code(agreed[key], value)}
         restated |= {key for key, value in keys.items() if _has(before.model_dump(mode="json"), key, value)}
         if changed := [key for key in keys if key not in (*MAY_CHANGE, *inputs.DATA, *restated)]:

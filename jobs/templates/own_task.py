@@ -62,7 +62,7 @@ class Pets:
         """What users ask in a round: ``counts[group]`` queries per group, with ids ``<prefix>-q00000``, ...
 
         Every round calls it with another seed. One seed must always give the same queries, so that a run can be
-        resumed: take all randomness from ``generator(seed, ...)``.
+        resumed: take all randomness from ``generator(seed, ...)``. Where there are too few, repeat them under new ids.
         """
         groups = [group for group in self.kinds for _ in range(counts.get(group, 0))]
         return [self._query(f"{prefix}-q{i:05d}", group) for i, group in enumerate(groups)]
@@ -82,8 +82,8 @@ class Pets:
     def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
         """Real prompts with real answers: what a tiny model learns to write from, and real data in the data cycle.
 
-        With one seed, fewer examples are the first ones of more. An answer continues its prompt, so it begins with a
-        space.
+        With one seed, fewer examples are the first ones of more, and every one has an id of its own. An answer
+        continues its prompt, so it begins with a space.
         """
         chance = generator(seed, "pets")
         groups = [self.kinds[i % len(self.kinds)] for i in range(count)]

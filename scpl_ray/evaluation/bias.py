@@ -467,9 +467,13 @@ def inverse_errors(confusion: ArrayLike) -> FloatArray:
 
 
 def _judge_errors(confusion: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """P(judged j | true i), shape (K, K), and the number of texts behind each row; infinitely many if not counted."""
+    """P(judged j | true i), shape (K, K), and the number of texts behind each row; infinitely many if not counted.
+
+    Whole numbers are counts, unless every row sums to 1: those of a judge without errors are its probabilities.
+    """
     table = np.asarray(confusion, dtype=np.float64)
-    if table.ndim == 2 and np.any(table.sum(axis=1) > 1.0 + SUM_TOLERANCE):
+    whole = np.array_equal(table, np.round(table))
+    if table.ndim == 2 and whole and np.any(table.sum(axis=1) > 1.0 + SUM_TOLERANCE):
         return confusion_of_counts(table), np.asarray(table.sum(axis=1))
     rates = check_shares("confusion", table)
     return rates, np.full(len(rates), np.inf)

@@ -116,7 +116,7 @@ def ensure_tokenizer(config: Experiment, texts: Iterable[str]) -> Path:
     if not kept:
         raise ValueError(f"model.name = 'tiny': task.name = {config.task.name!r} has no text to learn from")
     facts = {
-        "texts": _digest(kept),
+        "texts": digest_of(kept),
         "family": config.model.family,
         "vocabulary": config.model.vocabulary,
         "positions": POSITIONS,
@@ -152,7 +152,7 @@ def ensure_task_base(config: Experiment, task: Task, *, progress: Progress | Non
     if task.tokenizer is None:  # a task that brings one was checked with it before
         prompts.check(config, task, source)
     facts = {
-        "examples": _digest(f"{query.prompt}\0{answer}" for query, answer in examples),
+        "examples": digest_of(f"{query.prompt}\0{answer}" for query, answer in examples),
         "tokenizer": sha256(source / "tokenizer.json"),
         "max_prompt_tokens": config.task.max_prompt_tokens,
         "positions": POSITIONS,
@@ -239,7 +239,7 @@ def _unigram(pairs: Sequence[pretraining.Pair], held_out: Sequence[pretraining.P
     return -sum(math.log((counts[token] + 1) / total) for token in tokens) / len(tokens)
 
 
-def _digest(texts: Iterable[str]) -> str:
+def digest_of(texts: Iterable[str]) -> str:
     """The SHA-256 of texts in their order, in hexadecimal."""
     digest = hashlib.sha256()
     for text in texts:

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 FORM = re.compile(r"(?P<where>[^:]+):(?P<function>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 SHIPPED = "SCPL_OWN_CODE"
 """Environment variable of Ray's workers: the files whose modules they can import by name, wherever the files lie."""
@@ -107,7 +109,8 @@ def load(reference: str, key: str) -> Callable[..., Any]:
 def find(reference: str, key: str) -> Any:
     """Import what a reference names.
 
-    A file that has changed since this process imported it is imported anew.
+    A file that has changed since this process imported it is imported anew; so is one that was imported elsewhere, as
+    by a notebook, and may have changed since: one that was not as it is now when this process began.
 
     Args:
         reference: ``package.module:function`` or ``FILE.py:function``.
@@ -121,6 +124,11 @@ def find(reference: str, key: str) -> Any:
         module = _module(where)
     except NotFoundError as error:
         raise NotFoundError(f"{key}: {reference!r} {error}") from error
+    except SystemExit as error:
+        raise NotFoundError(
+            f"{key}: {reference!r} cannot be imported: it ends the program ({error!r}); put what it does as a script "
+            'under `if __name__ == "__main__":`'
+        ) from error
     except Exception as error:
         # a user's module may raise anything while it is imported
         raise NotFoundError(
@@ -155,7 +163,7 @@ def called_as(who: str, function: Callable[..., Any], *arguments: Any, **named: 
         return function(*arguments, **named)
     except FailedError:
         raise  # says already whose it is
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # whatever the user's code raises is a fault of the config that names it
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
@@ -172,9 +180,14 @@ def root_of(where: str) -> tuple[Path, str] | None:
     # a worker on another node has a copy of the file's module
     top = file.stem if file is not None else where.partition(".")[0]
     module = sys.modules.get(top)
-    if module is None or module.__spec__ is None:
+    return None if module is None else _place(module.__spec__, top)
+
+
+def _place(spec: importlib.machinery.ModuleSpec | None, top: str) -> tuple[Path, str] | None:
+    """As :func:`root_of`, of the top-level module that Python found so."""
+    if spec is None:
         return None
-    for place in [module.__spec__.origin, *(module.__spec__.submodule_search_locations or ())]:
+    for place in [spec.origin, *(spec.submodule_search_locations or ())]:
         if place is not None and Path(place).exists():
             path = Path(place)
             return (path.parent.parent if path.name == "__init__.py" else path.parent), top
@@ -267,6 +280,7 @@ def _from_file(file: Path) -> ModuleType:
     current = _current(name, file.parent)
     if current is not None:
         return current
+    _drop_if_stale(name, file.parent)
     there = sys.modules.get(name)
     spec = there.__spec__ if there is not None else importlib.util.find_spec(name)
     if (there is not None or spec is not None) and _origin(spec) != file.resolve():
@@ -274,7 +288,7 @@ def _from_file(file: Path) -> ModuleType:
             f"cannot be imported: {name} is also the name of {_origin(spec) or 'another module'}, which other "
             "processes would import; rename the file"
         )
-    return there or _import(name, file.parent)
+    return _import(name, file.parent)
 
 
 def _named(where: str) -> ModuleType:
@@ -286,8 +300,13 @@ def _named(where: str) -> ModuleType:
         root = known.root
     _current(top, root)
     importlib.invalidate_caches()
-    if top not in sys.modules and importlib.util.find_spec(top) is None and files_of(here, top):
+    there = sys.modules.get(top)
+    spec = there.__spec__ if there is not None else importlib.util.find_spec(top)
+    if there is None and spec is None and files_of(here, top):
+        _drop_if_stale(top, here)
         _import(top, here)
+    elif top not in _LOADED and (place := _place(spec, top)) is not None and is_own(*place):
+        _drop_if_stale(top, place[0])
     module = importlib.import_module(where)
     if top not in _LOADED and (place := root_of(where)) is not None and is_own(*place):
         _LOADED[top] = _Loaded(place[0], _sources(*place), added=False)
@@ -311,13 +330,54 @@ def _current(name: str, root: Path) -> ModuleType | None:
         return None
     if known.root == root and name in sys.modules and known.sources == _stamps(known.sources):
         return sys.modules[name]
-    for top in {name, *files_of(known.root, name)}:
-        for module in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
-            del sys.modules[module]
-        _LOADED.pop(top, None)
+    _drop({name, *files_of(known.root, name)})
     if known.added and str(known.root) in sys.path and not any(one.root == known.root for one in _LOADED.values()):
         sys.path.remove(str(known.root))
     return None
+
+
+def _modules(top: str) -> list[str]:
+    """The names of a top-level module that was imported, and of all that is in it."""
+    return [name for name in sys.modules if name == top or name.startswith(f"{top}.")]
+
+
+def _drop(tops: Iterable[str]) -> None:
+    """Forget top-level modules, so that they are imported anew; others may hold them still."""
+    for top in tops:
+        for module in _modules(top):
+            del sys.modules[module]
+        _LOADED.pop(top, None)
+
+
+def _drop_if_stale(name: str, root: Path) -> None:
+    """Drop a module that is not known, and its neighbours, where a file of them changed since this process began.
+
+    Whoever imported them may have done so before the change; Python does not say of which text a module was made. What
+    lies as it did then is kept, with what its functions have collected for their caller.
+    """
+    # a worker has the files of the process that sent it the code; a module that names itself is not imported yet
+    if SHIPPED in os.environ or _is_being_imported(name):
+        return
+    known = {source for one in _LOADED.values() for source in one.sources.items()}
+    unknown = {
+        top: files
+        for top, files in files_of(root, name).items()
+        if _is_imported(top, root) and not _stamps(files).items() <= known
+    }
+    began = psutil.Process().create_time()
+    if any(file.stat().st_ctime >= began for files in unknown.values() for file in files):
+        _drop(unknown)
+
+
+def _is_imported(top: str, root: Path) -> bool:
+    """Whether a top-level module of this folder, and not another one of its name, has been imported."""
+    place = _place(sys.modules[top].__spec__, top) if top in sys.modules else None
+    return place is not None and place[0].resolve() == root.resolve() and not _is_being_imported(top)
+
+
+def _is_being_imported(top: str) -> bool:
+    specs = (sys.modules[name].__spec__ for name in _modules(top))
+    return any(spec._initializing for spec in specs if spec is not None)  # type: ignore[attr-defined]
 
 
 def _import(name: str, root: Path) -> ModuleType:

@@ -123,7 +123,8 @@ def kept(references: Mapping[str, str]) -> dict[str, Any]:
 
     Returns:
         ``code`` maps keys to references; ``files`` maps the name of each file, relative to the folder of its module,
-        to ``{"sha256": str, "text": str}``. Of an installed package only the module itself is kept.
+        to ``{"sha256": str, "text": str}``. Of an installed package the text of the module itself is kept, and the
+        ``sha256`` alone of its other files; of a package of this project nothing but the module.
     """
     files: dict[str, dict[str, str]] = {}
     for reference in references.values():
@@ -132,20 +133,31 @@ def kept(references: Mapping[str, str]) -> dict[str, Any]:
         if place is None:
             continue
         root, top = place
+        beside: list[Path] = []
         if is_own(root, top):
             found = [file for members in files_of(root, top).values() for file in members]
         else:
             path = root.joinpath(*where.split("."))
             found = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+            beside = sorted((root / top).rglob("*.py")) if top not in PROJECT else []
+        for file in beside:
+            files.setdefault(file.relative_to(root).as_posix(), {"sha256": _sha256(file.read_bytes())})
         for file in found:
             data = file.read_bytes()
             text = data.decode("utf-8", "replace") if len(data) <= MOST_BYTES else ""
-            files[file.relative_to(root).as_posix()] = {"sha256": hashlib.sha256(data).hexdigest(), "text": text}
+            files[file.relative_to(root).as_posix()] = {"sha256": _sha256(data), "text": text}
     return {"code": dict(references), "files": dict(sorted(files.items()))}
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The files whose content differs between two results of :func:`kept`, or that only one of them has."""
-    names = {**before["files"], **now["files"]}
+    """The files whose content differs between two results of :func:`kept`, or that only one of them has.
+
+    Files without a text that only ``now`` has are left out: earlier versions noted none.
+    """
+    names = {*before["files"], *(name for name, file in now["files"].items() if "text" in file)}
     digests = [{name: file["sha256"] for name, file in side["files"].items()} for side in (before, now)]
     return sorted(name for name in names if digests[0].get(name) != digests[1].get(name))

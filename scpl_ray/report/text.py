@@ -16,7 +16,7 @@ CUT_NAME = 28
 """Largest number of characters of a name below an axis."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 ROUNDING = 1e-8
-"""Smaller differences between numbers around 1 are rounding errors, also of the ends of an interval that is searched."""
+"""Smaller differences between numbers around 1 are rounding errors, also of interval ends that are searched for."""
 NOTHING = "\N{EN DASH}"
 """Shown in place of a number that does not exist."""
 

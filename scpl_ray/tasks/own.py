@@ -10,6 +10,9 @@ from scpl_ray.own import references
 from scpl_ray.protocols import Choice, ReadsTogether, Task
 from scpl_ray.records import Judgement, Query
 
+AGAIN = "where there is no more, repeat what there is"
+NEW_IDS = f"{AGAIN}, under new query ids"
+
 
 class OwnTask:
     """:class:`scpl_ray.protocols.Task` by a task of the user's own.
@@ -20,8 +23,9 @@ class OwnTask:
 
     Raises:
         FailedError: from every method, whatever the user's method raises, and where it gives fewer or more than it was
-            asked for: a run would go on with other groups than it records. From ``judge`` also where it names the terms
-            of a group's queries otherwise than when it was first asked.
+            asked for: a run would go on with other groups than it records. From ``draw`` and ``real_examples`` also
+            where a query has no id of its own, and from ``judge`` where it names the terms of a group's queries
+            otherwise than when it was first asked.
     """
 
     def __init__(self, task: Task, name: str) -> None:
@@ -41,7 +45,14 @@ class OwnTask:
         """New training queries."""
         found: list[Query] = list(self._called(self.task.draw, counts, seed=seed, prefix=prefix))
         if (drawn := Counter(query.group for query in found)) != Counter(counts):
-            raise self._other("draw", numbers(drawn), numbers(counts))
+            raise self._other("draw", numbers(drawn), numbers(counts), NEW_IDS)
+        self._check_ids("draw", found)
+        if strange := [query.query_id for query in found if not query.query_id.startswith(prefix)]:
+            raise self._failed(
+                "draw",
+                f"the query id {strange[0]!r} for prefix={prefix!r}; begin every id with the prefix, by which the "
+                "queries of one round are told from those of another",
+            )
         return found
 
     def group_prompts(self, per_group: int) -> list[Query]:
@@ -58,7 +69,8 @@ class OwnTask:
         """Real prompts with real answers."""
         found: list[tuple[Query, str]] = list(self._called(self.task.real_examples, count, seed=seed))
         if len(found) != count:
-            raise self._other("real_examples", f"{len(found)} examples", str(count))
+            raise self._other("real_examples", f"{len(found)} examples", str(count), NEW_IDS)
+        self._check_ids("real_examples", [query for query, _ in found])
         return found
 
     def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
@@ -84,7 +96,7 @@ class OwnTask:
         """One pairwise choice per user."""
         found: list[Choice] = list(self._called(self.task.choices, users, seed=seed))
         if len(found) != len(users):
-            raise self._other("choices", f"{len(found)} choices", f"{len(users)}, one per user")
+            raise self._other("choices", f"{len(found)} choices", f"{len(users)}, one per user", AGAIN)
         return found
 
     def rule_terms(self, query: Query, text: str) -> dict[str, float]:
@@ -95,9 +107,19 @@ class OwnTask:
     def _called(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return references.called_as(f"task.name: {method.__name__} of {self.name!r}", method, *arguments, **named)
 
-    def _other(self, method: str, gave: str, expected: str) -> references.FailedError:
+    def _check_ids(self, method: str, queries: Sequence[Query]) -> None:
+        """Raise where two queries of one answer have one id: their completions and examples could not be told apart."""
+        counts = Counter(query.query_id for query in queries)
+        if twice := [query_id for query_id, count in counts.items() if count > 1]:
+            raise self._failed(
+                method,
+                f"{len(twice)} query ids more than once, first {twice[0]!r}; every query has an id of its own; "
+                f"{NEW_IDS}",
+            )
+
+    def _other(self, method: str, gave: str, expected: str, remedy: str) -> references.FailedError:
         """The error of a method that gave another number than it was asked for."""
-        return self._failed(method, f"{gave}; expected {expected}; where there is no more, repeat what there is")
+        return self._failed(method, f"{gave}; expected {expected}; {remedy}")
 
     def _failed(self, method: str, gave: str) -> references.FailedError:
         return references.FailedError(f"task.name: {method} of {self.name!r} gave {gave}")

@@ -10,9 +10,11 @@ from typing import Any
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
+from scpl_ray.evaluation import bias
 from scpl_ray.own import references
 from scpl_ray.protocols import Choice, ReadsTogether, Task
 from scpl_ray.records import Query
+from scpl_ray.shares import check_shares
 from scpl_ray.tasks.own import OwnTask, numbers, own
 
 KEY = "task.name"
@@ -43,6 +45,7 @@ def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
     groups, reward = experiment.groups.names, experiment.reward
     if len(task.kinds) != len(groups):
         yield f"kinds = {task.kinds}: {len(groups)} groups need one kind each, in the order of groups.names"
+    yield from _errors(task, len(groups))
     drawn = task.draw(dict.fromkeys(groups, 2), seed=1, prefix="try")
     per_group, count = experiment.evaluation.prompts_per_group, experiment.evaluation.neutral_prompts
     fixed, neutral = task.group_prompts(per_group), task.neutral_prompts(count)
@@ -74,6 +77,25 @@ def _faults(task: Task, experiment: Experiment) -> Iterator[str]:
     for choice in task.choices([groups[0]], seed=1) if learns else ():
         if not isinstance(choice, Choice):
             yield f"choices gave a {type(choice).__name__}; expected scpl_ray.protocols.Choice"
+
+
+def _errors(task: Task, k: int) -> Iterator[str]:
+    """What is wrong with the judge's errors, by which shares of the k kinds are corrected."""
+    if task.confusion is None:
+        return
+    even = bias.balanced(k)
+    try:
+        bias.correct_shares(even, check_shares("confusion", task.confusion))
+    except (TypeError, ValueError) as error:
+        yield (
+            f"{error}; confusion is P(judged j | true i): one row of {k} numbers that sum to 1 for each true kind; of "
+            "counts, divide each by the sum of its row"
+        )
+    if task.judge_card is not None:
+        try:
+            bias.correct_shares(even, bias.confusion_of_counts(task.judge_card.confusion_counts()))
+        except (TypeError, ValueError) as error:
+            yield f"judge_card.confusion_counts(): {error}"
 
 
 def _judged(task: Task, work: Sequence[tuple[Query, str, str]]) -> Iterator[str]:

@@ -311,6 +311,8 @@ def test_preference_bias_is_bounded_and_follows_a_permutation_of_the_kinds(share
         (lambda: bias.correct_shares((0.5, 0.5), [0.5, 0.5]), r"confusion: shape \(2,\) for 2 kinds"),
         (lambda: bias.correct_shares((0.5, 0.5), [[0.5, 0.5], [0.5, 0.5]]), "confusion: .* singular"),
         (lambda: bias.correct_shares((0.5, 0.5), [[0.5, 0.4], [0.5, 0.5]]), "confusion: .* sums to 0.9"),
+        (lambda: bias.correct_shares((0.5, 0.5), [[0.9, 0.2], [0.1, 0.8]]), "confusion: .* sums to 1.1"),
+        (lambda: bias.inverse_errors([[0.91, 0.1], [0.2, 0.8]]), "confusion: .* sums to 1.01"),
         (lambda: bias.confusion_of_counts([[1, 2, 3], [1, 2, 3]]), r"counts: shape \(2, 3\)"),
         (lambda: bias.confusion_of_counts([[1, -2], [1, 2]]), "counts: .* negative or not finite"),
         (lambda: bias.confusion_of_counts([[1, 2], [0, 0]]), r"counts: true kinds \[1\] have no held-out texts"),

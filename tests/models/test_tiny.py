@@ -14,8 +14,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from scpl_ray.config import Experiment, Model
 from scpl_ray.models import pretraining
 from scpl_ray.models.tiny import Family, build_model, build_tokenizer
+from scpl_ray.models.tiny_base import recipe
+from scpl_ray.records import Query
 from scpl_ray.seeds import derive_seed
-from scpl_ray.tasks.language.base_model import BASE_SEED, BaseModel, Card, base_key, check_learned, ensure_base
+from scpl_ray.storage import cache
+from scpl_ray.tasks.language.base_model import (
+    BASE_SEED,
+    BaseModel,
+    Card,
+    base_key,
+    check_learned,
+    ensure_base,
+    found_base,
+)
 from scpl_ray.tasks.language.grammar import words_of
 from scpl_ray.tasks.language.task import Language, build
 
@@ -202,6 +213,47 @@ def test_the_key_is_what_determines_the_model(language: Language) -> None:
         key(model={"base_training_sentences": 999}),
     ]
     assert len({default, *others}) == 6
+
+
+class OneKind(Language):
+    """The language with real text of its first group alone."""
+
+    def real_examples(self, count: int, *, seed: int) -> list[tuple[Query, str]]:
+        found = super().real_examples(len(self.kinds) * count, seed=seed)
+        return [one for one in found if one[0].group == self.kinds[0]][:count]
+
+
+class MoreWords(Language):
+    """The language with a word that its text lacks."""
+
+    def __init__(self, *settings: Any) -> None:
+        super().__init__(*settings)
+        self.vocabulary = (*self.vocabulary, "zebra")
+
+
+class OtherJudge(Language):
+    """The language with a reward term of its own."""
+
+    def rule_terms(self, query: Query, text: str) -> dict[str, float]:
+        return {**super().rule_terms(query, text), "brief": 1.0}
+
+
+def test_other_text_of_a_class_derived_from_the_language_is_another_base_model(language: Language) -> None:
+    config = experiment(**TINIEST)
+    settings = (config.groups.names, config.task.marker_strength)
+    keys = [base_key(config, kind(*settings)) for kind in (Language, OneKind, MoreWords, OtherJudge)]
+    assert len(set(keys[:3])) == 3 and keys[3] == keys[0]
+    assert keys[0] == cache.key_of({"language": language.fingerprint, **recipe(config)}), "known models stay valid"
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_model_of_other_text_is_not_held_to_the_language(caplog: pytest.LogCaptureFixture) -> None:
+    config = experiment(**TINIEST)
+    task = OneKind(config.groups.names, config.task.marker_strength)
+    assert found_base(config, task) is None
+    with caplog.at_level(logging.WARNING):
+        assert ensure_base(config, task).path == found_base(config, task)
+    assert "has not learned the language" not in caplog.text
 
 
 def test_groups_by_other_names_share_the_base_model(language: Language) -> None:

@@ -1,9 +1,11 @@
 """Functions that a config names: by module, by file, from packages; and what of them is shipped and kept."""
 
+import importlib
 import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,11 @@ def test_by_module_in_the_working_directory_by_file_and_in_a_package(tmp_path: P
         ("mine.py:f", "def f(:\n", "cannot be imported: invalid syntax (mine.py, line 1)"),
         ("mine.py:f", "import no_such_package\n", "No module named 'no_such_package'"),
         ("mine.py:f", "raise RuntimeError('in the middle')\n", "cannot be imported: in the middle"),
+        (
+            "mine.py:f",
+            "import sys\nsys.exit(3)\n",
+            'it ends the program (SystemExit(3)); put what it does as a script under `if __name__ == "__main__":`',
+        ),
         ("random.py:f", "", "random is also the name of"),
         ("json.py:f", "", "rename the file"),
         ("pytest.py:f", "", "rename the file"),
@@ -87,6 +94,65 @@ def test_a_file_that_changed_is_imported_anew_and_so_is_its_neighbour(tmp_path: 
     (tmp_path / "inner.py").write_text("N = 22\n")
     for name in ("mine.py:f", "mine:f"):
         assert load(name)() == 22
+
+
+def test_a_function_that_ends_the_program_fails_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(code):\n    exit(code)\n")
+    with pytest.raises(references.FailedError, match=r"^k: 'mine:f' failed: SystemExit: 3 \("):
+        references.called("mine:f", "k", references.load("mine:f", "k"), 3)
+
+
+@pytest.fixture
+def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a notebook, which imports what lies there by itself."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text("import inner\nSEEN = []\ndef f():\n    SEEN.append(1)\n    return inner.N\n")
+    (tmp_path / "inner.py").write_text("N = 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["mine.py:f", "mine:f"])
+@pytest.mark.parametrize("imported", ["mine", "inner"])
+def test_what_a_notebook_imported_and_edited_since_is_imported_anew(noted: Path, name: str, imported: str) -> None:
+    importlib.import_module(imported)
+    for number in (22, 333):
+        (noted / "inner.py").write_text(f"N = {number}\n")
+        assert load(name)() == number
+    (noted / "mine.py").write_text("def f():\n    return 4\n")
+    assert load(name)() == 4
+
+
+@pytest.mark.parametrize("name", ["mine.py:f", "mine:f"])
+def test_what_a_script_imported_and_nobody_edited_is_the_same_module(
+    noted: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    mine = importlib.import_module("mine")
+    monkeypatch.setattr(references.psutil.Process, "create_time", lambda _: time.time() + 1)
+    load(name)()
+    assert mine.SEEN == [1]
+    (noted / "inner.py").write_text("N = 22\n")
+    assert load(name)() == 22, "from now on it is known"
+
+
+def test_a_module_that_names_itself_while_it_is_imported_is_imported_once(noted: Path) -> None:
+    (noted / "mine.py").write_text(
+        "from scpl_ray.own.references import load\ndef f():\n    return 1\n"
+        "with open('times.txt', 'a') as file:\n    file.write('x')\nload('mine:f', 'k')\nload('mine.py:f', 'k')\n"
+    )
+    importlib.import_module("mine")
+    assert (noted / "times.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("imported", ["inner", "hooks", None])
+def test_two_files_of_one_run_share_their_neighbour(noted: Path, imported: str | None) -> None:
+    for name in ("hooks", "mine"):
+        (noted / f"{name}.py").write_text("import inner\ndef f():\n    return inner\n")
+    if imported is not None:
+        importlib.import_module(imported)
+    (noted / "inner.py").write_text("N = 22\ndef f(): ...\n")
+    names = ("mine.py:f", "hooks:f", "inner:f", "hooks.py:f", "mine:f")
+    first, second, own, *later = [load(name) for name in names]
+    assert first() is second() is later[0]() is later[1]() and first().N == 22 and own is first().f
 
 
 def test_another_folder_of_the_same_name_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,3 +333,23 @@ def test_installed_packages_offer_tasks_rules_and_strategies(package: None) -> N
     # what is installed on every node is not shipped, and kept all the same
     assert sources.luggage(["packaged:build"]).modules == ()
     assert set(sources.kept({"task.name": "packaged:build"})["files"]) == {"packaged.py"}
+
+
+def test_a_change_beside_the_module_of_an_installed_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("__init__.py", "rules.py", "deep/terms.py"):
+        (file := tmp_path / "site-packages/pkg" / name).parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("def f(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
+    load("pkg.rules:f")
+    references_ = {"feedback.rule": "pkg.rules:f", "selection.strategy": "pkg:f"}
+    before = sources.kept(references_)
+    texts = {name: file.get("text") for name, file in before["files"].items()}
+    assert texts == {"pkg/__init__.py": (text := "def f(): ...\n"), "pkg/deep/terms.py": None, "pkg/rules.py": text}
+    (tmp_path / "site-packages/pkg/deep/terms.py").write_text("def f(): return 1\n")
+    now = sources.kept(references_)
+    assert sources.changed(before, now) == ["pkg/deep/terms.py"]
+    del before["files"]["pkg/deep/terms.py"]
+    assert sources.changed(before, now) == [], "an earlier version noted the module alone"
+    assert set(sources.kept({"task.name": "scpl_ray.seeds:derive_seed"})["files"]) == {"scpl_ray/seeds.py"}

@@ -14,7 +14,7 @@ import transformers
 
 from scpl_ray.config import Experiment, Model
 from scpl_ray.models import pretraining, tiny
-from scpl_ray.models.tiny_base import BASE_SEED, CARD, WEIGHTS, Progress, recipe
+from scpl_ray.models.tiny_base import BASE_SEED, CARD, WEIGHTS, Progress, digest_of, recipe
 from scpl_ray.records import Query
 from scpl_ray.seeds import derive_seed
 from scpl_ray.storage import cache
@@ -59,7 +59,8 @@ class BaseModel:
 
 def base_key(config: Experiment, task: Language) -> str:
     """The SHA-256 (hexadecimal) of everything that determines the base model; the run's seed is not part of it."""
-    return cache.key_of({"language": task.fingerprint, **recipe(config)})
+    text = _other_text(config, task)
+    return cache.key_of({"language": task.fingerprint, **recipe(config), **({} if text is None else {"text": text})})
 
 
 def ensure_base(config: Experiment, task: Language, *, progress: Progress | None = None) -> BaseModel:
@@ -73,7 +74,8 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
     Raises:
         ValueError: the cache cannot be written.
         RuntimeError: with ``model.base_training_sentences`` at its default or above, the model's held-out perplexity is
-            more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer sentences a warning is logged.
+            more than :data:`MAX_PERPLEXITY_RATIO` times the language's. With fewer sentences a warning is logged. A
+            model of other text than the language's is not held to it.
     """
 
     def make(folder: Path) -> None:
@@ -82,13 +84,30 @@ def ensure_base(config: Experiment, task: Language, *, progress: Progress | None
 
     folder = cache.entry(_entry(config), base_key(config, task), make)
     card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-    check_learned(card)
+    if _other_text(config, task) is None:
+        check_learned(card)
     return BaseModel(folder, card)
 
 
 def found_base(config: Experiment, task: Language) -> Path | None:
     """The folder of the base model of this experiment, or ``None`` if it has not been trained yet."""
     return cache.found(_entry(config), base_key(config, task))
+
+
+def _examples(config: Experiment, task: Language) -> list[tuple[Query, str]]:
+    seed = derive_seed(config.model.base_seed, "base model text")
+    return task.real_examples(config.model.base_training_sentences, seed=seed)
+
+
+def _other_text(config: Experiment, task: Language) -> str | None:
+    """The digest of the text that a class derived from the language trains on; ``None``: it is the language's own."""
+    if type(task) is Language:
+        return None
+    own, plain = (
+        digest_of([*(f"{query.prompt}\0{answer}" for query, answer in _examples(config, one)), *one.vocabulary])
+        for one in (task, task.plain())
+    )
+    return own if own != plain else None
 
 
 def _entry(config: Experiment) -> str:
@@ -100,7 +119,7 @@ def _build(config: Experiment, task: Language, folder: Path, progress: Progress)
     """Train a base model and save it with its tokenizer."""
     family, sentences = config.model.family, config.model.base_training_sentences
     logger.info("training the %s base model on %d sentences", family, sentences)
-    examples = task.real_examples(sentences, seed=derive_seed(config.model.base_seed, "base model text"))
+    examples = _examples(config, task)
     texts = [f"{query.prompt} {answer}" for query, answer in examples]
     # The word list is added as one more text, so that a rare word that the examples lack is not an unknown token.
     tokenizer = tiny.build_tokenizer([*texts, " ".join(task.vocabulary)], family)

@@ -97,6 +97,10 @@ class Language:
             facts["real_text"] = [self._real_text, GOLDEN]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def plain(self) -> Language:
+        """This language without what a class derived from it changes."""
+        return Language(self.kinds, self._marker_strength, real_text=self._real_text)
+
     def draw(self, counts: Mapping[str, int], *, seed: int, prefix: str) -> list[Query]:
         """Draw new training queries by group; a group's j-th query does not depend on the other groups' counts."""
         unknown = sorted(set(counts) - set(self.kinds))

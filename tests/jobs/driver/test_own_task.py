@@ -1,18 +1,22 @@
 """A task of the user's own: every part of it is tried before a run, and what goes wrong later is told with its name."""
 
+import dataclasses
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.driver import experiments
+from scpl_ray.config import Experiment
 from scpl_ray.protocols import ReadsTogether
 from scpl_ray.records import Query
-from scpl_ray.tasks import TASKS, own
+from scpl_ray.tasks import TASKS, own, trial
 from scpl_ray.tasks.language.task import Language
 from tests.support import own_code
+from tests.support.fakes import FakeTask
 from tests.support.own_code import scpl
 
 
@@ -85,6 +89,96 @@ def test_the_evaluation_sets_of_an_own_task_are_tried_in_the_numbers_that_are_as
         (here / "pets.py").write_text(text.replace(old, new))
         asked = ("task.name=pets.py:build", "evaluation.prompts_per_group=90")
         assert said in scpl("run", "--dry-run", *asked, code=2), new
+
+
+RATES = ((0.9, 0.1), (0.2, 0.8))
+EVEN = (0.8, 0.1, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Of a card, what the errors of a judge are counted on."""
+
+    counts: object
+
+    def confusion_counts(self) -> object:
+        return self.counts
+
+
+def faults(confusion: object, counts: object = None) -> list[str]:
+    """What is said of a task with these errors of its judge."""
+    experiment = Experiment()
+    task = own.own(Language(experiment.groups.names, experiment.task.marker_strength), "pets.py:build")
+    task.confusion = confusion
+    task.judge_card = None if counts is None else Counts(counts)
+    return list(trial._faults(task, experiment))
+
+
+@pytest.mark.parametrize(
+    ("confusion", "counts", "said"),
+    [
+        (((0.9, 0.2), (0.1, 0.8)), None, "sums to 1.1; shares sum to 1; confusion is P(judged j | true i)"),
+        (((0.91, 0.1), (0.2, 0.8)), None, "sums to 1.01"),
+        (((0.89, 0.1), (0.2, 0.8)), None, "sums to 0.99"),
+        (((90, 10), (20, 80)), None, "of counts, divide each by the sum of its row"),
+        (((1.1, -0.1), (0.2, 0.8)), None, "negative or not finite"),
+        (((0.9, 0.1),), None, "shape (1, 2) for 2 kinds"),
+        ((0.9, 0.1), None, "shape (2,) for 2 kinds"),
+        ((EVEN, EVEN[::-1], EVEN), None, "shape (3, 3) for 2 kinds"),
+        (((0.5, 0.5), (0.5, 0.5)), None, "is singular"),
+        (((0.9, None), (0.2, 0.8)), None, "confusion is P(judged j | true i)"),
+        ("a table", None, "confusion is P(judged j | true i)"),
+        (RATES, ((9, 1), (0, 0)), "judge_card.confusion_counts(): counts: true kinds [1] have no held-out texts"),
+        (RATES, ((9, 1, 0), (2, 8, 0), (0, 0, 9)), "judge_card.confusion_counts(): confusion: shape (3, 3)"),
+    ],
+)
+def test_the_errors_of_an_own_judge_are_rates_of_every_kind(confusion: object, counts: object, said: str) -> None:
+    (found,) = faults(confusion, counts)
+    assert said in found
+
+
+def test_errors_in_the_documented_form_are_taken() -> None:
+    for confusion in (RATES, np.eye(2), None):
+        assert faults(confusion) == faults(confusion, ((90, 10), (20, 80))) == []
+
+
+class Repeating(FakeTask):
+    """A task whose data are too few: it repeats them by a rule of its own."""
+
+    def __init__(self, id_of: str) -> None:
+        super().__init__(("north", "south"))
+        self.id_of = id_of
+
+    def _queries(self, counts: Mapping[str, int], prefix: str) -> list[Query]:
+        found = super()._queries(counts, prefix)
+        return [dataclasses.replace(q, query_id=self.id_of.format(prefix=prefix, i=i)) for i, q in enumerate(found)]
+
+
+def test_what_is_repeated_has_new_ids_that_begin_with_the_prefix() -> None:
+    counts = {"north": 2, "south": 2}
+    for id_of, said in (
+        (
+            "{prefix}-q",
+            "draw of 'pets.py:build' gave 1 query ids more than once, first 'r001-q'; every query has an id",
+        ),
+        ("q{i}", r"draw of 'pets.py:build' gave the query id 'q0' for prefix='r001'; begin every id with the prefix"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            own.own(Repeating(id_of), "pets.py:build").draw(counts, seed=1, prefix="r001")
+    with pytest.raises(ValueError, match=r"real_examples of .* gave 1 query ids more .* under new query ids"):
+        own.own(Repeating("{prefix}-q"), "pets.py:build").real_examples(3, seed=1)
+    good = own.own(Repeating("{prefix}-q{i}"), "pets.py:build")
+    assert len(good.draw(counts, seed=1, prefix="r001")) == 4 and len(good.real_examples(3, seed=1)) == 3
+
+
+def test_a_method_that_gives_another_number_is_told_what_to_do() -> None:
+    task = own.own(FakeTask(("north", "south")), "pets.py:build")
+    task.task.draw = lambda *_, **__: []
+    task.task.choices = lambda *_, **__: []
+    with pytest.raises(ValueError, match=r"draw .* gave none; expected 2 of north; .* repeat .*, under new query ids$"):
+        task.draw({"north": 2}, seed=1, prefix="r001")
+    with pytest.raises(ValueError, match=r"choices .* gave 0 choices; expected 1, one per user; .* what there is$"):
+        task.choices(["north"], seed=1)
 
 
 def test_what_a_method_of_an_own_task_raises_is_told_with_its_name_wherever_it_is_called(here: Path) -> None:

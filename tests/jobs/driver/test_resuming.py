@@ -13,7 +13,7 @@ from actors.placement.cluster import Cluster, Node
 from actors.placement.layout import ADVICE
 from jobs.cli import app
 from jobs.driver import advice, experiments, inputs, run
-from scpl_ray.config import Experiment, loading
+from scpl_ray.config import Experiment, code, loading
 from scpl_ray.config.errors import all_keys
 from scpl_ray.config.schema import MAY_CHANGE
 from scpl_ray.protocols import TrainingJob, TrainingResult
@@ -215,6 +215,19 @@ def test_a_key_may_be_given_again_with_the_value_that_the_run_has(
     for other in ("selection.strategy=none", "reward.terms={length: 1}", "seed=4", "seed.x=3", "reward.terms.x=1"):
         refused = scpl("run", "--resume", "r", *keys[1:3], other, code=2)
         assert f"{other.partition('=')[0]} cannot change in a run" in refused
+
+
+@pytest.mark.parametrize("key", code.KEYS)
+def test_code_may_be_said_to_be_none_where_a_run_has_none(
+    tmp_path: Path, here: list[tuple[Store, Experiment]], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr(run, "checked_plan", lambda experiment: (object(), None))
+    begun(tmp_path / "r", Experiment()).close()
+    for other in ("3", "[f.py:g]") + (("null",) if key == "task.name" else ()):
+        assert f"{key} cannot change in a run" in scpl("run", "--resume", "r", f"{key}={other}", code=2)
+    if key != "task.name":
+        scpl("run", "--resume", "r", f"{key}=null")
+        assert here[-1][1] == Experiment()
 
 
 def test_a_message_offers_only_what_resume_takes(tmp_path: Path) -> None:
