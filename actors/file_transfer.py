@@ -103,8 +103,9 @@ def start() -> Any:
 
 def may_be_needed() -> bool:
     """Whether file transfer may be needed: if Ray listens on loopback only, no other node can exist."""
-    host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
-    return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    host = ray.get_runtime_context().gcs_address.rpartition(":")[0].strip("[]")  # around an IPv6 address
+    _, _, _, _, (number, *_) = socket.getaddrinfo(host, None)[0]
+    return not ipaddress.ip_address(number).is_loopback
 
 
 def beside() -> NodeAffinitySchedulingStrategy:

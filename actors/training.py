@@ -46,6 +46,7 @@ RAY_TRAIN_SETTINGS = {
 def serve(config: Mapping[str, Any]) -> None:
     """The train loop of Ray Train: what each worker process runs."""
     import ray.train
+    import torch
     import transformers
 
     context = ray.train.get_context()
@@ -58,6 +59,11 @@ def serve(config: Mapping[str, Any]) -> None:
     transformers.utils.logging.disable_progress_bar()
     # DeepSpeed calls functions that torch has renamed, once per bucket and step.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
+    if torch.cuda.is_available():
+        # DeepSpeed takes the GPU of this number. Ray has chosen one already, by its place among the node's GPUs, which
+        # it orders as text (0, 1, 10, 2) where it orders local ranks as numbers.
+        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
 
     from scpl_ray.training.worker import Worker
 

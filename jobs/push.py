@@ -29,19 +29,29 @@ WEIGHTS = "weights"
 class Hub(Protocol):
     """Where a folder is uploaded to."""
 
-    def upload(self, folder: Path, repo: str, message: str) -> str:
-        """Make a private model repository unless it exists, upload a folder in one commit, and return its address."""
+    def upload(self, folder: Path, repo: str, message: str, *, public: bool) -> str:
+        """Put a folder in the place of what a model repository holds, which is made, private, unless it exists.
+
+        Args:
+            folder: what is uploaded.
+            repo: ``OWNER/NAME``.
+            message: of the commit.
+            public: whether it may be a repository that everybody can read.
+
+        Returns:
+            The commit's address.
+        """
         ...
 
 
 class HuggingFace:
     """The Hugging Face Hub, with the token of ``hf auth login`` or ``HF_TOKEN``."""
 
-    def upload(self, folder: Path, repo: str, message: str) -> str:
+    def upload(self, folder: Path, repo: str, message: str, *, public: bool) -> str:
         """See :meth:`Hub.upload`.
 
         Raises:
-            StoreError: the Hub cannot be reached, or refuses.
+            StoreError: the Hub cannot be reached, or refuses; or everybody can read the repository.
         """
         import httpx2
         import huggingface_hub
@@ -49,8 +59,16 @@ class HuggingFace:
 
         api = huggingface_hub.HfApi()
         try:
+            # one that exists stays as public as it is
             api.create_repo(repo, private=True, exist_ok=True)
-            done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+            if not public and not api.repo_info(repo).private:
+                raise StoreError(
+                    f"--repo {repo}: everybody can read this repository, so nothing was uploaded; make it private in "
+                    "its settings, name another, or add --public if that is meant"
+                )
+            # An adapter that an earlier push left beside a whole model would be loaded in its place. The client keeps
+            # .gitattributes, and the history what is deleted.
+            done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, delete_patterns="*")
         except (OSError, ValueError, HfHubHTTPError, httpx2.HTTPError) as error:
             reason = masked(" ".join(str(error).split())[:300])
             raise StoreError(
@@ -60,7 +78,16 @@ class HuggingFace:
         return str(done.commit_url)
 
 
-def push(run_dir: Path, repo: str, round_: int | None, console: Console, *, yes: bool, hub: Hub | None = None) -> None:
+def push(
+    run_dir: Path,
+    repo: str,
+    round_: int | None,
+    console: Console,
+    *,
+    yes: bool,
+    public: bool = False,
+    hub: Hub | None = None,
+) -> None:
     """Show what would be uploaded of a policy, and upload it if told to.
 
     Args:
@@ -69,6 +96,7 @@ def push(run_dir: Path, repo: str, round_: int | None, console: Console, *, yes:
         round_: the round that trained the policy; ``None``: the last one.
         console: where it is printed.
         yes: whether to upload.
+        public: whether the repository may be one that everybody can read.
         hub: where to; ``None``: the Hugging Face Hub.
 
     Raises:
@@ -96,10 +124,13 @@ def push(run_dir: Path, repo: str, round_: int | None, console: Console, *, yes:
         console.print(f"{model_card.FILE}:\n{card}", markup=False, highlight=False)
         if not yes:
             console.print(
-                f"nothing was uploaded; add --yes to upload this to a private repository {repo}", markup=False
+                f"nothing was uploaded; add --yes to upload this to {repo}, which is made private if it is new; other "
+                "files are deleted there, and stay in its history",
+                markup=False,
             )
             return
-        address = (hub or HuggingFace()).upload(folder, repo, f"Round {t} of {experiment.name}, by scpl_ray")
+        message = f"Round {t} of {experiment.name}, by scpl_ray"
+        address = (hub or HuggingFace()).upload(folder, repo, message, public=public)
         console.print(f"uploaded: {address}", markup=False)
 
 

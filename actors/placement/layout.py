@@ -197,16 +197,15 @@ def settled(experiment: Experiment, engines: int, scorers: int) -> Experiment:
     return experiment.model_copy(update={"generation": generation, "reward": reward})
 
 
-def shared(placed: Layout) -> list[tuple[int, list[Seat]]]:
-    """What shares GPUs in a colocated layout: for each set of GPUs that no other shares, their number and its seats."""
-    of_gpu: dict[tuple[Node, int], tuple[int, ...]] = {}
-    for seat in placed.seats:  # engines come first
-        for gpu in seat.gpus:
-            of_gpu.setdefault((seat.node, gpu), seat.gpus)
-    sets: dict[tuple[Node, tuple[int, ...]], list[Seat]] = {}
-    for seat in placed.seats:
-        sets.setdefault((seat.node, of_gpu[seat.node, seat.gpus[0]]), []).append(seat)
-    return [(len(gpus), seats) for (_, gpus), seats in sets.items()]
+def on_fewest_nodes(placed: Layout, cluster: Cluster) -> list[list[Seat]]:
+    """The seats on each node that a layout needs: on CPUs it spreads over all nodes, and may fit fewer."""
+    ways = [placed.seats]
+    if placed.mode == "cpu":
+        items = [_alone(role, index, placed.estimates) for role in placed.roles for index in range(role.count)]
+        packed = _packed(items, cluster, spread=False)
+        ways += [] if isinstance(packed, _Unplaced) else [packed]
+    seats = min(ways, key=lambda way: len({seat.node for seat in way}))
+    return [[seat for seat in seats if seat.node == node] for node in dict.fromkeys(seat.node for seat in seats)]
 
 
 def _of_cores(cluster: Cluster, sizes: Sizes | None) -> list[tuple[int, int]]:

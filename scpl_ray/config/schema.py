@@ -409,8 +409,8 @@ class Placement(Section):
     """``dedicated``: whole GPUs per process; ``colocated``: engine, scorer and worker take turns on each; ``auto``:
     dedicated if it fits. Engines that are split over several GPUs share each of them."""
     cluster: str | None = None
-    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits;
-    studies refuse it."""
+    """What a cluster with an autoscaler can grow to, e.g. ``4x32cpu:256gib:1gpu:44gib``: a run waits until it fits
+    or as many nodes have joined; memory as ``ray status`` shows it, less than a node has; studies refuse it."""
 
 
 class Evaluation(Section):

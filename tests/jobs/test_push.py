@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete
 from peft import PeftConfig
 from rich.console import Console
 from safetensors.torch import load_file
@@ -24,6 +26,7 @@ from tests.support.loops import small
 from tests.support.tiny_models import save_adapter, save_model
 
 HUB_BASE = "owner/base-model"
+COMMIT = "https://huggingface.co/me/policy/commit/1"
 
 
 class Uploads:
@@ -33,7 +36,7 @@ class Uploads:
         self.folder = folder
         self.said: list[tuple[str, str]] = []
 
-    def upload(self, folder: Path, repo: str, message: str) -> str:
+    def upload(self, folder: Path, repo: str, message: str, *, public: bool) -> str:
         shutil.copytree(folder, self.folder)
         self.said.append((repo, message))
         return f"https://hub.invalid/{repo}"
@@ -166,6 +169,62 @@ def test_weights_that_are_gone_and_a_hub_that_refuses_are_one_message(
     manifests.write(run, dataclasses.replace(found, deleted=tuple(found.files)))
     said = " ".join(scpl(str(run), "--repo", "me/policy", code=2).split())
     assert "are not there any more" in said and "store.keep=all" in said
+
+
+class Repository:
+    """The Hub's side of one repository: what its client sends there, and nothing reaches a network."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], *, private: bool) -> None:
+        self.files, self.messages, self.private = files, list[str](), private
+        monkeypatch.setattr("huggingface_hub.hf_api.is_xet_available", lambda: False)
+        monkeypatch.setattr("huggingface_hub.HfApi._validate_yaml", lambda *_, **__: None)  # the Hub does it
+        for name in ("create_repo", "repo_info", "list_repo_files", "create_commit"):
+            monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", getattr(self, name))
+
+    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> None:
+        assert private and exist_ok, "that of one that exists is not touched"
+
+    def repo_info(self, repo: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(private=self.private)
+
+    def list_repo_files(self, **_: object) -> list[str]:
+        return list(self.files)
+
+    def create_commit(
+        self, *, operations: list[CommitOperationAdd | CommitOperationDelete], commit_message: str, **_: object
+    ) -> CommitInfo:
+        for each in operations:
+            if isinstance(each, CommitOperationDelete):
+                del self.files[each.path_in_repo]
+            elif isinstance(each, CommitOperationAdd):
+                self.files[each.path_in_repo] = Path(str(each.path_or_fileobj)).read_text(errors="replace")
+        self.messages.append(commit_message)
+        return CommitInfo(COMMIT, commit_message, "", "oid")
+
+
+def test_what_an_earlier_push_left_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = {".gitattributes": "lfs", "README.md": "old", "adapter_config.json": "{}", "deep/adapter.safetensors": ""}
+    there = Repository(monkeypatch, earlier, private=True)
+    (folder := tmp_path / "policy").mkdir()
+    (folder / "README.md").write_text("new")
+    (folder / "config.json").write_text("{}")
+    said = job.HuggingFace().upload(folder, "me/policy", "Round 2", public=False)
+    assert there.files == {".gitattributes": "lfs", "README.md": "new", "config.json": "{}"}
+    assert (said, there.messages) == (COMMIT, ["Round 2"])
+
+
+def test_a_repository_that_everybody_can_read_is_refused_unless_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(tmp_path / "run", small("loop.rounds=1"))
+    there = Repository(monkeypatch, {"mine.txt": "kept"}, private=False)
+    said = " ".join(scpl(str(run), "--repo", "me/policy", "--yes", code=2).split())
+    assert "--repo me/policy: everybody can read this repository" in said and "--public" in said
+    assert there.files == {"mine.txt": "kept"} and "uploaded:" not in said
+    shown = " ".join(scpl(str(run), "--repo", "me/policy").split())
+    assert "which is made private if it is new" in shown and "are deleted there" in shown
+    assert f"uploaded: {COMMIT}" in scpl(str(run), "--repo", "me/policy", "--yes", "--public")
+    assert "README.md" in there.files and "mine.txt" not in there.files
 
 
 def test_the_config_on_the_card_names_no_folder(tmp_path: Path) -> None:
