@@ -1,4 +1,8 @@
-"""``scpl status``: how far a run or a study has come. Nothing is locked, written or imported for it."""
+"""``scpl status``: how far a run or a study has come.
+
+Nothing is written or imported for it, and nothing stays locked: whether a lock is held is found out by a shared lock of
+an instant, in which no run can begin there.
+"""
 
 from __future__ import annotations
 

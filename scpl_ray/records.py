@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -214,6 +216,8 @@ ADDED: dict[type, tuple[str, ...]] = {
 
 ROWS_AT_A_TIME = 1024
 """Rows of a table that are plain values at one time while they are made into records."""
+MOST_AT_ONCE = 2**30
+"""Bytes of texts, or elements of lists, in one chunk of a column; Arrow counts them in 31 bits."""
 
 Record = TypeVar("Record", Query, Completion, Score, Judgement, Example, Metric)
 
@@ -304,4 +308,35 @@ def table_in_order(pieces: list[pa.Table], queries: Sequence[Query], samples: Se
     pieces.clear()
     keys = list(zip(columns["query_id"].to_pylist(), columns["sample_index"].to_pylist(), strict=True))
     places = pa.array(places_in_order(keys, queries, samples), pa.int64())
-    return pa.table([columns.pop(name).combine_chunks().take(places) for name in schema.names], schema=schema)
+    ordered = [taken(whole(columns.pop(field.name)), places, field.type) for field in schema]
+    return pa.table(ordered, schema=schema)
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, of a wider type where texts or lists may be too large together for their own."""
+    if column.nbytes >= MOST_AT_ONCE:
+        if pa.types.is_string(column.type):
+            column = column.cast(pa.large_string())
+        elif pa.types.is_list(column.type):
+            column = column.cast(pa.large_list(column.type.value_type))
+    return column.combine_chunks()
+
+
+def taken(values: pa.Array, places: pa.Array, kind: pa.DataType) -> pa.ChunkedArray:
+    """Values of an array from :func:`whole` by their places.
+
+    Args:
+        values: the array.
+        places: the places; one may occur several times.
+        kind: the type of the column that the array was.
+
+    Returns:
+        A column of that type, in several chunks where one could be too large.
+    """
+    if values.type == kind:
+        return pa.chunked_array([values.take(places)])
+    length = pc.binary_length if pa.types.is_large_string(values.type) else pc.list_value_length
+    ends = np.cumsum(pc.fill_null(length(values).take(places), 0).to_numpy())
+    cuts = np.flatnonzero(np.diff(ends // MOST_AT_ONCE)) + 1
+    parts = [pa.array(part) for part in np.split(places.to_numpy(), cuts)]
+    return pa.chunked_array([values.take(part).cast(kind) for part in parts])

@@ -33,6 +33,22 @@ def test_tables_are_in_the_order_of_records() -> None:
     assert table_in_order([], [], []).equals(SCHEMAS[Completion].empty_table())
 
 
+def test_texts_and_token_ids_may_add_up_to_more_than_one_array_of_arrow_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = to_table(records.in_order(drawn(), QUERIES, SAMPLES), Completion)
+    monkeypatch.setattr(records, "MOST_AT_ONCE", 10_000)
+    found = table_in_order(pieces(drawn()), QUERIES, SAMPLES)
+    assert found.equals(expected) and found.schema == expected.schema
+    for name, each in (("text", 256), ("token_ids", 64), ("prompt_token_ids", 64)):
+        parts = found[name].chunks
+        assert len(parts) == -(-sum(SAMPLES) * each // 10_000) and sum(map(len, parts)) == sum(SAMPLES)
+        assert max(map(len, parts)) * each <= 10_000 + each
+    assert found["seed"].num_chunks == 1
+    monkeypatch.setattr(records, "MOST_AT_ONCE", 1)
+    few = pa.chunked_array([pa.array([[1], None, []], pa.list_(pa.int32()))])
+    found = records.taken(records.whole(few), pa.array([2, 0, 1, 0]), few.type)
+    assert found.type == few.type and found.to_pylist() == [[], [1], None, [1]]
+
+
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"returned 1202 completions for 1203 requests; 1 are missing"):
         table_in_order(pieces(records.in_order(drawn(), QUERIES, SAMPLES)[1:]), QUERIES, SAMPLES)

@@ -80,12 +80,17 @@ def anchored_study(plan: Study, configs: Mapping[str, Path]) -> Study:
         configs: built-in configs by name.
     """
     base = plan.base if plan.base == study.DEFAULTS else _anchored_keys(study.base_values(plan, configs))
+    arms = {arm: _anchored_keys(own) for arm, own in plan.arms.items()}
+    return anchored_axes(plan).model_copy(update={"base": base, "set": _anchored_keys(plan.set), "arms": arms})
+
+
+def anchored_axes(plan: Study) -> Study:
+    """The study with absolute paths in the values of its axes, which name the folders of its trials."""
     axes = {
         key: tuple(_anchored_keys({key: value})[key] for value in values) if isinstance(values, tuple) else values
         for key, values in plan.axes.items()
     }
-    arms = {arm: _anchored_keys(own) for arm, own in plan.arms.items()}
-    return plan.model_copy(update={"base": base, "set": _anchored_keys(plan.set), "arms": arms, "axes": axes})
+    return plan.model_copy(update={"axes": axes})
 
 
 def digests(experiment: Experiment, digest: Callable[[Path], str] = sha256) -> dict[str, dict[str, str]]:

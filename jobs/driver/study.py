@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.configs import CONFIGS
-from jobs.driver import alike, experiments, inputs, own_code, study_identity
+from jobs.driver import alike, experiments, inputs, own_code, strays, study_identity
 from jobs.driver.alike import ROUNDS
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
@@ -85,7 +85,8 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
 
     Raises:
         StoreError: the folder holds no study, or one that was not begun here and names code that would run, or
-            finished trials of another config, or data, models or code are not those that its trials began with.
+            finished trials of another config, or runs of no arm of the study, or data, models or code are not those
+            that its trials began with.
         ConfigError: the study file is damaged; a key is not ``seeds``, or not to more.
     """
     file = folder / study.STUDY_FILE
@@ -100,6 +101,8 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     for experiment in named:
         own_code.find_again(identity, experiment)
     if plan.mode != "analytic" and not is_finished(folder, plan):
+        plan = inputs.anchored_axes(plan)
+        strays.check(folder, plan)
         _check_finished(folder, plan)
         alike.check_inputs(folder, plan)
         alike.check_code(folder, plan)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from scpl_ray.config import Experiment
-from scpl_ray.records import SCHEMAS, Example, Judgement, Query
+from scpl_ray.records import SCHEMAS, Example, Judgement, Query, taken, whole
 from scpl_ray.seeds import uniforms
 from scpl_ray.selection import pairs
 from scpl_ray.selection.strategies import Candidates, Selected
@@ -25,9 +25,9 @@ class Tokens(Sequence[bytes]):
     """The token ids of completions, each as the bytes that it takes in a table, so that equal ones are equal."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
-        whole = column.combine_chunks()
-        self._starts = whole.offsets.to_numpy()
-        self._values = whole.values.to_numpy()
+        together = whole(column)
+        self._starts = together.offsets.to_numpy()
+        self._values = together.values.to_numpy()
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -121,21 +121,24 @@ def training_data(
             round_=round_,
             seed=experiment.seed,
         )
-        kept, rejected = made.chosen, completions["token_ids"].take(pa.array(made.rejected))
+        kept, rejected = made.chosen, _rows(completions["token_ids"], made.rejected)
         facts = {"pairs_left_out": made.left_out, "pairs_inverted": made.inverted}
-    rows = completions.take(pa.array(kept.indices))
     columns = {
-        "example_id": rows["completion_id"],
-        "origin": [f"round {round_}"] * len(rows),
+        "example_id": _rows(completions["completion_id"], kept.indices),
+        "origin": [f"round {round_}"] * len(kept.indices),
         "group": [experiment.groups.names[group] for group in chosen_from.groups[kept.indices]],
-        "prompt_token_ids": rows["prompt_token_ids"],
-        "token_ids": rows["token_ids"],
+        "prompt_token_ids": _rows(completions["prompt_token_ids"], kept.indices),
+        "token_ids": _rows(completions["token_ids"], kept.indices),
         "weight": kept.weights,
         "rejected_token_ids": rejected,
     }
     return pa.table(columns, schema=schema), _selection_facts(kept, chosen_from, tokens) | _kind_facts(
         kept, chosen_from
     ) | facts
+
+
+def _rows(column: pa.ChunkedArray, places: IntArray) -> pa.ChunkedArray:
+    return taken(whole(column), pa.array(places), column.type)
 
 
 def _kind_facts(kept: Selected, chosen_from: Candidates) -> dict[str, object]:

@@ -1,14 +1,17 @@
 """Consent to run code that a config names and that is not this project's.
 
 A run that its user began here was given these keys by that user. A folder that was received, or was begun on another
-machine, brings them along, so whoever continues it says them again. What a user has agreed to is kept in the user's
-own cache, by the run's id and the code that its config names; another run, or another function, is another question.
+machine, brings them along, so whoever continues it says them again. What a user has agreed to is kept in the cache, in
+a folder of the user's own, by the run's id and the code that its config names; another run, or another function, is
+another question.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shlex
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ TRUST = "model.trust_remote_code"
 KEYS = (TRUST, *code.KEYS)
 """The keys by which a config lets code run: code that comes with a model, and functions of the user's own."""
 FOLDER = "consents"
+"""What the folder of a user's consents begins with; that of earlier versions has this name."""
 PLACE = "{keys}"
 """Stands for the keys in what says how to agree."""
 
@@ -40,20 +44,21 @@ def give(identity: str, experiment: Experiment) -> None:
     """
     if not code_of(experiment):
         return
-    place = _place(identity, experiment)
+    if _given(identity, experiment) is not None:
+        return
+    place = _places(identity, experiment)[0]
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not place.is_file():
-            place.touch(mode=0o600)
-            place.write_text(str(Path.cwd()), encoding="utf-8")
+        place.touch(mode=0o600)
+        place.write_text(str(Path.cwd()), encoding="utf-8")
     except OSError as error:
         logger.warning("%s: %s; the run asks again for the code that it may run", place, error.strerror)
 
 
 def folder(identity: object, experiment: Experiment) -> Path | None:
     """The working directory of the user who agreed to the code of a run; ``None`` if nobody here did."""
-    place = _place(identity, experiment) if isinstance(identity, str) and code_of(experiment) else None
-    if place is None or not place.is_file():
+    place = _given(identity, experiment) if isinstance(identity, str) and code_of(experiment) else None
+    if place is None:
         return None
     text = place.read_text(encoding="utf-8")
     return Path(text) if text else None
@@ -81,7 +86,7 @@ def require(
     for experiment in experiments:
         named = code_of(experiment)
         missing = {key: value for key, value in named.items() if key not in stated or stated[key] != value}
-        if not missing or (isinstance(identity, str) and _place(identity, experiment).is_file()):
+        if not missing or (isinstance(identity, str) and _given(identity, experiment) is not None):
             continue
         listed = ", ".join(f"{key} = {_shown(value)}" for key, value in named.items())
         model = f" (model.name = {experiment.model.name!r})" if TRUST in named else ""
@@ -96,11 +101,25 @@ def _shown(value: Any) -> str:
     return "true" if value is True else str(value)
 
 
-def _place(identity: str, experiment: Experiment) -> Path:
+def _given(identity: str, experiment: Experiment) -> Path | None:
+    """The file in which this user's consent is kept; ``None`` if there is none, or only that of another user."""
+    for place in _places(identity, experiment):
+        try:
+            found = place.stat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            return place
+    return None
+
+
+def _places(identity: str, experiment: Experiment) -> tuple[Path, Path]:
+    """Where this version keeps a consent of this user, and where earlier ones did."""
     model = experiment.model
     facts = {
         "identity": identity,
         "code": code_of(experiment),
         "models": [model.name, model.revision, experiment.reward.model] if model.trust_remote_code else [],
     }
-    return cache.directory() / FOLDER / cache.key_of(facts)
+    name = cache.key_of(facts)
+    return cache.directory() / f"{FOLDER}-{os.geteuid()}" / name, cache.directory() / FOLDER / name

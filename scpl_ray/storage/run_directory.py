@@ -36,7 +36,7 @@ import pyarrow as pa
 from scpl_ray import records
 from scpl_ray.config import Experiment, loading
 from scpl_ray.records import Example, Manifest, Metric, Record, Weights
-from scpl_ray.storage import consent, inside, manifests, redoing, run_facts, tables
+from scpl_ray.storage import code_file, consent, inside, manifests, redoing, run_facts, tables
 from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import sha256, sync, sync_tree, write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST
@@ -237,11 +237,8 @@ class Reader:
         """
         text = self.text(CODE)
         try:
-            found = json.loads(text) if text is not None else []
-            return [
-                {"from_round": int(e["from_round"]), "code": dict(e["code"]), "files": dict(e["files"])} for e in found
-            ]
-        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            return code_file.decoded(text) if text is not None else []
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"{self.root / CODE}: cannot be read ({run_facts.reason(error)}); restore it") from error
 
     def committed(self) -> Iterator[Manifest]:
@@ -432,7 +429,7 @@ class Store(Reader):
             StoreError: the run directory cannot be written.
         """
         with _usable(self.name):
-            write_atomically(self.root / CODE, as_json(list(entries)))
+            write_atomically(self.root / CODE, code_file.encoded(entries))
 
     def announce(self, folder: Path) -> None:
         """Called right before a commit; a store that keeps its run elsewhere notes that the phase is to be uploaded."""

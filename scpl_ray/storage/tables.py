@@ -16,8 +16,9 @@ from scpl_ray.storage import inside, parquet
 from scpl_ray.storage.errors import StoreError
 
 MOST_ROWS = 20_000_000
-MOST_VALUES = 2**31
-"""Largest number of values in a file, over all columns and with the elements of lists counted one by one."""
+MOST_VALUES = 2**32
+"""Largest number of values in a file, over all columns and with the elements of lists counted one by one: so many token
+ids take :data:`MOST_BYTES`."""
 MOST_BYTES = 16 * 2**30
 """Largest size of a table in memory."""
 BATCH_BYTES = 2**28

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from scpl_ray import records
 from scpl_ray.config import Selection
 from scpl_ray.records import Judgement, Query
-from scpl_ray.selection.examples import candidates_of
+from scpl_ray.selection.examples import Tokens, candidates_of
 from scpl_ray.selection.strategies import select
 
 GROUPS = ("first", "second")
@@ -65,3 +66,10 @@ def test_different_rewards_are_kept_whatever_the_order_of_prompts():
             settings = Selection(strategy=strategy, matched_control=control, best_of=2)
             one, other = (select(c, settings, round_=1, seed=0, initial_shares=[0.6, 0.4]) for c in (of, in_order))
             assert one.indices.tolist() == other.indices.tolist()
+
+
+def test_token_ids_are_those_of_their_completions_however_many_there_are(monkeypatch):
+    column = pa.chunked_array([pa.array(ids, pa.list_(pa.int32())) for ids in ([[1, 2], []], [[3], [1, 2]])])
+    few = list(Tokens(column))
+    monkeypatch.setattr(records, "MOST_AT_ONCE", 1)
+    assert list(Tokens(column)) == few == [np.array(ids, np.int32).tobytes() for ids in ([1, 2], [], [3], [1, 2])]

@@ -1,7 +1,11 @@
 """An S3 server for tests: moto's server on a free loopback port, with faults that a test chooses."""
 
+import base64
+import hashlib
+import io
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,6 +90,9 @@ class Server:
             request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
             start(f"{status} Fault", [("Content-Length", "0")])
             return [b""]
+        if method == "PUT" and not self._is_as_signed(request):
+            start("400 BadDigest", [("Content-Length", "0")])
+            return [b""]
         for header in self.drop_headers:
             request.pop(header, None)
         if method == "GET" and path.endswith(".parquet") and self.cut:
@@ -96,6 +103,15 @@ class Server:
             start("500 Fault", [("Content-Length", "0")])
             return [b""]
         return self._app(request, start)
+
+    def _is_as_signed(self, request: Request) -> bool:
+        """Whether a body is the one of its checksums, which moto does not compare, as stores do."""
+        body = request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
+        request["wsgi.input"] = io.BytesIO(body)
+        signed, crc = request.get("HTTP_X_AMZ_CONTENT_SHA256", ""), request.get("HTTP_X_AMZ_CHECKSUM_CRC32")
+        if crc is not None and base64.b64decode(crc) != zlib.crc32(body).to_bytes(4, "big"):
+            return False
+        return len(signed) != 64 or hashlib.sha256(body).hexdigest() == signed
 
     def _cut(self, request: Request, start: Callable[..., Any]) -> Iterable[bytes]:
         def damaged(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:

@@ -2,8 +2,8 @@
 
 The lock is an object that is written only conditionally (it must not exist, or must still be the version that was
 read), so if two processes want it, only one gets it. A thread renews it regularly. Another process takes it over if it
-has not been renewed for :data:`LEASE_SECONDS` by the clock of the store, or if its holder was a process on the same
-machine that has ended.
+has not been renewed for :data:`LEASE_SECONDS` by the clock of the store, or at once if its holder was a process on the
+same machine that has ended.
 
 The store's clock alone ends no lease, because a clock can be set: a lock that looks old, or newer than now, is watched
 for a while by a clock that cannot be set, and any renewal in that time shows that its holder is alive. A holder that
@@ -61,15 +61,31 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
     def has_ended(self, seen_from: Holder) -> bool:
-        """Whether the holder was a process on the same machine and is no longer running."""
-        return self.machine == seen_from.machine and _started(self.process) != self.started
+        """Whether the holder was a process on the same machine and is no longer running.
+
+        Where there is a process with its id that the system hides, it may be that one, and has not ended.
+        """
+        try:
+            return self.machine == seen_from.machine and _started(self.process) != self.started
+        except PermissionError:
+            return False
 
 
 def _started(process: int) -> float | None:
-    """Start of a running process in clock ticks since the system started; ``None`` if there is no such process."""
+    """Start of a running process in clock ticks since the system started; ``None`` if there is no such process.
+
+    Raises:
+        PermissionError: there is one, and the system hides it (``hidepid``).
+    """
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, PermissionError) as error:
+        try:
+            os.kill(process, 0)  # asks only; another user's process answers with PermissionError
+        except ProcessLookupError:
+            return None
+        raise PermissionError(f"process {process} is hidden") from error
+    except ProcessLookupError:
         return None
     fields = status.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else float(fields[19])

@@ -3,7 +3,8 @@
 The files of a phase are uploaded below the name of the attempt, each with its size checked, and its manifest last, by a
 conditional write: an interrupted upload leaves objects without a manifest, which are ignored. The store is
 authoritative: opening a run makes the working copy equal to it. The only exception is a phase that was committed here
-but not completely uploaded; its upload is then completed.
+but not completely uploaded: its upload is then completed, unless the run has gone on elsewhere in the meantime. A log
+that cannot be uploaded is a warning and stops nothing.
 
 A holder of the lock that was paused for longer than its lease may wake up between two requests, when another process
 continues the run already. Nothing that it then does changes what the next holder relies on:
@@ -28,17 +29,19 @@ from typing import Any
 from scpl_ray.config import Experiment
 from scpl_ray.records import Manifest, Metric
 from scpl_ray.storage import cache, inside, manifests
-from scpl_ray.storage.errors import StoreError
+from scpl_ray.storage.errors import InUseError, StoreError
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.manifests import LOCK, MANIFEST, ROUNDS, committed_of, phase_of
 from scpl_ray.storage.object_store.lease import Lease
 from scpl_ray.storage.object_store.names import (
     ATTEMPT,
+    HOLDER,
     attempt_of,
     marker_of,
     new_attempt,
     objects_of,
     prefix_of,
+    said_by,
     with_facts,
 )
 from scpl_ray.storage.object_store.objects import Conflict, Found, Objects
@@ -235,18 +238,22 @@ class RemoteStore(Store):
         if name == CONFIG:
             data += f"# held by {self._lease.token}\n".encode()
         else:
-            data = with_facts(data, holder=self._lease.token)
+            data = with_facts(data, **{HOLDER: self._lease.token})
         self._lease.renew()
         try:
-            self._etags[name] = self.objects.write(name, data, replaces=self._etags[name])
+            etag = self.objects.write(name, data, replaces=self._etags[name])
         except Conflict as error:
             self._lease.renew()
-            raise StoreError(f"{self.name}: {name} was changed meanwhile; resume the run again") from error
+            there = self.objects.read(name)
+            if there is None or there.data != data:
+                raise StoreError(f"{self.name}: {name} was changed meanwhile; resume the run again") from error
+            etag = there.etag  # our own write, whose answer was lost
+        self._etags[name] = etag
         write_atomically(self.root / name, data)
         self._sent[name] = _stamp(self.root / name)
         self._write_state()
 
-    def _put(self, name: str, data: bytes | Path) -> str:
+    def _put(self, name: str, data: bytes) -> str:
         """Write an object of the run that is what this process last saw or wrote; returns its ETag.
 
         If it is not, it was written by a former holder of the lock that woke up too late, and is replaced, provided
@@ -255,14 +262,11 @@ class RemoteStore(Store):
         replaces = self._etags.get(name)
         for _ in range(TRIES):
             try:
-                if isinstance(data, bytes):
-                    return self.objects.write(name, data, replaces=replaces)
-                with data.open("rb") as file:
-                    return self.objects.write(name, file, replaces=replaces)
+                return self.objects.write(name, data, replaces=replaces)
             except Conflict:
                 self._lease.renew()
                 there = self.objects.read(name)
-                if there is not None and there.data == (data if isinstance(data, bytes) else data.read_bytes()):
+                if there is not None and there.data == data:
                     return there.etag  # our own write, whose answer was lost
                 replaces = there.etag if there is not None else None
         raise StoreError(f"{self.name}: {name} is written by others all the time; make sure that nobody else does")
@@ -289,11 +293,7 @@ class RemoteStore(Store):
             self.clear()  # the working copy belongs to another run, or to none
         committed = committed_of(there)
         markers = {marker_of(phase): there[marker_of(phase)] for phase in committed}
-        known = {one: etag for one, etag in self._etags.items() if PurePosixPath(one).name == MANIFEST}
-        if {one: found.etag for one, found in markers.items()} != known:
-            self._pending.clear()  # another process has resumed the run, or taken phases back
-        for phase in [phase for phase in self._pending if phase in committed or not self._is_whole(phase)]:
-            del self._pending[phase]
+        self._drop_overtaken(markers)
         self.objects.fetch({one: self.root / one for one, found in markers.items() if self._is_stale(one, found)})
         attempts = {phase: attempt_of((self.root / marker_of(phase)).read_bytes()) for phase in committed}
         copies = objects_of(there, attempts)
@@ -313,6 +313,39 @@ class RemoteStore(Store):
         for one in copies:
             if phase_of(one) is None and (stamp := _stamp(self.root / one))[1] == there[one].bytes:
                 self._sent[one] = stamp
+
+    def _drop_overtaken(self, markers: Mapping[str, Found]) -> None:
+        """Of the phases that are not known to be uploaded, keep those that still follow on what the store holds.
+
+        Args:
+            markers: the manifests in the store, by name.
+        """
+        arrived = [phase for phase in self._pending if marker_of(phase) in markers and self._is_published(phase)]
+        for phase in arrived:
+            del self._pending[phase]
+        there = {one: found.etag for one, found in markers.items() if phase_of(one) not in arrived}
+        known = {one: etag for one, etag in self._etags.items() if PurePosixPath(one).name == MANIFEST}
+        same = there.keys() == known.keys() and all(
+            etag == known[one] or self._only_holder_differs(one) for one, etag in there.items()
+        )
+        for phase in [phase for phase in self._pending if not (same and self._is_whole(phase))]:
+            if self._manifest(phase) is not None:
+                why = "its files were changed" if same else "the run was gone on with elsewhere, or phases taken back"
+                logger.warning(
+                    "%s: %s was committed here and never carried over; it is dropped, because %s", self.name, phase, why
+                )
+            del self._pending[phase]
+
+    def _is_published(self, phase: str) -> bool:
+        """Whether the manifest in the store is that of this working copy's own upload of a phase."""
+        there = self.objects.read(marker_of(phase))
+        return there is not None and attempt_of(there.data) == self._pending[phase]
+
+    def _only_holder_differs(self, marker: str) -> bool:
+        """Whether a manifest in the store says what that of the working copy says: others have only opened the run."""
+        there, path = self.objects.read(marker), self.root / marker
+        said = said_by(path.read_bytes()) if there is not None and path.is_file() else None
+        return there is not None and said is not None and said == said_by(there.data)
 
     def _is_whole(self, phase: str) -> bool:
         """Whether a phase is committed and undamaged in the working copy."""
@@ -345,8 +378,15 @@ class RemoteStore(Store):
             if changed:
                 self._lease.renew()
             for one in sorted(changed, key=lambda one: LAST.index(one) if one in LAST else -1):
-                self._etags[one] = self._put(one, self.root / one)
-                self._sent[one] = stamps[one]
+                try:
+                    # read once: a log grows with what is logged of its own upload
+                    self._etags[one] = self._put(one, (self.root / one).read_bytes())
+                except (StoreError, OSError) as error:
+                    if isinstance(error, InUseError) or PurePosixPath(one).parts[0] not in FOLDERS:
+                        raise
+                    logger.warning("%s was not carried over: %s", one, error)
+                else:
+                    self._sent[one] = stamps[one]
             self._write_state()
             if changed:
                 self._lease.renew()  # what was written counts only if this process still is the holder

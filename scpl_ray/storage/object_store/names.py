@@ -18,6 +18,8 @@ from scpl_ray.storage.manifests import LOCK, MANIFEST, ROUNDS, phase_of
 
 ATTEMPT = "attempt"
 """The fact of a manifest that names the attempt."""
+HOLDER = "holder"
+"""The fact of a manifest that names who claimed it last; see :mod:`scpl_ray.storage.object_store.mirror`."""
 TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
@@ -50,6 +52,16 @@ def with_facts(manifest: bytes, **facts: Any) -> bytes:
     values = json.loads(manifest)
     values["facts"] |= facts
     return (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def said_by(manifest: bytes) -> Any:
+    """What a manifest says, whoever has claimed it; ``None`` if it is damaged."""
+    try:
+        values = json.loads(manifest)
+        values["facts"].pop(HOLDER, None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return values
 
 
 def objects_of(there: Collection[str], attempts: Mapping[str, str]) -> dict[str, str]:

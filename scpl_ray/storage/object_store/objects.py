@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -45,6 +45,8 @@ CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "4
 """Error codes of a conditional write whose condition does not hold."""
 REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403")
 ACTIONS = "s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
+CHATTY = ("botocore", "boto3", "s3transfer", "urllib3")
+"""Loggers that write dozens of lines per request, also while a log is uploaded."""
 
 
 class Conflict(RuntimeError):
@@ -81,6 +83,8 @@ class Objects:
         self.uri = uri
         self._bucket, _, path = uri.removeprefix("s3://").partition("/")
         self._prefix = f"{path}/"
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.INFO)
         retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
         config = Config(
             retries=retries,
@@ -160,7 +164,7 @@ class Objects:
             age = (now - answer["LastModified"]).total_seconds()
             return Content(answer["Body"].read(), answer["ETag"], age)
 
-    def write(self, name: str, data: bytes | BinaryIO, *, replaces: str | None) -> str:
+    def write(self, name: str, data: bytes, *, replaces: str | None) -> str:
         """Write an object that must not exist yet, or, with ``replaces``, whose current ETag must be that one.
 
         Returns:
