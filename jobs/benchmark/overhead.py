@@ -11,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,15 +19,17 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
+from actors.generation import RayGenerator
 from actors.placement.cluster import local_cluster
 from actors.placement.layout import layout
 from actors.placement.memory import with_format
+from actors.placement.role import Role
 from jobs.driver import run
 from jobs.terminal.display import chatter_to, wide_console
 from scpl_ray.config import Experiment
 from scpl_ray.models import precision
 from scpl_ray.protocols import TrainingJob
-from scpl_ray.records import Completion, Manifest, Weights
+from scpl_ray.records import Completion, Manifest, Query, Weights
 from scpl_ray.storage import retention
 from scpl_ray.storage.run_directory import PHASES, Store
 from scpl_ray.tasks.bases import base_model
@@ -34,6 +37,8 @@ from scpl_ray.tasks.bases import base_model
 Result = TypeVar("Result")
 WORK = ("completions", "scores", "weights", "evaluation")
 """Phases that generate (while the reward model is fitted), score, train or evaluate; the rest is overhead."""
+REPEATS = 3
+"""How often the engines write a round's completions again, bare and in the pool alone: the shortest time counts."""
 
 
 def overhead(experiment: Experiment) -> None:
@@ -60,12 +65,16 @@ def overhead(experiment: Experiment) -> None:
         requests = [(c.prompt_token_ids, c.seed) for c in completions]
         weights = store.policy(experiment, base, last - 1)
         table = Table(title=f"the same work by the bare engine (round {last})", title_justify="left")
-        for column in ("engine", "work", "bare s", "loop s", "loop / bare speed"):
+        for column in ("engine", "work", "bare s", "here s", "speed here / bare"):
             table.add_column(column, justify="left" if column in ("engine", "work") else "right")
         tokens = sum(len(c.token_ids) for c in completions)
         inside = facts["completions"]["generation_seconds"]
         bare = alone(_bare_vllm, placed.engine.threads, experiment, placed.engine.gpus, weights, requests)
-        table.add_row("vLLM", f"{tokens:,} tokens", f"{bare:.2f}", f"{inside:.2f}", f"{bare / inside:.2f}")
+        queries = store.read(last, "queries", "queries", Query)
+        pool = pool_alone(experiment, placed.engine, Path(folder), weights, queries, completions)
+        for where, seconds in (("pool alone", pool), ("loop", inside)):
+            ratio = f"{bare / seconds:.2f}"
+            table.add_row(f"vLLM, {where}", f"{tokens:,} tokens", f"{bare:.2f}", f"{seconds:.2f}", ratio)
         inside = by_round[-1][[m.phase for m in by_round[-1]].index("weights")].seconds
         inside -= facts["weights"]["startup_seconds"]
         job = TrainingJob(
@@ -80,7 +89,7 @@ def overhead(experiment: Experiment) -> None:
         job.output.mkdir()
         bare = alone(_bare_deepspeed, placed.worker.threads, experiment, job)
         work = f"{facts['weights']['tokens']:,} tokens"
-        table.add_row("DeepSpeed", work, f"{bare:.2f}", f"{inside:.2f}", f"{bare / inside:.2f}")
+        table.add_row("DeepSpeed, loop", work, f"{bare:.2f}", f"{inside:.2f}", f"{bare / inside:.2f}")
         console.print(table)
         store.close()
 
@@ -125,6 +134,36 @@ def alone(function: Callable[..., Result], threads: int, *arguments: Any) -> Res
         os.environ.update(before)
 
 
+def pool_alone(
+    experiment: Experiment,
+    role: Role,
+    folder: Path,
+    weights: Weights,
+    queries: Sequence[Query],
+    completions: Sequence[Completion],
+) -> float:
+    """Seconds in which the engines behind Ray write a round's completions again while nothing is scored."""
+    drawn = Counter(c.query_id for c in completions)
+    samples = [drawn[query.query_id] for query in queries]
+    with run.connected(folder / "pool"):
+        generator = RayGenerator(experiment, role, folder)
+        try:
+            generator.refresh(weights)
+            list(generator.stream(queries[:32], samples=samples[:32], purpose="warm-up"))
+            purpose = f"round {completions[0].policy_version + 1}"
+            times = []
+            for _ in range(REPEATS):
+                started = time.monotonic()
+                pieces = list(generator.stream(queries, samples=samples, purpose=purpose))
+                times.append(time.monotonic() - started)
+        finally:
+            generator.close()
+    written = {c.completion_id: c.token_ids for piece in pieces for c in piece}
+    if written != {c.completion_id: c.token_ids for c in completions}:
+        raise RuntimeError("the engines wrote other completions than in the round, so that times cannot be compared")
+    return min(times)
+
+
 def _bare_vllm(
     experiment: Experiment, gpus: float, weights: Weights, requests: Sequence[tuple[tuple[int, ...], int]]
 ) -> float:
@@ -137,9 +176,12 @@ def _bare_vllm(
     engine.load(weights)
     work = [Request(prompt, seed) for prompt, seed in requests]
     engine.generate(work[:32])
-    started = time.monotonic()
-    engine.generate(work)
-    return time.monotonic() - started
+    times = []
+    for _ in range(REPEATS):
+        started = time.monotonic()
+        engine.generate(work)
+        times.append(time.monotonic() - started)
+    return min(times)
 
 
 def _bare_deepspeed(experiment: Experiment, job: TrainingJob) -> float:
