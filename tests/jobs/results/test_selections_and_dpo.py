@@ -1,15 +1,23 @@
 """What pages say of other selections and preference optimisation on the tasks of the paper is what studies found."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from jobs.results import published
 from scpl_ray.report import text
 from scpl_ray.studies import verdicts
+from scpl_ray.studies.series import Series
 from tests.docs.pages import DOCS
 from tests.jobs.results.pages import numbers_of, words_of
 
 SELECTIONS = ("tpp", "top", "reweight")
+
+
+def at(series: Series, t: int, metric: str, kind: str | None = None) -> list[float]:
+    """The mean over the seeds of round t under each of the three selections where users are shifted."""
+    return [float(series.path(f"shifted-{one}", metric, kind)[:, t].mean()) for one in SELECTIONS]
 
 
 @pytest.mark.parametrize(
@@ -41,9 +49,7 @@ def test_the_page_of_the_papers_statements_has_the_verdict_on_preference_optimis
 
 def test_what_is_said_of_three_selections_on_maths_is_what_was_found() -> None:
     series, page = published.read(DOCS / "results" / "paper_maths_selection").series, words_of("tasks")
-
-    def last(metric: str, kind: str | None = None) -> list[float]:
-        return [float(series.path(f"shifted-{one}", metric, kind)[:, -1].mean()) for one in SELECTIONS]
+    last = functools.partial(at, series, -1)
 
     tpp, top, reweight = last("kind_share", "asdiv")
     assert f"{tpp:.0%} are told as the majority's, `asdiv`'s, under TPP and {top:.0%} under TOP" in page
@@ -61,9 +67,7 @@ def test_what_is_said_of_three_selections_on_maths_is_what_was_found() -> None:
 
 def test_what_is_said_of_three_selections_on_news_is_what_was_found() -> None:
     series, page = published.read(DOCS / "results" / "paper_news_selection").series, words_of("tasks")
-
-    def last(metric: str, kind: str | None = None) -> list[float]:
-        return [float(series.path(f"shifted-{one}", metric, kind)[:, -1].mean()) for one in SELECTIONS]
+    last = functools.partial(at, series, -1)
 
     tpp, top, reweight = last("kind_share", "left")
     assert f"it is {tpp:.0%} under TPP, {top:.0%} under TOP, and {reweight:.0%} under reweighting" in page
@@ -77,24 +81,21 @@ def test_what_is_said_of_three_selections_on_news_is_what_was_found() -> None:
 
 def test_what_is_said_of_three_selections_on_open_questions_is_what_was_found() -> None:
     series, page = published.read(DOCS / "results" / "paper_preference_selection").series, words_of("tasks")
-
-    def at(t: int, metric: str, kind: str | None = None) -> list[float]:
-        return [float(series.path(f"shifted-{one}", metric, kind)[:, t].mean()) for one in SELECTIONS]
-
+    last, first = functools.partial(at, series, -1), functools.partial(at, series, 0)
     distance, literature = "total_variation_balanced", ("kind_share", "literature")
-    tpp, top, reweight = at(-1, distance)
+    tpp, top, reweight = last(distance)
     assert f"from equal shares at {reweight:.2f} where TPP leaves {tpp:.2f} and TOP {top:.2f}." in page
-    first = at(0, distance)[0], at(0, *literature)[0]
-    assert f"In round 0 it is {first[0]:.2f}, and literature has {first[1]:.0%} of the answers" in page
-    tpp, top, reweight = at(-1, *literature)
+    begin = first(distance)[0], first(*literature)[0]
+    assert f"In round 0 it is {begin[0]:.2f}, and literature has {begin[1]:.0%} of the answers" in page
+    tpp, top, reweight = last(*literature)
     assert f"it has {reweight:.0%} under reweighting, {tpp:.0%} under TPP and {top:.0%} under TOP." in page
-    tpp, top, reweight = at(-1, "kind_share", "academy")
+    tpp, top, reweight = last("kind_share", "academy")
     assert f"the academics', is told in {reweight:.0%}, {tpp:.0%} and {top:.0%}." in page
-    tpp, top, reweight = at(-1, "quality_mean_without_own_kind")
+    tpp, top, reweight = last("quality_mean_without_own_kind")
     assert f"Quality without own kind is {reweight:.2f}, {tpp:.2f} and {top:.2f}." in page
-    tpp, top, reweight = at(-1, "distinct_2")
+    tpp, top, reweight = last("distinct_2")
     ends = f"{tpp:.0%} (TPP), {top:.0%} (TOP) and {reweight:.0%} (reweighting) in round 5"
-    assert f"{at(0, 'distinct_2')[0]:.0%} are distinct in round 0, and {ends}" in page
+    assert f"{first('distinct_2')[0]:.0%} are distinct in round 0, and {ends}" in page
 
 
 def test_what_is_said_of_preference_optimisation_on_maths_is_what_was_found() -> None:
