@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from scpl_ray.models.attention import compute_caps
-from scpl_ray.models.likelihood import POSITIONS_STEP, equal_width_batches, pad_right
+from scpl_ray.models.likelihood import POSITIONS_STEP, equal_width_batches, pad_right, tokens_per_pass
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer
 from scpl_ray.seeds import derive_seed, generator
@@ -107,19 +108,31 @@ class SequenceModel:
             return text[encoded.token_to_chars(count - tokens).start :]
         return text[: encoded.token_to_chars(tokens - 1).end]
 
-    @torch.inference_mode()
-    def outputs(self, texts: Sequence[Ids], tokens_per_batch: int) -> NDArray[np.float64]:
-        """Outputs of encoded texts, in order, shape (texts, outputs).
+    def outputs(self, texts: Sequence[Ids], tokens_per_batch: int, *, threads: int = 1) -> NDArray[np.float64]:
+        """Outputs of encoded texts, in order, shape (texts, outputs); the same for any number of threads.
 
         Args:
             texts: token ids.
-            tokens_per_batch: tokens per forward pass, padding included.
+            tokens_per_batch: tokens per forward pass, padding included; see
+                :func:`scpl_ray.models.likelihood.tokens_per_pass`.
+            threads: how many passes are made at a time.
         """
         found = np.full((len(texts), self.model.config.num_labels), np.nan)
+
+        def read(batch: tuple[int, list[int]]) -> None:
+            width, members = batch
+            with torch.inference_mode():  # of a thread, not of the process
+                found[members] = self.forward([texts[i] for i in members], width).double().cpu().numpy()
+
         # One position more than needed, so that there is always padding: without any, attention uses other kernels.
         lengths = [len(ids) + 1 for ids in texts]
-        for width, members in equal_width_batches(lengths, tokens_per_batch, self.max_tokens + 1):
-            found[members] = self.forward([texts[i] for i in members], width).double().cpu().numpy()
+        batches = equal_width_batches(lengths, tokens_per_pass(self.model, tokens_per_batch), self.max_tokens + 1)
+        if threads == 1:
+            for batch in batches:
+                read(batch)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(read, batches))
         return found
 
     def forward(self, texts: Sequence[Ids], width: int) -> Tensor:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from scpl_ray.models import head
-from scpl_ray.models.likelihood import negative_log_likelihood
+from scpl_ray.models.likelihood import CPU_TOKENS, negative_log_likelihood, tokens_per_pass
 from tests.support.model_shapes import SHAPE, VOCABULARY
 
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -105,6 +105,17 @@ def test_neither_batches_nor_slices_change_a_bit(name: str, monkeypatch: pytest.
     for logits in (1, 40 * VOCABULARY, 1000 * VOCABULARY):
         monkeypatch.setattr(head, "LOGITS_PER_PASS", logits)
         assert negative_log_likelihood(model, texts(), 4096) == together
+
+
+def test_on_a_cpu_a_pass_stays_in_the_caches() -> None:
+    model = model_of("llama")
+    passes: list[int] = []
+    first = model.get_decoder().layers[0]
+    first.register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0].shape[:2].numel()))
+    negative_log_likelihood(model, [((7,) * 20, (9,) * 12)] * 200, 8192)
+    assert sum(passes) == 200 * 32 and max(passes) == CPU_TOKENS
+    assert tokens_per_pass(model, 100) == 100
+    assert tokens_per_pass(model.to("meta"), 8192) == 8192
 
 
 def test_the_head_is_applied_to_completions_only(monkeypatch: pytest.MonkeyPatch) -> None:

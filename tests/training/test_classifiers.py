@@ -1,4 +1,5 @@
-"""Fine-tuning in parts: what a pass keeps for the backward pass is limited, and the step stays the same."""
+"""Fine-tuning in parts: what a pass keeps for the backward pass is limited, and the step stays the same. Passes side by
+side change nothing."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -143,3 +144,21 @@ def test_a_reward_model_trained_in_parts_is_the_same_within_rounding(
     assert len(passes) > 2 * steps and all(rows * width <= 300 for rows, width in passes)
     assert weights(tmp_path / "parts") != weights(tmp_path / "whole")
     assert parts == pytest.approx(whole, rel=1e-3)
+
+
+def test_passes_side_by_side_change_no_bit(base: Path, passes: list[tuple[int, int]]) -> None:
+    model = classifiers.untrained(base, ["reward"], seed=0)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.head().weight)
+    draw = np.random.default_rng(1)
+    texts = [tuple(draw.integers(3, VOCABULARY, n).tolist()) for n in draw.integers(2, 30, 200)]
+    expected = model.outputs(texts, 512)
+    for threads in (2, 3):
+        assert np.array_equal(model.outputs(texts, 512, threads=threads), expected)
+    assert not passes  # no thread computes what only gradients need
+
+
+def test_an_error_of_one_of_several_passes_is_raised(base: Path) -> None:
+    model = classifiers.untrained(base, ["reward"], seed=0)
+    with pytest.raises(IndexError):
+        model.outputs([(3,)] * 20 + [(VOCABULARY + 1,)], 32, threads=2)
