@@ -46,11 +46,14 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Environment, import path and modules are as before afterwards: a run sets variables, which all that is started
     later inherits, and the folder of a user's file stays on the path, where its name would hide another test's."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # of all that tests do to a process, nothing but a power cut would lose what was written and not forced to the disk
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    before = set(sys.modules)
     with patch.dict(os.environ):
         yield
-    for name, module in list(sys.modules.items()):
+    for name in sys.modules.keys() - before:
         # not asked of the module itself, because lazy ones import on every question
-        if (getattr(module, "__dict__", {}).get("__file__") or "").startswith(f"{tmp_path}{os.sep}"):
+        if (getattr(sys.modules[name], "__dict__", {}).get("__file__") or "").startswith(f"{tmp_path}{os.sep}"):
             del sys.modules[name]
 
 

@@ -21,7 +21,14 @@ from scpl_ray.storage import cache
 from tests.support.local_cluster import LocalCluster, short_folder
 from tests.support.loops import records_of
 
-SETTINGS = ["generation.replicas=2", "training.workers=2", "training.worker_lifetime=run", "selection.strategy=tpp"]
+SETTINGS = [
+    "generation.replicas=2",
+    "reward.replicas=1",
+    "training.workers=2",
+    "training.worker_lifetime=run",
+    "selection.strategy=tpp",
+]
+"""One scorer, so that two nodes have room for what three ran: a plan uses all CPUs that there are."""
 LIMIT_S = 900.0
 
 
