@@ -55,6 +55,7 @@ from scpl_ray.training.dropout import turn_off
 from scpl_ray.training.losses import packing_is_exact, sequence_log_probabilities
 from scpl_ray.training.master import FOLDER, formats, full_weights, masters, put, save_master
 from scpl_ray.training.objectives import OBJECTIVES
+from scpl_ray.training.short_attention import use_products
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ class Worker:
         frame, buffers = self._frame(model), saved_buffers(model)
         turn_off(model)  # after the frame, whose config is saved with what was trained
         one_row = self._device is not None and use_lengths(model)
+        use_products(model)
         weights = dict(model.named_parameters()) if self._lora is not None and self._weights_stay_exact(base) else None
         module = model if self._lora is None else add_adapter(model, self._lora)
         if self._training.checkpoints(sum(parameter.numel() for parameter in model.parameters())):
