@@ -1,11 +1,12 @@
 """Attention between the tokens of a sequence only, where several sequences share one row.
 
-On a CPU transformers' own SDPA does that with a mask that it makes of restarting position ids. On GPUs a mask of width
-by width numbers is slow and large, so kernels get the lengths of the sequences instead: FlashAttention 2 where it is
-installed, for models and formats that it serves, else PyTorch's own causal kernels, one call per sequence, which have
-no mask either. Then all sequences of a micro-batch stand in one row, without padding.
+In float32 on a CPU transformers' own SDPA does that with a mask that it makes of restarting position ids. On GPUs a
+mask of width by width numbers is slow and large, so kernels get the lengths of the sequences instead: FlashAttention 2
+where it is installed, for models and formats that it serves, else PyTorch's own causal kernels, one call per sequence,
+which have no mask either. Then all sequences of a micro-batch stand in one row, without padding. A CPU that multiplies
+bfloat16 does the second in that format.
 
-The second kind is tested on a CPU and has run in a training step on an H100; no GPU has run the first yet.
+The second kind runs on CPUs and has run in a training step on an H100; no GPU has run the first yet.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from scpl_ray.models.attention import caps_scores, has_sinks
+from scpl_ray.training import short_attention
 
 FLASH = "flash_attention_2"
 SEPARATE = "scpl_separate_sequences"
@@ -103,6 +105,9 @@ def separate_attention(
         band = None
         if sliding_window is not None and width > sliding_window:
             band = torch.ones(width, width, dtype=torch.bool, device=q.device).tril().triu(1 - sliding_window)
+        if short_attention.is_short(q, v) and dropout == 0.0:
+            parts.append(short_attention.attend(q, k, v, band, scaling))
+            continue
         shared = k.shape[1] != q.shape[1]
         parts.append(
             F.scaled_dot_product_attention(

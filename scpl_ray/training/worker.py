@@ -35,6 +35,7 @@ from scpl_ray.models.adapters import (
     save_model,
 )
 from scpl_ray.models.limits import positions
+from scpl_ray.models.precision import native_bfloat16
 from scpl_ray.own import references
 from scpl_ray.protocols import TrainingError, TrainingJob, TrainingResult, TrainingStep
 from scpl_ray.records import Example, Weights, from_table
@@ -55,7 +56,6 @@ from scpl_ray.training.dropout import turn_off
 from scpl_ray.training.losses import packing_is_exact, sequence_log_probabilities
 from scpl_ray.training.master import FOLDER, formats, full_weights, masters, put, save_master
 from scpl_ray.training.objectives import OBJECTIVES
-from scpl_ray.training.short_attention import use_products
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +178,8 @@ class Worker:
         model = load_model(base, self._dtype, trust_remote_code=self._trust_remote_code)
         frame, buffers = self._frame(model), saved_buffers(model)
         turn_off(model)  # after the frame, whose config is saved with what was trained
-        one_row = self._device is not None and use_lengths(model)
-        use_products(model)
+        gains = self._device is not None or (self._dtype == torch.bfloat16 and bool(native_bfloat16()))
+        one_row = gains and use_lengths(model)
         weights = dict(model.named_parameters()) if self._lora is not None and self._weights_stay_exact(base) else None
         module = model if self._lora is None else add_adapter(model, self._lora)
         if self._training.checkpoints(sum(parameter.numel() for parameter in model.parameters())):
