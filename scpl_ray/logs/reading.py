@@ -30,11 +30,15 @@ WHOLE, DECIMAL = re.compile(r"(-?\d+)(?:\.0*)?"), re.compile(r"-?\d+\.\d+")
 MONTH = "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
 MONTH += "nov(?:ember)?|dec(?:ember)?"
 YEAR_LAST = re.compile(
-    r"^\d{1,2}/\d{1,2}/\d\d|^(?:\d{1,2}[-./])?\d{1,2}[-/.](?:19|20)\d\d\b|^[qw]\d{1,2}[ /-]?\d{4}"
+    r"^\d{1,2}/\d{1,2}/\d\d|^(?:\d{1,2}[-./])?\d{1,2}[-/.](?:19|20)\d\d\b"
+    r"|^(?:[qhw]\d{1,2}|[1-4]q)(?:[ /-]?\d{4}|(?:[ /-]?(?:fy ?|['\u2019])|[ /-])\d\d(?:\d\d)?(?!\d))|^[1-4]q\d\d(?!\d)"
     rf"|^(?:[a-z]{{3,9}},? )?(?:\d{{1,2}}(?:st|nd|rd|th)?[ ./-]*)?(?:{MONTH})(?![a-z])",
     re.IGNORECASE,
 )
 """Periods in which a day, month or quarter comes before the year, or whose month is a word: no order is in them."""
+_DAY, _MONTH = "(?:0?[1-9]|[12][0-9]|3[01])", "(?:0?[1-9]|1[0-2])"
+SHORT_DATE = re.compile(rf"(?:{_DAY}([-./]){_MONTH}\1|{_MONTH}([-./]){_DAY}\2)\d\d(?!\.?\d)")
+"""Days with two digits of the year at their end; one by itself may be a version."""
 YEAR_AND_MONTH = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])")
 COARSER = "put values together, or say which column it is with --fields"
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -130,7 +134,11 @@ def _columns(file: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str,
                 f"{file}: {len(found):,} different values in the column {columns[field]}, which is read as {field}: "
                 f"{listed(list(map(str, found)))}; at most {most}; {remedy}"
             )
-    if len(dates := [name for name in periods if isinstance(name, str) and YEAR_LAST.search(name)]) > 1:
+    names = [name for name in periods if isinstance(name, str)]
+    dates = [name for name in names if YEAR_LAST.search(name)]
+    if len(names) == len(periods) and all(map(SHORT_DATE.match, names)):
+        dates = names
+    if len(dates) > 1:
         raise DataError(
             f"{file}: the column {columns['period']} holds {listed(dates)}, which stand in this order as texts and not "
             "in that of time; write periods with the year first, as 2026-11-26 or 2026-11, or number them"

@@ -14,17 +14,27 @@ TRAIN, EVALUATION, JUDGE = "train", "evaluation", "judge"
 PARTS: dict[str, float] = {TRAIN: 0.5, JUDGE: 0.3, EVALUATION: 0.2}
 """Target share of each group's articles, by part."""
 _DESK = re.compile(r"\(.*?\)|\s[-\u2013\u2014]\s.*|(?:news)?\.com\b|\b(?:online|news|opinion|editorial|board|blog)\b")
+_ADDRESS = re.compile(
+    r"(?:(?:[a-z][a-z0-9+.-]*:)?//)?(?:(?:www\d?|m|amp|mobile)\.)?((?:[\w-]+\.)+[a-z]{2,})\.?(?::\d+)?"
+    r"(?:[/?#]\S*)?(?=\s|$)"
+)
+"""The address of an article or a site, and in it the domain."""
 
 
 def outlet(source: str) -> str:
-    """The outlet behind a published source name: desks and editions of one house are one outlet.
+    """The outlet behind a published source name or address: desks and editions of one house are one outlet.
 
-    ``Fox Online News``, ``Fox News (Online)``, ``Fox News Opinion`` and ``FoxNews.com`` are ``fox``. Case, a
-    leading "the", remarks in parentheses or after a dash, and the words online, news, opinion, editorial, board, blog
-    and .com are left out.
+    ``Fox Online News``, ``Fox News (Online)``, ``Fox News Opinion``, ``FoxNews.com`` and
+    ``https://www.foxnews.com/politics`` are ``fox``. Case, a leading "the", remarks in parentheses or after a dash, and
+    the words online, news, opinion, editorial, board, blog and .com are left out, and of an address all but its domain,
+    without a leading www, m, amp or mobile.
     """
-    name = " ".join(_DESK.sub(" ", source.lower()).split()).removeprefix("the ")
-    return name if name not in ("", "the") else " ".join(source.lower().split())
+    name = " ".join(source.lower().split())
+    if address := _ADDRESS.match(name):
+        name = address[1] + name[address.end() :]
+    house = " ".join(_DESK.sub(" ", name).split()).removeprefix("the ")
+    house = house.strip(".") if address else house
+    return house if house not in ("", "the") else name
 
 
 def assign(articles: Mapping[str, Counter[str]], groups: Sequence[str]) -> dict[str, str]:

@@ -144,9 +144,19 @@ def test_a_log_that_is_not_there_is_no_data_set_of_a_run(
         ("Mar 2026", "Apr 2026"),
         ("5 September", "5march"),
         ("Q1 2027", "Q2 2026"),
+        ("28.11.26", "30.11.26", "01.12.26"),
+        ("11-28-26", "01-03-27"),
+        ("28-11-26 10:00", "1-12-26"),
+        ("Q3-25", "Q4-25", "Q1-26"),
+        ("Q3 FY25", "Q1 FY26"),
+        ("q3fy2025", "q1fy2026"),
+        ("Q4'25", "Q1'26"),
+        ("W48/26", "W01/27"),
+        ("4Q25", "1Q26"),
+        ("H2 2025", "H1 2026"),
     ],
 )
-def test_dates_whose_order_as_texts_is_not_that_of_time_are_refused(periods: tuple[str, str], tmp_path: Path) -> None:
+def test_dates_whose_order_as_texts_is_not_that_of_time_are_refused(periods: tuple[str, ...], tmp_path: Path) -> None:
     rows = [{"when": period, "group": group} for period in periods for group in "ab"]
     with pytest.raises(DataError, match=r"the column when holds .*; write periods with the year first, as 2026-11-26"):
         reading.read(write(tmp_path / "log.jsonl", rows), {"period": "when"})
@@ -154,8 +164,21 @@ def test_dates_whose_order_as_texts_is_not_that_of_time_are_refused(periods: tup
     assert len(reading.read(write(tmp_path / "one.jsonl", rows[:2]), {"period": "when"})[0].periods) == 1
 
 
-@pytest.mark.parametrize("periods", [("0.0625", "0.1250"), ("v1 (May 2026)", "v2 (June 2026)"), ("2026-01", "2026-02")])
-def test_periods_whose_names_are_in_order_are_taken(periods: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "periods",
+    [
+        ("0.0625", "0.1250"),
+        ("v1 (May 2026)", "v2 (June 2026)"),
+        ("2026-01", "2026-02"),
+        ("1.9.10", "1.9.11", "1.10.0"),
+        ("0.10.12", "0.11.10"),
+        ("1.2.10.1", "1.2.11.1"),
+        ("W99", "W100", "W101"),
+        ("FY25 Q3", "FY26 Q1"),
+        ("25Q3", "26Q1"),
+    ],
+)
+def test_periods_whose_names_are_in_order_are_taken(periods: tuple[str, ...], tmp_path: Path) -> None:
     rows = [{"when": period, "group": group} for period in periods for group in "ab"]
     assert reading.read(write(tmp_path / "log.jsonl", rows), {"period": "when"})[0].periods == periods
 

@@ -54,6 +54,25 @@ def test_it_says_what_news_makes_of_a_file(path: Path) -> None:
     assert said.endswith("a run can use this\n")
 
 
+def test_it_says_that_a_column_of_sources_may_name_articles(path: Path) -> None:
+    rows = [row | {"source": f"{row['source']} {i}"} for i, row in enumerate(news_data.rows())]
+    said = check(path, rows, *NEWS, *FEW)
+    assert (
+        "note: 72 rows have 72 different outlets, so an outlet that is written in several ways may be in several "
+        "parts; give the column of the outlet with task.fields={source: COLUMN}\n"
+    ) in said
+    assert "note: " not in check(path, news_data.rows(), *NEWS, *FEW)
+
+
+def test_addresses_of_articles_are_those_of_their_outlets(path: Path) -> None:
+    rows = [
+        row | {"source": f"https://www.{row['source'].replace(' ', '')}.com/{i}"}
+        for i, row in enumerate(news_data.rows())
+    ]
+    said = check(path, rows, *NEWS, *FEW)
+    assert "│ left  │   36 │       4 │" in said and "note: " not in said
+
+
 def test_it_says_why_a_run_would_stop(path: Path) -> None:
     said = check(path, news_data.rows(outlets=2, words=12), "--task", "news", code=1)
     lengths = "task.opening_words=4 task.continuation_words=8 generation.max_new_tokens=11"

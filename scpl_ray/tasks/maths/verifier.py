@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 
-from scpl_ray.tasks.maths import equality, verifier_process
+from scpl_ray.tasks.maths import equality, options, verifier_process
 from scpl_ray.tasks.maths.answers import words
 from scpl_ray.tasks.maths.nodes import Node
 from scpl_ray.tasks.maths.reader import LONGEST, read
@@ -60,6 +60,8 @@ class Verifier:
         of_gold, given = read(gold), read(answer)
         if gold == answer and (given.node or words(given.text)):
             return Comparison(parsed=True, equal=True)
+        if (chosen := options.told(of_gold.text, given.text)) is not None:
+            return Comparison(parsed=True, equal=chosen)
         if of_gold.node is None:
             spelling = words(given.text)
             return Comparison(parsed=spelling != "", equal=given.node is None and spelling == words(of_gold.text) != "")

@@ -13,6 +13,9 @@ from scpl_ray.tasks.outlets import outlet
 from scpl_ray.tasks.survey import Survey
 from scpl_ray.tasks.texts import tokens
 
+MOST_OUTLETS = 0.8
+"""Share of different outlets among the rows above which a column of sources may name articles or authors."""
+
 
 def survey(experiment: Experiment, *, named: bool) -> Survey:
     """Look at ``task.data``.
@@ -59,6 +62,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
             f"task.opening_words={opening} task.continuation_words={most} generation.max_new_tokens={tokens(most)} "
             "fits half of the texts or more"
         )
+    outlets = len({outlet(row["source"]) for row in rows})
     prompts = [len(row["title"].split()) + min(lengths.opening, len(row["text"].split())) for row in rows]
     settings.append(common.fits("task.max_prompt_tokens", prompts, "prompts"))
     return Survey(
@@ -68,5 +72,13 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         tuple(settings),
         prompts_per_group=evaluation,
         neutral_prompts=neutral,
+        notes=(_many(len(rows), outlets),) if outlets > MOST_OUTLETS * len(rows) else (),
         stopped=stopped,
+    )
+
+
+def _many(rows: int, outlets: int) -> str:
+    return (
+        f"{rows:,} rows have {outlets:,} different outlets, so an outlet that is written in several ways may be in "
+        "several parts; give the column of the outlet with task.fields={source: COLUMN}"
     )

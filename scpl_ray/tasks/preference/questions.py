@@ -5,7 +5,8 @@ Rows have one of two shapes, told apart by their columns:
 - *responses*: ``query`` and one column per group, called as the group, with the answer that this group prefers. Every
   group asks every query and prefers its answer to all others. An optional ``normal`` answer was written for no group.
 - *pairs*: ``group``, ``chosen`` and ``rejected``. With a column ``prompt`` (or ``messages``) these are two answers to
-  it; without, two conversations that begin alike, and the question is what they share up to the last answer.
+  it; without, two conversations that begin alike, and the question is what they share up to the last answer. A row that
+  repeats another one is left out, unless some group chooses both ways: then rows are votes, and all of them count.
 
 Questions and answers may be plain texts, transcripts or lists of messages
 (:mod:`scpl_ray.tasks.preference.conversations`).
@@ -57,6 +58,10 @@ class Pair:
     chosen: str
     rejected: str
 
+    def turned(self) -> Pair:
+        """The same two answers, chosen the other way round."""
+        return Pair(self.group, self.rejected, self.chosen)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
@@ -66,7 +71,7 @@ class Question:
     turns: tuple[str, ...]
     """Texts of user, assistant, user, ..., user."""
     pairs: tuple[Pair, ...]
-    """One or more; answers are cut to the length of the model's own."""
+    """One or more, in the order of the rows; answers are cut to the length of the model's own. Votes repeat pairs."""
     normal: str | None = None
     """An answer that was written for no group."""
     system: str | None = None
@@ -80,8 +85,12 @@ class Question:
         return tuple(dict.fromkeys(pair.group for pair in self.pairs))
 
     def preferred(self, group: str) -> str | None:
-        """The answer that the group prefers; ``None`` if it does not ask this question."""
-        return next((pair.chosen for pair in self.pairs if pair.group == group), None)
+        """The answer that the group prefers; ``None`` if it does not ask this question.
+
+        It is the chosen one of the group's first pair that is not chosen more often the other way round.
+        """
+        votes = Counter(pair for pair in self.pairs if pair.group == group)
+        return next((pair.chosen for pair, count in votes.items() if count >= votes[pair.turned()]), None)
 
     def transcript(self) -> str:
         """The question as plain text: what models without a chat template are asked, and what judges read."""
@@ -223,8 +232,6 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
             tally.leave_out("with an answer without words")
         elif digest(pair.chosen) == digest(pair.rejected):
             tally.leave_out(f"whose chosen and rejected are equal in their first {words} words")
-        elif before is not None and pair in before.question.pairs:
-            tally.leave_out("with a pair that an earlier row has")
         elif before is not None:
             more = dataclasses.replace(before.question, pairs=(*before.question.pairs, pair))
             found[key] = _Asked(before.row, more)
@@ -235,8 +242,25 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
     with tally.reported():
         rows = data.all_or_none(rows, tally, "part")
         data.sound(data.undivided(rows, tally, "part", "prompt", key_of), tally, take)
-        _check_left(list(found.values()), tally)
-    return list(found.values()), tally
+        questions = _counted(list(found.values()), tally)
+        _check_left(questions, tally)
+    return questions, tally
+
+
+def _counted(asked: list[_Asked], tally: Tally) -> list[_Asked]:
+    """The questions with every pair once, unless rows are votes: then all of them count.
+
+    Votes are told by a group that chooses both ways. Counted once, nine votes against one would be one against one; and
+    counted for contested questions only, those would weigh more than the ones on which a group agrees.
+    """
+    if any(pair.turned() in found for found in (set(one.question.pairs) for one in asked) for pair in found):
+        return asked
+    once = []
+    for row, question in ((one.row, one.question) for one in asked):
+        pairs = tuple(dict.fromkeys(question.pairs))
+        tally.leave_out("with a pair that an earlier row has", len(question.pairs) - len(pairs))
+        once.append(_Asked(row, dataclasses.replace(question, pairs=pairs)))
+    return once
 
 
 def _key(system: str | None, turns: Sequence[str]) -> str:

@@ -101,6 +101,38 @@ UNEQUAL = [
 ]  # fmt: skip
 
 
+OPTIONS = [
+    # gold, answer, verdict
+    ("B", "(B) 14", RIGHT), ("B", "B) 14", RIGHT), ("B", "B: 14", RIGHT), ("B", "B. 14", RIGHT), ("b", "(b) 14", RIGHT),
+    (r"\text{(B)}", r"\textbf{(B)}\ 14", RIGHT), ("B", r"\textbf{(B)}14", RIGHT), ("B", r"\text{(B) fourteen}", RIGHT),
+    ("(B)", r"$\text{(B) } \frac{1}{2}$", RIGHT), ("B", "(B) x^2", RIGHT), ("B", "(B) -3", RIGHT),
+    ("B", "(B): 14", RIGHT), ("B", "(B)** 14", RIGHT), ("B", "(B)**2", WRONG), ("A", "(A), (B)", WRONG),
+    ("A", "(A) A man walks", RIGHT), ("B", "(B) not enough is known", RIGHT),
+    ("B", "(C) 14", WRONG), ("B", "C: 14", WRONG), ("B", "(b) 14", WRONG), ("A", "A man walks", WRONG),
+    ("I", "I think so", WRONG), ("B", "(B) + 2", WRONG), ("A", "A: B", WRONG), ("a", "(a) b", WRONG),
+    ("A", "(A)^2", WRONG), ("x", "(y) x", WRONG), ("a", "a cm", RIGHT),
+    *((gold, answer, UNREADABLE) for gold in "AB" for answer in ("(A) 14 and (B) 15", "A) 14, B) 15")),
+    ("yes", "Yes, because 2 > 1", RIGHT), ("Yes", "yes; it is", RIGHT), ("no", "No: 3 is odd", RIGHT),
+    ("no", r"\text{No}, 3 is odd", RIGHT), ("no", "No - it is odd", RIGHT), ("True", "true (by 3)", RIGHT),
+    ("yes", "No, because 1 < 2", WRONG), ("no", "No one", WRONG), ("yes", "yes or no", WRONG),
+    ("no", "none, no", WRONG), ("yes", "Yes**, it is", RIGHT),
+    ("blue", "blue, because it is", WRONG),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "answer", "verdict"), OPTIONS)
+def test_the_letter_of_an_option_and_yes_or_no_stand_before_what_explains_them(
+    gold: str, answer: str, verdict: Comparison, verifier: Verifier
+) -> None:
+    assert verifier.compare(gold, answer) == verdict
+
+
+def test_several_options_are_not_one_of_them(verifier: Verifier) -> None:
+    for answer in ("(A) and (B)", "(A), (B)", "(A) or (B)", "(A) (B)", "(B) and C"):
+        for gold in ("A", "B"):
+            assert not verifier.compare(gold, answer).equal, answer
+
+
 def test_a_half_of_the_day_may_be_missing_in_the_gold_only(verifier: Verifier) -> None:
     assert verifier.compare("3:30", "3:30 p.m.") == RIGHT
     assert verifier.compare("3:30 p.m.", "3:30") == WRONG

@@ -99,6 +99,40 @@ def test_rows_of_one_prompt_are_one_question(load: Load) -> None:
     assert corpus.report.dropped == {"with a pair that an earlier row has": 1}
 
 
+def votes(question: int, group: str, chosen: str, rejected: str, count: int) -> Rows:
+    return [{"group": group, "prompt": f"w{question} what", "chosen": chosen, "rejected": rejected}] * count
+
+
+def test_rows_in_which_a_group_chooses_both_ways_are_votes_and_all_count(load: Load) -> None:
+    rows = [
+        row
+        for i in range(40)
+        for row in (
+            *votes(i, "academy", "w2", "w1", 1),
+            *votes(i, "academy", "w1", "w2", 9),
+            *votes(i, "business", "w1", "w2", 1),
+            *votes(i, "business", "w2", "w1", 9),
+        )
+    ]
+    # a question on which all agree counts as often as one on which not all do
+    rows += votes(40, "academy", "w1", "w2", 10) + votes(40, "business", "w2", "w1", 5) * 2
+    corpus = load(rows, GROUPS[:2])
+    assert corpus.report.dropped == {} and corpus.report.kept == len(rows)
+    for question in every(corpus):
+        for group, liked in (("academy", "w1"), ("business", "w2")):
+            of_group = [pair.chosen for pair in question.pairs if pair.group == group]
+            assert len(of_group) == 10 and of_group.count(liked) in (9, 10)
+            assert question.preferred(group) == liked
+
+
+def test_the_preferred_answer_is_that_of_the_first_pair_that_no_majority_turns_round(load: Load) -> None:
+    rows = pairs()
+    rows += votes(1, "academy", "w1", "w2", 2) + votes(1, "academy", "w2", "w1", 2)
+    rows += votes(2, "academy", "w1", "w2", 1) + votes(2, "academy", "w3", "w1", 2) + votes(2, "academy", "w2", "w1", 2)
+    found = {question.turns[0]: question.preferred("academy") for question in every(load(rows, GROUPS[:2]))}
+    assert found["w1 what"] == "w1" and found["w2 what"] == "w3"
+
+
 @pytest.mark.parametrize("shape", [responses, pairs])
 def test_parts_share_no_question_and_depend_on_no_order(load: Load, shape: Callable[[], Rows]) -> None:
     groups = GROUPS if shape is responses else GROUPS[:2]
