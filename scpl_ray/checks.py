@@ -164,6 +164,11 @@ def _selection(experiment: Experiment) -> Iterator[str]:
             f"selection.r_max = 'prompt': {this} takes the same from all candidates of a prompt, so that it keeps what "
             "vrs keeps; set batch or bound, or use vrs"
         )
+    if by_prompt and strategy.more_for_weaker:
+        yield (
+            f"selection.r_max = 'prompt': {this} draws fewer candidates for groups that are served well, and the best "
+            "of few is accepted whatever its reward; set batch or bound"
+        )
     if not (by_prompt or strategy.fixes == "prompts"):
         return
     compares = f"{this} compares the candidates of one prompt" + (" (r_max = 'prompt')" if by_prompt else "")

@@ -119,7 +119,8 @@ class Loop:
     def generation(self, t: int, queries: Sequence[Query]) -> None:
         """Produce Y_t and R_t: F_t is fitted while the pool generates, then completions are scored as they arrive."""
         by_id = {q.query_id: q for q in queries}
-        samples = steering.samples(self.experiment, queries, self._rows(t - 1))
+        fewest = OBJECTIVES[self.experiment.training.objective].fewest_samples
+        samples = steering.samples(self.experiment, queries, self._rows(t - 1), fewest=fewest)
         unscored: list[pa.Table] = []
 
         def score() -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -162,6 +163,19 @@ def test_dpo_trains_on_pairs_of_one_prompt_through_every_phase(tmp_path: Path, r
     assert {e.origin for e in dataset} == {"round 1", "round 2"}
     assert all(e.rejected_token_ids for e in dataset)
     assert sum(e.weight for e in dataset) / len(dataset) == pytest.approx(1.0)
+    store.close()
+
+
+def test_reweighting_leaves_two_answers_to_every_prompt_of_which_pairs_are_made(tmp_path: Path) -> None:
+    """A group that was served well got one answer per prompt, of which no pair can be made, and the run stopped."""
+    run(
+        tmp_path / "run",
+        small("training.objective=dpo", "selection.strategy=reweight", "generation.samples_per_prompt=2"),
+    )
+    store, _ = Store.open(tmp_path / "run")
+    for t in (1, 2):
+        answered = Counter(c.query_id for c in store.read(t, "completions", "completions", Completion))
+        assert set(answered.values()) == {2}
     store.close()
 
 

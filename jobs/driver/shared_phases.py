@@ -21,6 +21,7 @@ from typing import Any
 
 from scpl_ray.config import Experiment
 from scpl_ray.config.schema import MODEL_TERM
+from scpl_ray.feedback.population import initial_shares
 from scpl_ray.records import Manifest
 from scpl_ray.report.seconds import TAKEN_FROM
 from scpl_ray.selection.strategies import steers
@@ -30,6 +31,7 @@ from scpl_ray.storage.files import sha256, write_atomically
 from scpl_ray.storage.retention import heavy
 from scpl_ray.storage.run_directory import PHASES, Store
 from scpl_ray.tasks import TASKS
+from scpl_ray.training.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,15 @@ def unread(phase: str, round_: int, experiment: Experiment) -> tuple[str, ...]:
             return (*NOWHERE, "cycle", "loop") if round_ == 1 and alike else (*NOWHERE, "cycle")
         case _:
             return (*NOWHERE, "loop")
+
+
+def followed(phase: str, experiment: Experiment) -> dict[str, Any]:
+    """What a phase reads that follows from keys which are :func:`unread` otherwise, by name."""
+    if phase == "evaluation":
+        return {"initial shares": initial_shares(experiment).tolist()}
+    if phase == "completions" and steers(experiment.selection):
+        return {"fewest samples": OBJECTIVES[experiment.training.objective].fewest_samples}
+    return {}
 
 
 def files_read(phase: str, round_: int) -> Iterator[tuple[int, str, str]]:
@@ -235,6 +246,7 @@ class SharingStore(Store):
         config = _without(self._experiment, unread(phase, round_, self._experiment))
         versions = upgrades.of(self)[-1].versions
         facts = {"phase": phase, "round": round_, "read": read, "config": config, "versions": versions}
+        facts |= followed(phase, self._experiment)
         if own := self.code:
             facts["code"] = {name: file["sha256"] for name, file in own[-1]["files"].items()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -23,15 +23,13 @@ class Answered:
     prompts: IntArray
     """Queries per group and context, shape (B, K, 2)."""
     samples: IntArray
-    """Completions per query of each group, shape (B, K)."""
+    """Completions per query of each group, shape (B, K); a remedy gives some queries of a group one more."""
     law: FloatArray
     """P(kind | group, context), shape (B, K, 2, K)."""
     counts: IntArray
     """Completions per cell, shape (B, K, 2, K)."""
     means: FloatArray
     """Mean reward of each kind, shape (B, K)."""
-    longer: IntArray | None = None
-    """Queries per group and context that get one completion more, shape (B, K, 2); ``None``: none of them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

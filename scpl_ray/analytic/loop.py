@@ -189,7 +189,7 @@ class _Loop:
         asked = self.common.reward.choices_per_round
         choices = self.draws.multinomial(asked, choosing) / asked
         means = model.mean_rewards(choices, s.gain[:, None], s.advantage)
-        return Answered(t, prompts, samples, law, counts, means, longer)
+        return Answered(t, prompts, samples, law, counts, means)
 
     def dataset(self, kept: KeptCounts) -> FloatArray:
         """Weighted rows per cell that the data cycle takes from all rounds, real rows included, shape (B, K, 2, K)."""

@@ -363,10 +363,12 @@ def _accepted_per_prompt(
     penalty: FloatArray,
     calibrate: bool,
 ) -> IntArray:
-    """Rejection sampling against each prompt's own maximum, for which every reward is drawn."""
+    """Rejection sampling against each prompt's own maximum, for which every reward is drawn.
+
+    All queries of a group have as many completions: no strategy that gives some of them more compares them by prompt.
+    """
     b, k = answered.means.shape
-    longer = np.zeros(answered.prompts.shape, dtype=np.int64) if answered.longer is None else answered.longer
-    most = int(answered.samples.max()) + int(longer.any())
+    most = int(answered.samples.max())
     queries = int(answered.prompts.sum(axis=(1, 2)).max())
     kept = np.zeros((b, k, CONTEXTS, k), dtype=np.int64)
     chunk = max(1, CHUNK // (queries * most))
@@ -384,9 +386,7 @@ def _accepted_per_prompt(
         group = cell // CONTEXTS
         of_class = kind if classes.axis == 3 else np.broadcast_to(group[:, None], kind.shape)
         rewards = rewards - penalty[part][row[:, None], of_class]
-        place = np.arange(len(row)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        more = place < longer[part].reshape(-1, k * CONTEXTS)[row, cell]
-        drawn = np.arange(most) < (answered.samples[part][row, group] + more)[:, None]
+        drawn = np.arange(most) < answered.samples[part][row, group][:, None]
         rewards = np.where(drawn, rewards, -np.inf)
         accept = np.exp((rewards - rewards.max(axis=-1, keepdims=True)) / settings.beta[part][row, None])
         if calibrate:

@@ -234,7 +234,7 @@ class Reward(Section):
     """Sequence-classification model (Hub id or folder); ``null``: the task's own, trained on users' choices."""
     choices: Literal["population", "balanced"] = "population"
     """Whose choices train a reward model: ``population``: the current users'; ``balanced``: all groups' equally."""
-    choices_per_round: PositiveInt = 1024
+    choices_per_round: Annotated[int, Field(ge=2)] = 1024
     """Choices between two answers that the task's reward model is fitted on in each round."""
     replicas: Auto | PositiveInt = "auto"
     """Scorers. ``auto``: as many as engines on CPUs and on shared GPUs, else one for three engines."""

@@ -12,36 +12,37 @@ SMALLEST_LACK = 1e-9
 HALVINGS = 100
 
 
-def more_for_weaker(samples_per_prompt: int, quality: FloatArray, queries: IntArray) -> IntArray:
+def more_for_weaker(samples_per_prompt: int, quality: FloatArray, queries: IntArray, fewest: int = 1) -> IntArray:
     """Completions of each group in all, shape (..., K), in proportion to its queries and to what its quality lacks.
 
-    The n N completions of a round are divided by n_k = c (1 - q_k) per query, at least 1 and at most 2 n, with the c
-    at which they add up to n N exactly, whatever the shares of the N queries; whole numbers by largest remainder. Where
-    every q_k is the same, n_k = n.
+    The n N completions of a round are divided by n_k = c (1 - q_k) per query, at least ``fewest`` and at most 2 n, with
+    the c at which they add up to n N exactly, whatever the shares of the N queries; whole numbers by largest remainder.
+    Where every q_k is the same, n_k = n.
 
     Args:
         samples_per_prompt: n.
         quality: q_k in [0, 1], shape (..., K).
         queries: number of queries of each group, shape (..., K).
+        fewest: fewest completions of a query that can be used, at most n.
     """
     lack = np.maximum(1.0 - quality, SMALLEST_LACK)
     total = samples_per_prompt * queries.sum(axis=-1, keepdims=True)
+
+    def divided(log_scale: FloatArray) -> FloatArray:
+        return np.asarray(queries * np.clip(np.exp(log_scale) * lack, float(fewest), 2.0 * samples_per_prompt))
+
     low = np.log(1.0 / lack.max(axis=-1, keepdims=True))
     high = np.log(2.0 * samples_per_prompt / lack.min(axis=-1, keepdims=True))
     for _ in range(HALVINGS):
         middle = (low + high) / 2.0
-        few = _divided(samples_per_prompt, lack, queries, middle).sum(axis=-1, keepdims=True) < total
+        few = divided(middle).sum(axis=-1, keepdims=True) < total
         low, high = np.where(few, middle, low), np.where(few, high, middle)
-    wanted = _divided(samples_per_prompt, lack, queries, high)
+    wanted = divided(high)
     # rounded first, so that a whole number that floats miss by their last digit is one
     counts = np.floor(np.round(wanted, 6)).astype(np.int64)
     order = np.argsort(-np.round(wanted - counts, 6), axis=-1, kind="stable")
     place = np.argsort(order, axis=-1, kind="stable")
     return np.asarray(counts + (place < total - counts.sum(axis=-1, keepdims=True)))
-
-
-def _divided(samples_per_prompt: int, lack: FloatArray, queries: IntArray, log_scale: FloatArray) -> FloatArray:
-    return np.asarray(queries * np.clip(np.exp(log_scale) * lack, 1.0, 2.0 * samples_per_prompt))
 
 
 def per_query(totals: ArrayLike, groups: IntArray) -> list[int]:

@@ -151,6 +151,9 @@ class Kept:
     """Positions of the kept completions, in any order, shape (M,)."""
     class_weights: FloatArray | None = None
     """Weight of a kept row by its class of the target, up to a constant factor, shape (K,); ``None``: all are equal."""
+    meets: Target | None = None
+    """What a part of the rows is to meet: where they were chosen by class,
+    :meth:`~scpl_ray.selection.targets.Target.as_judged`; ``None``: the target."""
 
 
 Meet = Callable[[IntArray], tuple[IntArray, FloatArray]]

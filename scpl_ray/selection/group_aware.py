@@ -23,7 +23,7 @@ def importance(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
     """Keep all completions of the wanted classes, weighted by tau_k / p_k."""
     rows = _classified(draw.target)
     weights = draw.target.weights(draw.target.masses(rows), *AMONG)
-    return _weighted(rows, weights, draw.target)
+    return weighted(rows, weights, draw.target)
 
 
 def quotas(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
@@ -40,7 +40,8 @@ def quotas(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
             f"selection.keep_fraction: {selection.keep_fraction} asks for {counts.tolist()} per {target.what} of "
             f"{there.tolist()}; quotas are feasible up to about {most:.4g}"
         )
-    return Kept(np.concatenate([order[target.classes[order] == k][:count] for k, count in enumerate(counts)]))
+    rows = np.concatenate([order[target.classes[order] == k][:count] for k, count in enumerate(counts)])
+    return Kept(rows, meets=target.as_judged(counts))
 
 
 def quota_shares(target: Target, rewards: FloatArray, order: IntArray, size: int) -> FloatArray:
@@ -85,7 +86,8 @@ def calibrated(candidates: Candidates, selection: Selection, draw: Draw) -> Kept
     # the mass is N p_k Z_k, which is needed only up to a constant factor
     mass = target.masses(rows, accept[rows])
     weights = target.weights(mass, "accepted, every acceptance underflows", "raise selection.beta")
-    return Kept(accepted(accept * _by_row(weights / weights.max(), target), draw))
+    rows = accepted(accept * _by_row(weights / weights.max(), target), draw)
+    return Kept(rows, meets=target.as_judged(mass * weights))
 
 
 def penalty(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
@@ -111,7 +113,7 @@ def reweight(candidates: Candidates, selection: Selection, draw: Draw) -> Kept:
     """
     rows = accepted(acceptance(candidates, selection), draw)
     remedy = "raise selection.beta or generation.samples_per_prompt"
-    return _weighted(rows, draw.target.weights(draw.target.masses(rows), "accepted", remedy), draw.target)
+    return weighted(rows, draw.target.weights(draw.target.masses(rows), "accepted", remedy), draw.target)
 
 
 PAIRED = "paired", "raise generation.samples_per_prompt or generation.temperature"
@@ -158,5 +160,6 @@ def _by_row(values: FloatArray, target: Target) -> FloatArray:
     return np.append(values, 0.0)[target.classes]
 
 
-def _weighted(rows: IntArray, weights: FloatArray, target: Target) -> Kept:
-    return Kept(rows[_by_row(weights, target)[rows] > 0], weights)
+def weighted(rows: IntArray, weights: FloatArray, target: Target, meets: Target | None = None) -> Kept:
+    """Those of the rows, shape (M,), of which the class has a weight, with the weights by class, shape (K,)."""
+    return Kept(rows[_by_row(weights, target)[rows] > 0], weights, meets)

@@ -69,13 +69,14 @@ def _named(prompts: Sequence[Query], group: str) -> list[tuple[str, str]]:
     return [(q.query_id, q.prompt) for q in prompts if q.group == group]
 
 
-def samples(experiment: Experiment, queries: Sequence[Query], last: Sequence[Metric]) -> list[int]:
+def samples(experiment: Experiment, queries: Sequence[Query], last: Sequence[Metric], *, fewest: int) -> list[int]:
     """Completions of each query, more where the strategy asks for more of a group that was served worse.
 
     Args:
         experiment: the strategy, the groups, and the completions per query.
         queries: the round's queries.
         last: metrics of the policy that answers, with each group's ``steering_quality`` where the strategy steers.
+        fewest: fewest completions of a query that training can use, at most as many as there are per query.
 
     Raises:
         ValueError: the quality of a group is missing.
@@ -88,5 +89,6 @@ def samples(experiment: Experiment, queries: Sequence[Query], last: Sequence[Met
         experiment.generation.samples_per_prompt,
         [served.get(name, float("nan")) for name in names],
         np.bincount(groups, minlength=len(names)),
+        fewest,
     )
     return per_query(totals, groups)

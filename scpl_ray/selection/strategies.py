@@ -32,7 +32,7 @@ from scpl_ray.selection.candidates import (
     selected,
 )
 from scpl_ray.selection.targets import NONE, Target, target_shares
-from scpl_ray.shares import FloatArray, IntArray
+from scpl_ray.shares import FloatArray, IntArray, largest_remainder
 
 __all__ = [
     "STRATEGIES",
@@ -55,7 +55,7 @@ class Strategy:
     keep: Callable[[Candidates, Selection, Draw], Kept]
     fixes: Literal["size", "prompts", "classes"] = "size"
     """What its random control has in common with it: the number kept in total, also per prompt, or also per class of
-    the target, which is a group or a kind."""
+    the target, which is a group or a true kind."""
     rejects: Literal["nothing", "classes", "completions"] = "completions"
     """``classes``: only whole groups or kinds are dropped, none of their completions for its reward."""
     reads_target: bool = False
@@ -274,7 +274,7 @@ def needs_kinds(selection: Selection) -> bool:
 
 
 def completions_per_group(
-    selection: Selection, samples_per_prompt: int, quality: ArrayLike, queries: ArrayLike
+    selection: Selection, samples_per_prompt: int, quality: ArrayLike, queries: ArrayLike, fewest: int = 1
 ) -> IntArray:
     """Completions to sample for the queries of each group in all, shape (..., K); they sum to n N for N queries.
 
@@ -286,6 +286,7 @@ def completions_per_group(
         samples_per_prompt: n >= 1.
         quality: q_k in [0, 1] of the policy that answers, shape (..., K); not used by other strategies.
         queries: number of queries of each group, shape (..., K).
+        fewest: fewest completions of a query that can be used, at most n.
 
     Raises:
         ValueError: a quality that is NaN or outside [0, 1], or fewer than one sample.
@@ -298,7 +299,7 @@ def completions_per_group(
     q = np.asarray(quality, dtype=np.float64)
     if not np.all((q >= 0) & (q <= 1)):
         raise ValueError(f"quality: {q.tolist()} holds NaN or a number outside [0, 1]; measure every group")
-    return allotment.more_for_weaker(samples_per_prompt, q, asked)
+    return allotment.more_for_weaker(samples_per_prompt, q, asked, fewest)
 
 
 def select(
@@ -334,14 +335,14 @@ def select(
     kept = strategy.keep(candidates, selection, Draw(_chance(candidates, "selection", round_, seed), target))
     name = selection.strategy
     if selection.matched_control:
-        kept = _matched_random(candidates, kept, strategy.fixes, target, _chance(candidates, "control", round_, seed))
+        kept = _matched_random(candidates, kept, strategy, target, _chance(candidates, "control", round_, seed))
         name = f"random control of {name}"
     indices = np.sort(kept.rows)
     weights = np.ones(len(indices)) if kept.class_weights is None else kept.class_weights[target.classes[indices]]
     ranked = candidates
     if selection.matched_control:  # what keeps the target among pairs must not look at rewards either
         ranked = dataclasses.replace(candidates, rewards=_chance(candidates, "control pairs", round_, seed))
-    meet = None if strategy.meet is None else functools.partial(strategy.meet, ranked, target)
+    meet = None if strategy.meet is None else functools.partial(strategy.meet, ranked, kept.meets or target)
     return selected(candidates, indices, weights, name, meet)
 
 
@@ -368,17 +369,55 @@ def _chance(candidates: Candidates, purpose: str, round_: int, seed: int) -> Flo
     return uniforms(seed, purpose, round_, list(candidates.completion_ids))
 
 
-def _matched_random(candidates: Candidates, kept: Kept, fixes: str, target: Target, chance: FloatArray) -> Kept:
+def _matched_random(candidates: Candidates, kept: Kept, strategy: Strategy, target: Target, chance: FloatArray) -> Kept:
     """As many rows as were kept, from each stratum that the strategy fixes, chosen by chance instead of by reward.
 
     Rows of no class are strata of their own, since a strategy leaves them out whatever their reward. The class weights
-    of the strategy are used unchanged. Every stratum keeps its first m rows in random order.
+    of the strategy are used unchanged. Every stratum keeps its first m rows in random order. Where the strategy brings
+    kinds to a target and the judge errs, :func:`_matched_kinds` holds the true kinds fixed instead of the judged ones.
     """
+    if strategy.fixes == "classes" and strategy.meet is not None and target.confusion is not None:
+        return _matched_kinds(candidates, kept, target, chance)
     strata = {"size": np.zeros(candidates.size, np.int64), "prompts": candidates.prompts, "classes": target.classes}
-    _, fixed = np.unique(strata[fixes], return_inverse=True)
+    _, fixed = np.unique(strata[strategy.fixes], return_inverse=True)
     stratum = 2 * fixed + (target.classes == NONE)
     wanted = np.bincount(stratum[kept.rows], minlength=stratum.max() + 1)
+    return Kept(_first_of_each(candidates, stratum, wanted, chance), kept.class_weights)
+
+
+def _matched_kinds(candidates: Candidates, kept: Kept, target: Target, chance: FloatArray) -> Kept:
+    """As many rows as were kept, chosen by chance, of which the true kinds meet the target although the judge errs.
+
+    Rows that are judged alike hold other true kinds where chance chose them than where rewards did, so that as many of
+    each judged kind would miss the target. A strategy that brings the kinds there by their numbers has a control with
+    numbers of its own, of fewer rows where there are not so many of a kind. One that does it by weights has a control
+    with the same numbers, and with weights of its own.
+
+    Raises:
+        ValueError: the judge errs too much to reach the target, or the strategy kept nothing of a kind that is needed.
+    """
+    every = target.masses(np.arange(candidates.size))
+    judged = target.as_judged(every * target.weights(every, *group_aware.AMONG))
+    wanted = target.masses(kept.rows)
+    if kept.class_weights is None:
+        sought = judged.shares > 0
+        size = min(len(kept.rows), int((every[sought] / judged.shares[sought]).min()))
+        wanted = np.minimum(largest_remainder(judged.shares, size), every)
+        judged = target.as_judged(wanted)
+    # the last stratum is that of no kind, of which nothing is wanted
+    stratum = np.where(target.classes == NONE, len(wanted), target.classes)
+    rows = _first_of_each(candidates, stratum, np.append(wanted, 0), chance)
+    if kept.class_weights is None:
+        return Kept(rows, meets=judged)
+    weights = judged.weights(wanted, "kept", "set a target that is nearer, or use a better judge")
+    return group_aware.weighted(rows, weights, target, judged)
+
+
+def _first_of_each(
+    candidates: Candidates, stratum: IntArray, wanted: FloatArray | IntArray, chance: FloatArray
+) -> IntArray:
+    """As many rows of each stratum as are wanted of it, shape (strata,), the first in random order."""
     order = np.lexsort((candidates.candidate_rank, chance, stratum))
-    sizes = np.bincount(stratum)
+    sizes = np.bincount(stratum, minlength=len(wanted))
     place = np.arange(candidates.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return Kept(order[place < wanted[stratum[order]]], kept.class_weights)
+    return np.asarray(order[place < wanted[stratum[order]]])

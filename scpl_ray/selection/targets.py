@@ -77,6 +77,19 @@ class Target:
             raise ValueError(self.out_of_reach(true / true.sum()))
         return np.asarray(np.clip(found, 0.0, None))
 
+    def as_judged(self, masses: FloatArray | IntArray) -> Target:
+        """The target of rows that were chosen by judged class so that they meet this one: the shares of judged classes.
+
+        Among such rows P(judged | true) is no longer the confusion, but P(true | judged) is as it was: whatever part of
+        them is used, they meet this target where the judged classes have these shares.
+
+        Args:
+            masses: what was sought of each judged class, up to a constant factor, shape (K,).
+        """
+        if self.confusion is None:
+            return self
+        return Target(masses / masses.sum(), self.classes, f"judged {self.what}")
+
     def mixture(self, masses: FloatArray) -> FloatArray:
         """P(true i | judged j), shape (K, K), of masses by class; columns sum to 1, or are 0 where a class is empty."""
         true = self.true(masses)

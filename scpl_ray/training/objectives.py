@@ -47,6 +47,11 @@ class Objective:
     modelled: bool = False
     """Whether the analytic mode models training with this objective."""
 
+    @property
+    def fewest_samples(self) -> int:
+        """Fewest completions of one query that an example is made of."""
+        return 2 if self.pairs else 1
+
     def loss(self, training: Training) -> Loss:
         """The loss for these settings."""
         built: Loss = pkgutil.resolve_name(self.builder)(training)

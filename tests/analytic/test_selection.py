@@ -87,7 +87,7 @@ CASES = [
         (f"selection.strategy={name}", f"selection.r_max={r_max}")
         for name in ("vrs", "calibrated", "penalty", "reweight")
         for r_max in ("bound", "prompt")
-        if (name, r_max) != ("penalty", "prompt")
+        if (name, r_max) not in (("penalty", "prompt"), ("reweight", "prompt"))
     ],
     *[(f"selection.strategy={name}", "selection.matched_control=true") for name in ("vrs", "tpp", "quotas")],
     *[
@@ -204,7 +204,7 @@ def test_a_penalty_has_no_target_of_0() -> None:
     ("strategy", "r_max"),
     [
         *[(strategy, "batch") for strategy in ("importance", "calibrated", "penalty", "reweight")],
-        *[(strategy, "prompt") for strategy in ("importance", "calibrated", "reweight")],
+        *[(strategy, "prompt") for strategy in ("importance", "calibrated")],
     ],
 )
 def test_a_wanted_group_without_completions_is_refused(strategy: str, r_max: str) -> None:

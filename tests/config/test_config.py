@@ -201,6 +201,7 @@ def test_every_built_in_config_is_valid(name: str) -> None:
         ("selection.strategy=vrss", "selection.strategy = 'vrss': unknown; one of "),
         ("feedback.rule=love", "feedback.rule: 'love' is unknown; choose one of static"),
         ("task.name=poems", "task.name = 'poems': unknown; one of language"),
+        ("reward.choices_per_round=1", "reward.choices_per_round = 1: input should be greater than or equal to 2"),
         ("preset=magic", "magic"),
         ("feedback.rule=schedule", "feedback.step"),
         ("name=../../b", "name = '../../b': letters, digits, . _ - only, at most 200 bytes; it names a folder"),
@@ -274,6 +275,7 @@ def test_conflicts_between_keys() -> None:
     ("overrides", "message"),
     [
         (["selection.strategy=penalty", "selection.r_max=prompt"], "so that it keeps what vrs keeps"),
+        (["selection.strategy=reweight", "selection.r_max=prompt"], "the best of few is accepted whatever its reward"),
         (["selection.strategy=tpp", "generation.samples_per_prompt=1"], "samples_per_prompt = 1: selection.strategy ="),
         (
             ["selection.strategy=vrs", "selection.r_max=prompt", "generation.samples_per_prompt=1"],
@@ -325,7 +327,8 @@ def test_settings_near_those_are_not_refused() -> None:
     experiments.load(None, ["selection.strategy=importance", "selection.target=[1, 0]"])
     # the model may write what nobody asks for
     experiments.load(None, ["selection.strategy=importance", "selection.target_of=kinds", "groups.shares=[1, 0]"])
-    experiments.load(None, ["selection.strategy=vrs", "selection.r_max=prompt"])
+    for strategy in ("vrs", "calibrated"):
+        experiments.load(None, [f"selection.strategy={strategy}", "selection.r_max=prompt"])
     # users in parts, and a group that has no share
     experiments.load(None, ["feedback.rule=retention", "feedback.users=0.4"])
     agents = ["feedback.rule=retention", "feedback.agents=true", "feedback.users=1"]

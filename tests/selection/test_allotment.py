@@ -39,12 +39,14 @@ def test_a_remedy_does_not_change_the_amount_of_data_with_the_shares() -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 300)), min_size=2, max_size=8),
     st.integers(1, 16),
+    st.integers(1, 2),
 )
-def test_bounds_and_order(groups: list[tuple[float, int]], n: int) -> None:
+def test_bounds_and_order(groups: list[tuple[float, int]], n: int, fewest: int) -> None:
     quality, queries = np.array([q for q, _ in groups]), np.array([k for _, k in groups])
-    totals = more_for_weaker(n, quality, queries)
+    fewest = min(fewest, n)
+    totals = more_for_weaker(n, quality, queries, fewest)
     assert totals.sum() == n * queries.sum()
-    assert np.all((totals >= queries) & (totals <= 2 * n * queries))
+    assert np.all((totals >= fewest * queries) & (totals <= 2 * n * queries))
     asked = queries > 0
     per = totals[asked] / queries[asked]
     best_first = np.argsort(-quality[asked], kind="stable")

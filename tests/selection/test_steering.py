@@ -66,8 +66,17 @@ def test_a_task_that_gives_the_evaluated_prompts_alone_is_refused() -> None:
 def test_the_weaker_group_gets_more_of_as_many_completions() -> None:
     queries = [Query(f"q{i}", "north" if i < 9 else "south", "p") for i in range(10)]
     last = [Metric(1, g, m, v) for m in ("quality", "steering_quality") for g, v in (("north", 0.9), ("south", 0.5))]
-    counts = steering.samples(STEERED, queries, last)
+    counts = steering.samples(STEERED, queries, last, fewest=1)
     assert sum(counts) == 4 * len(queries) and counts[-1] == 8 and set(counts[:9]) == {3, 4}
     with pytest.raises(ValueError, match="measure every group"):
-        steering.samples(STEERED, queries, [row for row in last if row.metric == "quality"])
-    assert steering.samples(small("selection.strategy=vrs"), queries, []) == [4] * 10
+        steering.samples(STEERED, queries, [row for row in last if row.metric == "quality"], fewest=1)
+    assert steering.samples(small("selection.strategy=vrs"), queries, [], fewest=1) == [4] * 10
+
+
+def test_no_query_gets_fewer_completions_than_training_can_use() -> None:
+    queries = [Query(f"q{i}", "north" if i < 5 else "south", "p") for i in range(10)]
+    last = [Metric(1, group, steering.QUALITY, value) for group, value in (("north", 0.9), ("south", 0.3))]
+    for samples, expected in ((2, [2, 2]), (3, [2, 4]), (4, [2, 6])):
+        steered = small("selection.strategy=reweight", f"generation.samples_per_prompt={samples}")
+        alone, paired = (steering.samples(steered, queries, last, fewest=fewest) for fewest in (1, 2))
+        assert alone[0] == 1 and [paired[0], paired[-1]] == expected and sum(alone) == sum(paired) == 10 * samples

@@ -97,6 +97,9 @@ UP_TO_SCORES = {(0, "evaluation"), (1, "reward_model"), (1, "completions"), (1, 
         (["reward.choices_per_round=100"], set()),
         (["queries.prompts_per_round=30"], {(0, "evaluation"), (1, "reward_model")}),
         (["groups.shares=[0.8, 0.2]"], set()),
+        # in whole users the shares of round 1 are others
+        (["feedback.rule=retention", "feedback.agents=true", "feedback.users=7"], set()),
+        (["feedback.floor=0.2"], FIRST),
         (["seed=7"], set()),
         (["generation.replicas=2", "reward.replicas=2", "name=other"], None),
     ],
@@ -131,6 +134,18 @@ def test_arms_whose_users_move_alike_share_their_reward_models_in_every_round(pl
     for arm in ("two", "three"):
         fits = {round_ for round_, phase in taken(study / f"runs/{arm}/seed-000") if phase == "reward_model"}
         assert fits == {1, 2}
+
+
+def test_completions_are_shared_only_where_training_can_use_as_few_of_a_prompt(play: Play, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    steered = [*KEYS, "selection.strategy=reweight", "generation.samples_per_prompt=3", "loop.rounds=1"]
+    play(study / "runs/one/seed-000", small(*steered), study)
+    for arm, keys, alike in (("two", "training.objective=dpo", False), ("three", "training.epochs=2", True)):
+        shared = play(study / f"runs/{arm}/seed-000", small(*steered, keys), study)
+        assert shared == play(tmp_path / f"alone/runs/{arm}/seed-000", small(*steered, keys), None)
+        found = taken(study / f"runs/{arm}/seed-000")
+        assert (0, "evaluation") in found and ((1, "completions") in found) == alike
 
 
 def test_a_changed_or_missing_file_of_another_run_is_never_taken(play: Play, tmp_path: Path) -> None:
