@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,15 @@ from jobs.configs import CONFIGS
 from scpl_ray.report import data, export, page
 from scpl_ray.storage import locations
 from scpl_ray.storage.errors import StoreError
+from scpl_ray.studies import results, verdicts
 
 FOLDER = "report"
 
 
 def write(places: Sequence[str | Path], output: Path | None, *, csv: bool = False, latex: bool = False) -> Path:
     """Write the report of study folders and run directories; returns the path of the page.
+
+    In the folder of a study whose claims have verdicts, that they were looked at is noted.
 
     Args:
         places: one or more study folders or run directories; a run may also be given by URI.
@@ -34,6 +38,20 @@ def write(places: Sequence[str | Path], output: Path | None, *, csv: bool = Fals
         try:
             written = page.write(parts, folder)
             export.write(parts, folder, csv=csv, latex=latex)
-            return written
         except OSError as error:
             raise StoreError(f"{folder}: {error.strerror}; give a folder that can be written with --output") from error
+    for part in parts:
+        _note_look(part)
+    return written
+
+
+def _note_look(part: data.Part) -> None:
+    """Note in the folder of a study that its verdicts were shown, finished or not: another look may be the last one.
+
+    Without seeds enough for a verdict there are intervals alone, which add no chance of a false one. A folder that
+    cannot be written is somebody else's to continue.
+    """
+    if part.study is None or not part.study.claims or not verdicts.judge(part.series, part.study).tested:
+        return
+    with contextlib.suppress(OSError):
+        results.note_look(Path(part.source), part.looked_at)

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.configs import CONFIGS
+from jobs.driver import lost_runs
 from jobs.terminal.display import line_parts
 from scpl_ray.config import Experiment
 from scpl_ray.records import Metric
@@ -137,7 +138,10 @@ def _study(folder: Path) -> Iterator[str]:
     for name, members in states.items():
         if name != "finished":
             yield f"  {name}: {len(members)} ({members[0]}{', ...' if len(members) > 1 else ''})"
-    if word == "stopped":
+    if word == "stopped" and (told := lost_runs.lost(folder, plan)):
+        yield told
+        yield f"its page: scpl report {shlex.quote(str(folder))}"
+    elif word == "stopped":
         yield f"continue it with: scpl sweep --resume {shlex.quote(str(folder))}"
     elif word == "finished":
         yield f"its page: scpl report {shlex.quote(str(folder))}"

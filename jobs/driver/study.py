@@ -23,8 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.configs import CONFIGS
-from jobs.driver import alike, experiments, inputs, own_code, strays, study_identity
-from jobs.driver.alike import ROUNDS
+from jobs.driver import alike, claims, experiments, inputs, lost_runs, own_code, strays, study_identity
 from jobs.terminal.display import wide_console
 from jobs.terminal.interrupts import STOPPED
 from jobs.terminal.verdicts import print_verdicts
@@ -32,10 +31,9 @@ from scpl_ray.analytic.loop import simulate
 from scpl_ray.analytic.model import ignored_line
 from scpl_ray.analytic.paths import Paths
 from scpl_ray.config import loading
-from scpl_ray.config.errors import ConfigError, nearest
+from scpl_ray.config.errors import ConfigError
 from scpl_ray.credentials import masked
-from scpl_ray.evaluation.catalogue import CATALOGUE, kind_of
-from scpl_ray.evaluation.metric_kind import MetricKind
+from scpl_ray.evaluation.catalogue import CATALOGUE
 from scpl_ray.records import Metric
 from scpl_ray.report import data
 from scpl_ray.storage import consent, inside
@@ -44,7 +42,7 @@ from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_directory import Reader
 from scpl_ray.studies import results, study
 from scpl_ray.studies.power import seeds_needed
-from scpl_ray.studies.study import Search, Study, StudyClaim, Trial
+from scpl_ray.studies.study import Search, Study, Trial
 
 if TYPE_CHECKING:
     from actors.placement.cluster import Cluster
@@ -85,8 +83,8 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
 
     Raises:
         StoreError: the folder holds no study, or one that was not begun here and names code that would run, or
-            finished trials of another config, or runs of no arm of the study, or data, models or code are not those
-            that its trials began with.
+            finished trials of another config, or runs of no arm of the study, or results without their runs, or data,
+            models or code are not those that its trials began with.
         ConfigError: the study file is damaged; a key is not ``seeds``, or not to more.
     """
     file = folder / study.STUDY_FILE
@@ -103,6 +101,7 @@ def open_study(folder: Path, keys: Mapping[str, Any] | None = None) -> Study:
     if plan.mode != "analytic" and not is_finished(folder, plan):
         plan = inputs.anchored_axes(plan)
         strays.check(folder, plan)
+        lost_runs.check(folder, plan)
         _check_finished(folder, plan)
         alike.check_inputs(folder, plan)
         alike.check_code(folder, plan)
@@ -209,62 +208,8 @@ def check(plan: Study, trials: Sequence[Trial]) -> None:
             f"study {plan.name}: placement.cluster is given, but a study uses the nodes that are there; start them "
             "first (min_workers in cluster.yaml) and leave placement.cluster out"
         )
-    if faults := [fault for claim in plan.claims for fault in _claim_faults(claim, plan, trials)]:
+    if faults := [fault for claim in plan.claims for fault in claims.faults(claim, plan, trials)]:
         raise ConfigError(loading.problems(f"study {plan.name}", faults))
-
-
-def _claim_faults(claim: StudyClaim, plan: Study, trials: Sequence[Trial]) -> Iterator[str]:
-    """What speaks against the metric and the group that a claim names."""
-    kind, said = kind_of(claim.metric), f"claims: {claim.name!r}: metric = {claim.metric!r}"
-    if kind is None:
-        known = [kind.name for kind in CATALOGUE]
-        yield f"{said}: no metric of this name" + (nearest(claim.metric, known) or f"; there are {', '.join(known)}")
-        return
-    by_shares = kind.drift_neutral is not None and not kind.drift_neutral.corrected
-    if plan.mode == "analytic" and not (kind.analytic or by_shares):
-        yield f"{said}: the analytic mode does not have it; choose another metric, or set mode=engines"
-    yield from _different_ends(claim, trials)
-    yield from _different_groups(claim, trials, kind)
-    if claim.group is None:
-        if not kind.overall:
-            yield f"{said}: is measured per group only; give the claim a group"
-        return
-    if not kind.per_group:
-        yield f"{said}: is measured over all groups only; leave group = {claim.group!r} out"
-    for trial in trials:
-        names = trial.experiment.groups.names
-        if trial.arm in claim.contrast and claim.group not in names:
-            yield f"claims: {claim.name!r}: group = {claim.group!r}: arm {trial.arm} has {', '.join(names)}"
-            return
-
-
-def _different_ends(claim: StudyClaim, trials: Sequence[Trial]) -> Iterator[str]:
-    """That the arms of a claim end in different rounds, at the first point where they do."""
-    ends: dict[str, dict[str, int]] = {}
-    for trial in trials:
-        if trial.arm in claim.contrast:
-            ends.setdefault(repr(trial.cell), {})[trial.arm] = trial.experiment.loop.rounds
-    for arms in ends.values():
-        if len(set(arms.values())) > 1:
-            told = "; ".join(f"arm {arm} has {ROUNDS} = {rounds}" for arm, rounds in arms.items())
-            how = "arms are compared after the same number of rounds; give all of them the same"
-            yield f"claims: {claim.name!r}: {told}: {how}"
-            return
-
-
-def _different_groups(claim: StudyClaim, trials: Sequence[Trial], kind: MetricKind) -> Iterator[str]:
-    """That the arms of a claim on shares of kinds have different groups, at the first point where they do."""
-    if kind.drift_neutral is None:
-        return
-    named: dict[str, dict[tuple[str, ...], str]] = {}
-    for trial in trials:
-        if trial.arm in claim.contrast:
-            named.setdefault(repr(trial.cell), {}).setdefault(trial.experiment.groups.names, trial.arm)
-    for found in named.values():
-        if len(found) > 1:
-            told = "; ".join(f"arm {arm} has {', '.join(names)}" for names, arm in found.items())
-            yield f"claims: {claim.name!r}: {told}: shares of kinds are compared between equal groups only"
-            return
 
 
 def run(folder: Path, plan: Study, trials: Sequence[Trial]) -> int:
@@ -308,12 +253,14 @@ def _run(folder: Path, plan: Study, trials: Sequence[Trial], again: str) -> int:
         from jobs.driver import tuning  # imports Ray: a study without a language model need not wait
 
         if not is_finished(folder, plan):  # what is written there is older than what now begins
-            for old in (results.FILE, study.FAILED_FILE):
-                (folder / old).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / results.FILE).replace(folder / results.BEFORE)
+            (folder / study.FAILED_FILE).unlink(missing_ok=True)
         failed = tuning.run(folder, plan, trials)
         found = collect(folder, plan, trials)
     write_atomically(folder / study.FAILED_FILE, (json.dumps(failed, indent=1) + "\n").encode())
     results.write(found, folder)
+    (folder / results.BEFORE).unlink(missing_ok=True)
     console.print(last_round(found))
     if plan.search is None and found.num_rows:
         (part,) = data.load([folder], CONFIGS)
@@ -386,12 +333,12 @@ def print_plan(console: Console, plan: Study, trials: Sequence[Trial], found: St
     else:
         count = f"at most {plan.search.trials} trials, {plan.search.trials * rounds[0]} rounds"
     console.print(f"{count}; nothing was started", markup=False)
-    claims = len(plan.claims) * len(study.points(plan))
-    needed = seeds_needed(claims)
-    if claims and (needed is None or plan.seeds < needed):
+    family = len(plan.claims) * len(study.points(plan))
+    needed = seeds_needed(family)
+    if family and (needed is None or plan.seeds < needed):
         enough = "no number of seeds can" if needed is None else f"that takes {needed}"
         console.print(
-            f"{plan.seeds} seeds cannot support the first of {claims} claims, whatever comes out: {enough}; they give "
+            f"{plan.seeds} seeds cannot support the first of {family} claims, whatever comes out: {enough}; they give "
             "intervals",
             markup=False,
         )

@@ -79,6 +79,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name=PREFERENCE,
+        of_named_group="kind_log_odds_balanced",
         drift_neutral=tested("share", "balanced"),
         line="preference",
         line_form="+.2f",
@@ -97,6 +98,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_log_odds_round0",
+        of_named_group="kind_log_odds_round0",
         drift_neutral=tested("share", "round0"),
         definition="The same log-odds, above those of round 0.",
         overall=True,
@@ -109,6 +111,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_soft_balanced",
+        of_named_group="kind_soft_balanced",
         definition="Soft preference: mean over the answers to neutral prompts of the judge's calibrated log-odds that "
         "the text is of the kind of the group that was largest in round 1, at even odds beforehand; only of a judge "
         "that errs.",
@@ -121,6 +124,7 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_soft_round0",
+        of_named_group="kind_soft_round0",
         definition="Soft preference minus that of round 0, on the same prompts.",
         overall=True,
         label="soft preference since round 0",
@@ -164,12 +168,14 @@ CATALOGUE = (
     ),
     _log_odds(
         name="preference_log_odds_balanced_corrected",
+        of_named_group="kind_share_corrected",
         drift_neutral=tested("share", "balanced", corrected=True),
         definition="The log-odds above equal shares, corrected for the judge's known errors.",
         overall=True,
     ),
     _log_odds(
         name="preference_log_odds_round0_corrected",
+        of_named_group="kind_share_corrected",
         drift_neutral=tested("share", "round0", corrected=True),
         definition="The log-odds above those of round 0, corrected for the judge's known errors.",
         overall=True,

@@ -87,6 +87,9 @@ class MetricKind:
     of_share: DriftNeutral | None = None
     """Of a share of a kind, or its difference from a reference, which is tested as the mean of its own numbers: which
     one, so that undecided answers bound it; ``None``: it is none."""
+    of_named_group: str = ""
+    """Of a metric of the kind of the group that was largest in round 1, which arms need not have in common: the metric
+    of the kind of a group that is named; empty: it is none."""
     quality_behind: QualityBehind | None = None
     """Of gaps, whose fall is good news only if quality did not fall with it; ``None``: it is no gap."""
     chance: str = ""

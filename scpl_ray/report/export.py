@@ -12,7 +12,7 @@ from pathlib import Path
 from scpl_ray import __version__
 from scpl_ray.config import Experiment
 from scpl_ray.evaluation.sign_flips import FEWEST
-from scpl_ray.report import text, words
+from scpl_ray.report import set_up, text, words
 from scpl_ray.report.data import Part
 from scpl_ray.storage.files import write_atomically
 from scpl_ray.storage.run_facts import COMMIT
@@ -122,7 +122,7 @@ def claims(part: Part, name: str) -> Iterator[tuple[str, ...]]:
 
 
 def methods(part: Part) -> str:
-    """A paragraph that states what was run, from the records: what all arms have alike, the tests, the condition."""
+    """A paragraph that states what was run, from the records: the set-up, what arms set, the tests, the condition."""
     return f"{stated(part)} {words.condition(part)}"
 
 
@@ -162,11 +162,14 @@ def stated(part: Part, family: Family | None = None) -> str:
         f"{_all(experiments, _groups)}, at first in the shares {_all(experiments, _shares)}, got "
         f"{_all(experiments, lambda e: str(e.generation.samples_per_prompt))} completions each at temperature "
         f"{_all(experiments, lambda e: f'{e.generation.temperature:g}')}; selection was "
-        f"{_all(experiments, lambda e: e.selection.strategy)}, training "
+        f"{_all(experiments, set_up.selection)}, training "
         f"{_all(experiments, lambda e: f'{e.training.objective} ({e.loop.kind})')}, and the next round's shares "
         f"followed the rule {_all(experiments, lambda e: e.feedback.rule)}.",
+        f"Rewards were {_all(experiments, set_up.rewards)}. A round trained on {_all(experiments, set_up.data)}.",
         f"Policies were measured on {asked}.",
     ]
+    if part.study is not None:
+        sentences += set_up.keys(part.study)
     if lacking := words.unfinished(part):
         sentences.append(lacking)
     if part.study is not None and part.study.claims:
@@ -238,30 +241,39 @@ def _made_with(part: Part) -> str:
 
 
 def as_latex(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of :func:`claims` as a booktabs table, under the names of the studies where there are several."""
+    """Rows of :func:`claims` as a booktabs table, under the names of the studies where there are several.
+
+    A claim stands with what was measured in a line of its own, above its numbers, so that the table fits a page.
+    """
     lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{lllrrl}",
+        r"% needs \usepackage{booktabs}; on a page of two columns it stands in table*",
+        r"\begin{tabular}{p{0.25\linewidth}lrrrl}",
         r"\toprule",
-        r"claim & contrast & claimed & difference (95\% interval) & adjusted $p$ & verdict \\",
+        _wide(r"claim: \emph{metric, round, scale of the difference}"),
+        r"contrast & claimed & seeds & difference (95\% interval) & adjusted $p$ & verdict \\",
     ]
     several = len({study for study, *_ in rows}) > 1
     for study, own in itertools.groupby(rows, key=operator.itemgetter(0)):
         lines.append(r"\midrule")
         if several:
             lines.append(rf"\multicolumn{{6}}{{l}}{{\textit{{{escaped(study)}}}}} \\")
-        lines += [_latex_row(row) for row in own]
+        lines.append("\n\\addlinespace\n".join(map(_latex_rows, own)))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _latex_row(row: Sequence[str]) -> str:
-    _, _, claim, contrast, _, direction, margin, estimate, low, high, _, _, p, verdict = row
+def _latex_rows(row: Sequence[str]) -> str:
+    _, _, claim, contrast, metric, direction, margin, estimate, low, high, seeds, without, p, verdict = row
     claimed = f"{direction}, margin {margin}" if margin else direction
+    compared = f"{seeds} of {int(seeds) + len(without.split())}" if without else seeds
     interval = f"{estimate} ({low} to {high})" if estimate else "--"
-    cells = " & ".join(map(escaped, (claim, contrast, claimed, interval, p or "--", verdict)))
-    # what follows the end of a row or a rule, and begins with one of these, is an argument of it
-    guard = "{}" if cells.lstrip().startswith(("[", "*")) else ""
-    return rf"{guard}{cells} \\"
+    cells = " & ".join(map(escaped, (contrast, claimed, compared, interval, p or "--", verdict)))
+    # no row begins with what the row before it would read as an argument
+    return _wide(rf"{escaped(claim)}: \emph{{{escaped(metric)}}}") + "\n" + rf"\raggedright {cells} \\"
+
+
+def _wide(cell: str) -> str:
+    """A row of one cell, whose text is broken into lines."""
+    return rf"\multicolumn{{6}}{{p{{0.95\linewidth}}}}{{{cell}}} \\"
 
 
 def as_csv(rows: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -146,7 +147,11 @@ def _plans(part: Part, arms: Sequence[str]) -> list[tuple[str, str, Paths]]:
         panel = (claim.metric, claim.group)
         if panel not in drawn:
             drawn.add(panel)
-            plans.append((file_name(["claim", *(p for p in panel if p)]), "Metric of a claim", [panel]))
+            name = file_name(["claim", *(p for p in panel if p)])
+            numbered = (f"{name}-{i}" for i in itertools.count(2))
+            taken = {plan[0] for plan in plans}
+            free = next(one for one in itertools.chain([name], numbered) if one not in taken)
+            plans.append((free, "Metric of a claim", [panel]))
     found: list[tuple[str, str, Paths]] = []
     for name, title, panels in plans:
         there = [p for p in panels if any(not np.isnan(series.path(arm, *p)).all() for arm in arms)]

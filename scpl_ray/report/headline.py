@@ -52,8 +52,8 @@ def of_claims(family: Family) -> str:
         parts.append(f"{len(unjudged)} {_is(len(unjudged))} not judged; the table says why{_named(unjudged)}.")
     if any(judged.cause == ALL_LOST for judged in family.judged):
         parts.append(
-            "Where a gap is smaller than the control's, look at the quality behind it: no group is shown to be served "
-            "better."
+            "Where a gap is smaller than in the other arm, look at the quality behind it: no group is shown to be "
+            "served better."
         )
     return " ".join(parts)
 

@@ -372,6 +372,7 @@ def _claim(judged: verdicts.Judged, family: Family) -> dict[str, Any]:
         "undecided": judged.numbers.undecided,
         "stands_without_missing_seeds": judged.stands,
         "gap_smaller": judged.cause,
+        "gap_smaller_in": None if judged.smaller_gap is None else judged.smaller_gap[0],
         "levelled_down": judged.levelled_down,
         "not_compared": {str(seed): arms for seed, arms in judged.left_out.items()},
         "sentence": words.sentence(judged, family),

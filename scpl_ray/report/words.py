@@ -29,7 +29,7 @@ SMALLER: Mapping[str, str] = {
     GAIN: "by gain",
     UNCLEAR: "and neither gain nor loss is shown to be why",
 }
-"""Why a gap is smaller than that of a control, in words that follow its name."""
+"""Why a gap is smaller than that of another arm, in words that follow its name."""
 NOT_GIVEN = "not given"
 MAX_ROUNDS = 8
 """Largest number of rounds that are listed after such a word."""
@@ -64,14 +64,15 @@ def sentence(judged: Judged, family: Family) -> str:
     if verdict is None:
         return f"{'Cannot tell' if judged.numbers.infinite else 'Not judged'}: {judged.reason}."
     parts = [_finding(judged, verdict, family), _scale(judged), _uncertain(judged, verdict)]
-    if judged.cause:
-        parts.append(f"The gap is smaller than in {judged.control}, {SMALLER[judged.cause]}.")
+    if judged.smaller_gap is not None:
+        smaller, other = judged.smaller_gap
+        parts.append(f"The gap in {smaller} is smaller than in {other}, {SMALLER[judged.cause]}.")
     return " ".join(part for part in parts if part)
 
 
 def _finding(judged: Judged, verdict: Verdict, family: Family) -> str:
     """What was found and what follows from it."""
-    side, margin = judged.claim.direction, judged.claim.margin
+    side, margin = judged.claim.direction, _margin(judged)
     found = (
         f"the mean difference{_unit(judged)} over {verdict.interval.n} seeds is {signed(verdict.estimate)} "
         f"(95% interval {interval(verdict.interval.low, verdict.interval.high, signed=True)})"
@@ -80,14 +81,12 @@ def _finding(judged: Judged, verdict: Verdict, family: Family) -> str:
     other = "below 0" if side == "above 0" else "above 0"
     worse = "less" if side == "above 0" else "more"
     match verdict.verdict:
-        case "supported" if margin is not None:
-            return f"Supported: {found}; more than the margin {number(margin)} {worse} is excluded ({p})."
+        case "supported" if margin:
+            return f"Supported: {found}; {worse} by more than {margin} is excluded ({p})."
         case "supported":
             return f"Supported: {found}, {side} as claimed ({p})."
-        case "opposite" if margin is not None:
-            return (
-                f"The opposite is supported: {found}; that is {worse} by more than the margin {number(margin)} ({p})."
-            )
+        case "opposite" if margin:
+            return f"The opposite is supported: {found}; that is {worse} by more than {margin} ({p})."
         case "opposite":
             return f"The opposite is supported: {found}, {other} where {side} was claimed ({p})."
         case _:
@@ -96,12 +95,12 @@ def _finding(judged: Judged, verdict: Verdict, family: Family) -> str:
 
 def _open(judged: Judged, verdict: Verdict, family: Family) -> str:
     """Why a claim is left open, and what that leaves possible."""
-    n, margin = verdict.interval.n, judged.claim.margin
+    n, margin = verdict.interval.n, _margin(judged)
     if n < FEWEST:
         return f". {n} seeds give an interval and no verdict: that takes {FEWEST}."
-    if margin is not None:
+    if margin:
         worse = "less" if judged.claim.direction == "above 0" else "more"
-        text = f"; more than the margin {number(margin)} {worse} is not excluded, so this is not shown to be harmless."
+        text = f"; {worse} by more than {margin} is not excluded, so this is not shown to be harmless."
     else:
         text = "; this shows neither the effect nor its absence, and every difference in the interval remains possible."
     if verdict.minimum_detectable_effect == float("inf"):
@@ -110,7 +109,7 @@ def _open(judged: Judged, verdict: Verdict, family: Family) -> str:
         return f"{text} {n} seeds cannot support the first of {family.tested} claims, whatever comes out: {enough}."
     if verdict.minimum_detectable_effect > 0:
         size = number(verdict.minimum_detectable_effect)
-        beyond = "" if margin is None else " from the margin"
+        beyond = " from the margin" if margin else ""
         text += f" A difference of {size}{beyond} would have been found with {family.power:.0%} power."
     return text
 
@@ -124,6 +123,12 @@ def _unit(judged: Judged) -> str:
     return {"metric": "", "share": " in the share of the kind", "distance": " in the distance of the mean shares"}[
         judged.numbers.scale
     ]
+
+
+def _margin(judged: Judged) -> str:
+    """The margin of a claim in the unit in which it is tested; empty without one."""
+    margin = judged.claim.margin
+    return "" if margin is None else f"the margin {number(margin)}{_unit(judged)}"
 
 
 def _scale(judged: Judged) -> str:

@@ -89,9 +89,6 @@ def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast
     elif neutral is not None and scale == "distance" and whole.any():
         bounds = _bounds_of_distance(series, weights, neutral, claim.at, float(total[whole].mean()))
     of_kinds = neutral is not None or share is not None
-    positive = sum(weight for _, weight in weights if weight > 0)
-    since = neutral is not None and neutral.since_round_0
-    fraction = kind is not None and kind.is_fraction
     return Contrast(
         scale=scale,
         drifts=neutral is not None and scale == "metric",
@@ -103,7 +100,7 @@ def contrast_of(series: Series, weights: Weights, claim: StudyClaim) -> Contrast
         own=None if scale == "metric" else _interval(_weighted(own, weights)[whole]),
         bounds=bounds,
         undecided=_undecided(series, weights, claim.at) if of_kinds and bounds is None else {},
-        span=positive * (1.0 + since) if scale != "metric" else positive if fraction else None,
+        span=None if neutral is not None and scale == "metric" else claim.span,
     )
 
 
@@ -254,10 +251,17 @@ class Served:
     """What is shown of the two: -1 lower, 1 higher, 0 neither; jointly with the groups, at the level of the family."""
     gained: bool
     """Whether any group is shown to be served better."""
+    lost: bool
+    """Whether any group is shown to be served worse."""
 
     def fell(self) -> bool:
         """Whether the mean or the quality of the worst-served group is shown to be lower."""
         return min(self.signs) < 0
+
+    def turned(self) -> Served:
+        """The same of the contrast with all its weights negated."""
+        mean, worst = (None if one is None else one.negative for one in (self.mean, self.worst))
+        return Served(mean, worst, (-self.signs[0], -self.signs[1]), self.lost, self.gained)
 
     def cause(self) -> str:
         """Why a gap that is smaller is smaller; see :func:`scpl_ray.evaluation.disparity.cause_of`."""
@@ -285,4 +289,5 @@ def served(
         whole = np.stack([moved[i] for i in there])
         estimate = whole.mean(axis=1)
         signs[there] = np.sign(estimate) * ((sign_flips.joint_p(whole) < level) & (np.abs(estimate) > ROUNDING))
-    return Served(intervals[0], intervals[1], (float(signs[0]), float(signs[1])), bool((signs[2:] > 0).any()))
+    gained, lost = bool((signs[2:] > 0).any()), bool((signs[2:] < 0).any())
+    return Served(intervals[0], intervals[1], (float(signs[0]), float(signs[1])), gained, lost)

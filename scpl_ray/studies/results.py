@@ -20,6 +20,9 @@ from scpl_ray.storage.manifests import MOST_BYTES
 from scpl_ray.storage.run_directory import Reader
 
 FILE, LOOKS_FILE = "results.parquet", "looks.json"
+BEFORE = "results-before.parquet"
+"""The table of a study that goes on, until its new one is written: nothing reads it, and a study that is stopped keeps
+it."""
 SCHEMA = pa.schema(
     [
         pa.field("arm", pa.string(), nullable=False),
@@ -91,8 +94,12 @@ def note_look(folder: Path, seeds: int) -> None:
 
     Raises:
         StoreError: as :func:`looks`.
+        OSError: the folder cannot be written.
     """
-    numbers = sorted({*looks(folder), seeds})
+    before = looks(folder)
+    if seeds in before:
+        return
+    numbers = sorted({*before, seeds})
     write_atomically(folder / LOOKS_FILE, f"{json.dumps(numbers)}\n".encode())
 
 

@@ -34,6 +34,11 @@ class Interval:
     n: int
     """Number of independent units in the estimate: seeds, or completions for a share."""
 
+    @property
+    def negative(self) -> Interval:
+        """The interval of the estimate with its sign changed."""
+        return dataclasses.replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
+
 
 def wilson_interval(count: int, total: int, *, confidence: float = 0.95) -> Interval:
     """Score interval of one share (Wilson 1927): it stays in [0, 1] and has a positive width even at a count of 0.

@@ -80,9 +80,23 @@ class StudyClaim(Section):
     """The side that is claimed."""
     margin: PositiveFloat | None = None
     """A non-inferiority claim: ``above 0`` with 0.02 claims that the mean lies above -0.02, i.e. that no more
-    is lost than you named beforehand. ``null``: the side itself is claimed."""
+    is lost than you named beforehand. It has the unit of the test: of log-odds that is the share of the kind, and 0.02
+    of a share or fraction are two percent points. ``null``: the side itself is claimed."""
     at: Literal["last", "mean"] = "last"
     """The last round, or the mean over rounds 1 to the last."""
+
+    @property
+    def span(self) -> float | None:
+        """Largest size that the contrast of one seed can have where it is tested in shares or fractions; else ``None``.
+
+        A share since round 0 lies between -1 and 1, so that two arms may differ by 2.
+        """
+        kind = catalogue.kind_of(self.metric)
+        share = None if kind is None else kind.drift_neutral or kind.of_share
+        if kind is None or (share is None and not kind.is_fraction):
+            return None
+        positive = sum(weight for weight in self.contrast.values() if weight > 0)
+        return positive * (2.0 if share is not None and share.since_round_0 else 1.0)
 
 
 class Range(Section):
@@ -203,6 +217,8 @@ class Study(Section):
                 f"mode = 'search': {len(self.arms)} arms, {len(self.axes)} axes; a search needs one arm and at least "
                 "one axis"
             )
+        if self.mode == "search" and self.seeds != type(self).model_fields["seeds"].default:
+            raise ValueError(f"seeds = {self.seeds}: {NO_SEEDS}")
         if self.vary == "base" and self.mode != "engines":
             raise ValueError(f"vary = 'base': mode = {self.mode!r} trains no base model; leave it out, or mode=engines")
         names = [claim.name for claim in self.claims]
@@ -225,6 +241,13 @@ class Study(Section):
                 raise ValueError(
                     f"claims: {claim.name!r} has weights {claim.contrast}; two or more arms whose weights are not 0 "
                     "and sum to 0, e.g. {treatment: 1, control: -1}"
+                )
+            if claim.margin is not None and claim.span is not None and claim.margin >= claim.span:
+                tested = "difference in the share of the kind" if scale == "share" else "difference of fractions"
+                raise ValueError(
+                    f"claims: {claim.name!r} has margin = {claim.margin}, but {claim.metric} is tested as a {tested}, "
+                    f"which is never further from 0 than {claim.span:g}: it would be true whatever comes out; name a "
+                    "smaller margin, e.g. 0.02 for two percent points"
                 )
         return self
 
@@ -296,7 +319,7 @@ def load(
             its own folder: mappings are merged key by key, ``null`` takes an arm away, and claims about arms that are
             gone go with them.
         configs: built-in configs by name; a base that is no name is a path from the study's folder.
-        quick: with the seeds and arms of its section ``quick``.
+        quick: with the seeds and arms of its section ``quick``, which a search has none of.
         keys: what is different this time: ``name``, ``size`` (a name in ``sizes``), ``seeds``, ``arms`` (a list: the
             others are left out, with the claims about them), and keys by dotted name, for the arms that do not set
             them themselves.
@@ -308,6 +331,8 @@ def load(
     if kind(values) is Experiment:
         raise ConfigError(f"{path} is the config of one run; run it with: scpl run {shlex.quote(str(path))}")
     study = _validated(values, str(path))
+    if quick and study.search is not None:
+        raise ConfigError(f"--quick: {NO_SEEDS}")
     if quick:
         study = _only(study, study.quick.arms or tuple(study.arms)).model_copy(update={"seeds": study.quick.seeds})
     return _changed(study, dict(keys or {}))
@@ -346,9 +371,11 @@ def _changed(study: Study, keys: dict[str, Any]) -> Study:
         )
     arms = keys.pop("arms", None)
     if arms is not None:
-        if not isinstance(arms, list) or not arms or (set(map(str, arms)) - set(study.arms)):
+        # YAML reads a name of digits as a number
+        names = list(map(str, arms)) if isinstance(arms, list) else []
+        if not names or set(names) - set(study.arms):
             raise ConfigError(f"arms = {arms}: give a list of arms of study {study.name}: {', '.join(study.arms)}")
-        study = _only(study, arms)
+        study = _only(study, names)
     own = {key: keys.pop(key) for key in ("name", "seeds") if key in keys}
     if "seeds" in own and study.search is not None:
         raise ConfigError(f"seeds = {own['seeds']}: {NO_SEEDS}")

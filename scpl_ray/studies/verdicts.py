@@ -52,7 +52,8 @@ class Judged:
     """Why there is no verdict; empty otherwise."""
     served: Served | None
     """The differences in quality; only for claims about gaps."""
-
+    side: Literal[-1, 0, 1] = 0
+    """On which side of 0 the contrast is shown to lie, in the family of all claims; 0: on neither."""
     stands: bool | None = None
     """Whether a verdict is the same whatever the seeds that are not compared would have shown; ``None``: all are
     compared, there is no verdict to change, the metric has no bounds, or it is a distance that they might undo."""
@@ -70,32 +71,29 @@ class Judged:
         return self.verdict.verdict
 
     @property
-    def control(self) -> str | None:
-        """The arm with which another one is compared; ``None``: the contrast is not one arm less another."""
-        by_weight = {weight: arm for arm, weight in self.claim.contrast.items()}
-        return by_weight[-1.0] if len(self.contrast) == 2 and by_weight.keys() == {1.0, -1.0} else None
+    def smaller_gap(self) -> tuple[str, str] | None:
+        """The arm whose gap is shown to be smaller, and the other one; only for claims about the gaps of two arms."""
+        if self.served is None or len(self.contrast) != 2 or self.side == 0:
+            return None
+        subtracted, other = sorted(self.claim.contrast, key=self.claim.contrast.__getitem__)
+        return (other, subtracted) if self.side < 0 else (subtracted, other)
 
     @property
-    def smaller_gap(self) -> bool:
-        """Whether the claim is about the gap of one arm less that of its control, and it is shown to be smaller."""
-        verdict = self.verdict
-        return (
-            self.served is not None
-            and self.control is not None
-            and verdict is not None
-            and verdict.verdict != "cannot tell"
-            and verdict.interval.high < -ROUNDING
-        )
+    def _served_there(self) -> Served | None:
+        """The differences in quality between the arm whose gap is smaller and the other one."""
+        if self.served is None or self.smaller_gap is None:
+            return None
+        return self.served if self.side < 0 else self.served.turned()
 
     @property
     def cause(self) -> str:
-        """Why the gap is smaller than the control's; empty where :attr:`smaller_gap` is false."""
-        return self.served.cause() if self.served is not None and self.smaller_gap else ""
+        """Why the gap of one arm is smaller than the other's; empty where :attr:`smaller_gap` is ``None``."""
+        return "" if self._served_there is None else self._served_there.cause()
 
     @property
     def levelled_down(self) -> bool:
-        """Whether the gap is smaller than the control's, and the quality of the worst-served group or of all lower."""
-        return self.smaller_gap and self.served is not None and self.served.fell()
+        """Whether the gap of one arm is smaller, and the quality of the worst-served group or of all lower there."""
+        return self._served_there is not None and self._served_there.fell()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,8 +154,10 @@ def judge(series: Series, study: Study, *, level: float = 0.05, power: float = 0
     judged = []
     for one in found:
         verdict = by_name.get(one.name)
-        stands = None if verdict is None else _stands(one.numbers, verdict, level / tested)
-        judged.append(dataclasses.replace(one, verdict=verdict, stands=stands))
+        if verdict is not None:
+            stands, side = _stands(one.numbers, verdict, level / tested), _side(verdict, level / tested)
+            one = dataclasses.replace(one, verdict=verdict, stands=stands, side=side)
+        judged.append(one)
     return Family(tuple(judged), level, power)
 
 
@@ -197,6 +197,15 @@ def _why_not(series: Series, numbers: Contrast, claim: StudyClaim, weights: Weig
     empty = [label for label, _ in weights if everywhere and all(label in arms for arms in missing)]
     reason = f"{n} seed{'' if n == 1 else 's'} with {what} in every arm; at least 2 are needed"
     return reason + (f" ({', '.join(empty)}: no seed has it)" if empty else "")
+
+
+def _side(verdict: Verdict, level: float) -> Literal[-1, 0, 1]:
+    """On which side of 0 a contrast is shown to lie. The verdict on a claim with a margin is one on the margin, so that
+    0 has to be rejected too, at the level of the first of all claims."""
+    d, interval = verdict.claim.paired.differences, verdict.interval
+    if verdict.verdict == "cannot tell" or (verdict.claim.margin and sign_flips.two_sided_p(d) >= level):
+        return 0
+    return -1 if interval.high < -ROUNDING else 1 if interval.low > ROUNDING else 0
 
 
 def _stands(numbers: Contrast, verdict: Verdict, level: float) -> bool | None:

@@ -217,6 +217,18 @@ def test_a_judge_is_trained_from_a_file_and_is_the_one_of_a_run(
         ("ABC News \u2013 Online", "abc"),
         ("News", "news"),
         ("The News", "the news"),
+        ("www.foxnews.com", "fox"),
+        ("https://www.FoxNews.com/politics/a-b?c=d", "fox"),
+        ("http://foxnews.com:80", "fox"),
+        ("//m.foxnews.com/", "fox"),
+        ("foxnews.com/politics", "fox"),
+        ("www.foxnews.com (Online)", "fox"),
+        ("https://news.yahoo.com/a", "yahoo"),
+        ("https://www.news.com/1", "news.com"),
+        ("https://www.npr.org/2026/12", "npr.org"),
+        ("Whitehouse.gov", "whitehouse.gov"),
+        ("AP/Reuters", "ap/reuters"),
+        ("Richard A. Lowry", "richard a. lowry"),
     ],
 )
 def test_desks_of_one_house_are_one_outlet(published: str, house: str) -> None:

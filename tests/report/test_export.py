@@ -1,6 +1,7 @@
 """What a paper takes from a report."""
 
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.configs import CONFIGS
 from scpl_ray.records import Metric
 from scpl_ray.report import data, export, page, text
 from scpl_ray.report.data import Part, Run
@@ -41,7 +43,7 @@ def test_the_table_has_a_row_per_claim(folder: Path) -> None:
     assert tuple(row) == export.COLUMNS and row["seeds"] == "6" and row["verdict"] == "supported"
     assert float(row["low"]) <= float(row["estimate"]) <= float(row["high"])
     table = (folder / "claims.tex").read_text()
-    assert row["estimate"] in table and table.count(r"\\") == 2 and not re.search(r"(?<!\\)[_#]", table)
+    assert row["estimate"] in table and table.count(r"\\") == 4 and not re.search(r"(?<!\\)[_#]", table)
 
 
 def test_a_row_says_what_was_claimed_and_how_many_seeds_there_are_though_nothing_is_judged() -> None:
@@ -54,7 +56,17 @@ def test_a_row_says_what_was_claimed_and_how_many_seeds_there_are_though_nothing
         "1",
         "not enough seeds",
     )
-    assert "& below 0, margin 0.02 & -- &" in export.as_latex(rows)
+    assert "& below 0, margin 0.02 & 1 & -- &" in export.as_latex(rows)
+
+
+def test_the_latex_table_has_the_metric_with_its_round_and_scale_and_the_number_of_seeds() -> None:
+    asked = CLAIM.model_copy(update={"metric": "preference_log_odds_balanced"})
+    (row,) = export.claims(part("one", "0.1.0", ARMS, seeds=6, claims=(asked,)), "one")
+    said = export.as_latex([row])
+    assert r"}{c: \emph{preference log-odds above balance, round 1, share}} \\" in said
+    assert r"\raggedright a - b & above 0 & 6 & " in said
+    uncompared = (*row[:10], "4", "2 5", *row[12:])
+    assert r"\raggedright a - b & above 0 & 4 of 6 & " in export.as_latex([uncompared])
 
 
 def test_the_methods_say_what_was_run(folder: Path) -> None:
@@ -72,17 +84,19 @@ def test_the_methods_say_what_was_run(folder: Path) -> None:
 
 def test_characters_of_latex_are_text() -> None:
     claim, rest = r'50% of a_b & c\d <e> | "f"', ("above 0", "0.02", "", "", "", "1", "", "", "not enough seeds")
-    row = ("s", "", claim, f"a {text.MINUS} b", "", *rest)
-    wanted = r"50\% of a\_b \& c\textbackslash{}d \textless{}e\textgreater{} \textbar{} ''f''"
-    assert rf"{wanted} & a - b & above 0, margin 0.02 & -- & -- & not enough seeds \\" in export.as_latex([row])
+    row = ("s", "", claim, f"a {text.MINUS} b", "share, a_b", *rest)
+    wanted = r"50\% of a\_b \& c\textbackslash{}d \textless{}e\textgreater{} \textbar{} ''f'': \emph{share, a\_b}"
+    said = export.as_latex([row])
+    assert rf"{{{wanted}}} \\" in said
+    assert r"\raggedright a - b & above 0, margin 0.02 & 1 & -- & -- & not enough seeds \\" in said
 
 
 @pytest.mark.parametrize("claim", ["[2cm] is no length", "*starred", " [after a blank"])
 def test_a_claim_is_no_argument_of_what_stands_before_it(claim: str) -> None:
-    row = ("s", "", claim, "a", "", "below 0", *[""] * 4, "1", "", "", "cannot tell")
+    row = ("s", "", claim, claim, "", "below 0", *[""] * 4, "1", "", "", "cannot tell")
     lines = export.as_latex([row, row]).splitlines()
-    assert [line for line in lines if claim in line] == [rf"{{}}{claim} & a & below 0 & -- & -- & cannot tell \\"] * 2
-    assert "{}" not in export.as_latex([("s", "", "plain [x]", *row[3:])])
+    assert len([line for line in lines if claim in line]) == 4
+    assert [line for line in lines if line.lstrip().startswith(("[", "*"))] == []
 
 
 def test_no_cell_of_the_table_is_a_formula_and_numbers_stay_numbers() -> None:
@@ -143,6 +157,40 @@ def test_the_methods_state_the_groups_of_all_arms_and_count_points() -> None:
     assert "1 claim was fixed in the study file, each at 3 points of the axes, which makes 3 claims." in said
     assert "None was tested: a test takes 6 seeds with a finite number in every arm." in said
     assert "points" not in export.stated(part("one", "0.1.0", ARMS))
+
+
+def test_the_methods_state_in_what_the_arms_differ() -> None:
+    arms = {
+        "a": ["cycle.kind=accumulate"],
+        "random": ["selection.matched_control=true", "reward.terms={correct: 1.0, length: 0.5}"],
+        "quotas": ["selection.strategy=quotas", "reward.choices=balanced", "cycle.real_share=0.25"],
+    }
+    named = {"a": {}, "random": {"selection.matched_control": True}, "quotas": {"task": {"data": "/home/me/d.jsonl"}}}
+    asked = {"set": {"feedback.step": [0.1, -0.1]}, "axes": {"selection.beta": (0.5, 1.0)}}
+    one = part("one", "0.1.0", arms, claims=(), **asked)
+    assert one.study is not None
+    said = export.stated(dataclasses.replace(one, study=one.study.model_copy(update={"arms": named})))
+    for fact in (
+        "selection was vrs or as many at random as vrs keeps or quotas, training",
+        "Rewards were a model of choices by the current users or the term correct + 0.5 "
+        f"{text.TIMES} the term length or a model of choices by all groups equally.",
+        "A round trained on what it and all rounds before kept or what it kept or what it kept with a share of 0.25 of "
+        "real data (anchored).",
+        "Set for all arms: feedback.step = [0.1, -0.1].",
+        "Arms were run at all points of the axes selection.beta (0.5, 1.0).",
+        "Set by each arm on top of that: a: nothing; random: selection.matched_control = true; quotas: task.data = "
+        "d.jsonl.",
+    ):
+        assert fact in said
+
+
+def test_the_methods_of_a_published_study_name_its_remedy() -> None:
+    (one,) = data.load([Path(__file__).parents[2] / "docs/results/remedy_engines"], CONFIGS)
+    said = export.stated(one)
+    assert "choices by the current users or a model of choices by all groups equally" in said
+    assert (
+        "static-quotas: selection.strategy = quotas, selection.keep_fraction = 0.05, reward.choices = balanced" in said
+    )
 
 
 def test_the_methods_state_the_tests_that_were_made_and_no_others() -> None:

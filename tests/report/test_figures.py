@@ -127,6 +127,20 @@ def test_names_that_begin_with_an_underscore_stand_in_the_legend() -> None:
         assert shown == [1, 1], figure.name
 
 
+def test_groups_that_differ_in_punctuation_alone_have_figures_of_their_own() -> None:
+    groups = ("<30", ">30", "-30")
+    runs = [
+        (arm, seed, [Metric(t, g, "quality", 0.5) for t in (0, 1) for g in groups]) for arm in GAPS for seed in (0, 1)
+    ]
+    part = part_of(results.table(runs), *(claim(name=g, metric="quality", group=g) for g in groups))
+    names = [figure.name for figure in figures.draw_all(part, list(GAPS))]
+    assert [name for name in names if name.startswith("claim-")] == [
+        "claim-quality-_30",
+        "claim-quality-_30-2",
+        "claim-quality--30",
+    ]
+
+
 def test_the_figure_of_claims_holds_every_estimate_and_the_paths_end_at_them() -> None:
     claims = (claim(), claim(name="mean of all rounds", at="mean"), claim(name="x", metric="distinct_2", margin=0.1))
     part = part_of(table(), *claims)

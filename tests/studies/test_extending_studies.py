@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from jobs import report
 from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import study as job
 from scpl_ray.config.errors import ConfigError
@@ -70,6 +71,17 @@ def test_keys_for_this_time(tmp_path: Path) -> None:
     assert (plan.name, plan.seeds, list(plan.arms), plan.base) == ("mine", 4, ["a", "b"], "news_tiny")
     assert plan.set == {"loop.rounds": 7, "queries.prompts_per_round": 64, "selection.beta": 2.0}
     assert [claim.name for claim in plan.claims] == ["one"]
+
+
+def test_arms_whose_names_look_like_numbers_are_kept_with_their_claims(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\narms: {'1': {}, '2': {feedback.rule: static}, '3': {}, '2024': {}}\nquick: {arms: ['1', '2024']}\n"
+        "claims: [{name: c, metric: disparate_gap, contrast: {'1': 1, '2': -1}}]\n"
+    )
+    plan = study.load(path, CONFIGS, keys={"arms": [1, 2, 2024]})
+    assert list(plan.arms) == ["1", "2", "2024"] and [claim.name for claim in plan.claims] == ["c"]
+    assert plan.quick.arms == ("1", "2024")
 
 
 OWN = """
@@ -253,6 +265,36 @@ def test_seeds_added_by_hand_or_after_failures_are_added_after_a_look_too(
     assert job.run(folder, plan, study.trials(plan, CONFIGS)) == 0
     (part,) = data.load([folder], CONFIGS)
     assert "after a look at the results with 7, 8 seeds. Each of 3 looks" in words.looked(part)
+
+
+def test_a_report_of_an_unfinished_study_is_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(BELOW + "mode: analytic\nseeds: 10\n")
+    folder = tmp_path / "studies"
+    plan, trials, _ = job.checked(study.load(path, CONFIGS), dry_run=False)
+    job.create(folder, plan)
+    whole = job.simulated(plan, trials)
+
+    def stopped_after(seeds: int) -> None:
+        results.write(whole.filter([seed < seeds for seed in whole["seed"].to_pylist()]), folder)
+
+    stopped_after(5)  # intervals alone, which nobody can take for a verdict
+    report.write([folder], tmp_path / "out")
+    assert results.looks(folder) == ()
+    for seeds in (7, 8):
+        stopped_after(seeds)
+        report.write([folder], tmp_path / "out")
+    assert results.looks(folder) == (7, 8)
+    assert job.run(folder, plan, trials) == 0
+    (part,) = data.load([folder], CONFIGS)
+    assert "after a look at the results with 7, 8 seeds. Each of 3 looks" in words.looked(part)
+
+    def read_only(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    stopped_after(9)
+    monkeypatch.setattr(results, "write_atomically", read_only)
+    assert report.write([folder], tmp_path / "out").exists() and results.looks(folder) == (7, 8, 10)
 
 
 def test_a_look_is_not_forgotten_where_the_study_went_on_and_was_stopped_since(tmp_path: Path) -> None:

@@ -78,6 +78,28 @@ def test_a_margin_belongs_to_claims_that_are_tested_as_a_mean(tmp_path: Path) ->
         load(tmp_path, TEXT.replace("metric: disparate_gap", "metric: kl_round0, margin: 0.02"))
 
 
+@pytest.mark.parametrize(
+    ("asked", "largest"),
+    [
+        ("metric: preference_log_odds_balanced, margin: {}", 1.0),
+        ("metric: preference_log_odds_round0, margin: {}", 2.0),
+        ("metric: kind_log_odds_balanced, group: north, margin: {}", 1.0),
+        ("metric: kind_difference_round0, group: north, margin: {}", 2.0),
+        ("metric: quality_mean, margin: {}", 1.0),
+    ],
+)
+def test_a_margin_is_smaller_than_what_no_difference_can_exceed(tmp_path: Path, asked: str, largest: float) -> None:
+    plan = load(tmp_path, TEXT.replace("metric: disparate_gap", asked.format(largest - 0.01)))
+    assert plan.claims[0].margin == largest - 0.01
+    for margin in (largest, 2 * largest):
+        with pytest.raises(ConfigError, match=rf"margin = {margin}, .*is never further from 0 than {largest:g}: it"):
+            load(tmp_path, TEXT.replace("metric: disparate_gap", asked.format(margin)))
+    twice = TEXT.replace("performative: 1, static: -1", "performative: 2, static: -2")
+    assert load(tmp_path, twice.replace("metric: disparate_gap", asked.format(largest))).claims[0].margin == largest
+    unbounded = TEXT.replace("metric: disparate_gap", "metric: perplexity_round0, margin: 5.0")
+    assert load(tmp_path, unbounded).claims[0].margin == 5.0
+
+
 def test_a_dumped_study_is_the_same_study(tmp_path: Path) -> None:
     plan = load(tmp_path, TEXT)
     assert load(tmp_path, study.dump(plan)) == plan
@@ -86,6 +108,16 @@ def test_a_dumped_study_is_the_same_study(tmp_path: Path) -> None:
 def test_quick_keeps_its_arms_and_the_claims_on_them(tmp_path: Path) -> None:
     plan = load(tmp_path, TEXT, quick=True)
     assert plan.seeds == 1 and list(plan.arms) == ["static"] and plan.claims == ()
+
+
+def test_a_search_has_no_seeds_and_no_quick_look(tmp_path: Path) -> None:
+    text = "name: s\nmode: search\nsearch: {metric: quality_mean, trials: 2}\naxes: {feedback.beta: [1.0, 2.0]}\n"
+    plan = load(tmp_path, text)
+    assert load(tmp_path, study.dump(plan)) == plan
+    with pytest.raises(ConfigError, match=r"--quick: a search has no seeds.*search\.trials says how many"):
+        load(tmp_path, f"{text}quick: {{seeds: 1}}\n", quick=True)
+    with pytest.raises(ConfigError, match=r"seeds = 3: a search has no seeds.*search\.trials says how many"):
+        load(tmp_path, f"{text}seeds: 3\n")
 
 
 def test_a_section_given_whole_is_laid_key_by_key(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from jobs.configs import CONFIGS, STUDIES
 from jobs.driver import experiments
 from scpl_ray.analytic.loop import simulate_grid
 from scpl_ray.evaluation import catalogue
-from scpl_ray.evaluation.disparity import ALL_LOST, GAIN, WORST_GAINED
 from scpl_ray.records import Metric
 from scpl_ray.report import words
 from scpl_ray.studies import results, study, verdicts
@@ -90,7 +89,7 @@ def test_a_margin_that_was_named_beforehand_decides_whether_a_cost_is_excluded()
     said = words.sentence(one(wide, asked), verdicts.judge(series(wide), a_study(asked)))
     assert "not shown to be harmless" in said and "Cannot tell" in said
     said = words.sentence(one(small, asked), verdicts.judge(series(small), a_study(asked)))
-    assert "more than the margin 0.050 less is excluded" in said
+    assert "; less by more than the margin 0.050 is excluded" in said
 
 
 def test_a_difference_of_differences_weighs_every_arm() -> None:
@@ -220,27 +219,6 @@ def test_a_run_that_stopped_early_is_not_compared_at_its_own_last_round() -> Non
     assert judged.round == 1 and judged.left_out == {1: ("loop",)}
 
 
-def quality_study(qualities: Mapping[str, Sequence[tuple[float, float]]]) -> Judged:
-    table = []
-    for arm, seeds in qualities.items():
-        for seed, (low, high) in enumerate(seeds):
-            measured = {"disparate_gap": high - low, "quality_mean": (low + high) / 2, "quality_worst": low}
-            table.append((arm, seed, [Metric(t, None, m, v) for t in (0, 1) for m, v in measured.items()]))
-    asked = a_study(claim("gap", metric="disparate_gap", direction="below 0"))
-    return verdicts.judge(Series.of(results.table(table)), asked).judged[0]
-
-
-def test_a_gap_that_closes_because_all_are_served_worse_is_levelled_down() -> None:
-    control = [(0.6, 0.9), (0.62, 0.9), (0.58, 0.9), (0.61, 0.89)] * 2
-    worse = quality_study({"loop": [(0.5, 0.6), (0.52, 0.61), (0.49, 0.6), (0.5, 0.62)] * 2, "control": control})
-    better = quality_study({"loop": [(0.8, 0.9), (0.82, 0.91), (0.8, 0.9), (0.81, 0.89)] * 2, "control": control})
-    mixed = quality_study({"loop": [(0.65, 0.7), (0.66, 0.7), (0.65, 0.71), (0.66, 0.69)] * 2, "control": control})
-    wider = quality_study({"loop": [(0.2, 0.9), (0.22, 0.9), (0.18, 0.9), (0.21, 0.91)] * 2, "control": control})
-    assert worse.outcome == better.outcome == mixed.outcome == "supported" and wider.outcome == "opposite"
-    assert [found.levelled_down for found in (worse, better, mixed, wider)] == [True, False, True, False]
-    assert [found.cause for found in (worse, better, mixed, wider)] == [ALL_LOST, GAIN, WORST_GAINED, ""]
-
-
 def arm_rows(
     arm: str, seed: int, shares: Sequence[float], quality: Sequence[tuple[float, float]]
 ) -> tuple[str, int, list[Metric]]:
@@ -368,6 +346,18 @@ def test_a_lean_to_the_other_side_counts_as_much_as_one_to_the_largest_group() -
     assert (distance.numbers.scale, signed.numbers.scale) == ("distance", "share")
     assert distance.verdict is not None and distance.verdict.estimate == pytest.approx(0.18, abs=0.01)
     assert signed.verdict is not None and signed.verdict.estimate == pytest.approx(-0.22, abs=0.01)
+
+
+def test_a_margin_on_log_odds_is_said_to_be_one_in_shares() -> None:
+    even = around(0.5, 0.5)
+    ends = {"loop": list(zip(even, around(0.52, 0.48), strict=True)), "control": list(zip(even, even, strict=True))}
+    for margin, side, said in (
+        (0.1, "above 0", "; less by more than the margin 0.100 in the share of the kind is excluded ("),
+        (0.01, "below 0", "; that is more by more than the margin 0.010 in the share of the kind ("),
+        (0.02, "below 0", "; more by more than the margin 0.020 in the share of the kind is not excluded, so this is"),
+    ):
+        family = verdicts.judge(shares_study(ends), a_study(claim(margin=margin, direction=side)))
+        assert said in words.sentence(family.judged[0], family)
 
 
 def test_undecided_answers_bound_what_is_said() -> None:

@@ -26,6 +26,7 @@ from jobs.driver.dry_run import StudyPlan
 from jobs.driver.trial import task_key, trial_folder
 from jobs.driver.tuning import concurrent_trials, trial_share, unused_gpus
 from scpl_ray.config import Experiment
+from scpl_ray.config.errors import ConfigError
 from scpl_ray.storage.errors import InUseError
 from scpl_ray.storage.run_directory import Store
 from scpl_ray.studies import results, study
@@ -233,7 +234,9 @@ def test_what_stops_a_study_is_one_message(
     assert "the study stopped\nTraceback" in caplog.text
 
 
-def test_a_study_that_goes_on_and_stops_leaves_no_older_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_goes_on_and_stops_puts_its_older_table_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else a report would read the seeds of before, and a later look at more seeds would be taken for one that was."""
     plan = study.Study(name="s", seeds=2)
     folder = tmp_path / "s"
@@ -247,7 +250,11 @@ def test_a_study_that_goes_on_and_stops_leaves_no_older_table(tmp_path: Path, mo
     monkeypatch.setattr(tuning, "run", stopped)
     assert sweep.run(folder, plan, study.trials(plan, CONFIGS)) == 130
     assert not (folder / results.FILE).exists() and not (folder / study.FAILED_FILE).exists()
+    assert (folder / results.BEFORE).read_text() == "of before"
     assert sweep.open_study(folder, {"seeds": 4}).interim == ()
+    monkeypatch.setattr(tuning, "run", lambda *_: {})
+    assert sweep.run(folder, plan, study.trials(plan, CONFIGS)) == 0
+    assert (folder / results.FILE).is_file() and not (folder / results.BEFORE).exists()
 
 
 def test_seeds_are_not_added_under_the_hands_of_a_study_that_runs(tmp_path: Path) -> None:
@@ -294,6 +301,33 @@ def test_claims_that_nothing_could_decide_are_refused(text: str, said: str, tmp_
     shares = text.replace("distinct_2", "kl_balanced")
     if shares != text:
         assert sweep_of(tmp_path, f"name: s\nmode: analytic\nseeds: 2\n{shares}", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "way_out"),
+    [
+        ("preference_log_odds_balanced", "kind_log_odds_balanced"),
+        ("preference_log_odds_round0", "kind_log_odds_round0"),
+        ("preference_log_odds_balanced_corrected", "kind_share_corrected"),
+        ("preference_soft_round0", "kind_soft_round0"),
+    ],
+)
+def test_the_kind_of_the_largest_group_is_compared_where_arms_agree_which_that_is(metric: str, way_out: str) -> None:
+    arms = {"even": {"groups.shares": [0.5, 0.5]}, "skewed": {"groups.shares": [0.2, 0.8]}}
+
+    def plan(**keys: object) -> study.Study:
+        claim = {"name": "c", "contrast": {"even": 1.0, "skewed": -1.0}, **keys}
+        return study.Study.model_validate({"name": "s", "seeds": 1, "arms": arms, "claims": (claim,)})
+
+    asked = plan(metric=metric)
+    with pytest.raises(ConfigError) as caught:
+        sweep.check(asked, study.trials(asked, CONFIGS))
+    assert "the group that is largest in round 1, in arm even north, in arm skewed south" in str(caught.value)
+    assert f"name one kind: metric = {way_out!r} with a group" in str(caught.value)
+    for other in ({"metric": way_out, "group": "north"}, {"metric": "kl_balanced"}, {"metric": "disparate_gap"}):
+        sweep.check(plan(**other), study.trials(plan(**other), CONFIGS))
+    arms["skewed"]["groups.shares"] = [0.8, 0.2]
+    sweep.check(plan(metric=metric), study.trials(plan(metric=metric), CONFIGS))
 
 
 def test_axes_take_lists_and_mappings(tmp_path: Path) -> None:
