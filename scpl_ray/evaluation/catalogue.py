@@ -15,12 +15,12 @@ PREFERENCE = "preference_log_odds_balanced"
 QUALITY = QualityBehind("quality", "quality_mean", "quality_worst")
 WITHOUT_OWN_KIND = QualityBehind(*(f"{name}_without_own_kind" for name in ("quality", "quality_mean", "quality_worst")))
 
-
 _fraction = functools.partial(MetricKind, unit="fraction", low=0.0, high=1.0, span=0.1)
 _on_groups = functools.partial(_fraction, interval_over="group prompts")
 _on_neutral = functools.partial(MetricKind, interval_over="neutral prompts")
 _kind_fraction = functools.partial(_on_neutral, unit="fraction", low=0.0, high=1.0, span=0.1, per_group=True)
 _log_odds = functools.partial(_on_neutral, unit="log-odds", span=1.0)
+_of_largest = functools.partial(_log_odds, overall=True)
 _distance = functools.partial(_on_neutral, overall=True, better="lower")
 _perplexity = functools.partial(
     MetricKind, unit="perplexity", low=1.0, span=1.0, per_group=True, overall=True, interval_over="each set of prompts"
@@ -77,7 +77,7 @@ CATALOGUE = (
         column="loss\nreal",
         form=".0%",
     ),
-    _log_odds(
+    _of_largest(
         name=PREFERENCE,
         of_named_group="kind_log_odds_balanced",
         drift_neutral=tested("share", "balanced"),
@@ -85,7 +85,6 @@ CATALOGUE = (
         line_form="+.2f",
         definition="Log-odds, above equal shares, of the kind of the group that was largest in round 1, on neutral "
         "prompts.",
-        overall=True,
         label="preference log-odds above balance",
         column="preference\nlog-odds",
         form="+.3f",
@@ -96,12 +95,11 @@ CATALOGUE = (
         analytic=True,
         predicted=True,
     ),
-    _log_odds(
+    _of_largest(
         name="preference_log_odds_round0",
         of_named_group="kind_log_odds_round0",
         drift_neutral=tested("share", "round0"),
         definition="The same log-odds, above those of round 0.",
-        overall=True,
         label="preference log-odds since round 0",
         column="since\nround 0",
         form="+.3f",
@@ -109,24 +107,22 @@ CATALOGUE = (
         figure="preference",
         analytic=True,
     ),
-    _log_odds(
+    _of_largest(
         name="preference_soft_balanced",
         of_named_group="kind_soft_balanced",
         definition="Soft preference: mean over the answers to neutral prompts of the judge's calibrated log-odds that "
         "the text is of the kind of the group that was largest in round 1, at even odds beforehand; only of a judge "
         "that errs.",
-        overall=True,
         label="soft preference",
         column="soft\npreference",
         form="+.3f",
         change=True,
         figure="preference",
     ),
-    _log_odds(
+    _of_largest(
         name="preference_soft_round0",
         of_named_group="kind_soft_round0",
         definition="Soft preference minus that of round 0, on the same prompts.",
-        overall=True,
         label="soft preference since round 0",
         figure="preference",
     ),
@@ -166,19 +162,17 @@ CATALOGUE = (
         "chance adds in the answers that differ: finite where round 0 lacked a kind.",
         unit="nats",
     ),
-    _log_odds(
+    _of_largest(
         name="preference_log_odds_balanced_corrected",
         of_named_group="kind_share_corrected",
         drift_neutral=tested("share", "balanced", corrected=True),
         definition="The log-odds above equal shares, corrected for the judge's known errors.",
-        overall=True,
     ),
-    _log_odds(
+    _of_largest(
         name="preference_log_odds_round0_corrected",
         of_named_group="kind_share_corrected",
         drift_neutral=tested("share", "round0", corrected=True),
         definition="The log-odds above those of round 0, corrected for the judge's known errors.",
-        overall=True,
     ),
     MetricKind(
         name="undecided_count",
