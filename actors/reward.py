@@ -22,7 +22,7 @@ from scpl_ray.config import Experiment, schema
 from scpl_ray.models import kept_prompts
 from scpl_ray.models.adapters import load_model
 from scpl_ray.models.kept_prompts import KeptPrompts
-from scpl_ray.models.likelihood import negative_log_likelihood
+from scpl_ray.models.likelihood import CPU_TOKENS, negative_log_likelihood
 from scpl_ray.models.limits import positions
 from scpl_ray.models.tokens import Ids, load_tokenizer
 from scpl_ray.own import functions
@@ -274,7 +274,9 @@ class RayScorer:
         self._by_model = schema.MODEL_TERM in self._terms
         self._rule_names = [name for name in self._terms if name not in schema.NOT_OF_THE_TASK]
         self._function = experiment.reward.function if schema.FUNCTION_TERM in self._terms else None
-        self._tokens_per_call = experiment.reward.tokens_per_batch
+        whole = experiment.reward.tokens_per_batch
+        # a pass on a CPU takes no more, and the shorter calls are, the more evenly scorers are busy
+        self._tokens_per_call = whole if role.gpus else min(whole, CPU_TOKENS)
         self._sleeps = role.sleeps
         self.begin()
 
