@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from scpl_ray.config import Lora, Model, Training
 from scpl_ray.protocols import TrainingJob
+from scpl_ray.training.attention import use_lengths
 from scpl_ray.training.worker import Worker
 from tests.support.tiny_models import examples, save_examples
 from tests.support.training_group import run
@@ -120,6 +121,8 @@ def test_gradients_of_micro_batches_are_summed_in_float32(stage, job, material, 
     found = {n: 10 * safe_get_full_optimizer_state(p, "exp_avg") for n, p in loaded.trained.items()}
 
     model = AutoModelForCausalLM.from_pretrained(material.bases["llama"], dtype=torch.bfloat16).eval()
+    if loaded.one_row:
+        use_lengths(model)
     wanted = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in model.named_parameters()}
     mass = sum(worker._objective.mass(s) for s in packed)
     for batch in batches:
