@@ -1,8 +1,8 @@
 """Attention of short sequences in bfloat16 on a CPU: PyTorch's kernel forward, products of matrices backward.
 
-The kernel keeps no scores, and its backward pass in bfloat16 takes four times as long as its forward pass. Where the
-scores of a sequence fit the processor's caches, computing them again takes half of that: one product in float32, and
-four of which each is a call that uses the processor's own units for bfloat16.
+The kernel keeps no scores, and its backward pass in bfloat16 takes more than three times as long as its forward pass.
+Where the scores of a sequence fit the processor's caches, computing them again is faster (docs/performance.md): one
+product in float32, and four of which each is a call that uses the processor's own units for bfloat16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MOST_SCORES = 2**20
-"""Most scores of a sequence, all heads together: 341 tokens of 9 heads. With more, the kernel is as fast or faster."""
+"""Most scores of a sequence, all heads together: 341 tokens of 9 heads. With 512 tokens the kernel was as fast."""
 
 
 def is_short(query: Tensor, value: Tensor) -> bool:
