@@ -28,16 +28,31 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
     Raises:
         ValueError: no token is left to condition on.
     """
-    text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if not text:
-        raise ValueError(f"prompt {prompt!r} has no tokens; give every query a prompt that is not empty")
-    ids = tokenizer(prompt)["input_ids"]
+    return encode_prompts(tokenizer, [prompt], max_tokens)[0]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> list[Ids]:
+    """As :func:`encode_prompt`, of several prompts at once, which takes less time than one after another.
+
+    Raises:
+        ValueError: of one of them no token is left to condition on.
+    """
+    if not prompts:
+        return []
+    texts = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    for prompt, text in zip(prompts, texts, strict=True):
+        if not text:
+            raise ValueError(f"prompt {prompt!r} has no tokens; give every query a prompt that is not empty")
+    encoded = tokenizer(list(prompts))["input_ids"]
+    return [tuple(_with_special_tokens(*pair)[:max_tokens]) for pair in zip(texts, encoded, strict=True)]
+
+
+def _with_special_tokens(text: list[int], ids: list[int]) -> list[int]:
+    """What a tokenizer makes of a text with special tokens, less those that come after it or begin it already."""
     while ids[-len(text) :] != text:
         ids.pop()
     before = ids[: -len(text)]
-    if text[: len(before)] == before:
-        ids = text
-    return tuple(ids[:max_tokens])
+    return text if text[: len(before)] == before else ids
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
@@ -55,7 +70,14 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of a completion, without special tokens."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    return decode_all(tokenizer, [ids])[0]
+
+
+def decode_all(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of completions, without special tokens, in order."""
+    if not completions:  # of which transformers makes one empty text
+        return []
+    return [str(text) for text in tokenizer.batch_decode([list(ids) for ids in completions], skip_special_tokens=True)]
 
 
 def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> Ids:

@@ -30,7 +30,7 @@ from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import CPU_KV_CACHE_BYTES, WITHOUT_ADAPTERS, VllmEngine, kv_cache_bytes
 from scpl_ray.config import Experiment
 from scpl_ray.models.likelihood import negative_log_likelihood
-from scpl_ray.models.tokens import decode, encode_answer, encode_prompt, stop_ids
+from scpl_ray.models.tokens import decode, decode_all, encode_answer, encode_prompt, encode_prompts, stop_ids
 from scpl_ray.records import Weights
 from tests.support.tiny_models import FAMILIES, VOCABULARY, save_adapter, save_model
 
@@ -240,8 +240,11 @@ def test_prompts_and_answers_as_tokens(families: dict[str, Path]) -> None:
     assert encode_prompt(tokenizer, "w5 w6 w7", 2) == (5, 6)
     assert encode_answer(tokenizer, "w8 w9") == (8, 9, 1)
     assert decode(tokenizer, (8, 9, 1)) == "w8 w9"
-    with pytest.raises(ValueError, match="no tokens"):
-        encode_prompt(tokenizer, "  ", 64)
+    assert decode_all(tokenizer, [(8, 9, 1), (), (5,)]) == ["w8 w9", "", "w5"]
+    assert encode_prompts(tokenizer, [], 64) == decode_all(tokenizer, []) == []
+    for prompts in (["  "], ["w5", "  "]):
+        with pytest.raises(ValueError, match="prompt '  ' has no tokens"):
+            encode_prompts(tokenizer, prompts, 64)
 
 
 def test_special_tokens_are_added_once(families: dict[str, Path]) -> None:
@@ -250,9 +253,9 @@ def test_special_tokens_are_added_once(families: dict[str, Path]) -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="w3 $A w1", special_tokens=[("w3", 3), ("w1", 1)]
     )
-    assert encode_prompt(tokenizer, "w5 w6", 64) == (3, 5, 6)
-    assert encode_prompt(tokenizer, "w3 w5 w6", 64) == (3, 5, 6)
-    assert encode_prompt(tokenizer, "w5 w1", 64) == (3, 5, 1)
+    prompts, ids = ["w5 w6", "w3 w5 w6", "w5 w1"], [(3, 5, 6), (3, 5, 6), (3, 5, 1)]
+    assert [encode_prompt(tokenizer, prompt, 64) for prompt in prompts] == ids
+    assert encode_prompts(tokenizer, prompts, 64) == ids
     assert encode_answer(tokenizer, "w8") == (8, 1)
 
 

@@ -190,7 +190,10 @@ def test_calls_that_are_written_by_themselves_are_even_in_number(total: int, siz
     assert total < 2 or -(-total // size) % 2 == 0
 
 
-@pytest.mark.parametrize(("total", "size"), [(1, 8), (256, 8), (400, 13), (2048, 64), (4096, 128), (400_000, 128)])
-def test_calls_are_sized_in_sequences(total: int, size: int) -> None:
-    assert sequences_per_call(total) == size
+@pytest.mark.parametrize(
+    ("total", "engines", "size"),
+    [(1, 1, 8), (64, 2, 8), (400, 2, 25), (400, 1, 50), (2048, 1, 256), (2048, 16, 16), (400_000, 8, 256)],
+)
+def test_calls_are_sized_in_sequences(total: int, engines: int, size: int) -> None:
+    assert sequences_per_call(total, engines) == size
     assert SEQUENCES_PER_CALL[0] <= size <= SEQUENCES_PER_CALL[1]
