@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Literal
 
+from scpl_ray.tasks.maths import options
 from scpl_ray.tasks.maths.notation import TEXT_CLOSE, TEXT_OPEN
 from scpl_ray.tasks.maths.reader import LONGEST, read
 
@@ -27,7 +28,7 @@ _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BETWEEN = r"(?: (?:that |which )?we(?: [a-z]+){1,3} |(?:(?!\b(?:we|note|need|that|which)\b)[^.,\n:=]){0,60}?)"
 """What may stand between "answer" and its "is": nothing that begins another clause, but "we get" at once."""
 _IS = re.compile(rf"{_BETWEEN}\b(?:is|equals)\b:?|[ \t]{{0,9}}[:=]", re.IGNORECASE)
-_ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)"
+_ABBREVIATION = r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[apAP]\.m)(?<!\bsq)(?<!\bcu)(?<!\bfl)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}[.?](?=\s|$)|,?\s(?:because|since)\s")
 _FILLER = re.compile(r"(?:(?:then|therefore|thus|hence|simply|just|now|indeed|clearly),? ){1,3}", re.IGNORECASE)
 _WORD = re.compile(r"[^\s$.,]+")
@@ -38,8 +39,19 @@ _IN_TEXT = re.compile(
     rf"(?:(?<![\w.)\]}}])-)?[$€£¥]?(?:\\frac\{{[0-9]+\}}\{{[0-9]+\}}"
     rf"|(?:{_DIGITS})(?:[eE][+-]?[0-9]{{1,3}}\b|(?: [0-9]{{1,9}})?/[0-9]++)?)(?:\s?\\?%)?"
 )
+_HEADING = re.compile(
+    r"(?:(?:step|part|case) \(?(?:[0-9]{1,2}|[ivx]{1,4}|[a-z])\)?(?!\w)|[0-9]{1,2}[.):] (?=.*[^\W\d_]{2}))",
+    re.IGNORECASE,
+)
+_DESCRIPTION = re.compile(
+    r"the (?:[a-z]+ )?(?:sum|difference|product|quotient|ratio|number|amount|total|average|mean|remainder|result|value)"
+    r" (?:of|between)\b",
+    re.IGNORECASE,
+)
+_DIGIT = re.compile("[0-9]")
+_SIGNS = re.compile(r"[^\w\s.,;:!?'\"\u2019-]|[\d_]")
 _LETTERS = re.compile(r"[^\W\d_]{3}")
-_REMARK = re.compile(r" \( ?[a-zA-Z][a-zA-Z. '/-]+\)$")
+_REMARK = re.compile(r" \( ?[a-zA-Z][a-zA-Z. '/-]*\)$")
 _POINT_ZERO = re.compile(r"(-?[0-9]+)\.0+")
 
 
@@ -71,18 +83,26 @@ def canonical(answer: str) -> str:
     return whole[1] if whole else text
 
 
-def extract(text: str, which: Which = "first") -> str | None:
+def extract(text: str, which: Which = "first", gold: str | None = None) -> str | None:
     r"""The answer that a text gives, as it is written there; ``None`` if it gives none.
 
     An answer is marked by ``\boxed{}``, by a line ``#### X``, or by a sentence "The answer is X" (or "answer: X") whose
     X can be read as mathematics; or X is words in the last line, or in a sentence on a line of its own. The first or
     the last marked answer counts. A text without one gives what its last line or sentence of those forms says in words,
-    else its last number.
+    else its last number. The heading of a step, and the description of a number that follows ("the sum of both"), are
+    no answers.
+
+    Args:
+        text: the text.
+        which: the marked answer that counts.
+        gold: the answer that it will be compared with; where that is mathematics, the words of a text without a mark
+            give way to its last number.
     """
     braces = _pairs_of_braces(text) if _BOX.search(text) else {}
     marks: Iterable[re.Match[str]] = _outermost(text, braces)
     if which == "last":
         marks = reversed(list(marks))
+    wordy = gold is None or _is_words(gold)
     stated: list[str] = []
     statements = 0
     for mark in marks:
@@ -93,7 +113,8 @@ def extract(text: str, which: Which = "first") -> str | None:
             say = _headed if mark[0].endswith("#") else _statement
             found, certain = say(text, mark) if statements <= MOST_STATEMENTS else ("", False)
             if found and not certain:
-                stated.append(found)
+                if wordy or _SIGNS.search(found):
+                    stated.append(found)
                 continue
         if found:
             return _bounded(found)
@@ -101,6 +122,12 @@ def extract(text: str, which: Which = "first") -> str | None:
         return _bounded(stated[-1] if which == "first" else stated[0])
     last = _last(_IN_TEXT.finditer(text))
     return _bounded(last[0]) if last else None
+
+
+def _is_words(gold: str) -> bool:
+    """Whether a gold answer is words, or the letter of an option, which words may explain."""
+    reading = read(gold)
+    return reading.node is None or options.LETTER.fullmatch(reading.text) is not None
 
 
 def _outermost(text: str, braces: dict[int, int]) -> Iterator[re.Match[str]]:
@@ -140,7 +167,11 @@ def _headed(text: str, mark: re.Match[str]) -> tuple[str, bool]:
     line = _line(text, mark.end())
     found = _stripped(line)
     last = not text[mark.end() + len(line) :].strip()
-    return found, last or len(found) > LONGEST or read(found).node is not None
+    if len(found) <= LONGEST and read(found).node is not None:
+        return found, True
+    if (_HEADING.match(found) and (":" in found or not last)) or (line.rstrip(" *_").endswith(":") and not last):
+        return "", False
+    return found, last or len(found) > LONGEST
 
 
 def _statement(text: str, mark: re.Match[str]) -> tuple[str, bool]:
@@ -153,8 +184,12 @@ def _statement(text: str, mark: re.Match[str]) -> tuple[str, bool]:
     while start < end and (text[start].isspace() or text[start] in ":*"):
         start += 1
     filler = _FILLER.match(text, start)
-    line = _line(text, filler.end() if filler else start)
-    found = _stripped(_first_sentence(line))
+    start = filler.end() if filler else start
+    line = _line(text, start)
+    sentence = _first_sentence(line)
+    found = _stripped(sentence)
+    if _DESCRIPTION.match(found) and _DIGIT.search(text, start + len(sentence)):
+        return "", False
     if "\\boxed" in line or "\\fbox" in line:
         # the box itself is the mark
         return "", False

@@ -23,8 +23,13 @@ TOLERANCE = Fraction(1, 10**9)
 """Largest relative difference that a decimal may have from what it stands for."""
 MOST_DIGITS = 6_000
 """Most decimal digits of the arithmetic; beyond them, what is not told apart is not equal."""
-POINTS, TRIES = 4, 24
-"""Points at which expressions must agree, and points that are tried, as an expression may have no value at some."""
+POINTS, TRIES, FEWEST = 8, 48, 4
+"""Points at which expressions must agree, and points that are tried, as an expression may have no value at some; and
+how many of them tell that equations are the same."""
+LEAST_REACH, MOST_REACH = 16, 5_000
+"""Bounds of the largest number that is written, beyond which some of the points lie."""
+PRIME = 9_973
+"""Denominator of the values of letters. None is a whole number, for which more is equal: ``(-1)^{2n}`` and 1."""
 MOST_ELEMENTS = 200
 
 
@@ -306,14 +311,24 @@ def _equal_expressions(gold: Node, answer: Node) -> bool:
     return agreed > 0
 
 
+_ROUND = ((1, 0), (1, -1), (4, 0), (4, 1), (None, 0), (None, -1), (4, 2), (4, 4))
+"""Of every point in turn the largest size of the values, where ``None`` lies beyond every number that is written; and
+by the bits of their places which letters are negative: none, all, and some, so that products of two have both signs."""
+
+
 def _points(*nodes: Node) -> Iterator[Mapping[str, Fraction]]:
-    """Values of the letters, each derived from the letter and the number of the point; every other one is positive."""
+    """Values of the letters, each derived from the letter and the number of the point."""
+    written = max((abs(Fraction(part[1])) for part in _parts(nodes) if part[0] == "num"), default=0)
+    reach = min(max(written, LEAST_REACH), MOST_REACH)
+    names = sorted(_names(*nodes))
     for i in range(TRIES):
+        largest, negative = _ROUND[i % POINTS]
+        least, width = (0, largest) if largest else (reach, 3 * reach)
         values = {}
-        for name in _names(*nodes):
+        for place, name in enumerate(names, start=1):
             digest = hashlib.sha256(f"{name} {i}".encode()).digest()
-            size = Fraction(1 + int.from_bytes(digest[:3]) % 9973, 9973) * (1 if i % 4 < 2 else 4)
-            values[name] = -size if digest[3] % 2 and i % 2 else size
+            size = least + width * Fraction(1 + int.from_bytes(digest[:3]) % (PRIME - 1), PRIME)
+            values[name] = -size if place & negative else size
         yield values
 
 
@@ -321,17 +336,14 @@ def _agree(gold: Node, answer: Node, values: Mapping[str, Fraction], allowed: Fr
     """Whether two expressions have the same value at a point; complex values count only where the unit i is written."""
     digits, before = DIGITS, None
     while True:
-        evaluation = Evaluation(values, digits)
-        a, b = evaluation.value(gold), evaluation.value(answer)
+        evaluation, a, b = _evaluated(gold, answer, values, digits)
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return _near(a, b, allowed)
-        needed = min(DIGITS + evaluation.digits_seen, MOST_DIGITS)
-        if digits < needed:
-            digits = needed
-            continue
+        digits = evaluation.digits
         with mpmath.workdps(digits):
             a, b = inexact(a), inexact(b)
-            if (mpmath.im(a) or mpmath.im(b)) and all(list(part) != ["const", "i"] for part in _parts([gold, answer])):
+            unreal = evaluation.imaginary and not _writes_i(gold, answer)
+            if unreal and (mpmath.im(a) or mpmath.im(b)):
                 raise NoValueError
             if mpmath.isinf(a) or mpmath.isinf(b):
                 return bool(a == b)
@@ -342,10 +354,31 @@ def _agree(gold: Node, answer: Node, values: Mapping[str, Fraction], allowed: Fr
                 return True
             if before is not None:
                 # a difference that vanishes with more digits is that of cancelled terms
-                return bool(difference < before * mpmath.mpf(10) ** -(digits // 4))
-            if difference > size * mpmath.mpf(10) ** -20 and size > mpmath.mpf(10) ** -20:
+                vanishes = bool(difference < before * mpmath.mpf(10) ** -(digits // 4))
+                if values and not vanishes and (unreal or evaluation.digits_needed > MOST_DIGITS):
+                    # laws of roots and logarithms hold where all parts are real, and noise tells nothing
+                    raise NoValueError
+                return vanishes
+            if not values and difference > size * mpmath.mpf(10) ** -20 and size > mpmath.mpf(10) ** -20:
                 return False
             before, digits = difference, min(2 * digits, MOST_DIGITS)
+
+
+def _writes_i(*nodes: Node) -> bool:
+    return any(list(part) == ["const", "i"] for part in _parts(nodes))
+
+
+def _evaluated(
+    gold: Node, answer: Node, values: Mapping[str, Fraction], digits: int
+) -> tuple[Evaluation, Value, Value]:
+    """Two values at a point, with so many digits or as many more as their terms need, and how they were found."""
+    while True:
+        evaluation = Evaluation(values, digits)
+        a, b = evaluation.value(gold), evaluation.value(answer)
+        needed = min(evaluation.digits_needed, MOST_DIGITS)
+        if digits >= needed:
+            return evaluation, a, b
+        digits = needed
 
 
 def _near(a: Fraction, b: Fraction, allowed: Fraction) -> bool:
@@ -358,7 +391,7 @@ def _proportional(gold: Node, answer: Node, *, positive: bool) -> bool:
     agreed = 0
     for values in _points(gold, answer):
         try:
-            a, b = (Evaluation(values, DIGITS).value(node) for node in (gold, answer))
+            evaluation, a, b = _evaluated(gold, answer, values, DIGITS)
             with mpmath.workdps(DIGITS):
                 if not a or not b:
                     if bool(a) != bool(b):
@@ -366,13 +399,14 @@ def _proportional(gold: Node, answer: Node, *, positive: bool) -> bool:
                     continue
                 first = first or (a, b)
                 x, y, first_x, first_y = (inexact(value) for value in (a, b, *first))
-                if abs(x * first_y - y * first_x) > abs(x * first_y) * mpmath.mpf(10) ** -30:
-                    return False
-                if positive and not mpmath.re(x / y) > 0:
+                same = abs(x * first_y - y * first_x) <= abs(x * first_y) * mpmath.mpf(10) ** -30
+                if not same or (positive and not mpmath.re(x / y) > 0):
+                    if evaluation.imaginary and not _writes_i(gold, answer):
+                        continue
                     return False
         except ArithmeticError:
             continue
         agreed += 1
         if agreed == POINTS:
-            return True
-    return False
+            break
+    return agreed >= FEWEST

@@ -7,6 +7,7 @@ al. 2021); others have the answer by itself, or a sentence ("Answer: 4").
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from typing import Literal
 
@@ -70,9 +71,9 @@ def refusal(gold: Gold | None, which: answers.Which, verifier: Verifier) -> str 
     if len(gold.answer) > LONGEST:
         return TOO_LONG
     closing = answers.closing(gold.answer)
-    if not verifier.compare(gold.answer, answers.extract(closing, which)).equal:
+    if not verifier.compare(gold.answer, answers.extract(closing, which, gold.answer)).equal:
         return UNMATCHED
-    whole = answers.extract(f"{gold.working}\n{closing}", which)
+    whole = answers.extract(f"{gold.working}\n{closing}", which, gold.answer)
     return None if verifier.compare(gold.answer, whole).equal else CONTRADICTED
 
 
@@ -98,7 +99,13 @@ def _working(text: str, formula: str | None, answer: str) -> str:
         if marked and "\n" not in rest:
             working = before.rstrip()
         return working.removesuffix(answers.closing(answer)).rstrip()
-    formula = _POINT_ZERO.sub("", formula or "").strip()
-    if formula.startswith("( ") and formula.endswith(" )"):
-        formula = formula[2:-2]
+    formula = _unbracketed(_POINT_ZERO.sub("", formula or "").strip())
     return formula if not formula or "=" in formula else f"{formula} = {answer}"
+
+
+def _unbracketed(formula: str) -> str:
+    """A formula without the brackets around the whole of it."""
+    if not (formula.startswith("( ") and formula.endswith(" )")):
+        return formula
+    depths = list(itertools.accumulate((sign == "(") - (sign == ")") for sign in formula))
+    return formula if 0 in depths[:-1] else formula[2:-2].strip()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,11 +17,11 @@ from scpl_ray.tasks.maths.golds import ABSENT, Gold, gold_of, refusal
 from scpl_ray.tasks.maths.verifier import Verifier
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.rows import DataError, Fields, OddRow, Row, Tally
-from scpl_ray.tasks.texts import digest
+from scpl_ray.tasks.texts import alike, digest, plain
 
 logger = logging.getLogger(__name__)
 
-FIELDS = Fields(required=("problem", "group"), optional=("answer", "solution", "formula", "id", "part"))
+FIELDS = Fields(required=("problem", "group"), optional=("answer", "solution", "formula", "id", "part"), group="group")
 """``group`` is the label of the group, e.g. with ``task.fields={group: source}``; ``part`` is a user's own split. A row
 has an ``answer``, or a ``solution`` in which the answer is marked."""
 ANSWERS_REMEDY = (
@@ -103,9 +101,9 @@ def load(experiment: Experiment) -> Corpus:
     parts: dict[str, list[Problem]] = {part: [] for part in PARTS}
     with tally.reported():
         data.check_groups(rows, "group", groups, source)
-        rows = data.of_groups(rows, tally, "group", groups, "of a label that is no group")
+        rows = data.of_groups(rows, tally, FIELDS, groups)
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
-        rows = data.undivided(rows, tally, "part", "problem", lambda row: _same(row["problem"]))
+        rows = data.undivided(rows, tally, "part", "problem", lambda row: alike(row["problem"]))
         kept = _usable(data.all_or_none(rows, tally, "part"), experiment, tally)
         tally.check(ANSWERS_REMEDY)
         given = any(row.values["part"] is not None for row, _ in kept)
@@ -123,7 +121,7 @@ def _usable(rows: Sequence[Row], experiment: Experiment, tally: Tally) -> list[t
     kept: list[tuple[Row, Gold]] = []
     shapes, seen = Counter[str](), set[str]()
     for row in rows:
-        problem = _same(row["problem"])
+        problem = alike(row["problem"])
         if problem in seen:
             tally.leave_out("with a problem that an earlier row has")
         else:
@@ -143,13 +141,6 @@ def _usable(rows: Sequence[Row], experiment: Experiment, tally: Tally) -> list[t
 
 def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
-
-
-_QUOTES = str.maketrans("\u2019\u2018\u201c\u201d", "''\"\"")
-_BEFORE_PUNCTUATION = re.compile(r"\s+(?=[.,;:?!])")
-_BETWEEN_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_NO_BLANK_OF_NUMBERS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
-"""Blanks but for one between two digits, as in 1 2/3."""
 
 
 def _part_of(digest: str) -> str:
@@ -180,15 +171,4 @@ def _problem(row: Row, gold: Gold) -> Problem:
 
 def _digest(problem: str) -> str:
     """The SHA-256 of a problem in hexadecimal, on which its part rests, and its id where the row has none."""
-    return digest(_plain(problem))
-
-
-def _same(problem: str) -> str:
-    """What equal problems have in common: collections take over those of others, and split words into tokens."""
-    composed = " ".join(unicodedata.normalize("NFC", _plain(problem)).split())
-    return _NO_BLANK_OF_NUMBERS.sub("", _BETWEEN_THOUSANDS.sub("", composed))
-
-
-def _plain(problem: str) -> str:
-    """A problem whatever its case, quotes, and blanks before punctuation."""
-    return _BEFORE_PUNCTUATION.sub("", problem.casefold().translate(_QUOTES))
+    return digest(plain(problem))

@@ -246,10 +246,14 @@ class _Reader(Scanner):
         word = self._run()
         if not word or word in v.WORDS:
             return bool(word)
+        if left[0] == "deg" and v.CELSIUS_OR_FAHRENHEIT.match(self._text, self._at):
+            return False
         if not spaced:
             if word in ("st", "nd", "rd", "th"):
                 raise UnreadableError
             return word not in ATTACHED
+        if left[0] == "num" and v.PROSE.match(self._text, self._at):
+            return False
         if left[0] == "num" and word in LONE:
             return v.AFTER_UNIT.match(self._text, self._at + len(word)) is None
         return len(word) < 3 and word not in UNITS

@@ -21,9 +21,10 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     Raises:
         DataError: the rows cannot be read.
     """
-    rows, tally = data.load(experiment, problems.FIELDS)
+    rows, tally = data.load(experiment, problems.FIELDS, named=named)
     experiment = common.grouped(experiment, rows, "group", tally, named=named)
     names = experiment.groups.names
+    rows = data.of_groups(rows, tally, problems.FIELDS, names)
     corpus, stopped = common.attempt(problems.load, experiment)
     found = [] if corpus is None else [problem for of_part in corpus.parts.values() for problem in of_part]
     groups = {}

@@ -164,9 +164,9 @@ class Maths(DataTask[Problem]):
         return terms
 
     def _compared(self, query: Query, text: str) -> Comparison:
-        found = answers.extract(text, self._which)
         # without a problem any number is an answer, so only its readability is checked
-        return self._verifier.compare("0" if query.reference is None else answers.closed(query.reference), found)
+        gold = "0" if query.reference is None else answers.closed(query.reference)
+        return self._verifier.compare(gold, answers.extract(text, self._which, gold))
 
     def _choice(self, user: str, rng: np.random.Generator) -> Choice:
         """A choice between two solutions, which are right or have another problem's answer.

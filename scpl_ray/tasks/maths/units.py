@@ -34,6 +34,9 @@ def _sizes() -> dict[str, Size]:
         for short, (size, names) in units.items():
             for name in (short, *names.split()):
                 found[name] = found[f"{name}s"] = (measures, Fraction(size))
+    for scale, name in (("C", "celsius"), ("F", "fahrenheit")):
+        spellings = (name, *(f"{degree} {end}" for degree in ("degree", "degrees") for end in (name, scale.lower())))
+        found.update(dict.fromkeys(spellings, found[f"°{scale}"]))
     del found["ins"], found["ss"], found["ms"], found["ls"]
     return found
 
@@ -46,6 +49,16 @@ ATTACHED = frozenset({
 """Units that may follow a number without a space; other letters there, as in ``2x``, are factors."""
 LONE = frozenset("mgslhLA")
 """Single letters that are units after a number and a space; others, as in ``2 x``, are factors."""
+_UNSIZED = {
+    "A", "W", "N", "J", "V", "KB", "kB", "MB", "GB", "TB", "kW", "MW", "kN", "kJ", "kV", "mV", "mA", "Hz", "kHz", "MHz",
+    "GHz", "Pa", "kPa", "nm", "dm", "ha", "pt", "qt", "yr", "yrs", "wk", "wks", "mo", "mos", "pc", "pcs",
+}  # fmt: skip
+"""Abbreviated units of no known size. None may be a factor of ten: K, M, B."""
+_UNIT = "|".join(sorted(_UNSIZED | {name for name in UNITS if re.fullmatch("[a-zA-Z]+", name)} - {"gs", "hs", "Ls"}))
+ABBREVIATED = re.compile(
+    rf"(.*[0-9}}]) ?(?:\( ?)?((?:{_UNIT})(?: ?\^ ?(?:[23]|\{{ ?[23] ?\}}))?|[A-Z]{{2}} (?!units?$)[a-z]{{3,}})(?: ?\))?"
+)
+"""A number and its unit, or the letters that are its factors: ``25g``, ``16 GB``, ``5 (m)``; also ``40 TV sets``."""
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 NO_UNIT = frozenset({
     "or", "and", "to", "plus", "minus", "times", "over", "divided", "by", "more", "less", "than", "is", "are", "if",

@@ -53,10 +53,17 @@ class Evaluation:
     """
 
     def __init__(self, values: Mapping[str, Fraction], digits: int) -> None:
+        self.digits = digits
         self._values = values
-        self._digits = digits
         self.digits_seen = 0
-        """Digits of the largest exact number that was made inexact."""
+        """Digits of the largest number that was made inexact or a term of an inexact sum, which may cancel."""
+        self.imaginary = False
+        """Whether some part had a value that is not real, as the root of a negative number."""
+
+    @property
+    def digits_needed(self) -> int:
+        """Digits with which :data:`DIGITS` are left where the largest terms cancel."""
+        return DIGITS + self.digits_seen
 
     def value(self, node: Node) -> Value:
         """The value.
@@ -64,11 +71,16 @@ class Evaluation:
         Raises:
             ArithmeticError: there is none, or none that is computed here.
         """
-        with mpmath.workdps(self._digits):
+        with mpmath.workdps(self.digits):
             try:
-                return self._of(node)
+                return self._part(node)
             except (ValueError, TypeError, mpmath.libmp.NoConvergence, mpmath.libmp.ComplexResult) as error:
                 raise NoValueError from error
+
+    def _part(self, node: Node) -> Value:
+        value = self._of(node)
+        self.imaginary |= isinstance(value, mpmath.mpc) and value.imag != 0
+        return value
 
     def _of(self, node: Node) -> Value:
         match node:
@@ -79,12 +91,12 @@ class Evaluation:
             case ["const", name]:
                 return {"pi": +mpmath.pi, "e": +mpmath.e, "i": mpmath.mpc(0, 1), "inf": mpmath.inf}[name]
             case ["fun", name, inner]:
-                return self._function(name, self._of(inner))
+                return self._function(name, self._part(inner))
             case ["apply", name, inner]:
                 arguments = inner[3:] if inner[0] == "tuple" else [inner]
-                return self._unknown_function(name, [self._of(argument) for argument in arguments])
+                return self._unknown_function(name, [self._part(argument) for argument in arguments])
             case [kind, *parts] if kind in _OPERATIONS:
-                return _OPERATIONS[kind](self, *map(self._of, parts))
+                return _OPERATIONS[kind](self, *map(self._part, parts))
         raise NoValueError(node[0])
 
     def _real(self, value: Value) -> Any:
@@ -99,7 +111,11 @@ class Evaluation:
             if _bits(exact) > MOST_BITS:
                 raise NoValueError
             return exact
-        found = operation(self._real(a), self._real(b))
+        left, right = self._real(a), self._real(b)
+        found = operation(left, right)
+        if operation in (operator.add, operator.sub):
+            sizes = (mpmath.mag(value) for value in (left, right) if value)
+            self.digits_seen = max(self.digits_seen, *(int(size * 0.302) for size in sizes), 0)
         if not mpmath.isfinite(found):
             # nothing is computed with infinity: 2 - infinity is no end of an interval
             raise NoValueError

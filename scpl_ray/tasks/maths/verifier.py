@@ -14,6 +14,7 @@ from scpl_ray.tasks.maths import equality, options, verifier_process
 from scpl_ray.tasks.maths.answers import words
 from scpl_ray.tasks.maths.nodes import Node
 from scpl_ray.tasks.maths.reader import LONGEST, read
+from scpl_ray.tasks.maths.units import ABBREVIATED, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,12 @@ class Verifier:
         if of_gold.node is None:
             spelling = words(given.text)
             return Comparison(parsed=spelling != "", equal=given.node is None and spelling == words(of_gold.text) != "")
-        if given.node is None:
+        measured = _measured(given.text, of_gold.node)
+        if given.node is None and measured is None:
             return NO_ANSWER
-        pairs = [(of_gold.node, given.node)]
+        pairs = [(of_gold.node, node) for node in (given.node, measured) if node]
         pairs += [(of_gold.node, given.other)] if given.other and of_gold.node[0] == "list" else []
-        pairs += [(of_gold.other, given.node)] if of_gold.other and given.node[0] == "list" else []
+        pairs += [(of_gold.other, given.node)] if of_gold.other and given.node and given.node[0] == "list" else []
         return Comparison(parsed=True, equal=any(self._equal(*pair) for pair in pairs))
 
     def _equal(self, gold: Node, answer: Node) -> bool:
@@ -110,6 +112,19 @@ class Verifier:
             )
         self._process = process
         return process
+
+
+def _measured(answer: str, gold: Node) -> Node | None:
+    """A number whose unit may be letters that are its factors, as in ``25g``: not where the gold answer has no letters,
+    or has a unit that measures the same."""
+    found = ABBREVIATED.fullmatch(answer) if gold[0] in ("num", "with") else None
+    node = read(found[1]).node if found else None
+    if found is None or node is None or node[0] != "num":
+        return None
+    size = size_of(found[2])
+    if size is None:
+        return node if gold[0] == "num" else None
+    return ("with", node, size[0], str(size[1]))
 
 
 def _is_number(node: Node) -> bool:

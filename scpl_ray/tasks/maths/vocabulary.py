@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from scpl_ray.tasks.maths.notation import CURRENCIES, DEGREE, TEXT_CLOSE, TEXT_OPEN, THOUSANDS
+from scpl_ray.tasks.maths.notation import CURRENCIES, DEGREE, TEXT_CLOSE, TEXT_OPEN, THOUSANDS, WORD_NUMBERS
+from scpl_ray.tasks.maths.units import NO_UNIT
 
 FUNCTIONS = frozenset({
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "asin",
@@ -52,7 +53,7 @@ PRODUCT = re.compile(r"\*(?!\*)|/|\\(?:cdot|times|div)(?![a-zA-Z])")
 TIMES_TEN = re.compile(r" ?x ?(?=10 ?\^)")
 POWER = re.compile(r"\^|\*\*")
 FACTORIAL = re.compile(r"!(?!!)")
-DEGREES = re.compile(DEGREE)
+DEGREES = re.compile(f" ?{DEGREE}")
 CUP = re.compile(r"\\cup(?![a-zA-Z])")
 LETTER_U = re.compile(r"U(?= ?[(\[{\\])")
 COMMA, COMMA_OR_SEMICOLON, CLOSING = re.compile(","), re.compile("[,;]"), re.compile(r"[)\]]")
@@ -89,6 +90,13 @@ PERCENT = re.compile(r"\\?%|per ?cent(?![a-zA-Z])")
 CELSIUS_OR_FAHRENHEIT = re.compile(r"[CF](?![a-zA-Z])")
 TEXT = re.compile(rf"{TEXT_OPEN}([^{TEXT_CLOSE}]*){TEXT_CLOSE}((?: ?\^ ?(?:[23]|\{{ ?[23] ?\}}))?)")
 UNIT_WORDS = re.compile(r"[a-zA-Z][a-zA-Z.'/ -]*(?: ?\^ ?(?:[23](?![0-9])|\{ ?[23] ?\}))?")
+_NO_NOUN = "|".join(sorted(WORDS | NO_UNIT | {*WORD_NUMBERS, "minimum", "maximum"}))
+_NOUN = rf"(?!(?:{_NO_NOUN})(?![a-zA-Z]))[a-zA-Z][a-z]{{2,}}(?![a-zA-Z])"
+PROSE = re.compile(
+    rf"(?:(?:so|as|on|of|of an?|at an?) {_NOUN}|an? {_NOUN}(?<![a-rt-z]s)|(?:of (?:it|us|my)|at once)(?![a-zA-Z])"
+    r"|(?:sq|cu|fl)(?:\. ?| )(?:[a-zA-Z]{2}|[mL](?![a-zA-Z])))"
+)
+"""Short words after a number that are no factors: ``5 of them``, ``18 a day``, ``12 sq ft``; but not ``2 a plus b``."""
 AFTER_UNIT = re.compile(r" ?(?:$|[,;/^)\]])")
 REMARK = re.compile(r" \( ?([a-zA-Z][a-zA-Z. '-]*)\)")
 END = re.compile(rf"$|[,;=)\]&:}}]|\\[\\}}]|(?:\\end|{_RELATION})(?![a-zA-Z])")

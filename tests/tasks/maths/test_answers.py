@@ -98,6 +98,11 @@ CASES = [
     (r"The answer is 5\text{ cm}^2.", r"5\text{ cm}^2", "5", RIGHT),
     ("The answer is 5 km/h.", "5 km/h", "5", RIGHT),
     ("The answer is 5km.", "5km", "5", RIGHT),
+    ("The answer is 12 sq. ft. Next", "12 sq. ft", "12", RIGHT),
+    ("The answer is $18 a day.", "$18 a day", "18", RIGHT),
+    ("The answer is 3/4 of a pie.", "3/4 of a pie", "3/4", RIGHT),
+    ("The answer is 16 GB.", "16 GB", "16", RIGHT),
+    ("The answer is 25g.", "25g", "25 (g)", RIGHT),
     ("The answer is 5 m.", "5 m", "5", RIGHT),
     (r"The answer is $45^\circ$.", r"$45^\circ$", "45", RIGHT),
     ("The answer is 45°.", "45°", "45 degrees", RIGHT),
@@ -175,12 +180,66 @@ WORKING = [
     ("#### Step 1: Find x\n2x = 54\nThe answer is 27.", "27"),
     ("#### Step 1: Find x\n2x = 54\n\\boxed{27}", "27"),
     ("#### Step 1: Find x\n2x = 54\n#### 27\nQuestion: how many?\n#### 20", "27"),
+    ("#### Step 1: Find x\nx = 10 + 2 = 12", "12"),
+    ("#### Step 1: Find x\nWe get 10.\n#### Step 2: Add\nSo there are 12 apples.", "12"),
+    ("#### Step 1\nx is 10\n#### Step 2\nx + 2 = 12", "12"),
+    ("#### 1. Find x\n12", "12"),
+    ("#### 2) Find x\n12", "12"),
+    ("#### Now find x:\nx = 12", "12"),
+    ("x = 10\n#### Step 2: 10 + 2 = 12", "12"),
+    ("#### **Part (a):** find x\nx = 12", "12"),
+    ("The answer is the sum of both numbers.\n5 + 7 = 12", "12"),
+    ("We note that the answer is the sum of both numbers.\n5 + 7 = 12", "12"),
+    ("The answer is the total number of apples. There are 12.", "12"),
+    ("So the answer is the difference between them: we get\n20 - 8 = 12", "12"),
 ]
 
 
 @pytest.mark.parametrize(("text", "answer"), WORKING)
 def test_a_step_of_the_working_is_no_answer(text: str, answer: str) -> None:
     assert answers.extract(text) == answer
+
+
+@pytest.mark.parametrize(("text", "answer"), [case for case in WORKING if "Question" not in case[0]])
+def test_a_step_of_the_working_is_no_answer_where_the_last_one_counts(text: str, answer: str) -> None:
+    assert answers.extract(text, "last") == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#### Finding the total\nx = 10 + 2 = 12", "Finding the total"),
+        ("She says no answer is known here.\nSo there are 12 apples.", "known here"),
+        ("The question asks what the answer is about.\n12 apples are left.", "about"),
+    ],
+)
+def test_words_that_only_mention_the_answer_are_none_to_a_gold_answer_in_numbers(text: str, words: str) -> None:
+    for which in ("first", "last"):
+        assert answers.extract(text, which) == words
+        for gold in ("12", r"\frac{1}{2}", "x+1"):
+            assert answers.extract(text, which, gold=gold) == "12", gold
+        for gold in ("the purple one", "B", "(b)", "yes", "No", "True"):
+            assert answers.extract(text, which, gold=gold) == words, gold
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is blue.\nProblem: 2 + 4?\nThe answer is 6.", "blue"),
+        ("#### banana", "banana"),
+        ("So the answer is 5 or more, because 7 > 5", "5 or more"),
+        ("I think the answer is (B) not enough because 5 is less", "(B) not enough"),
+    ],
+)
+def test_an_answer_that_is_said_is_not_passed_over_for_a_number(text: str, answer: str) -> None:
+    assert answers.extract(text, gold="B" if "(B)" in text else "6") == answer
+
+
+@pytest.mark.parametrize("gold", ["the sum of both numbers", "Step 3", "Step 3: add", "Part A"])
+def test_a_reference_may_say_what_looks_like_a_step(gold: str) -> None:
+    for before in ("", "2 + 3 = 5\n"):
+        assert answers.extract(before + answers.closing(gold)) == gold
+    assert ":" in gold or answers.extract(f"#### {gold}") in (gold, gold.strip())
 
 
 @pytest.mark.parametrize(
@@ -263,6 +322,13 @@ def test_a_huge_text_is_searched_to_its_end() -> None:
         ("5(a+b)", "5(a+b)"),
         (r"5(\sqrt{3}-1)", r"5(\sqrt{3}-1)"),
         ("36 (sq. inches)", "36"),
+        ("350 (g)", "350"),
+        ("4 (m)", "4"),
+        ("1.50 ( L)", "1.50"),
+        ("x (m)", "x (m)"),
+        ("f (x)", "f (x)"),
+        ("4(m)", "4(m)"),
+        ("4 (2)", "4 (2)"),
     ],
 )
 def test_references_write_answers_in_one_form(given: str, written: str) -> None:

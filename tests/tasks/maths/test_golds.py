@@ -43,6 +43,10 @@ def row(answer: str | None, solution: str | None = None, formula: str | None = N
         (row("2+2=4\nThe answer is 4."), "auto", "sentence", "4", "2+2=4"),
         (row("9 (apples)", formula="7+2=9"), "auto", "plain", "9", "7+2=9"),
         (row("Answer: 4"), "plain", "plain", "Answer: 4", ""),
+        (row("5", formula="( 8.0 - 3.0 )"), "auto", "plain", "5", "8 - 3 = 5"),
+        (row("5", formula="( ( 8 - 4 ) + 1 )"), "auto", "plain", "5", "( 8 - 4 ) + 1 = 5"),
+        (row("21", formula="( 3 + 4 ) * ( 2 + 1 )"), "auto", "plain", "21", "( 3 + 4 ) * ( 2 + 1 ) = 21"),
+        (row("1", formula="( 3 - ( 1 ) ) / ( 2 )"), "auto", "plain", "1", "( 3 - ( 1 ) ) / ( 2 ) = 1"),
     ],
 )
 def test_published_shapes(given: Row, answer_format: Any, shape: str, answer: str, working: str) -> None:

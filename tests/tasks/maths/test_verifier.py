@@ -2,7 +2,9 @@
 """Telling whether two answers are equal: every pair both ways, and the process in which formulas are compared."""
 
 import csv
+import itertools
 import pickle
+import string
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +69,14 @@ EQUAL = [
     (r"\sqrt{x^2}", r"\left|x\right|"), ("81, 256", "81,256"), ("81, 256", "81 and 256"), ("x^2-x-1", "-1 - x + x^2"),
     ("5x^2y", "5yx^2"), (r"60^\circ, 120^\circ", "120, 60"), (r"(6,235^\circ)", r"(6, 235^{\circ})"), ("2.50", "2.5"),
     (r"\$2.50", "2.5"), ("007", "7"), ("1.0", "1"), (r"\sqrt{300x^7}", r"10x^3\sqrt{3x}"),
+    ("18", "$18 a day"), ("$18", "18 an hour"), ("10", "10 a week"), ("5", "5 of them"), ("3/4", "3/4 of a pie"),
+    ("2/3", r"\frac{2}{3} of the class"), ("5", "5 so far"), ("2", "2 on average"), ("5", "5 at a time"),
+    ("12", "12 sq ft"), ("12 sq ft", "12 square feet"), ("12 sq. ft.", "12 ft^2"), ("12 sq m", "12"),
+    ("12 cu ft", "12 cubic feet"), ("8", "8 fl oz"), ("20", "20°C"), ("20", r"20^\circ C"), ("20", "20 °C"),
+    (r"20^\circ\text{F}", "20"), ("-5", "-5 °F"), ("20°C", "20 degrees Celsius"), ("20", "20 °"),
+    ("20° F", "20 degrees F"), (r"20^{\circ}\mathrm{C}", "20°C"), (r"\sin 30 °", "1/2"),
+    (r"\sqrt{xy}", r"\sqrt{x}\sqrt{y}"), (r"\log xy", r"\log x+\log y"), (r"\sqrt{x-20}", r"\sqrt{2x-40}/\sqrt2"),
+    ("x=20^y", "20^y=x"), (r"z^2=\sqrt{xy}", r"z^2=\sqrt{x}\sqrt{y}"), ("5", "5 at once"),
 ]  # fmt: skip
 
 UNEQUAL = [
@@ -98,7 +108,74 @@ UNEQUAL = [
     ("7 times", "7"), ("1331 and 1728", "1331"), (r"0.56 = 56\%", r"0.56 = 66\%"), ("2=3", "3"), ("2=3", "2"),
     (r"\pi \approx 5", "5"), ("x=5=6", "6"), (r"\lfloor 2.5 \rfloor", "2.5"), ("12:5", "12.5"),
     (r"\frac{1}{3}", "0.33"), ("1000000.1", "1000000.2"),
+    ("2", "2 a"), ("2", "2 a b"), ("2", "2 a sin x"), ("2", "2 a plus b"), ("2", "2 a units"), ("1/2", "1/2 of x"),
+    ("1/2", "1/2 of 20"), ("1/2", r"1/2 of \pi"), ("1/2", "1/2 of four"), ("5", "5 at most"), ("5", "5 at least"),
+    ("5", "5 at a minimum"),
+    ("20°C", "20°F"), ("20 °C", "20 degrees Fahrenheit"), ("12 sq ft", "12 ft"), ("12 sq ft", "12 cubic feet"),
+    ("|x-10|", "10-x"), ("|x+10|", "x+10"), ("|x-300|", "300-x"), (r"\sqrt{(x-5)^2}", "5-x"), ("x+|y|", "x+y"),
+    (r"\sqrt{x^2y^2}", "xy"), ("|abc|", "abc"), ("|abcd|", "abcd"), (r"\lfloor x/20 \rfloor", "0"),
+    (r"\lceil x \rceil", r"\lfloor x \rfloor + 1 + \lfloor x/90 \rfloor"), (r"\arcsin(\sin x)", "x"),
 ]  # fmt: skip
+
+
+MEASURED = [
+    ("16", "16 GB"), ("60", "60 W"), ("60", "60 kW"), ("25", "25g"), ("5", "5m"), ("10", "10L"), ("24", "24hrs"),
+    ("5", "5min"), ("3", "3 pt"), ("3", "3 yrs"), ("5", "5 (g)"), ("5", "5 (cm)"), ("3/4", r"\frac{3}{4}m"),
+    ("1.5", "1.5L"), ("40", "40 TV sets"), ("3", "3 CD cases"), ("-5", "-5m"), ("25", r"25\text{g}"), ("9", "9m^2"),
+    ("180 minutes", "3h"), ("5 km", "5000m"), ("25 g", "25g"),
+    ("30", "30minutes"), ("25", "25grams"),
+]  # fmt: skip
+LETTERS = "abcdefijknopqrtuvwxyzBCDEFGHIKMOPQRSTUXYZ"
+
+
+@pytest.mark.parametrize(("gold", "answer"), MEASURED)
+def test_an_abbreviated_unit_is_left_out_where_the_gold_answer_is_a_number(
+    gold: str, answer: str, verifier: Verifier
+) -> None:
+    assert verifier.compare(gold, answer) == RIGHT
+    assert not verifier.compare(answer.replace("5", "6").replace("0", "7").replace("3", "8"), gold).equal
+
+
+def test_letters_after_a_number_are_factors_where_they_are_no_unit_or_the_gold_answer_has_letters(
+    verifier: Verifier,
+) -> None:
+    for letter in LETTERS:
+        for answer in (f"2{letter}", f"2 {letter}", f"2{letter}x", f"2 ({letter})", f"2{letter}^2"):
+            assert not verifier.compare("2", answer).equal, answer
+    for gold, answer in [
+        ("5m", "5"), ("25g", "25"), ("16 GB", "16"), ("16 GB", "16 MB"), ("5mg", "5gn"), ("5m", "5g"), ("5mx", "5"),
+        ("5 kg", "5 W"), ("5 kg", "5m"), ("5", "$5m"), ("5", "50m"), ("2", "2 xy units"), ("2", "2 AB units"),
+        ("5", "5K"), ("5", "5M"), ("5", "5m+1"), ("5", "3+2m"), ("50%", "50 W"),
+    ]:  # fmt: skip
+        assert not verifier.compare(gold, answer).equal, (gold, answer)
+    for gold, answer in [("5m", "5m"), ("5m", "m*5"), ("5m", "2m+3m"), ("5gh", "5hg"), ("2AB", "2BA")]:
+        assert verifier.compare(gold, answer) == RIGHT, (gold, answer)
+
+
+def test_no_letter_equals_its_absolute_value(verifier: Verifier) -> None:
+    letters = [letter for letter in string.ascii_letters if letter not in "ei"]
+    for form in ("|{0}|", r"\sqrt{{{0}^2}}", r"\frac{{{0}^2}}{{|{0}|}}"):
+        assert [letter for letter in letters if verifier.compare(form.format(letter), letter).equal] == []
+    pairs = [f"{a}{b}" for a, b in itertools.pairwise(letters)]
+    assert [pair for pair in pairs if verifier.compare(f"|{pair}|", pair).equal] == []
+
+
+LIMITED = [
+    (r"\log x^3", r"3\log x"), (r"\ln(xy)+\ln z", r"\ln(x y z)"), (r"\sqrt{x}\sqrt{x}", "x"),
+    (r"\sqrt{4x}", r"2\sqrt{x}"), (r"\ln(1-x)", r"-\ln\frac{1}{1-x}"),
+    (r"\arcsin x+\arccos x", r"\frac{\pi}{2}"), (r"\sqrt{1-x^2}", r"\cos(\arcsin x)"),
+    (r"\log(x-100)", r"-\log\frac{1}{x-100}"), (r"\sqrt{x-y}\sqrt{2}", r"\sqrt{2x-2y}"),
+    (r"y=\ln(1-x)+\sqrt{x}", r"2y=2\ln(1-x)+2\sqrt{x}"), (r"y=\arcsin x", r"2y=2\arcsin x"),
+    (r"\cosh^2 50x-\sinh^2 50x", "1"), (r"(x+1)^{200}(x+1)", "(x+1)^{201}"), ("x^{2004}/x^{2003}", "x"),
+    (r"\sin 400x", r"2\sin 200x\cos 200x"), (r"\frac{n!}{(n-1)!}", "n"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), LIMITED)
+def test_functions_that_have_no_value_everywhere_are_equal_where_they_have_one(
+    one: str, other: str, verifier: Verifier
+) -> None:
+    assert verifier.compare(one, other) == verifier.compare(other, one) == RIGHT
 
 
 OPTIONS = [
