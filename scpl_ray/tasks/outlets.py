@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 TRAIN, EVALUATION, JUDGE = "train", "evaluation", "judge"
 PARTS: dict[str, float] = {TRAIN: 0.5, JUDGE: 0.3, EVALUATION: 0.2}
@@ -19,6 +19,8 @@ _ADDRESS = re.compile(
     r"(?:[/?#]\S*)?(?=\s|$)"
 )
 """The address of an article or a site, and in it the domain."""
+_NOT_IN_ADDRESSES = re.compile(r"[\s'\u2019-]+")
+"""What domains leave out of a name."""
 
 
 def outlet(source: str) -> str:
@@ -35,6 +37,23 @@ def outlet(source: str) -> str:
     house = " ".join(_DESK.sub(" ", name).split()).removeprefix("the ")
     house = house.strip(".") if address else house
     return house if house not in ("", "the") else name
+
+
+def outlets(sources: Iterable[str]) -> dict[str, str]:
+    """The outlet by source, where the name of an outlet and its address are one.
+
+    They are if they differ in blanks, hyphens, apostrophes and a leading "the" alone: ``Washington Times`` and
+    ``washingtontimes.com``. The outlet is called by the spelling with most blanks.
+    """
+    spelt = {source: outlet(source) for source in sources}
+    called: dict[str, str] = {}
+    for name in sorted(set(spelt.values()), key=lambda name: (-name.count(" "), name)):
+        called.setdefault(_joined(name), name)
+    return {source: called[_joined(name)] for source, name in spelt.items()}
+
+
+def _joined(name: str) -> str:
+    return _NOT_IN_ADDRESSES.sub("", name).removeprefix("the") or name
 
 
 def assign(articles: Mapping[str, Counter[str]], groups: Sequence[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from scpl_ray.tasks.sources import MAX_ROWS, SUFFIXES, Raw, Source, open_source
 from scpl_ray.tasks.tally import DataError, OddRow, Tally, listed
 from scpl_ray.tasks.where import RowFilter
 
+OTHER_GROUP = "of a label that is no group"
 __all__ = ["DataError", "Fields", "OddRow", "Row", "Tally", "listed"]
 
 
@@ -30,6 +31,8 @@ class Fields:
     optional: tuple[str, ...] = ()
     conversations: tuple[str, ...] = ()
     """Those among them that may hold a list of messages instead of a text."""
+    group: str | None = None
+    """The one among them that says of which group a row is."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,7 +58,7 @@ class Row:
         return value
 
 
-def load(experiment: config.Experiment, fields: Fields) -> tuple[list[Row], Tally]:
+def load(experiment: config.Experiment, fields: Fields, *, named: bool = True) -> tuple[list[Row], Tally]:
     """Load the rows of ``task.data`` that ``task.where`` asks for.
 
     Args:
@@ -63,6 +66,8 @@ def load(experiment: config.Experiment, fields: Fields) -> tuple[list[Row], Tall
             ``fields``: the user's column by the task's field name, or ``None`` for an optional field that is not read;
             other columns have the field's name. Messages name a command that reads the same.
         fields: the fields that the task reads.
+        named: whether its groups are those that are wanted, so that a row of another label is not odd, whatever is
+            wrong with it.
 
     Raises:
         DataError: the file or data set does not exist, is not readable or has no rows, a column is missing from it, or
@@ -84,8 +89,8 @@ def load(experiment: config.Experiment, fields: Fields) -> tuple[list[Row], Tall
             f"task.fields: {', '.join(needed)} cannot be null, for this task needs it; name your column with "
             f"task.fields={{{needed[0]}: COLUMN}}"
         )
-    named = {field: task.fields.get(field, field) for field in fields.names}
-    mapping = {field: column for field, column in named.items() if column is not None}
+    columns = {field: task.fields.get(field, field) for field in fields.names}
+    mapping = {field: column for field, column in columns.items() if column is not None}
     source = open_source(task, {*mapping.values(), *(wanted.columns if wanted else ())})
     tally = Tally(task.data, task.name, task.max_dropped, functools.partial(keys_of, experiment))
     tally.form = source.form
@@ -104,14 +109,20 @@ def load(experiment: config.Experiment, fields: Fields) -> tuple[list[Row], Tall
                 else:
                     rows.append(row)
             except OddRow as odd:
-                tally.odd(raw.where, odd)
+                if named and _of_others(raw, mapping.get(fields.group or ""), experiment.groups.names):
+                    tally.unasked(OTHER_GROUP)
+                else:
+                    tally.odd(raw.where, odd)
         tally.columns = {field: column for field, column in mapping.items() if column in seen}
         if not tally.rows:
             raise DataError(f"{task.data}: holds no rows; give a file with one row per item")
         _check_columns(task, fields, mapping, wanted, seen, source)
         tally.check()
         if not rows and wanted is None:
-            raise DataError(f"{task.data}: every row is odd: {'; '.join(tally.examples())}")
+            other = (
+                f"all are of other labels than {listed(experiment.groups.names)}; set groups.names to those of the data"
+            )
+            raise DataError(f"{task.data}: every row is odd: {'; '.join(tally.examples()) or other}")
         if not rows:
             examples = "; ".join(["", *tally.examples()])
             raise DataError(
@@ -133,14 +144,15 @@ def columns_of(task: config.Task, asked: Iterable[str]) -> tuple[str, ...]:
     return () if task.data is None else open_source(task, set(asked)).columns
 
 
-def of_groups(rows: Iterable[Row], tally: Tally, field: str, groups: Sequence[str], otherwise: str) -> list[Row]:
-    """The rows of these groups; others are left out for the reason ``otherwise``, before they count against these."""
+def of_groups(rows: Iterable[Row], tally: Tally, fields: Fields, groups: Sequence[str]) -> list[Row]:
+    """The rows of these groups; others are left out before they count against these."""
+    assert fields.group is not None, "the rows have no field of groups"
     kept = []
     for row in rows:
-        if row[field] in groups:
+        if row[fields.group] in groups:
             kept.append(row)
         else:
-            tally.leave_out(otherwise)
+            tally.unasked(OTHER_GROUP)
     return kept
 
 
@@ -278,6 +290,17 @@ def _row(
         if texts[field] is None and field in fields.required:
             raise OddRow(f"whose {column} is empty", f"{column} is empty; fill it or leave the row out")
     return Row(raw.where, texts, messages)
+
+
+def _of_others(raw: Raw, column: str | None, groups: Sequence[str]) -> bool:
+    """Whether a row says that it is of none of these groups."""
+    if column is None or isinstance(raw.values, OddRow):
+        return False
+    try:
+        label = _text(column, raw.values.get(column))
+    except OddRow:
+        return False
+    return label is not None and label not in groups
 
 
 def _text(column: str, value: Any) -> str | None:

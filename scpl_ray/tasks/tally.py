@@ -1,9 +1,9 @@
 """What was read of a data set: rows kept, rows left out by reason, and the mapping that was found.
 
 There is one treatment of a row with which something is wrong: it is *odd*, so it is left out and counted by reason, and
-only where the odd ones are more than the share ``task.max_dropped`` of all rows are the data refused. Rows that are
-sound but not wanted (of another group, repeated, too short for the lengths that were set) are counted too, but never
-refused.
+only where the odd ones are more than the share ``task.max_dropped`` of the rows that are asked for are the data
+refused. Rows that ``task.where`` or ``groups.names`` does not ask for are left out, whatever is wrong with them. They
+are counted too, and so are sound rows that are not wanted (repeated, too short for the lengths that were set).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Tally:
         self._left_out[reason] += count
 
     def unasked(self, reason: str) -> None:
-        """Leave out a row that ``task.where`` does not ask for; it does not count among the rows of the task."""
+        """Leave out a row that ``task.where`` or ``groups.names`` does not ask for; it is none of the task's rows."""
         self._left_out[reason] += 1
         self._unasked += 1
 

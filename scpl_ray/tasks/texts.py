@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import statistics
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,11 @@ ENDS = (".", "!", "?", "”", '"')
 """Characters with which a finished text ends."""
 _SENTENCE_ENDS = (".", "!", "?", '."', ".”", "?”", "!”", '?"', '!"')
 _WORD = re.compile(r"\S+")
+_QUOTES = str.maketrans("\u2019\u2018\u201c\u201d", "''\"\"")
+_BEFORE_PUNCTUATION = re.compile(r"\s+(?=[.,;:?!])")
+_BETWEEN_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NO_BLANK_OF_NUMBERS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+"""Blanks but for one between two digits, as in 1 2/3."""
 
 
 class Located(Protocol):
@@ -73,6 +79,20 @@ def readable(text: str) -> bool:
 def digest(text: str) -> str:
     """The SHA-256 of a text's words, in hexadecimal."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def alike(text: str) -> str:
+    """What spellings of one text have in common: collections take over those of others, and split words into tokens.
+
+    They may differ in case, quotes, blanks, encoding, and commas in numbers.
+    """
+    composed = " ".join(unicodedata.normalize("NFC", plain(text)).split())
+    return _NO_BLANK_OF_NUMBERS.sub("", _BETWEEN_THOUSANDS.sub("", composed))
+
+
+def plain(text: str) -> str:
+    """A text whatever its case, quotes, and blanks before punctuation."""
+    return _BEFORE_PUNCTUATION.sub("", text.casefold().translate(_QUOTES))
 
 
 def digest_of(records: Iterable[Any]) -> str:

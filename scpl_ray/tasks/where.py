@@ -20,7 +20,10 @@ from scpl_ray.tasks.tally import DataError, OddRow
 
 
 class _Cell(str):
-    """A cell of a CSV file that is written like a number: beside a number it is that number, beside a text a text."""
+    """A cell of a CSV file that is written like a number or truth value: it is one beside others, a text beside texts.
+
+    True and False are equal to 1 and 0, as they are in other formats.
+    """
 
     number: int | float
 
@@ -64,10 +67,17 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "trim": str.strip,
     "float": float,
 }
+
+
+def _is_number(value: Any) -> bool:
+    found = value.number if isinstance(value, _Cell) else value
+    return isinstance(found, int | float) and not isinstance(found, bool)
+
+
 TESTS: dict[str, Callable[[Any], bool]] = {
     "none": lambda value: value is None,
     "string": lambda value: isinstance(value, str),
-    "number": lambda value: isinstance(value, int | float | _Cell),
+    "number": _is_number,
 }
 ROW = "row"
 DEEPEST = 64
@@ -76,7 +86,9 @@ _ALLOWED = (
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Name, nodes.Const),
     *(nodes.List, nodes.Tuple, nodes.Filter, nodes.Test, nodes.Getitem),
 )
-_NUMBER = re.compile(r"-?(0|[1-9]\d{0,15})(\.\d{1,15})?")
+_NUMBER = re.compile(r"-?((0|[1-9]\d{0,999})(\.\d{1,999})?([eE][+-]?\d{1,3})?|inf)")
+"""Python makes no integers of thousands of digits; an integer is kept as one, so that long ids are compared exactly."""
+_TRUTH = re.compile(r"true|false", re.IGNORECASE)
 
 
 class RowFilter:
@@ -114,7 +126,7 @@ class RowFilter:
         Args:
             values: of the row, by column.
             typed: whether numbers are numbers; otherwise (CSV) every cell is text, and one that is written like a
-                number is both here.
+                number or truth value is both here.
 
         Raises:
             OddRow: the row lacks a column, or its values cannot be compared like that.
@@ -165,8 +177,16 @@ def _depth(node: nodes.Node) -> int:
 
 
 def _typed(cell: Any) -> Any:
-    if not isinstance(cell, str) or not _NUMBER.fullmatch(cell):
+    if not isinstance(cell, str) or (number := _number(cell)) is None:
         return cell
     found = _Cell(cell)
-    found.number = float(cell) if "." in cell else int(cell)
+    found.number = number
     return found
+
+
+def _number(cell: str) -> int | float | None:
+    if _TRUTH.fullmatch(cell):
+        return cell.lower() == "true"
+    if _NUMBER.fullmatch(cell):
+        return int(cell) if cell.removeprefix("-").isdigit() else float(cell)
+    return None

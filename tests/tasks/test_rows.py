@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scpl_ray.config import Experiment, Task
+from scpl_ray.config import Experiment, Groups, Task
 from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks import sources
@@ -205,6 +205,37 @@ def test_groups_must_be_two_or_more_labels_of_the_data() -> None:
         data.check_groups(two, "label", ("north", "south"), "f")
     with pytest.raises(DataError, match="every row has label 'a'"):
         data.check_groups(rows_of({}, {}), "label", ("a", "b"), "f")
+
+
+OF_GROUPS = Fields(required=("prompt", "label"), group="label")
+
+
+def of_two_groups(path: Path, spoilt: dict[str, int], **task: Any) -> Tally:
+    """Reads 40 rows of each of "a", "b" and "c", of which "a" and "b" are groups; so many prompts of each are empty."""
+    rows = [{"prompt": f"say {i}" * (i >= spoilt.get(label, 0)), "label": label} for i in range(40) for label in "abc"]
+    groups = Groups(names=("a", "b"), shares=(0.5, 0.5))
+    experiment = Experiment(task=Task(data=jsonl(path, *rows), **task), groups=groups)
+    found, tally = data.load(experiment, OF_GROUPS)
+    kept = data.of_groups(found, tally, OF_GROUPS, groups.names)
+    assert {row["label"] for row in kept} == {"a", "b"} and len(kept) == tally.kept
+    tally.check()
+    return tally
+
+
+def test_rows_of_labels_that_are_no_group_make_no_odd_row_rarer_or_commoner(tmp_path: Path) -> None:
+    assert of_two_groups(tmp_path / "a.jsonl", {"a": 8}).report().dropped == {
+        "whose prompt is empty": 8,
+        "of a label that is no group": 40,
+    }
+    with pytest.raises(DataError, match=r"9 of 80 rows cannot be used, more than the share task\.max_dropped = 0\.1: "):
+        of_two_groups(tmp_path / "b.jsonl", {"b": 9})
+    sound = of_two_groups(tmp_path / "c.jsonl", {"c": 40}, max_dropped=0.0)
+    assert sound.report().dropped == {"of a label that is no group": 40} and sound.examples() == []
+    none = jsonl(tmp_path / "d.jsonl", *({"prompt": "", "label": label} for label in "xy"))
+    with pytest.raises(
+        DataError, match=r"every row is odd: all are of other labels than north, south; set groups\.names"
+    ):
+        data.load(Experiment(task=Task(data=none)), OF_GROUPS)
 
 
 def test_values_outside_the_allowed_are_named() -> None:

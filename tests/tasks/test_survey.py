@@ -71,6 +71,8 @@ def test_addresses_of_articles_are_those_of_their_outlets(path: Path) -> None:
     ]
     said = check(path, rows, *NEWS, *FEW)
     assert "│ left  │   36 │       4 │" in said and "note: " not in said
+    both = [by_name if i % 2 else row for i, (row, by_name) in enumerate(zip(rows, news_data.rows(), strict=True))]
+    assert check(path, both, *NEWS, *FEW) == said
 
 
 def test_it_says_why_a_run_would_stop(path: Path) -> None:
@@ -147,6 +149,15 @@ def test_groups_are_those_of_the_data_unless_they_are_named(path: Path) -> None:
     assert "shares: 2 numbers for 3 groups; give one per group" in shares
     said = check(path, rows, *NEWS, *FEW, "groups.names=[left, right]")
     assert "36 of a label that is no group" in said and "center" not in said.split("groups\n")[1]
+    for row in rows[:8]:
+        row["text"] = ""
+    said = check(path, rows, *NEWS, "groups.names=[left, right]", code=1)
+    assert "64 of 108 rows used (dropped: 36 of a label that is no group, 8 whose text is empty)" in said
+    assert "8 of 72 rows cannot be used, more than the share task.max_dropped = 0.1" in said
+    assert "100 of 108 rows used (dropped: 8 whose text is empty)" in check(path, rows, *NEWS, code=1)
+    rows[-1]["text"] = ""
+    for names, odd in (((), 9), (("groups.names=[left, right]",), 8)):
+        assert f" {odd} of " in check(path, rows, *NEWS, "task.max_dropped=0.01", *names, code=2)
 
 
 @pytest.mark.parametrize(

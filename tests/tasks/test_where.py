@@ -89,6 +89,55 @@ def test_a_csv_cell_is_the_number_and_the_text_that_are_written(where: str, kept
 
 
 @pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("score > 0.5", 2),
+        ("score < 0.5", 3),
+        ("score == 6.6686847388457434e-06", 1),
+        ("score == '6.6686847388457434e-06'", 1),
+        ("score < 1e-5", 2),
+        ("-score > 0", 1),
+        ("score is number", 5),
+        ("score|float < 0.5", 3),
+        ("tweet == 1234567890123456789", 1),
+        ("tweet != 1234567890123456789", 4),
+        ("tweet > 1234567890123456789", 3),
+        ("tweet in [1234567890123456790, 1234567890123456791]", 2),
+        ("tweet == '1234567890123456789'", 1),
+        ("tweet > 9" + "0" * 50, 1),
+        ("verified", 3),
+        ("not verified", 2),
+        ("verified == true", 3),
+        ("verified == false", 2),
+        ("verified != true", 2),
+        ("verified in [false]", 2),
+        ("verified == 'True'", 1),
+        ("'FALSE' == verified", 1),
+        ("verified != 'True'", 4),
+        ("verified in ['True', 'true']", 2),
+        ("verified|lower == 'false'", 2),
+        ("not verified is number", 5),
+        ("'rue' in verified", 2),
+        ("verified < 'a'", 4),
+    ],
+)
+def test_cells_as_pandas_and_others_write_them_are_numbers_and_truth_values(
+    where: str, kept: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "label,score,tweet,verified\n"
+        "x,0.13436424411240122,1234567890123456788,True\n"
+        "x,6.6686847388457434e-06,1234567890123456789,False\n"
+        "x,0.8474337369372327,1234567890123456790,true\n"
+        "x,inf,1234567890123456791,FALSE\n"
+        f"x,-1e-05,{10**60},TRUE\n"
+    )
+    rows, tally = data.load(Experiment(task=Task(data=str(path), where=where, max_dropped=0.0)), FIELDS)
+    assert len(rows) == kept and set(tally.report().dropped) <= {"that task.where leaves out"}
+
+
+@pytest.mark.parametrize(
     ("where", "said"),
     [
         ("label = 'x'", "is == meant?"),

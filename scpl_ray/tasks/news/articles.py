@@ -13,14 +13,16 @@ from scpl_ray.judges.tfidf import LabelledText
 from scpl_ray.protocols import DataReport
 from scpl_ray.tasks import rows as data
 from scpl_ray.tasks.minimums import OUTLETS_PER_GROUP
-from scpl_ray.tasks.outlets import EVALUATION, PARTS, TRAIN, assign, outlet
+from scpl_ray.tasks.outlets import EVALUATION, PARTS, TRAIN, assign, outlets
 from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
 from scpl_ray.tasks.texts import WORDS_PER_TOKEN, answer_words, digest, first_words, readable, tokens
 
 logger = logging.getLogger(__name__)
 
 FIELDS = Fields(
-    required=("label", "source", "topic", "title", "text"), optional=("id", "part", "split_random", "split_media")
+    required=("label", "source", "topic", "title", "text"),
+    optional=("id", "part", "split_random", "split_media"),
+    group="label",
 )
 """Leaning, outlet, topic, headline, body; ``part`` is a user's own split into train, evaluation and judge."""
 LEAST_CONTINUATION = 4
@@ -119,9 +121,9 @@ def load(experiment: Experiment) -> Corpus:
     rows, tally = data.load(experiment, FIELDS)
     with tally.reported():
         data.check_groups(rows, "label", groups, tally.source)
-        rows = data.of_groups(rows, tally, "label", groups, "of a label that is no group")
+        rows = _by_outlet(data.of_groups(rows, tally, FIELDS, groups))
         rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
-        rows = data.undivided(rows, tally, "part", "outlet", lambda row: outlet(row["source"]))
+        rows = data.undivided(rows, tally, "part", "outlet", lambda row: row["source"])
         for published in ("split_random", "split_media"):
             rows = data.undivided(rows, tally, published, "text", lambda row: digest(row["text"]))
         kept = data.all_or_none(_usable(rows, groups, lengths, tally), tally, "part")
@@ -132,7 +134,7 @@ def load(experiment: Experiment) -> Corpus:
     logger.info("%s; %s", tally.report(), split)
     by_part: dict[str, list[Row]] = {part: [] for part in PARTS}
     for row in kept:
-        by_part[part_of[outlet(row["source"])]].append(row)
+        by_part[part_of[row["source"]]].append(row)
     return Corpus(
         tally,
         split,
@@ -140,6 +142,12 @@ def load(experiment: Experiment) -> Corpus:
         tuple(_article(row, lengths) for row in by_part[EVALUATION]),
         {part: tuple(map(_labelled, of_part)) for part, of_part in by_part.items()},
     )
+
+
+def _by_outlet(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their outlets for their sources."""
+    called = outlets(row["source"] for row in rows)
+    return [dataclasses.replace(row, values=row.values | {"source": called[row["source"]]}) for row in rows]
 
 
 def _usable(rows: Sequence[Row], groups: Sequence[str], lengths: Lengths, tally: Tally) -> list[Row]:
@@ -195,28 +203,28 @@ def _too_short(group: str, found: Sequence[int], lengths: Lengths, source: str) 
 def _parts(rows: Sequence[Row], groups: Sequence[str]) -> tuple[dict[str, str], bool]:
     """Part of each outlet, and whether the user gave it."""
     if any(row.values["part"] is not None for row in rows):
-        return {outlet(row["source"]): row["part"] for row in rows}, True
+        return {row["source"]: row["part"] for row in rows}, True
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        counts[outlet(row["source"])][row["label"]] += 1
+        counts[row["source"]][row["label"]] += 1
     return assign(counts, groups), False
 
 
 def _check_parts(rows: Sequence[Row], part_of: Mapping[str, str], groups: Sequence[str], source: str) -> None:
-    found = {(part_of[outlet(row["source"])], row["label"]) for row in rows}
+    found = {(part_of[row["source"]], row["label"]) for row in rows}
     for group in groups:
         if missing := [part for part in PARTS if (part, group) not in found]:
-            outlets = sorted({outlet(row["source"]) for row in rows if row["label"] == group})
+            found_of = sorted({row["source"] for row in rows if row["label"] == group})
             raise DataError(
                 f"{source}: no outlet of {group!r} is left for {', '.join(missing)}: train, judge and evaluation share "
-                f"no outlet, and {group!r} has {len(outlets)} ({', '.join(outlets[:5])}); give articles of "
+                f"no outlet, and {group!r} has {len(found_of)} ({', '.join(found_of[:5])}); give articles of "
                 f"{OUTLETS_PER_GROUP} or more outlets per group"
             )
 
 
 def _split(rows: Sequence[Row], part_of: Mapping[str, str], groups: Sequence[str], *, given: bool) -> Split:
-    counts = Counter((part_of[outlet(row["source"])], row["label"]) for row in rows)
-    used = sorted({outlet(row["source"]) for row in rows})
+    counts = Counter((part_of[row["source"]], row["label"]) for row in rows)
+    used = sorted({row["source"] for row in rows})
     return Split(
         {part: tuple(name for name in used if part_of[name] == part) for part in PARTS},
         {part: {group: counts[part, group] for group in groups} for part in PARTS},
@@ -234,7 +242,7 @@ def _labelled(row: Row) -> LabelledText:
         _id(row),
         row["text"],
         row["label"],
-        outlet(row["source"]),
+        row["source"],
         row.values["split_random"],
         row.values["split_media"],
     )

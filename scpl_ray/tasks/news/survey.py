@@ -9,7 +9,7 @@ from scpl_ray.tasks.minimums import ARTICLES_PER_TOPIC
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.articles import LEAST_CONTINUATION, Lengths
 from scpl_ray.tasks.news.task import NEUTRAL_OPENINGS, shared_topics
-from scpl_ray.tasks.outlets import outlet
+from scpl_ray.tasks.outlets import outlets
 from scpl_ray.tasks.survey import Survey
 from scpl_ray.tasks.texts import tokens
 
@@ -27,10 +27,12 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
     Raises:
         DataError: the rows cannot be read.
     """
-    rows, tally = data.load(experiment, articles.FIELDS)
+    rows, tally = data.load(experiment, articles.FIELDS, named=named)
     experiment = common.grouped(experiment, rows, "label", tally, named=named)
     names, lengths = experiment.groups.names, Lengths.of(experiment)
+    rows = data.of_groups(rows, tally, articles.FIELDS, names)
     corpus, stopped = common.attempt(articles.load, experiment)
+    called = outlets(row["source"] for row in rows)
     groups: dict[str, dict[str, int]] = {}
     evaluation: int | None = None
     neutral: int | None = None
@@ -39,7 +41,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         mine = [row for row in rows if row["label"] == group]
         groups[group] = {
             "rows": len(mine),
-            "outlets": len({outlet(row["source"]) for row in mine}),
+            "outlets": len({called[row["source"]] for row in mine}),
             "topics": len({row["topic"] for row in mine}),
             "words (median)": common.quartiles(row["text"] for row in mine)[1],
         }
@@ -62,7 +64,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
             f"task.opening_words={opening} task.continuation_words={most} generation.max_new_tokens={tokens(most)} "
             "fits half of the texts or more"
         )
-    outlets = len({outlet(row["source"]) for row in rows})
+    different = len(set(called.values()))
     prompts = [len(row["title"].split()) + min(lengths.opening, len(row["text"].split())) for row in rows]
     settings.append(common.fits("task.max_prompt_tokens", prompts, "prompts"))
     return Survey(
@@ -72,7 +74,7 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         tuple(settings),
         prompts_per_group=evaluation,
         neutral_prompts=neutral,
-        notes=(_many(len(rows), outlets),) if outlets > MOST_OUTLETS * len(rows) else (),
+        notes=(_many(len(rows), different),) if different > MOST_OUTLETS * len(rows) else (),
         stopped=stopped,
     )
 

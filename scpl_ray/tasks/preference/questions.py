@@ -28,7 +28,7 @@ from scpl_ray.tasks.minimums import QUESTIONS_PER_PART
 from scpl_ray.tasks.outlets import PARTS
 from scpl_ray.tasks.preference import conversations
 from scpl_ray.tasks.rows import DataError, Fields, Row, Tally
-from scpl_ray.tasks.texts import answer_words, digest, first_words, readable
+from scpl_ray.tasks.texts import alike, answer_words, digest, first_words, readable
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ PAIR_FIELDS = Fields(
     required=("group", "chosen", "rejected"),
     optional=("prompt", "messages", *OPTIONAL),
     conversations=("prompt", "messages", "chosen", "rejected"),
+    group="group",
 )
 QUERY, NORMAL = "query", "normal"
 SPLIT_SEED = 20_260_105
@@ -216,7 +217,7 @@ def _pairs(experiment: Experiment, words: int) -> tuple[list[_Asked], Tally]:
     rows, tally = data.load(experiment, PAIR_FIELDS)
     with tally.reported():
         data.check_groups(rows, "group", groups, tally.source)
-    rows = data.of_groups(rows, tally, "group", groups, "of a group that is not in groups.names")
+    rows = data.of_groups(rows, tally, PAIR_FIELDS, groups)
     rows = data.among(data.unique(rows, tally, "id"), tally, "part", tuple(PARTS))
     found: dict[str, _Asked] = {}
 
@@ -270,7 +271,7 @@ def _key(system: str | None, turns: Sequence[str]) -> str:
 
 def _conversation(turns: Sequence[str]) -> str:
     """What tells conversations apart: one that was cut at several turns holds the answers to its earlier questions."""
-    return digest(turns[0].casefold())
+    return alike(turns[0])
 
 
 def _check_left(questions: Sequence[_Asked], tally: Tally) -> None:

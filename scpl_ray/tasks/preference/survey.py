@@ -28,8 +28,9 @@ def survey(experiment: Experiment, *, named: bool) -> Survey:
         DataError: the rows cannot be read.
     """
     if questions.has_pairs(experiment):
-        rows, tally = data.load(experiment, PAIR_FIELDS)
+        rows, tally = data.load(experiment, PAIR_FIELDS, named=named)
         experiment = common.grouped(experiment, rows, "group", tally, named=named)
+        rows = data.of_groups(rows, tally, PAIR_FIELDS, experiment.groups.names)
         counts = {group: sum(row["group"] == group for row in rows) for group in experiment.groups.names}
     else:
         if not named:

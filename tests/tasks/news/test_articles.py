@@ -9,6 +9,7 @@ import pytest
 from scpl_ray.config import Experiment
 from scpl_ray.tasks.news import articles
 from scpl_ray.tasks.news.task import _other
+from scpl_ray.tasks.outlets import outlets
 from tests.support import news_data
 
 
@@ -43,6 +44,43 @@ def test_rows_of_a_label_that_is_no_group_hide_no_row_of_a_group(tmp_path: Path)
     ]
     corpus = articles.load(experiment_on([*others, *rows], tmp_path))
     assert corpus.report.dropped == {"of a label that is no group": 2} and corpus.report.kept == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("Washington Times", "https://www.washingtontimes.com/news/2021"),
+        ("The Hill", "thehill.com"),
+        ("USA Today", "https://usatoday.com"),
+        ("The Daily Beast - Opinion", "www.thedailybeast.com/opinion"),
+        ("New York Post (News)", "//newyorkpost.com"),
+        ("Investor's Business Daily", "InvestorsBusinessDaily.com"),
+        ("Chicago Sun-Times", "chicagosuntimes.com"),
+        ("The Times News", "http://m.timesnews.com:80/a"),
+    ],
+)
+def test_an_outlet_is_the_same_by_name_and_by_address(name: str, address: str) -> None:
+    found = outlets([address, name, "Another Paper"])
+    assert found[name] == found[address] == outlets([name])[name] != found["Another Paper"]
+
+
+def test_an_outlet_that_is_written_in_one_way_keeps_its_name() -> None:
+    assert outlets(["The Left Paper", "Left Paper News"]) == dict.fromkeys(
+        ("The Left Paper", "Left Paper News"), "left paper"
+    )
+    assert outlets(["theblaze.com"]) == {"theblaze.com": "theblaze"}
+
+
+def test_names_and_addresses_of_outlets_give_the_parts_of_names(tmp_path: Path) -> None:
+    rows = news_data.rows()
+    mixed = [
+        {**row, "source": f"https://www.the{row['source'].replace(' ', '')}.com/{i}" if i % 2 else row["source"]}
+        for i, row in enumerate(rows)
+    ]
+    named, found = (articles.load(experiment_on(these, tmp_path)) for these in (rows, mixed))
+    assert found.split == named.split
+    assert [article.article_id for article in found.train] == [article.article_id for article in named.train]
+    assert {text.outlet for text in found.labelled["judge"]} == set(named.split.outlets["judge"])
 
 
 @pytest.mark.parametrize(("words", "warned"), [(None, False), (8, False), (18, False), (7, True), (19, True)])

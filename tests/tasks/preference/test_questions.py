@@ -207,6 +207,23 @@ def test_a_conversation_that_was_cut_at_several_turns_is_in_one_part(load: Load)
     assert len(part_of) >= 120 and all(len(parts) == 1 for parts in part_of.values())
 
 
+def test_a_question_that_is_spaced_and_encoded_otherwise_is_in_the_same_part(load: Load) -> None:
+    ways = (
+        "Who\u2019s number {}, and \u201cwhy\u201d?",
+        'who\'s number {} , and "why" ?',
+        'Who\'s  number{},and "why"?',
+    )
+    rows = [row | {"prompt": ways[i % 2 * (1 + i // 2 % 2)].format(i // 2)} for i, row in enumerate(pairs(120))]
+    for row in rows:
+        row |= {side: row[side].rsplit("Assistant:", 1)[1].strip() for side in ("chosen", "rejected")}
+    corpus = load(rows, GROUPS[:2])
+    part_of: dict[str, set[str]] = {}
+    for part, questions in corpus.parts.items():
+        for question in questions:
+            part_of.setdefault("".join(filter(str.isdigit, question.turns[0])), set()).add(part)
+    assert len(part_of) == 120 and all(len(parts) == 1 for parts in part_of.values())
+
+
 def test_rows_left_out_are_counted_by_reason(load: Load) -> None:
     rows = responses()
     rows[0]["query"] = f" {rows[1]['query']} "
@@ -237,7 +254,7 @@ def test_rows_left_out_are_counted_by_reason(load: Load) -> None:
         "whose chosen and rejected are equal in their first 12 words": 2,
         "with an answer that goes on with another turn": 1,
         "whose turns do not alternate between user and assistant": 1,
-        "of a group that is not in groups.names": 1,
+        "of a label that is no group": 1,
     }
 
 
@@ -255,7 +272,7 @@ def test_a_row_that_cannot_be_used_hides_no_later_row_of_its_query(load: Load) -
 def test_pairs_of_a_group_that_is_not_asked_for_hide_no_pair_of_another(load: Load) -> None:
     rows = [row | {"id": str(i)} for i, row in enumerate(pairs())]
     report = load([rows[0] | {"group": "stage", "part": "train"}, *rows], GROUPS[:2]).report
-    assert report.dropped == {"of a group that is not in groups.names": 1} and report.kept == len(rows)
+    assert report.dropped == {"of a label that is no group": 1} and report.kept == len(rows)
 
 
 def test_a_users_own_split_is_kept(load: Load) -> None:
@@ -360,8 +377,9 @@ def test_one_conversation_of_responses_in_two_parts_is_an_overlap(load: Load) ->
     rows = responses()
     for i, row in enumerate(rows):
         row["part"] = ("evaluation", "train", "judge")[i % 3]
+    rows[0]["query"] += "?"
     cut_later = f"Human: {rows[0]['query']}\n\nAssistant: {rows[0]['stage']}\n\nHuman: And then?\n\nAssistant:"
-    for other in (rows[0]["query"].upper(), cut_later):
+    for other in (rows[0]["query"].upper(), rows[0]["query"].replace("?", " ?"), cut_later):
         rows[1]["query"] = other
         with pytest.raises(DataError, match="line 2: overlapping splits: its query is in part 'train' here and in "):
             load(rows, max_dropped=0.0)
