@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 
 from scpl_ray.config import Experiment
+from scpl_ray.tasks import TASKS
 
 _RULE = ("softmax", "quality", "population", "model")
 
@@ -69,13 +70,14 @@ def _next(
     k, a, m = len(shares), e.analytic, e.task.marker_strength
     ceilings = list(a.quality_ceiling) if isinstance(a.quality_ceiling, tuple) else [a.quality_ceiling] * k
     n = e.evaluation.prompts_per_group * e.evaluation.samples_per_prompt
+    weight = TASKS[e.task.name].own_kind_weight if a.own_kind_weight == "auto" else a.own_kind_weight
     odds = []
     for g in range(k):
         curve = min(1.0, ceilings[g] * (k * data[g]) ** a.learning_exponent)
         own = m * laws[g][g] + (1.0 - m) * laws[k][g]
         learned = sum(draws.random() < curve for _ in range(n)) / n
         found = sum(draws.random() < own for _ in range(n)) / n
-        quality = (1.0 - a.own_kind_weight) * learned + a.own_kind_weight * found
+        quality = (1.0 - weight) * learned + weight * found
         odds.append(math.exp(e.feedback.beta * quality))
     inertia, noise = e.feedback.inertia, e.feedback.noise
     return [

@@ -53,10 +53,11 @@ def begun(folder: Path, plan: Study) -> Iterator[tuple[Reader, Experiment]]:
 def other_keys(before: Experiment, now: Experiment) -> list[str]:
     """The keys in which a trial was begun otherwise than it would be run now, and which no trial may change.
 
-    Files may have moved: what they hold is compared by itself. Trials of one study end in the same round.
+    Files may have moved: what they hold is compared by itself. Trials of one study end in the same round. What the
+    analytic mode assumes changes none of them.
     """
     was, would = flat(before), flat(now)
-    free = {*MAY_CHANGE, *inputs.DATA} - {ROUNDS}
+    free = {*MAY_CHANGE, *inputs.DATA, *(key for key in was if key.startswith("analytic."))} - {ROUNDS}
     return [key for key in {**was, **would} if was.get(key) != would.get(key) and key not in free]
 
 

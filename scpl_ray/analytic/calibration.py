@@ -8,14 +8,16 @@ kinds at the start              own-kind shares and neutral kinds of round 0 (co
 ``choice_gain``                 slope of the groups' mean rewards on the mean of c_k - 1/K over what they were given
 (or ``kind_advantage``)         slope on the share of the first kind, where no reward model is learned from choices
 ``reward_sd``                   spread of rewards within group and round, minus the part that kinds explain
-``quality_ceiling``             least squares of ln((q - w own) / (1 - w)) on ln(K d), d: the groups' shares of the
-and ``learning_exponent``       training data
+``own_kind_weight``             slope of quality on own-kind shares, both less the quality without own kind
+``quality_ceiling``             least squares of ln L on ln(K d), L: quality without own kind, d: the groups' shares of
+and ``learning_exponent``       the training data
 ``prior_rows``, ``spillover``   the pair on a grid with the largest synthetic likelihood of own-kind shares and log-odds
                                 of preference (:mod:`scpl_ray.analytic.likelihood`)
 =============================== =====================================================================================
 
 Every estimate has a 95% range. A parameter whose measurements do not vary in the run is not identified and keeps its
-value. ``own_kind_weight`` is not fitted, nor is the learning curve where ``quality_ceiling`` is given per group.
+value. The learning curve is not fitted where ``quality_ceiling`` is given per group. A run that did not record quality
+without own kind has the config's weight w of own kind, and L = (q - w own) / (1 - w).
 
 What a group was given is measured for its own kind only. With two groups that is all; with more, the rest is divided
 among the other kinds as in the simulation of the fit, whose kinds drift apart as those of the run do: a rest that is
@@ -64,6 +66,7 @@ class Observed:
     shares: FloatArray
     """Shares of the groups in the queries, shape (T + 1, K); so are all arrays below unless stated otherwise."""
     quality: FloatArray
+    quality_without_own_kind: FloatArray
     own_kind: FloatArray
     kind_counts: FloatArray
     """Number of answers to neutral prompts of each kind."""
@@ -164,6 +167,7 @@ def observe(run: Reader, experiment: Experiment) -> Observed:
         experiment=experiment,
         shares=path("share"),
         quality=path("quality"),
+        quality_without_own_kind=path("quality_without_own_kind"),
         own_kind=path("own_kind_share"),
         kind_counts=path("kind_count"),
         log_odds=path("preference_log_odds_balanced", [None])[:, 0],
@@ -193,17 +197,18 @@ def calibrate(observed: Observed, fit_rounds: int | None = None) -> Calibration:
             "--from: the run has generation.temperature: 0, and greedy answers do not tell how often the base model "
             "writes each kind; give a run with a temperature above 0"
         )
-    before = observed.experiment.analytic
+    config = observed.experiment
+    before = config.analytic.model_copy(update={_WEIGHT: model.own_kind_weight(config)})
     start = _start(observed)
-    curve = _learning_curve(observed, h)
-    rewards, kinds = _in_turn(observed, curve, start, h)
-    estimates = curve | rewards | {n: _Estimate(v, *kinds.ranges[n]) for n, v in kinds.values.items()}
+    quality = _quality_law(observed, h)
+    rewards, kinds = _in_turn(observed, quality, start, h)
+    estimates = quality | rewards | {n: _Estimate(v, *kinds.ranges[n]) for n, v in kinds.values.items()}
     parameters = []
-    for name in ("choice_gain", "kind_advantage", "reward_sd", *_CURVE, *kinds.values):
+    for name in ("choice_gain", "kind_advantage", "reward_sd", _WEIGHT, *_CURVE, *kinds.values):
         old = float(np.mean(getattr(before, name)))
         found = estimates.get(name, _Estimate(old, np.nan, np.nan))
         parameters.append(Fitted(name, old, found.value, name in estimates, found.low, found.high))
-    return Calibration(observed, _with(observed.experiment, _values(estimates)), start, h, tuple(parameters))
+    return Calibration(observed, _with(config, _values(estimates)), start, h, tuple(parameters))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,13 +225,13 @@ def _values(estimates: dict[str, _Estimate]) -> dict[str, float]:
 
 
 def _in_turn(
-    observed: Observed, curve: dict[str, _Estimate], start: Start, h: int
+    observed: Observed, quality: dict[str, _Estimate], start: Start, h: int
 ) -> tuple[dict[str, _Estimate], Explained]:
     """Fit rewards given how the kinds are divided, and training given the rewards, until the slope stands still."""
     law = _own_and_others(observed.own_kind[:h])
     seen = np.concatenate([observed.own_kind[1 : h + 1], observed.log_odds[1 : h + 1, None]], axis=-1)
     rewards = _reward_law(observed, h, law)
-    kinds = explain(seen, _at(observed, curve | rewards, h), start, confidence=CONFIDENCE)
+    kinds = explain(seen, _at(observed, quality | rewards, h), start, confidence=CONFIDENCE)
     if law.shape[-1] == 2:
         return rewards, kinds
     for _ in range(MOST_TURNS):
@@ -237,8 +242,8 @@ def _in_turn(
             rewards = _reward_law(observed, h, _like(observed.own_kind[:h], expected[:h]))
             if abs(_slope(rewards) - last) <= SMALLEST_STEP * abs(last):
                 break
-            expected = mean_law(simulate(_at(observed, curve | rewards, h)(kinds.values), start=start))
-        kinds = explain(seen, _at(observed, curve | rewards, h), start, confidence=CONFIDENCE)
+            expected = mean_law(simulate(_at(observed, quality | rewards, h)(kinds.values), start=start))
+        kinds = explain(seen, _at(observed, quality | rewards, h), start, confidence=CONFIDENCE)
         if abs(_slope(rewards) - before) <= 10 * SMALLEST_STEP * abs(before):
             break
     return rewards, kinds
@@ -284,6 +289,7 @@ def predict(calibration: Calibration) -> tuple[Paths, tuple[PredictionError, ...
     return paths, tuple(errors)
 
 
+_WEIGHT = "own_kind_weight"
 _CURVE = ("quality_ceiling", "learning_exponent")
 _SLOPES = ("choice_gain", "kind_advantage")
 
@@ -385,12 +391,32 @@ def _ranged(value: float, rest: float, freedom: int, scale: float) -> _Estimate:
     return _Estimate(value, value - half, value + half)
 
 
-def _learning_curve(observed: Observed, h: int) -> dict[str, _Estimate]:
-    w = observed.experiment.analytic.own_kind_weight
-    if w == 1.0 or isinstance(observed.experiment.analytic.quality_ceiling, tuple):
+def _quality_law(observed: Observed, h: int) -> dict[str, _Estimate]:
+    """The weight of own kind in the quality, and the learning curve of the rest."""
+    found = _own_kind_weight(observed, h)
+    given = model.own_kind_weight(observed.experiment)
+    return found | _learning_curve(observed, h, found[_WEIGHT].value if found else given)
+
+
+def _own_kind_weight(observed: Observed, h: int) -> dict[str, _Estimate]:
+    """w of q - L = w (own - L), by least squares; exact where the task's quality is a mean of own kind and the rest."""
+    rest = observed.quality_without_own_kind[: h + 1].ravel()
+    x, y = observed.own_kind[: h + 1].ravel() - rest, observed.quality[: h + 1].ravel() - rest
+    there = ~np.isnan(x + y)
+    x, y = x[there], y[there]
+    spread = float(x @ x)
+    if spread <= SMALLEST_SPREAD:
+        return {}
+    slope = float(x @ y) / spread
+    ranged = _ranged(slope, float(((y - slope * x) ** 2).sum()), len(x) - 1, 1.0 / np.sqrt(spread))
+    return {_WEIGHT: _Estimate(*np.clip([ranged.value, ranged.low, ranged.high], 0.0, 1.0).tolist())}
+
+
+def _learning_curve(observed: Observed, h: int, weight: float) -> dict[str, _Estimate]:
+    if isinstance(observed.experiment.analytic.quality_ceiling, tuple):
         return {}
     share = observed.data_shares[: h + 1].ravel() * observed.data_shares.shape[-1]
-    learned = ((observed.quality - w * observed.own_kind) / (1.0 - w))[: h + 1].ravel()
+    learned = _without_own_kind(observed, weight)[: h + 1].ravel()
     there = (share > 0) & (learned > SMALLEST_QUALITY)
     if not there.any():
         return {}
@@ -409,3 +435,12 @@ def _learning_curve(observed: Observed, h: int) -> dict[str, _Estimate]:
     ends = np.minimum(1.0, np.exp([ranged.value, ranged.low, ranged.high]))
     found[_CURVE[0]] = _Estimate(*ends.tolist())
     return found
+
+
+def _without_own_kind(observed: Observed, weight: float) -> FloatArray:
+    """Quality without own kind, shape (T + 1, K): as the run recorded it, else what this weight of own kind leaves."""
+    left = np.full_like(observed.quality, np.nan)
+    if weight < 1.0:
+        left = (observed.quality - weight * observed.own_kind) / (1.0 - weight)
+    recorded = observed.quality_without_own_kind
+    return np.where(np.isnan(recorded), left, recorded)

@@ -96,12 +96,14 @@ class GroupsAlone:
             case "own_kind":
                 return own
             case "reward":
-                return np.asarray(self._law @ model.win_rates(self._means(shares), self._sds))
+                won = self._law @ model.win_rates(self._means(shares), self._sds)
+                return model.reacted_to(np.where(shares > 0, won, np.nan))
             case "quality":
                 curve = model.learning_curve(
                     self.data_shares(shares), model.quality_ceilings(self._experiment), analytic.learning_exponent
                 )
-                return np.asarray((1.0 - analytic.own_kind_weight) * curve + analytic.own_kind_weight * own)
+                weight = model.own_kind_weight(self._experiment)
+                return np.asarray((1.0 - weight) * curve + weight * own)
 
     def data_shares(self, shares: FloatArray) -> FloatArray:
         """Group shares of the training data, real rows included, shape (K,)."""

@@ -71,7 +71,7 @@ def shares_alone(experiment: Experiment) -> float:
     own = e.task.marker_strength * a.own_kind + (1.0 - e.task.marker_strength) / 2.0
     kept = 1.0 + (2.0 * own - 1.0) * pull(e) / 2.0
     slope = 2.0 * float(model.quality_ceilings(e)[0]) * a.learning_exponent
-    return _reaction(e) * (1.0 - a.own_kind_weight) * slope * (1.0 - e.cycle.real_share) * kept
+    return _reaction(e) * (1.0 - model.own_kind_weight(e)) * slope * (1.0 - e.cycle.real_share) * kept
 
 
 def pull(experiment: Experiment) -> float:
@@ -88,7 +88,7 @@ def kinds(experiment: Experiment, rows: float) -> list[tuple[float, float, float
     marked_in_real = np.array([model.marked_in_real(e), 1.0 - model.marked_in_real(e)])
     of_real = share * marked_in_real
     of_all = (1.0 - share) * marked + of_real
-    reaction = _reaction(e) * a.own_kind_weight
+    reaction = _reaction(e) * model.own_kind_weight(e)
     effects = (2.0 * m * a.own_kind * (1.0 - a.own_kind), (1.0 - m) / 2.0)
     found = []
     reals = np.divide(of_real, of_all, out=np.zeros(2), where=of_all > 0)

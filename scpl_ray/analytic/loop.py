@@ -14,16 +14,18 @@ and the policy is a table P_t(kind | context). With K groups and kinds, round t 
                 then on neutral prompts P_t(k) ~ P_t(k)^(1 - sigma) D_k^sigma with D_k all data of kind k
     quality     q_g = (1 - w_q) L_g + w_q P_t(own kind | g),  L_g = min(1, q_0 (K d_g)^gamma),  d_g: g's share of D
     evaluation  binomial and multinomial noise of the configured numbers of evaluation prompts
-    feedback    s_{t+1} by the same rule functions as in a run, from what was measured
+    feedback    s_{t+1} by the same rule functions as in a run, from what was measured; a group that asked nothing
+                reacts to the mean win rate of those that asked
 
 w is the weight of the reward model among the reward terms and v = w where it is the only term, else 1 (other terms are
 not modelled), C = ``reward.choices_per_round``, G = ``analytic.choice_gain`` (0 where the reward model was given
 instead of learned; c is uniform where choices are ``balanced``), A = ``analytic.kind_advantage``, u = the fraction of
 the neutral queries that the task's real text keeps (0.05 in the built-in language, 1 where real text and queries come
-from the same data), n_0 = ``analytic.prior_rows``, sigma = ``analytic.spillover``, q_0, gamma and w_q the learning
-curve's. With n_0 = 0 training is maximum likelihood. Without selection and spillover, at temperature 1, every P_t is a
-martingale: more queries of one group change nothing in expectation (the covariate-shift null). Rejection sampling at
-beta moves the log-odds of kinds by dmu / beta + dsd^2 / (2 beta^2) per round.
+from the same data), n_0 = ``analytic.prior_rows``, sigma = ``analytic.spillover``, q_0 and gamma the learning curve's,
+w_q = the part of the quality that asks for the own kind (1/3 in the built-in language, 0 in news and maths). With
+n_0 = 0 training is maximum likelihood. Without selection and spillover, at temperature 1, every P_t is a martingale:
+more queries of one group change nothing in expectation (the covariate-shift null). Rejection sampling at beta moves the
+log-odds of kinds by dmu / beta + dsd^2 / (2 beta^2) per round.
 
 The model leaves out: words, and with them reused prompts, ``top_p`` and a loss on prompts; learning rate and epochs,
 except through n_0; any loss of quality over generations, except through shares and kinds; rewards that differ between
@@ -288,19 +290,17 @@ class _Loop:
         return found, learned, np.asarray(np.clip((1.0 - w) * learned + w * found, 0.0, 1.0))
 
     def _win_rate(self, answered: Answered) -> FloatArray:
-        """Win rate of each group's completions; where a group asked nothing, that of the policy in expectation."""
-        s = self.settings
-        wins = model.win_rates(answered.means, s.reward_sd)[:, None]
+        """Win rate of each group's completions, shape (B, K); NaN where a group asked nothing."""
+        wins = model.win_rates(answered.means, self.settings.reward_sd)[:, None]
         counts = answered.counts.sum(axis=2)
-        law = model.asked_law(answered.law[:, :, 0], answered.law[:, 0, 1], s.marked[:, None, None])
         total = counts.sum(axis=-1, keepdims=True)
-        written = np.where(total > 0, counts / np.maximum(total, 1), law)
+        written = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
         return np.asarray((written * wins).sum(axis=-1))
 
     def feedback(self, t: int, win_rate: FloatArray) -> None:
         """The next round's users, by the rule functions of a run, for all experiments with one rule at once."""
         s = self.settings
-        measures = {"quality": self.quality, "own_kind": self.own_kind, "reward": win_rate}
+        measures = {"quality": self.quality, "own_kind": self.own_kind, "reward": model.reacted_to(win_rate)}
         rules: dict[Feedback, list[int]] = {}
         for i, experiment in enumerate(s.experiments):
             rules.setdefault(experiment.feedback, []).append(i)

@@ -100,6 +100,14 @@ def win_rates(means: FloatArray, sds: FloatArray) -> FloatArray:
     return np.where(sds <= 1.0, narrow, ndtr((means[..., None] - LOGISTIC_NODES) / wide) @ LOGISTIC_WEIGHTS)
 
 
+def reacted_to(win_rate: FloatArray) -> FloatArray:
+    """The win rates to which the groups react, shape (..., K): that of a group that asked nothing is NaN on entry.
+
+    It reacts to the mean of the groups that asked, as :func:`scpl_ray.evaluation.measure.reaction` has it in a run.
+    """
+    return np.where(np.isnan(win_rate), np.nanmean(win_rate, axis=-1, keepdims=True), win_rate)
+
+
 def marked_in_real(experiment: Experiment) -> float:
     """Fraction of the task's real text that answers prompts which reveal their group; equal groups share it."""
     marked = experiment.task.marker_strength
@@ -128,6 +136,12 @@ def choice_gain(experiment: Experiment) -> float:
 def kind_advantage(experiment: Experiment) -> float:
     """Reward of the first kind above the others' that any scorer gives."""
     return experiment.analytic.kind_advantage * reward_weight(experiment)
+
+
+def own_kind_weight(experiment: Experiment) -> float:
+    """w_q, the part of the quality that is the share of own kinds: what was given, or that of the task's quality."""
+    given = experiment.analytic.own_kind_weight
+    return TASKS[experiment.task.name].own_kind_weight if given == "auto" else given
 
 
 def reward_sds(experiment: Experiment) -> FloatArray:
@@ -321,7 +335,7 @@ def stack(experiments: Sequence[Experiment], seeds: int) -> Settings:
         spillover=column(lambda e: e.analytic.spillover),
         ceiling=column(quality_ceilings),
         exponent=column(lambda e: e.analytic.learning_exponent),
-        own_weight=column(lambda e: e.analytic.own_kind_weight),
+        own_weight=column(own_kind_weight),
     )
 
 

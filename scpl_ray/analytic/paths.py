@@ -34,7 +34,8 @@ class Paths:
     kinds: FloatArray
     """Measured shares of the kinds on neutral prompts, shape (S, T + 1, K)."""
     win_rate: FloatArray
-    """Mean logistic(reward) of the round's completions per group, shape (S, T + 1, K); NaN in round 0."""
+    """Mean logistic(reward) of the round's completions per group, shape (S, T + 1, K); NaN in round 0 and where a group
+    asked nothing."""
     kept_shares: FloatArray
     """Weighted group shares of the kept completions, shape (S, T + 1, K); NaN in round 0."""
     kept_fraction: FloatArray

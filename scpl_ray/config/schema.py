@@ -468,8 +468,8 @@ class Analytic(Section):
     """q0 of L_k = q0 * (K * share of group k in the training data) ** gamma, at most 1; one number or one per group."""
     learning_exponent: Annotated[float, Field(ge=0.0)] = 0.2
     """gamma of the learning curve."""
-    own_kind_weight: Fraction = 1 / 3
-    """w of quality (1 - w) * learning curve + w * share of answers of the group's own kind."""
+    own_kind_weight: Auto | Fraction = "auto"
+    """w of quality (1 - w) * curve + w * share of answers of the group's own kind; ``auto``: as the task's quality."""
 
 
 class Experiment(Section):

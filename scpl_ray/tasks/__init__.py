@@ -58,6 +58,8 @@ class TaskKind:
     answers prompts as users send them, as where both are drawn from one pool of data."""
     least_marked: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Smallest ``task.marker_strength`` at which real text is what it should be, by ``task.real_text``; empty: any."""
+    own_kind_weight: float = 0.0
+    """Part of an answer's quality, in [0, 1], that is whether it is of the kind which the asking group prefers."""
     own: bool = False
     """Whether it is not a task of this project, so that it is tried before it is used."""
 
@@ -113,6 +115,7 @@ _BUILT_IN = {
         reads_data=False,
         unmarked_kept=UNMARKED_KEPT,
         least_marked=LEAST_MARKED,
+        own_kind_weight=1 / 3,
     ),
     "maths": TaskKind(
         meaning="solutions of problems whose answers can be checked",
@@ -136,6 +139,7 @@ _BUILT_IN = {
         surveyor="scpl_ray.tasks.preference.survey:survey",
         judge_trainer="scpl_ray.tasks.preference.judge:train_judge",
         reward_trainer="scpl_ray.tasks.preference.task:train_reward_model",
+        own_kind_weight=1.0,
     ),
 }
 

@@ -1,8 +1,12 @@
 """Fitting the analytic mode to a run."""
 
+import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
@@ -13,10 +17,13 @@ from scpl_ray.analytic import model
 from scpl_ray.analytic.calibration import Observed
 from scpl_ray.analytic.loop import Start, simulate
 from scpl_ray.config import Experiment
+from scpl_ray.controller import Loop
+from scpl_ray.records import Judgement, Query
 from scpl_ray.storage.run_directory import Reader, Store
+from scpl_ray.tasks import TASKS
 from tests.support import fakes
 from tests.support.configs import defaults
-from tests.support.loops import loop, run, small
+from tests.support.loops import Silent, loop, run, small
 
 SIZES = (
     "generation.engine=transformers",
@@ -63,6 +70,7 @@ def observed(truth: Experiment, start: Start | None = None) -> Observed:
         experiment=unknown.model_copy(update={section: getattr(truth, section) for section in known}),
         shares=paths.shares[0],
         quality=paths.quality[0],
+        quality_without_own_kind=paths.quality_without_own_kind[0],
         own_kind=paths.own_kind[0],
         kind_counts=paths.kinds[0] * 2000,
         log_odds=paths.preference("balanced").log_odds[0],
@@ -162,19 +170,68 @@ def test_numbers_that_are_missing_are_left_out() -> None:
 
 def test_quality_that_tells_nothing_of_learning() -> None:
     seen = observed(true_experiment())
+    curve = {"quality_ceiling", "learning_exponent"}
+    unrecorded = dataclasses.replace(seen, quality_without_own_kind=np.full_like(seen.quality, np.nan))
     weight = seen.experiment.analytic.model_copy(update={"own_kind_weight": 1.0})
-    by_kind = Observed(**{**vars(seen), "experiment": seen.experiment.model_copy(update={"analytic": weight})})
-    assert {"quality_ceiling", "learning_exponent"}.isdisjoint(found_by(calibrate.calibrate(by_kind)))
-    useless = Observed(**{**vars(seen), "quality": seen.own_kind / 3})
-    assert {"quality_ceiling", "learning_exponent"}.isdisjoint(found_by(calibrate.calibrate(useless)))
-    constant = Observed(**{**vars(seen), "reward_variance": np.zeros_like(seen.reward_variance)})
+    by_kind = dataclasses.replace(unrecorded, experiment=seen.experiment.model_copy(update={"analytic": weight}))
+    assert curve.isdisjoint(found_by(calibrate.calibrate(by_kind)))
+    for useless in (unrecorded, dataclasses.replace(seen, quality_without_own_kind=np.zeros_like(seen.quality))):
+        nothing = dataclasses.replace(useless, quality=seen.own_kind / 3)
+        assert curve.isdisjoint(found_by(calibrate.calibrate(nothing)))
+    constant = dataclasses.replace(seen, reward_variance=np.zeros_like(seen.reward_variance))
     assert "reward_sd" not in found_by(calibrate.calibrate(constant))
+
+
+def test_a_quality_without_the_own_kind_that_no_run_recorded_is_what_the_weight_leaves() -> None:
+    seen = observed(true_experiment())
+    unrecorded = dataclasses.replace(seen, quality_without_own_kind=np.full_like(seen.quality, np.nan))
+    found = found_by(calibrate.calibrate(unrecorded))
+    assert "own_kind_weight" not in found
+    assert found["quality_ceiling"] == pytest.approx(0.8, abs=0.02)
+    assert found["learning_exponent"] == pytest.approx(found_by(calibrate.calibrate(seen))["learning_exponent"])
+
+
+@pytest.mark.parametrize("weight", [0.0, 1 / 3, 0.85])
+@pytest.mark.parametrize("assumed", ["auto", 1 / 3])
+def test_how_much_of_the_quality_is_own_kind_is_read_from_the_run_whatever_its_config_says(
+    assumed: str | float, weight: float
+) -> None:
+    """A task of the user's own, or a run whose config holds another weight than that of its task."""
+    seen = observed(true_experiment("analytic.quality_ceiling=0.1", f"analytic.own_kind_weight={weight}"))
+    analytic = seen.experiment.analytic.model_copy(update={"own_kind_weight": assumed})
+    task = seen.experiment.task.model_copy(update={"name": "own.py:build"})
+    config = seen.experiment.model_copy(update={"analytic": analytic, "task": task})
+    calibration = calibrate.calibrate(dataclasses.replace(seen, experiment=config))
+    (found,) = [p for p in calibration.parameters if p.name == "own_kind_weight"]
+    assert found.before == (0.0 if assumed == "auto" else assumed)
+    assert [found.after, found.low, found.high] == pytest.approx([weight] * 3, abs=1e-6) and found.identified
+    assert found_by(calibration)["quality_ceiling"] == pytest.approx(0.1, abs=0.01)
+    errors = {error.metric: error for error in calibrate.predict(calibration)[1]}
+    assert errors["quality"].model < 0.02
+
+
+PUBLISHED = Path(__file__).parents[2] / "docs/results"
+
+
+@pytest.mark.parametrize(
+    ("study", "task"), [("paper_tiny", "language"), ("paper_news", "news"), ("paper_maths", "maths")]
+)
+def test_published_runs_say_the_weight_of_their_task(study: str, task: str) -> None:
+    rows = pq.read_table(PUBLISHED / study / "results.parquet").to_pandas()
+    keys = ["arm", "seed", "round", "group"]
+    quality, rest, own = (
+        rows[rows.metric == name].set_index(keys).value.sort_index()
+        for name in ("quality", "quality_without_own_kind", "own_kind_share")
+    )
+    weight = TASKS[task].own_kind_weight
+    assert len(own) > 500
+    assert_allclose(quality, (1.0 - weight) * rest + weight * own, atol=1e-9)
 
 
 def test_prompts_that_never_reveal_their_group() -> None:
     hidden = observed(true_experiment("task.marker_strength=0.0"))
     task = hidden.experiment.task.model_copy(update={"marker_strength": 0.0})
-    hidden = Observed(**{**vars(hidden), "experiment": hidden.experiment.model_copy(update={"task": task})})
+    hidden = dataclasses.replace(hidden, experiment=hidden.experiment.model_copy(update={"task": task}))
     start = calibrate.calibrate(hidden).start
     assert_allclose(np.diag(start.revealing), start.neutral)
 
@@ -210,6 +267,34 @@ def test_a_run_directory_is_read_while_it_is_locked(tmp_path: Path) -> None:
     assert "fitted to rounds 0 to 2" in result.output and "rounds 3 to 4: root mean" in result.output
     assert "no change" in result.output and "analytic.spillover" in result.output
     assert "95% range" in result.output and " to " in result.output
+
+
+class Formed(fakes.FakeTask):
+    """Half of the quality is the form, which is 0.6, and half is the own kind."""
+
+    def judge(self, work: Sequence[tuple[Query, str, str]]) -> list[Judgement]:
+        judged = super().judge(work)
+        own = [float(one.kind == query.group) for one, (query, _, _) in zip(judged, work, strict=True)]
+        return [
+            dataclasses.replace(one, quality=(0.6 + is_own) / 2, terms={"form": 0.6, "own_kind": is_own})
+            for one, is_own in zip(judged, own, strict=True)
+        ]
+
+
+def test_what_a_run_measured_without_own_kind_is_read(tmp_path: Path) -> None:
+    experiment = small("loop.rounds=4", "feedback.rule=softmax")
+    store = Store.create(tmp_path / "run", experiment, {})
+    base = fakes.make_base(tmp_path / "base", 2)
+    task = Formed(experiment.groups.names)
+    engines = dataclasses.replace(loop(store, experiment, base).engines, scorer=fakes.FakeScorer(task))
+    Loop(experiment, task, store, engines, base, fakes.encode, Silent(), None).run()
+    store.close()
+    seen = calibrate.observe(*Reader.open(tmp_path / "run"))
+    assert_allclose(seen.quality_without_own_kind, 0.6)
+    found = found_by(calibrate.calibrate(seen))
+    assert found["own_kind_weight"] == pytest.approx(0.5) and found["quality_ceiling"] == pytest.approx(0.6)
+    result = CliRunner().invoke(app, ["simulate", "--from", str(tmp_path / "run"), "analytic.seeds=20"])
+    assert re.search(r"analytic.own_kind_weight +│ +0.3333 │ +0.5 │ +0.5 to 0.5", result.output), result.output
 
 
 def test_a_run_without_an_evaluation(tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ def test_what_groups_react_to() -> None:
     assert_allclose(found, [0.8 * wins[0] + 0.2 * wins[1], 0.2 * wins[0] + 0.8 * wins[1]])
     balanced = groups_alone("feedback.measure=reward", "reward.choices=balanced").measured(shares)
     assert_allclose(balanced, model.win_rates(np.zeros(2), np.full(2, 0.25)))
+    # a group of nobody is given nothing, and reacts to the mean of the others as in a run
+    three = groups_alone("feedback.measure=reward", *THREE).measured(np.array([0.7, 0.3, 0.0]))
+    assert three[0] != pytest.approx(three[1]) and three[2] == pytest.approx(three[:2].mean())
 
 
 KEEPING = [f"selection.strategy={name}" for name in strategies.STRATEGIES]

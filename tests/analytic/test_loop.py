@@ -22,7 +22,9 @@ from scpl_ray.analytic import model
 from scpl_ray.analytic.loop import Paths, Start, band, simulate, simulate_grid
 from scpl_ray.analytic.steps import steps
 from scpl_ray.config import Experiment
+from scpl_ray.evaluation import measure
 from scpl_ray.evaluation.catalogue import CATALOGUE
+from scpl_ray.feedback import rules
 from scpl_ray.records import SCHEMAS, Metric
 from scpl_ray.studies import results
 from scpl_ray.studies.preference import advantaged
@@ -182,13 +184,30 @@ def test_win_rates_of_wide_rewards_are_exact(mean: float, sd: float) -> None:
     assert found[1] == model.win_rates(np.array([0.5, 0.5]), np.array([0.3, 0.3]))[1]
 
 
-def test_a_group_that_asks_nothing_reacts_to_what_it_would_be_given() -> None:
-    one_sided = ("groups.shares=[1.0, 0.0]", "feedback.rule=softmax", "feedback.measure=reward", "loop.rounds=1")
-    paths = simulate(small(*one_sided, "analytic.kind_advantage=1.0", "queries.prompts_per_round=20_000"))
-    first, second = paths.win_rate[:, 1].mean(axis=0)
-    wins = model.win_rates(np.array([1.5, -0.5]), np.array([0.25, 0.25]))
-    assert first == pytest.approx(0.74 * wins[0] + 0.26 * wins[1], abs=0.01)
-    assert second == pytest.approx(0.26 * wins[0] + 0.74 * wins[1], abs=0.01)
+RULES = (
+    ("feedback.rule=softmax", "feedback.inertia=0.5"),
+    ("feedback.rule=linear", "feedback.alpha=0.5"),
+    ("feedback.rule=replicator",),
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_groups_that_ask_nothing_react_as_in_a_run(rule: tuple[str, ...]) -> None:
+    """The rows of a run in which the same groups asked, by the run's own function."""
+    few = (*THREE[:1], "groups.shares=[0.75, 0.15, 0.1]", "queries.prompts_per_round=10", "selection.strategy=none")
+    paths = simulate(small(*few, *rule, "feedback.measure=reward", "analytic.kind_advantage=1.0", "loop.rounds=2"))
+    names, settings = paths.experiment.groups.names, paths.experiment.feedback
+    silent = paths.kept_shares[:, 1] == 0  # what is asked is kept
+    assert_array_equal(np.isnan(paths.win_rate[:, 1]), silent)
+    assert 5 < silent.any(axis=1).sum() < 35
+    for now, after, won, nothing in zip(
+        paths.arrivals[:, 1], paths.arrivals[:, 2], paths.win_rate[:, 1], silent, strict=True
+    ):
+        rows = [Metric(1, name, "share", share) for name, share in zip(names, now / now.sum(), strict=True)]
+        rows += [Metric(1, name, "win_rate", won[k]) for k, name in enumerate(names) if not nothing[k]]
+        measured = list(measure.reaction(rows, "reward").values())
+        first = paths.experiment.groups.shares
+        assert_allclose(after, rules.advance(now, measured, settings, initial_shares=first, round_=1, seed=0))
 
 
 # data cycles and training

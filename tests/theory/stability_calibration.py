@@ -202,6 +202,7 @@ def observed(truth: Experiment) -> calibration.Observed:
         experiment=truth.model_copy(update={"analytic": experiment().analytic}),
         shares=paths.shares[0],
         quality=paths.quality[0],
+        quality_without_own_kind=paths.quality_without_own_kind[0],
         own_kind=paths.own_kind[0],
         kind_counts=paths.kinds[0] * truth.evaluation.neutral_prompts * truth.evaluation.samples_per_prompt,
         log_odds=paths.preference("balanced").log_odds[0],

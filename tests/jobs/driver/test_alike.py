@@ -48,6 +48,12 @@ def of_data(tmp_path: Path) -> tuple[Path, Study, Path]:
     return tmp_path / "s", plan, data
 
 
+def test_what_the_analytic_mode_assumes_keeps_no_run_out_of_its_study() -> None:
+    now = defaults([])
+    assert alike.other_keys(defaults(["analytic.own_kind_weight=0.3333333333333333"]), now) == []
+    assert alike.other_keys(defaults(["selection.beta=2.0", "analytic.prior_rows=5"]), now) == ["selection.beta"]
+
+
 def test_data_that_changed_since_trials_were_begun_are_refused(tmp_path: Path) -> None:
     folder, plan, data = of_data(tmp_path)
     assert sweep.open_study(folder) == plan
