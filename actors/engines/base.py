@@ -1,7 +1,8 @@
 """The interface of the engines that write completions.
 
 They take token ids and one seed per completion, and return token ids. On a CPU in float32 with one thread a completion
-depends bit for bit on weights, prompt and seed alone: not on what else is generated, when, or in which process.
+depends bit for bit on weights, prompt and seed alone: not on what else is generated, when, or in which process. With
+experts it also depends on what its call asks for beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from actors.engines import gpu_memory
 from actors.placement.role import GPU_MEMORY_SHARE
 from scpl_ray.config import Experiment
 from scpl_ray.models.limits import positions
+from scpl_ray.models.sources import found_config
 from scpl_ray.models.tokens import Ids, load_tokenizer, stop_ids
 from scpl_ray.protocols import SAMPLING_BOUND
 from scpl_ray.records import Weights
@@ -34,6 +36,8 @@ GPU_TOLERANCE = 0.05
 FLOAT32_SAMPLING_BOUND = 1e-3
 """Largest mean difference between an engine's log-probabilities and a scorer's in float32 on a CPU, in nats per token:
 they add in another order."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""What configs of different architectures call the number of a layer's experts among which tokens choose."""
 PROBE_STRIDE = 7919
 """A prime, so that the probe prompt's ids spread over a vocabulary of any size."""
 
@@ -60,6 +64,8 @@ class EngineSettings:
     """Whether the engine gives GPU memory back while other processes work."""
     max_sequences: int | None = None
     """Most completions written at the same time; ``None``: as many as suits the engine and its device."""
+    experts: bool = False
+    """Whether the model has experts, each of which reads as many tokens at a time as happen to choose it."""
 
     @property
     def sleep_level(self) -> Literal[1, 2]:
@@ -78,7 +84,7 @@ class EngineSettings:
     @property
     def exact(self) -> bool:
         """Whether a completion depends on weights, prompt and seed alone, to the bit, whatever is written beside it."""
-        return not self.gpus and self.dtype == "float32"
+        return self._float32_on_cpu and not self.experts
 
     @property
     def together(self) -> bool:
@@ -89,7 +95,11 @@ class EngineSettings:
     @property
     def sampling_bound(self) -> float:
         """See :attr:`scpl_ray.protocols.Engines.sampling_bound`."""
-        return FLOAT32_SAMPLING_BOUND if self.exact else SAMPLING_BOUND
+        return FLOAT32_SAMPLING_BOUND if self._float32_on_cpu else SAMPLING_BOUND
+
+    @property
+    def _float32_on_cpu(self) -> bool:
+        return not self.gpus and self.dtype == "float32"
 
     @classmethod
     def of(
@@ -98,7 +108,8 @@ class EngineSettings:
         """The settings that an experiment asks for, in a process that has these GPUs.
 
         Raises:
-            ValueError: ``model.dtype`` is still ``auto`` where it depends on the model's size.
+            ValueError: ``model.dtype`` is still ``auto`` where it depends on the model's size, or the model's config
+                cannot be read.
         """
         model, generation = experiment.model, experiment.generation
         served = model.lora if generation.refresh == "adapter" else None
@@ -107,6 +118,7 @@ class EngineSettings:
             if not gpus and not model.built_here:
                 raise ValueError("model.dtype: auto depends on the model; see scpl_ray.models.precision.decided")
             dtype = "bfloat16" if gpus else "float32"
+        config = None if model.built_here else found_config(experiment)
         return cls(
             max_prompt_tokens=experiment.task.max_prompt_tokens,
             max_new_tokens=generation.max_new_tokens,
@@ -120,6 +132,7 @@ class EngineSettings:
             memory_share=memory_share,
             sleeps=sleeps,
             max_sequences=None if generation.max_sequences == "auto" else generation.max_sequences,
+            experts=config is not None and has_experts(config.get_text_config()),
         )
 
 
@@ -369,6 +382,14 @@ class Engine(abc.ABC):
 def values_per_token(config: PreTrainedConfig) -> int:
     """How many numbers a model keeps per token of a sequence: keys and values of all layers and key-value heads."""
     return 2 * int(config.num_hidden_layers) * key_value_heads(config) * head_width(config)
+
+
+def has_experts(config: PreTrainedConfig) -> bool:
+    """Whether a model has layers of several experts among which every token chooses."""
+    values = config.to_dict()
+    counts = (values.get(name) or 0 for name in EXPERTS)
+    # some name one count for every layer
+    return any((max(count) if isinstance(count, list) else count) > 1 for count in counts)
 
 
 def key_value_heads(config: PreTrainedConfig) -> int:

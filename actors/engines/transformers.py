@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from actors.engines.base import Engine, EngineSettings, Held, Probe, Request, Sampled
-from scpl_ray.models.attention import compute_caps
+from scpl_ray.config import Experiment
+from scpl_ray.models.adapters import load_model
 
 TOKENS_PER_BATCH = 16_384
 """Size of a batch in tokens: its rows times its final width."""
+SERVED_LAYERS = frozenset({DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__})
+"""The kinds of layers whose keys and values a cache holds that knows nothing of the model."""
 ROW_STEP = 8
 """Batches have a multiple of this many rows: products of 1 to 3 rows round differently from larger ones."""
 
@@ -39,6 +43,18 @@ class TransformersEngine(Engine):
         """One batch, which caches keys and values of all the tokens that it reads."""
         tokens = max(TOKENS_PER_BATCH, ROW_STEP * positions)
         return Held(cached_tokens=tokens, read_tokens=tokens, rows=tokens // positions)
+
+    @classmethod
+    def refuses(cls, config: PreTrainedConfig, experiment: Experiment, *, on_gpu: bool) -> str | None:
+        """Models with layers that keep something else of what they read than keys and values."""
+        others = kinds_of_layers(config) - SERVED_LAYERS
+        if not others:
+            return None
+        way_out = "choose another model.name" + (", or set generation.engine=vllm" if on_gpu else "")
+        return (
+            f"generation.engine = 'transformers': {config.model_type} models have layers that keep another state than "
+            f"keys and values ({', '.join(sorted(others))}), and this engine keeps no other; {way_out}"
+        )
 
     def step(self) -> list[tuple[int, Sampled]]:
         """Write the next batch of what was added."""
@@ -84,13 +100,8 @@ class TransformersEngine(Engine):
 
     def _read_model(self, folder: Path, config: PreTrainedConfig) -> None:
         self._base = self._model = None
-        self._base = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, self.settings.dtype),
-            use_safetensors=True,
-            trust_remote_code=self.settings.trust_remote_code,
-        )
-        self._base = compute_caps(self._base).to(self._device).eval()
+        dtype, trust = getattr(torch, self.settings.dtype), self.settings.trust_remote_code
+        self._base = load_model(folder, dtype, trust_remote_code=trust).to(self._device).eval()
         self._model = self._base
 
     def _serve_adapter(self, adapter: Path | None) -> None:
@@ -174,6 +185,16 @@ class TransformersEngine(Engine):
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
         distribution = probabilities.cumsum(-1)
         return torch.searchsorted(distribution, uniforms[:, None] * distribution[:, -1:], right=True)[:, 0]
+
+
+def kinds_of_layers(config: PreTrainedConfig) -> set[str]:
+    """What transformers calls the kinds of layers of a model, by what they keep of a text that they have read."""
+    if config.model_type == "recurrent_gemma":  # keeps its states in the layers themselves
+        return {"recurrent layers"}
+    try:
+        return {type(layer).__name__ for layer in DynamicCache(config=config).layers}
+    except KeyError as error:  # a kind that is registered with the model's code
+        return {str(error.args[0])}
 
 
 def _filled(rows: Sequence[int]) -> list[int]:

@@ -20,6 +20,7 @@ from actors.engines.base import (
     Probe,
     Request,
     Sampled,
+    has_experts,
     head_width,
     values_per_token,
 )
@@ -91,8 +92,9 @@ class VllmEngine(Engine):
 
     @classmethod
     def refuses(cls, config: PreTrainedConfig, experiment: Experiment, *, on_gpu: bool) -> str | None:
-        """Adapters of too high a rank or of a model without them; on a CPU also other head sizes and sequences that do
-        not fit its memory. Where ``model.dtype`` is undecided, the smaller one counts: the start refuses exactly."""
+        """Adapters of too high a rank or of a model without them; on a CPU also other head sizes, experts, which a
+        reload leaves wrong there, and sequences that do not fit its memory. Where ``model.dtype`` is undecided, the
+        smaller one counts: the start refuses exactly."""
         model = experiment.model
         try:
             if model.lora is not None and experiment.generation.refresh == "adapter":
@@ -107,6 +109,11 @@ class VllmEngine(Engine):
                 kv_cache_bytes(config, positions, torch.float32 if model.dtype == "float32" else torch.bfloat16)
         except ValueError as error:
             return str(error)
+        if not on_gpu and has_experts(config):
+            return (
+                f"generation.engine = 'vllm': {config.model_type} models have experts, which vLLM on a CPU neither "
+                "reloads nor serves with adapters; set generation.engine=transformers"
+            )
         width = head_width(config)
         if not on_gpu and width not in CPU_HEAD_WIDTHS:
             return (

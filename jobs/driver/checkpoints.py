@@ -142,7 +142,8 @@ def measured(experiment: Experiment, base: Path, checkpoints: Sequence[Checkpoin
         checkpoints: what is measured.
 
     Raises:
-        ConfigError: adapters are to be served, and a checkpoint is neither their base model nor one of them.
+        ConfigError: adapters are to be served, and a checkpoint is neither their base model nor one of them, or would
+            leave something of itself in that model.
     """
     ranks = [one.rank for one in checkpoints if one.rank]
     if experiment.generation.refresh == "adapter":
@@ -151,6 +152,12 @@ def measured(experiment: Experiment, base: Path, checkpoints: Sequence[Checkpoin
                 raise ConfigError(
                     f"generation.refresh = 'adapter': serves adapters of one base model, and {one.name} is a whole "
                     "model; leave it at reload, by which adapters are merged first"
+                )
+            if one.bias != "none":
+                raise ConfigError(
+                    f"generation.refresh = 'adapter': {one.name} has biases (bias = {one.bias!r}), which take the "
+                    "place of the base model's and would stay there when the next checkpoint is measured; leave it at "
+                    "reload, by which adapters are merged first"
                 )
     terms = {name: weight for name, weight in experiment.reward.terms.items() if name != FUNCTION_TERM}
     keys: dict[str, object] = {

@@ -18,7 +18,7 @@ from scpl_ray.config.errors import ConfigError
 from scpl_ray.config.paths import user_path
 from scpl_ray.config.schema import FUNCTION_TERM, MODEL_TERM
 from scpl_ray.feedback import rules
-from scpl_ray.models import limits, prompts, smollm2, sources, tiny, tiny_base
+from scpl_ray.models import limits, loading, prompts, smollm2, sources, tiny, tiny_base
 from scpl_ray.own import functions, references
 from scpl_ray.protocols import Task
 from scpl_ray.storage import cache
@@ -263,6 +263,10 @@ def _model(experiment: Experiment, on_gpu: bool) -> None:
     folder = user_path(model.name)
     if folder.is_dir() and sources.has_tokenizer(folder):
         limits.check_tokenizer(folder, config, model.name, trust_remote_code=model.trust_remote_code)
+    if folder.is_dir() and not model.trust_remote_code:
+        from transformers import AutoModelForCausalLM
+
+        loading.check_names(AutoModelForCausalLM, folder, config, f"model.name: {model.name}")
 
 
 def _served(config: PreTrainedConfig, experiment: Experiment, on_gpu: bool) -> None:
@@ -285,3 +289,8 @@ def _reward_model(experiment: Experiment, on_gpu: bool) -> None:
         if sources.known_reward_config(experiment) is None:
             return
     sources.check_reward_model(experiment)
+    config = sources.known_reward_config(experiment)
+    if folder.is_dir() and config is not None and not experiment.model.trust_remote_code:
+        from transformers import AutoModelForSequenceClassification
+
+        loading.check_names(AutoModelForSequenceClassification, folder, config, f"reward.model: {name}")

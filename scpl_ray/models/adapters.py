@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from scpl_ray.config import Lora
+from scpl_ray.models import loading
 from scpl_ray.models.attention import compute_caps
 from scpl_ray.protocols import TrainingError
 from scpl_ray.seeds import derive_seed
@@ -33,17 +34,21 @@ TOKENIZER_FILES = ("*token*", "vocab.*", "merges.txt", "spiece.model", "chat_tem
 
 
 def load_model(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a causal language model from safetensors, on the CPU."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-    )
-    return compute_caps(model)
+    """Load a causal language model from safetensors, on the CPU.
+
+    Raises:
+        ValueError: a weight is not in the files or has another shape there.
+    """
+    return compute_caps(loading.load(AutoModelForCausalLM, folder, dtype, trust_remote_code=trust_remote_code))
 
 
 def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """Freeze the model and add a LoRA update to each linear layer: W + (alpha / rank) B A (Hu et al. 2021).
 
-    Embeddings and the output head are not adapted.
+    Embeddings and the output head are not adapted, nor are experts, whose weights are no linear layers.
+
+    Raises:
+        ValueError: PEFT would adapt the model's experts, with an update that could not be merged.
     """
     head = model.get_output_embeddings()
     linear = {
@@ -59,7 +64,14 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> PeftModel:
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if of_experts := getattr(adapted.peft_config["default"], "target_parameters", None):
+        raise ValueError(
+            f"model.lora: {model.config.model_type} names layers beside its experts as it once named these, so that "
+            f"PEFT adapts the experts ({', '.join(sorted(of_experts))}) instead, with an update that cannot be merged; "
+            "set model.lora=null, which trains all weights, or choose another model.name"
+        )
+    return adapted
 
 
 def fresh_adapter(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:

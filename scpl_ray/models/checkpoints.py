@@ -33,6 +33,8 @@ class Checkpoint:
     """Of an adapter: its base model, as ``adapter_config.json`` names it; ``None``: this is a whole model."""
     rank: int = 0
     """Of an adapter: its rank; 0 where it has none."""
+    bias: str = "none"
+    """Of an adapter: which biases of the base model it replaces, in PEFT's words."""
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -85,6 +87,7 @@ def _found(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoi
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         base, rank = config["base_model_name_or_path"], int(config.get("r") or 0)
+        bias = str(config.get("bias") or "none")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{OPTION}: {name}: its {ADAPTER_CONFIG} cannot be read ({error!r:.200}); save it again"
@@ -94,7 +97,7 @@ def _found(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoi
             f"{OPTION}: {name} has no {ADAPTER_WEIGHTS}; only safetensors are loaded, because a pickle can run any "
             "code when it is read: save the adapter again with a current PEFT"
         )
-    return Checkpoint(name, folder.resolve(), str(base), rank)
+    return Checkpoint(name, folder.resolve(), str(base), rank, bias)
 
 
 def base_of(checkpoints: Sequence[Checkpoint], given: str | None, revision: str | None = None, *, trust: bool) -> Path:

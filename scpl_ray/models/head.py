@@ -4,8 +4,8 @@ Logits are the largest thing that a model computes: one number per position and 
 is learned from or scored, only some positions count, often fewer than half, so the others' logits are never made. Where
 those are still too many, a part of them is made at a time, and once more in the backward pass.
 
-Some models scale or cap what their output layer gives. A part is therefore made by the model's own forward pass, whose
-decoder gives back the hidden states that it is given.
+Some models scale what their output layer gets, and scale or cap what it gives. A part is therefore made by the model's
+own forward pass, in which the decoder gives back hidden states that it gave before.
 """
 
 from __future__ import annotations
@@ -47,25 +47,38 @@ def nll_at(model: nn.Module, chosen: Tensor, targets: Tensor, *, block: int = 1,
         logits = _with_layer_on(model, head, lambda values: _filled(values[chosen], block), inputs)
         # all logits, if the model has no use for its layer
         return _nll(logits if logits.dim() == 2 else logits[chosen], targets)
-    hidden: list[Tensor] = []
-    kinds: list[type[ModelOutput]] = []
+    given: list[tuple[type[ModelOutput], Tensor]] = []
 
-    def first_only(values: Tensor) -> Tensor:
-        hidden.append(values[chosen])
-        return hidden[0][:1]
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, ModelOutput) and "last_hidden_state" in output:
+            given.append((type(output), output["last_hidden_state"][chosen]))
 
-    watch = inner.get_decoder().register_forward_hook(lambda _, __, output: kinds.append(type(output)))
+    decoder = _decoder(inner, head)
+    watch = decoder.register_forward_hook(note)
     try:
-        found = _with_layer_on(model, head, first_only, inputs)
+        # one position where the parts come later, and all of them where they cannot
+        found = _with_layer_on(
+            model, head, lambda values: values[0, :1] if given else _filled(values[chosen], block), inputs
+        )
     finally:
         watch.remove()
-    if not hidden:
-        return _nll(found[chosen], targets)
-    part_of: Callable[[Tensor, Tensor], Tensor] = functools.partial(_through, inner, kinds[0], block)
+    if found.dim() > 2 or not given:
+        return _nll(found if found.dim() == 2 else found[chosen], targets)
+    ((kind, hidden),) = given
+    part_of: Callable[[Tensor, Tensor], Tensor] = functools.partial(_through, inner, decoder, kind, block)
     if torch.is_grad_enabled():
         part_of = functools.partial(checkpoint, part_of, use_reentrant=False, preserve_rng_state=False)
-    parts = zip(torch.split(hidden[0], at_once), torch.split(targets, at_once), strict=True)
+    parts = zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
     return torch.cat([part_of(*part) for part in parts])
+
+
+def _decoder(model: PreTrainedModel, head: nn.Module) -> nn.Module:
+    """The part of a model whose output becomes logits; some name their output layer or themselves as their decoder."""
+    named: nn.Module = model.get_decoder()
+    if named is not head and named is not model:
+        return named
+    parts: list[nn.Module] = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    return parts[min(1, len(parts) - 1)]
 
 
 def _with_layer_on(
@@ -87,23 +100,21 @@ def _filled(hidden: Tensor, block: int) -> Tensor:
     return torch.cat([hidden, hidden[:1].expand(missing, -1)]) if missing else hidden
 
 
-def _through(model: PreTrainedModel, kind: type[ModelOutput], block: int, hidden: Tensor, targets: Tensor) -> Tensor:
-    with _given_back(model, kind):
+def _through(
+    model: PreTrainedModel, decoder: nn.Module, kind: type[ModelOutput], block: int, hidden: Tensor, targets: Tensor
+) -> Tensor:
+    filled = _filled(hidden, block)[None]
+    with _giving(decoder, kind(last_hidden_state=filled)):
         # not by calling the model, where hooks such as DeepSpeed's would take it for another pass
-        logits = model.forward(inputs_embeds=_filled(hidden, block)[None], use_cache=False).logits.squeeze(0)
+        logits = model.forward(inputs_embeds=filled, use_cache=False).logits.squeeze(0)
     return _nll(logits, targets)
 
 
 @contextlib.contextmanager
-def _given_back(model: PreTrainedModel, kind: type[ModelOutput]) -> Iterator[None]:
-    """During the block the decoder of a model gives back its input, as an output of this type."""
-
-    def given(*_: Any, inputs_embeds: Tensor, **__: Any) -> ModelOutput:
-        return kind(last_hidden_state=inputs_embeds)
-
-    decoder = model.get_decoder()
+def _giving(decoder: nn.Module, output: ModelOutput) -> Iterator[None]:
+    """During the block a decoder gives this, whatever it is given."""
     before = vars(decoder).get("forward")
-    decoder.forward = given
+    decoder.forward = lambda *_, **__: output
     try:
         yield
     finally:

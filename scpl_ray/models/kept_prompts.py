@@ -50,6 +50,8 @@ def suits(model: PreTrainedModel) -> bool:
         model.num_parameters() >= LARGE
         and {"attention_mask", "position_ids", "past_key_values"} <= takes.keys()
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+        # windows of GPT-Neo, whose masks count the places of what is kept, padding with it
+        and "local" not in getattr(model.config, "attention_layers", ())
         and _counts_from_0(model)
     )
 

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """What configs of different architectures call the longest sequence; MPT has ``max_seq_len``, Bloom ``seq_length``."""
+FROM_PADDING = frozenset(
+    {
+        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+        *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+    }
+)
+"""Encoders (``model_type``) whose first token stands at the position after that of padding, whose number is its id."""
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """Ends of the names of input embeddings in safetensors files."""
 
@@ -23,8 +30,13 @@ def positions(config: PreTrainedConfig) -> int | None:
     for name in POSITIONS:
         found = getattr(values, name, None)
         if isinstance(found, int) and found > 0:
-            return found
+            return found - _before_the_first(values)
     return None
+
+
+def _before_the_first(values: PreTrainedConfig) -> int:
+    """How many positions stand before that of the first token."""
+    return int(values.pad_token_id or 0) + 1 if values.model_type in FROM_PADDING else 0
 
 
 def check_config(config: PreTrainedConfig, experiment: Experiment, name: str, *, key: str = "model.name") -> None:

@@ -7,6 +7,7 @@ models: ``AutoModelForSequenceClassification``, safetensors only.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from scpl_ray.models import loading
 from scpl_ray.models.attention import compute_caps
 from scpl_ray.models.likelihood import POSITIONS_STEP, equal_width_batches, pad_right, tokens_per_pass
 from scpl_ray.models.limits import positions
@@ -48,6 +50,15 @@ class SequenceModel:
     """Token id of the padding on the right of texts that are shorter than the width of their batch."""
     max_tokens: int
     """Longest text, in tokens."""
+    segmented: bool = False
+    """Whether :meth:`pair_outputs` says which of a pair's tokens are whose (``token_type_ids``)."""
+
+    @property
+    def takes_segments(self) -> bool:
+        """Whether the tokenizer says which of a pair's tokens are whose, and the model has embeddings for that."""
+        name, kinds = "token_type_ids", self.model.config.to_dict().get("type_vocab_size") or 0
+        taken = inspect.signature(self.model.forward).parameters
+        return name in self.tokenizer.model_input_names and name in taken and kinds > 1
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -69,17 +80,21 @@ class SequenceModel:
         A completion that exceeds :data:`COMPLETION_SHARE` of the longest text loses its end. Then a prompt that does
         not fit loses its beginning, because the last turn of a conversation says most about what is asked.
         """
+        return [ids for ids, _ in self._tokenise(pairs)]
+
+    def _tokenise(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+        """As :meth:`encode_pairs`, with the segment of every token: of the prompt (0) or the completion (1)."""
         if not pairs:
             return []
         # All at once takes a tenth of the time of one after another; only long texts have to be looked at closely.
         written = self._written_before()
         bare = [(prompt.removeprefix(written), completion) for prompt, completion in pairs]
         prompts, completions = map(list, zip(*bare, strict=True))
-        encoded = self.tokenizer(prompts, completions, verbose=False)["input_ids"]
+        encoded = self.tokenizer(prompts, completions, return_token_type_ids=True, verbose=False)
         never_cut = int(COMPLETION_SHARE * self.max_tokens)
         return [
-            tuple(ids) if len(ids) <= never_cut else self._encode_long(*pair)
-            for pair, ids in zip(bare, encoded, strict=True)
+            (tuple(ids), tuple(segments)) if len(ids) <= never_cut else self._tokenise_long(*pair)
+            for pair, ids, segments in zip(bare, encoded["input_ids"], encoded["token_type_ids"], strict=True)
         ]
 
     def _written_before(self) -> str:
@@ -88,13 +103,17 @@ class SequenceModel:
         count = [*encoded["special_tokens_mask"], 0].index(0)
         return "".join(self.tokenizer.convert_ids_to_tokens(encoded["input_ids"][:count]))
 
-    def _encode_long(self, prompt: str, completion: str) -> Ids:
+    def _tokenise_long(self, prompt: str, completion: str) -> tuple[Ids, Ids]:
         completion = self._cut(completion, int(COMPLETION_SHARE * self.max_tokens), from_end=False)
         room = self.max_tokens - len(self.tokenizer("", completion)["input_ids"])
         encoded = self.tokenizer(
-            self._cut(prompt, room, from_end=True), completion, truncation="only_first", max_length=self.max_tokens
+            self._cut(prompt, room, from_end=True),
+            completion,
+            truncation="only_first",
+            max_length=self.max_tokens,
+            return_token_type_ids=True,
         )
-        return tuple(encoded["input_ids"])
+        return tuple(encoded["input_ids"]), tuple(encoded["token_type_ids"])
 
     def _cut(self, text: str, tokens: int, *, from_end: bool) -> str:
         """The text of the first (or last) tokens of a text."""
@@ -108,21 +127,36 @@ class SequenceModel:
             return text[encoded.token_to_chars(count - tokens).start :]
         return text[: encoded.token_to_chars(tokens - 1).end]
 
-    def outputs(self, texts: Sequence[Ids], tokens_per_batch: int, *, threads: int = 1) -> NDArray[np.float64]:
+    def pair_outputs(self, pairs: Sequence[tuple[str, str]], tokens_per_batch: int) -> NDArray[np.float64]:
+        """Outputs of prompts and completions, as :meth:`outputs` of what :meth:`encode_pairs` makes of them."""
+        tokenised = self._tokenise(pairs)
+        segments = [segments for _, segments in tokenised] if self.segmented else None
+        return self.outputs([ids for ids, _ in tokenised], tokens_per_batch, segments=segments)
+
+    def outputs(
+        self,
+        texts: Sequence[Ids],
+        tokens_per_batch: int,
+        *,
+        segments: Sequence[Ids] | None = None,
+        threads: int = 1,
+    ) -> NDArray[np.float64]:
         """Outputs of encoded texts, in order, shape (texts, outputs); the same for any number of threads.
 
         Args:
             texts: token ids.
             tokens_per_batch: tokens per forward pass, padding included; see
                 :func:`scpl_ray.models.likelihood.tokens_per_pass`.
+            segments: the segment of every token; ``None``: the model is told none.
             threads: how many passes are made at a time.
         """
         found = np.full((len(texts), self.model.config.num_labels), np.nan)
 
         def read(batch: tuple[int, list[int]]) -> None:
             width, members = batch
+            told = None if segments is None else [segments[i] for i in members]
             with torch.inference_mode():  # of a thread, not of the process
-                found[members] = self.forward([texts[i] for i in members], width).double().cpu().numpy()
+                found[members] = self.forward([texts[i] for i in members], width, told).double().cpu().numpy()
 
         # One position more than needed, so that there is always padding: without any, attention uses other kernels.
         lengths = [len(ids) + 1 for ids in texts]
@@ -135,11 +169,16 @@ class SequenceModel:
                 list(pool.map(read, batches))
         return found
 
-    def forward(self, texts: Sequence[Ids], width: int) -> Tensor:
+    def forward(self, texts: Sequence[Ids], width: int, segments: Sequence[Ids] | None = None) -> Tensor:
         """Head outputs, shape (texts, outputs), float32."""
         device = self.model.device
-        mask = pad_right([(1,) * len(ids) for ids in texts], width, 0, device)
-        outputs: Tensor = self.model(input_ids=pad_right(texts, width, self.filler, device), attention_mask=mask).logits
+        inputs = {
+            "input_ids": pad_right(texts, width, self.filler, device),
+            "attention_mask": pad_right([(1,) * len(ids) for ids in texts], width, 0, device),
+        }
+        if segments is not None:
+            inputs["token_type_ids"] = pad_right(segments, width, 0, device)
+        outputs: Tensor = self.model(**inputs).logits
         return outputs.float()
 
     def forward_any(self, texts: Sequence[Ids]) -> Tensor:
@@ -192,11 +231,9 @@ def load(source: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bo
         trust_remote_code: whether code that came with the model may be run.
 
     Raises:
-        ValueError: neither config nor tokenizer says how long a text may be.
+        ValueError: weights are missing, or neither config nor tokenizer says how long a text may be.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(source), dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-    )
+    model = loading.load(AutoModelForSequenceClassification, source, dtype, trust_remote_code=trust_remote_code)
     wrapped = _wrap(model.to(device), load_tokenizer(source, trust_remote_code=trust_remote_code), None)
     for layer in wrapped.model.modules():
         if isinstance(layer, nn.Linear):
@@ -243,18 +280,20 @@ def untrained(
         trust_remote_code: whether code that came with the base may be run.
 
     Raises:
-        ValueError: ``max_tokens`` is ``None``, and neither config nor tokenizer says how long a text may be.
+        ValueError: weights of the body are missing, or ``max_tokens`` is ``None``, and neither config nor tokenizer
+            says how long a text may be.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "new weights") % 2**63)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(base),
+        model = loading.load(
+            AutoModelForSequenceClassification,
+            base,
+            torch.float32,
+            trust_remote_code=trust_remote_code,
+            new_head=True,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
         )
     wrapped = _wrap(model.to(device), load_tokenizer(base, trust_remote_code=trust_remote_code), max_tokens)
     head = wrapped.head()

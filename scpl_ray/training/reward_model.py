@@ -60,7 +60,7 @@ class RewardModel:
             texts: the pairs.
             tokens_per_batch: tokens per forward pass, padding included.
         """
-        return self.sequence.outputs(self.sequence.encode_pairs(texts), tokens_per_batch) - self.offset
+        return self.sequence.pair_outputs(texts, tokens_per_batch) - self.offset
 
     def score(
         self, texts: Sequence[tuple[str, str]], tokens_per_batch: int, groups: Sequence[str | None] = ()
@@ -93,6 +93,8 @@ def load(
 ) -> RewardModel:
     """Load a reward model from a folder or the Hub, safetensors only.
 
+    One from elsewhere reads pairs as its tokenizer writes them, segments (``token_type_ids``) included.
+
     Args:
         source: a folder, or a Hub id as a path.
         dtype: number format of the weights in memory.
@@ -101,11 +103,14 @@ def load(
         trust_remote_code: whether code that came with the model may be run.
 
     Raises:
-        ValueError: the model has neither one output nor one per group; see :func:`check_outputs`.
+        ValueError: weights are missing, or the model has neither one output nor one per group; see
+            :func:`check_outputs`.
     """
     model = sequence.load(source, dtype, device, trust_remote_code=trust_remote_code)
     check_outputs(str(source), model.labels, groups)
     facts = model.model.config.to_dict()
+    fitted_here = OFFSET in facts or NATS in facts  # without segments, and read as they were fitted
+    model = dataclasses.replace(model, segmented=not fitted_here and model.takes_segments)
     offset, nats = (np.atleast_1d(np.float64(facts.get(key, absent))) for key, absent in ((OFFSET, 0.0), (NATS, 1.0)))
     return RewardModel(model, offset, nats)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV2Config, Qwen3MoeConfig
 
 from scpl_ray.config import Lora
 from scpl_ray.models.adapters import (
@@ -21,6 +21,7 @@ from scpl_ray.models.adapters import (
     save_model,
 )
 from scpl_ray.protocols import TrainingError
+from tests.support.model_shapes import SHAPE
 from tests.support.tiny_models import FAMILIES
 from tests.support.tiny_models import save_model as save_tiny_model
 
@@ -74,6 +75,40 @@ def test_all_linear_layers_but_the_head_get_an_adapter(base):
     adapters = [name for name in trained_tensors(model) if "lora_A" in name]
     assert len(adapters) == 2 * (4 if model.config.model_type == "gpt2" else 7)
     assert all("lora_" in name for name in trained_tensors(model))
+
+
+OF_EXPERTS = {
+    "deepseek_v2": lambda: DeepseekV2Config(
+        **SHAPE | {"num_key_value_heads": 2},
+        q_lora_rank=None,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+    ),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, head_dim=32, mlp_only_layers=[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OF_EXPERTS)
+def test_an_adapter_of_experts_that_could_not_be_merged_is_refused(kind):
+    with pytest.raises(ValueError, match=rf"model\.lora: .*{kind}.*experts.*set model\.lora=null"):
+        add_adapter(AutoModelForCausalLM.from_config(OF_EXPERTS[kind]()), LORA)
+
+
+def test_experts_beside_attention_get_no_adapter():
+    settings = Qwen3MoeConfig(
+        **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, head_dim=32, mlp_only_layers=[]
+    )
+    model = add_adapter(AutoModelForCausalLM.from_config(settings), LORA)
+    assert model.peft_config["default"].target_modules == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_a_fresh_adapter_depends_on_the_seed_alone_and_changes_nothing(base):

@@ -4,7 +4,14 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Llama4TextConfig,
+    MiniCPM3Config,
+    ModernBertDecoderConfig,
+    RobertaConfig,
+)
 
 from scpl_ray.config import Lora
 from scpl_ray.models import head
@@ -12,6 +19,7 @@ from scpl_ray.models.adapters import add_adapter
 from scpl_ray.models.head import nll_at
 from scpl_ray.training.batches import collate, training_pairs, training_sequences
 from scpl_ray.training.losses import preference_loss, sequence_log_probabilities, weighted_nll
+from tests.support.model_shapes import SHAPE, VOCABULARY
 from tests.support.tiny_models import FAMILIES, config, examples, pairs
 
 
@@ -102,6 +110,60 @@ def test_a_model_that_caps_its_logits_caps_those_of_every_part(monkeypatch):
         wanted = torch.nn.functional.cross_entropy(
             capped(input_ids=ids).logits[chosen], ids.flatten(), reduction="none"
         )
+    torch.testing.assert_close(found, wanted)
+
+
+OTHER_ENDS = {
+    # divides what its output layer gets
+    "minicpm3": lambda: MiniCPM3Config(
+        **SHAPE | {"num_key_value_heads": 2},
+        dim_model_base=16,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+    ),
+    # has layers between the decoder and the output layer
+    "roberta": lambda: RobertaConfig(**SHAPE, is_decoder=True),
+    # names its output layer as its decoder
+    "modernbert": lambda: ModernBertDecoderConfig(**SHAPE, pad_token_id=0),
+    # names itself as its decoder
+    "llama4": lambda: Llama4TextConfig(**SHAPE, head_dim=32, num_local_experts=2, intermediate_size_mlp=96),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_ENDS)
+def test_what_a_model_does_before_its_output_layer_is_done_once(kind, monkeypatch):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(OTHER_ENDS[kind]()).eval()
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, arguments, out: seen.append(out[..., 0].numel()))
+    ids = torch.randint(3, 200, (3, 11), generator=torch.Generator().manual_seed(0))
+    chosen = torch.ones_like(ids, dtype=torch.bool)
+    found = []
+    for at_once in (2**26, VOCABULARY * 7):
+        monkeypatch.setattr(head, "LOGITS_PER_PASS", at_once)
+        model.zero_grad()
+        seen.clear()
+        losses = nll_at(model, chosen, ids.flatten(), input_ids=ids, use_cache=False)
+        losses.mean().backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        found.append((losses.detach(), torch.cat(gradients)))
+    assert max(seen) == 7, "and never all of them at once"
+    torch.testing.assert_close(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_where_no_hidden_states_are_seen_all_logits_are_made_at_once(model, rows_seen, monkeypatch):
+    monkeypatch.setattr(head, "LOGITS_PER_PASS", 200 * 7)
+    ids = torch.randint(2, 200, (3, 11), generator=torch.Generator().manual_seed(0))
+    chosen = torch.ones_like(ids, dtype=torch.bool)
+    monkeypatch.setattr(model, "get_decoder", model.get_input_embeddings)
+    with torch.no_grad():
+        found = nll_at(model, chosen, ids.flatten(), block=8, input_ids=ids)
+        assert rows_seen == [40]
+        wanted = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[chosen], ids.flatten(), reduction="none")
     torch.testing.assert_close(found, wanted)
 
 

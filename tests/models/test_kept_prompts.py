@@ -10,6 +10,7 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -33,6 +34,15 @@ OTHERS: dict[str, Callable[[], PreTrainedConfig]] = {
     # see a window of what is before
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=16),
     "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=32),
+    "gpt_neo": lambda: GPTNeoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+        max_position_embeddings=128,
+    ),
     # counts positions from behind the padding token's
     "roberta": lambda: RobertaConfig(
         vocab_size=VOCABULARY,

@@ -1,11 +1,13 @@
-"""A tokenizer may have more tokens than a model has embeddings, if no text of a run contains them."""
+"""A tokenizer may have more tokens than a model has embeddings, if no text of a run contains them; and the longest text
+that an encoder reads."""
 
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
-from scpl_ray.models.limits import check_tokenizer
+from scpl_ray.models.limits import FROM_PADDING, check_tokenizer, positions
 from tests.support.tiny_models import VOCABULARY, config, save_model
 
 CHAT = "w3 {{ messages[0]['content'] }} w4 %s"
@@ -42,3 +44,22 @@ def test_a_token_that_prompts_contain_needs_an_embedding(whole: Path, tmp_path: 
 def test_a_token_with_a_role_needs_an_embedding(whole: Path, tmp_path: Path, role: str) -> None:
     with pytest.raises(ValueError, match="gives ids up to 200, but its model has embeddings for 200"):
         checked(whole, tmp_path, None, **{role: "<image>"})
+
+
+@pytest.mark.parametrize("kind", sorted(FROM_PADDING))
+def test_encoders_read_as_many_tokens_as_have_positions(kind: str) -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"attention_window": [4]} if kind == "longformer" else {"languages": ["en"], "default_language": "en"}
+    values = AutoConfig.for_model(
+        kind, **sizes, intermediate_size=16, max_position_embeddings=20, pad_token_id=1, entity_vocab_size=9, **more
+    )
+    model = AutoModel.from_config(values).eval()
+    assert positions(values) == 18
+    with torch.inference_mode():
+        model(input_ids=torch.full((1, 18), 7))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, 19), 7))
+
+
+def test_other_encoders_have_a_position_for_each_that_is_named() -> None:
+    assert positions(BertConfig(max_position_embeddings=20, pad_token_id=1)) == 20

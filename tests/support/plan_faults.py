@@ -4,7 +4,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import BloomConfig, MambaConfig, MptConfig, T5Config
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    DeepseekV2Config,
+    Lfm2Config,
+    MambaConfig,
+    MixtralConfig,
+    MptConfig,
+    PreTrainedConfig,
+    T5Config,
+)
+
+from tests.support.model_shapes import SHAPE
 
 MODEL = ("model.name=model", "task.max_prompt_tokens=32", "generation.engine=transformers")
 CUSTOM = "feedback.rule=custom"
@@ -23,6 +36,10 @@ def with_config(config: object) -> Callable[[Path], None]:
     return make
 
 
+def with_model(config: PreTrainedConfig) -> Callable[[Path], None]:
+    return lambda folder: AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
 def more_words(folder: Path) -> None:
     path = folder / "tokenizer.json"
     values = json.loads(path.read_text())
@@ -33,6 +50,21 @@ def more_words(folder: Path) -> None:
 def no_end(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "eos_token"}))
+
+
+def renamed(change: Callable[[str], str]) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        named = {change(name): tensor for name, tensor in weights.items()}
+        save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return make
+
+
+def one_output(folder: Path) -> None:
+    changed(
+        folder, id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0}, architectures=["LlamaForSequenceClassification"]
+    )
 
 
 def as_it_is(folder: Path) -> None:
@@ -126,6 +158,35 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         as_it_is,
         ["generation.refresh = 'adapter': vLLM serves no adapters of gpt2 models; set generation.refresh=reload"],
     ),
+    "a model with experts that vLLM does not serve on a CPU": (
+        ["model.name=model", "generation.engine=vllm"],
+        with_model(MixtralConfig(**SHAPE, num_local_experts=4)),
+        ["generation.engine = 'vllm': mixtral models have experts", "set generation.engine=transformers"],
+    ),
+    "a model with layers that keep another state": (
+        [*MODEL],
+        with_model(Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"])),
+        ["generation.engine = 'transformers': lfm2 models", "(LinearAttentionLayer)", "choose another model.name"],
+    ),
+    "an adapter of experts": (
+        [*MODEL],
+        with_model(
+            DeepseekV2Config(
+                **SHAPE | {"num_key_value_heads": 2},
+                q_lora_rank=None,
+                kv_lora_rank=16,
+                qk_rope_head_dim=8,
+                qk_nope_head_dim=8,
+                v_head_dim=16,
+                n_routed_experts=4,
+                n_shared_experts=1,
+                num_experts_per_tok=2,
+                moe_intermediate_size=32,
+                first_k_dense_replace=1,
+            )
+        ),
+        ["model.lora: ", "deepseek_v2", "set model.lora=null"],
+    ),
     "a reward model without weights": (
         ["reward.model=model"],
         lambda folder: (folder / "model.safetensors").unlink(),
@@ -137,6 +198,21 @@ FAULTS: dict[str, tuple[list[str], Callable[[Path], None], list[str]]] = {
         ["reward.model: model has no tokenizer"],
     ),
     "a reward model with other outputs": (["reward.model=model"], as_it_is, ["reward.model: model has 2 outputs"]),
+    "a reward model without a head": (
+        ["reward.model=model"],
+        one_output,
+        ["reward.model: model: 1 of 21 weights of LlamaForSequenceClassification are not in", "numbers: score.weight;"],
+    ),
+    "a model that was saved with what wraps it": (
+        [*MODEL],
+        renamed(lambda name: f"module.{name}"),
+        [
+            "model.name: model: 21 of 21 weights of LlamaForCausalLM are not in",
+            "lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight and 18 more",
+            "they have module.lm_head.weight, module.model.embed_tokens.weight,",
+            "save the whole model with its own save_pretrained",
+        ],
+    ),
     "quotas that round 1 cannot fill": (
         ["selection.strategy=quotas", "selection.keep_fraction=1.0", "groups.shares=[0.6, 0.4]"],
         as_it_is,

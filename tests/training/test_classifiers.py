@@ -1,5 +1,5 @@
 """Fine-tuning in parts: what a pass keeps for the backward pass is limited, and the step stays the same. Passes side by
-side change nothing."""
+side change nothing. Encoders from elsewhere read pairs as they were trained to."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+)
 
 from scpl_ray.protocols import Choice
 from scpl_ray.training import classifiers, reward_model
@@ -37,10 +47,10 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     forward = classifiers.SequenceModel.forward
 
-    def recorded(model: classifiers.SequenceModel, texts: Sequence[Any], width: int) -> Tensor:
+    def recorded(model: classifiers.SequenceModel, texts: Sequence[Any], width: int, *segments: Any) -> Tensor:
         if torch.is_grad_enabled():
             seen.append((len(texts), width))
-        return forward(model, texts, width)
+        return forward(model, texts, width, *segments)
 
     monkeypatch.setattr(classifiers.SequenceModel, "forward", recorded)
     return seen
@@ -162,3 +172,84 @@ def test_an_error_of_one_of_several_passes_is_raised(base: Path) -> None:
     model = classifiers.untrained(base, ["reward"], seed=0)
     with pytest.raises(IndexError):
         model.outputs([(3,)] * 20 + [(VOCABULARY + 1,)], 32, threads=2)
+
+
+SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+ENCODER = {**SHAPE, "intermediate_size": 64, "pad_token_id": 0, "num_labels": 1, "initializer_range": 0.2}
+PAIRS = [("w20 w21 w22", "w30 w31"), ("w23", "w32 w33 w34"), ("w24 w25", "w35"), (" ".join(["w26"] * 30), "w36 w37")]
+
+
+def scorer(base: Path, folder: Path, values: PreTrainedConfig) -> Path:
+    """A reward model from elsewhere, whose tokenizer writes an end after either text of a pair."""
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(values).save_pretrained(folder)
+    as_of_bert = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = AutoTokenizer.from_pretrained(base, model_input_names=as_of_bert)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A w1", pair="$A:0 w1:0 $B:1 w1:1", special_tokens=[("w1", 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def own_scores(folder: Path, pairs: Sequence[tuple[str, str]], **more: Any) -> list[float]:
+    """What transformers makes of a pair, without this package."""
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return [float(model(**tokenizer(*pair, return_tensors="pt", **more)).logits[0, 0]) for pair in pairs]
+
+
+def test_a_model_of_pairs_is_told_which_text_is_the_completion(base: Path, tmp_path: Path) -> None:
+    folder = scorer(base, tmp_path, BertConfig(**ENCODER, max_position_embeddings=64))
+    model = reward_model.load(folder, torch.float32, "cpu")
+    assert model.score(PAIRS, 512) == pytest.approx(own_scores(folder, PAIRS), abs=1e-5)
+    assert np.std(own_scores(folder, PAIRS)) > 0.01
+    assert [model.score([pair], 512)[0] for pair in PAIRS] == model.score(PAIRS, 512)
+    untold = own_scores(folder, PAIRS, return_token_type_ids=False)
+    assert np.abs(np.array(model.score(PAIRS, 512)) - untold).min() > 1e-3
+
+
+def test_segments_of_a_pair_that_is_cut_are_its_own(base: Path, tmp_path: Path) -> None:
+    folder = scorer(base, tmp_path, BertConfig(**ENCODER, max_position_embeddings=21))
+    (found,) = reward_model.load(folder, torch.float32, "cpu").score([(" ".join(["w26"] * 30), "w36 w37")], 512)
+    (kept,) = own_scores(folder, [(" ".join(["w26"] * 16), "w36 w37")])
+    assert found == pytest.approx(kept, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        LlamaConfig(**ENCODER, max_position_embeddings=64),
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, num_labels=1, pad_token_id=0),
+        RobertaConfig(**ENCODER, max_position_embeddings=64, type_vocab_size=1),
+    ],
+    ids=lambda values: values.model_type,
+)
+def test_a_model_without_embeddings_of_segments_is_told_none(
+    values: PreTrainedConfig, base: Path, tmp_path: Path
+) -> None:
+    folder = scorer(base, tmp_path, values)
+    model = reward_model.load(folder, torch.float32, "cpu")
+    assert not model.sequence.segmented
+    expected = own_scores(folder, PAIRS, return_token_type_ids=False)
+    assert model.score(PAIRS, 512) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_model_that_was_fitted_here_reads_as_it_was_fitted(base: Path, tmp_path: Path) -> None:
+    folder = scorer(base, tmp_path / "base", BertConfig(**ENCODER, max_position_embeddings=64))
+    fit(folder, tmp_path / "fitted", None)
+    model = reward_model.load(tmp_path / "fitted", torch.float32, "cpu")
+    assert model.sequence.takes_segments and not model.sequence.segmented
+    expected = np.array(own_scores(tmp_path / "fitted", PAIRS, return_token_type_ids=False)) - model.offset
+    assert model.score(PAIRS, 512) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 5])
+def test_positions_of_roberta_begin_after_that_of_padding(padding: int, base: Path, tmp_path: Path) -> None:
+    values = RobertaConfig(**{**ENCODER, "pad_token_id": padding}, max_position_embeddings=40, type_vocab_size=1)
+    folder = scorer(base, tmp_path, values)
+    model = reward_model.load(folder, torch.float32, "cpu")
+    assert model.sequence.max_tokens == 40 - padding - 1 - 1
+    texts = [(" ".join(["w26"] * 80), " ".join(["w27"] * many)) for many in (5, 80)]
+    assert np.isfinite(model.score(texts, 512)).all()
+    assert {len(ids) for ids in model.sequence.encode_pairs(texts)} == {model.sequence.max_tokens}

@@ -17,21 +17,31 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BloomConfig,
+    DeepseekV2Config,
     FalconConfig,
+    FalconH1Config,
     Gemma3Config,
     GPT2Config,
+    GPTNeoConfig,
+    Lfm2Config,
     Llama4Config,
     LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    Qwen3MoeConfig,
+    RecurrentGemmaConfig,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from actors.engines.base import EngineSettings, Probe, Request
+from actors.engines.base import EngineSettings, Probe, Request, has_experts
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import CPU_KV_CACHE_BYTES, WITHOUT_ADAPTERS, VllmEngine, kv_cache_bytes
 from scpl_ray.config import Experiment
 from scpl_ray.models.likelihood import negative_log_likelihood
 from scpl_ray.models.tokens import decode, decode_all, encode_answer, encode_prompt, encode_prompts, stop_ids
 from scpl_ray.records import Weights
+from tests.support.model_shapes import SHAPE
 from tests.support.tiny_models import FAMILIES, VOCABULARY, save_adapter, save_model
 
 SETTINGS = EngineSettings(
@@ -199,6 +209,22 @@ def test_settings_of_an_experiment() -> None:
     assert EngineSettings.of(Experiment(), 0.0).adapter_rank is None
 
 
+def test_with_experts_calls_are_written_alone(tmp_path: Path) -> None:
+    MixtralConfig(**SHAPE, num_local_experts=4).save_pretrained(tmp_path / "experts")
+    LlamaConfig(**SHAPE).save_pretrained(tmp_path / "plain")
+    for name, alone in (("experts", True), ("plain", False)):
+        experiment = Experiment.model_validate({"model": {"name": str(tmp_path / name), "dtype": "float32"}})
+        on_cpu, on_gpu = EngineSettings.of(experiment, 0.0), EngineSettings.of(experiment, 1.0)
+        assert (on_cpu.exact, on_cpu.together) == (not alone, not alone)
+        assert on_gpu.together and not on_gpu.exact
+        assert on_cpu.sampling_bound < on_gpu.sampling_bound, "rounding is as small as without experts"
+    plain = (LlamaConfig(), GPT2Config(), MixtralConfig(num_local_experts=1), Gemma3Config().get_text_config())
+    assert not any(map(has_experts, plain))
+    assert all(
+        map(has_experts, (MixtralConfig(), Qwen3MoeConfig(), DeepseekV2Config(), Llama4Config().get_text_config()))
+    )
+
+
 def test_probe_shows_the_weights(families: dict[str, Path], tmp_path: Path) -> None:
     base = families["llama"]
     served = engine(base, adapter_rank=4)
@@ -288,6 +314,43 @@ def test_vllm_is_refused_where_it_serves_no_adapters() -> None:
         assert VllmEngine.refuses(values, asked_of_vllm(lora=None), on_gpu=True) is None
         assert VllmEngine.refuses(values, Experiment(), on_gpu=True) is None
     assert VllmEngine.refuses(LlamaConfig(), asked_of_vllm(), on_gpu=True) is None
+
+
+def test_on_a_cpu_vllm_is_refused_for_models_with_experts() -> None:
+    for values in (MixtralConfig(), Qwen3MoeConfig(), DeepseekV2Config()):
+        fault = str(VllmEngine.refuses(values, Experiment(), on_gpu=False))
+        assert fault.startswith("generation.engine = 'vllm'") and "set generation.engine=transformers" in fault
+        assert values.model_type in fault
+        assert VllmEngine.refuses(values, Experiment(), on_gpu=True) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"]), "LinearAttentionLayer"),
+        (FalconH1Config(**SHAPE), "LinearAttentionAndFullAttentionLayer"),
+        (RecurrentGemmaConfig(**SHAPE), "recurrent"),
+    ],
+)
+def test_layers_that_keep_another_state_are_refused(values: PreTrainedConfig, kind: str) -> None:
+    for on_gpu in (False, True):
+        fault = str(TransformersEngine.refuses(values, Experiment(), on_gpu=on_gpu))
+        assert fault.startswith("generation.engine = 'transformers'") and kind in fault and values.model_type in fault
+        assert "model.name" in fault and ("generation.engine=vllm" in fault) == on_gpu
+
+
+def test_windows_are_not_refused() -> None:
+    served = (
+        LlamaConfig(),
+        GPT2Config(),
+        GPTNeoConfig(),
+        BloomConfig(),
+        MistralConfig(),
+        Gemma3Config(),
+        Llama4Config(),
+    )
+    for values in (*served, MixtralConfig()):
+        assert TransformersEngine.refuses(values.get_text_config(), Experiment(), on_gpu=False) is None
 
 
 def test_the_models_without_adapters_are_those_of_the_installed_vllm() -> None:

@@ -1,5 +1,6 @@
 """``scpl measure --checkpoints``: the numbers of a run from its policies alone, and what is refused at once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from jobs.driver import checkpoints
 from jobs.driver.checkpoints import measured, rounds
 from scpl_ray.config import Experiment, loading
 from scpl_ray.config.errors import ConfigError
+from scpl_ray.models import checkpoints as models
 from scpl_ray.models.checkpoints import Checkpoint
 from scpl_ray.protocols import SAMPLING_BOUND
 from scpl_ray.records import Metric
@@ -97,6 +99,20 @@ def test_settings_of_the_loop_do_not_stand_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="and a is a whole model; leave it at reload"):
         measured(small("generation.refresh=adapter"), tmp_path, [one, other])
     assert checkpoints.OPTION == "--checkpoints"
+
+
+def test_adapters_that_would_leave_biases_behind_are_not_served(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    adapters = [save_adapter(base, tmp_path / f"a{seed}", seed) for seed in (1, 2)]
+    path = adapters[1] / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": "lora_only"}))
+    found = models.found([str(base), *map(str, adapters)])
+    assert [one.bias for one in found] == ["none", "none", "lora_only"]
+    served = small("generation.refresh=adapter")
+    with pytest.raises(ConfigError, match=r"a2 has biases \(bias = 'lora_only'\).*leave it at reload"):
+        measured(served, base, found)
+    measured(served, base, found[:2])
+    measured(small(), base, found)
 
 
 @pytest.mark.parametrize(
