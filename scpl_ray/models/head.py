@@ -56,9 +56,9 @@ def nll_at(model: nn.Module, chosen: Tensor, targets: Tensor, *, block: int = 1,
     decoder = _decoder(inner, head)
     watch = decoder.register_forward_hook(note)
     try:
-        # one position where the parts come later, and all of them where they cannot
+        # one position where the parts come later, in memory of its own, and all of them where they cannot
         found = _with_layer_on(
-            model, head, lambda values: values[0, :1] if given else _filled(values[chosen], block), inputs
+            model, head, lambda values: values[0, :1].clone() if given else _filled(values[chosen], block), inputs
         )
     finally:
         watch.remove()
