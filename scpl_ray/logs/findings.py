@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy import stats
 
 from scpl_ray import seeds
 from scpl_ray.evaluation import bias
+from scpl_ray.logs import ratings
 from scpl_ray.logs.reading import Log
 from scpl_ray.shares import FloatArray, IntArray
 from scpl_ray.studies.statistics import holm
@@ -29,7 +29,10 @@ LEVELS_PER_ROOT = 0.5
 """Fewest levels, in square roots of the number of rows: the error of a sum over rows grows as that root, and what the
 ratings within levels still say stays below it."""
 FEWEST_EXPECTED = 5.0
-"""Rows that every cell of a table has to expect for its chi-square to have the law of many rows (Cochran 1954)."""
+"""Rows that every cell of a table has to expect for its chi-square to have the law of many rows (Cochran 1954), and
+rows that have to be possible above and below what a group expects in a sum over tables (Mantel and Fleiss 1980)."""
+FEWEST_RATINGS = 6
+"""Ratings of a group and period for its mean to be compared beside others: the variance of fewer is hardly known."""
 TABLES, CELLS, CELLS_AT_ONCE = (999, 9_999), 20_000_000, 2_000_000
 """Fewest and most tables that are drawn instead, cells in all, and in memory."""
 LEVEL = 0.05
@@ -104,17 +107,17 @@ def periods(log: Log) -> list[Period]:
 
 
 def preference(log: Log) -> FloatArray:
-    """Total variation of each period's kinds from those of the first period, less what counting makes, shape (T,)."""
+    """Total variation of each period's kinds from those of the first with any, less what counting makes, shape (T,).
+
+    NaN where a period has no kinds.
+    """
     counts = np.array([_counts(log.kind[log.period == t], len(log.kinds)) for t in range(len(log.periods))])
-    if len(log.kinds) < 2 or not counts[0].sum():
-        return np.full(len(log.periods), np.nan)
-    first = bias.kind_counts(counts[0], log.kinds)
-    moved = [np.nan] * len(counts)
-    for t, row in enumerate(counts):
-        if row.sum():
-            now = bias.kind_counts(row, log.kinds) if t else first
-            measured = bias.measure_preference(now, first, advantaged=log.kinds[0])
-            assert measured.round_0 is not None  # the first period has kinds
+    moved, told = [np.nan] * len(counts), [t for t, row in enumerate(counts) if row.sum()]
+    if len(log.kinds) > 1:
+        for t in told:
+            first, now = (bias.kind_counts(counts[one], log.kinds) for one in (told[0], t))
+            measured = bias.measure_preference(first if t == told[0] else now, first, advantaged=log.kinds[0])
+            assert measured.round_0 is not None  # the first of these periods has kinds
             moved[t] = float(measured.round_0.total_variation)
     return np.array(moved)
 
@@ -156,7 +159,9 @@ def _of_kinds(log: Log, told: Sequence[Period]) -> tuple[str, str, float]:
     first, last = told[0], told[-1]
     moved, known = int(np.argmax(np.abs(last.kinds - first.kinds))), log.kind >= 0
     p = association(log.period[known], log.kind[known])
-    return question, f"{log.kinds[moved]} {_from_to(first.kinds, last.kinds, moved)}", p
+    ends = (first.name, last.name)
+    named = ends if ends != (log.periods[0], log.periods[-1]) else None
+    return question, f"{log.kinds[moved]} {_from_to(first.kinds, last.kinds, moved, named)}", p
 
 
 def _of_kept(log: Log) -> tuple[str, str, float]:
@@ -166,18 +171,14 @@ def _of_kept(log: Log) -> tuple[str, str, float]:
     if kept in (0, int(known.sum())):
         told = f"all {kept} rows were" if kept else f"none of the {known.sum()} rows was"
         return question, f"kept: {told} kept, so that there is nothing else to hold against them", float("nan")
-    rated = known & np.isfinite(log.rating)
+    rated, in_all = known & np.isfinite(log.rating), f"in all {_kept(log, known)}"
+    why = "no ratings of both what was kept and what was not to hold against it"
     if rated.any() and 0.0 < log.kept[rated].mean() < 1.0:
-        strata = _strata(log, rated)
-        p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
-        said = f"in all {_kept(log, rated)}"
-        if math.isfinite(p):
-            said = f"at equal rating {_kept_beside(log, rated, strata)}; {said}"
-        else:
-            said += NO_EQUALS + NO_CHANCE
-        return "is what is kept different between groups of equal rating?", f"kept: {said}", p
+        why = _missing_by_kept(log, known, rated)
+        if not why:
+            return "is what is kept different between groups of equal rating?", *_of_equals(log, rated, in_all)
     p = cochran_mantel_haenszel(log.group[known], log.kept[known] > 0, log.period[known])
-    said = f"in all {_kept(log, known)}; no ratings of both what was kept and what was not to hold against it"
+    said = f"{in_all}; {why}"
     if math.isfinite(p):
         said = f"within a period {_kept_beside(log, known, log.period[known])}; {said}"
     else:
@@ -185,21 +186,56 @@ def _of_kept(log: Log) -> tuple[str, str, float]:
     return question, f"kept: {said}", p
 
 
+def _of_equals(log: Log, rated: NDArray[np.bool_], in_all: str) -> tuple[str, float]:
+    """What is kept of each group at equal rating, and the p-value; the rated rows are counted where not all are."""
+    strata, known = _strata(log, rated), int(np.isfinite(log.kept).sum())
+    p = cochran_mantel_haenszel(log.group[rated], log.kept[rated] > 0, strata)
+    if math.isfinite(p):
+        said = f"at equal rating {_kept_beside(log, rated, strata)}; {in_all}"
+    else:
+        said = in_all + NO_EQUALS + NO_CHANCE
+    if rated.sum() < known:
+        said += f"; ratings are compared of {rated.sum():,} rows, and missing for {known - rated.sum():,} of {known:,}"
+    return f"kept: {said}", p
+
+
+def _missing_by_kept(log: Log, known: NDArray[np.bool_], rated: NDArray[np.bool_]) -> str:
+    """Why rows without a rating cannot be left out; empty where within groups they do not depend on what was kept.
+
+    Where those of one group that were not kept have fewer ratings, more of its rated rows were kept than of its rows.
+    """
+    k, kept = len(log.groups), log.kept[known] > 0
+    # one label per group and answer, in strata of one group: the sum has a degree of freedom for each
+    group, has = log.group[known], rated[known]
+    p = cochran_mantel_haenszel(2 * group + kept, has, log.period[known] * k + group)
+    if not p < LEVEL:
+        return ""
+    missing = _means((~has).astype(float), 2 * group + kept, 2 * k).reshape(k, 2)
+    apart = missing[:, 0] - missing[:, 1]
+    most = int(np.nanargmax(np.abs(apart)))
+    more, less = missing[most] if apart[most] > 0 else missing[most][::-1]
+    of, others = ("not kept", "kept") if apart[most] > 0 else ("kept", "not kept")
+    return (
+        f"ratings are missing for {int((~has).sum()):,} of {len(has):,} rows, and more of those {of} "
+        f"({log.groups[most]}: {more:.3f}, and {less:.3f} of those {others}): acceptance is compared without them"
+    )
+
+
 def _of_ratings(log: Log, first: Period, last: Period, count: int) -> Iterator[tuple[str, str, float]]:
-    """Groups with fewer than two ratings are left out, by name."""
+    """Groups with too few ratings are left out, by name."""
     before, after = (_samples(log, t) for t in (0, len(log.periods) - 1))
-    now = [g for g, one in enumerate(after) if len(one) > 1]
+    many = [g for g, one in enumerate(after) if len(one) >= FEWEST_RATINGS]
+    now = many if len(many) > 1 else [g for g, one in enumerate(after) if len(one) > 1]
     question = f"are groups rated differently in {last.name}?"
     if len(now) < 2:
         yield question, f"too few ratings to compare: {_counted(log, after, last)}", float("nan")
     else:
         worst = min(now, key=last.ratings.__getitem__)
         said = f"gap {np.ptp(last.ratings[now]):.3f}, {log.groups[worst]} is served worst ({last.ratings[worst]:.3f})"
-        p = _differ([after[g] for g in now])
-        yield question, said + _without(log, now), p
+        yield question, said + _without(log, now), _differ([after[g] for g in now])
     if count < 2:
         return
-    told = [g for g in now if len(before[g]) > 1]
+    told = [g for g in many if len(before[g]) >= FEWEST_RATINGS]
     question = "do the groups' ratings change differently?"
     if len(told) < 2:
         counted = f"{_counted(log, before, first)}; {_counted(log, after, last)}"
@@ -218,42 +254,13 @@ def _counted(log: Log, samples: Sequence[FloatArray], period: Period) -> str:
 
 
 def _change_differently(before: Sequence[FloatArray], after: Sequence[FloatArray], groups: Sequence[int]) -> float:
-    """P-value that the mean ratings of these groups change alike.
-
-    The test of Alexander and Govern (1994) of means with unequal variances, here of changes: how far each lies from
-    their weighted mean is a t of Welch-Satterthwaite degrees of freedom, and becomes the normal number of the same
-    chance.
-    """
-    pairs = [(before[g], after[g]) for g in groups]
-    width = float(np.ptp(np.concatenate([one for pair in pairs for one in pair]))) or 1.0
-    numbers = np.array([[_mean(one, width) for one in pair] for pair in pairs])
-    means, variances, freedom = np.moveaxis(numbers, -1, 0)
-    change, variance = means[:, 1] - means[:, 0], variances.sum(axis=1)
-    t = (change - (change / variance).sum() / (1.0 / variance).sum()) / np.sqrt(variance)
-    tails = 2.0 * stats.t.sf(np.abs(t), variance**2 / (variances**2 / freedom).sum(axis=1))
-    return float(stats.chi2.sf(stats.chi2.isf(tails, 1).sum(), len(groups) - 1))
-
-
-def _mean(sample: FloatArray, width: float) -> tuple[float, float, int]:
-    """The mean of ratings, its variance, and the degrees of freedom of that.
-
-    Ratings that all agree are not for that without error: they get the variance that they would have if one more of n
-    had been at the other end of all ratings, which are ``width`` apart.
-    """
-    n = len(sample)
-    # of decimals that agree the variance may be rounding, and not 0
-    spread = float(sample.var(ddof=1)) if np.ptp(sample) > 0 else width**2 * n / (n + 1.0) ** 2
-    return float(sample.mean()), spread / n, n - 1
+    """P-value that the mean ratings of these groups change alike."""
+    return ratings.alike([before[g] for g in groups], [after[g] for g in groups])
 
 
 def _differ(samples: Sequence[FloatArray]) -> float:
-    """P-value that groups are rated alike: of their means, or of ranks where a group's ratings all agree."""
-    if all(np.ptp(one) > 0 for one in samples):
-        with warnings.catch_warnings():
-            # of means that are equal, whose differences are then zero or rounding
-            warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-            return float(stats.alexandergovern(*samples).pvalue)
-    return float(stats.kruskal(*samples).pvalue) if np.ptp(np.concatenate(samples)) > 0 else 1.0
+    """P-value that the mean ratings of groups are alike."""
+    return ratings.alike(samples)
 
 
 def _without(log: Log, told: Sequence[int]) -> str:
@@ -315,6 +322,8 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
     """P-value that within strata, what is kept does not depend on the group (Mantel 1963; Agresti 2013, section 8.4).
 
     The statistic sums over strata the numbers kept per group less those expected, with their hypergeometric covariance.
+    Where the sum of a group can lie fewer than :data:`FEWEST_EXPECTED` rows above or below what is expected, it does
+    not have the law of chi-square. It is then compared with those of labels shuffled within strata, with a fixed seed.
 
     Args:
         group: index of each row's group, shape (N,).
@@ -335,8 +344,49 @@ def cochran_mantel_haenszel(group: IntArray, kept: NDArray[np.bool_], strata: In
     free = variances > ROUNDING * alone.sum()
     if not free.any():
         return float("nan")
-    statistic = ((excess @ directions[:, free]) ** 2 / variances[free]).sum()
-    return float(stats.chi2.sf(statistic, int(free.sum())))
+    scaled = directions[:, free] / np.sqrt(variances[free])
+    expected = rows * (yes / n)[:, None]
+    above = (np.minimum(rows, yes[:, None]) - expected).sum(axis=0)
+    below = (expected - np.maximum(0.0, rows - (n - yes)[:, None])).sum(axis=0)
+    # a group of which no other sum is possible adds nothing
+    moves = above + below > 0.5
+    if min(above[moves].min(), below[moves].min()) < FEWEST_EXPECTED:
+        return _shuffled_within(table, scaled)
+    return float(stats.chi2.sf(((excess @ scaled) ** 2).sum(), int(free.sum())))
+
+
+def _shuffled_within(table: FloatArray, scaled: FloatArray) -> float:
+    """P-value of the sum of squares of groups' excess among tables whose strata have the same margins.
+
+    Args:
+        table: numbers of rows by stratum, group, and whether they were kept, shape (S, K, 2).
+        scaled: directions of the excess in which it has variance 1, shape (K, D).
+    """
+    rows, yes = table.sum(axis=2).astype(np.int64), table[..., 1].sum(axis=1).astype(np.int64)
+    # what the largest group keeps is what the others leave, so most draws are spared
+    order = np.argsort(rows.sum(axis=0), kind="stable")
+    rows, scaled, expected = (
+        rows[:, order],
+        scaled[order],
+        (rows * (yes / rows.sum(axis=1))[:, None]).sum(axis=0)[order],
+    )
+    observed = (((table[..., 1].sum(axis=0)[order] - expected) @ scaled) ** 2).sum() * (1.0 - ROUNDING)
+    rng = seeds.generator(0, "labels shuffled within strata")
+    most, at_once = int(np.clip(CELLS // rows.size, *TABLES)), int(np.clip(CELLS_AT_ONCE // len(rows), 1, TABLES[0]))
+    as_large, drawn = 1, 0
+    while drawn < most and as_large <= ratings.PLENTY:
+        left = np.tile(yes, (min(at_once, most - drawn), 1))
+        drawn += len(left)
+        kept, others = np.empty((len(left), len(order))), rows.sum(axis=1)
+        for g, own in enumerate(rows.T[:-1]):
+            here = np.flatnonzero(own)
+            others = others - own
+            found = rng.hypergeometric(own[here], others[here], left[:, here])
+            left[:, here] -= found
+            kept[:, g] = found.sum(axis=1)
+        kept[:, -1] = left.sum(axis=1)
+        as_large += int(((((kept - expected) @ scaled) ** 2).sum(axis=1) >= observed).sum())
+    return as_large / (drawn + 1)
 
 
 def kept_beside_expected(group: IntArray, kept: NDArray[np.bool_], strata: IntArray) -> FloatArray:
@@ -414,5 +464,7 @@ def _counts(kind: IntArray, kinds: int) -> IntArray:
     return np.bincount(kind[kind >= 0], minlength=kinds)
 
 
-def _from_to(first: FloatArray, last: FloatArray, index: int) -> str:
-    return f"{first[index]:.3f}, then {last[index]:.3f}"
+def _from_to(first: FloatArray, last: FloatArray, index: int, named: tuple[str, str] | None = None) -> str:
+    """A first and a last value, with the names of their periods where they are not the log's first and last."""
+    early, late = (f" in {name}" for name in named) if named else ("", "")
+    return f"{first[index]:.3f}{early}, then {last[index]:.3f}{late}"

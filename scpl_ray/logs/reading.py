@@ -27,6 +27,8 @@ By = Literal["day", "week", "month"]
 DIGITS = re.compile(r"(\d+)")
 WHOLE, DECIMAL = re.compile(r"(-?\d+)(?:\.0*)?"), re.compile(r"-?\d+\.\d+")
 """Periods that are numbers; a column of whole numbers with gaps is one of floats for many programs."""
+VERSION = re.compile(r"\d+(?:\.\d+){2,}|\d+\.\d+[-.]?(?:alpha|beta|dev|post|pre|rc)", re.IGNORECASE)
+"""Beginnings of periods beside which a number such as 1.10 is a version too, and comes behind 1.9."""
 MONTH = "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
 MONTH += "nov(?:ember)?|dec(?:ember)?"
 YEAR_LAST = re.compile(
@@ -73,7 +75,8 @@ def read(file: str, fields: Mapping[str, str], *, by: By | None = None) -> tuple
         file: a JSONL, CSV, TSV or Parquet file.
         fields: the log's columns by the names in :data:`FIELDS`, where they have other names.
         by: the length of a period where the log holds dates or times (ISO 8601); ``None``: the values themselves are
-            the periods, numbers in their order and then texts in theirs, in which digits count as numbers.
+            the periods, numbers in their order and then texts in theirs, in which digits count as numbers. Beside
+            versions such as 1.9.1 numbers are versions too.
 
     Raises:
         DataError: the file or a column is missing, the file cannot be read, more than a tenth of the rows are odd,
@@ -123,7 +126,8 @@ def _check_there(file: str) -> None:
 
 
 def _columns(file: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Log:
-    periods, groups, kinds = (_names(rows, field) for field in ("period", "group", "kind"))
+    written, groups, kinds = (_names(rows, field) for field in ("period", "group", "kind"))
+    periods, place = _ordered(written)
     for field, found, most, remedy in (
         ("period", periods, MAX_PERIODS, "give --by day, week or month"),
         ("group", groups, MAX_NAMES, COARSER),
@@ -145,35 +149,43 @@ def _columns(file: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str,
         )
     if len(groups) < 2:
         raise DataError(f"{file}: only the group {listed(groups)}; at least 2 are compared")
-    places = {field: {name: i for i, name in enumerate(names)} for field, names in (("p", periods), ("g", groups))}
-    kind_of = {name: i for i, name in enumerate(kinds)}
+    group_of, kind_of = ({name: i for i, name in enumerate(names)} for names in (groups, kinds))
     return Log(
         periods=tuple(map(str, periods)),
         groups=tuple(groups),
         kinds=tuple(kinds),
-        period=np.array([places["p"][row["period"]] for row in rows]),
-        group=np.array([places["g"][row["group"]] for row in rows]),
+        period=np.array([place[row["period"]] for row in rows]),
+        group=np.array([group_of[row["group"]] for row in rows]),
         kept=np.array([math.nan if row["kept"] is None else row["kept"] for row in rows], dtype=np.float64),
         rating=np.array([math.nan if row["rating"] is None else row["rating"] for row in rows], dtype=np.float64),
         kind=np.array([kind_of.get(row["kind"], -1) for row in rows]),
     )
 
 
-def _names(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
-    """The different values of a field: periods in their order, others by how often they occur."""
-    counts: dict[Any, int] = {}
+def _names(rows: Sequence[Mapping[str, Any]], field: str) -> list[str]:
+    """The different values of a field by how often they occur."""
+    counts: dict[str, int] = {}
     for row in rows:
         if row[field] is not None:
             counts[row[field]] = counts.get(row[field], 0) + 1
-    if field == "period":
-        return sorted(counts, key=_place)
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def _place(period: int | str) -> tuple[bool, float, list[str | int], str]:
+def _ordered(written: Sequence[str]) -> tuple[list[int | str], dict[str, int]]:
+    """The periods in their order, and the place of each as it is written: 10 and 10.0 are one, unless there are
+    versions."""
+    versions = any(map(VERSION.match, written))
+    wholes = {} if versions else {text: whole for text in written if (whole := WHOLE.fullmatch(text))}
+    named: dict[str, int | str] = {text: int(wholes[text][1]) if text in wholes else text for text in written}
+    periods = sorted(set(named.values()), key=lambda period: _place(period, versions))
+    places = {period: place for place, period in enumerate(periods)}
+    return periods, {text: places[period] for text, period in named.items()}
+
+
+def _place(period: int | str, versions: bool) -> tuple[bool, float, list[str | int], str]:
     """Where a period stands among others: numbers in their order, and behind them texts, with numbers in them in
-    theirs: v2 before v10."""
-    if isinstance(period, int) or DECIMAL.fullmatch(period):
+    theirs: v2 before v10. Beside versions all are texts: 1.9 before 1.9.1, and that before 1.10."""
+    if isinstance(period, int) or (not versions and DECIMAL.fullmatch(period)):
         return False, float(period), [], str(period)
     # texts and numbers in turn, so that like is compared with like
     parts = DIGITS.split(period)
@@ -205,10 +217,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _period(value: Any, by: By | None) -> int | str:
+def _period(value: Any, by: By | None) -> str:
     if by is None:
-        whole = WHOLE.fullmatch(str(value))
-        return int(whole[1]) if whole else str(value)
+        return str(value)
     if by == "month" and YEAR_AND_MONTH.fullmatch(str(value)):
         return str(value)
     try:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scpl_ray.logs import reading
+from scpl_ray.logs.group_map import group_map
 from scpl_ray.tasks.tally import DataError
 
 ROWS: list[dict[str, Any]] = [
@@ -53,12 +54,42 @@ def test_periods_are_in_their_order_as_other_programs_write_numbers(tmp_path: Pa
         ("1.10", "1.9", "v1.9", "v1.10"),
         ("2026 3 March", "2026 4 April", "2026/11/05", "2026/11/26"),
         ("1.9.12", "1.10.26", "march-model 1", "mayor"),
+        ("1.8", "1.9", "1.9.1", "1.10", "2.0", "2.0.1", "10.0", "nightly"),
+        ("1", "1.0.1", "2", "10"),
+        ("1.8", "1.9", "1.9-rc1", "1.10", "2.0"),
+        ("1.9", "1.9.1-rc2", "1.10", "2"),
     ],
 )
 def test_numbers_within_the_names_of_periods_are_in_their_order(periods: tuple[str, ...], tmp_path: Path) -> None:
     rows = [{"period": period, "group": group} for period in reversed(periods) for group in "ab"]
     log, _ = reading.read(write(tmp_path / "log.jsonl", rows), {})
     assert log.periods == periods
+
+
+def test_versions_are_in_their_order_where_some_are_numbers_of_a_json_file(tmp_path: Path) -> None:
+    written = [2.0, "1.9.1", 1.9, 1.8, 2]
+    rows = [{"period": period, "group": group} for period in written for group in "ab"]
+    log, _ = reading.read(write(tmp_path / "log.jsonl", rows), {})
+    assert log.periods == ("1.8", "1.9", "1.9.1", "2", "2.0")
+    np.testing.assert_array_equal(log.period[::2], [4, 2, 1, 0, 3])
+    # by themselves they are numbers
+    log, _ = reading.read(write(tmp_path / "log.jsonl", [row for row in rows if row["period"] != "1.9.1"]), {})
+    assert log.periods == ("1.8", "1.9", "2")
+    np.testing.assert_array_equal(log.period[::2], [2, 1, 0, 2])
+
+
+def test_a_map_is_fitted_in_the_order_of_versions(tmp_path: Path) -> None:
+    versions = [*(f"1.{i}" for i in range(8, 18)), "1.17.1", *(f"2.{i}" for i in range(12))]
+    rng = np.random.default_rng(0)
+    rows = [(i, "ab"[int(rng.random() < 0.5 + 0.3 * np.sin(i))]) for i in range(len(versions)) for _ in range(100)]
+    found = []
+    for names in (versions, [f"v{name}" for name in versions]):
+        log, _ = reading.read(
+            write(tmp_path / "log.jsonl", [{"period": names[i], "group": group} for i, group in reversed(rows)]), {}
+        )
+        assert log.periods == tuple(names)
+        found.append(group_map(log).rho)
+    assert found[0] == found[1]
 
 
 def test_a_csv_file_with_other_columns_and_dates(tmp_path: Path) -> None:
